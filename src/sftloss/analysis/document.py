@@ -1,0 +1,138 @@
+"""What an analysis says, as plain values: findings first, then sections of charts and tables.
+
+`analysis` fills these records; `report` only shows them (terminal, JSON, Markdown, HTML) and computes nothing.
+Numbers stay numbers; every text may contain the user's data and is escaped where it is shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Severity = Literal["error", "warning", "info"]
+Cell = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval; `level` is its coverage."""
+
+    low: float
+    high: float
+    level: float = 0.95
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing the reader should know: a stable id, one sentence, one number, why it matters, what to do.
+
+    Attributes:
+        id: Stable, suppressible, e.g. ``NORM002``.
+        sentence: What was found, with its number in words a practitioner can act on.
+        value, interval, unit: The number itself; None where the finding is a yes or no.
+        why: Why it matters, one or two sentences.
+        fix: What to do: a command line or a setting. Empty only for `info`.
+        rows: Origins of example rows ("file:line"), at most ten.
+    """
+
+    id: str
+    severity: Severity
+    sentence: str
+    why: str
+    fix: str = ""
+    value: float | None = None
+    interval: Interval | None = None
+    unit: str = ""
+    rows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Column:
+    """`kind`: text, integer, number (3 significant digits), percent (a share in 0..1), ratio (x times), nats."""
+
+    key: str
+    label: str
+    kind: Literal["text", "integer", "number", "percent", "ratio", "nats"] = "text"
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells in the order of `columns`; None shows as an empty cell ("undefined", never 0)."""
+
+    id: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line or set of bars. `low` and `high` draw the interval; None in `y` is a gap."""
+
+    label: str
+    x: tuple[float | str, ...]
+    y: tuple[float | None, ...]
+    low: tuple[float | None, ...] | None = None
+    high: tuple[float | None, ...] | None = None
+    is_reference: bool = False  # an anchor (diagonal, equality line), drawn thin and grey
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One picture. `kind`: line, bar (grouped), point (with intervals, one row per x, drawn horizontally: a forest plot).
+
+    `scale_x`/`scale_y`: linear, log, category. `format_x`/`format_y`: as Column.kind, for ticks.
+    `description` is the text alternative: what the picture shows, with its main numbers.
+    """
+
+    id: str
+    kind: Literal["line", "bar", "point"]
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    description: str
+    scale_x: Literal["linear", "log", "category"] = "linear"
+    scale_y: Literal["linear", "log"] = "linear"
+    format_x: str = "number"
+    format_y: str = "number"
+
+
+@dataclass(frozen=True)
+class TokenStrip:
+    """One example token by token, coloured by `values` (0..1 within the strip's own measure)."""
+
+    title: str
+    measures: tuple[str, ...]  # e.g. ("loss", "weight", "signal")
+    tokens: tuple[str, ...]
+    roles: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]  # one tuple a measure, each as long as tokens
+
+
+@dataclass(frozen=True)
+class Section:
+    """`lead` says the answer in one or two sentences; `level` names the signal level (S0 nominal, S1 logit, S2 last layer)."""
+
+    id: str
+    title: str
+    lead: str
+    level: str = ""
+    charts: tuple[Chart, ...] = ()
+    tables: tuple[Table, ...] = ()
+    strips: tuple[TokenStrip, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report. `headlines`: the three lines a newcomer reads first. `facts`: label and value, shown at the top."""
+
+    title: str
+    headlines: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    sections: tuple[Section, ...]
+    facts: tuple[tuple[str, str], ...] = ()
+    provenance: tuple[tuple[str, str], ...] = ()  # command, versions, seed: shown at the end
+    schema_version: str = field(default="1.0", kw_only=True)

@@ -1,0 +1,109 @@
+"""The two shapes data takes on its way to the model: a record as written, an example as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+ROLES = ("prompt", "response", "system", "tool")
+"""Whose words a token belongs to; a token's role code is the index here. `prompt` is the user's side."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a row came from: `line` counts from 1 in line files, `row` from 0 elsewhere and in directories' totals."""
+
+    path: str
+    row: int
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}" if self.line is not None else f"{self.path} row {self.row}"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. `content` is plain text. `weight` is the data's own loss weight, None where the data says nothing.
+
+    `role` is the chat template's word (system, user, assistant, tool); `sftloss.data` maps it to ROLES.
+    """
+
+    role: str
+    content: str
+    weight: float | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    reasoning: str | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of any supported format, canonical, before tokenising. Exactly one of the three payloads is set."""
+
+    origin: Origin
+    messages: tuple[Message, ...] | None = None
+    text: str | None = None
+    tokens: Mapping[str, Any] | None = None  # pre-tokenised: input_ids, and labels, weights, roles where given
+    tools: tuple[Mapping[str, Any], ...] | None = None
+    task: str | None = None
+    language: str | None = None
+    source: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row as tokens. All four tensors have shape ``(tokens,)`` and speak of the token at that position.
+
+    Attributes:
+        input_ids: int64 token ids.
+        roles: int8 codes into ROLES.
+        weights: float32 data-side loss weight of *predicting this token*; 0 is not trained.
+            Position 0 can never be predicted: its weight is 0.
+        is_end: bool, True at end-of-sequence or end-of-turn tokens.
+        task, language, source: group names, None where the data has none.
+        origin: the row it came from.
+        truncated: number of tokens cut off.
+        prompt_hash: equal for examples with the same prompt (stable across runs).
+    """
+
+    input_ids: Tensor
+    roles: Tensor
+    weights: Tensor
+    is_end: Tensor
+    origin: Origin
+    task: str | None = None
+    language: str | None = None
+    source: str | None = None
+    truncated: int = 0
+    prompt_hash: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples side by side, padded or packed, targets already aligned with the hidden states that predict them.
+
+    Attributes:
+        input_ids: int64 ``(rows, columns)``.
+        position_ids: int64 ``(rows, columns)``, restarting at each packed example.
+        attention_mask: int64 ``(rows, columns)``, or None when packed (position ids isolate the attention then).
+        targets: int64 ``(rows, columns)``: the next token of the same example, -100 where there is none.
+            Untrained tokens keep their target; `weights` says what is trained.
+        weights: float32 ``(rows, columns)``, data-side weight of the target.
+        roles: int8 ``(rows, columns)``, role of the target.
+        is_end: bool ``(rows, columns)``, whether the target ends a turn or the sequence.
+        segments: int64 ``(rows, columns)``, index into `examples`, -1 on padding.
+        examples: the examples in the batch.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor | None
+    targets: Tensor
+    weights: Tensor
+    roles: Tensor
+    is_end: Tensor
+    segments: Tensor
+    examples: tuple[Example, ...]
