@@ -1,0 +1,37 @@
+"""How much each token counts: weights u from the data, one normaliser Z a step, coefficients c = u / Z.
+
+Everything is flat, ``(tokens,)``: padded and packed batches look the same, and ``segments`` says which sequence a
+token belongs to (any integers; negative is padding). The factors multiply in this order::
+
+    u = role_weights(roles, {"prompt": 0.1, "response": 1.0})
+    u = position_weights(u, segments, start=0.5, end=1.0)
+    u = length_weights(u, segments, alpha=0.5)              # T: the sum of the two factors above
+    u = adaptive_length_weights(u, segments, target_length=200.0)
+    u = group_weights(u, languages, factors) * rewards
+    Z = sum of normaliser(u, segments, by="weights") over all micro-batches and ranks of the step
+    c = coefficients(u, Z)
+"""
+
+from __future__ import annotations
+
+from sftloss.weights._groups import group_coefficients, group_normalisers, group_weights
+from sftloss.weights._lengths import adaptive_length_weights, length_weights, segment_lengths
+from sftloss.weights._normaliser import NORMALISERS, coefficients, normaliser, validate_weights
+from sftloss.weights._positions import position_weights
+from sftloss.weights._roles import ROLES, role_weights
+
+__all__ = [
+    "NORMALISERS",
+    "ROLES",
+    "adaptive_length_weights",
+    "coefficients",
+    "group_coefficients",
+    "group_normalisers",
+    "group_weights",
+    "length_weights",
+    "normaliser",
+    "position_weights",
+    "role_weights",
+    "segment_lengths",
+    "validate_weights",
+]
