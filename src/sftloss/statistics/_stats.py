@@ -40,7 +40,7 @@ class TokenStats:
 
     Attributes:
         fields: The computed statistics by name, each of shape ``(tokens,)``.
-        vocab_size: Number of finite logits of a row; an int, or ``(tokens,)`` where rows differ.
+        vocab_size: Number of finite logits of a row: an int, or a tensor that broadcasts over the tokens.
         extras: A caller's own tensors, first axis ``tokens`` (a reference model's log-probability,
             say), sliced together with the tokens.
     """
@@ -67,4 +67,6 @@ class TokenStats:
             return self.fields[name]
         except KeyError:
             have = ", ".join(self.fields)
-            raise AttributeError(f"TokenStats: {name!r} was not computed (only {have}); ask for it with fields=.") from None
+            raise AttributeError(
+                f"TokenStats: {name!r} was not computed (only {have}); ask for it with fields=."
+            ) from None

@@ -1,0 +1,96 @@
+"""The output head as a value, and the three matrix products every fused loss is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_CAST_ROWS = 4096  # rows of a low-precision weight held as float32 at a time: 12 MiB at 768 columns
+
+
+@dataclass(frozen=True)
+class Head:
+    r"""How hidden states become logits.
+
+    .. math:: z = \mathrm{cap}(s\,(h W^\top + b)), \qquad \mathrm{cap}(x) = c \tanh(x / c)
+
+    Args:
+        weight: ``(vocab, hidden)``; frozen (``requires_grad=False``) costs no gradient product.
+        bias: ``(vocab,)`` or None. ``-inf`` takes a column out of the vocabulary.
+        scale: A constant factor :math:`s` on the logits (Cohere's ``logit_scale``, Granite's ``1 / logits_scaling``).
+        softcap: The cap :math:`c > 0` (Gemma 2's ``final_logit_softcapping``) or None.
+
+    Raises:
+        ValueError: If a shape or a number is impossible.
+
+    Example:
+        >>> Head(torch.eye(3)).logits(torch.tensor([[1.0, 2.0, 3.0]]))
+        tensor([[1., 2., 3.]])
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 2 or not self.weight.is_floating_point():
+            shape, dtype = tuple(self.weight.shape), self.weight.dtype
+            raise ValueError(
+                f"Head: weight must be a floating (vocab, hidden) matrix, got {dtype} {shape}. "
+                "Dequantise a packed head first."
+            )
+        if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
+            raise ValueError(
+                f"Head: bias has shape {tuple(self.bias.shape)}, the vocabulary is {self.weight.shape[0]}."
+            )
+        if self.softcap is not None and not self.softcap > 0:
+            raise ValueError(f"Head: softcap must be > 0 or None, got {self.softcap}.")
+
+    def logits(self, hidden: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens vocab"]:
+        """The whole logits, differentiable: the definition, for small inputs and for tests."""
+        z = torch.nn.functional.linear(hidden, self.weight, self.bias) * self.scale
+        return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
+
+
+def compute_dtype(hidden: Tensor) -> torch.dtype:
+    """Statistics are never computed in less than float32."""
+    return torch.float64 if hidden.dtype == torch.float64 else torch.float32
+
+
+def blocks(head: Head, dtype: torch.dtype, rows: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+    """The weight in blocks of vocabulary rows in `dtype`; one block, uncopied, where nothing forbids it."""
+    vocab = head.weight.shape[0]
+    weight = head.weight.detach()
+    if rows is None:
+        rows = vocab if weight.dtype == dtype else _CAST_ROWS
+    for start in range(0, vocab, rows):
+        piece = slice(start, min(start + rows, vocab))
+        yield piece, weight[piece].to(dtype)
+
+
+def finite_columns(head: Head, dtype: torch.dtype) -> tuple[Tensor | None, int | Tensor]:
+    """Which columns are in the vocabulary (1 and 0; None where all are) and how many, without waiting for a device."""
+    if head.bias is None or head.softcap is not None:
+        return None, head.weight.shape[0]
+    finite = (head.bias.detach() > float("-inf")).to(dtype)
+    return finite, finite.sum()
+
+
+def project(hidden: Tensor, weight: Tensor, head: Head, piece: slice, out: Tensor) -> Tensor | None:
+    """Write the logits of one block of the vocabulary into `out`; return d(capped)/d(uncapped), None without a cap."""
+    torch.mm(hidden, weight.t(), out=out)
+    if head.bias is not None:
+        out += head.bias.detach()[piece].to(out.dtype)
+    if head.scale != 1.0:
+        out *= head.scale
+    if head.softcap is None:
+        return None
+    out.div_(head.softcap).tanh_()
+    slope = torch.square(out).neg_().add_(1.0)
+    out *= head.softcap
+    return slope

@@ -1,0 +1,117 @@
+"""Statistics and logit-gradient norms of many objectives from one product, without any gradient of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ._definition import IGNORED, check_targets, spread
+from ._head import Head, compute_dtype
+from ._one_pass import _State, read_chunk
+from ._plan import Plan
+from ._rows import RowGradient, Rows, needs, row_gradient, statistics_of
+from ._stats import FIELDS, TokenStats
+from ._tile import put_target, to_gradient
+
+
+@dataclass(frozen=True)
+class TokenSignal:
+    r"""One objective at each token, at coefficient 1: its value and the gradient it sends into the logits.
+
+    Attributes:
+        loss: Value in nats, ``(tokens,)``.
+        l1: :math:`\lVert \partial \ell / \partial z \rVert_1`; for cross-entropy :math:`2 (1 - p_y)`.
+        l2: :math:`\lVert \partial \ell / \partial z \rVert_2`.
+    """
+
+    loss: Tensor
+    l1: Tensor
+    l2: Tensor
+
+
+@torch.no_grad()
+def measure_tokens(
+    hidden: Float[Tensor, "tokens hidden"],
+    head: Head,
+    targets: Int[Tensor, " tokens"],
+    objectives: Mapping[str, Callable[[TokenStats], Tensor]],
+    *,
+    plan: Plan | None = None,
+) -> tuple[TokenStats, dict[str, TokenSignal]]:
+    """Every statistic of every token, and what each objective would send back, from one product with the head.
+
+    Args:
+        hidden: ``(tokens, hidden)``.
+        head: The output head.
+        targets: ``(tokens,)``, aligned with `hidden`; ``-100`` gives zeros.
+        objectives: Tokenwise objectives by name.
+        plan: How many tokens at a time.
+
+    Returns:
+        The statistics (all fields) and, by objective, its :class:`TokenSignal`. No gradient flows.
+
+    Example:
+        >>> from sftloss.objectives import cross_entropy
+        >>> stats, signal = measure_tokens(torch.zeros(1, 2), Head(torch.zeros(4, 2)), torch.tensor([1]), {"ce": cross_entropy})
+        >>> signal["ce"].l1
+        tensor([1.5000])
+    """
+    check_targets("measure_tokens", targets, hidden.shape[0], head.weight.shape[0])
+    dtype = compute_dtype(hidden)
+    kept = torch.nonzero(targets != IGNORED)[:, 0]
+    state = _State(hidden, head, dtype, (False, False, False), kept.shape[0])
+    step = (plan or Plan()).chunk(kept.shape[0], head.weight.shape[0], dtype.itemsize)
+    columns: dict[str, list[Tensor]] = {}
+    for start in range(0, kept.shape[0], step):
+        chosen = kept[start : start + step]
+        for name, value in _measure_chunk(state, hidden[chosen].to(dtype), targets[chosen], objectives).items():
+            columns.setdefault(name, []).append(value)
+    empty = hidden.new_zeros(0, dtype=dtype)
+    full = {name: spread(torch.cat(values), kept, hidden.shape[0]) for name, values in columns.items()}
+
+    def column(name: str) -> Tensor:
+        return full[name] if name in full else spread(empty, kept, hidden.shape[0])
+
+    stats = TokenStats({name: column(name) for name in FIELDS}, state.vocab_size)
+    signals = {n: TokenSignal(column(f"loss:{n}"), column(f"l1:{n}"), column(f"l2:{n}")) for n in objectives}
+    return stats, signals
+
+
+def _measure_chunk(
+    state: _State, hidden: Tensor, targets: Tensor, objectives: Mapping[str, Callable[[TokenStats], Tensor]]
+) -> dict[str, Tensor]:
+    exp, shifted, slope, rows = read_chunk(state, hidden, targets, needs(FIELDS), keeps_shifted=True)
+    leaves = rows.leaves()
+    out: dict[str, Tensor] = {}
+    for index, (name, objective) in enumerate(objectives.items()):
+        with torch.enable_grad():
+            values = statistics_of(leaves, FIELDS)
+            losses = objective(TokenStats(values, state.vocab_size))
+        if index == 0:
+            out |= {field: value.detach() for field, value in values.items()}
+        grad = row_gradient([losses], [torch.ones_like(losses)], leaves)
+        out[f"loss:{name}"] = losses.detach()
+        out[f"l1:{name}"], out[f"l2:{name}"] = _norms(state, (exp, shifted, slope), targets, rows, grad)
+    if not objectives:
+        out |= {field: value.detach() for field, value in statistics_of(rows, FIELDS).items()}
+    return out
+
+
+def _norms(
+    state: _State, logits: tuple[Tensor, Tensor | None, Tensor | None], targets: Tensor, rows: Rows, grad: RowGradient
+) -> tuple[Tensor, Tensor]:
+    """Norms of the gradient in the (capped) logits: two numbers where it is a multiple of r, else from the gradient."""
+    exp, shifted, _ = logits
+    if grad.is_plain:
+        assert rows.rest_collision is not None
+        l1 = grad.target.abs() + grad.log_sum.abs()
+        l2 = (grad.target.square() + grad.log_sum.square() * rows.rest_collision).sqrt()
+        return l1, l2
+    assert shifted is not None
+    dz = to_gradient(exp.clone(), shifted.clone(), rows, grad, state.finite, state.vocab_size)
+    put_target(dz, targets, 0, grad, state.vocab_size)
+    return torch.linalg.vector_norm(dz, 1, dim=1), torch.linalg.vector_norm(dz, dim=1)

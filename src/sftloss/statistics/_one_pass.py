@@ -1,0 +1,192 @@
+"""One pass: a chunk of tokens finishes its gradients while its logits are alive. Three products, no recomputation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._definition import IGNORED, spread
+from ._head import Head, blocks, compute_dtype, finite_columns, project
+from ._plan import Plan
+from ._rows import FREE, RowGradient, Rows, needs, row_gradient, statistics_of
+from ._stats import TokenStats
+from ._tile import Sums, add_block, put_target, take_target, to_gradient
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything of one call that is not differentiated."""
+
+    targets: Tensor
+    coefficients: Tensor
+    objective: Callable[[TokenStats], Tensor]
+    extras: Mapping[str, Tensor]
+    fields: tuple[str, ...]
+    scale: float
+    softcap: float | None
+    plan: Plan
+
+    @property
+    def returned(self) -> tuple[str, ...]:
+        """The statistics handed back: what was read, what is free, what was asked for; in a fixed order."""
+        return tuple(dict.fromkeys((*FREE, *self.fields, *self.plan.fields)))
+
+
+@dataclass
+class Gradients:
+    """Gradients of sum (c / max|c|) f, in the compute dtype; None where not wanted."""
+
+    hidden: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+class OnePass(torch.autograd.Function):
+    """(hidden, weight, bias, work) -> loss, then the statistics of `work.returned`, which carry no graph."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, work):  # type: ignore[no-untyped-def]
+        wanted = tuple(ctx.needs_input_grad[:3])
+        with torch.autocast(hidden.device.type, enabled=False):
+            loss, stats, gradients, largest = sweep(hidden, Head(weight, bias, work.scale, work.softcap), work, wanted)
+        ctx.save_for_backward(hidden, weight, bias)
+        ctx.work, ctx.wanted, ctx.gradients, ctx.largest = work, wanted, gradients, largest
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*stats)
+        return (loss, *stats)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, upstream, *_):  # type: ignore[no-untyped-def]
+        if upstream is None:
+            return None, None, None, None
+        hidden, weight, bias = ctx.saved_tensors
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:  # a second backward through a retained graph: the first one took the buffers
+            with torch.autocast(hidden.device.type, enabled=False), torch.no_grad():
+                head = Head(weight, bias, ctx.work.scale, ctx.work.softcap)
+                _, _, gradients, _ = sweep(hidden, head, ctx.work, ctx.wanted)
+        factor = upstream * ctx.largest
+        out = [
+            None if value is None else value.mul_(factor).to(like.dtype)
+            for value, like in zip(
+                (gradients.hidden, gradients.weight, gradients.bias), (hidden, weight, bias), strict=True
+            )
+        ]
+        return (*out, None)
+
+
+def sweep(
+    hidden: Tensor, head: Head, work: Work, wanted: tuple[bool, ...]
+) -> tuple[Tensor, list[Tensor], Gradients, Tensor]:
+    """Go over the tokens that count, chunk by chunk."""
+    tokens, dtype = hidden.shape[0], compute_dtype(hidden)
+    kept = torch.nonzero((work.targets != IGNORED) & (work.coefficients != 0))[:, 0]
+    everything = kept.shape[0] == tokens
+    coefficients = work.coefficients.to(dtype)
+    largest = coefficients.abs().amax() if tokens else coefficients.new_ones(())
+    largest = torch.where(largest > 0, largest, 1.0)
+    state = _State(hidden, head, dtype, wanted, kept.shape[0])
+    loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
+    pieces: list[dict[str, Tensor]] = []
+    step = work.plan.chunk(kept.shape[0], head.weight.shape[0], dtype.itemsize)
+    for start in range(0, kept.shape[0], step):
+        piece = slice(start, min(start + step, kept.shape[0]))
+        chosen = piece if everything else kept[piece]
+        extras = {name: value[chosen] for name, value in work.extras.items()}
+        c = coefficients[chosen] / largest
+        values, part = state.chunk(hidden[chosen].to(dtype), work.targets[chosen], c, extras, work, piece)
+        loss += part
+        pieces.append(values)
+    stats = _gather(pieces, work.returned, dtype, hidden.device)
+    if not everything:
+        stats = [spread(value, kept, tokens) for value in stats]
+    return (loss * largest).to(dtype), stats, state.finish(tokens, kept, everything), largest
+
+
+class _State:
+    """Buffers that live over the chunks of one call."""
+
+    def __init__(self, hidden: Tensor, head: Head, dtype: torch.dtype, wanted: tuple[bool, ...], kept: int) -> None:
+        self.head, self.dtype = head, dtype
+        self.finite, self.vocab_size = finite_columns(head, dtype)
+        vocab, width = head.weight.shape
+        options = {"dtype": dtype, "device": hidden.device}
+        make = torch.empty if kept else torch.zeros
+        self.d_hidden = make(kept, width, **options) if wanted[0] else None
+        self.d_weight = make(vocab, width, **options) if wanted[1] else None
+        self.d_bias = torch.zeros(vocab, **options) if wanted[2] else None
+        self.wants_gradient = any(wanted)
+        self.buffer = self.spare = torch.empty(0, **options)
+        self.is_first = True
+
+    def chunk(
+        self, hidden: Tensor, targets: Tensor, c: Tensor, extras: Mapping[str, Tensor], work: Work, piece: slice
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Values of the statistics and the loss of one chunk; its gradients go into the buffers."""
+        keeps = self.wants_gradient and not {"entropy", "collision"}.isdisjoint(work.fields)
+        exp, shifted, slope, rows = read_chunk(self, hidden, targets, needs(work.returned), keeps)
+        leaves = rows.leaves()
+        with torch.enable_grad():
+            values = statistics_of(leaves, work.returned)
+            losses = work.objective(TokenStats(values, self.vocab_size, extras))
+        loss = (losses.detach().double() * c).sum()
+        if self.wants_gradient:
+            grad = row_gradient([losses], [c.to(losses.dtype)], leaves)
+            dz = to_gradient(exp, shifted, rows, grad, self.finite, self.vocab_size)
+            put_target(dz, targets, 0, grad, self.vocab_size)
+            if slope is not None:
+                dz *= slope
+            self._products(dz, hidden, piece)
+        return {name: value.detach() for name, value in values.items()}, loss
+
+    def _products(self, dz: Tensor, hidden: Tensor, piece: slice) -> None:
+        beta, scale = (0.0 if self.is_first else 1.0), self.head.scale
+        self.is_first = False
+        if self.d_bias is not None:
+            self.d_bias.add_(dz.sum(dim=0), alpha=scale)
+        for columns, weight in blocks(self.head, self.dtype):
+            part = dz[:, columns]
+            if self.d_hidden is not None:
+                self.d_hidden[piece].addmm_(part, weight, beta=float(columns.start > 0), alpha=scale)
+            if self.d_weight is not None:
+                self.d_weight[columns].addmm_(part.t(), hidden, beta=beta, alpha=scale)
+
+    def finish(self, tokens: int, kept: Tensor, everything: bool) -> Gradients:
+        d_hidden = self.d_hidden
+        if d_hidden is not None and not everything:
+            d_hidden = d_hidden.new_zeros(tokens, d_hidden.shape[1]).index_copy_(0, kept, d_hidden)
+        return Gradients(d_hidden, self.d_weight, self.d_bias)
+
+
+def read_chunk(
+    state: _State, hidden: Tensor, targets: Tensor, needed: set[str], keeps_shifted: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None, Rows]:
+    """exp(z - m), z - m where kept, the cap's slope, and the five numbers of a chunk of rows."""
+    head, tokens = state.head, hidden.shape[0]
+    vocab = head.weight.shape[0]
+    if state.buffer.shape[0] < tokens:
+        state.buffer = torch.empty(tokens, vocab, dtype=state.dtype, device=hidden.device)
+        if keeps_shifted:
+            state.spare = torch.empty_like(state.buffer)
+    z = state.buffer[:tokens]
+    slopes = [project(hidden, weight, head, columns, z[:, columns]) for columns, weight in blocks(head, state.dtype)]
+    slope = None if head.softcap is None else torch.cat([s for s in slopes if s is not None], dim=1)
+    sums = Sums.start(tokens, needed, z)
+    take_target(z, targets, 0, sums)
+    exp = add_block(z, sums, state.spare[:tokens] if keeps_shifted else None)
+    return exp, z if keeps_shifted else None, slope, sums.rows(state.vocab_size)
+
+
+def _gather(
+    pieces: list[dict[str, Tensor]], names: tuple[str, ...], dtype: torch.dtype, device: torch.device
+) -> list[Tensor]:
+    if not pieces:
+        return [torch.zeros(0, dtype=torch.bool if n == "is_top1" else dtype, device=device) for n in names]
+    return [torch.cat([piece[name] for piece in pieces]) for name in names]
+
+
+__all__ = ["Gradients", "OnePass", "RowGradient", "Work", "read_chunk", "sweep"]

@@ -1,0 +1,149 @@
+"""Two passes: tiles of the vocabulary, recomputed in backward. Four products, memory near the inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._definition import IGNORED, spread
+from ._head import Head, compute_dtype, finite_columns, project
+from ._plan import Plan
+from ._rows import RowGradient, Rows, needs, row_gradient, statistics_of
+from ._tile import _FAR, Sums, add_block, put_target, take_target, to_gradient
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything of one call that is not differentiated."""
+
+    targets: Tensor
+    fields: tuple[str, ...]
+    scale: float
+    softcap: float | None
+    plan: Plan
+
+
+class TwoPass(torch.autograd.Function):
+    """(hidden, weight, bias, request) -> the statistics of `request.fields`, each ``(tokens,)``."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, request):  # type: ignore[no-untyped-def]
+        head = Head(weight, bias, request.scale, request.softcap)
+        kept = torch.nonzero(request.targets != IGNORED)[:, 0]
+        with torch.autocast(hidden.device.type, enabled=False):
+            h, y = hidden[kept].to(compute_dtype(hidden)), request.targets[kept]
+            rows = read_rows(h, head, y, needs(request.fields), request.plan)
+        values = statistics_of(rows, request.fields)
+        out = [spread(value, kept, hidden.shape[0]) for value in values.values()]
+        ctx.save_for_backward(hidden, weight, bias, kept, *[v for v in vars(rows).values() if v is not None])
+        ctx.names = [name for name, value in vars(rows).items() if value is not None]
+        ctx.request = request
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(v for v in out if not v.is_floating_point()))
+        return tuple(out)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *upstream):  # type: ignore[no-untyped-def]
+        hidden, weight, bias, kept, *numbers = ctx.saved_tensors
+        rows, request = Rows(**dict(zip(ctx.names, numbers, strict=True))), ctx.request
+        leaves = rows.leaves()
+        with torch.enable_grad():
+            values = statistics_of(leaves, request.fields)
+        asked = [(values[n], up[kept]) for n, up in zip(request.fields, upstream, strict=True) if up is not None]
+        if not asked:
+            return None, None, None, None
+        grad = row_gradient([value for value, _ in asked], [up for _, up in asked], leaves)
+        head = Head(weight, bias, request.scale, request.softcap)
+        with torch.autocast(hidden.device.type, enabled=False):
+            h = hidden[kept].to(compute_dtype(hidden))
+            d_h, d_weight, d_bias = _gradients(
+                h, head, request, (request.targets[kept], rows, grad), ctx.needs_input_grad
+            )
+        d_hidden = None
+        if d_h is not None:
+            d_hidden = torch.zeros_like(hidden).index_copy_(0, kept, d_h.to(hidden.dtype))
+        return d_hidden, d_weight, d_bias, None
+
+
+def read_rows(hidden: Tensor, head: Head, targets: Tensor, needed: set[str], plan: Plan) -> Rows:
+    """The numbers of every row, one sweep over the vocabulary for each super-chunk of tokens."""
+    vocab_size = finite_columns(head, hidden.dtype)[1]
+    vocab = head.weight.shape[0]
+    height, width = plan.tile(hidden.shape[0], vocab, hidden.dtype.itemsize)
+    parts = []
+    for start in range(0, max(hidden.shape[0], 1), height):
+        h, y = hidden[start : start + height], targets[start : start + height]
+        sums = Sums.start(h.shape[0], needed, h)
+        for left in range(0, vocab, width):
+            piece = slice(left, min(left + width, vocab))
+            z = h.new_empty(h.shape[0], piece.stop - left)
+            project(h, head.weight.detach()[piece].to(h.dtype), head, piece, z)
+            take_target(z, y, left, sums)
+            add_block(z, sums)
+        parts.append(sums.rows(vocab_size))
+    return Rows(
+        **{n: None if v is None else torch.cat([getattr(p, n) for p in parts]) for n, v in vars(parts[0]).items()}
+    )
+
+
+def _gradients(
+    hidden: Tensor, head: Head, request: Request, tokens: tuple[Tensor, Rows, RowGradient], wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Each block of dW is written once for every super-chunk of tokens; dh accumulates over the blocks."""
+    finite, vocab_size = finite_columns(head, hidden.dtype)
+    vocab = head.weight.shape[0]
+    height, width = request.plan.tile(hidden.shape[0], vocab, hidden.dtype.itemsize)
+    d_hidden = torch.zeros_like(hidden) if wanted[0] else None
+    is_single = hidden.shape[0] <= height
+    # with one super-chunk a block of dW is final when written, so no float32 copy of the whole is needed
+    dtype = head.weight.dtype if is_single else hidden.dtype
+    d_weight = torch.zeros(head.weight.shape, dtype=dtype, device=hidden.device) if wanted[1] else None
+    d_bias = torch.zeros(vocab, dtype=hidden.dtype, device=hidden.device) if wanted[2] else None
+    for start in range(0, hidden.shape[0], height):
+        part = slice(start, min(start + height, hidden.shape[0]))
+        for left in range(0, vocab, width):
+            piece = slice(left, min(left + width, vocab))
+            weight = head.weight.detach()[piece].to(hidden.dtype)
+            dz = _tile_gradient(hidden[part], weight, head, piece, tuple_slice(tokens, part), finite, vocab_size)
+            if d_hidden is not None:
+                d_hidden[part].addmm_(dz, weight, alpha=head.scale)
+            if d_weight is not None:
+                _add_product(d_weight[piece], dz, hidden[part], head.scale, is_single)
+            if d_bias is not None:
+                d_bias[piece].add_(dz.sum(dim=0), alpha=head.scale)
+    d_weight = None if d_weight is None else d_weight.to(head.weight.dtype)
+    return d_hidden, d_weight, None if d_bias is None else d_bias.to(head.bias.dtype)  # type: ignore[union-attr]
+
+
+def tuple_slice(tokens: tuple[Tensor, Rows, RowGradient], part: slice) -> tuple[Tensor, Rows, RowGradient]:
+    targets, rows, grad = tokens
+    cut = {name: None if value is None else value[part] for name, value in vars(grad).items()}
+    return targets[part], rows.slice(part), RowGradient(**cut)
+
+
+def _add_product(out: Tensor, dz: Tensor, hidden: Tensor, scale: float, is_single: bool) -> None:
+    if is_single and out.dtype != dz.dtype:
+        out.copy_(torch.mm(dz.t(), hidden).mul_(scale))
+    else:
+        out.addmm_(dz.t(), hidden, beta=0.0 if is_single else 1.0, alpha=scale)
+
+
+def _tile_gradient(hidden, weight, head, piece, tokens, finite, vocab_size):  # type: ignore[no-untyped-def]
+    """The gradient in the raw product h W^T of one tile."""
+    targets, rows, grad = tokens
+    z = hidden.new_empty(hidden.shape[0], piece.stop - piece.start)
+    slope = project(hidden, weight, head, piece, z)
+    take_target(z, targets, piece.start, Sums.start(hidden.shape[0], set(), z))
+    z -= rows.m[:, None]
+    shifted = None
+    if not grad.is_plain and (grad.rest_entropy is not None or grad.rest_collision is not None):
+        shifted = z.clamp_(min=_FAR)
+        z = shifted.exp()
+    else:
+        z.exp_()
+    dz = to_gradient(z, shifted, rows, grad, None if finite is None else finite[piece], vocab_size)
+    put_target(dz, targets, piece.start, grad, vocab_size)
+    return dz if slope is None else dz.mul_(slope)
