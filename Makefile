@@ -1,0 +1,64 @@
+# Four commands: make demo, make test, make check, make format. Each says what it does; none deletes .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# two workers with one thread each beat two that fight for the same cores
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: demo test test-all check format clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo      a report from a tiny model and generated data, no network after the install, no GPU"
+	@echo "make test      the tests, in minutes"
+	@echo "make test-all  also the slow ones"
+	@echo "make check     style, types and import direction"
+	@echo "make format    rewrite the code in the house style"
+	@echo "make clean     remove caches, builds and demo reports"
+
+demo: $(VENV)/.sftloss-cli
+	@echo "demo: a tiny model and five generated tasks; the report goes to sftloss-demo/"
+	@$(BIN)/sftloss demo --output sftloss-demo --overwrite
+
+test: $(VENV)/.sftloss-dev
+	@echo "test: every test but the slow ones, $(WORKERS) workers"
+	@$(TEST) -m "not slow"
+
+test-all: $(VENV)/.sftloss-dev
+	@echo "test-all: every test, $(WORKERS) workers"
+	@$(TEST)
+
+check: $(VENV)/.sftloss-dev
+	@echo "check: style (ruff), types (mypy), import direction (import-linter)"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.sftloss-dev
+	@echo "format: rewriting with ruff"
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	@echo "clean: removing caches, builds and demo reports ($(VENV) stays)"
+	@rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache sftloss-demo sftloss-report*
+	@find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@echo "install: making $(VENV) with $(PYTHON)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "sftloss needs Python 3.10 or newer: make PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.sftloss-cli: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "install: sftloss and what its command line needs, into $(VENV) (torch is the large part)"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cli]"
+	@touch $@
+
+$(VENV)/.sftloss-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "install: sftloss and what its tests need, into $(VENV) (torch is the large part)"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cli,dev]"
+	@touch $@ $(VENV)/.sftloss-cli

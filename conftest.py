@@ -1,0 +1,24 @@
+"""What the examples in docstrings may use without importing it, and the quiet every test runs in."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+# before torch or transformers load: one thread a worker, and no test may reach for a network
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(autouse=True)
+def _examples(doctest_namespace: dict[str, Any]) -> None:
+    """`torch`, `from_logits` and `Head` are known in every example."""
+    import torch
+
+    import sftloss
+
+    doctest_namespace.update(torch=torch, Head=sftloss.Head, from_logits=sftloss.from_logits)
