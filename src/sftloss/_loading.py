@@ -1,0 +1,111 @@
+"""From a name or a directory to a causal language model, refusing what would run code or be random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sftloss.errors import ModelError
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | str = "auto",
+    tokenizer: str | Path | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[nn.Module, Any]:
+    """Load a causal language model from safetensors, in eval mode, and its tokenizer.
+
+    Args:
+        name_or_path: A directory, or a name on the Hub (downloaded, or read from the cache when offline).
+        device: Where the model goes.
+        dtype: ``"auto"`` keeps the checkpoint's.
+        tokenizer: Where the tokenizer is, if not with the model.
+        revision: Branch, tag or commit of a Hub model.
+        trust_remote_code: Runs code from the model's repository; off unless asked for.
+
+    Returns:
+        The model and the tokenizer.
+
+    Raises:
+        ModelError: If either cannot be loaded, if the model is an encoder-decoder, if its weights exist only
+            as pickle (``.bin``), or if the checkpoint lacks weights that would otherwise be random.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    name = str(name_or_path)
+    _check_directory(Path(name).expanduser(), name)
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with _as_model_error("config", name):
+        config = AutoConfig.from_pretrained(name, **hub)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"load_model: {name} is an encoder-decoder, give a causal (decoder-only) language model.")
+    with _as_model_error("model", name):
+        options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+        model, info = AutoModelForCausalLM.from_pretrained(name, config=config, **options, **hub)
+        model = model.to(device).eval()
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"load_model: the checkpoint {name} lacks {len(missing)} weights of {type(model).__name__} "
+            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}), they would be random; "
+            "give the complete causal language model."
+        )
+    source = name if tokenizer is None else str(tokenizer)
+    with _as_model_error("tokenizer", source):
+        own = hub if tokenizer is None else {"trust_remote_code": trust_remote_code}
+        return model, AutoTokenizer.from_pretrained(source, **own)
+
+
+def _check_directory(path: Path, name: str) -> None:
+    """A local path must exist and hold safetensors: the Hub must not be asked for a mistyped directory."""
+    if not path.is_dir():
+        if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+            kind = "a file" if path.exists() else "missing"
+            raise ModelError(f"load_model: {name} is {kind}, give a model's directory or a name on the Hub.")
+        return
+    if not (path / "config.json").is_file():
+        raise ModelError(f"load_model: {name} has no config.json, give the directory that save_pretrained wrote.")
+    if not any(path.glob("*.safetensors")):
+        pickled = any(path.glob("*.bin")) or any(path.glob("*.pt"))
+        found = "only pickled weights (.bin), which can run code when read" if pickled else "no weights"
+        raise ModelError(
+            f"load_model: {name} holds {found}; save it with model.save_pretrained(..., safe_serialization=True)."
+        )
+
+
+@contextmanager
+def _as_model_error(what: str, name: str) -> Iterator[None]:
+    """One sentence for everything that can go wrong between a name and a loaded object."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ModelError(f"load_model: no memory for {name}, give a smaller dtype or another device.") from error
+    except Exception as error:  # transformers, the Hub and safetensors share no base class
+        raise ModelError(f"load_model: cannot load the {what} of {name}: {first_line(error)}{_hint(error)}") from error
+
+
+def _hint(error: BaseException) -> str:
+    text = str(error)
+    if "trust_remote_code" in text:
+        return " It needs its repository's own code: read that code, then ask for trust_remote_code."
+    if "couldn't connect" in text or "offline mode" in text or "Max retries" in text:
+        return " There is no connection and no cached copy: give a local directory."
+    if "safetensors" in text:
+        return " Only safetensors are read: pickled weights can run code."
+    if "Unrecognized configuration class" in text:
+        return " It is no causal language model."
+    return ""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, as one sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".") + "."
