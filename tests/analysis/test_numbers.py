@@ -1,0 +1,152 @@
+"""The statistics agree with scipy, or with a hand calculation where scipy has none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sftloss.analysis import _numbers as numbers
+
+rng = np.random.default_rng(3)
+X = rng.integers(1, 12, 200).astype(float)  # with ties
+Y = X**0.5 * rng.lognormal(size=200)
+
+
+def test_ranks_are_scipys_with_ties():
+    np.testing.assert_array_equal(numbers.ranks(X), stats.rankdata(X))
+
+
+def test_pearson_and_spearman_are_scipys():
+    # 1e-12: the same float64 sums in another order
+    assert numbers.pearson(X, Y) == pytest.approx(stats.pearsonr(X, Y).statistic, rel=1e-12)
+    assert numbers.spearman(X, Y) == pytest.approx(stats.spearmanr(X, Y).statistic, rel=1e-12)
+
+
+@pytest.mark.parametrize("constant", [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
+def test_correlation_with_a_constant_is_nan_not_zero(constant):
+    assert np.isnan(numbers.pearson(constant, [1.0, 2.0, 3.0]))
+    assert np.isnan(numbers.spearman([1.0, 2.0, 3.0], constant))
+
+
+def test_partial_spearman_is_the_textbook_formula():
+    z = X + rng.normal(size=200)
+    xy, xz, yz = (stats.spearmanr(*pair).statistic for pair in ((X, Y), (X, z), (Y, z)))
+    expected = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
+    assert numbers.partial_spearman(X, Y, z) == pytest.approx(expected, rel=1e-9)
+
+
+def test_partial_spearman_given_the_same_variable_is_nan():
+    assert np.isnan(numbers.partial_spearman(X, Y, X))
+
+
+def test_partial_spearman_removes_group_means():
+    group = np.repeat([0, 1], 100)
+    x = np.arange(100.0)[np.r_[0:100, 0:100]] + 1000 * group
+    difficulty = rng.normal(size=200)
+    within = rng.permutation(100).astype(float)
+    y = np.concatenate([within, within]) + 1000 * group
+    assert numbers.spearman(x, y) > 0.7  # only because the groups differ
+    assert abs(numbers.partial_spearman(x, y, difficulty, group)) < 0.35
+
+
+def test_gini_is_known_at_its_ends():
+    assert numbers.gini([2.0, 2.0, 2.0]) == pytest.approx(0.0, abs=1e-15)
+    assert numbers.gini([0.0, 0.0, 0.0, 5.0]) == pytest.approx(0.75)
+    brute = np.abs(Y[:, None] - Y[None, :]).mean() / (2 * Y.mean())
+    assert numbers.gini(Y) == pytest.approx(brute, rel=1e-12)
+
+
+def test_concentration_has_its_two_anchors():
+    assert numbers.kakwani(3.0 * X, X) == pytest.approx(0.0, abs=1e-14)
+    assert numbers.concentration_index(np.ones(200), X) == pytest.approx(0.0, abs=1e-14)
+    assert numbers.kakwani(np.ones(200), X) == pytest.approx(-numbers.gini(X), rel=1e-12)
+    assert np.isnan(numbers.concentration_index(np.zeros(4), np.arange(4.0)))
+
+
+def test_concentration_curve_encloses_the_concentration_index():
+    x, y = numbers.concentration_curve(Y, X, points=1000)
+    assert (x[0], y[0], x[-1], y[-1]) == pytest.approx((0, 0, 1, 1))
+    assert 1 - 2 * np.trapezoid(y, x) == pytest.approx(numbers.concentration_index(Y, X), rel=1e-10)
+
+
+def test_concentration_curve_does_not_depend_on_row_order():
+    order = rng.permutation(200)
+    for a, b in zip(numbers.concentration_curve(Y, X), numbers.concentration_curve(Y[order], X[order]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)  # sums in another order
+
+
+def test_kish_ess_counts_equal_examples_and_one_giant():
+    assert numbers.kish_ess(np.full(7, 3.0)) == pytest.approx(7)
+    assert numbers.kish_ess([0, 0, 9.0]) == pytest.approx(1)
+    assert np.isnan(numbers.kish_ess([0.0, 0.0]))
+
+
+def test_top_share_counts_parts_of_examples():
+    assert numbers.top_share([1, 1, 1, 7], 0.25) == pytest.approx(0.7)
+    assert numbers.top_share([1, 1, 1, 7], 0.125) == pytest.approx(0.35)
+    assert numbers.top_share([4, 6], 1.0) == pytest.approx(1.0)
+    assert np.isnan(numbers.top_share([0, 0], 0.5))
+
+
+def test_weighted_quantile_is_the_quantile_of_repeated_values():
+    values, counts = np.array([5.0, 1.0, 3.0]), np.array([2, 5, 3])
+    repeated = np.repeat(values, counts)
+    probabilities = np.linspace(0.05, 1, 20)
+    expected = np.quantile(repeated, probabilities, method="inverted_cdf")
+    np.testing.assert_array_equal(numbers.weighted_quantile(values, counts, probabilities), expected)
+
+
+def test_quantile_bins_keep_equal_values_together():
+    codes, bounds = numbers.quantile_bins(X, 10)
+    assert len(bounds) == codes.max() + 1
+    for value in np.unique(X):
+        assert len(set(codes[value == X])) == 1
+    assert all(a[1] < b[0] for a, b in zip(bounds, bounds[1:], strict=False))
+    assert numbers.quantile_bins(np.arange(1000.0), 10)[0].tolist() == (np.arange(1000) // 100).tolist()
+
+
+def test_ks_distance_is_scipys():
+    assert numbers.ks_distance(X, Y) == pytest.approx(stats.ks_2samp(X, Y).statistic)
+
+
+def test_theil_sen_is_scipys_and_ignores_an_outlier():
+    x, y = np.log(X[:60]), np.log(Y[:60])
+    assert numbers.theil_sen(x, y) == pytest.approx(stats.theilslopes(y, x).slope)
+    line = np.arange(50.0)
+    assert numbers.theil_sen(line, np.where(line == 7, 1e6, 2 * line)) == pytest.approx(2.0)
+
+
+def test_elasticity_is_the_least_squares_slope():
+    slope = stats.linregress(np.log(X), np.log(Y)).slope
+    assert numbers.elasticity(X, Y, np.arange(200)).value == pytest.approx(slope, rel=1e-10)
+
+
+def test_elasticity_of_a_power_law_is_its_exponent():
+    estimate = numbers.elasticity(X, 5 * X**0.7, np.arange(200))
+    assert estimate.value == pytest.approx(0.7, rel=1e-10)
+    assert estimate.interval.low == pytest.approx(0.7, rel=1e-8)
+
+
+def test_elasticity_leaves_out_examples_without_signal():
+    signal = np.where(np.arange(200) < 20, 0.0, X**0.7)
+    assert numbers.elasticity(X, signal, np.arange(200)).value == pytest.approx(0.7, rel=1e-10)
+
+
+@pytest.mark.parametrize("lengths, reason", [([3.0] * 50, "same length"), ([1.0, 2.0], "2 examples")])
+def test_elasticity_says_why_it_is_undefined(lengths, reason):
+    estimate = numbers.elasticity(lengths, lengths, np.arange(len(lengths)))
+    assert np.isnan(estimate.value) and estimate.interval is None and reason in estimate.reason
+
+
+@pytest.mark.parametrize(
+    "lengths, reason",
+    [
+        (np.arange(1, 20), "fewer than 30"),
+        (np.tile([1, 9], 50), "distinct"),
+        (np.arange(100, 150), "hardly vary"),
+        (np.arange(1, 100), ""),
+    ],
+)
+def test_cannot_tell_names_what_is_missing(lengths, reason):
+    assert reason in numbers.cannot_tell(lengths) and bool(reason) == bool(numbers.cannot_tell(lengths))
