@@ -87,7 +87,8 @@ def check_targets(who: str, targets: Tensor, tokens: int, vocab: int) -> None:
 def _rows_of(z: Tensor, targets: Tensor, finite: Tensor, needed: set[str]) -> Rows:
     column = targets.long()[:, None]
     rest = z.scatter(1, column, float("-inf"))
-    m = rest.detach().amax(dim=1, keepdim=True).clamp(min=lowest(z.dtype))
+    m, at = rest.detach().amax(dim=1, keepdim=True).clamp(min=lowest(z.dtype)), z.detach().gather(1, column)
+    m = torch.where((m == lowest(z.dtype)) & (at > float("-inf")), at, m)
     shifted = rest - m
     exp = shifted.exp()
     total = exp.sum(dim=1).clamp(min=torch.finfo(z.dtype).tiny)

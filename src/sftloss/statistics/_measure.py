@@ -56,7 +56,8 @@ def measure_tokens(
 
     Example:
         >>> from sftloss.objectives import cross_entropy
-        >>> stats, signal = measure_tokens(torch.zeros(1, 2), Head(torch.zeros(4, 2)), torch.tensor([1]), {"ce": cross_entropy})
+        >>> head = Head(torch.zeros(4, 2))
+        >>> stats, signal = measure_tokens(torch.zeros(1, 2), head, torch.tensor([1]), {"ce": cross_entropy})
         >>> signal["ce"].l1
         tensor([1.5000])
     """

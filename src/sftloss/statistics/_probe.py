@@ -45,7 +45,7 @@ def fields_read(objective: Objective, extras: Mapping[str, Tensor], tokens: int)
         if not isinstance(whole, Tensor) or whole.shape != (4,):
             got = tuple(whole.shape) if isinstance(whole, Tensor) else type(whole).__name__
             raise ValueError(
-                f"weighted_loss: the objective must return one loss a token, shape (tokens,); for 4 tokens it gave {got}."
+                f"weighted_loss: the objective must return one loss a token, shape (tokens,); 4 tokens gave {got}."
             )
         if not mixes_tokens(objective):
             halves = [objective(_part(stats, samples, piece)) for piece in (slice(0, 2), slice(2, 4))]

@@ -44,8 +44,9 @@ class Sums:
         )
 
     def rows(self, vocab_size: int | Tensor) -> Rows:
-        """Finish the sums. A row without any other finite logit has S = 0: its r is 0, its log S finite."""
+        """Finish the sums. A row whose only finite logit is the target's is centred there, with S = tiny."""
         total = self.exp.clamp(min=torch.finfo(self.exp.dtype).tiny)
+        self.m = torch.where((self.exp == 0) & (self.target > float("-inf")), self.target, self.m)
         log_sum = total.log()
         mean = self.z
         if mean is not None:
@@ -72,7 +73,7 @@ def take_target(z: Tensor, targets: Tensor, start: int, sums: Sums) -> None:
 
 
 def add_block(z: Tensor, sums: Sums, spare: Tensor | None = None) -> Tensor:
-    """Add a block to the sums; returns exp(z - m): in place of z, or in `spare` where that is given (z then keeps z - m).
+    """Add a block to the sums; returns exp(z - m): in place of z, or in `spare`, and then z keeps z - m.
 
     Args:
         z: ``(tokens, block)``, the targets taken out. Overwritten.
