@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.tiny_models import FAMILIES, tiny_model
+
 from sftloss.decoder import load_model, open_decoder
 from sftloss.errors import ModelError
-from tests.tiny_models import FAMILIES, tiny_model
 
 pytest.importorskip("transformers")
 

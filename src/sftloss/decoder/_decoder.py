@@ -18,11 +18,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sftloss._loading import first_line, load_model
+from sftloss.decoder._loading import first_line
 from sftloss.errors import ModelError
 from sftloss.statistics import Head
-
-__all__ = ["Decoder", "load_model", "open_decoder"]
 
 # config names under which families declare a factor on the logits; the exponent says which way most of them mean it
 _SCALES = {
@@ -60,7 +58,7 @@ class Decoder:
     @property
     def device(self) -> torch.device:
         """Where the input ids go."""
-        return self.model.get_input_embeddings().weight.device
+        return _layer(self.model, "get_input_embeddings").weight.device
 
     def hidden(
         self,
@@ -125,7 +123,7 @@ def open_decoder(model: nn.Module) -> Decoder:
     output, embedding = _layer(model, "get_output_embeddings"), _layer(model, "get_input_embeddings")
     if output is None or embedding is None:
         raise ModelError(f"open_decoder: {name} has no language-model head, load it as a causal language model.")
-    body = model.get_decoder()
+    body = _layer(model, "get_decoder") or model
     accepted = inspect.signature(body.forward).parameters
     opened = Decoder(
         model,
@@ -143,7 +141,7 @@ def open_decoder(model: nn.Module) -> Decoder:
     return replace(opened, head=head, reason=reason, is_packable=packable)
 
 
-def _layer(model: nn.Module, getter: str) -> nn.Module | None:
+def _layer(model: nn.Module, getter: str) -> Any:
     try:
         return getattr(model, getter)()
     except (AttributeError, NotImplementedError):
@@ -153,7 +151,12 @@ def _layer(model: nn.Module, getter: str) -> nn.Module | None:
 def _prove(decoder: Decoder, output: nn.Module) -> tuple[Head | None, str]:
     """The declared head whose logits are the model's own, or None and the reason."""
     weight, bias = getattr(output, "weight", None), getattr(output, "bias", None)
-    if type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point() or weight.ndim != 2:
+    if (
+        weight is None
+        or type(weight) not in (Tensor, nn.Parameter)
+        or not weight.is_floating_point()
+        or weight.ndim != 2
+    ):
         return None, "its head's weight is packed, quantised or sharded"
     if decoder.body is decoder.model:
         return None, "its decoder cannot be told from its head"

@@ -50,8 +50,8 @@ def load_model(
         raise ModelError(f"load_model: {name} is an encoder-decoder, give a causal (decoder-only) language model.")
     with _as_model_error("model", name):
         options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
-        model, info = AutoModelForCausalLM.from_pretrained(name, config=config, **options, **hub)
-        model = model.to(device).eval()
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, config=config, **options, **hub)
+        model, info = loaded[0].to(device).eval(), loaded[1]
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
