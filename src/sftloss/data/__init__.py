@@ -1,0 +1,30 @@
+"""Any SFT file to tokens with roles, weights, task and language; padded or packed batches; the generated demo tasks."""
+
+from __future__ import annotations
+
+from sftloss.data._encode import ENCODE_REASONS, RowError, encode, encode_records
+from sftloss.data._formats import detect_format
+from sftloss.data._formats_columns import COLUMNS, FORMATS
+from sftloss.data._language import script_of
+from sftloss.data._read import ReadBounds, Records, read_records
+from sftloss.data._read_report import READ_REASONS, READ_WARNINGS, BadRow, ReadReport
+from sftloss.data.records import ROLES, Batch, Example, Message, Origin, Record
+
+__all__ = [
+    "ENCODE_REASONS",
+    "ROLES",
+    "Batch",
+    "Example",
+    "Message",
+    "Origin",
+    "ReadBounds",
+    "ReadReport",
+    "Record",
+    "Records",
+    "RowError",
+    "encode",
+    "detect_format",
+    "encode_records",
+    "read_records",
+    "script_of",
+]

@@ -67,6 +67,8 @@ class Example:
         origin: the row it came from.
         truncated: number of tokens cut off.
         prompt_hash: equal for examples with the same prompt (stable across runs).
+        method: how the trained tokens were found: "generation tags", "prefix difference", "plain text" or "labels".
+        notes: what `encode` had to repair or could not render, as "double_bos" or "tools_not_rendered".
     """
 
     input_ids: Tensor
@@ -79,6 +81,8 @@ class Example:
     source: str | None = None
     truncated: int = 0
     prompt_hash: int = 0
+    method: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,262 @@
+"""Roles and weights of encoded conversations line up with the words, for the templates that are really out there."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sftloss.data import ENCODE_REASONS, ROLES, Message, Origin, Record, RowError, encode, encode_records
+from tests.tiny import BOS, EOS, tiny_tokenizer
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CHATML_TAGS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+    "{% generation %}{{ m.content }}<|im_end|>\n{% endgeneration %}{% else %}{{ m.content }}<|im_end|>\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+    "{{ m.content | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end_of_turn>\n"
+    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% set system = messages[0].content if messages[0].role == 'system' else '' %}"
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] "
+    "{% if system and loop.last %}{{ system }}\n\n{% endif %}{{ m.content }} [/INST]"
+    "{% elif m.role == 'assistant' %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+DROPS_THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and not loop.last %}{{ m.content.split('</think>')[-1] }}"
+    "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+FAMILIES = {
+    "chatml": (CHATML, ("<|im_start|>", "<|im_end|>"), "<|im_end|>", True),
+    "chatml with tags": (CHATML_TAGS, ("<|im_start|>", "<|im_end|>"), "<|im_end|>", True),
+    "llama 3": (LLAMA3, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "<|eot_id|>", True),
+    "gemma": (GEMMA, ("<start_of_turn>", "<end_of_turn>"), "<end_of_turn>", False),
+    "mistral": (MISTRAL, ("[INST]", "[/INST]"), EOS, False),
+    "none": (None, (), EOS, True),
+}
+HERE = Origin("rows.jsonl", 0, 1)
+
+
+@lru_cache
+def tokenizer_of(family: str):
+    template, special, _, _ = FAMILIES[family]
+    return tiny_tokenizer([], vocab_size=300, chat_template=template, special=special, bos=True)
+
+
+def conversation(*turns: str, system: str | None = None) -> Record:
+    """user, assistant, user, ... after an optional system message."""
+    head = () if system is None else (Message("system", system),)
+    spoken = tuple(Message("assistant" if i % 2 else "user", turn) for i, turn in enumerate(turns))
+    return Record(HERE, messages=head + spoken)
+
+
+def trained_text(example, tokenizer) -> str:
+    return tokenizer.decode(example.input_ids[example.weights > 0])
+
+
+def words_of(example, tokenizer, role: str) -> str:
+    return tokenizer.decode(example.input_ids[example.roles == ROLES.index(role)])
+
+
+# No leading or trailing whitespace: most families trim it, and the trimmed text is then what is trained.
+letters = st.sampled_from("abzXY09.?!-_{}%\"'/éß你好🙂")
+words = st.builds(lambda first, rest, last: first + rest + last, letters, st.text(letters | st.just(" ")), letters)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=20, deadline=None)
+@given(pairs=st.lists(st.tuples(words, words), min_size=1, max_size=3), system=st.none() | words)
+def test_encode_trains_the_assistants_words_and_their_end_token_only(family, pairs, system):
+    """Decoding the weighted tokens gives every answer with its end, and nothing of anyone else."""
+    _, _, end, has_system = FAMILIES[family]
+    tokenizer = tokenizer_of(family)
+    turns = [turn for pair in pairs for turn in pair]
+    record = conversation(*turns, system=system if has_system else None)
+    example = encode(record, tokenizer)
+    lead = " " if family == "mistral" else ""
+    assert trained_text(example, tokenizer) == "".join(f"{lead}{answer}{end}" for _, answer in pairs)
+    assert words_of(example, tokenizer, "response") == trained_text(example, tokenizer)
+    assert set(example.weights.tolist()) == {0.0, 1.0}
+    assert bool(example.is_end[example.weights > 0][-1])
+    if system is not None and has_system:
+        assert system in words_of(example, tokenizer, "system")
+        assert all(turn in words_of(example, tokenizer, "prompt") for turn, _ in pairs)
+
+
+def test_encode_says_which_way_the_answer_was_found():
+    record = conversation("a", "b")
+    found = {family: encode(record, tokenizer_of(family)).method for family in FAMILIES}
+    assert found.pop("chatml with tags") == "generation tags"
+    assert set(found.values()) == {"prefix difference"}
+
+
+def test_encode_gives_the_same_labels_by_tags_and_by_prefix_difference():
+    record = conversation("hello", "hi\n\nthere", "and", "so on", system="be kind")
+    by_prefix, by_tags = (encode(record, tokenizer_of(family)) for family in ("chatml", "chatml with tags"))
+    assert by_prefix.prompt_hash == by_tags.prompt_hash
+    for name in ("input_ids", "weights", "roles", "is_end"):
+        assert torch.equal(getattr(by_prefix, name), getattr(by_tags, name)), name
+
+
+def test_encode_counts_the_role_opener_as_prompt():
+    tokenizer = tokenizer_of("chatml")
+    example = encode(conversation("question", "answer"), tokenizer)
+    assert words_of(example, tokenizer, "prompt") == "<|im_start|>user\nquestion<|im_end|>\n<|im_start|>assistant\n\n"
+
+
+def test_encode_refuses_a_template_that_drops_earlier_thinking():
+    """Silently training the wrong span is what this must never do; the row and the reason are named."""
+    tokenizer = tiny_tokenizer([], chat_template=DROPS_THINKING, special=("<|im_start|>", "<|im_end|>"))
+    record = conversation("a", "<think>x</think>b", "c", "d")
+    with pytest.raises(RowError, match=r"rows\.jsonl:1: .*message 1.*generation") as caught:
+        encode(record, tokenizer)
+    assert caught.value.reason == "prefix-broken"
+    assert trained_text(encode(conversation("a", "<think>x</think>b"), tokenizer), tokenizer).startswith("<think>")
+
+
+def test_encode_refuses_a_template_that_moves_the_system_text_to_the_last_turn():
+    """Mistral's puts it before the last user message, so earlier prompts are not beginnings of the whole."""
+    with pytest.raises(RowError) as caught:
+        encode(conversation("a", "b", "c", "d", system="s"), tokenizer_of("mistral"))
+    assert caught.value.reason == "prefix-broken"
+
+
+def test_encode_refuses_what_the_template_refuses_with_its_words():
+    with pytest.raises(RowError, match="System role not supported") as caught:
+        encode(conversation("a", "b", system="s"), tokenizer_of("gemma"))
+    assert caught.value.reason == "template-error"
+
+
+def test_encode_refuses_an_answer_that_melts_into_its_opener():
+    """With a merge of two newlines the answer's first character joins the opener: the prompt's tokens change."""
+    tokenizer = tiny_tokenizer(["x\n\n\ny"] * 9, chat_template=CHATML, special=("<|im_start|>", "<|im_end|>"))
+    with pytest.raises(RowError) as caught:
+        encode(conversation("a", "\n\nb"), tokenizer)
+    assert caught.value.reason == "prefix-broken"
+
+
+def test_encode_takes_weights_from_messages_and_row():
+    tokenizer = tokenizer_of("chatml")
+    messages = (
+        Message("user", "u", weight=0.25),
+        Message("assistant", "a", weight=0.0),
+        Message("user", "v"),
+        Message("assistant", "b", weight=0.5),
+    )
+    example = encode(Record(HERE, messages=messages, weight=2.0), tokenizer)
+    at = {weight: tokenizer.decode(example.input_ids[example.weights == weight]) for weight in (0.5, 1.0)}
+    # The first token can never be predicted, so the weighted user turn starts after it.
+    assert at == {0.5: "user\nu<|im_end|>", 1.0: "b<|im_end|>"}
+    assert "a<|im_end|>" in words_of(example, tokenizer, "response")
+
+
+def test_encode_refuses_a_row_without_anything_to_train():
+    tokenizer = tokenizer_of("chatml")
+    with pytest.raises(RowError) as caught:
+        encode(Record(HERE, messages=(Message("user", "alone"),)), tokenizer)
+    assert caught.value.reason == "nothing-trained"
+
+
+def test_encode_counts_what_truncation_cuts_and_refuses_when_no_answer_is_left():
+    tokenizer = tokenizer_of("chatml")
+    record = conversation("question", "a long answer")
+    whole = encode(record, tokenizer)
+    cut = encode(record, tokenizer, max_length=len(whole.input_ids) - 6)
+    assert (cut.truncated, len(cut.input_ids) + cut.truncated) == (6, len(whole.input_ids))
+    assert not cut.is_end[cut.weights > 0].any() and cut.prompt_hash == whole.prompt_hash
+    with pytest.raises(RowError) as caught:
+        encode(record, tokenizer, max_length=10)
+    assert caught.value.reason == "truncated-away"
+
+
+def test_prompt_hash_is_equal_exactly_for_equal_prompts():
+    tokenizer = tokenizer_of("chatml")
+    hashes = [encode(conversation(*turns), tokenizer).prompt_hash for turns in ("ab", "ac", "xb", "abac", "abad")]
+    assert hashes[0] == hashes[1] and hashes[3] == hashes[4] and len(set(hashes)) == 3
+    # A number written down: it must not depend on the process, as Python's own hash would.
+    assert hashes[0] == encode(conversation("a", "b"), tokenizer).prompt_hash and 0 <= hashes[0] < 2**63
+
+
+def test_encode_never_starts_with_two_bos():
+    tokenizer = tiny_tokenizer([], prepend_bos=True)
+    once = encode(Record(HERE, text="hello"), tokenizer)
+    twice = encode(Record(HERE, text=f"{BOS}hello"), tokenizer)
+    assert (
+        torch.equal(once.input_ids, twice.input_ids) and once.input_ids[:2].tolist().count(tokenizer.bos_token_id) == 1
+    )
+    assert (once.notes, twice.notes) == ((), ("double_bos",))
+    headings = encode(conversation("a", "b"), tokenizer)
+    assert headings.input_ids.tolist().count(tokenizer.bos_token_id) == 1
+
+
+def test_encode_trains_a_text_whole_and_ends_it():
+    tokenizer = tiny_tokenizer([])
+    example = encode(Record(HERE, text="hello"), tokenizer)
+    assert trained_text(example, tokenizer) == "ello" + EOS  # the first token is not predicted
+    assert example.is_end.tolist() == [False] * 5 + [True] and example.method == "plain text"
+    assert torch.equal(example.input_ids, encode(Record(HERE, text="hello" + EOS), tokenizer).input_ids)
+
+
+def test_encode_takes_pre_tokenised_rows_as_they_are():
+    tokenizer = tiny_tokenizer([])
+    tokens = {"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8]}
+    example = encode(Record(HERE, tokens=tokens), tokenizer)
+    assert example.weights.tolist() == [0, 0, 1, 1] and example.roles.tolist() == [0, 0, 1, 1]
+    weighted = encode(
+        Record(HERE, tokens={**tokens, "weights": [9, 9, 0.5, 2], "roles": ["system", 0, 1, 1]}), tokenizer
+    )
+    assert weighted.weights.tolist() == [0, 0, 0.5, 2] and weighted.roles.tolist() == [2, 0, 1, 1]
+    assert weighted.prompt_hash == example.prompt_hash
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reason"),
+    [
+        ({"input_ids": [5, 6, 7], "labels": [6, 7, -100]}, "bad-labels"),
+        ({"input_ids": [5, 6, 7], "labels": [5, 6]}, "bad-labels"),
+        ({"input_ids": [5, 6, 7], "roles": [0, 1, 7]}, "bad-labels"),
+        ({"input_ids": [5, 6, 7], "labels": [-100] * 3}, "nothing-trained"),
+        ({"input_ids": [5, 6, 7], "labels": [5, -100, -100]}, "nothing-trained"),
+        ({"input_ids": [5, 6, 7], "seq_lengths": [2, 1]}, "packed-row"),
+        ({"input_ids": [5, 6, 7], "position_ids": [0, 1, 0]}, "packed-row"),
+        ({"input_ids": [5]}, "too-short"),
+    ],
+)
+def test_encode_refuses_pre_tokenised_rows_that_cannot_be_right(tokens, reason):
+    with pytest.raises(RowError) as caught:
+        encode(Record(HERE, tokens=tokens), tiny_tokenizer([]))
+    assert caught.value.reason == reason and reason in ENCODE_REASONS
+
+
+def test_encode_refuses_a_length_that_leaves_nothing_to_predict():
+    with pytest.raises(ValueError, match="encode: max_length"):
+        encode(conversation("a", "b"), tokenizer_of("chatml"), max_length=1)
+
+
+def test_encode_records_collects_the_rows_it_refuses():
+    tokenizer = tokenizer_of("gemma")
+    rows = [conversation("a", "b"), conversation("a", "b", system="s"), conversation("c", "d")]
+    refused: list[RowError] = []
+    assert len(list(encode_records(rows, tokenizer, refused=refused))) == 2
+    assert [error.reason for error in refused] == ["template-error"]
+    with pytest.raises(RowError):
+        list(encode_records(rows, tokenizer))
