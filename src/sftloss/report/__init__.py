@@ -1,0 +1,22 @@
+"""Shows a document: terminal, JSON, Markdown, one self-contained HTML page. It computes nothing.
+
+jinja2, matplotlib and rich load when a page, a chart or a terminal is first rendered.
+"""
+
+from sftloss.report._files import write_text_atomic
+from sftloss.report._html import render_html
+from sftloss.report._json import from_json, schema, to_json
+from sftloss.report._markdown import render_markdown
+from sftloss.report._report import Report
+from sftloss.report._terminal import render_terminal
+
+__all__ = [
+    "Report",
+    "from_json",
+    "render_html",
+    "render_markdown",
+    "render_terminal",
+    "schema",
+    "to_json",
+    "write_text_atomic",
+]

@@ -1,0 +1,81 @@
+"""The quiet part of a chart: scales, ticks, a light grid, labels that read from left to right."""
+
+from __future__ import annotations
+
+import math
+import typing
+
+from sftloss.analysis.document import Chart
+from sftloss.report._format import format_cell, format_tick
+from sftloss.report._svg import stand_in
+from sftloss.report._text import clean, columns, shorten, wrap
+
+if typing.TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+FONT = 12
+_COLUMN = 6.7  # pixels a column of text takes at this size, in the widest common sans-serif
+
+
+def _scale(axes: Axes, name: str, scale: str) -> None:
+    if scale == "log":
+        (axes.set_xscale if name == "x" else axes.set_yscale)("log", nonpositive="mask")
+
+
+def _ticks(axis: Axis, kind: str, *, is_log: bool, bounds: tuple[float, float]) -> None:
+    from matplotlib import ticker
+
+    if is_log:
+        decades = math.log10(bounds[1] / bounds[0]) if 0 < bounds[0] < bounds[1] else 3.0
+        steps = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
+        axis.set_major_locator(ticker.LogLocator(base=10, subs=steps, numticks=8))
+        axis.set_minor_locator(ticker.NullLocator())
+    else:
+        axis.set_major_locator(ticker.MaxNLocator(nbins=6, integer=kind == "integer", steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: format_tick(value, kind)))
+
+
+def dress_numbers(axes: Axes, chart: Chart, *, is_horizontal: bool, is_categorical: bool) -> None:
+    """Scale and ticks of the value axis and, where x is a number, of the x axis."""
+    value = "x" if is_horizontal else "y"
+    _scale(axes, value, chart.scale_y)
+    if not is_categorical:
+        _scale(axes, "x", chart.scale_x)
+        _ticks(axes.xaxis, chart.format_x, is_log=chart.scale_x == "log", bounds=axes.get_xlim())
+    axis = axes.xaxis if is_horizontal else axes.yaxis
+    bounds = axes.get_xlim() if is_horizontal else axes.get_ylim()
+    _ticks(axis, chart.format_y, is_log=chart.scale_y == "log", bounds=bounds)
+    axes.grid(axis=value, color=stand_in("grid"), linewidth=1)
+    axes.set_axisbelow(True)
+
+
+def dress_categories(axes: Axes, chart: Chart, places: dict[float | str, float], *, is_horizontal: bool) -> None:
+    """Names of the categories: wrapped down the side, or thinned until they fit along the bottom."""
+    labels = [format_cell(x, chart.format_x) for x in places]
+    at = list(places.values())
+    if is_horizontal:
+        axes.set_yticks(at, ["\n".join(wrap(label, 30, lines=3)) for label in labels])
+        axes.set_ylim(len(at) - 0.4, -0.6)
+        return
+    labels = [shorten(label, 16) for label in labels]
+    widest = max((columns(label) for label in labels), default=1) * _COLUMN + 10
+    step = max(1, math.ceil(len(labels) * widest / 580))
+    axes.set_xticks(at[::step], labels[::step])
+
+
+def finish(axes: Axes, chart: Chart, *, size: tuple[float, float], is_horizontal: bool) -> None:
+    """Margins from the labels themselves; the value's name above the axis, where nobody must tilt the head."""
+    width, height = size
+    names = [label for tick in axes.yaxis.get_major_ticks() for label in tick.label1.get_text().split("\n")]
+    formatted = axes.yaxis.get_major_formatter().format_ticks(list(axes.get_yticks()))
+    widest = max((columns(line) for text in (*names, *formatted) for line in text.split("\n")), default=1)
+    left = min(max(30.0, widest * _COLUMN + 12), width / 2)
+    axes.set_position((left / width, 46 / height, (width - left - 20) / width, (height - 78) / height))
+    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    axes.tick_params(length=0, pad=6, labelsize=FONT, labelcolor=stand_in("muted"))
+    above, below = (chart.x_label, chart.y_label) if is_horizontal else (chart.y_label, chart.x_label)
+    ink = stand_in("ink")
+    axes.figure.text(4 / width, 1 - 16 / height, shorten(clean(above), 80), fontsize=FONT, color=ink, va="center")
+    middle = (left + (width - 20)) / 2 / width
+    axes.figure.text(middle, 11 / height, shorten(clean(below), 80), fontsize=FONT, color=ink, ha="center", va="center")

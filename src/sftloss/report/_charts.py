@@ -1,0 +1,211 @@
+"""Charts as inline SVG: matplotlib's object interface, its settings borrowed for the moment, no global figure."""
+
+from __future__ import annotations
+
+import io
+import math
+import typing
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sftloss.analysis.document import Chart, Series
+from sftloss.report._axes import dress_categories, dress_numbers, finish
+from sftloss.report._chart_data import positions
+from sftloss.report._svg import SERIES, inline, stand_in
+from sftloss.report._text import clean, columns, wrap
+
+if typing.TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH, HEIGHT = 680, 320  # CSS pixels: figures are drawn at 72 dots an inch, so one point is one pixel
+DASHES = ("", "7 3", "2 2.5", "9 3 2 3", "12 3", "5 2 1 2 1 2")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+@contextmanager
+def _quiet_settings() -> Iterator[None]:
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # text stays text: the reader's fonts draw it, so a glyph missing from matplotlib's own is no loss
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(
+            {"svg.fonttype": "none", "svg.hashsalt": "sftloss", "text.parse_math": False, "axes.unicode_minus": False}
+        )
+        yield
+
+
+def _points(series: Series) -> list[tuple[float | str, float, float, float]]:
+    """(x, y, low, high) with NaN for what is missing or not finite."""
+    missing = (None,) * len(series.x)
+    rows = zip(series.x, series.y, series.low or missing, series.high or missing, strict=False)
+    return [(x, *(math.nan if v is None or not math.isfinite(v) else v for v in rest)) for x, *rest in rows]  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where things go: the axes, the chart, and whether categories run down the side."""
+
+    axes: Axes
+    chart: Chart
+    places: dict[float | str, float]  # x of the data -> x of the picture
+    is_categorical: bool
+    is_horizontal: bool
+
+    @property
+    def drawn(self) -> list[tuple[int, Series]]:
+        return list(enumerate(s for s in self.chart.series if not s.is_reference))
+
+    @property
+    def references(self) -> list[Series]:
+        return [s for s in self.chart.series if s.is_reference]
+
+
+def colour(index: int) -> str:
+    return stand_in(f"c{index % len(SERIES)}")
+
+
+def _dash(index: int) -> str | tuple[int, tuple[float, ...]]:
+    pattern = DASHES[index % len(DASHES)]
+    return (0, tuple(float(n) for n in pattern.split())) if pattern else "solid"
+
+
+def _draw_line(layout: _Layout) -> None:
+    # one width for all dashes: the pattern is given in pixels, not in line widths
+    for series in layout.references:
+        points = _points(series)
+        xs = [layout.places[x] for x, *_ in points]
+        layout.axes.plot(xs, [p[1] for p in points], color=stand_in("reference"), linewidth=1.2, zorder=1.5)
+    for index, series in layout.drawn:
+        points = _points(series)
+        if not layout.is_categorical:
+            points.sort(key=lambda point: typing.cast(float, point[0]))
+        xs = [layout.places[x] for x, *_ in points]
+        ys, lows, highs = ([p[k] for p in points] for k in (1, 2, 3))
+        if series.low is not None and series.high is not None:
+            layout.axes.fill_between(xs, lows, highs, color=colour(index), alpha=0.16, linewidth=0, zorder=2)
+        marker = MARKERS[index % len(MARKERS)] if len(xs) <= 16 else ""
+        layout.axes.plot(
+            xs,
+            ys,
+            color=colour(index),
+            linewidth=2,
+            linestyle=_dash(index),
+            marker=marker,
+            markersize=4.5,
+            zorder=3 + index,
+        )
+
+
+def _slots(layout: _Layout, width: float) -> Iterator[tuple[int, Series, float, float]]:
+    """Each drawn series with its offset in the group and its thickness."""
+    size = width / max(1, len(layout.drawn))
+    for index, series in layout.drawn:
+        yield index, series, (index - (len(layout.drawn) - 1) / 2) * size, size
+
+
+def _draw_bar(layout: _Layout) -> None:
+    axes, across = layout.axes, layout.is_horizontal
+    ordered = sorted(layout.places.values())
+    gap = min((b - a for a, b in zip(ordered, ordered[1:], strict=False)), default=1.0)
+    for index, series, offset, size in _slots(layout, 0.78 * gap):
+        points = _points(series)
+        xs, ys = [layout.places[p[0]] + offset for p in points], [p[1] for p in points]
+        # a sliver of paper between neighbours keeps grouped bars apart without an outline
+        draw = axes.barh if across else axes.bar
+        draw(xs, ys, 0.9 * size, color=colour(index), alpha=0.88, zorder=3)
+        for x, (_, _, low, high) in zip(xs, points, strict=True):
+            ends = ((low, high), (x, x)) if across else ((x, x), (low, high))
+            axes.plot(*ends, color=stand_in("ink"), linewidth=1.2, zorder=4, solid_capstyle="butt")
+    for series in layout.references:
+        levels = {y for _, y, *_ in _points(series) if not math.isnan(y)}
+        if len(levels) == 1:  # the same for all: one line through the picture
+            (axes.axvline if across else axes.axhline)(
+                levels.pop(), color=stand_in("reference"), linewidth=1.2, zorder=5
+            )
+            continue
+        for x, y, *_ in _points(series):
+            half = 0.46 * gap
+            span = (layout.places[x] - half, layout.places[x] + half)
+            ends = ((y, y), span) if across else (span, (y, y))
+            axes.plot(*ends, color=stand_in("reference"), linewidth=1.6, zorder=5, solid_capstyle="butt")
+
+
+def _draw_point(layout: _Layout) -> None:
+    axes = layout.axes
+    for series in layout.references:
+        points = _points(series)
+        values = {y for _, y, *_ in points if not math.isnan(y)}
+        if len(values) == 1:
+            axes.axvline(values.pop(), color=stand_in("reference"), linewidth=1.2, zorder=1.5)
+            continue
+        for x, y, *_ in points:
+            at = layout.places[x]
+            axes.plot((y, y), (at - 0.3, at + 0.3), color=stand_in("reference"), linewidth=1.6, zorder=2)
+    for index, series, offset, _ in _slots(layout, 0.62):
+        for x, y, low, high in _points(series):
+            at = layout.places[x] + offset
+            axes.plot((low, high), (at, at), color=colour(index), linewidth=2, zorder=3, solid_capstyle="butt")
+            axes.plot((y,), (at,), color=colour(index), marker=MARKERS[index % len(MARKERS)], markersize=7, zorder=4)
+
+
+def _is_wide(labels: list[str], kind: str) -> bool:
+    """Whether category labels need a row each: always for points, for bars when they do not fit side by side."""
+    room = (WIDTH - 90) / max(1, len(labels))
+    return kind == "point" or max((columns(label) for label in labels), default=0) * 6.6 > room
+
+
+def _layout(chart: Chart, axes: Axes) -> _Layout:
+    xs = positions(chart)
+    is_words = any(isinstance(x, str) for x in xs)
+    is_categorical = is_words or chart.scale_x == "category" or chart.kind == "point"
+    is_categorical = is_categorical or (chart.kind == "bar" and chart.scale_x == "log")
+    is_horizontal = chart.kind == "point" or (
+        chart.kind == "bar" and is_words and _is_wide([str(x) for x in xs], chart.kind)
+    )
+    places = {x: float(i) if is_categorical else float(x) for i, x in enumerate(xs)}
+    return _Layout(axes, chart, places, is_categorical, is_horizontal)
+
+
+_DRAW = {"line": _draw_line, "bar": _draw_bar, "point": _draw_point}
+
+
+def _height(chart: Chart) -> float:
+    xs = positions(chart)
+    series = max(1, sum(not s.is_reference for s in chart.series))
+    if chart.kind == "line":
+        return HEIGHT
+    lines = max((len(wrap(str(x), 30, lines=3)) for x in xs), default=1)
+    row = max(26 if chart.kind == "bar" else 30, 15 * lines + 10, 15 * series + 10)
+    layout_is_rows = chart.kind == "point" or (
+        any(isinstance(x, str) for x in xs) and _is_wide([str(x) for x in xs], "bar")
+    )
+    return 84 + row * max(1, len(xs)) if layout_is_rows else HEIGHT
+
+
+def render_chart(chart: Chart, *, prefix: str) -> str:
+    """The chart as one inline SVG. Equal charts and prefixes give equal bytes."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    height = _height(chart)
+    with _quiet_settings():
+        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
+        axes = figure.add_subplot(facecolor="none")
+        layout = _layout(chart, axes)
+        _DRAW[chart.kind](layout)
+        dress_numbers(axes, chart, is_horizontal=layout.is_horizontal, is_categorical=layout.is_categorical)
+        if layout.is_categorical:
+            dress_categories(axes, chart, layout.places, is_horizontal=layout.is_horizontal)
+        finish(axes, chart, size=(WIDTH, height), is_horizontal=layout.is_horizontal)
+        if all(math.isnan(y) for series in chart.series for _, y, *_ in _points(series)):
+            axes.clear()
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", color=stand_in("muted"), fontsize=12)
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
+    return inline(buffer.getvalue(), prefix=prefix, title=clean(chart.title), description=clean(chart.description))

@@ -1,0 +1,125 @@
+"""A document on a terminal: findings, headlines, then a compact table or two per section."""
+
+from __future__ import annotations
+
+import typing
+
+from sftloss.analysis.document import Document, Finding, Section, Table, TokenStrip
+from sftloss.report._chart_data import chart_table
+from sftloss.report._format import NUMERIC, finding_number, format_cell
+from sftloss.report._order import SEVERITIES, bucket, by_severity, count_line
+from sftloss.report._text import clean, clean_block, shorten, visible
+
+if typing.TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+ROWS = 10
+TOKENS = 160
+# darker is more; a terminal may have no colours, so none and some also differ by brackets
+_BACKGROUNDS = ("", "on grey23", "on dark_blue", "on blue3", "on dodger_blue2", "black on sky_blue1")
+
+
+def _say(console: Console, text: str, style: str = "") -> Text:
+    """Text as data: rich reads no markup in it, and what the terminal's encoding lacks becomes a question mark."""
+    from rich.text import Text
+
+    encoding = console.encoding or "utf-8"
+    return Text(clean_block(text).encode(encoding, "replace").decode(encoding), style=style)
+
+
+def _is_unicode(console: Console) -> bool:
+    return (console.encoding or "").lower().startswith("utf")
+
+
+def render_terminal(document: Document, console: Console) -> None:
+    """Print `document` to a rich console. Colour, width and encoding are the console's (it honours ``NO_COLOR``)."""
+    console.print(_say(console, clean(document.title), "bold"))
+    for headline in document.headlines:
+        console.print(_say(console, clean(headline)))
+    console.print()
+    findings = by_severity(document.findings)
+    console.print(_say(console, f"Findings: {count_line(findings)}", "bold"))
+    for finding in findings:
+        _finding(console, finding)
+    for section in document.sections:
+        _section(console, section)
+    if document.facts:
+        console.print()
+        console.print(_say(console, "; ".join(f"{clean(k)} {clean(v)}" for k, v in document.facts), "dim"))
+
+
+def _finding(console: Console, finding: Finding) -> None:
+    severity = SEVERITIES[finding.severity]
+    number, interval = finding_number(finding)
+    line = _say(console, severity.shape if _is_unicode(console) else severity.ascii, severity.style)
+    line.append(" ").append_text(_say(console, f"{severity.word} {clean(finding.id)}", severity.style))
+    line.append("  ").append_text(_say(console, clean(finding.sentence)))
+    console.print()
+    console.print(line)
+    told = ", ".join(part for part in (number, interval) if part)
+    for text, style in ((told, "bold"), (clean(finding.why), "dim"), (finding.fix, "cyan")):
+        if text:
+            _indented(console, text, style)
+    if finding.rows:
+        rows = ", ".join(clean(row) for row in finding.rows[:3])
+        more = f" and {len(finding.rows) - 3} more" if len(finding.rows) > 3 else ""
+        _indented(console, f"rows: {rows}{more}", "dim")
+
+
+def _indented(console: Console, text: str, style: str) -> None:
+    # wrapped by hand: rich's Padding fills every line to the full width with blanks
+    for line in _say(console, text, style).wrap(console, max(20, console.width - 2)):
+        console.print("  ", line, sep="")
+
+
+def _section(console: Console, section: Section) -> None:
+    console.print()
+    level = f"  [{clean(section.level)}]" if section.level else ""
+    console.print(_say(console, clean(section.title) + level, "bold underline"))
+    console.print(_say(console, clean(section.lead)))
+    # a chart stands in only where a section has no table: a terminal shows its numbers, not its picture
+    for table in section.tables or tuple(chart_table(chart) for chart in section.charts):
+        _table(console, table)
+    for strip in section.strips[:2]:
+        _strip(console, strip)
+
+
+def _table(console: Console, table: Table) -> None:
+    from rich import box
+    from rich.table import Table as Grid
+
+    console.print(_say(console, f"\n{clean(table.title)}", "bold"))
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    widest = max(12, console.width // 2)
+    for column in table.columns:
+        is_number = column.kind in NUMERIC
+        grid.add_column(
+            _say(console, clean(column.label)),
+            justify="right" if is_number else "left",
+            no_wrap=is_number,
+            overflow="fold",
+        )
+    for row in table.rows[:ROWS]:
+        cells = (format_cell(value, column.kind) for value, column in zip(row, table.columns, strict=False))
+        grid.add_row(*(_say(console, shorten(cell, widest)) for cell in cells))
+    console.print(grid)
+    if len(table.rows) > ROWS:
+        console.print(_say(console, f"{len(table.rows) - ROWS:,} more rows are in the HTML and JSON reports.", "dim"))
+    if table.note:
+        console.print(_say(console, clean(table.note), "dim"))
+
+
+def _strip(console: Console, strip: TokenStrip) -> None:
+    if not strip.measures or not strip.values:
+        return
+    shown = _say(console, f"{clean(strip.title)} (shade: {clean(strip.measures[0])}): ", "dim")
+    is_plain, is_open = console.color_system is None, False
+    for token, value in list(zip(strip.tokens, strip.values[0], strict=False))[:TOKENS]:
+        level = bucket(value)
+        if is_plain and bool(level) is not is_open:
+            shown.append("[" if level else "]")
+            is_open = bool(level)
+        shown.append_text(_say(console, visible(token), _BACKGROUNDS[level] if level else "dim"))
+    shown.append("]" if is_open else "")
+    console.print(shown.append("…" if len(strip.tokens) > TOKENS else ""))
