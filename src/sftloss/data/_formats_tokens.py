@@ -1,0 +1,104 @@
+"""Pre-tokenised rows: input_ids with whatever labels and masks came along -> one clean sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sftloss.data._formats_weights import TOKEN_WEIGHTS, number
+from sftloss.data._read_report import BadRow, excerpt
+
+
+def tokens(row: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """``input_ids``, and ``labels``, ``weights`` (the product of all masks), ``roles`` where the row has them.
+
+    Positions whose attention mask is 0 are padding and left out, on either side.
+
+    Raises:
+        BadRow: ``bad-tokens``, ``bad-weight``, or ``empty-answer`` for an empty sequence.
+    """
+    ids = _integers(row["input_ids"], "input_ids")
+    if min(ids, default=0) < 0:
+        raise BadRow("bad-tokens", f"input_ids holds {min(ids)}; -100 belongs into labels")
+    columns: dict[str, list[Any]] = {"input_ids": ids}
+    if row.get("labels") is not None:
+        columns["labels"] = _integers(row["labels"], "labels")
+    weights = _weights(row)
+    if weights is not None:
+        columns["weights"] = weights
+    if row.get("roles") is not None:
+        columns["roles"] = _listed(row["roles"], "roles")
+    for name, column in columns.items():
+        if len(column) != len(ids):
+            raise BadRow("bad-tokens", f"{name} has {len(column)} entries, input_ids {len(ids)}")
+    columns = _without_padding(row, columns)
+    if not columns["input_ids"]:
+        raise BadRow("empty-answer", "input_ids is empty")
+    _refuse_packed(row)
+    _refuse_shifted(columns)
+    return columns
+
+
+def _listed(value: Any, name: str) -> list[Any]:
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(value, list | tuple):
+        raise BadRow("bad-tokens", f"{name} is {excerpt(value, 40)}, not a list")
+    return list(value)
+
+
+def _integers(value: Any, name: str) -> list[int]:
+    values = _listed(value, name)
+    # bool is an int to isinstance, and a list of lists would be one batch, not one row
+    for kind in set(map(type, values)) - {int}:
+        raise BadRow("bad-tokens", f"{name} holds a {kind.__name__}; write a flat list of whole numbers")
+    return values
+
+
+def _weights(row: Mapping[str, Any]) -> list[float] | None:
+    product: list[float] | None = None
+    for name in TOKEN_WEIGHTS:
+        value = row.get(name)
+        if value is None or isinstance(value, int | float | str):  # a single number weighs the row
+            continue
+        factors = [number(factor, f"{name}[{i}]") for i, factor in enumerate(_listed(value, name))]
+        if product is not None and len(product) != len(factors):
+            raise BadRow("bad-tokens", f"{name} has {len(factors)} entries, another mask of the row {len(product)}")
+        product = factors if product is None else [a * b for a, b in zip(product, factors, strict=True)]
+    return product
+
+
+def _without_padding(row: Mapping[str, Any], columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    if row.get("attention_mask") is None:
+        return columns
+    mask = _listed(row["attention_mask"], "attention_mask")
+    kinds = {repr(entry) for entry in mask}
+    if not kinds <= {"0", "1", "False", "True", "0.0", "1.0"}:
+        raise BadRow("bad-tokens", "attention_mask holds more than 0 and 1; give one unpacked sequence a row")
+    if len(mask) != len(columns["input_ids"]):
+        raise BadRow("bad-tokens", f"attention_mask has {len(mask)} entries, input_ids {len(columns['input_ids'])}")
+    if all(mask):
+        return columns
+    return {name: [entry for entry, kept in zip(column, mask, strict=True) if kept] for name, column in columns.items()}
+
+
+def _refuse_packed(row: Mapping[str, Any]) -> None:
+    """Several sequences in one row would attend to each other and share one length."""
+    for name in ("seq_lengths", "position_ids"):
+        if row.get(name) is None:
+            continue
+        entries = _integers(row[name], name)
+        # padding repeats position 0 or 1, a second sequence counts up from 0 again
+        restarts = sum(a == 0 and b == 1 for a, b in zip(entries, entries[1:], strict=False))
+        if (len(entries) if name == "seq_lengths" else restarts) > 1:
+            raise BadRow("bad-tokens", f"{name} says that several sequences are packed into the row; give one a row")
+
+
+def _refuse_shifted(columns: Mapping[str, list[Any]]) -> None:
+    labels, ids = columns.get("labels"), columns["input_ids"]
+    if labels is None:
+        return
+    for i, (label, token) in enumerate(zip(labels, ids, strict=True)):
+        if label != token and label != -100:
+            shifted = i + 1 < len(ids) and label == ids[i + 1]
+            cure = "they look shifted by one; give them unshifted" if shifted else "each label is its input id or -100"
+            raise BadRow("bad-tokens", f"labels[{i}] is {label} where input_ids has {token}: {cure}")

@@ -1,0 +1,81 @@
+"""The loss weight a row gives itself, its messages or its tokens, in every spelling the frameworks use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sftloss.data._read_report import BadRow, excerpt
+
+MESSAGE_WEIGHTS = (
+    "weight",  # OpenAI and Mistral fine-tuning, OpenChat: 0 or 1
+    "loss_weight",  # LLaMA-Factory: any number
+    "loss",  # ms-swift: bool or number
+    "loss_scale",  # ms-swift: number
+    "train",  # axolotl: bool
+    "training",  # axolotl: bool
+    "trainable",
+    "loss_mask",  # prime-rl, LoongForge: 0 or 1
+)
+ROW_WEIGHTS = ("weight", "loss_weight", "loss_scale")
+TOKEN_WEIGHTS = (
+    "weights",
+    "loss_weights",
+    "weight",
+    "loss_weight",
+    "loss_scale",
+    "loss_mask",
+    "completion_mask",
+    "assistant_masks",
+)
+_MESSAGE_WEIGHTS = frozenset(MESSAGE_WEIGHTS)
+
+
+def number(value: Any, name: str) -> float:
+    """A weight as a float; BadRow where it is not a finite number of at least zero."""
+    # bool is an int here on purpose: true trains, false does not
+    if not isinstance(value, int | float):
+        raise BadRow("bad-weight", f"{name} is {excerpt(value)}; write a number >= 0, or true or false")
+    try:
+        weight = float(value)
+    except OverflowError:
+        weight = math.inf
+    if not math.isfinite(weight):
+        raise BadRow("bad-weight", f"{name} is {weight}; write a finite number >= 0")
+    if weight < 0:
+        raise BadRow(
+            "bad-weight",
+            f"{name} is {weight:g}: a signed reward, which no sum of weights can normalise; use 0 to leave the text"
+            " untrained, or keep the reward in another column and give weighted_loss your own coefficients",
+        )
+    return weight
+
+
+def message_weight(turn: Mapping[str, Any], where: str) -> float | None:
+    """The weight one message (or content block) states, None where it states none."""
+    if _MESSAGE_WEIGHTS.isdisjoint(turn):
+        return None
+    return _agreed(turn, MESSAGE_WEIGHTS, where)
+
+
+def row_weight(row: Mapping[str, Any]) -> float:
+    """The weight of the whole row, 1 where it states none. Lists are token weights and not read here."""
+    stated = {name: row[name] for name in ROW_WEIGHTS if name in row and not isinstance(row[name], Sequence | None)}
+    texts = [name for name in ROW_WEIGHTS if isinstance(row.get(name), str)]
+    if texts:
+        raise BadRow("bad-weight", f"{texts[0]} is {excerpt(row[texts[0]])}; write a number >= 0")
+    weight = _agreed(stated, ROW_WEIGHTS, "the row") if stated else None
+    return 1.0 if weight is None else weight
+
+
+def _agreed(holder: Mapping[str, Any], names: Sequence[str], where: str) -> float | None:
+    found: dict[str, float] = {}
+    for name in names:
+        value = holder.get(name)
+        if value is not None:
+            found[name] = number(value, f"{name} of {where}")
+    if len(set(found.values())) > 1:
+        both = " and ".join(f"{name} {weight:g}" for name, weight in found.items())
+        raise BadRow("bad-weight", f"{where} has {both}; keep one of them")
+    return next(iter(found.values()), None)

@@ -1,0 +1,222 @@
+"""Any source of SFT data -> canonical records, with an account of every row that could not be used."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sftloss.data._formats import to_record
+from sftloss.data._formats_columns import Shape
+from sftloss.data._read_json import MAX_LINE_BYTES, read_json
+from sftloss.data._read_report import BadRow, ReadReport, Tally, excerpt
+from sftloss.data._read_tables import HubName, is_saved_dataset, read_hub, read_parquet, read_saved_dataset
+from sftloss.data.records import Origin, Record
+from sftloss.errors import ConfigError, DataError
+
+_SUFFIXES = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz", ".parquet")
+_NO_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(,.*)?")
+_POLICIES = ("report", "skip", "raise")
+# a file of another kind shows within so many rows; going through the rest of it would only cost time
+_HOPELESS = 10_000
+
+Row = tuple[Origin, Any, "str | None"]
+
+
+@dataclass(frozen=True)
+class ReadBounds:
+    """What reading puts up with.
+
+    Attributes:
+        bad_share: largest share of unusable rows that ``on_error="report"`` accepts, from 0 to 1.
+        line_bytes: longest line of a JSON lines file, in bytes.
+    """
+
+    bad_share: float = 0.5
+    line_bytes: int = MAX_LINE_BYTES
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.bad_share <= 1:
+            raise ConfigError(f"ReadBounds: bad_share must be from 0 to 1, got {self.bad_share}.")
+        if self.line_bytes < 1:
+            raise ConfigError(f"ReadBounds: line_bytes must be at least 1, got {self.line_bytes}.")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The arguments of `read_records`, checked."""
+
+    name: str
+    shape: Shape
+    on_error: str = "report"
+    limit: int | None = None
+    bounds: ReadBounds = field(default_factory=ReadBounds)
+
+
+class Records:
+    """The records of a source. Each `for` loop opens the source anew; `report` tells of the latest one."""
+
+    def __init__(self, source: Any, plan: _Plan) -> None:
+        self._source = source
+        self._plan = plan
+        self._tally = Tally(plan.name)
+
+    @property
+    def report(self) -> ReadReport:
+        """What the latest pass has found so far; of no rows before the first."""
+        return self._tally.report()
+
+    def __iter__(self) -> Iterator[Record]:
+        plan = self._plan
+        self._tally = tally = Tally(plan.name, tuple(plan.shape.columns.values()))
+        for origin, row, source in _open(self._source, plan.bounds.line_bytes):
+            tally.rows += 1
+            try:
+                record, name = _convert(row, origin, plan.shape, source, tally)
+            except BadRow as fault:
+                if plan.on_error == "raise":
+                    raise DataError(f"{origin}: {fault}.") from None
+                tally.bad(origin, fault)
+                if tally.rows >= _HOPELESS and not tally.usable:
+                    break
+                continue
+            tally.good(name)
+            yield record
+            if tally.usable == plan.limit:
+                break
+        tally.complete = True
+        self._judge(tally)
+
+    def _judge(self, tally: Tally) -> None:
+        report = tally.report()
+        if not report.usable:
+            raise DataError(f"No usable row. {report.summary()}")
+        if self._plan.on_error == "report" and report.bad > self._plan.bounds.bad_share * report.rows:
+            share = f"{report.bad / report.rows:.0%} of the rows cannot be used"
+            allowed = f"{self._plan.bounds.bad_share:.0%} are allowed; on_error='skip' reads on regardless"
+            raise DataError(f"{share}, {allowed}. {report.summary()}")
+
+    def __repr__(self) -> str:
+        return f"Records({self._plan.name!r})"
+
+
+def read_records(
+    source: str | os.PathLike[str] | Iterable[Mapping[str, Any]],
+    *,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    on_error: str = "report",
+    limit: int | None = None,
+    bounds: ReadBounds | None = None,
+) -> Records:
+    """Records of a file, a folder, a hub data set, or rows at hand.
+
+    Args:
+        source: A ``.json``, ``.jsonl`` or ``.ndjson`` file (also ``.gz``), a ``.parquet`` file; a folder of such
+            files, read in the order of their names, or one that ``datasets`` saved; a hub data set as
+            ``owner/name`` or ``owner/name,config=...,split=...,revision=...``; or rows as mappings.
+        format: One of `FORMATS`; None detects the format of each row.
+        columns: Names of the data's columns by what they are: ``{"prompt": "q", "response": "a", "task": "kind"}``.
+            Keys are those of `COLUMNS`.
+        on_error: What an unusable row does. ``"report"`` counts it and goes on, and too many of them are an error;
+            ``"skip"`` counts and goes on whatever their share; ``"raise"`` stops at the first.
+        limit: Number of records after which to stop.
+        bounds: The share of bad rows and the line length that are accepted.
+
+    Returns:
+        An iterable of records that can be gone through several times; its ``report`` is filled on the way.
+
+    Raises:
+        ConfigError: If an argument cannot be used.
+        DataError: If the source does not exist; while iterating: if the source cannot be read, no row is usable,
+            more rows are bad than allowed, or any is and ``on_error="raise"``.
+
+    Example:
+        >>> records = read_records([{"question": "2 + 2?", "answer": "4"}, {"question": "2 + 3?"}])
+        >>> [record.messages[-1].content for record in records]
+        ['4']
+        >>> records.report.counts
+        {'unknown-shape': 1}
+    """
+    if on_error not in _POLICIES:
+        raise ConfigError(f"read_records: on_error must be one of {', '.join(_POLICIES)}, got {on_error!r}.")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"read_records: limit must be at least 1, got {limit}.")
+    resolved = _resolve(source)
+    name = str(source) if isinstance(resolved, Path | HubName) else "rows"
+    return Records(resolved, _Plan(name, Shape(format, dict(columns or {})), on_error, limit, bounds or ReadBounds()))
+
+
+def _resolve(source: Any) -> Any:
+    """A path that exists, a hub name, or rows."""
+    if isinstance(source, Mapping) or not isinstance(source, str | os.PathLike | Iterable) or isinstance(source, bytes):
+        raise TypeError(f"read_records: source must be a path, a hub name or rows, got {type(source).__name__}.")
+    if not isinstance(source, str | os.PathLike):
+        return source
+    path = Path(source)
+    try:
+        exists = path.exists()
+    except (OSError, ValueError):  # a name too long, or with a null byte
+        exists = False
+    if exists:
+        return path
+    text = str(source)
+    if isinstance(source, str) and _HUB_NAME.fullmatch(text) and not text.endswith(_SUFFIXES) and text[0] != ".":
+        return HubName.parse(text)
+    raise DataError(f"{excerpt(text)}: no such file or folder; a hub data set is named owner/name.")
+
+
+def _open(source: Any, line_bytes: int) -> Iterator[Row]:
+    """Raw rows with their origin and the source they carry where they name none."""
+    if isinstance(source, HubName):
+        yield from ((origin, row, None) for origin, row in read_hub(source))
+    elif not isinstance(source, Path):
+        yield from ((Origin("rows", number), row, None) for number, row in enumerate(source))
+    elif not source.is_dir():
+        yield from ((origin, row, None) for origin, row in _read_file(source, line_bytes))
+    elif is_saved_dataset(source):
+        yield from ((origin, row, None) for origin, row in read_saved_dataset(source))
+    else:
+        for path in _data_files(source):
+            stem = path.name[: -len(_suffix(path))]
+            yield from ((origin, row, stem) for origin, row in _read_file(path, line_bytes))
+
+
+def _suffix(path: Path) -> str:
+    return next((suffix for suffix in _SUFFIXES if path.name.casefold().endswith(suffix)), "")
+
+
+def _data_files(folder: Path) -> list[Path]:
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and _suffix(path) and not path.name.startswith(".") and path.name not in _NO_DATA
+    )
+    if not files:
+        raise DataError(
+            f"{folder}: no data file in the folder; it looks for {', '.join(_SUFFIXES)}, not in sub-folders."
+        )
+    return files
+
+
+def _read_file(path: Path, line_bytes: int) -> Iterator[tuple[Origin, Any]]:
+    suffix = _suffix(path)
+    if not suffix:
+        raise DataError(f"{path}: not a known kind of file; use {', '.join(_SUFFIXES)}.")
+    return read_parquet(path) if suffix == ".parquet" else read_json(path, line_bytes=line_bytes)
+
+
+def _convert(row: Any, origin: Origin, shape: Shape, source: str | None, tally: Tally) -> tuple[Record, str]:
+    if isinstance(row, BadRow):
+        raise row
+    if not isinstance(row, Mapping):
+        raise BadRow("not-an-object", f"the row is {excerpt(row, 40)}; give one mapping a row")
+    tally.saw_columns(row)
+    record, name = to_record(row, origin, shape=shape, source=source)
+    if record.messages and record.messages[-1].role != "assistant":
+        tally.warn(origin, "last-turn-not-assistant")
+    return record, name

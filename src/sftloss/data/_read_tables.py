@@ -1,0 +1,146 @@
+"""Parquet files, saved `datasets` directories and hub data sets as raw rows. Nulls inside a row mean absent."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sftloss.data.records import Origin
+from sftloss.errors import ConfigError, DataError
+
+Row = tuple[Origin, dict[str, Any]]
+
+# Rows decoded at a time. A slice decodes only the row groups it touches, so memory follows this and not the file.
+_SLICE = 16_384
+
+
+def read_parquet(path: Path) -> Iterator[Row]:
+    """Rows of a parquet file, a slice of them in memory at a time.
+
+    Raises:
+        DataError: If the file is not parquet, is damaged, or has no row; or if polars is not installed.
+    """
+    try:
+        import polars as pl
+    except ImportError:
+        raise DataError(f"{path}: reading parquet needs polars: pip install 'sftloss[cli]'.") from None
+    row = 0
+    try:
+        # the path as an open file: polars would take * and ? in a name for a pattern
+        frame = pl.scan_parquet(path, glob=False)
+        height = frame.select(pl.len()).collect().item()
+        for start in range(0, height, _SLICE):
+            for found in frame.slice(start, _SLICE).collect().iter_rows(named=True):
+                yield Origin(str(path), row), _without_nulls(found)
+                row += 1
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{path}: not a parquet file, or a damaged one ({_first_line(error)}).") from None
+    except BaseException as error:
+        # polars reports some damage as a panic, which is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        raise DataError(f"{path}: a damaged parquet file ({_first_line(error)}).") from None
+    if row == 0:
+        raise DataError(f"{path}: the file has no rows.")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:120].rstrip(".") if lines else type(error).__name__
+
+
+def _without_nulls(value: Any) -> Any:
+    """A table gives every struct all keys of its column; only those with a value were in the data."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    # token ids are long and flat: look into a list only where it can hold a struct
+    if isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value[:1]):
+        return [_without_nulls(inner) for inner in value]
+    return value
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `datasets` wrote the folder with `save_to_disk`."""
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def read_saved_dataset(folder: Path) -> Iterator[Row]:
+    """Rows of a folder that `datasets` saved; of its `train` split where it has several."""
+    datasets = _datasets(str(folder))
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # arrow, json and datasets each raise their own
+        raise DataError(f"{folder}: the saved dataset cannot be loaded ({_first_line(error)}).") from None
+    yield from _rows(_split_of(loaded, str(folder), None), str(folder))
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A data set on the hub: ``owner/name,config=...,split=...,revision=...``, all but the name optional."""
+
+    name: str
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> HubName:
+        """The parts of the text; ConfigError at one that is none of ours."""
+        name, *options = (part.strip() for part in text.split(","))
+        known = [field.name for field in fields(cls)][1:]
+        given: dict[str, str] = {}
+        for option in options:
+            key, equals, value = option.partition("=")
+            if key not in known or not equals or not value or key in given:
+                close = difflib.get_close_matches(key, known, n=1)
+                meant = f", did you mean {close[0]}=...?" if close else "."
+                raise ConfigError(
+                    f"read_records: {option!r} in {text!r} is not one of {', '.join(f'{k}=...' for k in known)}{meant}"
+                )
+            given[key] = value
+        return cls(name, **given)
+
+
+def read_hub(hub: HubName) -> Iterator[Row]:
+    """Rows of a data set on the hub, streamed. Code that a data set brings along is never run."""
+    datasets = _datasets(hub.name)
+    try:
+        loaded = datasets.load_dataset(
+            hub.name, hub.config, split=hub.split, revision=hub.revision, streaming=True, trust_remote_code=False
+        )
+    except Exception as error:  # network, permission, unknown config: all with their own classes
+        raise DataError(f"{hub.name}: the hub data set cannot be loaded ({_first_line(error)}).") from None
+    try:
+        yield from _rows(_split_of(loaded, hub.name, hub.split), hub.name)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{hub.name}: the hub data set broke off ({_first_line(error)}).") from None
+
+
+def _datasets(source: str) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(f"{source}: reading it needs the datasets package: pip install datasets.") from None
+    return datasets
+
+
+def _split_of(loaded: Any, name: str, split: str | None) -> Iterable[Mapping[str, Any]]:
+    if split is not None or not isinstance(loaded, Mapping):
+        return loaded
+    if "train" not in loaded and len(loaded) != 1:
+        raise DataError(f"{name}: no train split; name one of {', '.join(map(str, loaded))} with {name},split=...")
+    return loaded["train"] if "train" in loaded else next(iter(loaded.values()))
+
+
+def _rows(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[Row]:
+    for row, found in enumerate(rows):
+        yield Origin(name, row), _without_nulls(dict(found))
