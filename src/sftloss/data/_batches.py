@@ -1,0 +1,174 @@
+"""Examples to batches. `align` is the only place in the library where targets are shifted against inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from sftloss.data._packing import first_fit_decreasing
+from sftloss.data.records import Batch, Example
+
+IGNORED = -100
+"""The target where there is nothing to predict."""
+
+
+def align(values: Shaped[Tensor, " tokens"], last: float | bool) -> Shaped[Tensor, " tokens"]:
+    """What the position before each token predicts: the values of the next token, and `last` at the end.
+
+    Example:
+        >>> align(torch.tensor([5, 6, 7]), -100)
+        tensor([   6,    7, -100])
+    """
+    return torch.cat([values[1:], values.new_full((min(len(values), 1),), last)])
+
+
+def collate(rows: Sequence[Sequence[Example]], *, pad_id: int, packed: bool = False) -> Batch:
+    """One batch whose row i holds the examples `rows[i]` one after another, padded at the right.
+
+    Each example is aligned by itself, so no target crosses from one to the next: the first token of a packed example
+    is never a target. Position ids restart at each example.
+
+    Args:
+        rows: The examples of each row, at least one row and one example. One example per row is plain padding.
+        pad_id: Token id of the padding; any id of the vocabulary will do, padding is told by `segments`.
+        packed: Whether position ids isolate the attention; then there is no attention mask, because with one
+            transformers ignores the position ids. The model must be called with `use_cache=False` then.
+
+    Raises:
+        ValueError: If there is no example, or a row holds several and `packed` is False, or `pad_id` is no id.
+
+    Example:
+        >>> batch = collate([[first], [second]], pad_id=0)   # doctest: +SKIP
+    """
+    if not rows or not all(rows):
+        raise ValueError("collate: every row must hold at least one example.")
+    if not packed and any(len(row) > 1 for row in rows):
+        raise ValueError("collate: a row with several examples needs packed=True, or they attend to each other.")
+    if not isinstance(pad_id, int) or pad_id < 0:
+        raise ValueError(f"collate: pad_id must be a token id, got {pad_id!r}. Without a pad token give the eos id.")
+    examples = tuple(example for row in rows for example in row)
+    first = [0]
+    for row in rows:
+        first.append(first[-1] + len(row))
+    columns = max(sum(len(example.input_ids) for example in row) for row in rows)
+
+    def laid(parts: Sequence[Tensor], padding: float | bool) -> Tensor:
+        """One tensor per example, laid out as ``(rows, columns)``."""
+        out = parts[0].new_full((len(rows), columns), padding)
+        for i in range(len(rows)):
+            line = torch.cat(list(parts[first[i] : first[i + 1]]))
+            out[i, : len(line)] = line
+        return out
+
+    segments = laid([torch.full_like(example.input_ids, i) for i, example in enumerate(examples)], -1)
+    return Batch(
+        input_ids=laid([example.input_ids for example in examples], pad_id),
+        position_ids=_positions(laid([torch.arange(len(e.input_ids)) for e in examples], -1)),
+        attention_mask=None if packed else (segments >= 0).long(),
+        targets=laid([align(example.input_ids, IGNORED) for example in examples], IGNORED),
+        weights=laid([align(example.weights, 0.0) for example in examples], 0.0),
+        roles=laid([align(example.roles, 0) for example in examples], 0),
+        is_end=laid([align(example.is_end, False) for example in examples], False),
+        segments=segments,
+        examples=examples,
+    )
+
+
+def _positions(positions: Tensor) -> Tensor:
+    """Padding counts up from 0: to packed attention it is one more sequence, and every id stays in range."""
+    is_padding = positions < 0
+    return torch.where(is_padding, is_padding.cumsum(-1) - 1, positions)
+
+
+def batches(
+    examples: Iterable[Example],
+    *,
+    pad_id: int,
+    batch_size: int | None = None,
+    tokens_per_batch: int | None = None,
+    packed: bool = False,
+    bucketed: bool = True,
+    window: int = 1024,
+) -> Iterator[Batch]:
+    """Every example once, in batches of rows of similar length.
+
+    The examples are read `window` at a time. Within a window they are sorted by length (`bucketed`) and cut into
+    batches, which come out in the order of their earliest example: no randomness, and no drift from short to long.
+    The loss does not depend on any of this; only the time does.
+
+    Args:
+        examples: Read once, lazily.
+        pad_id: Token id of the padding.
+        batch_size: Rows of a batch at most.
+        tokens_per_batch: Rows times columns of a batch at most, padding included. Together with `batch_size` the
+            first limit reached counts, and packed rows have `tokens_per_batch // batch_size` tokens; alone, a packed
+            batch is one row. An example longer than this comes alone.
+        packed: Whether several examples share a row (first fit decreasing), isolated by their position ids. Rows are
+            as long as the longest example of the window where `tokens_per_batch` does not say.
+        bucketed: Whether to sort by length within the window. Packing always does.
+        window: Examples held at a time.
+
+    Raises:
+        ValueError: If neither `batch_size` nor `tokens_per_batch` is given, or one of the numbers is below 1.
+
+    Example:
+        >>> for batch in batches(examples, pad_id=0, tokens_per_batch=4096): ...   # doctest: +SKIP
+    """
+    limits = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch, "window": window}
+    if batch_size is None and tokens_per_batch is None:
+        raise ValueError("batches: give batch_size, tokens_per_batch or both.")
+    for name, value in limits.items():
+        if value is not None and value < 1:
+            raise ValueError(f"batches: {name} must be at least 1, got {value}.")
+    return _stream(iter(examples), (batch_size, tokens_per_batch), window, (packed, bucketed), pad_id)
+
+
+def _stream(
+    source: Iterator[Example],
+    limits: tuple[int | None, int | None],
+    window: int,
+    manner: tuple[bool, bool],
+    pad_id: int,
+) -> Iterator[Batch]:
+    packed, bucketed = manner
+    while held := list(islice(source, window)):
+        lengths = [len(example.input_ids) for example in held]
+        if packed:
+            groups = _packed_groups(lengths, *limits)
+        else:
+            order = sorted(range(len(held)), key=lambda i: -lengths[i]) if bucketed else list(range(len(held)))
+            groups = [[[i] for i in group] for group in _cut(order, lengths, *limits)]
+        groups.sort(key=lambda rows: min(min(row) for row in rows))
+        for rows in groups:
+            rows = sorted(rows, key=min)
+            yield collate([[held[i] for i in row] for row in rows], pad_id=pad_id, packed=packed)
+
+
+def _packed_groups(lengths: list[int], batch_size: int | None, tokens: int | None) -> list[list[list[int]]]:
+    """Packed rows, `batch_size` to a batch (one where only the tokens are limited)."""
+    rows_per_batch = batch_size or 1
+    capacity = max(tokens // rows_per_batch, 1) if tokens else max(lengths)
+    bins = first_fit_decreasing(lengths, capacity)
+    totals = [sum(lengths[i] for i in row) for row in bins]
+    return [[bins[b] for b in group] for group in _cut(range(len(bins)), totals, rows_per_batch, tokens)]
+
+
+def _cut(
+    order: Iterable[int], lengths: Sequence[int], batch_size: int | None, tokens: int | None
+) -> Iterator[list[int]]:
+    """Consecutive groups within both limits; what is over the token limit by itself is a group by itself."""
+    group: list[int] = []
+    longest = 0
+    for i in order:
+        longest = max(longest, lengths[i])
+        is_full = batch_size is not None and len(group) == batch_size
+        if group and (is_full or (tokens is not None and (len(group) + 1) * longest > tokens)):
+            yield group
+            group, longest = [], lengths[i]
+        group.append(i)
+    if group:
+        yield group
