@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -32,13 +29,6 @@ def drawn_weights(count: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     weights = torch.rand(count, generator=generator) + 0.1
     return torch.where(torch.rand(count, generator=generator) < 0.3, 0.0, weights)
-
-
-@pytest.mark.parametrize("name", ["_segments", "_roles", "_positions", "_lengths", "_normaliser", "_groups"])
-def test_weights_docstring_examples_are_what_python_prints(name):
-    module = importlib.import_module(f"sftloss.weights.{name}")
-    names = {"torch": torch, **vars(module)}
-    assert doctest.testmod(module, extraglobs=names).failed == 0
 
 
 def test_roles_are_those_of_the_records():

@@ -78,10 +78,10 @@ def normaliser(
     check_flat("normaliser", weights, segments=segments)
     if by not in NORMALISERS:
         raise ValueError(f"normaliser: by must be one of {', '.join(NORMALISERS)}, got {by!r}.")
-    _check_constant(by, constant, parts)
+    share = _constant_share(by, constant, parts)
     dtype = exact_dtype(weights.device)
     if by == "constant":
-        return torch.tensor(constant / parts, dtype=dtype, device=weights.device)
+        return torch.tensor(share, dtype=dtype, device=weights.device)
     if by == "weights":
         refuse_negative("normaliser", weights)
     real = segments >= 0
@@ -93,17 +93,19 @@ def normaliser(
     return (segment_sums(counted.to(dtype), dense_ids(segments)) > 0).to(dtype).sum()
 
 
-def _check_constant(by: str, constant: float | None, parts: int | None) -> None:
+def _constant_share(by: str, constant: float | None, parts: int | None) -> float:
+    """One micro-batch's share of a constant normaliser; 0 for the other names, which take none."""
     if by != "constant":
         if constant is not None or parts is not None:
             raise ValueError(f'normaliser: constant and parts belong to by="constant", got by={by!r}.')
-        return
+        return 0.0
     if constant is None or not 0 < constant < float("inf"):
         raise ValueError(f'normaliser: by="constant" needs constant > 0, got {constant}.')
     if parts is None or parts < 1:
         raise ValueError(
             f'normaliser: by="constant" needs parts, the number of micro-batches of the step on all ranks, got {parts}.'
         )
+    return constant / parts
 
 
 def coefficients(weights: Float[Tensor, " tokens"], total: Tensor | float) -> Float[Tensor, " tokens"]:

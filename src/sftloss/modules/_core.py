@@ -1,0 +1,126 @@
+"""What the modules share: from logits to one loss a token, and from there, with weights, to one number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sftloss.objectives import cross_entropy, label_smoothing
+from sftloss.statistics import IGNORED, TokenStats, from_logits
+from sftloss.weights import NORMALISERS, coefficients, normaliser
+
+REDUCTIONS = ("mean", "sum", "none")
+Total = Tensor | float
+
+
+@dataclass(frozen=True)
+class TokenObjective:
+    """An objective, and the statistics it reads, so that no other is computed."""
+
+    of: Callable[[TokenStats], Tensor]
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """From token losses to the module's result. ``name`` is the module's, for its errors."""
+
+    name: str
+    how: str
+    normalizer: str
+
+    def __post_init__(self) -> None:
+        if self.how not in REDUCTIONS:
+            raise ValueError(f"{self.name}: reduction must be one of {', '.join(REDUCTIONS)}, got {self.how!r}.")
+        if self.normalizer not in NORMALISERS or self.normalizer == "constant":
+            raise ValueError(
+                f"{self.name}: normalizer must be weights, sequences or tokens, got {self.normalizer!r}. "
+                "For a constant give total=."
+            )
+
+    def __call__(self, losses: Tensor, weights: Tensor, segments: Tensor | None, total: Total | None) -> Tensor:
+        """Reduces ``(rows, columns)`` losses: one loss a row, their sum, or the sum over ``total``."""
+        if self.how != "mean" and total is not None:
+            raise ValueError(f'{self.name}: total divides the mean, and reduction is "{self.how}"; leave it out.')
+        weights = weights.to(losses.dtype)
+        if self.how == "none":
+            if segments is not None:
+                raise ValueError(f'{self.name}: reduction="none" gives one loss a row, but packed rows hold several.')
+            return (weights * losses).sum(dim=-1)
+        if self.how == "mean":
+            weights = coefficients(weights, self.total(weights, segments) if total is None else total)
+        return (weights * losses).sum()
+
+    def total(self, weights: Tensor, segments: Tensor | None) -> Tensor:
+        """This micro-batch's part of the step's normaliser."""
+        return normaliser(weights.reshape(-1), flat_segments(weights, segments), by=self.normalizer)
+
+
+def ce_objective(smoothing: float) -> TokenObjective:
+    """Cross-entropy, smoothed or not."""
+    if smoothing == 0:
+        return TokenObjective(cross_entropy, ("target_logprob",))
+    smoothed = partial(label_smoothing, epsilon=smoothing)
+    return TokenObjective(smoothed, ("target_logprob", "mean_logprob"))
+
+
+def token_losses(
+    logits: Float[Tensor, "*rows vocab"],
+    targets: Int[Tensor, "*rows"],
+    kept: Bool[Tensor, "*rows"],
+    objective: TokenObjective,
+) -> Float[Tensor, "*rows"]:
+    """One loss a token in float32 or better; where ``kept`` is False it is 0 and so is its gradient, whatever is there.
+
+    ``reshape``, not ``view``: the shifted slice ``logits[:, :-1]`` is not contiguous.
+    """
+    flat = torch.where(kept, targets, IGNORED).reshape(-1)
+    stats = from_logits(logits.reshape(-1, logits.shape[-1]), flat, fields=objective.fields)
+    return torch.where(flat != IGNORED, objective.of(stats), 0).reshape(targets.shape)
+
+
+def check_logits(name: str, logits: Tensor, targets: Tensor) -> None:
+    """Refuses shapes that do not belong together, naming the usual reason: no shift.
+
+    Raises:
+        ValueError: If logits are not ``(batch, tokens, vocab)`` or targets not ``(batch, tokens)``.
+    """
+    if logits.dim() != 3:
+        raise ValueError(f"{name}: logits must be (batch, tokens, vocab), got shape {tuple(logits.shape)}.")
+    if logits.shape[:2] != targets.shape:
+        raise ValueError(
+            f"{name}: logits have shape {tuple(logits.shape)}, targets {tuple(targets.shape)}. "
+            "Shift first: logits[:, :-1] predicts input_ids[:, 1:]."
+        )
+
+
+def trained_mask(
+    name: str, targets: Int[Tensor, "batch tokens"], ignore_index: int, lengths: Int[Tensor, " batch"] | None = None
+) -> Bool[Tensor, "batch tokens"]:
+    """True where a target is trained: not ignored *and*, if lengths are given, within its row's length.
+
+    Lengths narrow the label mask and never replace it: a prompt token that the labels ignore stays ignored.
+    """
+    mask = (targets != ignore_index) & (targets != IGNORED)
+    if lengths is None:
+        return mask
+    if lengths.shape != targets.shape[:1]:
+        raise ValueError(
+            f"{name}: lengths must have shape {tuple(targets.shape[:1])}, one for each row, got {tuple(lengths.shape)}."
+        )
+    return mask & (torch.arange(targets.shape[1], device=targets.device) < lengths.to(targets.device)[:, None])
+
+
+def flat_segments(like: Tensor, segments: Int[Tensor, "batch tokens"] | None) -> Int[Tensor, " tokens"]:
+    """The sequence of each token: as given, or the row it stands in."""
+    if segments is None:
+        rows = torch.arange(like.shape[0], device=like.device)
+        return rows[:, None].expand(like.shape).reshape(-1)
+    if segments.shape != like.shape:
+        raise ValueError(f"segments must have the shape of targets, {tuple(like.shape)}, got {tuple(segments.shape)}.")
+    return segments.reshape(-1)

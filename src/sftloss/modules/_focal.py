@@ -1,0 +1,113 @@
+"""Focal loss with the tutorial's name."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sftloss.modules._core import REDUCTIONS, TokenObjective, Total, token_losses
+from sftloss.objectives import cross_entropy, focal
+from sftloss.statistics import IGNORED, TokenStats
+from sftloss.weights import coefficients
+
+
+class FocalLoss(nn.Module):
+    r"""Cross-entropy that fades as the target becomes certain, averaged over the trained tokens.
+
+    .. math:: L = \frac{\alpha}{N} \sum_t -(1 - p_t)^\gamma \log p_t
+
+    As the tutorial writes it, except that N counts the tokens that are trained, not the ignored ones, and that
+    ``gamma < 1`` has a finite gradient where p reaches 1.
+
+    Args:
+        alpha: Factor on the loss, dimensionless. One number for all targets only scales the learning rate; it is
+            not the class balance of the paper.
+        gamma: Focusing exponent, dimensionless, ``>= 0``. 0 is cross-entropy.
+        ignore_index: Target that is not trained; -100 never is.
+        reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one loss a token.
+        detach_gate: Whether :math:`(1-p)^\gamma` is a weight without gradient. The paper differentiates it.
+
+    Example:
+        >>> FocalLoss(gamma=2.0)(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, -100]))
+        tensor(0.0018)
+
+    Source:
+        Lin et al., *Focal Loss for Dense Object Detection*, 2017, eq. 4 (arXiv:1708.02002); the tutorial, section 3.2.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        gamma: float = 2.0,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        *,
+        detach_gate: bool = False,
+    ) -> None:
+        super().__init__()
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"FocalLoss: reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}.")
+        self.alpha = alpha
+        self.gamma = gamma
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+        self.objective = focal_objective(gamma, detach_gate=detach_gate)
+
+    def total(self, targets: Int[Tensor, "*tokens"]) -> Float[Tensor, ""]:
+        """Number of trained tokens; its sum over the step's micro-batches and ranks is forward's ``total``."""
+        return self._trained(targets).sum()
+
+    def _trained(self, targets: Tensor) -> Tensor:
+        return (targets != self.ignore_index) & (targets != IGNORED)
+
+    def forward(
+        self,
+        logits: Float[Tensor, "*tokens vocab"],
+        targets: Int[Tensor, "*tokens"],
+        *,
+        total: Total | None = None,
+    ) -> Tensor:
+        """The loss, in nats, float32 or better.
+
+        Args:
+            logits: ``(tokens, vocab)`` or ``(batch, tokens, vocab)``, any floating dtype and strides.
+            targets: The same without ``vocab``, **aligned**.
+            total: N of the whole optimizer step, the sum of :meth:`total` over all micro-batches and ranks.
+
+        Raises:
+            ValueError: If shapes do not agree, or ``total`` is given and nothing is averaged.
+        """
+        if logits.shape[:-1] != targets.shape:
+            raise ValueError(
+                f"FocalLoss: logits have shape {tuple(logits.shape)}, targets {tuple(targets.shape)}. "
+                "Shift first: logits[:, :-1] predicts input_ids[:, 1:]."
+            )
+        if self.reduction != "mean" and total is not None:
+            raise ValueError(f'FocalLoss: total divides the mean, and reduction is "{self.reduction}"; leave it out.')
+        trained = self._trained(targets)
+        losses = self.alpha * token_losses(logits, targets, trained, self.objective)
+        if self.reduction == "none":
+            return losses
+        if self.reduction == "sum":
+            return losses.sum()
+        return (coefficients(trained.to(losses.dtype), self.total(targets) if total is None else total) * losses).sum()
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}, gamma={self.gamma}, reduction={self.reduction!r}"
+
+
+def focal_objective(gamma: float, *, detach_gate: bool = False) -> TokenObjective:
+    """Focal loss of a token, its gate differentiated or not."""
+    if gamma < 0:
+        raise ValueError(f"FocalLoss: gamma must be >= 0, got {gamma}.")
+    of = partial(_gated, gamma=gamma) if detach_gate else partial(focal, gamma=gamma)
+    return TokenObjective(of, ("target_logprob", "other_logprob"))
+
+
+def _gated(stats: TokenStats, *, gamma: float) -> Tensor:
+    # -inf (no other finite logit) times gamma = 0 would be NaN
+    log_q = stats.other_logprob.detach().clamp(min=torch.finfo(stats.other_logprob.dtype).min)
+    return torch.exp(gamma * log_q) * cross_entropy(stats)
