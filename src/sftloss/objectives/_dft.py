@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..statistics import TokenStats
+
+
+def dft(stats: TokenStats) -> Float[Tensor, " tokens"]:
+    r"""Dynamic fine-tuning: cross-entropy times the target's own probability, held fixed.
+
+    .. math:: \ell_i = -\operatorname{sg}(p_i) \log p_i, \qquad p_i = p(\text{target}_i)
+
+    Args:
+        stats: Token statistics; reads ``target_logprob``, shape ``(tokens,)``, in nats.
+
+    Returns:
+        Loss of each token, shape ``(tokens,)``, in nats, in ``[0, 1/e]``. Neither weighted nor reduced. Not
+        comparable with cross-entropy: it falls as p falls below 1/e, so watch the cross-entropy beside it.
+
+    Gradient:
+        Cross-entropy's times p, exactly that of :math:`-p`: the stop-gradient is the method. Differentiated, the
+        gate would be :math:`p (1 + \log p)` and push targets with p < 1/e down.
+
+    Example:
+        >>> import torch
+        >>> from sftloss.statistics import from_logits
+        >>> dft(from_logits(torch.tensor([[2.0, 0.0]]), torch.tensor([0])))
+        tensor([0.1118])
+
+    Source:
+        Wu et al., *On the Generalization of SFT: A Reinforcement Learning Perspective with Reward Rectification*,
+        2025, the token-level loss :math:`-\sum_t \operatorname{sg}(\pi_\theta(y_t)) \log \pi_\theta(y_t)`
+        (arXiv:2508.05629).
+    """
+    # p log p is 0 in the limit; 0 * -inf, of a target that the logits rule out, would be NaN
+    logprob = stats.target_logprob.clamp(min=torch.finfo(stats.target_logprob.dtype).min)
+    return -logprob.detach().exp() * logprob

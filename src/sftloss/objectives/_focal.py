@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..statistics import TokenStats
+
+
+def focal(stats: TokenStats, *, gamma: float = 2.0, alpha: float = 1.0) -> Float[Tensor, " tokens"]:
+    r"""Cross-entropy that fades as the target becomes certain.
+
+    .. math:: \ell_i = -\alpha (1 - p_i)^\gamma \log p_i, \qquad p_i = p(\text{target}_i)
+
+    Args:
+        stats: Token statistics; reads ``target_logprob`` and ``other_logprob``, shape ``(tokens,)``, in nats.
+        gamma: Focusing exponent, dimensionless, ``>= 0``. ``0`` is cross-entropy.
+        alpha: A plain factor on every token, dimensionless, ``> 0``; ``1`` is no factor. In the paper it differs by
+            class and so rebalances them; one number for all tokens only scales the loss.
+
+    Returns:
+        Loss of each token, shape ``(tokens,)``, in nats, ``>= 0``. Neither weighted nor reduced.
+
+    Raises:
+        ValueError: If `gamma` is negative or `alpha` is not positive, or either is not finite.
+
+    Gradient:
+        Flows through both factors: cross-entropy's times
+        :math:`\alpha [(1-p)^\gamma - \gamma p (1-p)^{\gamma-1} \log p]`, finite for every `gamma`.
+
+    Example:
+        >>> import torch
+        >>> from sftloss.statistics import from_logits
+        >>> focal(from_logits(torch.tensor([[2.0, 0.0]]), torch.tensor([0])), gamma=2.0)
+        tensor([0.0018])
+
+    Source:
+        Lin et al., *Focal Loss for Dense Object Detection*, 2017, eq. 4, and eq. 5 for alpha (arXiv:1708.02002).
+        There one sigmoid; here one softmax target.
+    """
+    if not 0 <= gamma < math.inf:
+        raise ValueError(f"focal: gamma must be finite and >= 0, got {gamma}.")
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"focal: alpha must be finite and > 0, got {alpha}.")
+    # (1-p)^gamma from log(1-p), exact near p = 1; -inf (no other finite logit) times gamma = 0 would be NaN
+    log_q = stats.other_logprob.clamp(min=torch.finfo(stats.other_logprob.dtype).min)
+    return -alpha * torch.exp(gamma * log_q) * stats.target_logprob

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..statistics import TokenStats
+
+CONVENTIONS = ("uniform", "others")
+
+
+def label_smoothing(
+    stats: TokenStats, *, epsilon: float = 0.1, convention: str = "uniform"
+) -> Float[Tensor, " tokens"]:
+    r"""Cross-entropy against a target that leaves a little probability to the rest of the vocabulary.
+
+    .. math:: \ell_i = -(1 - \varepsilon) \log p_i - \frac{\varepsilon}{V} \sum_j \log p_{ij}
+
+    Two conventions share the name. ``"uniform"``, above, spreads :math:`\varepsilon` over all V tokens, the target
+    included (the paper, ``torch``, transformers, Liger). ``"others"`` spreads it over the V - 1 others
+    (fairseq, Megatron-LM). They are one family: :math:`\varepsilon_\text{others} = \varepsilon_\text{uniform}(V-1)/V`.
+
+    Args:
+        stats: Token statistics; reads ``target_logprob`` and ``mean_logprob``, shape ``(tokens,)``, in nats, and
+            ``vocab_size``, the V above: tokens whose logit is ``-inf`` (a padded vocabulary) are no part of it.
+        epsilon: Probability given away, dimensionless, in ``[0, 1]``. ``0`` is cross-entropy.
+        convention: ``"uniform"`` or ``"others"``.
+
+    Returns:
+        Loss of each token, shape ``(tokens,)``, in nats, ``>= 0``. Neither weighted nor reduced.
+
+    Raises:
+        ValueError: If `epsilon` is outside ``[0, 1]`` or `convention` is unknown.
+
+    Gradient:
+        :math:`p_j - q_j` with the smoothed target q: ``"uniform"`` has
+        :math:`q_j = (1 - \varepsilon)[j = y] + \varepsilon / V`. It vanishes at p = q, so confidence has a ceiling.
+
+    Example:
+        >>> import torch
+        >>> from sftloss.statistics import from_logits
+        >>> stats = from_logits(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
+        >>> label_smoothing(stats, epsilon=0.1)
+        tensor([0.2269])
+        >>> label_smoothing(stats, epsilon=0.05, convention="others")  # V = 2, the same
+        tensor([0.2269])
+
+    Source:
+        Szegedy et al., *Rethinking the Inception Architecture for Computer Vision*, 2016, section 7: LSR,
+        :math:`q'(k) = (1 - \varepsilon) \delta_{k,y} + \varepsilon / K` (arXiv:1512.00567).
+    """
+    if not 0 <= epsilon <= 1:
+        raise ValueError(f"label_smoothing: epsilon must be in [0, 1], got {epsilon}.")
+    if convention not in CONVENTIONS:
+        raise ValueError(f"label_smoothing: convention must be 'uniform' or 'others', got {convention!r}.")
+    given: float | Tensor = epsilon
+    if convention == "others":
+        vocab = torch.as_tensor(stats.vocab_size, device=stats.mean_logprob.device)
+        # a vocabulary of one has no others to give to; both log-probabilities are 0 there
+        given = (epsilon * vocab / (vocab - 1).clamp(min=1)).to(stats.mean_logprob.dtype)
+    return -(1 - given) * stats.target_logprob - given * stats.mean_logprob

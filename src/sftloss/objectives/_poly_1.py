@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..statistics import TokenStats
+
+
+def poly_1(stats: TokenStats, *, epsilon: float = 1.0) -> Float[Tensor, " tokens"]:
+    r"""Cross-entropy with its leading term, 1 - p, re-weighted.
+
+    .. math:: \ell_i = -\log p_i + \varepsilon (1 - p_i), \qquad -\log p = \sum_{k \ge 1} (1 - p)^k / k
+
+    Args:
+        stats: Token statistics; reads ``target_logprob``, shape ``(tokens,)``, in nats.
+        epsilon: Added to the leading coefficient, dimensionless, ``>= -1``. ``0`` is cross-entropy. Below -1 the
+            gate turns negative for certain targets and unlearns them.
+
+    Returns:
+        Loss of each token, shape ``(tokens,)``, in nats, ``>= 0``. Neither weighted nor reduced.
+
+    Raises:
+        ValueError: If `epsilon` is below -1 or not finite.
+
+    Gradient:
+        Cross-entropy's times :math:`1 + \varepsilon p`: with a positive `epsilon` the model is pushed on where it
+        is already right.
+
+    Example:
+        >>> import torch
+        >>> from sftloss.statistics import from_logits
+        >>> poly_1(from_logits(torch.tensor([[2.0, 0.0]]), torch.tensor([0])), epsilon=1.0)
+        tensor([0.2461])
+
+    Source:
+        Leng et al., *PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions*, 2022, Poly-1:
+        :math:`-\log P_t + \varepsilon_1 (1 - P_t)` (arXiv:2204.12511).
+    """
+    if not -1 <= epsilon < math.inf:
+        raise ValueError(f"poly_1: epsilon must be finite and >= -1, got {epsilon}.")
+    # 1 - p as -expm1(log p): as exact near p = 1 as log p is, and 0 where a token is ignored (log p = 0)
+    return -stats.target_logprob - epsilon * torch.expm1(stats.target_logprob)

@@ -1,0 +1,25 @@
+"""Every objective by name. A literal dict: what is not written here does not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ._cross_entropy import cross_entropy
+from ._dft import dft
+from ._entropy_bonus import entropy_bonus
+from ._focal import focal
+from ._label_smoothing import label_smoothing
+from ._poly_1 import poly_1
+from ._z_loss import z_loss
+
+OBJECTIVES: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "label_smoothing": label_smoothing,
+    "focal": focal,
+    "poly_1": poly_1,
+    "dft": dft,
+    "z_loss": z_loss,
+    "entropy_bonus": entropy_bonus,
+}

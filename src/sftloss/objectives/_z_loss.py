@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..statistics import TokenStats
+
+
+def z_loss(stats: TokenStats) -> Float[Tensor, " tokens"]:
+    r"""Squared log-normaliser: keeps the logits from drifting, to which cross-entropy is blind.
+
+    .. math:: r_i = (\log Z_i)^2, \qquad \log Z_i = \log \sum_j e^{z_{ij}}
+
+    A term to add, with the coefficient in the expression: ``cross_entropy + 1e-4 * z_loss``.
+
+    Args:
+        stats: Token statistics; reads ``logsumexp``, shape ``(tokens,)``, in nats.
+
+    Returns:
+        Penalty of each token, shape ``(tokens,)``, in nats squared, ``>= 0``. Neither weighted nor reduced.
+
+    Gradient:
+        :math:`2 \log Z \, p_j`. It moves all logits the same way, along p, and sums to :math:`2 \log Z` over the
+        vocabulary where cross-entropy's sums to 0.
+
+    Example:
+        >>> import torch
+        >>> from sftloss.statistics import from_logits
+        >>> z_loss(from_logits(torch.tensor([[2.0, 0.0]]), torch.tensor([0])))
+        tensor([4.5238])
+
+    Source:
+        Chowdhery et al., *PaLM: Scaling Language Modeling with Pathways*, 2022, section 5, "Loss function":
+        :math:`10^{-4} \log^2 Z` is added (arXiv:2204.02311).
+    """
+    return stats.logsumexp.square()
