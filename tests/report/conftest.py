@@ -54,6 +54,8 @@ def _charts(name: str) -> tuple[Chart, ...]:
     )
     equal = Series("equal share", steps, steps, is_reference=True)
     share = tuple(0.02 * i for i in range(1, 11))
+    spread = {"low": tuple(s - 0.01 for s in share[::-1]), "high": tuple(s + 0.01 for s in share[::-1])}
+    signal = Series("signal", deciles, share[::-1], **spread)
     low, high = (0.8, 0.9, -0.4), (1.4, 1.7, 0.1)
     names = ("yes/no questions", "long list of random words, copied", f"{name}")
     return (
@@ -61,9 +63,8 @@ def _charts(name: str) -> tuple[Chart, ...]:
               (equal, banded, curve), "The per-example mean gives the shortest half of the examples 68% of the signal.",
               format_x="percent", format_y="percent"),
         Chart("deciles", "bar", "Tokens and signal by length decile", "length decile", "share",
-              (Series("tokens", deciles, share), Series("signal", deciles, share[::-1], low=tuple(s - 0.01 for s in share[::-1]),
-               high=tuple(s + 0.01 for s in share[::-1])), Series("equal", deciles, (0.1,) * 10, is_reference=True)),
-              "The longest decile holds 20% of the tokens and 2% of the signal.", scale_x="category", format_y="percent"),
+              (Series("tokens", deciles, share), signal, Series("equal", deciles, (0.1,) * 10, is_reference=True)),
+              "The longest decile holds 20% of tokens, 2% of signal.", scale_x="category", format_y="percent"),
         Chart("elasticity", "point", "Elasticity of signal on length", "loss", "elasticity",
               (Series("slope", names, (1.17, 1.3, -0.2), low=low, high=high),
                Series("proportional", names, (1.0, 1.0, 1.0), is_reference=True)),
@@ -72,7 +73,8 @@ def _charts(name: str) -> tuple[Chart, ...]:
               (Series("token mean", names, (0.2, 0.7, 0.1)), Series("example mean", names, (0.6, 0.3, None))),
               "Three tasks.", scale_x="category", format_y="percent"),
         Chart("spectrum", "line", "Loss over length", "tokens", "loss, nats",
-              (Series("mean", (1.0, 10.0, 100.0, 1000.0), (4.0, 2.0, None, 0.5)),), "Falls.", scale_x="log", scale_y="log"),
+              (Series("mean", (1.0, 10.0, 100.0, 1000.0), (4.0, 2.0, None, 0.5)),), "Falls.",
+              scale_x="log", scale_y="log"),
     )  # fmt: skip
 
 
@@ -134,7 +136,7 @@ def build(names: tuple[str, ...]) -> Document:
         for i, name in enumerate(names)
     )  # fmt: skip
     empty = Section("empty", "Nothing measured", "No rows.", tables=(Table("none", "Empty", (Column("a", "A"),), ()),),
-                    charts=(Chart("void", "line", "Empty chart", "x", "y", (Series("s", (), ()),), "No data."),))  # fmt: skip
+                    charts=(Chart("void", "line", "Empty", "x", "y", (Series("s", (), ()),), "No data."),))  # fmt: skip
     return Document(
         title=f"Signal report {first[:50]}",
         headlines=(

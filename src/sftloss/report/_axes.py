@@ -14,8 +14,8 @@ if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-FONT = 12
-_COLUMN = 6.7  # pixels a column of text takes at this size, in the widest common sans-serif
+FONT = 13
+_COLUMN = 7.1  # pixels a column of text takes at this size, in the widest common sans-serif
 
 
 def _scale(axes: Axes, name: str, scale: str) -> None:
@@ -55,27 +55,46 @@ def dress_categories(axes: Axes, chart: Chart, places: dict[float | str, float],
     labels = [format_cell(x, chart.format_x) for x in places]
     at = list(places.values())
     if is_horizontal:
-        axes.set_yticks(at, ["\n".join(wrap(label, 30, lines=3)) for label in labels])
+        axes.set_yticks([])
+        for label, y in zip(labels, at, strict=True):
+            _label_beside(axes, wrap(label, 26, lines=3), y)
         axes.set_ylim(len(at) - 0.4, -0.6)
         return
     labels = [shorten(label, 16) for label in labels]
     widest = max((columns(label) for label in labels), default=1) * _COLUMN + 10
-    step = max(1, math.ceil(len(labels) * widest / 580))
+    step = max(1, math.ceil(len(labels) * widest / 530))
     axes.set_xticks(at[::step], labels[::step])
+
+
+def _label_beside(axes: Axes, lines: list[str], y: float) -> None:
+    # one text a line: matplotlib sets a block by its own font's widths, the reader's font would leave it ragged
+    for i, line in enumerate(lines):
+        down = ((len(lines) - 1) / 2 - i) * 1.2 * FONT
+        axes.annotate(
+            line,
+            (0, y),
+            xycoords=("axes fraction", "data"),
+            xytext=(-8, down),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=FONT,
+            color=stand_in("muted"),
+        )
 
 
 def finish(axes: Axes, chart: Chart, *, size: tuple[float, float], is_horizontal: bool) -> None:
     """Margins from the labels themselves; the value's name above the axis, where nobody must tilt the head."""
     width, height = size
-    names = [label for tick in axes.yaxis.get_major_ticks() for label in tick.label1.get_text().split("\n")]
-    formatted = axes.yaxis.get_major_formatter().format_ticks(list(axes.get_yticks()))
-    widest = max((columns(line) for text in (*names, *formatted) for line in text.split("\n")), default=1)
+    beside = axes.yaxis.get_major_formatter().format_ticks(list(axes.get_yticks()))
+    names = beside if len(beside) else [text.get_text() for text in axes.texts]
+    widest = max((columns(name) for name in names), default=1)
     left = min(max(30.0, widest * _COLUMN + 12), width / 2)
-    axes.set_position((left / width, 46 / height, (width - left - 20) / width, (height - 78) / height))
+    axes.set_position((left / width, 48 / height, (width - left - 18) / width, (height - 84) / height))
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
     axes.tick_params(length=0, pad=6, labelsize=FONT, labelcolor=stand_in("muted"))
     above, below = (chart.x_label, chart.y_label) if is_horizontal else (chart.y_label, chart.x_label)
     ink = stand_in("ink")
-    axes.figure.text(4 / width, 1 - 16 / height, shorten(clean(above), 80), fontsize=FONT, color=ink, va="center")
+    axes.figure.text(1 / width, 1 - 16 / height, shorten(clean(above), 80), fontsize=FONT, color=ink, va="center")
     middle = (left + (width - 20)) / 2 / width
     axes.figure.text(middle, 11 / height, shorten(clean(below), 80), fontsize=FONT, color=ink, ha="center", va="center")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sftloss.analysis.document import Chart, Series
-from sftloss.report._axes import dress_categories, dress_numbers, finish
+from sftloss.report._axes import FONT, dress_categories, dress_numbers, finish
 from sftloss.report._chart_data import positions
 from sftloss.report._svg import SERIES, inline, stand_in
 from sftloss.report._text import clean, columns, wrap
@@ -19,7 +19,7 @@ from sftloss.report._text import clean, columns, wrap
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH, HEIGHT = 680, 320  # CSS pixels: figures are drawn at 72 dots an inch, so one point is one pixel
+WIDTH, HEIGHT = 620, 310  # CSS pixels: figures are drawn at 72 dots an inch, so one point is one pixel
 DASHES = ("", "7 3", "2 2.5", "9 3 2 3", "12 3", "5 2 1 2 1 2")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -154,8 +154,8 @@ def _draw_point(layout: _Layout) -> None:
 
 def _is_wide(labels: list[str], kind: str) -> bool:
     """Whether category labels need a row each: always for points, for bars when they do not fit side by side."""
-    room = (WIDTH - 90) / max(1, len(labels))
-    return kind == "point" or max((columns(label) for label in labels), default=0) * 6.6 > room
+    room = (WIDTH - 70) / max(1, len(labels))
+    return kind == "point" or max((columns(label) for label in labels), default=0) * 7 > room
 
 
 def _layout(chart: Chart, axes: Axes) -> _Layout:
@@ -178,12 +178,12 @@ def _height(chart: Chart) -> float:
     series = max(1, sum(not s.is_reference for s in chart.series))
     if chart.kind == "line":
         return HEIGHT
-    lines = max((len(wrap(str(x), 30, lines=3)) for x in xs), default=1)
-    row = max(26 if chart.kind == "bar" else 30, 15 * lines + 10, 15 * series + 10)
+    lines = max((len(wrap(str(x), 26, lines=3)) for x in xs), default=1)
+    row = max(28 if chart.kind == "bar" else 32, 16 * lines + 10, 15 * series + 10)
     layout_is_rows = chart.kind == "point" or (
         any(isinstance(x, str) for x in xs) and _is_wide([str(x) for x in xs], "bar")
     )
-    return 84 + row * max(1, len(xs)) if layout_is_rows else HEIGHT
+    return 90 + row * max(1, len(xs)) if layout_is_rows else HEIGHT
 
 
 def render_chart(chart: Chart, *, prefix: str) -> str:
@@ -204,7 +204,9 @@ def render_chart(chart: Chart, *, prefix: str) -> str:
         if all(math.isnan(y) for series in chart.series for _, y, *_ in _points(series)):
             axes.clear()
             axes.set_axis_off()
-            axes.text(0.5, 0.5, "no data", transform=axes.transAxes, ha="center", color=stand_in("muted"), fontsize=12)
+            axes.text(
+                0.5, 0.5, "no data", transform=axes.transAxes, ha="center", color=stand_in("muted"), fontsize=FONT
+            )
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)

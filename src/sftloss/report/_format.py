@@ -88,6 +88,7 @@ def finding_number(finding: Finding) -> tuple[str, str]:
     """The number of a finding and its interval, as two texts; empty where there is none.
 
     Example:
+        >>> from sftloss.analysis.document import Interval
         >>> finding_number(Finding("A", "info", "", "", value=1.3, unit="ratio", interval=Interval(1.1, 1.5)))
         ('1.30×', '95% interval 1.10× to 1.50×')
     """

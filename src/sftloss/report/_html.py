@@ -69,5 +69,6 @@ def render_html(document: Document) -> str:
         if len(page.encode()) <= MAX_BYTES:
             return page
     raise ValueError(
-        f"render_html: the page has {len(page.encode()):,} bytes, the limit is {MAX_BYTES:,}. Use fewer sections or charts."
+        f"render_html: the page has {len(page.encode()):,} bytes, the limit is {MAX_BYTES:,}. "
+        "Use fewer sections or charts."
     )

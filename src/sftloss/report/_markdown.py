@@ -21,7 +21,8 @@ def escape(text: str) -> str:
     """
     text = _ACTIVE.sub(r"\\\1", clean(text)).replace("@", "@\u2060").replace("://", ":\u2060//")
     text = re.sub(r"(?i)\bwww\.", "www\u2060.", text)
-    return re.sub(r"^(\s*)([-+=]|\d+[.)])", r"\1\\\2", text)
+    # a list item or an underline, at the start of a line only: "-3" and "50.0%" stay as they are
+    return re.sub(r"^(\s*\d*)([-+=.)])(?=\s|$|\2)", r"\1\\\2", text)
 
 
 def _cell(value: Cell, column: Column) -> str:

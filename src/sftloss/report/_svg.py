@@ -26,6 +26,7 @@ def _variables() -> dict[str, str]:
 _VARIABLES = _variables()
 _COLOUR = re.compile(r"#010[12][0-9a-f]{2}")
 _FONT = re.compile(r"font: (?:normal )*([0-9.]+px) [^;]*")
+_FAMILY = re.compile(r"font-family: [^;]*;? ?")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _LONG = re.compile(r"(\d+\.\d{2})\d+")
 
@@ -51,7 +52,10 @@ def _attribute(name: str, value: str, ids: dict[str, str]) -> tuple[str, str] | 
     if name == "href":
         return "href", f"#{ids[value[1:]]}"
     if name == "style":
-        value = _COLOUR.sub(lambda m: _VARIABLES[m.group()], _FONT.sub(r"font-size: \1", value))
+        value = _FAMILY.sub("", _FONT.sub(r"font-size: \1", value))  # the page's own fonts
+        value = _COLOUR.sub(lambda m: _VARIABLES[m.group()], value)
+    if name == "transform" and value.startswith("rotate(-0"):
+        return None
     if name in ("d", "transform", "x", "y", "points"):
         value = _LONG.sub(r"\1", value).replace("\n", " ").strip()
     return name, _REFERENCE.sub(lambda m: f"url(#{ids[m.group(1)]})", value)

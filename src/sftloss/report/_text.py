@@ -1,4 +1,4 @@
-"""Text that came from somebody's data, made safe to show: nothing here changes meaning, only what a screen would obey."""
+"""Text that came from somebody's data, made safe to show: only what a screen would obey is taken away."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sftloss.analysis.document import Chart, Document, Finding, Section, Table, TokenStrip
+from sftloss.analysis.document import Chart, Column, Document, Finding, Section, Table, TokenStrip
 from sftloss.report._chart_data import chart_table
 from sftloss.report._charts import DASHES, MARKERS, render_chart
 from sftloss.report._format import NUMERIC, finding_number, format_cell
@@ -38,15 +38,30 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "part"
 
 
+def _cell_class(column: Column, texts: list[str]) -> str:
+    """n: a number, set flush right; w: text long enough to wrap, which needs room to do it well; else short text."""
+    if column.kind in NUMERIC:
+        return "n"
+    return "w" if max((len(text) for text in texts), default=0) > 14 else "s"
+
+
 def _table(table: Table, limits: Limits) -> View:
-    shown = table.rows[: limits.rows]
     kinds = [column.kind for column in table.columns]
+    shown = [
+        [shorten(format_cell(v, k), limits.cell) for v, k in zip(row, kinds, strict=False)]
+        for row in table.rows[: limits.rows]
+    ]
     return {
         "title": clean(table.title),
         "columns": [
-            {"label": clean(c.label), "help": clean(c.help), "is_number": c.kind in NUMERIC} for c in table.columns
+            {
+                "label": clean(c.label),
+                "help": clean(c.help),
+                "class": _cell_class(c, [row[i] for row in shown if i < len(row)]),
+            }
+            for i, c in enumerate(table.columns)
         ],
-        "rows": [[shorten(format_cell(v, k), limits.cell) for v, k in zip(row, kinds, strict=False)] for row in shown],
+        "rows": shown,
         "hidden": len(table.rows) - len(shown),
         "note": clean(table.note),
     }

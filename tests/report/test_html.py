@@ -1,0 +1,159 @@
+"""The page: one file, the same bytes for the same document, and somebody's data is text in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.report._html import Page
+from tests.report.conftest import HOSTILE, SCRIPT
+
+from sftloss.analysis.document import Chart, Column, Document, Section, Series, Table, TokenStrip
+from sftloss.report import render_html
+from sftloss.report._html import MAX_BYTES
+
+
+@pytest.fixture(scope="module")
+def source(hostile: Document) -> str:
+    return render_html(hostile)
+
+
+@pytest.fixture(scope="module")
+def page(source: str) -> Page:
+    return Page(source)
+
+
+def test_page_is_well_formed(page: Page):
+    assert page.tags[0][0] == "html"
+
+
+def test_page_has_every_id_once_and_every_reference_has_its_id(page: Page):
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.tags:
+        for name in ("aria-labelledby", "aria-describedby", "for"):
+            assert attributes.get(name, ids[0]) in ids
+        if (attributes.get("href") or "").startswith("#"):
+            assert attributes["href"][1:] in ids
+        if "url(#" in (attributes.get("clip-path") or ""):
+            assert attributes["clip-path"][5:-1] in ids
+
+
+def test_page_headings_descend_one_level_at_a_time(page: Page):
+    levels = [int(tag[1]) for tag, _ in page.tags if tag in ("h1", "h2", "h3", "h4")]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(later <= earlier + 1 for earlier, later in zip(levels, levels[1:], strict=False))
+
+
+def test_page_has_landmarks_and_a_skip_link(page: Page):
+    assert {"header", "nav", "main", "footer"} <= {tag for tag, _ in page.tags}
+    assert page.all("a")[0]["href"] == "#findings"
+
+
+def test_page_shows_hostile_text_as_text(page: Page):
+    shown = " ".join("".join(page.text).split())
+    breaking = (SCRIPT, "goes {{7*7}} {% raw %}", 'line separator" onload="x', "$x^2$ | `code` & <b>")
+    for text in (*breaking, "مرحبا بالعالم", HOSTILE[6]):
+        assert text in shown
+    assert "goes 49" not in shown  # a title that begins so with {{7*7}}, were it a template
+    assert not page.all("img") and not page.all("b")
+
+
+def test_page_runs_only_our_script_and_links_only_into_itself(page: Page):
+    assert len(page.all("script")) == 1 and page.all("script")[0] == {}
+    for _, attributes in page.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        assert (attributes.get("href") or "#")[0] == "#" or attributes["href"] == "data:,"
+        assert "src" not in attributes
+
+
+def test_page_has_no_control_characters(source: str):
+    assert not [c for c in source if (ord(c) < 32 and c != "\n") or 0x7F <= ord(c) < 0xA0 or c in "\u2028\u2029\u202e"]
+
+
+def test_page_forbids_everything_but_its_own_style_and_script(page: Page):
+    (policy,) = [m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none';") and "script-src 'sha256-" in policy
+    assert "unsafe-inline" not in policy.split("script-src")[1]
+
+
+def test_findings_come_first_and_the_worst_of_them_before_the_others(page: Page):
+    kinds = [attributes["class"] for _, attributes in page.tags if "finding" in (attributes.get("class") or "").split()]
+    assert kinds == ["finding error", "finding warning", "finding info"]
+    sections = [attributes["id"] for attributes in page.all("section")]
+    assert sections[0] == "findings"
+
+
+def test_finding_says_its_severity_number_and_interval_in_words(page: Page):
+    shown = "".join(page.text)
+    for text in ("Error", "Warning", "Note", "41.2%", "95% interval 39.1% to 43.3%", "0.71×"):
+        assert text in shown
+
+
+def test_every_chart_has_a_text_alternative_and_its_numbers(hostile: Document, page: Page):
+    charts = sum(len(section.charts) for section in hostile.sections)
+    pictures = [svg for svg in page.all("svg") if svg.get("role") == "img"]
+    assert len(pictures) == charts == "".join(page.text).count("Numbers of this chart")
+    assert sum(tag == "desc" for tag, _ in page.tags) == charts
+
+
+def test_chart_text_stays_text(source: str):
+    # a Chinese category label, its first line (13 wide characters fill the 26 columns), not outlines
+    assert source.count(f"{HOSTILE[6][:13]}</text>") >= 2
+
+
+def test_undefined_cells_are_empty_and_never_zero(calm: Document):
+    columns = (Column("a", "A"), Column("b", "B", "percent"), Column("c", "C", "number"))
+    table = Table("t", "T", columns, (("row", None, float("nan")),))
+    source = render_html(Document("d", (), (), (Section("s", "S", "l", tables=(table,)),)))
+    assert '<td class="n"><bdi></bdi></td><td class="n"><bdi></bdi></td>' in source
+
+
+def test_page_of_an_empty_document_says_that_nothing_was_found():
+    shown = "".join(Page(render_html(Document("Quiet", (), (), ()))).text)
+    assert "Nothing was found that needs attention." in shown
+
+
+def test_page_stays_within_its_budget_and_says_what_it_hides(hostile: Document):
+    long = tuple((f"row {i} " + "x" * 300, *(float(i),) * 12) for i in range(5000))
+    table = Table("t", "T", tuple(Column(str(i), str(i), "number" if i else "text") for i in range(13)), long)
+    n = 20_000
+    strip = TokenStrip("s", ("loss",), tuple("token" for _ in range(n)), ("response",) * n, ((0.5,) * n,))
+    points = tuple(float(i) for i in range(n))
+    chart = Chart("c", "line", "C", "x", "y", (Series("s", points, points),), "Many points.")
+    sections = tuple(Section(f"s{i}", "S", "l", tables=(table,) * 3, strips=(strip,) * 4) for i in range(12))
+    source = render_html(replace(hostile, sections=(*sections, Section("c", "C", "l", charts=(chart,)))))
+    assert len(source.encode()) <= MAX_BYTES
+    assert "more rows are in the JSON report" in source and "more tokens are in the JSON report" in source
+
+
+_ONCE = """
+import sys
+from tests.report.conftest import HOSTILE, build
+from sftloss.report import render_html, to_json, render_markdown
+d = build(HOSTILE[:3])
+sys.stdout.buffer.write((render_html(d) + to_json(d) + render_markdown(d)).encode())
+"""
+
+
+def test_equal_documents_give_equal_bytes_in_two_processes():
+    root = Path(__file__).parents[2]
+    written = []
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}"}
+        done = subprocess.run([sys.executable, "-c", _ONCE], env=environment, capture_output=True, check=True)
+        written.append(done.stdout)
+    assert written[0] == written[1] and len(written[0]) > 100_000
+
+
+def test_charts_leave_no_trace_in_matplotlib(calm: Document):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    render_html(calm)
+    assert dict(matplotlib.rcParams) == before
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
