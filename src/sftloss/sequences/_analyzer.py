@@ -1,0 +1,291 @@
+"""Losses and gradients of sequences by their length, one sequence one observation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sftloss._numbers import elasticity, pearson, spearman
+from sftloss.objectives import cross_entropy, focal, label_smoothing
+from sftloss.sequences._summary import ANCHORS, MECHANICAL, assess, by_length, mean, shown, std
+from sftloss.statistics import IGNORED, TokenStats, from_logits
+from sftloss.weights import length_weights, position_weights
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """An objective and the weights of a sequence's tokens, from their number."""
+
+    objective: Callable[[TokenStats], Tensor]
+    weights: Callable[[Tensor], Tensor]
+    is_sum: bool = True
+
+
+class LossFunctionAnalyzer:
+    """Looks at losses and gradients of sequences by their length, one sequence one observation.
+
+    Args:
+        vocab_size: Number of real vocabulary entries where the logits are padded to more; the rest is left out.
+            None takes every column.
+        gamma: Exponent of the focal loss.
+        smoothing: Weight of the uniform distribution in the smoothed cross-entropy.
+        ramp: Heights at first and last token of the position-weighted cross-entropy; scaled to mean 1.
+        resamples: Bootstrap resamples of an interval; it covers 95 %.
+        seed: Of the resampling.
+
+    Example:
+        >>> from sftloss.sequences import generate_test_data
+        >>> sequences, logits = generate_test_data(vocab_size=50, num_samples=40)
+        >>> result = LossFunctionAnalyzer().analyze_length_bias(sequences, logits)
+        >>> result["bias_assessment"]
+        'neutral'
+
+    Source:
+        The tutorial, section 3.1; the statistics follow Kish and the usual bootstrap, see ``sftloss._numbers``.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int | None = None,
+        *,
+        gamma: float = 2.0,
+        smoothing: float = 0.1,
+        ramp: tuple[float, float] = (0.5, 1.0),
+        resamples: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self._estimate = partial(elasticity, resamples=resamples, seed=seed)
+        self.losses = {
+            "standard_ce": _Loss(cross_entropy, torch.ones_like),
+            "length_normalized_ce": _Loss(cross_entropy, partial(_over_length, alpha=1.0), is_sum=False),
+            "focal_loss": _Loss(partial(focal, gamma=gamma), torch.ones_like),
+            "label_smoothing_ce": _Loss(partial(label_smoothing, epsilon=smoothing), torch.ones_like),
+            "weighted_ce": _Loss(cross_entropy, partial(_ramped, start=ramp[0], end=ramp[1])),
+        }
+
+    def analyze_length_bias(
+        self, sequences: Sequence[Tensor], logits: Sequence[Tensor], *, verbose: bool = False
+    ) -> dict[str, Any]:
+        """How the cross-entropy of a sequence, summed and per token, goes with its length.
+
+        Args:
+            sequences: Token ids, one ``(n,)`` tensor a sequence; ``-100`` is no target.
+            logits: ``(n, vocab)`` each, **not shifted**: row t is the prediction made at token t.
+            verbose: Whether to print :func:`summary` of the result.
+
+        Returns:
+            ``length_stats``
+                by T: ``count``, and ``mean`` and ``std`` (None for one sequence) of ``total_loss`` and ``mean_loss``.
+                The tutorial's third, ``normalized_loss``, is ``mean_loss`` once T counts the targets.
+            ``elasticity``
+                of ``total_loss`` and ``mean_loss``: ``value``, ``low``, ``high``, ``n``, ``reason``.
+            ``correlations``, ``spearman``
+                Pearson and rank, of both: ``r``, ``p``, ``n``, ``reason``; secondary, see ``note``.
+            ``bias_assessment``
+                of the *per-token* loss: ``neutral``, ``long_harder``, ``short_harder``, ``inconclusive`` or
+                ``insufficient``.
+            ``per_example``, ``excluded``
+                the numbers themselves; how many sequences had no target.
+
+        Raises:
+            ValueError: If the two lists or a sequence and its logits do not fit.
+        """
+        rows, excluded = self._rows("analyze_length_bias", sequences, logits)
+        lengths = torch.tensor([float(targets.numel()) for _, targets in rows], dtype=torch.float64)
+        total = torch.tensor([float(self._token_ce(z, y).sum()) for z, y in rows], dtype=torch.float64)
+        both = {"total_loss": total, "mean_loss": total / lengths}
+        found = {name: self._estimate(values, lengths) for name, values in both.items()}
+        result = {
+            "length_stats": by_length(lengths, both),
+            "elasticity": {name: asdict(estimate) for name, estimate in found.items()},
+            "correlations": {name: asdict(pearson(lengths, values)) for name, values in both.items()},
+            "spearman": {name: asdict(spearman(lengths, values)) for name, values in both.items()},
+            "bias_assessment": assess(found["mean_loss"], lengths),
+            "per_example": {"length": lengths.tolist(), **{name: values.tolist() for name, values in both.items()}},
+            "excluded": excluded,
+            "note": MECHANICAL,
+        }
+        return shown(result, verbose)
+
+    def analyze_gradient_magnitude_bias(
+        self, sequences: Sequence[Tensor], model: nn.Module, *, train_mode: bool = False, verbose: bool = False
+    ) -> dict[str, Any]:
+        r"""How the norm of a sequence's parameter gradient goes with its length.
+
+        One backward a sequence, for :math:`\sum_t \ell_t`; the gradient of the mean is that over T. The norm of the
+        mean falls as about :math:`T^{-1/2}`, because averaging nearly independent token gradients cancels them: not
+        a bias. No ``.grad`` is touched, and every module's training flag is put back.
+
+        Args:
+            sequences: Token ids, one ``(n,)`` tensor a sequence; ``-100`` is no target (and may be no input).
+            model: Called as ``model(ids)`` with ``(1, n)``; returns logits, a tuple that begins with them, or an
+                object with ``.logits``; ``(1, n, vocab)``, not shifted.
+            train_mode: Whether to run in training mode, with its dropout. By default evaluation mode.
+            verbose: Whether to print :func:`summary` of the result.
+
+        Returns:
+            ``per_example``
+                ``length`` and ``loss`` (per token), ``grad_norm_sum`` and ``grad_norm_mean`` (of the summed and of
+                the averaged loss).
+            ``elasticity``, ``spearman``
+                of both norms in the length.
+            ``length_stats``
+                by T: ``count``, and mean and std of the loss and both norms.
+            ``excluded``, ``normalization``
+                sequences without a target; what each norm is of.
+
+        Raises:
+            ValueError: If no parameter requires a gradient, or the model's output holds no such logits.
+        """
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError("analyze_gradient_magnitude_bias: no parameter of the model requires a gradient.")
+        modes = {module: module.training for module in model.modules()}
+        table: list[tuple[float, float, float]] = []
+        model.train(train_mode)
+        try:
+            for sequence in sequences:
+                targets = sequence[1:].to(parameters[0].device)
+                if bool((targets != IGNORED).any()):
+                    table.append(self._gradient_of(model, parameters, sequence.to(parameters[0].device)))
+        finally:
+            for module, was_training in modes.items():
+                module.training = was_training
+        lengths, loss, norm = torch.tensor(table, dtype=torch.float64).reshape(-1, 3).unbind(dim=1)
+        norms = {"grad_norm_sum": norm, "grad_norm_mean": norm / lengths}
+        columns = {"loss": loss, **norms}
+        result = {
+            "per_example": {"length": lengths.tolist(), **{name: c.tolist() for name, c in columns.items()}},
+            "elasticity": {name: asdict(self._estimate(c, lengths)) for name, c in norms.items()},
+            "spearman": {name: asdict(spearman(lengths, c)) for name, c in norms.items()},
+            "length_stats": by_length(lengths, columns),
+            "excluded": len(sequences) - len(table),
+            "normalization": "grad_norm_sum: of the loss summed over targets; grad_norm_mean: of its mean, over T.",
+            "note": ANCHORS,
+        }
+        return shown(result, verbose)
+
+    def compare_loss_functions(
+        self, sequences: Sequence[Tensor], logits: Sequence[Tensor], *, verbose: bool = False
+    ) -> dict[str, dict[str, Any]]:
+        r"""Five losses side by side: their values, and how much of each one's signal goes to long sequences.
+
+        Values of different losses are on different scales and say nothing about which is better. The figure to
+        compare is ``signal_elasticity``, of :math:`\sum_t \lVert \partial L / \partial z_t \rVert_1`, the probability
+        mass that a sequence asks the model to move, in T.
+
+        Args:
+            sequences: As for :meth:`analyze_length_bias`.
+            logits: As there.
+            verbose: Whether to print :func:`summary` of the result.
+
+        Returns:
+            By loss (``standard_ce``, ``length_normalized_ce``, ``focal_loss``, ``label_smoothing_ce``,
+            ``weighted_ce``): ``total_loss``, ``mean_loss`` and ``std_loss`` over sequences; ``is_sum``;
+            ``elasticity`` of the loss; ``signal_elasticity``; and, secondary (see ``note``), Pearson's
+            ``length_bias_correlation`` with ``bias_p_value``, and ``normalized_bias_correlation``, of the loss per
+            token (a loss that is a mean already is not divided again).
+
+        Raises:
+            ValueError: As :meth:`analyze_length_bias`.
+        """
+        rows, _ = self._rows("compare_loss_functions", sequences, logits)
+        lengths = torch.tensor([float(targets.numel()) for _, targets in rows], dtype=torch.float64)
+        found = [self._values_and_signals(z, targets) for z, targets in rows]
+        values, signals = torch.tensor(found, dtype=torch.float64).reshape(-1, len(self.losses), 2).unbind(dim=2)
+        result = {
+            name: self._described(loss, values[:, column], signals[:, column], lengths)
+            for column, (name, loss) in enumerate(self.losses.items())
+        }
+        return shown(result, verbose)
+
+    def _described(self, loss: _Loss, values: Tensor, signals: Tensor, lengths: Tensor) -> dict[str, Any]:
+        plain, per_token = pearson(lengths, values), pearson(lengths, values / lengths if loss.is_sum else values)
+        return {
+            "total_loss": float(values.sum()),
+            "mean_loss": mean(values),
+            "std_loss": std(values),
+            "is_sum": loss.is_sum,
+            "elasticity": asdict(self._estimate(values, lengths)),
+            "signal_elasticity": asdict(self._estimate(signals, lengths)),
+            "length_bias_correlation": plain.r,
+            "bias_p_value": plain.p,
+            "normalized_bias_correlation": per_token.r,
+            "reason": plain.reason or per_token.reason,
+            "note": MECHANICAL if loss.is_sum else "",
+        }
+
+    def _rows(
+        self, name: str, sequences: Sequence[Tensor], logits: Sequence[Tensor]
+    ) -> tuple[list[tuple[Tensor, Tensor]], int]:
+        """Logits and targets of each sequence, aligned, without what is no target; and how many had none."""
+        if len(sequences) != len(logits):
+            raise ValueError(f"{name}: there are {len(sequences)} sequences and {len(logits)} logits.")
+        rows = []
+        for index, (sequence, z) in enumerate(zip(sequences, logits, strict=True)):
+            if sequence.dim() != 1 or z.dim() != 2 or len(z) != len(sequence):
+                raise ValueError(
+                    f"{name}: sequence {index} must be (n,) and its logits (n, vocab), not shifted; got "
+                    f"{tuple(sequence.shape)} and {tuple(z.shape)}."
+                )
+            targets = sequence[1:].to(z.device)
+            kept = targets != IGNORED
+            if bool(kept.any()):
+                rows.append((z[:-1, : self.vocab_size][kept].detach(), targets[kept]))
+        return rows, len(sequences) - len(rows)
+
+    def _token_ce(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(from_logits(logits, targets, fields=("target_logprob",)))
+
+    def _values_and_signals(self, logits: Tensor, targets: Tensor) -> list[tuple[float, float]]:
+        """Each loss of one sequence and the L1 norm of its gradient in the logits."""
+        with torch.enable_grad():
+            z = logits.float().requires_grad_()
+            stats = from_logits(z, targets, fields=("target_logprob", "other_logprob", "mean_logprob"))
+            found = []
+            for loss in self.losses.values():
+                ones = torch.ones(targets.numel(), device=z.device)
+                value = (loss.weights(ones) * loss.objective(stats)).sum()
+                (slope,) = torch.autograd.grad(value, z, retain_graph=True)
+                found.append((float(value.detach()), float(slope.abs().sum(dtype=torch.float64))))
+        return found
+
+    def _gradient_of(
+        self, model: nn.Module, parameters: list[nn.Parameter], sequence: Tensor
+    ) -> tuple[float, float, float]:
+        """Length, loss per token and gradient norm of the summed loss of one sequence."""
+        targets = sequence[1:]
+        with torch.enable_grad():
+            logits = _logits_of(model(sequence.clamp(min=0)[None]), sequence.numel())
+            losses = self._token_ce(logits[:-1, : self.vocab_size], targets)
+            slopes = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
+        squares = [slope.double().square().sum() for slope in slopes if slope is not None]
+        count = int((targets != IGNORED).sum())
+        return float(count), float(losses.detach().sum()) / count, float(torch.stack(squares).sum().sqrt())
+
+
+def _logits_of(output: Any, tokens: int) -> Tensor:
+    logits = getattr(output, "logits", output)
+    if isinstance(logits, tuple | list):
+        logits = logits[0]
+    if isinstance(logits, Tensor) and logits.dim() == 3 and logits.shape[:2] == (1, tokens):
+        return logits[0]
+    got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    raise ValueError(
+        f"analyze_gradient_magnitude_bias: the model must return logits (1, {tokens}, vocab), alone, first in a tuple "
+        f"or as .logits; got {got}."
+    )
+
+
+def _over_length(ones: Tensor, *, alpha: float) -> Tensor:
+    return length_weights(ones, torch.zeros_like(ones, dtype=torch.int64), alpha=alpha)
+
+
+def _ramped(ones: Tensor, *, start: float, end: float) -> Tensor:
+    return position_weights(ones, torch.zeros_like(ones, dtype=torch.int64), start=start, end=end)

@@ -1,0 +1,83 @@
+"""A result as text, a table by length, a verdict where the data can carry one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sftloss._numbers import Estimate
+
+EQUIVALENCE = 0.1  # elasticities within this of an anchor count as the anchor
+MECHANICAL = (
+    "The correlation of a summed loss with length is near 1 by construction (more terms, larger sum), for any model "
+    "and any data; it is no finding. Read the elasticities."
+)
+ANCHORS = "Elasticity in length: 1 is proportional to tokens, 0 the same for every sequence, below 0 favours the short."
+
+
+def summary(result: dict[str, Any]) -> str:
+    """A result of any of the three analyses as a few lines of text."""
+    if "per_example" not in result:
+        lines = [
+            f"{name:22} mean {_text(one['mean_loss'])}  elasticity of the signal {_interval(one['signal_elasticity'])}"
+            for name, one in result.items()
+        ]
+        return "\n".join([*lines, ANCHORS])
+    lines = [f"{len(result['per_example']['length'])} sequences, {result['excluded']} without a target left out"]
+    lines += [f"{name:16} elasticity {_interval(one)}" for name, one in result["elasticity"].items()]
+    if "bias_assessment" in result:
+        lines.append(f"loss per token by length: {result['bias_assessment']}")
+    return "\n".join([*lines, result["note"]])
+
+
+def shown(result: dict[str, Any], verbose: bool) -> dict[str, Any]:
+    if verbose:
+        print(summary(result))
+    return result
+
+
+def assess(found: Estimate, lengths: Tensor) -> str:
+    """A verdict only where the data can carry one: 30 sequences, 5 lengths, the long 1.5 times the short."""
+    if found.value is None or found.low is None or found.high is None or found.n < 30:
+        return "insufficient"
+    tenth, ninth = torch.quantile(lengths, torch.tensor([0.1, 0.9], dtype=torch.float64)).tolist()
+    if lengths.unique().numel() < 5 or ninth < 1.5 * tenth:
+        return "insufficient"
+    if found.low > -EQUIVALENCE and found.high < EQUIVALENCE:
+        return "neutral"
+    if found.low > EQUIVALENCE:
+        return "long_harder"
+    return "short_harder" if found.high < -EQUIVALENCE else "inconclusive"
+
+
+def by_length(lengths: Tensor, columns: dict[str, Tensor]) -> dict[int, dict[str, Any]]:
+    """For reading only: every length, those that occur once too. No statistic is computed from these."""
+    table: dict[int, dict[str, Any]] = {}
+    for length in lengths.unique().tolist():
+        of_length = lengths == length
+        table[int(length)] = {"count": int(of_length.sum())} | {
+            name: {"mean": mean(values[of_length]), "std": std(values[of_length])} for name, values in columns.items()
+        }
+    return table
+
+
+def mean(values: Tensor) -> float | None:
+    return float(values.mean()) if values.numel() else None
+
+
+def std(values: Tensor) -> float | None:
+    return float(values.std()) if values.numel() > 1 else None
+
+
+def _text(value: float | None) -> str:
+    return "    none" if value is None else f"{value:8.3f}"
+
+
+def _interval(one: dict[str, Any]) -> str:
+    if one["value"] is None:
+        return f"none ({one['reason']})"
+    if one["low"] is None:
+        return f"{one['value']:.2f}"
+    return f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]"
