@@ -1,0 +1,197 @@
+"""From the table of tokens to sums by example, and from those to sums by group.
+
+The tokens are streamed and never held. One row an example stays in memory. A normalisation multiplies all tokens
+of an example by one factor, so one set of sums answers every normalisation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from sftloss.analysis._bootstrap import GroupSums
+from sftloss.analysis._tilt import Lengths, Normalisation, sequence_weights
+from sftloss.analysis._views import ROLES, AnalysisOptions, View
+from sftloss.errors import DataError
+
+Floats = NDArray[np.float64]
+RESPONSE = ROLES.index("response")
+
+
+class SignalTable(Protocol):
+    """What `measure` writes: tokens and examples as lazy frames."""
+
+    @property
+    def tokens(self) -> pl.LazyFrame: ...
+
+    @property
+    def examples(self) -> pl.LazyFrame: ...
+
+
+def token_weight(options: AnalysisOptions) -> pl.Expr:
+    """u of a token: the data's weight, or the weight of its role where the options give weights by role."""
+    if options.role_weights is None:
+        return pl.col("weight").cast(pl.Float64)
+    by_role = dict(options.role_weights)
+    codes = {code: float(by_role.get(role, 0.0)) for code, role in enumerate(ROLES)}
+    return pl.col("role").cast(pl.Int64).replace_strict(codes, default=0.0, return_dtype=pl.Float64)
+
+
+def _sums(objectives: tuple[str, ...], columns: set[str]) -> list[pl.Expr]:
+    """Sums of u times each signal; an untrained token adds nothing, not even a NaN."""
+    parts = [pl.col("u").sum().alias("S0"), (pl.col("u") > 0).sum().alias("count")]
+    has_hidden = "hidden_norm" in columns
+    for name in objectives:
+        signals = {"loss": pl.col(f"loss:{name}"), "S1": pl.col(f"l1:{name}")}
+        if has_hidden:
+            signals["S2"] = pl.col(f"l2:{name}").cast(pl.Float64) * pl.col("hidden_norm")
+        for level, value in signals.items():
+            product = pl.col("u") * value.cast(pl.Float64)
+            parts.append(pl.when(pl.col("u") > 0).then(product).otherwise(0.0).sum().alias(f"{level}:{name}"))
+    return parts
+
+
+def _facts() -> list[pl.Expr]:
+    """What the mask audit and the positions need to know of an example."""
+    trained, answer = pl.col("u") > 0, pl.col("role") == RESPONSE
+    first = pl.col("position").filter(trained).min()
+    at_first = trained & (pl.col("position") == first)
+    return [
+        (trained & answer).sum().alias("answer"),
+        (trained & pl.col("is_end")).sum().alias("ends"),
+        pl.col("is_end").sum().alias("all_ends"),
+        pl.when(trained & ~answer).then(pl.col("u")).otherwise(0.0).sum().alias("other_roles"),
+        first.alias("first"),
+        pl.col("position").filter(trained).max().alias("last"),
+        pl.col("token").filter(at_first).first().alias("first_token"),
+        pl.col("target_logprob").filter(at_first).first().cast(pl.Float64).exp().alias("first_p"),
+    ]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table under options. `base` has one row an example, in the order of ids; see `_sums` and `_facts`."""
+
+    tokens: pl.LazyFrame
+    base: pl.DataFrame
+    objectives: tuple[str, ...]
+    columns: frozenset[str]
+    options: AnalysisOptions
+
+    @property
+    def objective(self) -> str:
+        return self.options.objective or self.objectives[0]
+
+    @property
+    def view(self) -> View:
+        """What is trained now."""
+        return View(self.objective, self.options.normalisation)
+
+    @cached_property
+    def views(self) -> tuple[View, ...]:
+        """The trained objective under every normalisation, the trained normalisation first."""
+        return tuple(View(self.objective, n) for n in self.options.all_normalisations())
+
+    @cached_property
+    def ids(self) -> NDArray[np.int64]:
+        return self.base["example"].to_numpy()
+
+    @cached_property
+    def size(self) -> Floats:
+        """T of each example: the sum of its weights."""
+        return self.column("S0")
+
+    @cached_property
+    def output(self) -> Floats:
+        """Trained tokens of the answer; of any role where no answer is trained."""
+        answer = self.column("answer")
+        return answer if answer.any() else self.column("count")
+
+    def column(self, name: str) -> Floats:
+        return self.base[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+    def factor(self, normalisation: Normalisation) -> Floats:
+        """c/u of each example: w(T)/Z with Z such that all coefficients sum to 1."""
+        weights = sequence_weights(self.size, normalisation)
+        total = float(weights @ self.size)
+        return weights / total if total > 0 else weights
+
+    def signal(self, view: View, level: str) -> Floats:
+        """Each example's signal at a level ("S0", "S1", "S2", or "loss")."""
+        return self.column(signal_column(view, level)) * self.factor(view.normalisation)
+
+    def origins(self, rows: NDArray[np.int64]) -> tuple[str, ...]:
+        """ "file:line" of rows of `base`."""
+        found = []
+        for path, row, line in self.base[rows].select("path", "row", "line").iter_rows():
+            found.append(f"{path}:{line}" if line is not None else f"{path} row {row}")
+        return tuple(found)
+
+    def codes(self, column: str) -> tuple[NDArray[np.int64], list[str]]:
+        """A group column as codes and names; no group is its own group, "(none)"."""
+        values = self.base[column].cast(pl.String).fill_null("(none)").to_numpy().astype(str)
+        names, codes = np.unique(values, return_inverse=True)
+        return codes.ravel().astype(np.int64), [str(name) for name in names]
+
+    @cached_property
+    def lengths(self) -> Lengths:
+        prompts = self.base["prompt_hash"].fill_null(0).to_numpy() if "prompt_hash" in self.base.columns else None
+        known = prompts is not None and bool((prompts != 0).all())
+        tasks, names = self.codes("task")
+        return Lengths(self.ids, self.size, self.output, prompts if known else None, tasks if len(names) > 1 else None)
+
+    def example_sums(self, groups: NDArray[np.int64], count: int, views: tuple[View, ...], level: str) -> GroupSums:
+        """Sums of (1, trained tokens, signal of each view) by a group of examples."""
+        values = [np.ones(len(self.ids)), self.column("count"), *(self.signal(view, level) for view in views)]
+        return self._new(count, len(values)).add(self.ids, np.stack(values, axis=1), groups)
+
+    def token_sums(self, key: pl.Expr, count: int, columns: list[tuple[View, str]]) -> GroupSums:
+        """Sums of (trained tokens, each view's level) by a group of tokens; `key` gives codes, null leaves out."""
+        names = tuple(dict.fromkeys(view.objective for view, _ in columns))
+        frame = self.grouped(key, _sums(names, set(self.columns)))
+        at = np.searchsorted(self.ids, frame["example"].to_numpy())
+        values = [frame["count"].to_numpy().astype(np.float64)]
+        for view, level in columns:
+            values.append(frame[signal_column(view, level)].to_numpy() * self.factor(view.normalisation)[at])
+        sums = self._new(count, len(values))
+        return sums.add(frame["example"].to_numpy(), np.stack(values, axis=1), frame["key"].to_numpy())
+
+    def grouped(self, key: pl.Expr, parts: list[pl.Expr]) -> pl.DataFrame:
+        """Aggregates of trained tokens by (example, key), sorted; the key may read `first` and `last`."""
+        spans = self.base.lazy().select("example", "first", "last")
+        trained = self.tokens.filter(pl.col("u") > 0).join(spans, on="example", how="inner")
+        keyed = trained.with_columns(key.cast(pl.Int64).alias("key")).filter(pl.col("key").is_not_null())
+        return keyed.group_by("example", "key").agg(parts).sort("example", "key").collect(engine="streaming")
+
+    def _new(self, groups: int, columns: int) -> GroupSums:
+        return GroupSums(groups, columns, replicates=self.options.replicates, seed=self.options.seed)
+
+
+def signal_column(view: View, level: str) -> str:
+    return "S0" if level == "S0" else f"{level}:{view.objective}"
+
+
+def open_study(table: SignalTable, options: AnalysisOptions) -> Study:
+    """Reads a table once: sums and facts of every example."""
+    tokens = table.tokens.with_columns(token_weight(options).alias("u"))
+    columns = frozenset(tokens.collect_schema().names())
+    objectives = tuple(name[5:] for name in tokens.collect_schema().names() if name.startswith("loss:"))
+    if not objectives:
+        raise DataError("describe: the table has no measured loss; measure it with at least one.")
+    if options.objective is not None and options.objective not in objectives:
+        raise DataError(f"describe: the table measures {', '.join(objectives)}, not {options.objective!r}.")
+    if options.level == "S2" and "hidden_norm" not in columns:
+        raise DataError("describe: the table has no hidden_norm; choose level S0 or S1.")
+    sums = tokens.group_by("example").agg(*_sums(objectives, set(columns)), *_facts())
+    base = table.examples.join(sums, on="example", how="left").sort("example").collect(engine="streaming")
+    if base.height == 0:
+        raise DataError("describe: the table has no examples; check what was measured.")
+    filled = [name for name in (*sums.collect_schema().names(),) if name.startswith(("S", "loss:"))]
+    counts = ["count", "answer", "ends", "all_ends", "other_roles"]
+    base = base.with_columns(pl.col(*filled, *counts).fill_null(0))
+    return Study(tokens, base, objectives, columns, options)

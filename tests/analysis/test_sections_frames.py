@@ -1,0 +1,107 @@
+"""Sums by example and by group are what a hand calculation gives, whatever the order of rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from tests.analysis.tables import MemoryTable, make_table, random_examples
+
+from sftloss.analysis._frames import open_study
+from sftloss.analysis._tilt import EXAMPLE_MEAN, SQRT, TOKEN_MEAN
+from sftloss.analysis._views import AnalysisOptions, View
+from sftloss.errors import ConfigError, DataError
+
+HAND = [
+    {"p": [0.5, 0.9], "weight": [0.5, 1.0], "role": [0, 1], "task": "a"},
+    {"p": [0.2, 0.2, 0.2], "weight": [0.0, 1.0, 2.0], "task": "b"},
+]
+OPTIONS = AnalysisOptions(replicates=50)
+
+
+def view(normalisation):
+    return View("cross_entropy", normalisation)
+
+
+@pytest.mark.parametrize("normalisation, alpha", [(TOKEN_MEAN, 0.0), (EXAMPLE_MEAN, 1.0), (SQRT, 0.5)])
+def test_signal_is_the_hand_calculation_with_fractional_weights(normalisation, alpha):
+    study = open_study(make_table(HAND), OPTIONS)
+    size = np.array([1.5, 3.0])
+    factor = size**-alpha / (size ** (1 - alpha)).sum()
+    # the table holds float32
+    np.testing.assert_allclose(study.signal(view(normalisation), "S0"), factor * size, rtol=1e-6)
+    l1 = np.array([0.5 * 2 * 0.5 + 1.0 * 2 * 0.1, 3.0 * 2 * 0.8])
+    np.testing.assert_allclose(study.signal(view(normalisation), "S1"), factor * l1, rtol=1e-6)
+    np.testing.assert_allclose(study.signal(view(normalisation), "S2"), factor * l1 / 2 * 1.2 * 2.0, rtol=1e-6)
+    loss = np.array([-0.5 * np.log(0.5) - np.log(0.9), -3 * np.log(0.2)])
+    np.testing.assert_allclose(study.signal(view(normalisation), "loss"), factor * loss, rtol=1e-6)
+
+
+def test_coefficients_sum_to_one_under_every_normalisation():
+    study = open_study(make_table(random_examples(40)), AnalysisOptions(replicates=50, micro_batch=4))
+    assert len(study.views) == 4
+    for one in study.views:
+        assert study.signal(one, "S0").sum() == pytest.approx(1.0, rel=1e-12)
+
+
+def test_role_weights_replace_the_datas():
+    options = AnalysisOptions(replicates=50, role_weights=(("prompt", 0.25), ("response", 1.0)))
+    study = open_study(make_table(HAND), options)
+    np.testing.assert_allclose(study.size, [1.25, 3.0])
+
+
+def test_an_untrained_token_adds_nothing_not_even_a_nan():
+    table = make_table(HAND)
+    values = ["loss:cross_entropy", "l1:cross_entropy", "l2:cross_entropy", "hidden_norm"]
+    holes = [pl.when(pl.col("weight") > 0).then(pl.col(v)).otherwise(float("nan")).alias(v) for v in values]
+    study = open_study(MemoryTable(table.tokens.with_columns(holes), table.examples), OPTIONS)
+    clean = open_study(table, OPTIONS)
+    for level in ("S1", "S2", "loss"):
+        np.testing.assert_array_equal(study.signal(study.view, level), clean.signal(clean.view, level))
+
+
+def test_group_sums_do_not_depend_on_row_order():
+    table = make_table(random_examples(60))
+    shuffled = MemoryTable(
+        table.tokens.collect().sample(fraction=1.0, shuffle=True, seed=3).lazy(),
+        table.examples.collect().sample(fraction=1.0, shuffle=True, seed=4).lazy(),
+    )
+    key = (pl.col("target_logprob").exp() * 4).floor().clip(0, 3)
+    one, two = (
+        open_study(t, OPTIONS).token_sums(key, 4, [(view(EXAMPLE_MEAN), "S1"), (view(TOKEN_MEAN), "S2")])
+        for t in (table, shuffled)
+    )
+    # float64 sums in another order
+    np.testing.assert_allclose(one.total, two.total, rtol=1e-12)
+    np.testing.assert_allclose(one.replicates, two.replicates, rtol=1e-11, atol=1e-14)
+
+
+def test_group_sums_add_up_to_the_examples_sums():
+    study = open_study(make_table(random_examples(60)), OPTIONS)
+    codes, names = study.codes("task")
+    by_task = study.example_sums(codes, len(names), study.views, "S1")
+    by_role = study.token_sums(pl.col("role"), 4, [(one, "S1") for one in study.views])
+    assert names == ["add", "list", "yes/no"] and by_task.total[:, 0].tolist() == [20, 20, 20]
+    np.testing.assert_allclose(by_task.replicates[..., 1:].sum(1), by_role.replicates.sum(1), rtol=1e-10)
+
+
+def test_examples_without_tokens_stay_in_the_account():
+    table = make_table([*HAND, {"p": [0.5], "weight": 0.0}])
+    empty = pl.DataFrame({"example": [7], "path": ["x"], "row": [9]}).lazy()
+    study = open_study(MemoryTable(table.tokens, pl.concat([table.examples, empty], how="diagonal")), OPTIONS)
+    assert study.size.tolist() == [1.5, 3.0, 0.0, 0.0]
+    assert study.origins(np.array([1, 3])) == ("data.jsonl:2", "x row 9")
+
+
+@pytest.mark.parametrize("options", [{"level": "S9"}, {"policy": "fair"}, {"role_weights": (("user", 1.0),)}])
+def test_options_refuse_what_they_do_not_know(options):
+    with pytest.raises(ConfigError, match="AnalysisOptions"):
+        AnalysisOptions(**options)
+
+
+def test_a_table_without_the_loss_or_examples_is_refused():
+    with pytest.raises(DataError, match="measures cross_entropy, not 'focal'"):
+        open_study(make_table(HAND), AnalysisOptions(objective="focal"))
+    table = make_table(HAND)
+    with pytest.raises(DataError, match="no examples"):
+        open_study(MemoryTable(table.tokens, table.examples.filter(pl.col("example") > 99)), OPTIONS)
