@@ -3,6 +3,7 @@
 jinja2, matplotlib and rich load when a page, a chart or a terminal is first rendered.
 """
 
+from sftloss.report._comparison import render_comparison
 from sftloss.report._files import write_text_atomic
 from sftloss.report._html import render_html
 from sftloss.report._json import from_json, schema, to_json
@@ -13,6 +14,7 @@ from sftloss.report._terminal import render_terminal
 __all__ = [
     "Report",
     "from_json",
+    "render_comparison",
     "render_html",
     "render_markdown",
     "render_terminal",

@@ -38,7 +38,7 @@ def _ticks(axis: Axis, kind: str, *, is_log: bool, bounds: tuple[float, float]) 
 
 def dress_numbers(axes: Axes, chart: Chart, *, is_horizontal: bool, is_categorical: bool) -> None:
     """Scale and ticks of the value axis and, where x is a number, of the x axis."""
-    value = "x" if is_horizontal else "y"
+    value: typing.Literal["x", "y"] = "x" if is_horizontal else "y"
     _scale(axes, value, chart.scale_y)
     if not is_categorical:
         _scale(axes, "x", chart.scale_x)

@@ -14,7 +14,7 @@ def positions(chart: Chart) -> list[float | str]:
     """Every x of the chart once, in the order of first appearance (numbers sorted)."""
     seen = dict.fromkeys(x for series in chart.series for x in series.x)
     if all(isinstance(x, (int, float)) for x in seen):
-        return sorted(seen)  # type: ignore[type-var]
+        return sorted(seen)
     return list(seen)
 
 

@@ -117,8 +117,8 @@ def _draw_bar(layout: _Layout) -> None:
         # a sliver of paper between neighbours keeps grouped bars apart without an outline
         draw = axes.barh if across else axes.bar
         draw(xs, ys, 0.9 * size, color=colour(index), alpha=0.88, zorder=3)
-        for x, (_, _, low, high) in zip(xs, points, strict=True):
-            ends = ((low, high), (x, x)) if across else ((x, x), (low, high))
+        for at, (_, _, low, high) in zip(xs, points, strict=True):
+            ends = ((low, high), (at, at)) if across else ((at, at), (low, high))
             axes.plot(*ends, color=stand_in("ink"), linewidth=1.2, zorder=4, solid_capstyle="butt")
     for series in layout.references:
         levels = {y for _, y, *_ in _points(series) if not math.isnan(y)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import typing
+from collections.abc import Callable
 from importlib import resources
 
 from sftloss.analysis.document import Document
@@ -49,6 +50,20 @@ def render_page(template: str, values: dict[str, typing.Any]) -> str:
     return _environment().get_template(template).render(**values, **fixed)
 
 
+def within_budget(name: str, render: Callable[[Limits], str]) -> str:
+    """The fullest page that `render` makes of at most `MAX_BYTES`, showing fewer rows and tokens until it fits.
+
+    Raises:
+        ValueError: If the smallest form is still larger. The message begins with `name`.
+    """
+    for limits in _LADDER:
+        page = render(limits)
+        size = len(page.encode())
+        if size <= MAX_BYTES:
+            return page
+    raise ValueError(f"{name}: the page has {size:,} bytes, the limit is {MAX_BYTES:,}. Use fewer sections or charts.")
+
+
 def render_html(document: Document) -> str:
     """The document as one self-contained HTML page of at most 1.5 MB, the same bytes for the same document.
 
@@ -64,11 +79,7 @@ def render_html(document: Document) -> str:
     Raises:
         ValueError: If the smallest form of the page is still larger than the budget.
     """
-    for limits in _LADDER:
-        page = render_page("page.html", {"doc": view(document, limits), "counts": count_line(document.findings)})
-        if len(page.encode()) <= MAX_BYTES:
-            return page
-    raise ValueError(
-        f"render_html: the page has {len(page.encode()):,} bytes, the limit is {MAX_BYTES:,}. "
-        "Use fewer sections or charts."
+    counts = count_line(document.findings)
+    return within_budget(
+        "render_html", lambda limits: render_page("page.html", {"doc": view(document, limits), "counts": counts})
     )

@@ -16,9 +16,6 @@ from sftloss.report._json import to_json
 from sftloss.report._markdown import render_markdown
 from sftloss.report._order import count_line
 
-if typing.TYPE_CHECKING:
-    import polars
-
 Path = str | os.PathLike[str]
 
 
@@ -34,7 +31,7 @@ class Report:
 
     Attributes:
         document: The findings and sections, as plain values.
-        frames: The measured tables by name, as polars data frames; may be empty.
+        frames: The measured tables by name (polars data frames, made by the analysis); may be empty.
 
     Example:
         >>> report = Report(Document("Tiny", ("All is well.",), (), ()))
@@ -45,7 +42,7 @@ class Report:
     """
 
     document: Document
-    frames: Mapping[str, polars.DataFrame] = field(default_factory=dict)
+    frames: Mapping[str, typing.Any] = field(default_factory=dict)
 
     def to_html(self, path: Path | None = None) -> str:
         """The page; also written to `path`, whole or not at all."""

@@ -138,6 +138,7 @@ def _strip(strip: TokenStrip, limits: Limits) -> View:
 def _section(section: Section, prefix: str, limits: Limits) -> View:
     return {
         "anchor": prefix,
+        "id": section.id,
         "title": clean(section.title),
         "lead": clean(section.lead),
         "level": clean(section.level),
