@@ -150,4 +150,4 @@ def _unicode(latex: str) -> str:
     text = re.sub(r"\\frac\{(.+?)\}\{(.+?)\}", r"\1/\2", text)
     text = re.sub(r"\\([a-zA-Z]+|[,;])", lambda command: _SYMBOLS.get(command.group(1), command.group()), text)
     text = re.sub(r"([_^])\{(\w+|-?\d+)\}", r"\1\2", text).replace("{", "(").replace("}", ")")
-    return " ".join(text.split())
+    return " ".join(text.split()).replace("∂ ", "∂").replace("log ^", "log^")

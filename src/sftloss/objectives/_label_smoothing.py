@@ -55,7 +55,8 @@ def label_smoothing(
         raise ValueError(f"label_smoothing: convention must be 'uniform' or 'others', got {convention!r}.")
     given: float | Tensor = epsilon
     if convention == "others":
-        vocab = torch.as_tensor(stats.vocab_size, device=stats.mean_logprob.device)
+        # an integer tensor divided would be float32, whatever the statistics are
+        vocab = torch.as_tensor(stats.vocab_size).to(stats.mean_logprob)
         # a vocabulary of one has no others to give to; both log-probabilities are 0 there
-        given = (epsilon * vocab / (vocab - 1).clamp(min=1)).to(stats.mean_logprob.dtype)
+        given = epsilon * vocab / (vocab - 1).clamp(min=1)
     return -(1 - given) * stats.target_logprob - given * stats.mean_logprob

@@ -1,0 +1,164 @@
+"""Every objective's gradient is its paper's: values alone are blind to a missing stop-gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from sftloss.objectives import OBJECTIVES, cross_entropy, dft, entropy_bonus, focal, poly_1, z_loss
+from sftloss.statistics import TokenStats, from_logits
+from tests.objectives.closed_forms import CLOSED_FORMS
+
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in OBJECTIVES),
+    ("label_smoothing", {"epsilon": 0.3, "convention": "others"}),
+    ("label_smoothing", {"epsilon": 1.0}),
+    ("focal", {"gamma": 0.5, "alpha": 0.25}),
+    ("focal", {"gamma": 1.0}),
+    ("focal", {"gamma": 5.0}),
+    ("poly_1", {"epsilon": -1.0}),
+    ("poly_1", {"epsilon": 4.0}),
+]
+
+
+def logits_and_targets(padded: bool, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(12, 9, generator=generator, dtype=torch.float64)
+    if padded:
+        logits[:, 7:] = float("-inf")
+        logits[3, 0] = float("-inf")
+    targets = 1 + torch.randint(0, 6, (12,), generator=generator)
+    return logits.requires_grad_(), targets
+
+
+def gradient(loss: Tensor, logits: Tensor, upstream: Tensor | None = None) -> Tensor:
+    return torch.autograd.grad(loss, logits, torch.ones_like(loss) if upstream is None else upstream)[0]
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+@pytest.mark.parametrize(("name", "hyper"), VARIANTS, ids=[f"{name}-{hyper}" for name, hyper in VARIANTS])
+def test_gradient_is_the_closed_form_of_the_paper(name: str, hyper: dict[str, Any], padded: bool) -> None:
+    logits, targets = logits_and_targets(padded)
+    upstream = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    actual = gradient(OBJECTIVES[name](from_logits(logits, targets), **hyper), logits, upstream)
+    expected = upstream[:, None] * CLOSED_FORMS[name](logits.detach(), targets, **hyper)
+    assert_close(actual, expected, rtol=1e-10, atol=1e-12)  # float64, a few operations on numbers of size 10
+
+
+def test_dft_gradient_is_cross_entropy_gradient_times_p() -> None:
+    """arXiv:2508.05629: p multiplies the gradient and is not differentiated."""
+    logits, targets = logits_and_targets(padded=False)
+    stats = from_logits(logits, targets)
+    (expected,) = torch.autograd.grad(cross_entropy(stats).sum(), logits, retain_graph=True)
+    (actual,) = torch.autograd.grad(dft(stats).sum(), logits)
+    assert_close(actual, stats.target_logprob.detach().exp()[:, None] * expected)
+
+
+def test_dft_gradient_is_that_of_minus_p_the_generalised_cross_entropy_of_q_one() -> None:
+    logits, targets = logits_and_targets(padded=False)
+    minus_p = -from_logits(logits, targets).target_logprob.exp()
+    assert_close(gradient(dft(from_logits(logits, targets)), logits), gradient(minus_p, logits))
+
+
+def test_dft_never_pushes_an_improbable_target_down() -> None:
+    """With the gate differentiated, p (1 + log p) is negative below p = 1/e; the value would not show it."""
+    logits = torch.tensor([[-3.0, 0.0, 0.0]], requires_grad=True)
+    stats = from_logits(logits, torch.tensor([0]))
+    leaky = -stats.target_logprob.exp() * stats.target_logprob
+    assert_close(leaky, dft(stats))
+    assert gradient(leaky, logits)[0, 0] > 0  # descent would lower the target's logit
+    assert gradient(dft(from_logits(logits, torch.tensor([0]))), logits)[0, 0] < 0
+
+
+def test_entropy_bonus_added_with_a_positive_coefficient_raises_the_entropy() -> None:
+    logits, targets = logits_and_targets(padded=False)
+    stats = from_logits(logits, targets)
+    step = logits.detach() - 0.1 * gradient(0.1 * entropy_bonus(stats), logits)
+    assert (from_logits(step, targets).entropy > stats.entropy).all()
+
+
+def test_cross_entropy_with_entropy_bonus_is_the_confidence_penalty() -> None:
+    """arXiv:1701.06548: -log p - beta H."""
+    logits, targets = logits_and_targets(padded=False)
+    stats = from_logits(logits, targets)
+    p = logits.softmax(dim=1)
+    penalised = -p.gather(1, targets[:, None])[:, 0].log() - 0.1 * -(p * p.log()).sum(dim=1)
+    assert_close(cross_entropy(stats) + 0.1 * entropy_bonus(stats), penalised)
+
+
+def test_z_loss_feels_a_shift_of_all_logits_to_which_cross_entropy_is_blind() -> None:
+    logits, targets = logits_and_targets(padded=False)
+    stats = from_logits(logits, targets)
+    along_shift = gradient(z_loss(stats), logits).sum(dim=1)
+    assert_close(along_shift, 2 * stats.logsumexp.detach())
+    blind = gradient(cross_entropy(from_logits(logits, targets)), logits).sum(dim=1)
+    assert_close(blind, torch.zeros_like(blind))
+
+
+def test_focal_and_poly_1_gates_order_tokens_by_confidence_in_opposite_ways() -> None:
+    """Focal at gamma 2 learns most from doubtful tokens; Poly-1 with epsilon > 0 from certain ones."""
+    logits = torch.stack([torch.tensor([gap, 0.0]) for gap in (0.0, 2.0, 4.0)]).double().requires_grad_()
+    targets = torch.zeros(3, dtype=torch.long)
+    plain = gradient(cross_entropy(from_logits(logits, targets)), logits)
+    gates = [gradient(f(from_logits(logits, targets)), logits)[:, 0] / plain[:, 0] for f in (focal, poly_1)]
+    assert (gates[0].diff() < 0).all()
+    assert (gates[1].diff() > 0).all()
+
+
+EXTREME = [*((name, {}) for name in OBJECTIVES), *(("focal", {"gamma": gamma}) for gamma in (0.0, 0.5, 1.0))]
+
+
+@pytest.mark.parametrize(("name", "hyper"), EXTREME, ids=[f"{name}-{hyper}" for name, hyper in EXTREME])
+@pytest.mark.parametrize("gap", [0.0, 20.0, 60.0, 1e4, -60.0, -1e4])
+def test_value_and_gradient_are_finite_at_extreme_logits(name: str, hyper: dict[str, float], gap: float) -> None:
+    logits = torch.tensor([[gap, 0.0, -1.0, float("-inf")]], requires_grad=True)
+    loss = OBJECTIVES[name](from_logits(logits, torch.tensor([0])), **hyper)
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(gradient(loss, logits)).all()
+
+
+def test_focal_keeps_its_precision_where_one_minus_p_is_below_float32_epsilon() -> None:
+    """1 - exp(log p) would be 0 here: at a gap of 30 the true 1 - p is 9.4e-14."""
+    logits = torch.tensor([[30.0, 0.0]], requires_grad=True)
+    loss = focal(from_logits(logits, torch.tensor([0])), gamma=0.5)
+    truth = focal(from_logits(logits.detach().double(), torch.tensor([0])), gamma=0.5)
+    assert_close(loss.double(), truth, rtol=1e-5, atol=0.0)  # a float32 exp of -15: 15 ulp
+    # the closed form itself cancels here; its leading term is q^0.5 (1 + 0.5) (-q)
+    assert_close(gradient(loss, logits)[0, 0].double(), -1.5 * torch.tensor(-45.0).double().exp(), rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_one_possible_token_has_loss_zero_or_its_logit_and_a_finite_gradient(name: str) -> None:
+    """log(1 - p) may be -inf: there is no other token."""
+    logits = torch.tensor([[0.0, float("-inf")]], requires_grad=True)
+    loss = OBJECTIVES[name](from_logits(logits, torch.tensor([0])))
+    assert loss.abs().max() < 1e-6  # the log of one, through a floor that keeps it finite
+    assert torch.isfinite(gradient(loss, logits)).all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_takes_a_log_of_one_minus_p_that_is_minus_infinity(gamma: float) -> None:
+    certain = torch.zeros(1, requires_grad=True)
+    rest = torch.full((1,), float("-inf"), requires_grad=True)
+    loss = focal(TokenStats({"target_logprob": certain, "other_logprob": rest}), gamma=gamma)
+    gradients = torch.autograd.grad(loss, (certain, rest))
+    assert loss.item() == 0 and all(torch.isfinite(g).all() for g in gradients)
+
+
+def test_dft_of_an_impossible_target_is_zero_not_nan() -> None:
+    impossible = torch.full((1,), float("-inf"), requires_grad=True)
+    loss = dft(TokenStats({"target_logprob": impossible}))
+    assert loss.item() == 0
+    assert torch.autograd.grad(loss, impossible)[0].item() == 0
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_ignored_token_has_loss_zero_and_no_gradient(name: str) -> None:
+    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss = OBJECTIVES[name](from_logits(logits, torch.tensor([1, -100, 2])))
+    assert loss[1].item() == 0
+    assert gradient(loss, logits)[1].abs().max() == 0

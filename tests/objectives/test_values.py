@@ -1,0 +1,142 @@
+"""What the objectives equal: each other, cross-entropy at their neutral setting, PyTorch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from sftloss.objectives import OBJECTIVES, cross_entropy, dft, focal, label_smoothing, objective, poly_1
+from sftloss.objectives._catalogue import ADDED, NEUTRAL, describe
+from sftloss.statistics import TokenStats, from_logits
+
+
+def some_stats(vocab: int = 7, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, TokenStats]:
+    generator = torch.Generator().manual_seed(3)
+    logits = 3 * torch.randn(20, vocab, generator=generator, dtype=dtype)
+    targets = torch.randint(0, vocab, (20,), generator=generator)
+    return logits, targets, from_logits(logits, targets)
+
+
+def test_cross_entropy_is_that_of_pytorch() -> None:
+    logits, targets, stats = some_stats()
+    assert_close(cross_entropy(stats), F.cross_entropy(logits, targets, reduction="none"))
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.5, 1.0])
+def test_label_smoothing_uniform_is_that_of_pytorch(epsilon: float) -> None:
+    logits, targets, stats = some_stats()
+    expected = F.cross_entropy(logits, targets, reduction="none", label_smoothing=epsilon)
+    assert_close(label_smoothing(stats, epsilon=epsilon), expected)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.5])
+def test_label_smoothing_others_is_cross_entropy_against_the_written_out_target(epsilon: float) -> None:
+    """fairseq, Megatron-LM and the tutorial: epsilon / (V - 1) for each of the others, none for the target."""
+    logits, targets, stats = some_stats(vocab=7)
+    soft = torch.full((20, 7), epsilon / 6, dtype=torch.float64).scatter(1, targets[:, None], 1 - epsilon)
+    expected = F.cross_entropy(logits, soft, reduction="none")
+    assert_close(label_smoothing(stats, epsilon=epsilon, convention="others"), expected)
+
+
+@given(epsilon=st.floats(0, 1), vocab=st.integers(2, 40))
+def test_label_smoothing_conventions_are_one_family(epsilon: float, vocab: int) -> None:
+    """epsilon_others = epsilon_uniform (V - 1) / V."""
+    *_, stats = some_stats(vocab)
+    uniform = label_smoothing(stats, epsilon=epsilon)
+    others = label_smoothing(stats, epsilon=epsilon * (vocab - 1) / vocab, convention="others")
+    assert_close(uniform, others)
+
+
+@pytest.mark.parametrize("convention", ["uniform", "others"])
+def test_label_smoothing_takes_padded_vocabulary_as_absent(convention: str) -> None:
+    logits, targets, stats = some_stats()
+    padded = torch.cat([logits, torch.full((20, 5), float("-inf"), dtype=logits.dtype)], dim=1)
+    there = label_smoothing(from_logits(padded, targets), convention=convention)
+    assert_close(there, label_smoothing(stats, convention=convention))
+
+
+@pytest.mark.parametrize("convention", ["uniform", "others"])
+@pytest.mark.parametrize("count", [7, torch.tensor(7), torch.full((20,), 7)], ids=["int", "scalar", "per token"])
+def test_label_smoothing_takes_the_vocabulary_as_a_number_or_a_tensor(convention: str, count: Any) -> None:
+    *_, stats = some_stats(vocab=7)
+    given_count = label_smoothing(TokenStats(stats.fields, vocab_size=count), convention=convention)
+    assert given_count.dtype == torch.float64
+    assert_close(given_count, label_smoothing(stats, convention=convention))
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_objective_at_its_neutral_setting_is_cross_entropy(name: str) -> None:
+    *_, stats = some_stats()
+    assert_close(OBJECTIVES[name](stats, **NEUTRAL[name]), cross_entropy(stats))
+
+
+@pytest.mark.parametrize("entry", [each for each in describe() if each.neutral], ids=lambda entry: entry.name)
+def test_neutral_expression_of_the_catalogue_is_cross_entropy(entry: Any) -> None:
+    *_, stats = some_stats()
+    assert_close(objective(entry.neutral)(stats), cross_entropy(stats))
+
+
+def test_every_objective_is_neutral_somewhere_or_added_or_known_to_be_neither() -> None:
+    assert set(OBJECTIVES) - set(NEUTRAL) - set(ADDED) == {"dft"}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_gives_one_number_a_token_whatever_their_order(name: str) -> None:
+    logits, targets, stats = some_stats()
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    loss = OBJECTIVES[name](stats)
+    assert loss.shape == (20,)
+    assert_close(OBJECTIVES[name](from_logits(logits[order], targets[order])), loss[order])
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "label_smoothing", "focal", "poly_1", "dft", "z_loss"])
+def test_losses_are_never_negative(name: str) -> None:
+    *_, stats = some_stats()
+    assert (OBJECTIVES[name](stats) >= 0).all()
+
+
+def test_dft_is_at_most_one_over_e() -> None:
+    *_, stats = some_stats()
+    assert dft(stats).max() <= 1 / math.e
+
+
+def test_focal_alpha_is_a_plain_scale() -> None:
+    *_, stats = some_stats()
+    assert_close(focal(stats, alpha=0.25), 0.25 * focal(stats))
+
+
+def test_poly_1_is_the_expansion_of_cross_entropy_with_its_first_coefficient_raised() -> None:
+    *_, stats = some_stats()
+    q = 1 - stats.target_logprob.exp()
+    powers = torch.stack([q**k / k for k in range(1, 20000)]).sum(dim=0)
+    near = q < 0.99  # the series converges slowly near q = 1: the rest beyond 20000 terms is 0 here
+    assert_close(poly_1(stats, epsilon=1.5)[near], (powers + 1.5 * q)[near])
+
+
+BAD: list[tuple[str, dict[str, Any], str]] = [
+    ("focal", {"gamma": -0.1}, "focal: gamma must be finite and >= 0, got -0.1."),
+    ("focal", {"gamma": math.nan}, "focal: gamma must be"),
+    ("focal", {"gamma": math.inf}, "focal: gamma must be"),
+    ("focal", {"alpha": 0.0}, "focal: alpha must be finite and > 0, got 0.0."),
+    ("focal", {"alpha": math.nan}, "focal: alpha must be"),
+    ("poly_1", {"epsilon": -1.5}, "poly_1: epsilon must be finite and >= -1, got -1.5."),
+    ("poly_1", {"epsilon": math.nan}, "poly_1: epsilon must be"),
+    ("label_smoothing", {"epsilon": 1.5}, "label_smoothing: epsilon must be in [0, 1], got 1.5."),
+    ("label_smoothing", {"epsilon": math.nan}, "label_smoothing: epsilon must be"),
+    ("label_smoothing", {"convention": "torch"}, "label_smoothing: convention must be 'uniform' or 'others'"),
+]
+
+
+@pytest.mark.parametrize(("name", "hyper", "message"), BAD)
+def test_objective_refuses_a_hyper_parameter_out_of_range(name: str, hyper: dict[str, Any], message: str) -> None:
+    *_, stats = some_stats()
+    with pytest.raises(ValueError) as caught:
+        OBJECTIVES[name](stats, **hyper)
+    assert str(caught.value).startswith(message)
