@@ -1,0 +1,29 @@
+"""The command line: one verb per question. A verb parses, calls one public function, shows.
+
+`--help` loads neither torch nor transformers; a verb loads what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+_EXTRA = {"typer", "click", "rich", "yaml"}
+
+
+def main() -> None:
+    """The `sftloss` command. Exits with 0 done, 1 findings at or above --fail-on, 2 usage or configuration,
+    3 data, 4 model or tokenizer, 5 internal, 130 interrupted."""
+    try:
+        from sftloss.cli._app import app
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        print(
+            f'sftloss: {error.name} is missing; install the command line: pip install "sftloss[cli]"', file=sys.stderr
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    app()

@@ -1,0 +1,94 @@
+"""`sftloss analyze`: what does each loss train on, for this model and this data?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from sftloss.cli._options import Manner
+from sftloss.config import option
+
+_IN, _LOSS, _RUN, _OUT = "What to analyze", "The losses to compare", "How to run", "Where results go"
+
+
+@dataclass(frozen=True)
+class AnalyzeOptions:
+    """Flags and YAML keys of `sftloss analyze`."""
+
+    model: str = option(
+        "", "A directory that save_pretrained wrote, or a name on the hub.", panel=_IN, required=True, short="-m"
+    )
+    data: str = option(
+        "", "A JSON, JSON lines or Parquet file, a folder of them, or a hub name.", panel=_IN, required=True, short="-d"
+    )
+    tokenizer: str | None = option(None, "Where the tokenizer is, if not with the model.", panel=_IN)
+    revision: str | None = option(None, "Branch, tag or commit of a model on the hub.", panel=_IN)
+    columns: dict[str, str] = option({}, "The data's own column names.", panel=_IN, metavar="prompt=Q,response=A")
+    format: str | None = option(None, "The data's format; found out for each row if not given.", panel=_IN)
+    max_length: int | None = option(None, "Tokens kept of each example.", panel=_IN, minimum=2)
+    max_examples: int | None = option(512, "Examples read, from the start.", panel=_IN, minimum=1)
+    on_error: str = option("report", "What an unusable row does.", panel=_IN, choices=("report", "skip", "raise"))
+    loss: tuple[str, ...] = option(
+        ("cross_entropy",),
+        "An objective; may be repeated, and added: 'cross_entropy + 1e-4 * z_loss', 'focal(gamma=2)'.",
+        panel=_LOSS,
+        metavar="EXPR",
+    )
+    normalization: tuple[str, ...] = option(
+        ("token-mean", "example-mean"),
+        "How a step divides: token-mean, example-mean, sqrt, or the exponent of the length; may be repeated.",
+        panel=_LOSS,
+        metavar="NAME|ALPHA",
+        takes_numbers=True,
+    )
+    policy: str = option(
+        "per-token",
+        "What should get an equal share of the training signal; findings measure against it.",
+        panel=_LOSS,
+        choices=("per-token", "per-example", "per-task"),
+    )
+    batch_size: int | None = option(
+        None,
+        "Sequences in a micro-batch of your training, to predict what its normalization does.",
+        panel=_LOSS,
+        minimum=1,
+    )
+    grad_accum: int | None = option(None, "Micro-batches in a step of your training.", panel=_LOSS, minimum=1)
+    tokens_per_batch: int = option(4096, "Tokens in one forward pass.", panel=_RUN, minimum=1)
+    device: str = option("cpu", "Where the model runs: cpu, cuda, cuda:1, mps.", panel=_RUN)
+    dtype: str = option(
+        "auto", "Number format of the model.", panel=_RUN, choices=("auto", "float32", "bfloat16", "float16")
+    )
+    seed: int = option(0, "Seed of every random draw (intervals, samples).", panel=_RUN, minimum=0)
+    output: str = option(
+        "sftloss-report",
+        "Folder for report.html, report.json and the measured table.",
+        panel=_OUT,
+        short="-o",
+        metavar="DIR",
+    )
+    overwrite: bool = option(False, "Replace an earlier report in that folder.", panel=_OUT)
+    resume: bool = option(False, "Go on from the table in that folder, as far as it got.", panel=_OUT)
+    json: str | None = option(None, "Also write the JSON here; '-' prints JSON alone.", panel=_OUT, metavar="FILE|-")
+    markdown: str | None = option(None, "Also write Markdown here, as for a pull request.", panel=_OUT, metavar="FILE")
+    fail_on: str = option(
+        "never", "Exit with 1 on a finding this severe or worse.", panel=_OUT, choices=("error", "warning", "never")
+    )
+
+
+_SHOWN_HERE = ("model", "data", "tokenizer", "revision", "device", "dtype", "json", "markdown", "fail_on")
+
+
+def analyze(options: AnalyzeOptions, manner: Manner) -> int:
+    """Show what each loss trains on. One forward pass over the data, then a report."""
+    from sftloss.cli._show import note, progress, show, verdict
+    from sftloss.pipeline import analyze, load
+
+    plain = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in _SHOWN_HERE}
+    with progress("measuring", manner) as tell:
+        model, tokenizer = load(
+            options.model, **{n: getattr(options, n) for n in ("tokenizer", "revision", "device", "dtype")}
+        )
+        report = analyze(model, tokenizer, options.data, progress=tell, **plain)
+    show(report, json=options.json, markdown=options.markdown)
+    note(f"wrote {options.output}/report.html", manner)
+    return verdict(report, options.fail_on)

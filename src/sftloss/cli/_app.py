@@ -1,0 +1,43 @@
+"""The verbs, by name. A new one is a file with a docstring, a dataclass of options and ten lines, and a row here."""
+
+from __future__ import annotations
+
+import typer
+
+from sftloss.cli._analyze import AnalyzeOptions, analyze
+from sftloss.cli._demo import DemoOptions, demo
+from sftloss.cli._env import EnvOptions, env
+from sftloss.cli._losses import LossesOptions, losses
+from sftloss.cli._options import takes
+
+app = typer.Typer(
+    name="sftloss",
+    help="Shows what a fine-tuning loss trains on, and which loss fits the data.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from sftloss import __version__
+
+        typer.echo(f"sftloss {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show it.")) -> None:
+    """Shows what a fine-tuning loss trains on, and which loss fits the data."""
+
+
+for _verb, _options in (
+    (analyze, AnalyzeOptions),
+    (demo, DemoOptions),
+    (losses, LossesOptions),
+    (env, EnvOptions),
+):
+    app.command(_verb.__name__)(takes(_options)(_verb))
