@@ -104,7 +104,7 @@ def to_record(
         task=_label(row, _TASKS),
         language=_label(row, _LANGUAGES) or (script_of(answer) if answer else None),
         source=_label(row, _SOURCES) or source,
-        weight=row_weight(row),
+        weight=row_weight(row, is_tokens=ids is not None),
     )
     _refuse_surrogates(record)
     return record, name

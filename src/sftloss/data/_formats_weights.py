@@ -59,12 +59,11 @@ def message_weight(turn: Mapping[str, Any], where: str) -> float | None:
     return _agreed(turn, MESSAGE_WEIGHTS, where)
 
 
-def row_weight(row: Mapping[str, Any]) -> float:
-    """The weight of the whole row, 1 where it states none. Lists are token weights and not read here."""
-    stated = {name: row[name] for name in ROW_WEIGHTS if name in row and not isinstance(row[name], Sequence | None)}
-    texts = [name for name in ROW_WEIGHTS if isinstance(row.get(name), str)]
-    if texts:
-        raise BadRow("bad-weight", f"{texts[0]} is {excerpt(row[texts[0]])}; write a number >= 0")
+def row_weight(row: Mapping[str, Any], *, is_tokens: bool = False) -> float:
+    """The weight of the whole row, 1 where it states none. A list in a row of tokens weighs these, not the row."""
+    stated = {name: row[name] for name in ROW_WEIGHTS if row.get(name) is not None}
+    if is_tokens:
+        stated = {name: value for name, value in stated.items() if isinstance(value, int | float | str)}
     weight = _agreed(stated, ROW_WEIGHTS, "the row") if stated else None
     return 1.0 if weight is None else weight
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,12 @@ class HubName:
 def read_hub(hub: HubName) -> Iterator[Row]:
     """Rows of a data set on the hub, streamed. Code that a data set brings along is never run."""
     datasets = _datasets(hub.name)
+    # since datasets 4 there is no such option, because there is no such code
+    parameters = signature(datasets.load_dataset).parameters
+    safety = {"trust_remote_code": False} if "trust_remote_code" in parameters else {}
     try:
         loaded = datasets.load_dataset(
-            hub.name, hub.config, split=hub.split, revision=hub.revision, streaming=True, trust_remote_code=False
+            hub.name, hub.config, split=hub.split, revision=hub.revision, streaming=True, **safety
         )
     except Exception as error:  # network, permission, unknown config: all with their own classes
         raise DataError(f"{hub.name}: the hub data set cannot be loaded ({_first_line(error)}).") from None
