@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from tests.objectives.closed_forms import CLOSED_FORMS
 
 from sftloss import objectives
 from sftloss.objectives import OBJECTIVES, Description, cross_entropy, describe, objective
 from sftloss.objectives._catalogue import ADDED, NEUTRAL
-from sftloss.statistics import FIELDS
-from tests.objectives.closed_forms import CLOSED_FORMS
+from sftloss.statistics import FIELDS, from_logits
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "objectives.md"
@@ -94,3 +95,30 @@ def test_every_objective_is_a_public_name_under_its_own_name() -> None:
         assert getattr(objectives, name) is function
     assert set(OBJECTIVES) <= set(objectives.__all__)
     assert cross_entropy is next(iter(OBJECTIVES.values())), "the default is listed first"
+
+
+def test_docs_table_of_gates_is_what_the_objectives_do() -> None:
+    """The gate is the target logit's gradient over cross-entropy's, p - 1."""
+    p = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99], dtype=torch.float64)
+    rows = re.findall(r"^\| `(.+?)` \|((?: [\d.]+ \|){5})", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name, _ in rows] == ["cross_entropy", "focal(gamma=2)", "poly_1(epsilon=1)", "dft"]
+    for name, cells in rows:
+        logits = torch.stack([p.logit(), torch.zeros(5)], dim=1).requires_grad_()
+        loss = objective(name)(from_logits(logits, torch.zeros(5, dtype=torch.long)))
+        gate = torch.autograd.grad(loss.sum(), logits)[0][:, 0] / (p - 1)
+        for told, true in zip(cells.split("|"), gate.tolist(), strict=False):
+            decimals = len(told.strip().partition(".")[2])
+            assert float(told) == pytest.approx(true, abs=0.51 * 10**-decimals)  # rounded to the digits shown
+
+
+def test_docs_tell_where_the_confidence_penalty_is_lowest() -> None:
+    """One right token, 99 999 wrong ones that share the rest evenly."""
+    p = torch.cat([torch.linspace(0.01, 0.99, 9801), 1 - torch.logspace(-2, -6, 2000)]).double()
+    rest = (1 - p) / 99_999
+    entropy = -(p * p.log() + 99_999 * rest * rest.log())
+    told = {0.05: 0.9998, 0.1: 0.78, 0.2: 0.44, 1.0: 0.11}
+    for coefficient, lowest in told.items():
+        at = p[(-p.log() - coefficient * entropy).argmin()].item()
+        digits = len(str(lowest)) - 2
+        assert round(at, digits) == lowest
+        assert str(lowest) in DOCS.read_text(encoding="utf-8")

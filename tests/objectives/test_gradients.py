@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.objectives.closed_forms import CLOSED_FORMS
 from torch import Tensor
 from torch.testing import assert_close
 
 from sftloss.objectives import OBJECTIVES, cross_entropy, dft, entropy_bonus, focal, poly_1, z_loss
 from sftloss.statistics import TokenStats, from_logits
-from tests.objectives.closed_forms import CLOSED_FORMS
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in OBJECTIVES),

@@ -125,10 +125,8 @@ def _parse(text: str) -> ast.expr:
         raise ValueError(f"objective: the expression is empty. {_EXAMPLE}")
     foreign = _FOREIGN.search(text)
     if foreign:
-        where, character = foreign.start() + 1, foreign.group()
-        raise ValueError(
-            f"objective: character {ascii(character)} at {where} of {_cut(text)} has no meaning. {_EXAMPLE}"
-        )
+        at, character = foreign.start() + 1, foreign.group()
+        raise ValueError(f"objective: character {ascii(character)} at {at} of {_cut(text)} has no meaning. {_EXAMPLE}")
     try:
         tree = ast.parse(text, mode="eval").body
     except SyntaxError as error:
@@ -137,7 +135,8 @@ def _parse(text: str) -> ast.expr:
     except (ValueError, MemoryError, RecursionError) as error:  # how the parser reports depth differs by version
         raise ValueError(f"objective: {_cut(text)} cannot be read: {error or 'nested too deeply'}.") from None
     # counted before anything recurses; a sum nests to the left, one level a term
-    level, depth = [tree], 0
+    level: list[ast.AST] = [tree]
+    depth = 0
     while level:
         level, depth = [child for node in level for child in ast.iter_child_nodes(node)], depth + 1
         if depth > MAX_DEPTH:
@@ -168,8 +167,8 @@ def _binary(
             raise ValueError(f"objective: {_source(node)} divides by an objective; divide by a number.")
         if right == 0:
             raise ValueError(f"objective: {_source(node)} divides by zero.")
-        # a / b, not a * (1 / b): the second would round twice
-        return _finite(left / right) if isinstance(left, float) else _scaled(left, lambda value: value / right)
+        divisor = right  # a / b, not a * (1 / b): the second would round twice
+        return _finite(left / divisor) if isinstance(left, float) else _scaled(left, lambda value: value / divisor)
     if isinstance(node.op, ast.Mult):
         if isinstance(left, float):
             return _times(left, right)
