@@ -59,10 +59,24 @@ def read_yaml(path: str | Path) -> dict[str, Entry]:
         line = f":{mark.line + 1}" if mark is not None else ""
         reason = getattr(error, "problem", None) or "not valid YAML"
         raise ConfigError(f"{path}{line}: {reason}.") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: a value cannot be read: {str(error)[:120]}.") from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        # a tag that the value does not fit, as !!bool maybe: PyYAML's constructors trust their input
+        raise ConfigError(f"{path}: a value does not fit its !!tag; leave the tag out.") from None
     finally:
         loader.dispose()
+
+
+def write_yaml(values: dict[str, Any]) -> str:
+    """`values` as YAML that `read_yaml` reads as the same values, and readers of YAML 1.1 too."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    # text is quoted wherever either table would read something else
+    for tag, pattern, first in _SCALARS:
+        Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), first)
+    return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _text(path: Path) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from sftloss._yaml import Entry, read_yaml
+from sftloss._yaml import Entry, read_yaml, write_yaml
 from sftloss.errors import ConfigError
 
 Options = TypeVar("Options")
@@ -88,13 +88,11 @@ def resolve(schema: type[Options], flags: Mapping[str, Any], *, config: str | Pa
 
 def to_yaml(options: Any) -> str:
     """The resolved options as a YAML file that gives the same run again."""
-    import yaml
-
     plain = {}
     for f in fields(options):
         value = getattr(options, f.name)
         plain[spelled(f.name)] = list(value) if isinstance(value, tuple) else value
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    return write_yaml(plain)
 
 
 def _field_name(key: str, entry: Entry, known: Mapping[str, Flag], seen: Mapping[str, Any], where: str) -> str:
