@@ -21,7 +21,8 @@ _BOM = b"\xef\xbb\xbf"
 _LIST_KEYS = ("data", "rows", "train", "examples", "instances", "items")
 _OPENS_ARRAY = re.compile(rb"\[\s*(\{|\Z)")
 _SPACE = re.compile(r"[ \t\r\n]*")
-_CUT_TOKEN = re.compile(r"[-+.eE]{1,2}|\\?u?[0-9a-fA-F]{0,3}")  # a number or an escape that has only begun
+_CUT_NUMBER = re.compile(r"[-+.eE]{1,2}")
+_CUT_ESCAPE = re.compile(r"\\?u?[0-9a-fA-F]{0,4}")
 _CUT_OFF = BadRow("truncated-row", "the last line ends in the middle of a row; the file was cut off")
 _SKIPPED_AT_ONCE = 2**20
 
@@ -179,8 +180,10 @@ def _ran_out(error: ValueError, text: str) -> bool:
     if not isinstance(error, json.JSONDecodeError) or not text.startswith("{"):
         return False
     rest = text[error.pos :]
+    if "escape" in error.msg:
+        return bool(_CUT_ESCAPE.fullmatch(rest))
     is_cut_word = any(word.startswith(rest) for word in ("true", "false", "null"))  # also where nothing is left
-    return error.msg.startswith("Unterminated string") or is_cut_word or bool(_CUT_TOKEN.fullmatch(rest))
+    return error.msg.startswith("Unterminated string") or is_cut_word or bool(_CUT_NUMBER.fullmatch(rest))
 
 
 def _why(error: ValueError) -> str:
