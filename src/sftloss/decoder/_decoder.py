@@ -60,6 +60,18 @@ class Decoder:
         """Where the input ids go."""
         return _layer(self.model, "get_input_embeddings").weight.device
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """No gradient and no dropout inside; the modules' own modes are given back."""
+        training = [module for module in self.model.modules() if module.training]
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module in training:
+                module.training = True
+
     def hidden(
         self,
         input_ids: Int[Tensor, "rows columns"],
@@ -132,7 +144,7 @@ def open_decoder(model: nn.Module) -> Decoder:
         vocab_size=embedding.num_embeddings,
         takes_positions="position_ids" in accepted or any(p.kind == p.VAR_KEYWORD for p in accepted.values()),
     )
-    with _quiet(model):
+    with opened.evaluating():
         try:
             head, reason = _prove(opened, output)
             packable = _isolates(opened)
@@ -216,16 +228,3 @@ def _distance(ours: Tensor, own: Tensor) -> float:
 
 def _is_packed(position_ids: Tensor) -> bool:
     return bool((position_ids[:, 1:] == 0).any())
-
-
-@contextmanager
-def _quiet(model: nn.Module) -> Iterator[None]:
-    """No gradient and no dropout inside; the modules' own modes are given back."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True

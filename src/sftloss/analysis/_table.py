@@ -1,0 +1,95 @@
+"""What `measure` left on disk, read lazily."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from sftloss.analysis._store import EXAMPLE_SCHEMA, Part, complete_parts, read_manifest, token_schema
+from sftloss.statistics import FIELDS, TokenStats
+
+
+@dataclass(frozen=True)
+class Table:
+    """A measured table: one row a token, one row an example, and the facts it was measured from.
+
+    Only complete parts are read, so a table may be looked at while it is still being measured.
+
+    Attributes:
+        directory: Where :func:`sftloss.analysis.measure` wrote it.
+
+    Example:
+        >>> table = Table(Path("out"))                                         # doctest: +SKIP
+        >>> table.tokens().group_by("role").agg(pl.col("loss:cross_entropy").sum()).collect()  # doctest: +SKIP
+    """
+
+    directory: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "directory", Path(self.directory))
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The facts: schema version, model, data, objectives, why the head could not be read if it could not."""
+        return read_manifest(self.directory)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Expressions that have the columns ``loss:E``, ``l1:E`` and ``l2:E``."""
+        return tuple(self.manifest["objectives"])
+
+    def tokens(self, *, is_sorted: bool = True) -> pl.LazyFrame:
+        """One row a target token, by example and position; unsorted is faster where order does not matter."""
+        paths = [part.tokens for part in self._parts()]
+        frame = pl.scan_parquet(paths) if paths else pl.LazyFrame(schema=token_schema(self.objectives))
+        return frame.sort("example", "position") if is_sorted else frame
+
+    def examples(self, *, is_sorted: bool = True) -> pl.LazyFrame:
+        """One row an example, in the order of the data: origin, groups, lengths and counts."""
+        paths = [part.examples for part in self._parts()]
+        frame = pl.scan_parquet(paths) if paths else pl.LazyFrame(schema=EXAMPLE_SCHEMA)
+        return frame.sort("example") if is_sorted else frame
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every rank of one run came to its end."""
+        worlds: dict[str, int] = {}
+        for path in self.directory.glob("done-*-of-*.json"):
+            world = path.stem.rsplit("-", 1)[1]
+            worlds[world] = worlds.get(world, 0) + 1
+        return any(count == int(world) for world, count in worlds.items())
+
+    def nonfinite(self, *, limit: int = 10) -> list[tuple[str, int]]:
+        """Origins of examples with NaN or infinite statistics, and how many tokens each has; at most `limit`."""
+        bad = self.examples().filter(pl.col("n_nonfinite") > 0).head(limit).collect()
+        return [(origin(row), row["n_nonfinite"]) for row in bad.iter_rows(named=True)]
+
+    def _parts(self) -> list[Part]:
+        return complete_parts(self.directory)
+
+
+def origin(row: dict[str, Any]) -> str:
+    """Where a row of the examples came from, as the data's own messages say it."""
+    return f"{row['path']}:{row['line']}" if row["line"] is not None else f"{row['path']} row {row['row']}"
+
+
+def token_stats(tokens: pl.DataFrame) -> TokenStats:
+    """Rows of a table as statistics: any tokenwise objective's value follows without another forward pass.
+
+    Args:
+        tokens: Rows of :meth:`Table.tokens`, collected, with the statistics' columns and ``vocab``.
+
+    Returns:
+        Statistics in float64, without gradient, in the order of the rows.
+    """
+    fields = {
+        name: torch.from_numpy(tokens[name].to_numpy().astype(bool if name == "is_top1" else np.float64))
+        for name in FIELDS
+    }
+    return TokenStats(fields, torch.from_numpy(tokens["vocab"].to_numpy().astype(np.int64)))

@@ -1,0 +1,105 @@
+"""One batch through the model: the rows of the table its tokens become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from sftloss.data.records import Batch
+from sftloss.decoder import Decoder
+from sftloss.statistics import FIELDS, IGNORED, TokenSignal, TokenStats, from_logits, measure_tokens
+
+Objectives = Mapping[str, Callable[[TokenStats], Tensor]]
+
+_CHUNK_BYTES = 1 << 26  # float32 logits and their gradient of one objective at a time
+
+
+def batch_tokens(decoder: Decoder, batch: Batch, objectives: Objectives) -> pl.DataFrame:
+    """Every target of the batch as a row, with its ``segment`` and whether a number of it is not finite."""
+    is_target = batch.targets != IGNORED
+    targets = batch.targets[is_target]
+    stats, signals, norms = _statistics(decoder, batch, is_target, objectives)
+    columns = {
+        "segment": batch.segments[is_target],
+        # the token predicted at a position is the next one of the same example
+        "position": batch.position_ids[is_target] + 1,
+        "token": targets,
+        "role": batch.roles[is_target],
+        "weight": batch.weights[is_target],
+        "is_end": batch.is_end[is_target],
+        **{name: getattr(stats, name) for name in FIELDS},
+        "vocab": torch.as_tensor(stats.vocab_size).expand(targets.shape[0]),
+        "hidden_norm": norms,
+    }
+    for name, signal in signals.items():
+        columns |= {f"loss:{name}": signal.loss, f"l1:{name}": signal.l1, f"l2:{name}": signal.l2}
+    frame = pl.DataFrame({name: _column(values) for name, values in columns.items()})
+    is_nonfinite = _is_nonfinite(list(signals))
+    # no readable head, no hidden state: undefined, which a sum must not turn into a number
+    return frame.with_columns(pl.col("hidden_norm").fill_nan(None), is_nonfinite=is_nonfinite)
+
+
+def _statistics(
+    decoder: Decoder, batch: Batch, is_target: Tensor, objectives: Objectives
+) -> tuple[TokenStats, Mapping[str, TokenSignal], Tensor]:
+    inputs = (batch.input_ids, batch.position_ids, batch.attention_mask)
+    targets = batch.targets[is_target]
+    if decoder.head is None:
+        rows = decoder.logits(*inputs)
+        rows = rows[is_target.to(rows.device)]
+        stats, signals = measure_logits(rows, targets.to(rows.device), objectives)
+        return stats, signals, torch.full((targets.shape[0],), float("nan"))
+    hidden = decoder.hidden(*inputs)
+    hidden = hidden[is_target.to(hidden.device)]
+    stats, signals = measure_tokens(hidden, decoder.head, targets.to(hidden.device), objectives)
+    return stats, signals, torch.linalg.vector_norm(hidden.float(), dim=1)
+
+
+def measure_logits(
+    logits: Tensor, targets: Tensor, objectives: Objectives
+) -> tuple[TokenStats, Mapping[str, TokenSignal]]:
+    """`measure_tokens` for models whose head cannot be read: from their logits, by autograd, a chunk at a time.
+
+    Args:
+        logits: ``(tokens, vocab)``.
+        targets: ``(tokens,)``.
+        objectives: Tokenwise objectives by name.
+
+    Returns:
+        As :func:`sftloss.statistics.measure_tokens`.
+    """
+    step = max(1, _CHUNK_BYTES // (4 * max(1, logits.shape[1])))
+    parts: list[dict[str, Tensor]] = []
+    for start in range(0, max(1, logits.shape[0]), step):
+        piece = slice(start, start + step)
+        with torch.enable_grad():
+            z = logits[piece].detach().to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
+            stats = from_logits(z, targets[piece])
+            losses = {name: objective(stats) for name, objective in objectives.items()}
+        part = {name: getattr(stats, name).detach() for name in FIELDS}
+        part["vocab"] = torch.as_tensor(stats.vocab_size, device=z.device).expand(z.shape[0])
+        for name, loss in losses.items():
+            (dz,) = torch.autograd.grad(loss, z, torch.ones_like(loss), retain_graph=True)
+            part[f"loss:{name}"] = loss.detach()
+            part[f"l1:{name}"] = torch.linalg.vector_norm(dz, 1, dim=1)
+            part[f"l2:{name}"] = torch.linalg.vector_norm(dz, dim=1)
+        parts.append(part)
+    full = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    signals = {name: TokenSignal(*(full[f"{kind}:{name}"] for kind in ("loss", "l1", "l2"))) for name in objectives}
+    return TokenStats({name: full[name] for name in FIELDS}, full["vocab"]), signals
+
+
+def _column(values: Tensor) -> np.ndarray:
+    values = values.detach()
+    return (values.float() if values.is_floating_point() else values).cpu().numpy()
+
+
+def _is_nonfinite(objectives: list[str]) -> pl.Expr:
+    """All must be finite, but for log(1 - p), which is -inf where the vocabulary holds nothing but the target."""
+    strict = ["target_logprob", "logsumexp", "entropy", "mean_logprob", "collision", "off_target_sq", "max_logprob"]
+    strict += [f"{kind}:{name}" for name in objectives for kind in ("loss", "l1", "l2")]
+    return ~pl.all_horizontal(pl.col(strict).is_finite()) | pl.col("other_logprob").is_nan()
