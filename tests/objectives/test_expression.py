@@ -32,6 +32,7 @@ NORMAL_FORMS = [
     ("0.5*cross_entropy + 0.5*focal(gamma=2, alpha=0.25)", "0.5 * cross_entropy + 0.5 * focal(gamma=2, alpha=0.25)"),
     ("focal(alpha=0.25, gamma=2)", "focal(gamma=2, alpha=0.25)"),
     ("poly_1(epsilon=-1)", "poly_1(epsilon=-1)"),
+    ("poly_1(epsilon=-0)", "poly_1(epsilon=0)"),
     ("poly_1(epsilon=--1)", "poly_1(epsilon=1)"),
     ('label_smoothing(epsilon=0.1, convention="others")', "label_smoothing(epsilon=0.1, convention='others')"),
     ("cross_entropy - dft", "cross_entropy - dft"),
@@ -91,9 +92,9 @@ def test_expression_with_a_hyper_parameter_differs_by_its_value() -> None:
 ERRORS = [
     ("", "the expression is empty"),
     ("   \n", "the expression is empty"),
-    ("focl", "'focl' is no objective; did you mean 'focal'?; there are: cross_entropy, label_smoothing, focal"),
+    ("focl", "'focl' is no objective (did you mean 'focal'?); there are: cross_entropy, label_smoothing, focal"),
     ("xyzzy", "'xyzzy' is no objective; there are: cross_entropy"),
-    ("focal(gama=2)", "focal has no hyper-parameter 'gama'; did you mean 'gamma'?; it has: gamma, alpha."),
+    ("focal(gama=2)", "focal has no hyper-parameter 'gama' (did you mean 'gamma'?); it has: gamma, alpha."),
     ("dft(gamma=2)", "dft has no hyper-parameter 'gamma'; it has: none."),
     ("focal(2)", "'focal(2)' gives a value without its name; write focal(gamma=...)."),
     ("dft(2)", "'dft(2)' gives a value without its name; dft has no hyper-parameters."),
@@ -153,6 +154,20 @@ def test_expression_refuses_in_one_sentence_that_says_what_is_wrong(text: str, m
 def test_expression_takes_a_string_only(wrong: object) -> None:
     with pytest.raises(TypeError, match="^objective: expected an expression as a string, got"):
         objective(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError])
+def test_expression_too_deep_for_the_parser_is_refused_with_value_error(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of the two the parser raises, and when, differs between versions of Python."""
+
+    def parse(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ast.parse", parse)
+    with pytest.raises(ValueError, match="^objective: 'dft' cannot be read: it is nested too deeply.$"):
+        objective("dft")
 
 
 numbers = st.floats(1e-3, 1e3) | st.integers(1, 9) | st.floats(-1e3, -1e-3)

@@ -132,8 +132,8 @@ def _parse(text: str) -> ast.expr:
     except SyntaxError as error:
         where = f" at character {error.offset}" if error.offset else ""
         raise ValueError(f"objective: {_cut(text)} cannot be read{where}: {error.msg}. {_EXAMPLE}") from None
-    except (ValueError, MemoryError, RecursionError) as error:  # how the parser reports depth differs by version
-        raise ValueError(f"objective: {_cut(text)} cannot be read: {error or 'nested too deeply'}.") from None
+    except (MemoryError, RecursionError):  # how the parser reports depth differs by version
+        raise ValueError(f"objective: {_cut(text)} cannot be read: it is nested too deeply.") from None
     # counted before anything recurses; a sum nests to the left, one level a term
     level: list[ast.AST] = [tree]
     depth = 0
@@ -240,7 +240,7 @@ def _value(where: str, node: ast.expr, default: Value) -> Value:
         sign, inner = (-sign if isinstance(inner.op, ast.USub) else sign), inner.operand
     value = inner.value if isinstance(inner, ast.Constant) else None
     if wanted == "a number" and isinstance(value, int | float) and not isinstance(value, bool):
-        return sign * _number(value) + 0.0
+        return sign * _number(value) + 0.0  # -0.0 becomes 0.0, so that equal values have equal text
     if wanted != "a number" and type(value) is type(default):
         return value
     raise ValueError(f"objective: {where} takes {wanted}, got {_source(node)}.")
@@ -261,7 +261,7 @@ def _number(value: float) -> float:
 def _finite(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError("objective: a number in the expression, or a product of them, is too large for a float.")
-    return value + 0.0  # -0.0 becomes 0.0, so that equal values have equal text
+    return value
 
 
 def _show(value: Value) -> str:
@@ -272,7 +272,7 @@ def _show(value: Value) -> str:
 
 def _guess(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _source(node: ast.AST) -> str:
