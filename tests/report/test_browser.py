@@ -85,6 +85,16 @@ def test_strip_is_coloured_by_the_measure_that_is_chosen(browser: Browser, url: 
     assert browser.ask(colour) != by_loss
 
 
+def test_every_shade_of_a_strip_has_its_own_colour(browser: Browser, url: str):
+    browser.show(width=1280)
+    browser.get(url)
+    shades = browser.ask(
+        "return [1, 2, 3, 4, 5].map(k => document.querySelector(`.tokens .a${k}`))"
+        ".map(token => token && getComputedStyle(token).backgroundColor)"
+    )
+    assert None not in shades and "rgba(0, 0, 0, 0)" not in shades and len(set(shades)) == 5
+
+
 def test_page_reads_without_any_script(url: str, tmp_path: Path):
     with open_browser(tmp_path, "--blink-settings=scriptEnabled=false") as browser:
         browser.get(url)

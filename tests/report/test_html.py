@@ -150,10 +150,12 @@ def test_equal_documents_give_equal_bytes_in_two_processes():
     assert written[0] == written[1] and len(written[0]) > 100_000
 
 
-def test_charts_leave_no_trace_in_matplotlib(calm: Document):
+def test_charts_leave_no_trace_in_matplotlib_and_take_none_of_its_settings(calm: Document):
     import matplotlib
 
-    before = dict(matplotlib.rcParams)
-    render_html(calm)
-    assert dict(matplotlib.rcParams) == before
+    plain = render_html(calm)
+    with matplotlib.rc_context({"lines.linewidth": 7.5, "font.size": 33, "axes.grid": True}):
+        before = dict(matplotlib.rcParams)
+        assert render_html(calm) == plain
+        assert dict(matplotlib.rcParams) == before
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
