@@ -260,6 +260,12 @@ def test_named_columns_win_over_columns_that_look_like_data():
     assert said({"input_ids": [1], "dialog": chat(*ASKED)["messages"]}, messages="dialog") == ASKED
 
 
+def test_input_stays_the_context_of_a_named_prompt_unless_it_is_named_itself():
+    """Nothing of the question is lost, and nothing is said twice."""
+    assert said({"q": "I", "input": "x", "a": "o"}, prompt="q", response="a")[0] == ("user", "I\nx")
+    assert said({"context": "Q", "target": "o"}, prompt="context", response="target")[0] == ("user", "Q")
+
+
 def test_named_metadata_leaves_the_format_alone():
     """Naming the task says nothing about the prompt."""
     assert said({"q": "x", **SAME_ROW["alpaca"]}, task="q") == ASKED

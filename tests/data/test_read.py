@@ -142,7 +142,7 @@ def test_folder_is_read_in_the_order_of_names_with_the_stem_as_source(tmp_path):
     (tmp_path / ".hidden.jsonl").write_text("x", encoding="utf-8")
     (tmp_path / "README.md").write_text("x", encoding="utf-8")
     (tmp_path / "sub").mkdir()
-    records = list(read_records(tmp_path))
+    records = list(read_records(tmp_path, on_error="raise"))
     assert [record.source for record in records] == ["a", "own", "b", "c"]
     assert [Path(record.origin.path).name for record in records] == ["a.jsonl", "a.jsonl", "b.jsonl", "c.json"]
     assert next(iter(read_records(tmp_path / "b.jsonl"))).source is None

@@ -119,6 +119,22 @@ def test_damaged_parquet_is_a_data_error_with_the_path(tmp_path, table, data):
         assert str(path) in str(error)
 
 
+def test_panic_of_polars_is_a_data_error_and_an_interrupt_is_not(table, monkeypatch):
+    """polars panics on some damage with a class that is no Exception; Ctrl-C is none either, and must get through."""
+
+    class PanicException(BaseException):
+        pass
+
+    for raised, seen in ((PanicException("index out of bounds"), DataError), (KeyboardInterrupt(), KeyboardInterrupt)):
+
+        def scan(*_, error=raised, **__):
+            raise error
+
+        monkeypatch.setattr(pl, "scan_parquet", scan)
+        with pytest.raises(seen):
+            list(read_records(table))
+
+
 def test_missing_polars_says_what_to_install(table, monkeypatch):
     """polars comes with an extra."""
     monkeypatch.setitem(sys.modules, "polars", None)
