@@ -56,11 +56,11 @@ class OnePass(torch.autograd.Function):
         ctx.work, ctx.wanted, ctx.gradients, ctx.largest = work, wanted, gradients, largest
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*stats)
-        return (loss, *stats)
+        return loss, *stats
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, upstream, *_):  # type: ignore[no-untyped-def]
+    def backward(ctx, upstream, *of_statistics):  # type: ignore[no-untyped-def]
         if upstream is None:
             return None, None, None, None
         hidden, weight, bias = ctx.saved_tensors
@@ -95,11 +95,11 @@ def sweep(
     step = work.plan.chunk(kept.shape[0], head.weight.shape[0], dtype.itemsize)
     for start in range(0, kept.shape[0], step):
         piece = slice(start, min(start + step, kept.shape[0]))
-        chosen = piece if everything else kept[piece]
+        chosen: slice | Tensor = piece if everything else kept[piece]
         extras = {name: value[chosen] for name, value in work.extras.items()}
         c = coefficients[chosen] / largest
-        values, part = state.chunk(hidden[chosen].to(dtype), work.targets[chosen], c, extras, work, piece)
-        loss += part
+        values, share = state.chunk(hidden[chosen].to(dtype), work.targets[chosen], c, extras, work, piece)
+        loss += share
         pieces.append(values)
     stats = _gather(pieces, work.returned, dtype, hidden.device)
     if not everything:
@@ -114,13 +114,14 @@ class _State:
         self.head, self.dtype = head, dtype
         self.finite, self.vocab_size = finite_columns(head, dtype)
         vocab, width = head.weight.shape
-        options = {"dtype": dtype, "device": hidden.device}
-        make = torch.empty if kept else torch.zeros
-        self.d_hidden = make(kept, width, **options) if wanted[0] else None
-        self.d_weight = make(vocab, width, **options) if wanted[1] else None
-        self.d_bias = torch.zeros(vocab, **options) if wanted[2] else None
+        like = torch.empty(0, dtype=dtype, device=hidden.device)
+        # the first chunk overwrites what is in them; with no chunk they are the zero gradient
+        make = like.new_empty if kept else like.new_zeros
+        self.d_hidden = make((kept, width)) if wanted[0] else None
+        self.d_weight = make((vocab, width)) if wanted[1] else None
+        self.d_bias = like.new_zeros(vocab) if wanted[2] else None
         self.wants_gradient = any(wanted)
-        self.buffer = self.spare = torch.empty(0, **options)
+        self.buffer = self.spare = like
         self.is_first = True
 
     def chunk(

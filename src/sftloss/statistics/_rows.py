@@ -20,7 +20,7 @@ gradient at the target, :math:`p_y - 1`, is never a difference. One backward for
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,8 +59,8 @@ class Rows:
         }
         return replace(self, **fresh)
 
-    def slice(self, piece: slice) -> Rows:
-        return Rows(**{name: None if value is None else value[piece] for name, value in vars(self).items()})
+    def map(self, function: Callable[[Tensor], Tensor]) -> Rows:
+        return Rows(*(None if value is None else function(value) for value in vars(self).values()))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,9 @@ class RowGradient:
     rest_collision: Tensor | None = None
     mean: Tensor | None = None
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> RowGradient:
+        return RowGradient(*(None if value is None else function(value) for value in vars(self).values()))  # type: ignore[arg-type]
+
     @property
     def is_plain(self) -> bool:
         """Whether the gradient is a multiple of r off the target, as for every function of log p and logsumexp."""
@@ -82,6 +85,12 @@ class RowGradient:
 def needs(fields: Collection[str]) -> set[str]:
     """Which of the three optional numbers the named statistics are made of."""
     return {_NEEDS[name] for name in fields if name in _NEEDS}
+
+
+def have(value: Tensor | None) -> Tensor:
+    """A number that was asked for; `needs` is what keeps this from failing."""
+    assert value is not None
+    return value
 
 
 def lowest(dtype: torch.dtype) -> float:
@@ -107,13 +116,13 @@ def statistics_of(rows: Rows, fields: Collection[str]) -> dict[str, Tensor]:
         elif name == "entropy":
             # H = H(p, q) + q H_r; the binary entropy is even in the gap, and |gap| * sigmoid(-|gap|) is 0 far out
             far = gap.abs().clamp(max=1e4)
-            out[name] = F.softplus(-far) + far * torch.sigmoid(-far) + q * rows.rest_entropy
+            out[name] = F.softplus(-far) + far * torch.sigmoid(-far) + q * have(rows.rest_entropy)
         elif name == "mean_logprob":
-            out[name] = rows.mean - total
+            out[name] = have(rows.mean) - total
         elif name == "collision":
-            out[name] = p.square() + q.square() * rows.rest_collision
+            out[name] = p.square() + q.square() * have(rows.rest_collision)
         elif name == "off_target_sq":
-            out[name] = q.square() * rows.rest_collision
+            out[name] = q.square() * have(rows.rest_collision)
         elif name == "is_top1":
             out[name] = rows.target >= 0
         elif name == "max_logprob":

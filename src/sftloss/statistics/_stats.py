@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -48,17 +47,6 @@ class TokenStats:
     fields: Mapping[str, Tensor]
     vocab_size: int | Tensor = 0
     extras: Mapping[str, Tensor] = field(default_factory=dict)
-
-    if TYPE_CHECKING:
-        target_logprob: Tensor
-        logsumexp: Tensor
-        entropy: Tensor
-        mean_logprob: Tensor
-        collision: Tensor
-        other_logprob: Tensor
-        off_target_sq: Tensor
-        is_top1: Tensor
-        max_logprob: Tensor
 
     def __getattr__(self, name: str) -> Tensor:
         if name.startswith("__") or name not in FIELDS:

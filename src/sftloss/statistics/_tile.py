@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._rows import RowGradient, Rows, lowest
+from ._rows import RowGradient, Rows, have, lowest
 
 _FAR = -1e4  # exp(-1e4) is 0 in float64 too; keeps 0 * (-inf) out of the entropy
 
@@ -83,7 +83,7 @@ def add_block(z: Tensor, sums: Sums, spare: Tensor | None = None) -> Tensor:
     m = torch.maximum(sums.m, z.amax(dim=1))
     drop = sums.m - m
     z -= m[:, None]
-    if sums.z is not None:
+    if sums.z is not None and sums.seen is not None:
         finite = z > float("-inf")
         sums.z += sums.seen * drop + torch.where(finite, z, 0.0).sum(dim=1)
         sums.seen += finite.sum(dim=1)
@@ -119,9 +119,9 @@ def to_gradient(
     inverse = torch.exp(-rows.log_sum)
     scale = grad.log_sum
     if grad.rest_entropy is not None:
-        scale = scale - grad.rest_entropy * (rows.rest_entropy - rows.log_sum)
+        scale = scale - grad.rest_entropy * (have(rows.rest_entropy) - rows.log_sum)
     if grad.rest_collision is not None:
-        scale = scale - 2 * grad.rest_collision * rows.rest_collision
+        scale = scale - 2 * grad.rest_collision * have(rows.rest_collision)
     if grad.rest_entropy is None and grad.rest_collision is None:
         exp *= (scale * inverse)[:, None]
     else:

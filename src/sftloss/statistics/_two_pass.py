@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -84,9 +85,10 @@ def read_rows(hidden: Tensor, head: Head, targets: Tensor, needed: set[str], pla
             take_target(z, y, left, sums)
             add_block(z, sums)
         parts.append(sums.rows(vocab_size))
-    return Rows(
-        **{n: None if v is None else torch.cat([getattr(p, n) for p in parts]) for n, v in vars(parts[0]).items()}
-    )
+    if len(parts) == 1:
+        return parts[0]
+    names = [name for name, value in vars(parts[0]).items() if value is not None]
+    return Rows(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
 def _gradients(
@@ -104,10 +106,12 @@ def _gradients(
     d_bias = torch.zeros(vocab, dtype=hidden.dtype, device=hidden.device) if wanted[2] else None
     for start in range(0, hidden.shape[0], height):
         part = slice(start, min(start + height, hidden.shape[0]))
+        targets, rows, grad = tokens
+        cut = (targets[part], rows.map(operator.itemgetter(part)), grad.map(operator.itemgetter(part)))
         for left in range(0, vocab, width):
             piece = slice(left, min(left + width, vocab))
             weight = head.weight.detach()[piece].to(hidden.dtype)
-            dz = _tile_gradient(hidden[part], weight, head, piece, tuple_slice(tokens, part), finite, vocab_size)
+            dz = _tile_gradient(hidden[part], weight, head, piece, cut, finite, vocab_size)
             if d_hidden is not None:
                 d_hidden[part].addmm_(dz, weight, alpha=head.scale)
             if d_weight is not None:
@@ -116,12 +120,6 @@ def _gradients(
                 d_bias[piece].add_(dz.sum(dim=0), alpha=head.scale)
     d_weight = None if d_weight is None else d_weight.to(head.weight.dtype)
     return d_hidden, d_weight, None if d_bias is None else d_bias.to(head.bias.dtype)  # type: ignore[union-attr]
-
-
-def tuple_slice(tokens: tuple[Tensor, Rows, RowGradient], part: slice) -> tuple[Tensor, Rows, RowGradient]:
-    targets, rows, grad = tokens
-    cut = {name: None if value is None else value[part] for name, value in vars(grad).items()}
-    return targets[part], rows.slice(part), RowGradient(**cut)
 
 
 def _add_product(out: Tensor, dz: Tensor, hidden: Tensor, scale: float, is_single: bool) -> None:
