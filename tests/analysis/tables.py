@@ -10,8 +10,14 @@ import polars as pl
 
 @dataclass(frozen=True)
 class MemoryTable:
-    tokens: pl.LazyFrame
-    examples: pl.LazyFrame
+    token_frame: pl.LazyFrame
+    example_frame: pl.LazyFrame
+
+    def tokens(self, *, is_sorted=True):
+        return self.token_frame
+
+    def examples(self, *, is_sorted=True):
+        return self.example_frame
 
 
 def make_table(examples, *, objectives=("cross_entropy",), seed=0):

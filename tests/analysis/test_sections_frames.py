@@ -54,7 +54,7 @@ def test_an_untrained_token_adds_nothing_not_even_a_nan():
     table = make_table(HAND)
     values = ["loss:cross_entropy", "l1:cross_entropy", "l2:cross_entropy", "hidden_norm"]
     holes = [pl.when(pl.col("weight") > 0).then(pl.col(v)).otherwise(float("nan")).alias(v) for v in values]
-    study = open_study(MemoryTable(table.tokens.with_columns(holes), table.examples), OPTIONS)
+    study = open_study(MemoryTable(table.tokens().with_columns(holes), table.examples()), OPTIONS)
     clean = open_study(table, OPTIONS)
     for level in ("S1", "S2", "loss"):
         np.testing.assert_array_equal(study.signal(study.view, level), clean.signal(clean.view, level))
@@ -63,8 +63,8 @@ def test_an_untrained_token_adds_nothing_not_even_a_nan():
 def test_group_sums_do_not_depend_on_row_order():
     table = make_table(random_examples(60))
     shuffled = MemoryTable(
-        table.tokens.collect().sample(fraction=1.0, shuffle=True, seed=3).lazy(),
-        table.examples.collect().sample(fraction=1.0, shuffle=True, seed=4).lazy(),
+        table.tokens().collect().sample(fraction=1.0, shuffle=True, seed=3).lazy(),
+        table.examples().collect().sample(fraction=1.0, shuffle=True, seed=4).lazy(),
     )
     key = (pl.col("target_logprob").exp() * 4).floor().clip(0, 3)
     one, two = (
@@ -88,7 +88,7 @@ def test_group_sums_add_up_to_the_examples_sums():
 def test_examples_without_tokens_stay_in_the_account():
     table = make_table([*HAND, {"p": [0.5], "weight": 0.0}])
     empty = pl.DataFrame({"example": [7], "path": ["x"], "row": [9]}).lazy()
-    study = open_study(MemoryTable(table.tokens, pl.concat([table.examples, empty], how="diagonal")), OPTIONS)
+    study = open_study(MemoryTable(table.tokens(), pl.concat([table.examples(), empty], how="diagonal")), OPTIONS)
     assert study.size.tolist() == [1.5, 3.0, 0.0, 0.0]
     assert study.origins(np.array([1, 3])) == ("data.jsonl:2", "x row 9")
 
@@ -104,4 +104,4 @@ def test_a_table_without_the_loss_or_examples_is_refused():
         open_study(make_table(HAND), AnalysisOptions(objective="focal"))
     table = make_table(HAND)
     with pytest.raises(DataError, match="no examples"):
-        open_study(MemoryTable(table.tokens, table.examples.filter(pl.col("example") > 99)), OPTIONS)
+        open_study(MemoryTable(table.tokens(), table.examples().filter(pl.col("example") > 99)), OPTIONS)

@@ -24,13 +24,11 @@ RESPONSE = ROLES.index("response")
 
 
 class SignalTable(Protocol):
-    """What `measure` writes: tokens and examples as lazy frames."""
+    """What `measure` writes: tokens and examples as lazy frames. No order is needed."""
 
-    @property
-    def tokens(self) -> pl.LazyFrame: ...
+    def tokens(self, *, is_sorted: bool = True) -> pl.LazyFrame: ...
 
-    @property
-    def examples(self) -> pl.LazyFrame: ...
+    def examples(self, *, is_sorted: bool = True) -> pl.LazyFrame: ...
 
 
 def token_weight(options: AnalysisOptions) -> pl.Expr:
@@ -54,6 +52,12 @@ def _sums(objectives: tuple[str, ...], columns: set[str]) -> list[pl.Expr]:
             product = pl.col("u") * value.cast(pl.Float64)
             parts.append(pl.when(pl.col("u") > 0).then(product).otherwise(0.0).sum().alias(f"{level}:{name}"))
     return parts
+
+
+def _finite(objectives: tuple[str, ...], columns: frozenset[str]) -> pl.Expr:
+    """Whether all measurements of a token are finite."""
+    names = [f"{part}:{name}" for name in objectives for part in ("loss", "l1", "l2")]
+    return pl.all_horizontal([pl.col(n).is_finite() for n in (*names, "hidden_norm") if n in columns])
 
 
 def _facts() -> list[pl.Expr]:
@@ -178,20 +182,27 @@ def signal_column(view: View, level: str) -> str:
 
 def open_study(table: SignalTable, options: AnalysisOptions) -> Study:
     """Reads a table once: sums and facts of every example."""
-    tokens = table.tokens.with_columns(token_weight(options).alias("u"))
-    columns = frozenset(tokens.collect_schema().names())
-    objectives = tuple(name[5:] for name in tokens.collect_schema().names() if name.startswith("loss:"))
+    tokens = table.tokens(is_sorted=False)
+    names = tokens.collect_schema().names()
+    columns, objectives = frozenset(names), tuple(name[5:] for name in names if name.startswith("loss:"))
     if not objectives:
         raise DataError("describe: the table has no measured loss; measure it with at least one.")
     if options.objective is not None and options.objective not in objectives:
         raise DataError(f"describe: the table measures {', '.join(objectives)}, not {options.objective!r}.")
     if options.level == "S2" and "hidden_norm" not in columns:
         raise DataError("describe: the table has no hidden_norm; choose level S0 or S1.")
-    sums = tokens.group_by("example").agg(*_sums(objectives, set(columns)), *_facts())
-    base = table.examples.join(sums, on="example", how="left").sort("example").collect(engine="streaming")
+    # one NaN would make every share NaN: such tokens are left out of all numbers, and NUM001 counts them
+    weight, fine = token_weight(options), _finite(objectives, columns)
+    tokens = tokens.with_columns(
+        pl.when(fine).then(weight).otherwise(0.0).alias("u"), ((weight > 0) & ~fine).alias("is_broken")
+    )
+    facts = (*_facts(), pl.col("is_broken").sum().alias("nonfinite"))
+    sums = tokens.group_by("example").agg(*_sums(objectives, set(columns)), *facts)
+    joined = table.examples(is_sorted=False).join(sums, on="example", how="left")
+    base = joined.sort("example").collect(engine="streaming")
     if base.height == 0:
         raise DataError("describe: the table has no examples; check what was measured.")
-    filled = [name for name in (*sums.collect_schema().names(),) if name.startswith(("S", "loss:"))]
-    counts = ["count", "answer", "ends", "all_ends", "other_roles"]
+    filled = [name for name in sums.collect_schema().names() if name.startswith(("S", "loss:"))]
+    counts = ["count", "answer", "ends", "all_ends", "other_roles", "nonfinite"]
     base = base.with_columns(pl.col(*filled, *counts).fill_null(0))
     return Study(tokens, base, objectives, columns, options)

@@ -1,0 +1,160 @@
+"""From a table to a document: findings first, three headlines, then the sections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sftloss.analysis._advice import advice_section
+from sftloss.analysis._findings import MASK_FINDINGS
+from sftloss.analysis._findings_signal import SIGNAL_FINDINGS
+from sftloss.analysis._frames import SignalTable, Study, open_study
+from sftloss.analysis._section_compare import Decode, comparison_section, influential_section, strips_section
+from sftloss.analysis._section_groups import group_section, group_shares, widest
+from sftloss.analysis._section_length import length_section, tilt_section, tilts
+from sftloss.analysis._section_tokens import (
+    BAND_NAMES,
+    band_shares,
+    confidence_section,
+    describe_band,
+    positions_section,
+    roles_section,
+)
+from sftloss.analysis._shares import number, percent
+from sftloss.analysis._views import LEVELS, AnalysisOptions
+from sftloss.analysis.document import Document, Finding, Section
+
+_ORDER = {"error": 0, "warning": 1, "info": 2}
+
+
+def describe(
+    table: SignalTable,
+    options: AnalysisOptions | None = None,
+    *,
+    decode: Decode | None = None,
+    facts: Sequence[tuple[str, str]] = (),
+) -> Document:
+    """What a loss and a normalisation train on this data, from a measured table alone; no model is run.
+
+    Args:
+        table: Lazy frames ``tokens`` and ``examples``, as `measure` writes them.
+        options: Which loss and normalisation are trained, and what they are compared with.
+        decode: Token ids to one text a token, for the examples shown token by token; ids are shown without it.
+        facts: Label and value pairs for the top of the report, such as the model's name.
+
+    Returns:
+        The document: equal tables and options give equal documents, whatever the order of rows.
+
+    Raises:
+        DataError: If the table has no example or lacks the loss that the options name.
+    """
+    options = options or AnalysisOptions()
+    study = open_study(table, options)
+    if not (study.size > 0).any():
+        return _nothing_trained(study, decode, facts)
+    return Document(
+        options.title,
+        headlines(study),
+        findings(study),
+        tuple(_sections(study, decode)),
+        (*facts, *_facts(study)),
+        (("bootstrap", f"{options.replicates} replicates over examples, seed {options.seed}"),),
+    )
+
+
+def findings(study: Study) -> tuple[Finding, ...]:
+    """All findings, the most severe first, then by id."""
+    found = [finding for rule in (*MASK_FINDINGS, *SIGNAL_FINDINGS) if (finding := rule(study)) is not None]
+    return tuple(sorted(found, key=lambda finding: (_ORDER[finding.severity], finding.id)))
+
+
+def headlines(study: Study) -> tuple[str, ...]:
+    """Three lines that are true and worth knowing: a group, the length, the confident tokens."""
+    return (_group_line(study), _length_line(study), _confidence_line(study))
+
+
+def _group_line(study: Study) -> str:
+    names = tuple(view.normalisation.name for view in study.views)
+    for column in study.options.group_by:
+        of = group_shares(study, column)
+        if of is not None and len(of.labels) > 1:
+            group = widest(of, names)
+            parts = ", ".join(f"{percent(of.column(name)[group])} under {name}" for name in names)
+            return f"{of.labels[group]}: {percent(of.column('tokens')[group])} of the tokens; of the signal {parts}."
+    order = np.lexsort((study.ids, study.size))
+    half = order[: len(order) // 2]
+    parts = []
+    for view in study.views:
+        signal = study.signal(view, study.options.level)
+        parts.append(f"{percent(float(signal[half].sum() / signal.sum()))} under {view.normalisation.name}")
+    tokens = float(study.column("count")[half].sum() / study.column("count").sum())
+    return f"The shorter half of the examples: {percent(tokens)} of the tokens; of the signal {', '.join(parts)}."
+
+
+def _length_line(study: Study) -> str:
+    said = ", ".join(f"{tilt.normalisation.name} {number(tilt.unconditional.value)}" for tilt in tilts(study))
+    data = number(float(study.output[study.size > 0].mean()))
+    return f"Predicted answer length, if the prompt says nothing about it: {said} tokens (data {data})."
+
+
+def _confidence_line(study: Study) -> str:
+    current = study.view.normalisation.name
+    of = band_shares(study)
+    tokens, signal = describe_band(of, BAND_NAMES[-1], current)
+    if tokens < 0.01:
+        tokens, signal = describe_band(of, BAND_NAMES[0], current)
+        return f"Tokens with p < 0.01 are {percent(tokens)} of the tokens and {percent(signal)} of the signal."
+    known = f"Tokens the model already knows (p \u2265 0.99) are {percent(tokens)} of the tokens"
+    return f"{known} and get {percent(signal)} of the signal."
+
+
+def _sections(study: Study, decode: Decode | None) -> list[Section]:
+    groups = [section for column in study.options.group_by if (section := group_section(study, column))]
+    return [
+        strips_section(study, decode),
+        length_section(study),
+        tilt_section(study),
+        roles_section(study),
+        positions_section(study),
+        *groups,
+        confidence_section(study),
+        comparison_section(study),
+        influential_section(study),
+        advice_section(study),
+        _method(study),
+    ]
+
+
+def _method(study: Study) -> Section:
+    notes = (
+        "A token's coefficient is c = u T^-alpha / Z: u its weight, T the sum of its example's weights, Z such that "
+        "all coefficients sum to 1.",
+        *LEVELS.values(),
+        "The levels disagree; each section names its own. None is the gradient of the parameters.",
+        "Intervals: 95 %, percentile bootstrap over examples with Poisson weights, the same replicates for all groups.",
+        "Verdicts on a policy use a region of practical equivalence of \u00b1 0.1, not a test against zero.",
+    )
+    lead = f"Signal is reported at level {study.options.level} unless a section says otherwise."
+    return Section("method", "Method", lead, notes=notes)
+
+
+def _facts(study: Study) -> tuple[tuple[str, str], ...]:
+    return (
+        ("loss", study.view.label),
+        ("compared losses", ", ".join(study.objectives)),
+        ("examples", f"{len(study.ids):,}"),
+        ("trained tokens", f"{int(study.column('count').sum()):,}"),
+        ("signal level", LEVELS[study.options.level]),
+    )
+
+
+def _nothing_trained(study: Study, decode: Decode | None, facts: Sequence[tuple[str, str]]) -> Document:
+    """Without a trained token there is one thing to say, and shares are undefined."""
+    return Document(
+        study.options.title,
+        (f"None of the {len(study.ids)} examples has a trained token: this training would learn nothing.",),
+        tuple(finding for rule in MASK_FINDINGS if (finding := rule(study)) is not None),
+        (strips_section(study, decode), _method(study)),
+        (*facts, *_facts(study)),
+    )

@@ -1,0 +1,224 @@
+"""Findings about normalisation and signal: whether the loss trains what its user says it should.
+
+None of them calls a policy wrong in itself. Where a policy is declared the verdict is by a region of practical
+equivalence; where it is not, only effects on output length and extreme concentration are reported.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from sftloss.analysis import _fixes as fixes
+from sftloss.analysis import _numbers as numbers
+from sftloss.analysis._bootstrap import interval
+from sftloss.analysis._frames import Study
+from sftloss.analysis._numbers import Estimate
+from sftloss.analysis._section_groups import group_shares
+from sftloss.analysis._section_length import elasticity
+from sftloss.analysis._section_tokens import BAND_NAMES, band_key, band_shares, describe_band
+from sftloss.analysis._shares import decide, number, percent, with_interval
+from sftloss.analysis._tilt import EXAMPLE_MEAN, Normalisation, Tilt, micro_batch_mean, predict
+from sftloss.analysis.document import Finding
+
+SHIFT = 0.05  # a change of mean length below 5 % is not worth a warning
+TARGETS = {"per-token": 1.0, "per-example": 0.0}
+
+
+def _tilt(study: Study, normalisation: Normalisation) -> tuple[Tilt, float, float]:
+    """A prediction, the data's mean output, and their relative difference."""
+    options = study.options
+    tilt = predict(study.lengths, normalisation, replicates=options.replicates, seed=options.seed)
+    data = float(study.output[study.size > 0].mean()) if (study.size > 0).any() else float("nan")
+    return tilt, data, tilt.unconditional.value / data - 1.0
+
+
+def _length_finding(study: Study, id: str, normalisation: Normalisation, subject: str, why: str) -> Finding | None:
+    tilt, data, shift = _tilt(study, normalisation)
+    if not abs(shift) >= SHIFT:
+        return None
+    used = study.options.normalisation == normalisation
+    reason = study.lengths.cannot_tell()
+    sentence = (
+        f"{subject} teaches a mean answer of at most {percent(abs(shift))} {'less' if shift < 0 else 'more'} than the "
+        f"data: {with_interval(tilt.unconditional)} against {number(data)} tokens"
+    )
+    if reason:
+        sentence += f"; whether it happens here the data cannot tell ({reason})."
+    else:
+        sentence += f"; given the prompt {number(tilt.within_prompt or data)}."
+    fix = fixes.GLOBAL_MEAN
+    severity = "warning" if used and not reason else "info"
+    return Finding(id, severity, sentence, why, fix, tilt.unconditional.value, tilt.unconditional.interval, "tokens")
+
+
+def micro_batch_length(study: Study) -> Finding | None:
+    """NORM001: token means of micro-batches shorten answers."""
+    used = study.options.normalisation
+    size = used.micro_batch if used.micro_batch is not None else study.options.micro_batch
+    if size is None:
+        return None
+    return _length_finding(
+        study,
+        "NORM001",
+        used if used.micro_batch == size else micro_batch_mean(size),
+        f"A token mean over each micro-batch of {size}",
+        "A token's weight then depends on who shares its micro-batch; with one sequence it is the example mean.",
+    )
+
+
+def example_mean_length(study: Study) -> Finding | None:
+    """NORM002: the example mean teaches the harmonic mean length."""
+    return _length_finding(
+        study,
+        "NORM002",
+        EXAMPLE_MEAN,
+        "Averaging within each example",
+        "At the optimum each answer counts 1/T: the learned mean length is the harmonic mean of the data's.",
+    )
+
+
+def policy(study: Study) -> Finding | None:
+    """NORM003: whether signal follows the declared policy."""
+    wanted = study.options.policy
+    if wanted is None:
+        return None
+    if wanted == "per-task":
+        return _task_policy(study)
+    reason = numbers.cannot_tell(study.size)
+    level = study.options.level
+    estimate = Estimate(float("nan"), reason=reason) if reason else elasticity(study, study.view, level)
+    verdict = decide(estimate, TARGETS[wanted])
+    said = f"elasticity of {level} signal in length {with_interval(estimate)}, wanted {TARGETS[wanted]:.0f} \u00b1 0.1"
+    if verdict == "insufficient data":
+        said = reason or estimate.reason or "no interval"
+    # dividing by another T^a lowers the slope by a
+    target_alpha = study.options.normalisation.alpha + estimate.value - TARGETS[wanted]
+    fix = fixes.alpha(target_alpha) if verdict == "off target" and study.view.normalisation.micro_batch is None else ""
+    return Finding(
+        "NORM003",
+        "warning" if verdict == "off target" else "info",
+        f"Policy {wanted}: {verdict} ({said}).",
+        "The policy is a choice; this says only whether the loss does what was chosen.",
+        fix or (fixes.GLOBAL_MEAN if verdict == "off target" else ""),
+        estimate.value if np.isfinite(estimate.value) else None,
+        estimate.interval,
+        "elasticity",
+    )
+
+
+def _task_policy(study: Study) -> Finding:
+    """Each task's signal share times the number of tasks: 1 is equal."""
+    of = group_shares(study, "task")
+    if of is None or len(of.labels) < 2 or (study.size > 0).sum() < 30:
+        why = "fewer than two tasks" if of is None or len(of.labels) < 2 else "fewer than 30 examples"
+        sentence = f"Policy per-task: insufficient data ({why})."
+        return Finding("NORM003", "info", sentence, "Shares of one task say nothing.")
+    column = of.columns.index(study.view.normalisation.name)
+    count = len(of.labels)
+    estimates = [
+        Estimate(count * float(of.value[g, column]), interval(count * of.replicates[:, g, column]))
+        for g in range(count)
+    ]
+    verdicts = [decide(e, 1.0) for e in estimates]
+    worst = int(np.argmax([abs(e.value - 1.0) for e in estimates]))
+    verdict = "on target" if set(verdicts) == {"on target"} else "inconclusive"
+    verdict = "off target" if "off target" in verdicts else verdict
+    off = verdict == "off target"
+    return Finding(
+        "NORM003",
+        "warning" if off else "info",
+        f"Policy per-task: {verdict}; {of.labels[worst]} has {with_interval(estimates[worst])} times an equal share.",
+        "The policy is a choice; this says only whether the loss does what was chosen.",
+        "give each task its own normaliser and factor 1 (task means)" if off else "",
+        estimates[worst].value,
+        estimates[worst].interval,
+        "times an equal share",
+    )
+
+
+def concentrated(study: Study) -> Finding | None:
+    """NORM004: few examples hold most of the signal."""
+    signal = study.signal(study.view, study.options.level)[study.size > 0]
+    if len(signal) < 100:
+        return None  # the top 1 % is not one example
+    ess, top = numbers.kish_ess(signal) / len(signal), numbers.top_share(signal, 0.01)
+    if not (ess < 0.1 or top > 0.2):
+        return None
+    rows = np.argsort(-study.signal(study.view, study.options.level), kind="stable")[:10]
+    return Finding(
+        "NORM004",
+        "warning",
+        f"The top 1 % of the examples hold {percent(top)} of the signal; {percent(ess)} of the examples count.",
+        "Most examples hardly move the model; a few, perhaps broken ones, move it a lot.",
+        f"{fixes.alpha(0.5)}, or look at the rows listed",
+        ess,
+        None,
+        "effective share of examples",
+        study.origins(rows),
+    )
+
+
+def group_off(study: Study) -> Finding | None:
+    """NORM005: a group's signal share is over three times its token share, or under a third, interval and all."""
+    current = study.view.normalisation.name
+    worst: tuple[float, Finding] | None = None
+    for column in study.options.group_by:
+        of = group_shares(study, column)
+        for group, label in enumerate(of.labels if of else ()):
+            ratio = of.ratio(group, current, "tokens")
+            if ratio.interval is None or not (ratio.interval.low > 3.0 or ratio.interval.high < 1.0 / 3.0):
+                continue
+            size = abs(float(np.log(max(ratio.value, 1e-12))))
+            found = Finding(
+                "NORM005",
+                "warning",
+                f"{column} {label}: {percent(of.column('tokens')[group])} of the tokens, "
+                f"{percent(of.column(current)[group])} of the signal under {current} "
+                f"({with_interval(ratio)} times its part).",
+                "A group far from its part learns much faster or slower than its data suggests; say so on purpose.",
+                f"choose another --normalization, or weight {column} {label} with a factor of its own",
+                ratio.value,
+                ratio.interval,
+                "signal share over token share",
+            )
+            worst = (size, found) if worst is None or size > worst[0] else worst
+    return None if worst is None else worst[1]
+
+
+def wasted(study: Study) -> Finding | None:
+    """SIG001: much signal on tokens the model finds certain, or impossible."""
+    current = study.view.normalisation.name
+    of = band_shares(study)
+    sure, unsure = describe_band(of, BAND_NAMES[-1], current), describe_band(of, BAND_NAMES[0], current)
+    if not (sure[1] > 0.2 or unsure[1] > 0.25):
+        return None
+    low = unsure[1] > 0.25
+    band, (tokens, signal) = (BAND_NAMES[0], unsure) if low else (BAND_NAMES[-1], sure)
+    cut = _rows_of_band(study, 0 if low else len(BAND_NAMES) - 1)
+    shown = of.intervals[of.labels.index(band)][of.columns.index(current)]
+    rest = f"a loss that lets certain tokens rest, such as focal(gamma=2); then {fixes.COMPARE}"
+    why = "The model cannot learn noise without memorising it: look for wrong labels or formats the base never saw."
+    return Finding(
+        "SIG001",
+        "warning",
+        f"{percent(signal)} of the signal is on tokens with {band}, {percent(tokens)} of the tokens.",
+        why if low else "These tokens are known; the loss spends its strength on them.",
+        fixes.READ_ROWS if low else rest,
+        signal,
+        shown,
+        "share of signal",
+        study.origins(cut),
+    )
+
+
+def _rows_of_band(study: Study, band: int) -> np.ndarray:
+    """The examples with most signal in a band."""
+    weight = pl.col("u") * pl.col(f"l1:{study.objective}").cast(pl.Float64)
+    frame = study.grouped(pl.when(band_key() == band).then(0), [weight.sum().alias("signal")])
+    at = np.searchsorted(study.ids, frame["example"].to_numpy())
+    signal = frame["signal"].to_numpy() * study.factor(study.options.normalisation)[at]
+    return at[np.lexsort((at, -signal))[:10]]
+
+
+SIGNAL_FINDINGS = (micro_batch_length, example_mean_length, policy, concentrated, group_off, wasted)

@@ -1,0 +1,54 @@
+"""Tasks, languages, sources: whose examples receive the signal."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sftloss.analysis._frames import Study
+from sftloss.analysis._shares import Shares, percent, share_chart, share_table, shares
+from sftloss.analysis._views import LEVELS
+from sftloss.analysis.document import Section
+
+MOST = 20  # groups shown; the smallest are added up
+
+
+def group_shares(study: Study, column: str) -> Shares | None:
+    """Shares of examples, tokens and signal by a column of the examples; None where it has one group."""
+    if column not in study.base.columns:
+        return None
+    codes, names = study.codes(column)
+    if len(names) < 2:
+        return None
+    if len(names) > MOST:
+        order = np.argsort(-np.bincount(codes), kind="stable")
+        place = np.empty(len(names), dtype=np.int64)
+        place[order] = np.minimum(np.arange(len(names)), MOST - 1)
+        codes, names = place[codes], [*(names[i] for i in order[: MOST - 1]), f"{len(names) - MOST + 1} smaller groups"]
+    heads = ["examples", "tokens", *(view.normalisation.name for view in study.views)]
+    return shares(study.example_sums(codes, len(names), study.views, study.options.level), names, heads)
+
+
+def group_section(study: Study, column: str) -> Section | None:
+    """Shares by one grouping; None where there is nothing to group by."""
+    of = group_shares(study, column)
+    if of is None:
+        return None
+    signals = tuple(view.normalisation.name for view in study.views)
+    lead = _lead(of, signals)
+    title = {"task": "Tasks", "language": "Languages", "source": "Sources"}.get(column, column)
+    table = share_table(of, id=column, title=title, first=column, signals=signals)
+    chart = share_chart(of, id=f"{column}-shares", title=f"Shares by {column}", x_label=column, description=lead)
+    return Section(column, title, lead, LEVELS[study.options.level], (chart,), (table,))
+
+
+def _lead(of: Shares, signals: tuple[str, ...]) -> str:
+    """The group whose share the choice of normalisation moves most."""
+    group = widest(of, signals)
+    parts = ", ".join(f"{percent(of.column(name)[group])} under {name}" for name in signals)
+    return f"{of.labels[group]}: {percent(of.column('tokens')[group])} of the tokens; of the signal {parts}."
+
+
+def widest(of: Shares, signals: tuple[str, ...]) -> int:
+    """Index of the group whose signal share differs most between normalisations and its token share."""
+    columns = np.stack([of.column(name) for name in ("tokens", *signals)], axis=1)
+    return int(np.argmax(np.nan_to_num(columns.max(axis=1) - columns.min(axis=1))))

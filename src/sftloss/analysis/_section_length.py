@@ -1,0 +1,190 @@
+"""Length: how signal grows with it, who holds it, and which output length each normalisation teaches."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sftloss.analysis import _numbers as numbers
+from sftloss.analysis._frames import Study
+from sftloss.analysis._numbers import Estimate
+from sftloss.analysis._shares import cell, forest, number, percent, share_chart, share_table, shares, with_interval
+from sftloss.analysis._tilt import Tilt, predict
+from sftloss.analysis._views import LEVELS, View
+from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
+
+
+def elasticity(study: Study, view: View, level: str) -> Estimate:
+    """Elasticity of a view's signal in T, with its interval."""
+    options = study.options
+    return numbers.elasticity(
+        study.size, study.signal(view, level), study.ids, replicates=options.replicates, seed=options.seed
+    )
+
+
+def tilts(study: Study) -> tuple[Tilt, ...]:
+    """The predicted output length of every normalisation, the trained one first."""
+    options = study.options
+    return tuple(
+        predict(study.lengths, n, replicates=options.replicates, seed=options.seed)
+        for n in options.all_normalisations()
+    )
+
+
+def length_section(study: Study) -> Section:
+    """Elasticity under each normalisation, the concentration curve, and deciles of length."""
+    level = study.options.level
+    trained = study.size > 0
+    found = [(view, elasticity(study, view, level)) for view in study.views]
+    reason = numbers.cannot_tell(study.size)
+    lead = _lead(study, found, reason)
+    deciles, bins = _deciles(study, level)
+    curves = _curves(study, level, trained)
+    slopes = forest(
+        [(view.normalisation.name, estimate) for view, estimate in found],
+        id="length-elasticity",
+        title="Elasticity of signal in length",
+        x_label="elasticity",
+        description="1: signal in proportion to tokens; 0: the same for every example. "
+        + "; ".join(f"{view.normalisation.name} {with_interval(e)}" for view, e in found),
+    )
+    notes = (
+        _correlations(study, trained),
+        "T is the sum of an example's token weights; deciles are fixed on the data.",
+    )
+    tables = (_numbers_table(study, level, found), deciles)
+    return Section("length", "Length", lead, LEVELS[level], (slopes, curves, bins), tables, notes=notes)
+
+
+def _lead(study: Study, found: list[tuple[View, Estimate]], reason: str) -> str:
+    if reason:
+        return f"This data cannot tell how signal depends on length: {reason}."
+    parts = ", ".join(f"{with_interval(e)} under {view.normalisation.name}" for view, e in found)
+    return (
+        f"Doubling an example's length multiplies its signal by 2 to the power of the elasticity: {parts}. "
+        "1 treats tokens alike, 0 examples alike; neither is wrong in itself."
+    )
+
+
+def _numbers_table(study: Study, level: str, found: list[tuple[View, Estimate]]) -> Table:
+    columns = (
+        Column("normalisation", "normalisation"),
+        Column("elasticity", "elasticity", "number", "slope of log signal on log T"),
+        Column("low", "low", "number", "end of the 95 % interval"),
+        Column("high", "high", "number", "end of the 95 % interval"),
+        Column("theil_sen", "Theil-Sen", "number", "median slope over pairs: a check that resists outliers"),
+        Column("concentration", "concentration index", "number", "above 0: long examples hold more than their part"),
+        Column("kakwani", "Kakwani", "number", "0: in proportion to tokens; below: short examples get more"),
+        Column("spearman", "Spearman", "number"),
+        Column("partial", "Spearman given difficulty", "number", "ranks less what the mean loss (and task) explain"),
+    )
+    rows: list[tuple[Cell, ...]] = []
+    trained = study.size > 0
+    size = study.size[trained]
+    difficulty = study.column(f"loss:{study.objective}")[trained] / size
+    tasks = None if study.lengths.tasks is None else study.lengths.tasks[trained]
+    for view, estimate in found:
+        signal = study.signal(view, level)[trained]
+        keep = signal > 0
+        robust = numbers.theil_sen(np.log(size[keep]), np.log(signal[keep])) if keep.sum() > 2 else float("nan")
+        partial = numbers.partial_spearman(size, signal, difficulty, tasks) if len(size) > 9 else float("nan")
+        low, high = (None, None) if estimate.interval is None else (estimate.interval.low, estimate.interval.high)
+        values = (estimate.value, low, high, robust, numbers.concentration_index(signal, size))
+        values += (numbers.kakwani(signal, size), numbers.spearman(size, signal), partial)
+        rows.append((view.normalisation.name, *(cell(v) for v in values)))
+    return Table("length-numbers", "Signal and length", columns, tuple(rows))
+
+
+def _deciles(study: Study, level: str) -> tuple[Table, Chart]:
+    trained = study.size > 0
+    codes, bins = numbers.quantile_bins(study.size[trained])
+    every = np.full(len(trained), len(bins))
+    every[trained] = codes
+    names = [number(a) if a == b else f"{number(a)} to {number(b)}" for a, b in bins] + ["untrained"]
+    signals = tuple(view.normalisation.name for view in study.views)
+    sums = study.example_sums(every, len(names), study.views, level)
+    sums.total[len(bins)] = 0  # examples without trained tokens are not in these shares
+    sums.replicates[:, len(bins)] = 0
+    of = shares(sums, names, ["examples", "tokens", *signals])
+    table = share_table(of, id="length-deciles", title="Deciles of length", first="length T", signals=signals)
+    top = "; ".join(f"{name} {percent(of.column(name)[-1])}" for name in of.columns if of.labels)
+    chart = share_chart(
+        of,
+        id="length-decile-shares",
+        title="Shares by length",
+        x_label="length T",
+        description=f"Shares of examples, tokens and signal by length. The longest group: {top}.",
+    )
+    return table, chart
+
+
+def _curves(study: Study, level: str, trained: np.ndarray) -> Chart:
+    size = study.size[trained]
+    lines = [Series("equal for every example", (0.0, 1.0), (0.0, 1.0), is_reference=True)]
+    x, y = numbers.concentration_curve(size, size)
+    lines.append(Series("in proportion to tokens", tuple(x.tolist()), tuple(map(cell, y)), is_reference=True))
+    halves = []
+    for view in study.views:
+        x, y = numbers.concentration_curve(study.signal(view, level)[trained], size)
+        lines.append(Series(view.normalisation.name, tuple(x.tolist()), tuple(map(cell, y))))
+        halves.append(f"{view.normalisation.name} {percent(float(np.interp(0.5, x, y)))}")
+    return Chart(
+        "length-concentration",
+        "line",
+        "Who holds the signal",
+        "share of examples, shortest first",
+        "share of signal",
+        tuple(lines),
+        "Cumulative share of signal over examples from short to long. The shorter half holds: " + ", ".join(halves),
+        format_x="percent",
+        format_y="percent",
+    )
+
+
+def _correlations(study: Study, trained: np.ndarray) -> str:
+    size, total = study.size[trained], study.column(f"loss:{study.objective}")[trained]
+    summed, mean = numbers.pearson(size, total), numbers.pearson(size, total / size)
+    return (
+        f"Secondary: over examples, length correlates {number(summed)} with the summed loss and {number(mean)} "
+        "with the mean loss. The first is mechanical, because a sum of T positive terms grows with T whatever the "
+        "model or the loss; it says nothing about bias."
+    )
+
+
+def tilt_section(study: Study) -> Section:
+    """Predicted mean output length of every normalisation, from the lengths alone."""
+    found = tilts(study)
+    data = float(study.output[study.size > 0].mean()) if (study.size > 0).any() else float("nan")
+    reason = study.lengths.cannot_tell()
+    columns = (
+        Column("normalisation", "normalisation"),
+        Column("predicted", "mean length, at most this far from the data", "number", "if the prompt says nothing"),
+        Column("low", "low", "number", "end of the 95 % interval"),
+        Column("high", "high", "number", "end of the 95 % interval"),
+        Column("within_prompt", "given the prompt", "number", "only answers to the same prompt differ"),
+        Column("within_task", "given the task", "number"),
+        Column("effective", "effective examples", "number", "Kish: as many equally weighted examples"),
+    )
+    rows: list[tuple[Cell, ...]] = []
+    for tilt in found:
+        ends = tilt.unconditional.interval
+        values = (tilt.unconditional.value, getattr(ends, "low", None), getattr(ends, "high", None))
+        values += (tilt.within_prompt, tilt.within_task, tilt.effective_examples)
+        rows.append((tilt.normalisation.name, *(cell(v) for v in values)))
+    said = ", ".join(f"{tilt.normalisation.name} {number(tilt.unconditional.value)}" for tilt in found)
+    lead = f"If the prompt says nothing about length, the mean answer learned is: {said} tokens (data {number(data)})."
+    if reason:
+        lead += f" Whether it happens here the data cannot tell: {reason}."
+    chart = forest(
+        [(tilt.normalisation.name, tilt.unconditional) for tilt in found],
+        id="tilt-lengths",
+        title="Predicted mean output length",
+        x_label="tokens",
+        description=f"{said}; the data's own mean is {number(data)} tokens.",
+    )
+    notes = (
+        "At its optimum, cross-entropy weighted by w(T) learns the data reweighted by w(T). It is a statement about "
+        "the optimum: short training moves less, and length that the prompt determines does not move at all.",
+    )
+    return Section(
+        "tilt", "Output length", lead, "", (chart,), (Table("tilt", chart.title, columns, tuple(rows)),), notes=notes
+    )
