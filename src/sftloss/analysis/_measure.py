@@ -198,7 +198,7 @@ class _Run:
             if number >= 0:
                 self.rows.append(_example_row(example, number, digests[segment], by_segment.get(segment, (0, 0))))
         rows = tokens.join(place, on="segment", how="left", maintain_order="left").filter(pl.col("example") >= 0)
-        schema = token_schema(list(self.objectives))
+        schema = token_schema(list(self.objectives), has_hidden=self.decoder.head is not None)
         self.tokens.append(rows.select(schema.keys()).cast(pl.Schema(schema)))
         self.waiting += rows.height
         if self.waiting >= self.settings.part_tokens:

@@ -44,12 +44,17 @@ EXAMPLE_SCHEMA: dict[str, Any] = {
 }
 
 
-def token_schema(objectives: Sequence[str]) -> dict[str, Any]:
-    """Columns of a token row: where it is, what it is, its statistics, and three numbers for each objective."""
+def token_schema(objectives: Sequence[str], *, has_hidden: bool = True) -> dict[str, Any]:
+    """Columns of a token row: where it is, what it is, its statistics, and three numbers for each objective.
+
+    `hidden_norm` is there only if the head could be read: without hidden states there is no last-layer signal, and
+    a column of nothing would sum to 0.
+    """
     where = {"example": pl.Int64, "position": pl.Int32, "token": pl.Int32, "role": pl.Int8, "weight": pl.Float32}
     stats = {name: pl.Boolean if name == "is_top1" else pl.Float32 for name in FIELDS}
     signals = {f"{signal}:{name}": pl.Float32 for name in objectives for signal in SIGNALS}
-    return {**where, "is_end": pl.Boolean, **stats, "vocab": pl.Int32, "hidden_norm": pl.Float32, **signals}
+    hidden = {"hidden_norm": pl.Float32} if has_hidden else {}
+    return {**where, "is_end": pl.Boolean, **stats, "vocab": pl.Int32, **hidden, **signals}
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Table:
     def tokens(self, *, is_sorted: bool = True) -> pl.LazyFrame:
         """One row a target token, by example and position; unsorted is faster where order does not matter."""
         paths = [part.tokens for part in self._parts()]
-        frame = pl.scan_parquet(paths) if paths else pl.LazyFrame(schema=token_schema(self.objectives))
+        frame = pl.scan_parquet(paths) if paths else pl.LazyFrame(schema=self._schema())
         return frame.sort("example", "position") if is_sorted else frame
 
     def examples(self, *, is_sorted: bool = True) -> pl.LazyFrame:
@@ -69,6 +69,9 @@ class Table:
         """Origins of examples with NaN or infinite statistics, and how many tokens each has; at most `limit`."""
         bad = self.examples().filter(pl.col("n_nonfinite") > 0).head(limit).collect()
         return [(origin(row), row["n_nonfinite"]) for row in bad.iter_rows(named=True)]
+
+    def _schema(self) -> dict[str, Any]:
+        return token_schema(self.objectives, has_hidden=not self.manifest["model"]["own_logits_because"])
 
     def _parts(self) -> list[Part]:
         return complete_parts(self.directory)

@@ -19,7 +19,11 @@ _CHUNK_BYTES = 1 << 26  # float32 logits and their gradient of one objective at 
 
 
 def batch_tokens(decoder: Decoder, batch: Batch, objectives: Objectives) -> pl.DataFrame:
-    """Every target of the batch as a row, with its ``segment`` and whether a number of it is not finite."""
+    """Every target of the batch as a row, with its ``segment`` and whether a number of it is not finite.
+
+    ``l2 * hidden_norm`` is the norm of the token's gradient in the head's weight, up to the head's constant scale, and
+    an upper bound of it under a softcap. Without a readable head there is no ``hidden_norm``.
+    """
     is_target = batch.targets != IGNORED
     targets = batch.targets[is_target]
     stats, signals, norms = _statistics(decoder, batch, is_target, objectives)
@@ -33,26 +37,24 @@ def batch_tokens(decoder: Decoder, batch: Batch, objectives: Objectives) -> pl.D
         "is_end": batch.is_end[is_target],
         **{name: getattr(stats, name) for name in FIELDS},
         "vocab": torch.as_tensor(stats.vocab_size).expand(targets.shape[0]),
-        "hidden_norm": norms,
+        **({} if norms is None else {"hidden_norm": norms}),
     }
     for name, signal in signals.items():
         columns |= {f"loss:{name}": signal.loss, f"l1:{name}": signal.l1, f"l2:{name}": signal.l2}
     frame = pl.DataFrame({name: _column(values) for name, values in columns.items()})
-    is_nonfinite = _is_nonfinite(list(signals))
-    # no readable head, no hidden state: undefined, which a sum must not turn into a number
-    return frame.with_columns(pl.col("hidden_norm").fill_nan(None), is_nonfinite=is_nonfinite)
+    return frame.with_columns(is_nonfinite=_is_nonfinite(list(signals)))
 
 
 def _statistics(
     decoder: Decoder, batch: Batch, is_target: Tensor, objectives: Objectives
-) -> tuple[TokenStats, Mapping[str, TokenSignal], Tensor]:
+) -> tuple[TokenStats, Mapping[str, TokenSignal], Tensor | None]:
     inputs = (batch.input_ids, batch.position_ids, batch.attention_mask)
     targets = batch.targets[is_target]
     if decoder.head is None:
         rows = decoder.logits(*inputs)
         rows = rows[is_target.to(rows.device)]
         stats, signals = measure_logits(rows, targets.to(rows.device), objectives)
-        return stats, signals, torch.full((targets.shape[0],), float("nan"))
+        return stats, signals, None
     hidden = decoder.hidden(*inputs)
     hidden = hidden[is_target.to(hidden.device)]
     stats, signals = measure_tokens(hidden, decoder.head, targets.to(hidden.device), objectives)
