@@ -103,6 +103,16 @@ def test_ignored_targets_inside_a_mask_do_not_count(weighting):
     assert torch.equal(loss(logits, ignored, instruction, response), expected)
 
 
+def test_tokens_of_weight_zero_get_exactly_zero_gradient_and_may_hold_anything():
+    """A target that is valid but weighs nothing is dropped before the loss: 0 times NaN would be NaN."""
+    logits, targets, instruction, response = batch()
+    logits[instruction] = float("nan")
+    logits.requires_grad_()
+    loss = InstructionResponseLoss(0.0, 1.0)(logits, targets, instruction, response)
+    (slope,) = torch.autograd.grad(loss, logits)
+    assert bool(torch.isfinite(loss)) and bool((slope[instruction] == 0).all()) and bool((slope[response] != 0).all())
+
+
 def test_masks_of_numbers_are_masks_of_truth():
     logits, targets, instruction, response = batch()
     loss = InstructionResponseLoss()

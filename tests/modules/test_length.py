@@ -87,6 +87,8 @@ def test_length_normalized_loss_takes_any_ignore_index():
     other = torch.where(targets == -100, 0, targets % (VOCAB - 1) + 1)
     both = torch.where(other == 0, -100, other)
     assert torch.equal(LengthNormalizedLoss(ignore_index=0)(logits, other), LengthNormalizedLoss()(logits, both))
+    other[0, 0] = both[0, 0] = -100  # never trained, whatever the ignore_index
+    assert torch.equal(LengthNormalizedLoss(ignore_index=0)(logits, other), LengthNormalizedLoss()(logits, both))
 
 
 @pytest.mark.parametrize(

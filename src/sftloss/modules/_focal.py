@@ -108,6 +108,4 @@ def focal_objective(gamma: float, *, detach_gate: bool = False) -> TokenObjectiv
 
 
 def _gated(stats: TokenStats, *, gamma: float) -> Tensor:
-    # -inf (no other finite logit) times gamma = 0 would be NaN
-    log_q = stats.other_logprob.detach().clamp(min=torch.finfo(stats.other_logprob.dtype).min)
-    return torch.exp(gamma * log_q) * cross_entropy(stats)
+    return torch.exp(gamma * stats.other_logprob.detach()) * cross_entropy(stats)

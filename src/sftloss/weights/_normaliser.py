@@ -142,4 +142,4 @@ def coefficients(weights: Float[Tensor, " tokens"], total: Tensor | float) -> Fl
 def divide(weights: Tensor, total: Tensor) -> Tensor:
     """``weights / total``, 0 where the total is 0, divided in the wider dtype and returned in that of ``weights``."""
     exact = weights.to(torch.promote_types(weights.dtype, total.dtype))
-    return torch.where(total != 0, exact / torch.where(total != 0, total, 1), 0).to(weights.dtype)
+    return torch.where(total != 0, exact / total, 0).to(weights.dtype)
