@@ -1,0 +1,121 @@
+"""The generated demo: five tasks in which length, difficulty and task are not aligned, and a model that knows them.
+
+========  ========  ==============================  ======================================================
+task      language  answers                         what it is there for
+========  ========  ==============================  ======================================================
+add       en        1 to 3 digits, hard             few tokens, much loss
+reverse   en        2 to 12 words, hard             loss grows with length
+copy      en        2 to 24 words, easy             many tokens, hardly any loss
+list      en        2 to 10 words, undetermined     one prompt, answers of many lengths: here 1/T tilts
+yes_no    zh        1 or 2 characters, easy         most examples, fewest tokens
+========  ========  ==============================  ======================================================
+
+Everything is drawn from a seed with Python's own generator, so it is the same on every machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from sftloss.data.records import Message, Origin, Record
+
+TASKS = {"yes_no": 0.36, "add": 0.24, "copy": 0.18, "list": 0.12, "reverse": 0.10}
+"""Share of each task in the examples."""
+
+MODEL_PATH = Path(__file__).parent / "demo_model"
+"""The shipped checkpoint: safetensors, config and tokenizer, made by `scripts/make_demo_model.py`."""
+
+_LANGUAGES = dict.fromkeys(TASKS, "en") | {"yes_no": "zh"}
+
+_KINDS = {
+    "fruits": ("apple", "pear", "plum", "fig", "lime", "melon", "lemon", "peach", "date", "mango"),
+    "animals": ("cat", "dog", "cow", "pig", "horse", "sheep", "goat", "duck", "hen", "mouse"),
+    "colours": ("red", "blue", "green", "black", "white", "brown", "grey", "pink", "gold", "tan"),
+    "tools": ("saw", "axe", "pin", "drill", "file", "knife", "rake", "spade", "nail", "plane"),
+}
+_WORDS = tuple(word for words in _KINDS.values() for word in words)
+
+
+def demo_records(seed: int = 0, *, count: int = 1000) -> tuple[Record, ...]:
+    """Instruction data of five tasks, as messages with task and language.
+
+    Args:
+        seed: Equal seeds give equal records; the demo model was trained on seed 0 only.
+        count: Number of records. The tasks have the shares in `TASKS`, exactly up to rounding, in random order.
+
+    Raises:
+        ValueError: If `count` is below 1.
+
+    Example:
+        >>> demo_records(count=1000)[0].messages[0].role
+        'user'
+    """
+    if count < 1:
+        raise ValueError(f"demo_records: count must be at least 1, got {count}.")
+    random = Random(f"demo {seed}")
+    bounds = [0.0]
+    for share in TASKS.values():
+        bounds.append(bounds[-1] + share)
+    cuts = [round(bound * count) for bound in bounds]
+    tasks = [task for i, task in enumerate(TASKS) for _ in range(cuts[i + 1] - cuts[i])]
+    random.shuffle(tasks)
+    return tuple(_record(task, row, seed, random) for row, task in enumerate(tasks))
+
+
+def _record(task: str, row: int, seed: int, random: Random) -> Record:
+    question, answer = _MAKERS[task](random)
+    return Record(
+        origin=Origin(f"demo-{seed}", row),
+        messages=(Message("user", question), Message("assistant", answer)),
+        task=task,
+        language=_LANGUAGES[task],
+        source="demo",
+    )
+
+
+def _add(random: Random) -> tuple[str, str]:
+    left, right = (random.randrange(10 ** random.choice((1, 2, 2, 2))) for _ in range(2))
+    return f"{left} + {right} =", str(left + right)
+
+
+def _copy(random: Random) -> tuple[str, str]:
+    words = " ".join(random.sample(_WORDS, k=random.choice((2, 3, 4, 6, 8, 12, 16, 24))))
+    return f"copy: {words}", words
+
+
+def _reverse(random: Random) -> tuple[str, str]:
+    words = random.sample(_WORDS, k=random.randint(2, 12))
+    return f"reverse: {' '.join(words)}", " ".join(reversed(words))
+
+
+def _list(random: Random) -> tuple[str, str]:
+    kind = random.choice(tuple(_KINDS))
+    return f"list {kind}", ", ".join(random.sample(_KINDS[kind], k=random.randint(2, 10)))
+
+
+def _yes_no(random: Random) -> tuple[str, str]:
+    left, right = random.sample(range(100), 2)
+    return f"{left}比{right}大吗?", "是" if left > right else "不是"
+
+
+_MAKERS = {"add": _add, "copy": _copy, "reverse": _reverse, "list": _list, "yes_no": _yes_no}
+
+
+def demo_tokenizer() -> Any:
+    """The demo's byte-level tokenizer, with a ChatML template that has generation tags. Loads offline."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(MODEL_PATH, local_files_only=True)
+
+
+def demo_model() -> Any:
+    """The demo's Llama of about 0.1 million parameters, in float32 and evaluation mode. Loads offline."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(
+        MODEL_PATH, local_files_only=True, use_safetensors=True, dtype=torch.float32
+    )
+    return model.eval()
