@@ -10,7 +10,7 @@ from sftloss.analysis._analyze import describe, findings
 from sftloss.analysis._frames import open_study
 from sftloss.analysis._numbers import Estimate
 from sftloss.analysis._shares import decide
-from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN, micro_batch_mean, normalisation
+from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN, Normalisation, micro_batch_mean
 from sftloss.analysis._views import AnalysisOptions
 from sftloss.analysis.document import Interval
 
@@ -124,6 +124,8 @@ def test_micro_batch_means_are_found_where_they_shorten():
     have = found(random_examples(), normalisation=micro_batch_mean(1))
     assert have["NORM001"].value == pytest.approx(have["NORM002"].value)  # one sequence: the example mean
     assert "NORM001" not in found(random_examples(), micro_batch=512)
+    several = (TOKEN_MEAN, micro_batch_mean(64), micro_batch_mean(2))
+    assert "micro-batch of 2 " in found(random_examples(), normalisations=several)["NORM001"].sentence
     assert "NORM001" not in found(random_examples())
 
 
@@ -146,7 +148,8 @@ def test_the_fix_of_a_policy_reaches_it():
     """Whatever the elasticity is, dividing by T to that power makes it zero."""
     finding = found(clean(), policy="per-example")["NORM003"]
     assert finding.fix == f"--normalization {finding.value:.2f}"
-    again = found(clean(), policy="per-example", normalisation=normalisation(finding.fix.split()[1]))["NORM003"]
+    fixed = Normalisation("fixed", float(finding.fix.split()[1]))
+    again = found(clean(), policy="per-example", normalisation=fixed)["NORM003"]
     assert again.value == pytest.approx(0.0, abs=0.006)  # the fix is rounded to two digits
 
 

@@ -10,7 +10,6 @@ from scipy import stats
 
 from sftloss.analysis import _tilt as tilt
 from sftloss.analysis._tilt import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Lengths, micro_batch_mean, predict
-from sftloss.errors import ConfigError
 
 UNIFORM = np.arange(2.0, 16.0)  # lengths 2 to 15, equally likely
 
@@ -120,20 +119,3 @@ def test_lengths_say_when_the_data_cannot_tell():
 def test_a_micro_batch_of_no_sequences_is_refused():
     with pytest.raises(ValueError, match="micro_batch must be at least 1, got 0"):
         micro_batch_mean(0)
-
-
-@pytest.mark.parametrize(
-    "text, alpha", [("token-mean", 0), ("Example_Mean", 1), ("sqrt", 0.5), ("0.25", 0.25), (-0.5, -0.5), (1, 1)]
-)
-def test_a_normalisation_is_read_by_name_or_exponent(text, alpha):
-    assert tilt.normalisation(text).alpha == alpha
-
-
-def test_an_exponent_that_has_a_name_is_that_normalisation():
-    assert tilt.normalisation("1.0") is EXAMPLE_MEAN and tilt.normalisation(0.3).name == "alpha 0.3"
-
-
-@pytest.mark.parametrize("text", ["mean", "", "nan", "inf"])
-def test_an_unknown_normalisation_is_refused_with_what_is_known(text):
-    with pytest.raises(ConfigError, match="expected token-mean, example-mean, sqrt or an exponent"):
-        tilt.normalisation(text)

@@ -8,18 +8,66 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sftloss.analysis._analyze import describe
     from sftloss.analysis._identity import file_facts, model_facts, tokenizer_facts
     from sftloss.analysis._measure import Settings, measure
     from sftloss.analysis._table import Table, token_stats
+    from sftloss.analysis._tilt import (
+        EXAMPLE_MEAN,
+        SQRT,
+        TOKEN_MEAN,
+        Lengths,
+        Normalisation,
+        Tilt,
+        alpha_for_mean,
+        micro_batch_mean,
+        predict,
+        sequence_weights,
+    )
+    from sftloss.analysis._views import AnalysisOptions, View
 
-__all__ = ["Settings", "Table", "file_facts", "measure", "model_facts", "token_stats", "tokenizer_facts"]
+__all__ = [
+    "EXAMPLE_MEAN",
+    "SQRT",
+    "TOKEN_MEAN",
+    "AnalysisOptions",
+    "Lengths",
+    "Normalisation",
+    "Settings",
+    "Table",
+    "Tilt",
+    "View",
+    "alpha_for_mean",
+    "describe",
+    "file_facts",
+    "measure",
+    "micro_batch_mean",
+    "model_facts",
+    "predict",
+    "sequence_weights",
+    "token_stats",
+    "tokenizer_facts",
+]
 
 _HOME = {
+    "EXAMPLE_MEAN": "_tilt",
+    "SQRT": "_tilt",
+    "TOKEN_MEAN": "_tilt",
+    "AnalysisOptions": "_views",
+    "Lengths": "_tilt",
+    "Normalisation": "_tilt",
     "Settings": "_measure",
     "Table": "_table",
+    "Tilt": "_tilt",
+    "View": "_views",
+    "alpha_for_mean": "_tilt",
+    "describe": "_analyze",
     "file_facts": "_identity",
     "measure": "_measure",
+    "micro_batch_mean": "_tilt",
     "model_facts": "_identity",
+    "predict": "_tilt",
+    "sequence_weights": "_tilt",
     "token_stats": "_table",
     "tokenizer_facts": "_identity",
 }

@@ -18,7 +18,7 @@ from sftloss.analysis._section_groups import group_shares
 from sftloss.analysis._section_length import elasticity
 from sftloss.analysis._section_tokens import BAND_NAMES, band_key, band_shares, describe_band
 from sftloss.analysis._shares import decide, number, percent, with_interval
-from sftloss.analysis._tilt import EXAMPLE_MEAN, Normalisation, Tilt, micro_batch_mean, predict
+from sftloss.analysis._tilt import EXAMPLE_MEAN, Normalisation, Tilt, predict
 from sftloss.analysis.document import Finding
 
 SHIFT = 0.05  # a change of mean length below 5 % is not worth a warning
@@ -53,16 +53,17 @@ def _length_finding(study: Study, id: str, normalisation: Normalisation, subject
 
 
 def micro_batch_length(study: Study) -> Finding | None:
-    """NORM001: token means of micro-batches shorten answers."""
+    """NORM001: token means of micro-batches shorten answers. The one in use, or the smallest that is compared."""
     used = study.options.normalisation
-    size = used.micro_batch if used.micro_batch is not None else study.options.micro_batch
-    if size is None:
+    asked = [n for n in study.options.all_normalisations() if n.micro_batch is not None]
+    if not asked:
         return None
+    chosen = used if used.micro_batch is not None else min(asked, key=lambda n: n.micro_batch or 0)
     return _length_finding(
         study,
         "NORM001",
-        used if used.micro_batch == size else micro_batch_mean(size),
-        f"A token mean over each micro-batch of {size}",
+        chosen,
+        f"A token mean over each micro-batch of {chosen.micro_batch} sequence{'s' if chosen.micro_batch != 1 else ''}",
         "A token's weight then depends on who shares its micro-batch; with one sequence it is the example mean.",
     )
 

@@ -20,7 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from sftloss.analysis._bootstrap import REPLICATES, GroupSums, ratio_interval
 from sftloss.analysis._numbers import Estimate, cannot_tell, kish_ess
-from sftloss.errors import ConfigError
 
 Floats = NDArray[np.float64]
 
@@ -53,26 +52,6 @@ SQRT = Normalisation("sqrt", 0.5)
 def micro_batch_mean(sequences: int) -> Normalisation:
     """Token means of micro-batches of `sequences`, averaged: what plain gradient accumulation does."""
     return Normalisation(f"token mean of {sequences}", micro_batch=sequences)
-
-
-def normalisation(text: str | float) -> Normalisation:
-    """A normalisation by name or exponent: ``token-mean``, ``example-mean``, ``sqrt``, or alpha such as ``0.3``.
-
-    Raises:
-        ConfigError: If it is neither a known name nor a finite number.
-    """
-    named = {"token-mean": TOKEN_MEAN, "example-mean": EXAMPLE_MEAN, "sqrt": SQRT}
-    key = str(text).strip().lower().replace("_", "-").replace(" ", "-")
-    if key in named:
-        return named[key]
-    try:
-        alpha = float(key)
-    except ValueError:
-        alpha = float("nan")
-    if not np.isfinite(alpha):
-        raise ConfigError(f"normalization: expected {', '.join(named)} or an exponent such as 0.3, got {text!r}.")
-    known = {one.alpha: one for one in named.values()}
-    return known.get(alpha, Normalisation(f"alpha {alpha:g}", alpha))
 
 
 def sequence_weights(lengths: ArrayLike, normalisation: Normalisation) -> Floats:
