@@ -169,6 +169,14 @@ def test_group_normalisers_is_the_normaliser_of_each_group_and_adds_up(by, lengt
     assert_close(total, whole, rtol=1e-12, atol=1e-12)
 
 
+def test_group_normalisers_counts_a_sequence_in_each_group_it_has_weight_in():
+    """Groups may divide a sequence, as roles do; a weightless token puts its sequence nowhere."""
+    groups, segments = torch.tensor([0, 0, 1, 1, 2, 1]), torch.tensor([0, 0, 0, 1, 1, -1])
+    weights = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0, 1.0])
+    got = group_normalisers(weights, groups, count=3, by="sequences", segments=segments)
+    assert got.tolist() == [1, 2, 0]
+
+
 @settings(max_examples=30, deadline=None)
 @given(LENGTHS, st.integers(0, 999))
 def test_group_coefficients_gives_the_weighted_sum_of_group_means(lengths, seed):
