@@ -1,0 +1,142 @@
+"""The house rules that a reviewer would otherwise have to remember."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sftloss
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "sftloss"
+FILES = sorted(SOURCE.rglob("*.py"))
+PUBLIC = sorted(
+    name
+    for name in ["sftloss", *(module.name for module in pkgutil.walk_packages(sftloss.__path__, "sftloss."))]
+    if not any(part.startswith("_") for part in name.split("."))
+)
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level packages that `code` loads in a new interpreter."""
+    told = f"import sys\n{code}\nprint('\\n'.join({{name.split('.')[0] for name in sys.modules}}))"
+    return set(subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_imports_point_one_way():
+    """The layers of pyproject.toml, checked by import-linter over every import in the package."""
+    command = shutil.which("lint-imports", path=str(Path(sys.executable).parent)) or shutil.which("lint-imports")
+    if command is None:
+        pytest.skip("import-linter is not installed")
+    done = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_importing_the_package_loads_nothing():
+    assert not loaded_by("import sftloss; sftloss.__version__; dir(sftloss)") & {"torch", "numpy", "transformers"}
+
+
+def test_the_core_needs_torch_and_jaxtyping_only():
+    loaded = loaded_by("import sftloss; sftloss.weighted_loss, sftloss.objective, sftloss.Head, sftloss.from_logits")
+    assert "torch" in loaded
+    assert not loaded & {"transformers", "polars", "matplotlib", "typer", "rich", "yaml", "datasets", "scipy", "pandas"}
+
+
+def test_help_loads_neither_torch_nor_transformers():
+    """Help must be instant; the two together take seconds."""
+    code = "from sftloss.cli._app import app\ntry:\n    app(['analyze', '--help'])\nexcept SystemExit: pass"
+    assert not loaded_by(code) & {"torch", "transformers", "polars", "matplotlib", "numpy", "yaml", "jinja2"}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_there(name):
+    module = importlib.import_module(name)
+    missing = [public for public in getattr(module, "__all__", []) if not hasattr(module, public)]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_are_sorted(name):
+    """Constants, then classes, then functions, as isort and ruff sort them."""
+    public = list(getattr(importlib.import_module(name), "__all__", []))
+    assert public in (sorted(public), sorted(public, key=_kind_and_name))
+
+
+def _kind_and_name(name: str) -> tuple[int, str]:
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
+
+
+def test_the_front_door_has_at_most_fifteen_names():
+    assert 0 < len(sftloss.__all__) <= 15
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'crossentropy'"):
+        _ = sftloss.crossentropy
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_everything_public_has_a_docstring(name):
+    module = importlib.import_module(name)
+    values = [(public, getattr(module, public)) for public in getattr(module, "__all__", [])]
+    without = [public for public, value in values if _is_ours(value) and not _documented(value)]
+    assert (module.__doc__ or "").strip() and not without
+
+
+def _is_ours(value: object) -> bool:
+    is_code = inspect.isclass(value) or inspect.isfunction(value)
+    return is_code and (getattr(value, "__module__", "") or "").startswith("sftloss")
+
+
+def _documented(value: object) -> bool:
+    """A dataclass without a docstring gets its signature as one, which says nothing."""
+    text = inspect.getdoc(value) or ""
+    return bool(text.strip()) and not text.startswith(f"{getattr(value, '__name__', '')}(")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_files_are_short(path):
+    """A file past 350 lines holds two ideas."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
+
+
+def test_nothing_reads_pickles():
+    """A pickle runs code when it is read, so no file of ours is one and none of a user's is opened as one."""
+    text = {path: path.read_text(encoding="utf-8") for path in FILES}
+    found = [str(p) for p, t in text.items() if re.search(r"torch\.load\(|import pickle|allow_pickle=True|joblib", t)]
+    assert not found
+
+
+def test_nothing_evaluates_text():
+    """Expressions are read from an allow-list over the syntax tree; `eval` and `exec` have no place."""
+    calls = [
+        f"{path}:{node.lineno}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"eval", "exec"}
+    ]
+    assert not calls
+
+
+def test_no_tracked_file_names_a_folder_of_somebodys_machine():
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run([git, "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    own = re.compile(r"(?<![\w.])/(work|root|home)/\w")
+    found = []
+    for name in filter(None, listed.split("\0")):
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".json", ".html", ""} and path.is_file():
+            text = path.read_text(encoding="utf-8", errors="ignore")
+            found += [f"{name}: {match.group()}" for match in own.finditer(text)]
+    assert not found
