@@ -9,7 +9,7 @@ from sftloss.analysis import _numbers as numbers
 from sftloss.analysis._frames import Study
 from sftloss.analysis._section_length import elasticity
 from sftloss.analysis._section_tokens import BAND_NAMES, band_shares, describe_band, end_shares
-from sftloss.analysis._shares import cell, number, percent
+from sftloss.analysis._shares import bounds, cell, number, percent
 from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN, predict
 from sftloss.analysis._views import View
 from sftloss.analysis.document import Cell, Column, Section, Table
@@ -45,28 +45,16 @@ def _length_rules(study: Study) -> list[Rule]:
         ("shorter answers", EXAMPLE_MEAN, "the mean within each example"),
     ):
         tilt = predict(study.lengths, normalisation, replicates=options.replicates, seed=options.seed)
-        ends = tilt.unconditional.interval
         limit = "; the data cannot tell whether it happens here" if study.lengths.cannot_tell() else ""
         because = f"predicted mean length, data {number(data)}, the largest possible shift{limit}"
-        low, high = (None, None) if ends is None else (ends.low, ends.high)
-        rules.append((wish, then, because, tilt.unconditional.value, low, high, fixes.alpha(normalisation.alpha)))
+        ends = bounds(tilt.unconditional.interval)
+        rules.append((wish, then, because, tilt.unconditional.value, *ends, fixes.alpha(normalisation.alpha)))
     if not numbers.cannot_tell(study.size):
         base = elasticity(study, View(study.objective, TOKEN_MEAN), options.level)
         if np.isfinite(base.value) and base.interval is not None:
             because = f"elasticity of {options.level} signal at alpha 0; alpha subtracts itself from it"
-            ends = base.interval
-            then = f"divide by T^{base.value:.2f}"
-            rules.append(
-                (
-                    "equal signal from every example",
-                    then,
-                    because,
-                    base.value,
-                    ends.low,
-                    ends.high,
-                    fixes.alpha(base.value),
-                )
-            )
+            wish, then = "equal signal from every example", f"divide by T^{base.value:.2f}"
+            rules.append((wish, then, because, base.value, *bounds(base.interval), fixes.alpha(base.value)))
     return rules
 
 
@@ -79,14 +67,12 @@ def _signal_rules(study: Study) -> list[Rule]:
         ends = of.intervals[of.labels.index(BAND_NAMES[-1])][of.columns.index(current)]
         then = "focal(gamma=2) or another gate" if signal > 0.05 else "no gate: these tokens already rest"
         because = f"share of signal on p \u2265 0.99, which is {percent(tokens)} of the tokens"
-        spread = (None, None) if ends is None else (ends.low, ends.high)
-        rules.append(("less effort on certain tokens", then, because, signal, *spread, fixes.COMPARE))
+        rules.append(("less effort on certain tokens", then, because, signal, *bounds(ends), fixes.COMPARE))
     end = end_shares(study)
     if "end" in end.labels:
         row, column = end.labels.index("end"), end.columns.index(current)
         ends = end.intervals[row][column]
-        spread = (None, None) if ends is None else (ends.low, ends.high)
         because = f"share of signal on ends, {percent(float(end.column('tokens')[row]))} of the tokens"
         then = "weight end tokens, after looking at generated lengths"
-        rules.append(("better stopping", then, because, float(end.value[row, column]), *spread, fixes.COMPARE))
+        rules.append(("better stopping", then, because, float(end.value[row, column]), *bounds(ends), fixes.COMPARE))
     return rules

@@ -84,12 +84,12 @@ def _group_line(study: Study) -> str:
             return f"{of.labels[group]}: {percent(of.column('tokens')[group])} of the tokens; of the signal {parts}."
     order = np.lexsort((study.ids, study.size))
     half = order[: len(order) // 2]
-    parts = []
+    halves = []
     for view in study.views:
         signal = study.signal(view, study.options.level)
-        parts.append(f"{percent(float(signal[half].sum() / signal.sum()))} under {view.normalisation.name}")
+        halves.append(f"{percent(float(signal[half].sum() / signal.sum()))} under {view.normalisation.name}")
     tokens = float(study.column("count")[half].sum() / study.column("count").sum())
-    return f"The shorter half of the examples: {percent(tokens)} of the tokens; of the signal {', '.join(parts)}."
+    return f"The shorter half of the examples: {percent(tokens)} of the tokens; of the signal {', '.join(halves)}."
 
 
 def _length_line(study: Study) -> str:

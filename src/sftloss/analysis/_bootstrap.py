@@ -71,7 +71,8 @@ class GroupSums:
         order = np.argsort(groups, kind="stable")  # rows of a group become one matrix product
         ids, values, groups = np.asarray(ids)[order], np.asarray(values, dtype=np.float64)[order], groups[order]
         for start in range(0, len(ids), _ROWS):
-            self._add_chunk(*(part[start : start + _ROWS] for part in (ids, values, groups)))
+            rows = slice(start, start + _ROWS)
+            self._add_chunk(ids[rows], values[rows], groups[rows])
         return self
 
     def _add_chunk(self, ids: NDArray[np.int64], values: Floats, groups: NDArray[np.int64]) -> None:

@@ -19,7 +19,7 @@ from sftloss.analysis._section_length import elasticity
 from sftloss.analysis._section_tokens import BAND_NAMES, band_key, band_shares, describe_band
 from sftloss.analysis._shares import decide, number, percent, with_interval
 from sftloss.analysis._tilt import EXAMPLE_MEAN, Normalisation, Tilt, predict
-from sftloss.analysis.document import Finding
+from sftloss.analysis.document import Finding, Severity
 
 SHIFT = 0.05  # a change of mean length below 5 % is not worth a warning
 TARGETS = {"per-token": 1.0, "per-example": 0.0}
@@ -48,7 +48,7 @@ def _length_finding(study: Study, id: str, normalisation: Normalisation, subject
     else:
         sentence += f"; given the prompt {number(tilt.within_prompt or data)}."
     fix = fixes.GLOBAL_MEAN
-    severity = "warning" if used and not reason else "info"
+    severity: Severity = "warning" if used and not reason else "info"
     return Finding(id, severity, sentence, why, fix, tilt.unconditional.value, tilt.unconditional.interval, "tokens")
 
 
@@ -166,7 +166,9 @@ def group_off(study: Study) -> Finding | None:
     worst: tuple[float, Finding] | None = None
     for column in study.options.group_by:
         of = group_shares(study, column)
-        for group, label in enumerate(of.labels if of else ()):
+        if of is None:
+            continue
+        for group, label in enumerate(of.labels):
             ratio = of.ratio(group, current, "tokens")
             if ratio.interval is None or not (ratio.interval.low > 3.0 or ratio.interval.high < 1.0 / 3.0):
                 continue

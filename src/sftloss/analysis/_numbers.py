@@ -45,11 +45,11 @@ def ranks(values: ArrayLike) -> Floats:
 
 def pearson(x: ArrayLike, y: ArrayLike) -> float:
     """Linear correlation; NaN where either does not vary or there are fewer than three pairs."""
-    x, y = _float(x), _float(y)
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    a, b = _float(x), _float(y)
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
-    x, y = x - x.mean(), y - y.mean()
-    return float((x @ y) / np.sqrt((x @ x) * (y @ y)))
+    dx, dy = a - a.mean(), b - b.mean()
+    return float((dx @ dy) / np.sqrt((dx @ dx) * (dy @ dy)))
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:

@@ -11,7 +11,7 @@ from sftloss.analysis import _numbers as numbers
 from sftloss.analysis._frames import Study
 from sftloss.analysis._section_length import elasticity, tilts
 from sftloss.analysis._section_tokens import mean_loss
-from sftloss.analysis._shares import cell, forest, number, percent
+from sftloss.analysis._shares import bounds, cell, forest, number, percent
 from sftloss.analysis._views import LEVELS, ROLES, View
 from sftloss.analysis.document import Cell, Column, Section, Table, TokenStrip
 
@@ -41,9 +41,8 @@ def comparison_section(study: Study) -> Section:
             signal, slope = study.signal(view, level)[trained], elasticity(study, view, level)
             slopes.append((view.label, slope))
             ess = numbers.kish_ess(signal) / max(len(signal), 1)
-            ends = slope.interval
-            values = (mean_loss(study, objective), ess, numbers.top_share(signal, 0.01), slope.value)
-            values += (getattr(ends, "low", None), getattr(ends, "high", None), predicted[one])
+            held = (mean_loss(study, objective), ess, numbers.top_share(signal, 0.01))
+            values = (*held, slope.value, *bounds(slope.interval), predicted[one])
             rows.append((view.label, *(cell(v) for v in values)))
     note = "The predicted length holds for cross-entropy at its optimum; lengths alone do not say where others end."
     table = Table("comparison", "Losses and normalisations", columns, tuple(rows), note)

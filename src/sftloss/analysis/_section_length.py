@@ -7,7 +7,17 @@ import numpy as np
 from sftloss.analysis import _numbers as numbers
 from sftloss.analysis._frames import Study
 from sftloss.analysis._numbers import Estimate
-from sftloss.analysis._shares import cell, forest, number, percent, share_chart, share_table, shares, with_interval
+from sftloss.analysis._shares import (
+    bounds,
+    cell,
+    forest,
+    number,
+    percent,
+    share_chart,
+    share_table,
+    shares,
+    with_interval,
+)
 from sftloss.analysis._tilt import Tilt, predict
 from sftloss.analysis._views import LEVELS, View
 from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
@@ -87,9 +97,9 @@ def _numbers_table(study: Study, level: str, found: list[tuple[View, Estimate]])
         keep = signal > 0
         robust = numbers.theil_sen(np.log(size[keep]), np.log(signal[keep])) if keep.sum() > 2 else float("nan")
         partial = numbers.partial_spearman(size, signal, difficulty, tasks) if len(size) > 9 else float("nan")
-        low, high = (None, None) if estimate.interval is None else (estimate.interval.low, estimate.interval.high)
-        values = (estimate.value, low, high, robust, numbers.concentration_index(signal, size))
-        values += (numbers.kakwani(signal, size), numbers.spearman(size, signal), partial)
+        slope = (estimate.value, *bounds(estimate.interval), robust)
+        ranked = (numbers.concentration_index(signal, size), numbers.kakwani(signal, size))
+        values = (*slope, *ranked, numbers.spearman(size, signal), partial)
         rows.append((view.normalisation.name, *(cell(v) for v in values)))
     return Table("length-numbers", "Signal and length", columns, tuple(rows))
 
@@ -166,9 +176,8 @@ def tilt_section(study: Study) -> Section:
     )
     rows: list[tuple[Cell, ...]] = []
     for tilt in found:
-        ends = tilt.unconditional.interval
-        values = (tilt.unconditional.value, getattr(ends, "low", None), getattr(ends, "high", None))
-        values += (tilt.within_prompt, tilt.within_task, tilt.effective_examples)
+        ends = bounds(tilt.unconditional.interval)
+        values = (tilt.unconditional.value, *ends, tilt.within_prompt, tilt.within_task, tilt.effective_examples)
         rows.append((tilt.normalisation.name, *(cell(v) for v in values)))
     said = ", ".join(f"{tilt.normalisation.name} {number(tilt.unconditional.value)}" for tilt in found)
     lead = f"If the prompt says nothing about length, the mean answer learned is: {said} tokens (data {number(data)})."

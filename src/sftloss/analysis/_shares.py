@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,10 +90,11 @@ def shares(sums: GroupSums, labels: list[str], columns: list[str]) -> Shares:
 
 def share_table(of: Shares, *, id: str, title: str, first: str, signals: tuple[str, ...], note: str = "") -> Table:
     """One row a group: its shares, and for the columns in `signals` the interval too."""
-    heads, picks = [Column("group", first)], []
+    heads: list[Column] = [Column("group", first)]
+    picks: list[tuple[int, str]] = []  # column, and "value", "low" or "high"
     for index, name in enumerate(of.columns):
         heads.append(Column(_key(name), f"signal, {name}" if name in signals else name, "percent"))
-        picks.append((index, None))
+        picks.append((index, "value"))
         if name in signals:
             for end in ("low", "high"):
                 heads.append(Column(f"{_key(name)}_{end}", f"{name}, {end}", "percent", "end of the 95 % interval"))
@@ -103,7 +104,7 @@ def share_table(of: Shares, *, id: str, title: str, first: str, signals: tuple[s
         row: list[Cell] = [label]
         for index, end in picks:
             spread = of.intervals[group][index]
-            shown = of.value[group, index] if end is None else getattr(spread, end, None)
+            shown = of.value[group, index] if end == "value" else getattr(spread, end, None)
             row.append(cell(shown))
         rows.append(tuple(row))
     return Table(id, title, tuple(heads), tuple(rows), note)
@@ -120,8 +121,8 @@ def share_chart(of: Shares, *, id: str, title: str, x_label: str, description: s
         ends = [bounds(row[index]) for row in of.intervals]
         y = tuple(cell(v) for v in of.value[:, index])
         series.append(Series(name, of.labels, y, tuple(e[0] for e in ends), tuple(e[1] for e in ends)))
-    kind = {"scale_x": "category", "format_x": "text", "format_y": "percent"}
-    return Chart(id, "bar", title, x_label, "share", tuple(series), description, **kind)
+    bars = Chart(id, "bar", title, x_label, "share", tuple(series), description, scale_x="category")
+    return replace(bars, format_x="text", format_y="percent")
 
 
 def forest(rows: list[tuple[str, Estimate]], *, id: str, title: str, x_label: str, description: str) -> Chart:

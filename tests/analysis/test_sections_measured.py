@@ -1,0 +1,63 @@
+"""A table that `measure` wrote is described, and its signal is the gradient that autograd finds in the logits."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from tests.analysis.tiny_data import padded, tiny_examples
+from tests.tiny_models import tiny_model
+
+from sftloss.analysis import AnalysisOptions, Normalisation, View, describe, measure
+from sftloss.analysis._frames import open_study
+from sftloss.decoder import open_decoder
+from sftloss.objectives import cross_entropy, focal
+
+OBJECTIVES = {"cross_entropy": cross_entropy, "focal(gamma=2)": partial(focal, gamma=2.0)}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def table(model, tmp_path_factory):
+    return measure(open_decoder(model), tiny_examples(24), OBJECTIVES, tmp_path_factory.mktemp("table"), batch=padded)
+
+
+def logit_gradients(model, alpha):
+    """The L1 norm of the gradient of the whole step's loss in each example's logits, by autograd."""
+    examples = tiny_examples(24)
+    logits, losses, sizes = [], [], []
+    for example in examples:
+        with torch.no_grad():
+            out = model(input_ids=example.input_ids[None]).logits[0, :-1]
+        leaf = out.float().requires_grad_()
+        logits.append(leaf)
+        nll = torch.nn.functional.cross_entropy(leaf, example.input_ids[1:], reduction="none")
+        losses.append((nll * example.weights[1:]).sum())
+        sizes.append(float(example.weights[1:].sum()))
+    factors = [size**-alpha if size else 0.0 for size in sizes]
+    total = sum(f * s for f, s in zip(factors, sizes, strict=True))
+    sum(f * loss for f, loss in zip(factors, losses, strict=True)).div(total).backward()
+    return [float(leaf.grad.abs().sum()) for leaf in logits]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_signal_at_s1_is_the_gradient_of_the_step_in_the_logits(model, table, alpha):
+    study = open_study(table, AnalysisOptions(replicates=20))
+    signal = study.signal(View("cross_entropy", Normalisation("x", alpha)), "S1")
+    # float32 models: two ways to the same logits differ by a few units in the last place
+    assert signal.tolist() == pytest.approx(logit_gradients(model, alpha), rel=2e-4, abs=1e-7)
+
+
+def test_a_measured_table_becomes_a_document_that_every_renderer_shows(table):
+    from sftloss.report import from_json, render_html, render_markdown, to_json
+
+    document = describe(table, AnalysisOptions(replicates=50, micro_batch=2), decode=lambda ids: [f"t{i}" for i in ids])
+    assert from_json(to_json(document)) == document
+    page = render_html(document)
+    assert "<svg" in page and len(page) < 2_000_000 and "Predicted answer length" in render_markdown(document)
+    assert [finding.id for finding in document.findings if finding.id == "MASK001"] == ["MASK001"]  # row 5 is one token
