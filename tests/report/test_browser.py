@@ -81,7 +81,7 @@ def test_strip_is_coloured_by_the_measure_that_is_chosen(browser: Browser, url: 
     browser.get(url)
     colour = "return getComputedStyle(document.querySelector('.tokens .r1')).backgroundColor"
     by_loss = browser.ask(colour)
-    browser.ask("document.querySelector('.strip .by-b').click()")
+    browser.ask("document.querySelector('.strips .by-b').click()")
     assert browser.ask(colour) != by_loss
 
 

@@ -106,6 +106,38 @@ def test_chart_text_stays_text(source: str):
     assert source.count(f"{HOSTILE[6][:13]}</text>") >= 2
 
 
+def _bars(names: tuple[str, ...], series: int) -> str:
+    shares = tuple(0.1 * (i + 1) for i in range(len(names)))
+    every = tuple(Series(f"series {i}", names, shares) for i in range(series))
+    chart = Chart("c", "bar", "C", "group", "share", every, "d", scale_x="category", format_y="percent")
+    return render_html(Document("d", (), (), (Section("s", "S", "l", charts=(chart,)),)))
+
+
+def test_bars_lie_down_where_their_names_do_not_fit_side_by_side():
+    short, long = ("a", "b", "c"), tuple(f"a_name_that_does_not_fit_{i}" for i in range(8))
+    assert 'viewBox="0 0 620 310"' in _bars(short, 2)
+    assert 'viewBox="0 0 620 310"' not in _bars(long, 2)
+
+
+def test_many_series_of_bars_are_drawn_as_dots_with_their_own_shapes():
+    names = ("a", "b", "c")
+    assert _bars(names, 3).count('<rect x="8"') == 3  # swatches of bars
+    assert '<rect x="8"' not in _bars(names, 4)
+
+
+def test_level_badge_is_short_and_explains_itself():
+    source = render_html(Document("d", (), (), (Section("s", "S", "l", level="S1 logit: c times the L1 norm"),)))
+    assert 'title="c times the L1 norm">S1 logit</span>' in source
+    source = render_html(Document("d", (), (), (Section("s", "S", "l", level="S0"),)))
+    assert 'title="S0: nominal weight' in source
+
+
+def test_fix_is_copied_as_it_was_given(calm: Document):
+    fix = "sftloss analyze --loss token_mean  --out a-b\nsecond: line  # with  spaces"
+    finding = replace(calm.findings[1], fix=fix)
+    assert fix in "".join(Page(render_html(replace(calm, findings=(finding,)))).text)
+
+
 def test_undefined_cells_are_empty_and_never_zero(calm: Document):
     columns = (Column("a", "A"), Column("b", "B", "percent"), Column("c", "C", "number"))
     table = Table("t", "T", columns, (("row", None, float("nan")),))

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from sftloss.analysis.document import Column, Document, Interval, Section, Series, Table
+from sftloss.analysis.document import Column, Document, Finding, Interval, Section, Series, Table
 from sftloss.errors import DataError
-from sftloss.report import from_json, render_markdown, render_terminal, schema, to_json
-from sftloss.report._format import format_cell
+from sftloss.report import from_json, render_html, render_markdown, render_terminal, schema, to_json
+from sftloss.report._format import finding_number, format_cell
 from sftloss.report._markdown import escape
 
 
@@ -39,6 +39,32 @@ def test_terminal_says_findings_before_sections(calm: Document):
     ]
     assert places == sorted(places)
     assert "41.2%, 95% interval 39.1% to 43.3%" in shown
+
+
+def _wide_table() -> Document:
+    columns = [Column("group", "group")]
+    for name in ("first", "second", "third"):
+        bounds = (Column(f"{name}_low", "low", "percent"), Column(f"{name}_high", "high", "percent"))
+        columns += [Column(name, f"{name} share", "percent"), *bounds]
+    row = ("yes/no", 0.5, 0.4, 0.6, 0.25, 0.2, 0.3, 0.125, None, 0.2)
+    table = Table("t", "Shares", tuple(columns), (row,))
+    return Document("d", (), (), (Section("s", "S", "l", tables=(table,)),))
+
+
+def test_interval_stands_beside_its_number_and_not_in_columns_of_its_own():
+    document = _wide_table()
+    markdown = render_markdown(document)
+    assert "| group | first share | second share | third share |" in markdown
+    assert r"| yes/no | 50.0% \[40.0%, 60.0%\] | 25.0% \[20.0%, 30.0%\] | 12.5% |" in markdown
+    assert "<bdi>50.0%</bdi><small>[40.0%, 60.0%]</small>" in render_html(document)
+
+
+def test_narrow_terminal_gives_up_intervals_first_and_then_columns_but_never_the_first():
+    document = _wide_table()
+    wide, middle, narrow = (_terminal(document, width=width, color_system=None) for width in (100, 45, 22))
+    assert "[40.0%, 60.0%]" in wide
+    assert "[40.0%" not in middle and "third" in middle and "12.5%" in middle
+    assert "third" not in narrow and "yes/no" in narrow and "more columns" in " ".join(narrow.split())
 
 
 @pytest.mark.parametrize("width", [40, 80, 160])
@@ -211,6 +237,14 @@ def test_from_json_refuses_what_is_no_report(text: str):
 def test_from_json_passes_over_keys_of_a_later_minor_version(calm: Document):
     value = json.loads(to_json(calm)) | {"schema_version": "1.9", "mood": "calm"}
     assert from_json(json.dumps(value)).title == calm.title
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [("share of examples", "50.0% of examples"), ("tokens", "0.500 tokens"), ("ratio", "0.50×"), ("", "0.500")],
+)
+def test_number_of_a_finding_is_written_with_its_unit(unit: str, expected: str):
+    assert finding_number(Finding("A1", "info", "s", "w", value=0.5, unit=unit)) == (expected, "")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ if typing.TYPE_CHECKING:
     from matplotlib.axis import Axis
 
 FONT = 13
-_COLUMN = 7.1  # pixels a column of text takes at this size, in the widest common sans-serif
+COLUMN = 7.1  # pixels a column of text takes at this size, in the widest common sans-serif
 
 
 def _scale(axes: Axes, name: str, scale: str) -> None:
@@ -50,8 +50,8 @@ def dress_numbers(axes: Axes, chart: Chart, *, is_horizontal: bool, is_categoric
     axes.set_axisbelow(True)
 
 
-def dress_categories(axes: Axes, chart: Chart, places: dict[float | str, float], *, is_horizontal: bool) -> None:
-    """Names of the categories: wrapped down the side, or thinned until they fit along the bottom."""
+def dress_categories(axes: Axes, chart: Chart, places: dict[float | str, float], *, is_horizontal: bool) -> int:
+    """Names of the categories: wrapped down the side, or along the bottom on as many lines as it returns."""
     labels = [format_cell(x, chart.format_x) for x in places]
     at = list(places.values())
     if is_horizontal:
@@ -59,11 +59,34 @@ def dress_categories(axes: Axes, chart: Chart, places: dict[float | str, float],
         for label, y in zip(labels, at, strict=True):
             _label_beside(axes, wrap(label, 26, lines=3), y)
         axes.set_ylim(len(at) - 0.4, -0.6)
-        return
+        return 1
+    slot = 550 / max(1, len(labels)) / COLUMN
+    lines = [wrap(label, max(int(slot) - 1, 1), lines=9) for label in labels]
+    if chart.kind == "bar" and all(len(label) <= 2 for label in lines):
+        axes.set_xticks([])
+        for x, label_lines in zip(at, lines, strict=True):
+            _label_below(axes, label_lines, x)
+        return max((len(label) for label in lines), default=1)
     labels = [shorten(label, 16) for label in labels]
-    widest = max((columns(label) for label in labels), default=1) * _COLUMN + 10
+    widest = max((columns(label) for label in labels), default=1) * COLUMN + 10
     step = max(1, math.ceil(len(labels) * widest / 530))
     axes.set_xticks(at[::step], labels[::step])
+    return 1
+
+
+def _label_below(axes: Axes, lines: list[str], x: float) -> None:
+    for i, line in enumerate(lines):
+        axes.annotate(
+            line,
+            (x, 0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, -8 - 1.15 * FONT * i),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=FONT,
+            color=stand_in("muted"),
+        )
 
 
 def _label_beside(axes: Axes, lines: list[str], y: float) -> None:
@@ -83,18 +106,20 @@ def _label_beside(axes: Axes, lines: list[str], y: float) -> None:
         )
 
 
-def finish(axes: Axes, chart: Chart, *, size: tuple[float, float], is_horizontal: bool) -> None:
+def finish(axes: Axes, chart: Chart, *, size: tuple[float, float], is_horizontal: bool, lines_below: int = 1) -> None:
     """Margins from the labels themselves; the value's name above the axis, where nobody must tilt the head."""
     width, height = size
     beside = axes.yaxis.get_major_formatter().format_ticks(list(axes.get_yticks()))
-    names = beside if len(beside) else [text.get_text() for text in axes.texts]
+    names = [text.get_text() for text in axes.texts] if is_horizontal else beside
     widest = max((columns(name) for name in names), default=1)
-    left = min(max(30.0, widest * _COLUMN + 12), width / 2)
-    axes.set_position((left / width, 48 / height, (width - left - 18) / width, (height - 84) / height))
+    left = min(max(30.0, widest * COLUMN + 12), width / 2)
+    above, below = (chart.x_label, chart.y_label) if is_horizontal else (chart.y_label, chart.x_label)
+    top = 36.0 if above.strip() else 12.0
+    bottom = 32.0 + 16 * lines_below
+    axes.set_position((left / width, bottom / height, (width - left - 18) / width, (height - top - bottom) / height))
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
     axes.tick_params(length=0, pad=6, labelsize=FONT, labelcolor=stand_in("muted"))
-    above, below = (chart.x_label, chart.y_label) if is_horizontal else (chart.y_label, chart.x_label)
     ink = stand_in("ink")
     axes.figure.text(1 / width, 1 - 16 / height, shorten(clean(above), 80), fontsize=FONT, color=ink, va="center")
-    middle = (left + (width - 20)) / 2 / width
+    middle = (left + (width - 18)) / 2 / width
     axes.figure.text(middle, 11 / height, shorten(clean(below), 80), fontsize=FONT, color=ink, ha="center", va="center")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sftloss.analysis.document import Chart, Series
-from sftloss.report._axes import FONT, dress_categories, dress_numbers, finish
+from sftloss.report._axes import COLUMN, FONT, dress_categories, dress_numbers, finish
 from sftloss.report._chart_data import positions
 from sftloss.report._svg import SERIES, inline, stand_in
 from sftloss.report._text import clean, columns, wrap
@@ -21,6 +21,7 @@ if typing.TYPE_CHECKING:
 
 WIDTH, HEIGHT = 620, 310  # CSS pixels: figures are drawn at 72 dots an inch, so one point is one pixel
 DASHES = ("", "7 3", "2 2.5", "9 3 2 3", "12 3", "5 2 1 2 1 2")
+_Dash = str | tuple[int, tuple[float, ...]]
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
@@ -68,17 +69,18 @@ def colour(index: int) -> str:
     return stand_in(f"c{index % len(SERIES)}")
 
 
-def _dash(index: int) -> str | tuple[int, tuple[float, ...]]:
+def _dash(index: int) -> _Dash:
     pattern = DASHES[index % len(DASHES)]
     return (0, tuple(float(n) for n in pattern.split())) if pattern else "solid"
 
 
 def _draw_line(layout: _Layout) -> None:
-    # one width for all dashes: the pattern is given in pixels, not in line widths
-    for series in layout.references:
+    for number, series in enumerate(layout.references):
         points = _points(series)
         xs = [layout.places[x] for x, *_ in points]
-        layout.axes.plot(xs, [p[1] for p in points], color=stand_in("reference"), linewidth=1.2, zorder=1.5)
+        style: _Dash = (0, (3.0, 3.0)) if number % 2 else "solid"  # two anchors of one picture differ
+        grey = stand_in("reference")
+        layout.axes.plot(xs, [p[1] for p in points], color=grey, linewidth=1.2, linestyle=style, zorder=1.5)
     for index, series in layout.drawn:
         points = _points(series)
         if not layout.is_categorical:
@@ -100,9 +102,11 @@ def _draw_line(layout: _Layout) -> None:
         )
 
 
-def _slots(layout: _Layout, width: float) -> Iterator[tuple[int, Series, float, float]]:
-    """Each drawn series with its offset in the group and its thickness."""
+def _slots(layout: _Layout, width: float, *, widest: float = 1000.0) -> Iterator[tuple[int, Series, float, float]]:
+    """Each drawn series with its offset in the group and its thickness, `widest` pixels at most."""
     size = width / max(1, len(layout.drawn))
+    if layout.is_categorical and not layout.is_horizontal:
+        size = min(size, widest * len(layout.places) / WIDTH)
     for index, series in layout.drawn:
         yield index, series, (index - (len(layout.drawn) - 1) / 2) * size, size
 
@@ -111,7 +115,7 @@ def _draw_bar(layout: _Layout) -> None:
     axes, across = layout.axes, layout.is_horizontal
     ordered = sorted(layout.places.values())
     gap = min((b - a for a, b in zip(ordered, ordered[1:], strict=False)), default=1.0)
-    for index, series, offset, size in _slots(layout, 0.78 * gap):
+    for index, series, offset, size in _slots(layout, 0.78 * gap, widest=70):
         points = _points(series)
         xs, ys = [layout.places[p[0]] + offset for p in points], [p[1] for p in points]
         # a sliver of paper between neighbours keeps grouped bars apart without an outline
@@ -152,38 +156,59 @@ def _draw_point(layout: _Layout) -> None:
             axes.plot((y,), (at,), color=colour(index), marker=MARKERS[index % len(MARKERS)], markersize=7, zorder=4)
 
 
-def _is_wide(labels: list[str], kind: str) -> bool:
-    """Whether category labels need a row each: always for points, for bars when they do not fit side by side."""
-    room = (WIDTH - 70) / max(1, len(labels))
-    return kind == "point" or max((columns(label) for label in labels), default=0) * 7 > room
+def draws_dots(chart: Chart) -> bool:
+    """Four or more series of bars are a thicket: they are drawn as dots on the same scale, which still starts at 0."""
+    return chart.kind == "bar" and sum(not s.is_reference for s in chart.series) > 3
+
+
+def _draw_dots(layout: _Layout) -> None:
+    axes, across = layout.axes, layout.is_horizontal
+    ordered = sorted(layout.places.values())
+    gap = min((b - a for a, b in zip(ordered, ordered[1:], strict=False)), default=1.0)
+    for index, series, offset, _ in _slots(layout, 0.8 * gap, widest=22):
+        marker = MARKERS[index % len(MARKERS)]
+        for x, y, low, high in _points(series):
+            at = layout.places[x] + offset
+            ends, dot = ((low, high), (at, at)), ((y,), (at,))
+            axes.plot(*(ends if across else ends[::-1]), color=colour(index), linewidth=1.4, alpha=0.55, zorder=3)
+            axes.plot(*(dot if across else dot[::-1]), color=colour(index), marker=marker, markersize=5.5, zorder=4)
+    if layout.chart.scale_y == "linear":
+        bounds = axes.get_xlim() if across else axes.get_ylim()
+        (axes.set_xlim if across else axes.set_ylim)(min(0.0, bounds[0]), bounds[1])
+
+
+def _fits_below(labels: list[str]) -> bool:
+    """Whether category labels can stand side by side under their bars, on two lines at most."""
+    room = int((WIDTH - 70) / max(1, len(labels)) / COLUMN)
+    words = max((columns(word) for label in labels for word in label.split()), default=0)
+    return words <= room - 1 and all(len(wrap(label, max(room - 1, 1), lines=9)) <= 2 for label in labels)
+
+
+def _is_horizontal(chart: Chart) -> bool:
+    xs = positions(chart)
+    is_words = any(isinstance(x, str) for x in xs)
+    return chart.kind == "point" or (chart.kind == "bar" and is_words and not _fits_below([clean(str(x)) for x in xs]))
 
 
 def _layout(chart: Chart, axes: Axes) -> _Layout:
     xs = positions(chart)
-    is_words = any(isinstance(x, str) for x in xs)
-    is_categorical = is_words or chart.scale_x == "category" or chart.kind == "point"
+    is_categorical = any(isinstance(x, str) for x in xs) or chart.scale_x == "category" or chart.kind == "point"
     is_categorical = is_categorical or (chart.kind == "bar" and chart.scale_x == "log")
-    is_horizontal = chart.kind == "point" or (
-        chart.kind == "bar" and is_words and _is_wide([str(x) for x in xs], chart.kind)
-    )
     places = {x: float(i) if is_categorical else float(x) for i, x in enumerate(xs)}
-    return _Layout(axes, chart, places, is_categorical, is_horizontal)
+    return _Layout(axes, chart, places, is_categorical, _is_horizontal(chart))
 
 
 _DRAW = {"line": _draw_line, "bar": _draw_bar, "point": _draw_point}
 
 
 def _height(chart: Chart) -> float:
+    if not _is_horizontal(chart):
+        return HEIGHT
     xs = positions(chart)
     series = max(1, sum(not s.is_reference for s in chart.series))
-    if chart.kind == "line":
-        return HEIGHT
     lines = max((len(wrap(str(x), 26, lines=3)) for x in xs), default=1)
-    row = max(28 if chart.kind == "bar" else 32, 16 * lines + 10, 15 * series + 10)
-    layout_is_rows = chart.kind == "point" or (
-        any(isinstance(x, str) for x in xs) and _is_wide([str(x) for x in xs], "bar")
-    )
-    return 90 + row * max(1, len(xs)) if layout_is_rows else HEIGHT
+    thickness = 9 if draws_dots(chart) else 15
+    return 90 + max(32, 16 * lines + 10, thickness * series + 12) * max(1, len(xs))
 
 
 def render_chart(chart: Chart, *, prefix: str) -> str:
@@ -196,11 +221,14 @@ def render_chart(chart: Chart, *, prefix: str) -> str:
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
         axes = figure.add_subplot(facecolor="none")
         layout = _layout(chart, axes)
-        _DRAW[chart.kind](layout)
+        (_draw_dots if draws_dots(chart) else _DRAW[chart.kind])(layout)
+        if layout.is_categorical and not layout.is_horizontal and chart.kind == "bar" and layout.places:
+            axes.set_xlim(-0.5, len(layout.places) - 0.5)
         dress_numbers(axes, chart, is_horizontal=layout.is_horizontal, is_categorical=layout.is_categorical)
+        lines = 1
         if layout.is_categorical:
-            dress_categories(axes, chart, layout.places, is_horizontal=layout.is_horizontal)
-        finish(axes, chart, size=(WIDTH, height), is_horizontal=layout.is_horizontal)
+            lines = dress_categories(axes, chart, layout.places, is_horizontal=layout.is_horizontal)
+        finish(axes, chart, size=(WIDTH, height), is_horizontal=layout.is_horizontal, lines_below=lines)
         if all(math.isnan(y) for series in chart.series for _, y, *_ in _points(series)):
             axes.clear()
             axes.set_axis_off()

@@ -95,9 +95,14 @@ def finding_number(finding: Finding) -> tuple[str, str]:
     if finding.value is None or math.isnan(finding.value):
         return "", ""
     unit = clean(finding.unit).strip()
+    head, _, of = unit.partition(" ")
+    if head == "share" and of:  # "share of examples": 41.2% of examples
+        unit = "share"
+    else:
+        of = ""
     kind = _UNIT_KINDS.get(unit, "number")
     suffix = "" if unit in _UNIT_KINDS or not unit else unit if unit in _GLUED else f" {unit}"
-    number = format_cell(finding.value, kind) + suffix
+    number = format_cell(finding.value, kind) + (f" {of}" if of else suffix)
     if finding.interval is None:
         return number, ""
     low, high = (format_cell(bound, kind) or "?" for bound in (finding.interval.low, finding.interval.high))

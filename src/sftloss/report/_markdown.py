@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from sftloss.analysis.document import Cell, Column, Document, Finding, Table
-from sftloss.report._format import NUMERIC, finding_number, format_cell
+from sftloss.analysis.document import Document, Finding, Table
+from sftloss.report._cells import show
+from sftloss.report._format import finding_number
 from sftloss.report._order import SEVERITIES, by_severity
 from sftloss.report._text import clean, clean_block, shorten
 
@@ -25,18 +26,15 @@ def escape(text: str) -> str:
     return re.sub(r"^(\s*\d*)([-+=.)])(?=\s|$|\2)", r"\1\\\2", text)
 
 
-def _cell(value: Cell, column: Column) -> str:
-    return escape(shorten(format_cell(value, column.kind), CELL))
-
-
 def _table(table: Table) -> list[str]:
-    aligned = ["---:" if column.kind in NUMERIC else ":---" for column in table.columns]
+    shown = show(table, ROWS)
+    places = range(len(shown.columns))
     lines = [f"**{escape(table.title)}**", ""]
-    lines.append("| " + " | ".join(escape(column.label) for column in table.columns) + " |")
-    lines.append("| " + " | ".join(aligned) + " |")
-    for row in table.rows[:ROWS]:
-        lines.append("| " + " | ".join(_cell(v, c) for v, c in zip(row, table.columns, strict=False)) + " |")
-    hidden = len(table.rows) - ROWS
+    lines.append("| " + " | ".join(escape(shown.label(i)) for i in places) + " |")
+    lines.append("| " + " | ".join("---:" if shown.is_number(i) else ":---" for i in places) + " |")
+    for row in shown.rows:
+        lines.append("| " + " | ".join(escape(shorten(str(cell), CELL)) for cell in row) + " |")
+    hidden = len(table.rows) - len(shown.rows)
     note = [f"{hidden:,} more rows are in the JSON."] if hidden > 0 else []
     note += [escape(table.note)] if table.note else []
     return [*lines, "", *([" ".join(note), ""] if note else [])]
@@ -71,7 +69,7 @@ def render_markdown(document: Document) -> str:
     lines += [f"- {escape(headline)}" for headline in document.headlines]
     lines += ["", "## Findings", "", *_findings(by_severity(document.findings))]
     for section in document.sections:
-        level = f" ({escape(section.level)})" if section.level else ""
+        level = f" ({escape(section.level.partition(':')[0])})" if section.level else ""
         lines += [f"## {escape(section.title)}{level}", "", escape(section.lead), ""]
         for table in section.tables:
             lines += _table(table)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import typing
 
 from sftloss.analysis.document import Document, Finding, Section, Table, TokenStrip
+from sftloss.report._cells import ShownTable, show
 from sftloss.report._chart_data import chart_table
-from sftloss.report._format import NUMERIC, finding_number, format_cell
+from sftloss.report._format import finding_number
 from sftloss.report._order import SEVERITIES, bucket, by_severity, count_line
-from sftloss.report._text import clean, clean_block, shorten, visible
+from sftloss.report._text import clean, clean_block, columns, shorten, visible
 
 if typing.TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +76,7 @@ def _indented(console: Console, text: str, style: str) -> None:
 
 def _section(console: Console, section: Section) -> None:
     console.print()
-    level = f"  [{clean(section.level)}]" if section.level else ""
+    level = f"  [{clean(section.level).partition(':')[0]}]" if section.level else ""
     console.print(_say(console, clean(section.title) + level, "bold underline"))
     console.print(_say(console, clean(section.lead)))
     # a chart stands in only where a section has no table: a terminal shows its numbers, not its picture
@@ -85,27 +86,48 @@ def _section(console: Console, section: Section) -> None:
         _strip(console, strip)
 
 
+def _width(shown: ShownTable, index: int, *, has_intervals: bool) -> int:
+    """Columns that column `index` needs: its cells on one line, or its label's longest word."""
+    cells = [columns(str(row[index]) if has_intervals else row[index].text) for row in shown.rows]
+    words = [columns(word) for word in shown.label(index).split()]
+    return max([*cells, *words, 1])
+
+
+def _fitting(shown: ShownTable, width: int) -> tuple[int, bool]:
+    """How many columns fit and whether with their intervals: the intervals go first, then columns from the right."""
+    count = len(shown.columns)
+    # the first column names the row: it may wrap, so it never needs more than a third
+    for has_intervals in (True, False):
+        needed = [_width(shown, i, has_intervals=has_intervals) + 3 for i in range(count)]
+        needed[0] = min(needed[0], width // 3)
+        if sum(needed) <= width:
+            return count, has_intervals
+    while count > 1 and sum(needed[:count]) > width:
+        count -= 1
+    return count, False
+
+
 def _table(console: Console, table: Table) -> None:
     from rich import box
     from rich.table import Table as Grid
 
+    shown = show(table, ROWS)
+    if not shown.columns:
+        return
+    count, has_intervals = _fitting(shown, console.width)
     console.print(_say(console, f"\n{clean(table.title)}", "bold"))
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    widest = max(12, console.width // 2)
-    for column in table.columns:
-        is_number = column.kind in NUMERIC
-        grid.add_column(
-            _say(console, clean(column.label)),
-            justify="right" if is_number else "left",
-            no_wrap=is_number,
-            overflow="fold",
-        )
-    for row in table.rows[:ROWS]:
-        cells = (format_cell(value, column.kind) for value, column in zip(row, table.columns, strict=False))
-        grid.add_row(*(_say(console, shorten(cell, widest)) for cell in cells))
+    for i in range(count):
+        label = _say(console, shown.label(i))
+        grid.add_column(label, justify="right" if shown.is_number(i) else "left", overflow="fold")
+    for row in shown.rows:
+        texts = (str(cell) if has_intervals else cell.text for cell in row[:count])
+        grid.add_row(*(_say(console, shorten(text, 200)) for text in texts))
     console.print(grid)
-    if len(table.rows) > ROWS:
-        console.print(_say(console, f"{len(table.rows) - ROWS:,} more rows are in the HTML and JSON reports.", "dim"))
+    hidden = [f"{len(table.rows) - ROWS:,} more rows"] if len(table.rows) > ROWS else []
+    hidden += [f"{len(shown.columns) - count} more columns"] if count < len(shown.columns) else []
+    if hidden:
+        console.print(_say(console, f"{' and '.join(hidden)} in the HTML and JSON reports.", "dim"))
     if table.note:
         console.print(_say(console, clean(table.note), "dim"))
 

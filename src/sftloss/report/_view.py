@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sftloss.analysis.document import Chart, Column, Document, Finding, Section, Table, TokenStrip
+from sftloss.analysis.document import Chart, Document, Finding, Section, Table, TokenStrip
+from sftloss.report._cells import ShownTable, show
 from sftloss.report._chart_data import chart_table
-from sftloss.report._charts import DASHES, MARKERS, render_chart
-from sftloss.report._format import NUMERIC, finding_number, format_cell
+from sftloss.report._charts import DASHES, MARKERS, draws_dots, render_chart
+from sftloss.report._format import finding_number
 from sftloss.report._order import SEVERITIES, bucket, by_severity, explain_level
 from sftloss.report._svg import SERIES
 from sftloss.report._text import clean, clean_block, shorten, visible
@@ -38,31 +40,23 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "part"
 
 
-def _cell_class(column: Column, texts: list[str]) -> str:
+def _cell_class(shown: ShownTable, index: int) -> str:
     """n: a number, set flush right; w: text long enough to wrap, which needs room to do it well; else short text."""
-    if column.kind in NUMERIC:
+    if shown.is_number(index):
         return "n"
-    return "w" if max((len(text) for text in texts), default=0) > 14 else "s"
+    return "w" if max((len(row[index].text) for row in shown.rows), default=0) > 14 else "s"
 
 
 def _table(table: Table, limits: Limits) -> View:
-    kinds = [column.kind for column in table.columns]
-    shown = [
-        [shorten(format_cell(v, k), limits.cell) for v, k in zip(row, kinds, strict=False)]
-        for row in table.rows[: limits.rows]
-    ]
+    shown = show(table, limits.rows)
     return {
         "title": clean(table.title),
         "columns": [
-            {
-                "label": clean(c.label),
-                "help": clean(c.help),
-                "class": _cell_class(c, [row[i] for row in shown if i < len(row)]),
-            }
-            for i, c in enumerate(table.columns)
+            {"label": shown.label(i), "help": clean(column.help), "class": _cell_class(shown, i)}
+            for i, column in enumerate(shown.columns)
         ],
-        "rows": shown,
-        "hidden": len(table.rows) - len(shown),
+        "rows": [[(shorten(cell.text, limits.cell), cell.interval) for cell in row] for row in shown.rows],
+        "hidden": len(table.rows) - len(shown.rows),
         "note": clean(table.note),
     }
 
@@ -71,13 +65,17 @@ def _legend(chart: Chart) -> list[View]:
     """One entry a series, unless there is nothing to tell apart."""
     if len(chart.series) < 2:
         return []
-    entries, index = [], 0
+    entries: list[View] = []
+    index = 0
+    form = "point" if draws_dots(chart) else chart.kind
     for series in chart.series:
         entry: View = {
             "label": shorten(clean(series.label), 120),
-            "kind": "reference" if series.is_reference else chart.kind,
+            "kind": "reference" if series.is_reference else form,
         }
-        if not series.is_reference:
+        if series.is_reference:
+            entry["dash"] = "3 3" if sum(e["kind"] == "reference" for e in entries) % 2 and chart.kind == "line" else ""
+        else:
             entry |= {
                 "colour": index % len(SERIES),
                 "dash": DASHES[index % len(DASHES)],
@@ -106,33 +104,49 @@ def _chart(chart: Chart, prefix: str, limits: Limits) -> View:
     }
 
 
-def _strip(strip: TokenStrip, limits: Limits) -> View:
-    measures = [clean(m) for m in strip.measures[: len(LETTERS)]]
-    roles = list(dict.fromkeys(strip.roles))
+def _tokens(strip: TokenStrip, roles: list[str], limits: Limits) -> list[View]:
+    measures = strip.measures[: len(LETTERS)]
     tokens = []
     for i, token in enumerate(strip.tokens[: limits.tokens]):
-        values = [
-            float(v[i]) if i < len(v) and v[i] is not None else float("nan") for v in strip.values[: len(measures)]
-        ]
+        values = [float(v[i]) if i < len(v) and v[i] is not None else math.nan for v in strip.values[: len(measures)]]
         shades = " ".join(f"{letter}{bucket(v)}" for letter, v in zip(LETTERS, values, strict=False) if bucket(v))
         role = strip.roles[i] if i < len(strip.roles) else ""
-        parts = [clean(role), *(f"{m} {v:.2f}" for m, v in zip(measures, values, strict=False) if v == v)]
+        told = [clean(role), *(f"{clean(m)} {v:.2f}" for m, v in zip(measures, values, strict=False) if v == v)]
+        line = f"r{min(roles.index(role), 4) if role in roles else 4}"
         text = shorten(visible(token), 120)
         tokens.append(
-            {
-                "text": text,
-                "class": f"r{min(roles.index(role), 4) if role in roles else 4} {shades}".strip(),
-                "title": ", ".join(parts),
-                "breaks": "\n" in token,
-            }  # fmt: skip
+            {"text": text, "class": f"{line} {shades}".strip(), "title": ", ".join(told), "breaks": "\n" in token}
         )
-    return {
-        "title": clean(strip.title),
-        "measures": list(zip(LETTERS, measures, strict=False)),
-        "roles": [(min(i, 4), clean(role)) for i, role in enumerate(roles)],
-        "tokens": tokens,
-        "hidden": len(strip.tokens) - len(tokens),
-    }
+    return tokens
+
+
+def _strip_groups(strips: Sequence[TokenStrip], limits: Limits) -> list[View]:
+    """Strips that share their measures share one switch and one legend."""
+    groups: dict[tuple[str, ...], list[TokenStrip]] = {}
+    for strip in strips[: limits.strips]:
+        groups.setdefault(strip.measures[: len(LETTERS)], []).append(strip)
+    shown = []
+    for measures, members in groups.items():
+        roles = list(dict.fromkeys(role for strip in members for role in strip.roles))
+        parts = [
+            {
+                "title": clean(strip.title),
+                "tokens": _tokens(strip, roles, limits),
+                "hidden": max(0, len(strip.tokens) - limits.tokens),
+            }
+            for strip in members
+        ]
+        names = [(letter, clean(measure)) for letter, measure in zip(LETTERS, measures, strict=False)]
+        shown.append(
+            {"measures": names, "roles": [(min(i, 4), clean(r)) for i, r in enumerate(roles)], "strips": parts}
+        )
+    return shown
+
+
+def _level(level: str) -> tuple[str, str]:
+    """The short name of a signal level for the badge, and what it means."""
+    name, _, meaning = clean(level).partition(":")
+    return name.strip(), meaning.strip() or explain_level(name)
 
 
 def _section(section: Section, prefix: str, limits: Limits) -> View:
@@ -141,11 +155,10 @@ def _section(section: Section, prefix: str, limits: Limits) -> View:
         "id": section.id,
         "title": clean(section.title),
         "lead": clean(section.lead),
-        "level": clean(section.level),
-        "level_help": explain_level(section.level),
+        "level": _level(section.level),
         "charts": [_chart(chart, f"{prefix}-c{i}", limits) for i, chart in enumerate(section.charts)],
         "tables": [_table(table, limits) for table in section.tables],
-        "strips": [_strip(strip, limits) for strip in section.strips[: limits.strips]],
+        "strip_groups": _strip_groups(section.strips, limits),
         "hidden_strips": max(0, len(section.strips) - limits.strips),
         "notes": [clean(note) for note in section.notes],
     }
@@ -163,7 +176,7 @@ def _finding(finding: Finding, anchor: str) -> View:
         "number": number,
         "interval": interval,
         "why": clean(finding.why),
-        "fix": clean_block(finding.fix).strip("\n"),
+        "fix": [line.split(" ") for line in clean_block(finding.fix).strip("\n").split("\n")] if finding.fix else [],
         "rows": [clean(row) for row in finding.rows],
     }
 
