@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import difflib
 import math
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -93,6 +94,23 @@ def to_yaml(options: Any) -> str:
         value = getattr(options, f.name)
         plain[spelled(f.name)] = list(value) if isinstance(value, tuple) else value
     return write_yaml(plain)
+
+
+def command_line(verb: str, options: Any) -> str:
+    """The command that asks for these options: every flag whose value is not the default, quoted for a shell."""
+    words = ["sftloss", verb]
+    for f in fields(options):
+        value, flag = getattr(options, f.name), f"--{spelled(f.name)}"
+        default = f.default if f.default is not MISSING else {}
+        if value == default:
+            continue
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{spelled(f.name)}")
+        elif isinstance(value, dict):
+            words += [flag, ",".join(f"{name}={column}" for name, column in value.items())]
+        else:
+            words += [word for item in (value if isinstance(value, tuple) else (value,)) for word in (flag, str(item))]
+    return shlex.join(words)
 
 
 def _field_name(key: str, entry: Entry, known: Mapping[str, Flag], seen: Mapping[str, Any], where: str) -> str:

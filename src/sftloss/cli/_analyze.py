@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from sftloss.cli._options import Manner
-from sftloss.config import option
+from sftloss.config import command_line, option
 
 _IN, _LOSS, _RUN, _OUT = "What to analyze", "The losses to compare", "How to run", "Where results go"
 
@@ -40,8 +40,8 @@ class AnalyzeOptions:
         metavar="NAME|ALPHA",
         takes_numbers=True,
     )
-    policy: str = option(
-        "per-token",
+    policy: str | None = option(
+        None,
         "What should get an equal share of the training signal; findings measure against it.",
         panel=_LOSS,
         choices=("per-token", "per-example", "per-task"),
@@ -75,20 +75,30 @@ class AnalyzeOptions:
     )
 
 
-_SHOWN_HERE = ("model", "data", "tokenizer", "revision", "device", "dtype", "json", "markdown", "fail_on")
-
-
 def analyze(options: AnalyzeOptions, manner: Manner) -> int:
     """Show what each loss trains on. One forward pass over the data, then a report."""
+    from sftloss.analysis import AnalysisOptions
     from sftloss.cli._show import note, progress, show, verdict
-    from sftloss.pipeline import analyze, load
+    from sftloss.decoder import load_model
+    from sftloss.pipeline import Run, analyze, normalisation, normalisations_of_a_step
 
-    plain = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in _SHOWN_HERE}
+    asked = tuple(map(normalisation, options.normalization))
+    compared = asked + normalisations_of_a_step(options.batch_size, options.grad_accum)
+    question = AnalysisOptions(None, asked[0], compared, policy=options.policy, seed=options.seed)  # type: ignore[arg-type]
+    kept = {f.name: getattr(options, f.name) for f in fields(Run) if f.name in _FIELDS}
     with progress("measuring", manner) as tell:
-        model, tokenizer = load(
-            options.model, **{n: getattr(options, n) for n in ("tokenizer", "revision", "device", "dtype")}
+        run = Run(**kept, progress=tell, command=command_line("analyze", options))
+        model, tokenizer = load_model(
+            options.model,
+            device=options.device,
+            dtype=options.dtype,
+            tokenizer=options.tokenizer,
+            revision=options.revision,
         )
-        report = analyze(model, tokenizer, options.data, progress=tell, **plain)
+        report = analyze(model, tokenizer, options.data, losses=options.loss, question=question, run=run)
     show(report, json=options.json, markdown=options.markdown)
     note(f"wrote {options.output}/report.html", manner)
     return verdict(report, options.fail_on)
+
+
+_FIELDS = {f.name for f in fields(AnalyzeOptions)}

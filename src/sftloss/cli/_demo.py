@@ -25,10 +25,11 @@ class DemoOptions:
 def demo(options: DemoOptions, manner: Manner) -> None:
     """Analyze a tiny model on generated tasks. No network, no GPU, under a minute."""
     from sftloss.cli._show import note, progress, show
-    from sftloss.pipeline import demo
+    from sftloss.pipeline import Run, demo
 
     with progress("measuring", manner) as tell:
-        report = demo(output=options.output, overwrite=options.overwrite, progress=tell)
+        where = Run(output=options.output, overwrite=options.overwrite, progress=tell, command="sftloss demo")
+        report = demo(where)
     show(report, json=options.json)
     page = Path(options.output) / "report.html"
     note(f"wrote {page}", manner)

@@ -37,7 +37,7 @@ def takes(schema: type) -> Callable[[Callable[..., int | None]], Callable[..., N
                 _hush(manner)
                 # typer gives an empty list, not None, for a repeated flag that is absent
                 flags = {name: None if value in ([], ()) else value for name, value in given.items()}
-                options = resolve(schema, flags, config=config)
+                options: Any = resolve(schema, flags, config=config)
                 if print_config:
                     typer.echo(to_yaml(options), nl=False)
                     return

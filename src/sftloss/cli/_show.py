@@ -49,9 +49,17 @@ def verdict(report: Report, fail_on: str) -> int:
     return FINDINGS if worst >= _ORDER.index(fail_on) else 0
 
 
+def hush_bars() -> None:
+    """No bars of other libraries: theirs cannot be told that stderr is a file."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 @contextmanager
 def progress(label: str, manner: Manner) -> Iterator[Progress]:
     """A bar on stderr; nothing where stderr is no terminal or the user asked for quiet."""
+    hush_bars()
     if manner.quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return

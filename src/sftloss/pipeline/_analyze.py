@@ -1,0 +1,116 @@
+"""One analysis from end to end."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sftloss.pipeline._folder import folder
+from sftloss.pipeline._question import objectives
+from sftloss.pipeline._rows import Examples
+from sftloss.pipeline._run import Run
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sftloss.analysis import AnalysisOptions, Table
+    from sftloss.report import Report
+
+_SEVERITY = {"error": 0, "warning": 1, "info": 2}
+
+
+def analyze(
+    model: nn.Module,
+    tokenizer: Any,
+    rows: str | Path | Iterable[Mapping[str, Any]],
+    *,
+    losses: Sequence[str] = ("cross_entropy",),
+    question: AnalysisOptions | None = None,
+    run: Run | None = None,
+) -> Report:
+    """What each loss trains on, for this model and this data, from one forward pass.
+
+    Args:
+        model: A causal language model, as `transformers` loads it. Given back as it was.
+        tokenizer: Its tokenizer.
+        rows: A data file, a folder, a hub data set, or rows as mappings, in any of the usual formats.
+        losses: Objectives as expressions, ``"focal(gamma=2)"``; the first is the one taken to be trained.
+        question: Normalisations to compare, the policy to measure against, groups, seed.
+        run: Which rows, how much at a time, where results go.
+
+    Returns:
+        The report: findings, sections, and the measured examples as a data frame.
+
+    Raises:
+        ConfigError: If a loss or an option cannot be used, or the output folder is taken.
+        DataError: If there is no usable row, or most rows are unusable.
+        ModelError: If the model is no causal language model or does not fit the tokenizer.
+
+    Gradient:
+        None; nothing is trained and no gradient of a parameter is formed.
+
+    Example:
+        >>> report = analyze(model, tokenizer, "data.jsonl", losses=["cross_entropy", "dft"])   # doctest: +SKIP
+        >>> print(report)                                                                       # doctest: +SKIP
+    """
+    from sftloss.analysis import AnalysisOptions, describe
+    from sftloss.data import read_records
+    from sftloss.report import Report
+
+    run, question, by_name = run or Run(), question or AnalysisOptions(), objectives(losses)
+    records = read_records(rows, format=run.format, columns=run.columns, on_error=run.on_error, limit=run.max_examples)
+    examples = Examples(records, tokenizer, max_length=run.max_length, on_error=run.on_error)
+    with folder(run) as place:
+        table = _measured(model, tokenizer, examples, by_name, (rows, run, place.table))
+        document = describe(table, question, decode=_decoder_of(tokenizer), facts=_facts(model, examples))
+        findings = sorted((*document.findings, *examples.findings()), key=lambda found: _SEVERITY[found.severity])
+        report = Report(
+            replace(document, findings=tuple(findings), provenance=(*_provenance(run), *document.provenance)),
+            {"examples": table.examples().collect()},
+        )
+        if place.page is not None and place.data is not None:
+            report.to_json(place.data)
+            report.to_html(place.page)
+    return report
+
+
+def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[str, Any], place: Any) -> Table:
+    from sftloss.analysis import Settings, file_facts, measure, tokenizer_facts
+    from sftloss.data import batches
+    from sftloss.decoder import open_decoder
+
+    rows, run, directory = place
+    source = Path(rows) if isinstance(rows, str | Path) else None
+    identity = {
+        "tokenizer": tokenizer_facts(tokenizer),
+        "data": file_facts([source]) if source is not None and source.is_file() else str(source or "rows"),
+        "reading": [run.max_length, run.format, dict(run.columns)],
+    }
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    grouped = partial(batches, pad_id=pad or 0, tokens_per_batch=run.tokens_per_batch)
+    settings = Settings(identity=identity, progress=run.progress)
+    return measure(open_decoder(model), examples, by_name, directory, batch=grouped, settings=settings)
+
+
+def _decoder_of(tokenizer: Any) -> Any:
+    """Token ids to one text a token, so that the pieces of a word stay apart."""
+    return lambda ids: [tokenizer.decode([int(token)]) for token in ids]
+
+
+def _facts(model: Any, examples: Examples) -> tuple[tuple[str, str], ...]:
+    name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
+    return (("model", name), *examples.facts())
+
+
+def _provenance(run: Run) -> tuple[tuple[str, str], ...]:
+    """Enough to make the same report again; no clock, so equal runs give equal bytes."""
+    from sftloss import __version__
+
+    versions = [f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "polars")]
+    told = ("versions", ", ".join([f"sftloss {__version__}", f"python {platform.python_version()}", *versions]))
+    return (("command", run.command), told) if run.command else (told,)

@@ -1,0 +1,71 @@
+"""From words to the values that the analysis takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sftloss.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sftloss.analysis import Normalisation
+
+
+def objectives(losses: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
+    """Objectives by their normal spelling, the first one first, each once.
+
+    Raises:
+        ConfigError: If there is none, or one cannot be read; the message says where.
+    """
+    from sftloss.objectives import objective
+
+    if isinstance(losses, str):
+        losses = [losses]
+    if not losses:
+        raise ConfigError("--loss is empty; name at least one objective (see: sftloss losses).")
+    found = {}
+    for text in losses:
+        try:
+            read = objective(text)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"--loss: {error}") from None
+        found[str(read)] = read
+    return found
+
+
+def normalisation(text: str) -> Normalisation:
+    """``token-mean``, ``example-mean``, ``sqrt``, or the exponent of the length as a number.
+
+    Raises:
+        ConfigError: If it is none of these.
+    """
+    from sftloss.analysis import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalisation
+
+    named = {"token-mean": TOKEN_MEAN, "example-mean": EXAMPLE_MEAN, "sqrt": SQRT}
+    if text in named:
+        return named[text]
+    try:
+        alpha = float(text)
+    except ValueError:
+        alpha = math.nan
+    if not math.isfinite(alpha):
+        raise ConfigError(f"--normalization: {text[:60]!r} is none of {', '.join(named)}, nor an exponent such as 0.7.")
+    same = {known.alpha: known for known in named.values()}
+    return same.get(alpha, Normalisation(f"T^-{alpha:g}", alpha))
+
+
+def normalisations_of_a_step(batch_size: int | None, grad_accum: int | None) -> tuple[Normalisation, ...]:
+    """What a training step with these sizes may do: token means of micro-batches, and of the whole step.
+
+    Raises:
+        ConfigError: If `grad_accum` is given without `batch_size`.
+    """
+    from sftloss.analysis import micro_batch_mean
+
+    if batch_size is None:
+        if grad_accum is not None:
+            raise ConfigError("--grad-accum needs --batch-size: sequences in a micro-batch, micro-batches in a step.")
+        return ()
+    sizes = (batch_size, batch_size * (grad_accum or 1))
+    return tuple(micro_batch_mean(size) for size in dict.fromkeys(sizes))

@@ -1,0 +1,45 @@
+"""How an analysis runs: what is read, how much at a time, where it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sftloss.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Run:
+    """Nothing here changes what a loss is; it says which rows are looked at and where the results go.
+
+    Attributes:
+        columns: The data's own names of its columns, as ``{"prompt": "q", "response": "a"}``.
+        format: The data's format; None finds it out for each row.
+        on_error: What an unusable row does: ``"report"`` counts it and refuses data that is mostly unusable,
+            ``"skip"`` counts it, ``"raise"`` stops at the first.
+        max_examples: Examples read, from the start; None reads all.
+        max_length: Tokens kept of each example; None keeps all.
+        tokens_per_batch: Tokens of one forward pass, padding included; lower it where memory is short.
+        output: Folder for ``report.html``, ``report.json`` and ``table/``; None writes nothing that stays.
+        overwrite: Replace an earlier report in `output`. Files of other names there are never touched.
+        resume: Go on from the table in `output`, as far as it got.
+        progress: Called with the tokens done and the tokens in all, None where unknown.
+        command: The command line that asks for this run, for the report's provenance.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    format: str | None = None
+    on_error: str = "report"
+    max_examples: int | None = None
+    max_length: int | None = None
+    tokens_per_batch: int = 4096
+    output: str | Path | None = None
+    overwrite: bool = False
+    resume: bool = False
+    progress: Callable[[int, int | None], None] | None = None
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        if self.overwrite and self.resume:
+            raise ConfigError("analyze: overwrite starts anew and resume goes on; choose one.")
