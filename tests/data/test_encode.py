@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tiny import BOS, EOS, tiny_tokenizer
 
 from sftloss.data import ENCODE_REASONS, ROLES, Message, Origin, Record, RowError, encode, encode_records
-from tests.tiny import BOS, EOS, tiny_tokenizer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -121,6 +121,15 @@ def test_encode_counts_the_role_opener_as_prompt():
     tokenizer = tokenizer_of("chatml")
     example = encode(conversation("question", "answer"), tokenizer)
     assert words_of(example, tokenizer, "prompt") == "<|im_start|>user\nquestion<|im_end|>\n<|im_start|>assistant\n\n"
+
+
+@pytest.mark.parametrize("family", ["chatml", "llama 3", "mistral", "none"])
+def test_encode_does_not_train_the_opener_of_a_conversation_that_begins_with_an_answer(family):
+    """No template renders an empty conversation, so the opener before the first message cannot be a prefix."""
+    tokenizer = tokenizer_of(family)
+    example = encode(Record(HERE, messages=(Message("assistant", "hello"),)), tokenizer)
+    assert trained_text(example, tokenizer).strip() == "hello" + FAMILIES[family][2]
+    assert words_of(example, tokenizer, "response") == trained_text(example, tokenizer)
 
 
 def test_encode_refuses_a_template_that_drops_earlier_thinking():

@@ -112,7 +112,8 @@ def _adds_bos(tokenizer: Any) -> bool:
 
 def _as_template_message(message: Message, template: str) -> dict[str, Any]:
     """One message in the dialect of the template: what it has no field for goes into the content as text."""
-    content, ready = message.content, {"role": message.role}
+    content = message.content
+    ready: dict[str, Any] = {"role": message.role}
     calls = [_as_call(call) for call in message.tool_calls]
     if message.reasoning and "reasoning_content" not in template and "thinking" not in template:
         content = f"<think>\n{message.reasoning}\n</think>\n\n{content}"
@@ -169,7 +170,7 @@ def _by_tags(source: Renderer) -> Rendering | None:
 
 def _answer(source: Renderer, full: list[int], k: int) -> Span:
     """Tokens that message k adds after the opener; both of its ends must be prefixes of the whole."""
-    start = _prefix(source, full, k, opener=True)
+    start = _prefix(source, full, k, opener=True) if k else _first_opener(source, full)
     stop = len(full) if k + 1 == len(source.messages) else _prefix(source, full, k + 1)
     if start is None or stop is None or stop < start:
         side = "the prompt before" if start is None else "the conversation up to"
@@ -180,6 +181,18 @@ def _answer(source: Renderer, full: list[int], k: int) -> Span:
             "use a template with {% generation %} tags or split the conversation",
         )
     return Span(start, stop, k)
+
+
+def _first_opener(source: Renderer, full: list[int]) -> int | None:
+    """Where the words of a first message that is the assistant's begin: no template renders an empty conversation, so
+    the opener is read off behind the message and looked up before it."""
+    try:
+        opener = source.ids(1, opener=True)[len(source.ids(1)) :]
+    except Exception:  # as in _prefix
+        return None
+    starts = range(int(full[:1] == [source.tokenizer.bos_token_id]), len(full) - len(opener) + 1)
+    at = next((i for i in starts if full[i : i + len(opener)] == opener), None)
+    return None if at is None else at + len(opener)
 
 
 def _prefix(source: Renderer, full: list[int], count: int, *, opener: bool = False) -> int | None:
@@ -193,18 +206,20 @@ def _prefix(source: Renderer, full: list[int], count: int, *, opener: bool = Fal
 
 def _others(source: Renderer, full: list[int], answers: tuple[Span, ...]) -> tuple[Span, ...]:
     """Whose the tokens between the answers are; openers are nobody's."""
-    spans, at, first = [], 0, 0
-    for answer in (*answers, Span(len(full), len(full), len(source.messages))):
+    spans: list[Span] = []
+    at, first = 0, 0
+    count = len(source.messages)
+    for start, stop, turn in [*((a.start, a.stop, a.message or 0) for a in answers), (len(full), len(full), count)]:
         cut, last = None, None
-        for last in range(first, answer.message):
+        for last in range(first, turn):
             # A template that melts two messages together has no boundary here: the later one gets both.
             cut = _prefix(source, full, last + 1)
-            if cut is not None and at < cut <= answer.start:
+            if cut is not None and at < cut <= start:
                 spans.append(Span(at, cut, last))
                 at = cut
-        if answer.start > at:
-            spans.append(Span(at, answer.start, last if cut is None else None))
-        at, first = answer.stop, answer.message + 1
+        if start > at:
+            spans.append(Span(at, start, last if cut is None else None))
+        at, first = stop, turn + 1
     return tuple(spans)
 
 
