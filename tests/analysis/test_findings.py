@@ -226,3 +226,13 @@ def test_every_finding_has_a_reason_and_every_warning_a_fix():
     for finding in found(examples, policy="per-example", normalisation=TOKEN_MEAN, micro_batch=2).values():
         assert finding.why and finding.sentence.endswith(".")
         assert finding.fix or finding.severity == "info"
+
+
+def test_a_group_that_gets_far_more_than_its_part_is_found():
+    """One task in ten is hard, the rest is known: it holds most of the signal."""
+    examples = clean(200)
+    for i, example in enumerate(examples):
+        example |= {"task": "hard" if i % 10 == 0 else "known"}
+        example["p"] = np.full(len(example["p"]), 0.3 if i % 10 == 0 else 0.97)
+    finding = found(examples)["NORM005"]
+    assert finding.sentence.startswith("task hard:") and finding.interval.low > 3

@@ -126,6 +126,16 @@ def test_elasticity_of_equal_tokens_is_one_less_alpha():
     assert "mechanical" in section.notes[0]
 
 
+def test_deciles_leave_out_examples_without_trained_tokens():
+    examples = [{"p": np.full(n, 0.5), "weight": float(n > 9)} for n in range(5, 65)]
+    deciles = by_id(length_section(open_study(make_table(examples), OPTIONS)).tables, "length-deciles")
+    assert column(deciles, "group")[0] == "10 to 15" and "untrained" not in column(deciles, "group")
+    assert column(deciles, "examples")[0] == pytest.approx(6 / 55) and sum(
+        column(deciles, "examples")
+    ) == pytest.approx(1)
+    assert column(deciles, "token_mean")[0] == pytest.approx(sum(range(10, 16)) / sum(range(10, 65)), rel=1e-6)
+
+
 def test_tilt_section_predicts_the_harmonic_mean():
     examples = [{"p": np.full(n, 0.5), "prompt": 9} for n in range(2, 16)] * 3
     section = tilt_section(open_study(make_table([e | {"id": i} for i, e in enumerate(examples)]), OPTIONS))
