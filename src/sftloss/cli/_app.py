@@ -7,6 +7,7 @@ import typer
 from sftloss.cli._analyze import AnalyzeOptions, analyze
 from sftloss.cli._demo import DemoOptions, demo
 from sftloss.cli._env import EnvOptions, env
+from sftloss.cli._inspect import InspectOptions, inspect
 from sftloss.cli._losses import LossesOptions, losses
 from sftloss.cli._options import takes
 
@@ -37,6 +38,7 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
 for _verb, _options in (
     (analyze, AnalyzeOptions),
     (demo, DemoOptions),
+    (inspect, InspectOptions),
     (losses, LossesOptions),
     (env, EnvOptions),
 ):

@@ -1,0 +1,129 @@
+"""`sftloss inspect`: what is trained on, and is the mask right?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sftloss.cli._options import Manner
+from sftloss.config import option, to_yaml
+from sftloss.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sftloss.report import Report
+
+_IN, _RUN, _OUT = "What to inspect", "How to inspect", "Where results go"
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """Flags and YAML keys of `sftloss inspect`."""
+
+    model: str | None = option(None, "The model whose tokenizer is used; no weights are read.", panel=_IN, short="-m")
+    tokenizer: str | None = option(None, "Where the tokenizer is, if not with the model.", panel=_IN)
+    data: str = option(
+        "", "A JSON, JSON lines or Parquet file, a folder of them, or a hub name.", panel=_IN, required=True, short="-d"
+    )
+    columns: dict[str, str] = option({}, "The data's own column names.", panel=_IN, metavar="prompt=Q,response=A")
+    format: str | None = option(None, "The data's format; found out for each row if not given.", panel=_IN)
+    max_length: int | None = option(None, "Tokens kept of each example.", panel=_RUN, minimum=2)
+    max_examples: int | None = option(None, "Rows read, from the start; all if not given.", panel=_RUN, minimum=1)
+    examples: int = option(3, "Examples shown token by token.", panel=_RUN, minimum=0)
+    template: str | None = option(None, "A file with a chat template, in place of the tokenizer's.", panel=_RUN)
+    batch_size: int | None = option(None, "Examples in a micro-batch, to count steps.", panel=_RUN, minimum=1)
+    grad_accum: int | None = option(None, "Micro-batches in a step, to count steps.", panel=_RUN, minimum=1)
+    dry_run: bool = option(False, "Show the options and what training would see; write nothing.", panel=_RUN)
+    output: str | None = option(None, "Folder for report.html and report.json.", panel=_OUT, short="-o", metavar="DIR")
+    overwrite: bool = option(False, "Replace an earlier report in that folder.", panel=_OUT)
+    json: str | None = option(None, "Also write the JSON here; '-' prints JSON alone.", panel=_OUT, metavar="FILE|-")
+    markdown: str | None = option(None, "Also write Markdown here, as for a pull request.", panel=_OUT, metavar="FILE")
+    fail_on: str = option(
+        "never", "Exit with 1 on a finding this severe or worse.", panel=_OUT, choices=("error", "warning", "never")
+    )
+
+
+def inspect(options: InspectOptions, manner: Manner) -> int:
+    """Show what is trained on. The mask audit: tokenizer only, no model is run."""
+    from sftloss.cli._show import progress, verdict
+    from sftloss.report import Report
+
+    _check(options)
+    with progress("reading", manner) as tell:
+        report = Report(_document(options, tell))
+    _print(report, options)
+    if not options.dry_run:
+        _write(report, options, manner)
+    return verdict(report, options.fail_on)
+
+
+def _check(options: InspectOptions) -> None:
+    if options.model is None and options.tokenizer is None:
+        raise ConfigError("--tokenizer is missing: give --model or --tokenizer, or 'tokenizer:' in the -c file.")
+    if options.output is None or options.dry_run:
+        return
+    there = [name for name in ("report.html", "report.json") if (Path(options.output) / name).exists()]
+    if there and not options.overwrite:
+        raise ConfigError(f"--output: {options.output} holds {there[0]}; give another folder, or --overwrite.")
+
+
+def _document(options: InspectOptions, tell: Any) -> Any:
+    from sftloss.analysis._inspect import InspectOptions as Plain
+    from sftloss.analysis._inspect import inspect_records
+    from sftloss.analysis._inspect_tokenizer import load_tokenizer
+    from sftloss.data import read_records
+
+    # every unusable row is a finding here, however many they are
+    records = read_records(
+        options.data, format=options.format, columns=options.columns, on_error="skip", limit=options.max_examples
+    )
+    tokenizer = load_tokenizer(options.tokenizer or options.model or "")
+    template = None if options.template is None else _template(options.template)
+    plain = Plain(options.max_length, template, options.examples, options.batch_size, options.grad_accum)
+    return inspect_records(records, tokenizer, plain, progress=tell)
+
+
+def _template(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--template: {path} cannot be read ({type(error).__name__}); give a text file.") from error
+
+
+def _print(report: Report, options: InspectOptions) -> None:
+    """JSON alone, or for a person the report with its examples coloured at the end."""
+    import sys
+
+    if options.json == "-":
+        text = report.to_json()
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        return
+    from rich.console import Console
+
+    from sftloss.report import render_terminal
+    from sftloss.report._mask import render_mask
+
+    console = Console(soft_wrap=False, highlight=False)
+    document = report.document
+    strips = [strip for section in document.sections for strip in section.strips]
+    sections = tuple(replace(section, strips=()) for section in document.sections)
+    if options.dry_run:
+        console.print(to_yaml(options), markup=False)
+        sections = tuple(section for section in sections if section.id == "totals")
+    render_terminal(replace(document, sections=sections), console)
+    render_mask(strips[: options.examples] if options.dry_run else strips, console)
+
+
+def _write(report: Report, options: InspectOptions, manner: Manner) -> None:
+    from sftloss.cli._show import note
+
+    if options.json not in (None, "-"):
+        report.to_json(Path(str(options.json)))
+    if options.markdown is not None:
+        report.to_markdown(Path(options.markdown))
+    if options.output is not None:
+        folder = Path(options.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        report.to_json(folder / "report.json")
+        report.to_html(folder / "report.html")
+        note(f"wrote {folder / 'report.html'}", manner)
