@@ -101,6 +101,14 @@ def test_every_chart_has_a_text_alternative_and_its_numbers(hostile: Document, p
     assert sum(tag == "desc" for tag, _ in page.tags) == charts
 
 
+def test_interval_is_named_only_where_one_is_drawn():
+    told = []
+    for low, high in ((None, None), ((None,), (None,)), ((0.5,), (1.5,))):
+        chart = Chart("c", "point", "C", "", "v", (Series("s", ("a",), (1.0,), low, high),), "d")
+        told.append("line: interval" in render_html(Document("d", (), (), (Section("s", "S", "l", charts=(chart,)),))))
+    assert told == [False, False, True]
+
+
 def test_chart_text_stays_text(source: str):
     # a Chinese category label, its first line (13 wide characters fill the 26 columns), not outlines
     assert source.count(f"{HOSTILE[6][:13]}</text>") >= 2
@@ -123,6 +131,14 @@ def test_many_series_of_bars_are_drawn_as_dots_with_their_own_shapes():
     names = ("a", "b", "c")
     assert _bars(names, 3).count('<rect x="8"') == 3  # swatches of bars
     assert '<rect x="8"' not in _bars(names, 4)
+
+
+def test_axis_does_not_magnify_rounding():
+    series = Series("s", ("a", "b"), (1.0, 1.000000003))
+    chart = Chart("c", "line", "C", "group", "factor", (series,), "d", scale_x="category", format_y="ratio")
+    source = render_html(Document("d", (), (), (Section("s", "S", "l", charts=(chart,)),)))
+    picture = source[source.index("<svg viewBox") : source.index('<p class="says">')]
+    assert ">1×</text>" in picture and "1.00000" not in picture
 
 
 def test_level_badge_is_short_and_explains_itself():

@@ -36,10 +36,21 @@ def _ticks(axis: Axis, kind: str, *, is_log: bool, bounds: tuple[float, float]) 
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: format_tick(value, kind)))
 
 
+def _calm(axes: Axes, name: str) -> None:
+    """Widen an axis whose values differ by rounding alone, which would draw noise as large as a mountain."""
+    read, write = (axes.get_xlim, axes.set_xlim) if name == "x" else (axes.get_ylim, axes.set_ylim)
+    low, high = read()
+    size = max(abs(low), abs(high))
+    if abs(high - low) < 1e-5 * size:
+        write((low + high) / 2 - 0.1 * size, (low + high) / 2 + 0.1 * size)
+
+
 def dress_numbers(axes: Axes, chart: Chart, *, is_horizontal: bool, is_categorical: bool) -> None:
     """Scale and ticks of the value axis and, where x is a number, of the x axis."""
     value: typing.Literal["x", "y"] = "x" if is_horizontal else "y"
     _scale(axes, value, chart.scale_y)
+    if chart.scale_y == "linear":
+        _calm(axes, value)
     if not is_categorical:
         _scale(axes, "x", chart.scale_x)
         _ticks(axes.xaxis, chart.format_x, is_log=chart.scale_x == "log", bounds=axes.get_xlim())

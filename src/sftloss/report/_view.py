@@ -91,7 +91,7 @@ def _chart(chart: Chart, prefix: str, limits: Limits) -> View:
 
     # the only text of the page that is not escaped by the template: our own SVG, escaped by its XML writer
     picture: Markup = Markup(render_chart(chart, prefix=prefix))
-    has_interval = any(s.low is not None and s.high is not None for s in chart.series)
+    has_interval = any(bound is not None for series in chart.series for bound in series.low or ())
     told = {"line": "shaded: interval", "bar": "thin line: interval", "point": "line: interval"}[chart.kind]
     data = _table(chart_table(chart), Limits(rows=limits.data_rows, cell=limits.cell))
     return {
