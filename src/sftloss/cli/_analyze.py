@@ -78,16 +78,18 @@ class AnalyzeOptions:
 def analyze(options: AnalyzeOptions, manner: Manner) -> int:
     """Show what each loss trains on. One forward pass over the data, then a report."""
     from sftloss.analysis import AnalysisOptions
-    from sftloss.cli._show import note, progress, show, verdict
+    from sftloss.cli._show import check_targets, note, progress, show, verdict
     from sftloss.decoder import load_model
-    from sftloss.pipeline import Run, analyze, normalisation, normalisations_of_a_step
+    from sftloss.pipeline import Run, analyze, check, normalisation, normalisations_of_a_step
 
+    check_targets(options.json, options.markdown, replace=options.overwrite or options.resume)
     asked = tuple(map(normalisation, options.normalization))
     compared = asked + normalisations_of_a_step(options.batch_size, options.grad_accum)
     question = AnalysisOptions(None, asked[0], compared, policy=options.policy, seed=options.seed)  # type: ignore[arg-type]
     kept = {f.name: getattr(options, f.name) for f in fields(Run) if f.name in _FIELDS}
     with progress("measuring", manner) as tell:
         run = Run(**kept, progress=tell, command=command_line("analyze", options))
+        check(options.data, losses=options.loss, run=run)
         model, tokenizer = load_model(
             options.model,
             device=options.device,

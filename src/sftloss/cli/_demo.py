@@ -24,9 +24,10 @@ class DemoOptions:
 
 def demo(options: DemoOptions, manner: Manner) -> None:
     """Analyze a tiny model on generated tasks. No network, no GPU, under a minute."""
-    from sftloss.cli._show import note, progress, show
+    from sftloss.cli._show import check_targets, note, progress, show
     from sftloss.pipeline import Run, demo
 
+    check_targets(options.json, replace=options.overwrite)
     with progress("measuring", manner) as tell:
         where = Run(output=options.output, overwrite=options.overwrite, progress=tell, command="sftloss demo")
         report = demo(where)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, get_args, get_type_hints
 
@@ -33,8 +34,7 @@ def takes(schema: type) -> Callable[[Callable[..., int | None]], Callable[..., N
         def command(**given: Any) -> None:
             manner = Manner(given.pop("quiet"), given.pop("verbose"))
             config, print_config = given.pop("config", None), given.pop("print_config", False)
-            with exit_codes(manner.verbose):
-                _hush(manner)
+            with exit_codes(manner.verbose), _hushed(manner):
                 # typer gives an empty list, not None, for a repeated flag that is absent
                 flags = {name: None if value in ([], ()) else value for name, value in given.items()}
                 options: Any = resolve(schema, flags, config=config)
@@ -102,8 +102,17 @@ def _common(schema: type) -> list[inspect.Parameter]:
     ]
 
 
-def _hush(manner: Manner) -> None:
+@contextmanager
+def _hushed(manner: Manner) -> Iterator[None]:
     """Other libraries' chatter is noise unless asked for; results never pass through here."""
-    if not manner.verbose:
+    if manner.verbose:
+        yield
+        return
+    before = logging.root.manager.disable
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import typer
 
 from sftloss.cli._exit import FINDINGS
 from sftloss.cli._options import Manner
+from sftloss.errors import ConfigError
 
 if TYPE_CHECKING:
     from sftloss.report import Report
@@ -24,6 +26,23 @@ def note(text: str, manner: Manner) -> None:
     """One line for a person, on stderr."""
     if not manner.quiet:
         typer.echo(text, err=True)
+
+
+def check_targets(*paths: str | None, replace: bool) -> None:
+    """Refuse, before anything is computed, what could not be written after it.
+
+    Raises:
+        ConfigError: If a file is there and not to be replaced, its folder is missing or not writable, or the name is
+            a folder's or a device's: files are written beside their place and renamed onto it, which would replace
+            the device.
+    """
+    for path in map(Path, filter(lambda p: p not in (None, "-"), paths)):  # type: ignore[arg-type]
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} is no file; give a file's name, or --json - for standard output.")
+        if path.exists() and not replace:
+            raise ConfigError(f"{path} is already there; choose another name, or say --overwrite.")
+        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise ConfigError(f"{path}: the folder {path.parent} is missing or cannot be written.")
 
 
 def show(report: Report, *, json: str | None = None, markdown: str | None = None) -> None:

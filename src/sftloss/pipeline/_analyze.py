@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftloss.pipeline._folder import folder
+from sftloss.pipeline._folder import check_folder, folder
 from sftloss.pipeline._question import objectives
 from sftloss.pipeline._rows import Examples
 from sftloss.pipeline._run import Run
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sftloss.analysis import AnalysisOptions, Table
+    from sftloss.data import Records
     from sftloss.report import Report
 
 _SEVERITY = {"error": 0, "warning": 1, "info": 2}
@@ -59,12 +60,10 @@ def analyze(
         >>> print(report)                                                                       # doctest: +SKIP
     """
     from sftloss.analysis import AnalysisOptions, describe
-    from sftloss.data import read_records
     from sftloss.report import Report
 
     run, question, by_name = run or Run(), question or AnalysisOptions(), objectives(losses)
-    records = read_records(rows, format=run.format, columns=run.columns, on_error=run.on_error, limit=run.max_examples)
-    examples = Examples(records, tokenizer, max_length=run.max_length, on_error=run.on_error)
+    examples = Examples(_records(rows, run), tokenizer, max_length=run.max_length, on_error=run.on_error)
     with folder(run) as place:
         table = _measured(model, tokenizer, examples, by_name, (rows, run, place.table))
         document = describe(table, question, decode=_decoder_of(tokenizer), facts=_facts(model, examples))
@@ -79,6 +78,19 @@ def analyze(
     return report
 
 
+def check(rows: str | Path | Iterable[Mapping[str, Any]], *, losses: Sequence[str], run: Run) -> None:
+    """Raise what `analyze` would raise before it touches the model: a model may take minutes to load."""
+    objectives(losses)
+    _records(rows, run)
+    check_folder(run)
+
+
+def _records(rows: Any, run: Run) -> Records:
+    from sftloss.data import read_records
+
+    return read_records(rows, format=run.format, columns=run.columns, on_error=run.on_error, limit=run.max_examples)
+
+
 def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[str, Any], place: Any) -> Table:
     from sftloss.analysis import Settings, file_facts, measure, tokenizer_facts
     from sftloss.data import batches
@@ -89,7 +101,7 @@ def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[s
     identity = {
         "tokenizer": tokenizer_facts(tokenizer),
         "data": file_facts([source]) if source is not None and source.is_file() else str(source or "rows"),
-        "reading": [run.max_length, run.format, dict(run.columns)],
+        "reading": [run.max_examples, run.max_length, run.format, dict(run.columns)],
     }
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     grouped = partial(batches, pad_id=pad or 0, tokens_per_batch=run.tokens_per_batch)

@@ -36,15 +36,27 @@ def folder(run: Run) -> Iterator[Folder]:
             yield Folder(Path(temporary) / TABLE)
         return
     root = Path(run.output).expanduser()
+    check_folder(run)
+    _make_writable(root)
+    if run.overwrite:
+        _clear(root / TABLE)
+    yield Folder(root / TABLE, root / PAGE, root / DATA)
+
+
+def check_folder(run: Run) -> None:
+    """Refuse a folder with an earlier report that `run` neither replaces nor goes on from; changes nothing.
+
+    Raises:
+        ConfigError: If it holds one.
+    """
+    if run.output is None:
+        return
+    root = Path(run.output).expanduser()
     there = [name for name in (PAGE, DATA, TABLE) if (root / name).exists() or (root / name).is_symlink()]
     if there and not (run.overwrite or run.resume):
         raise ConfigError(
             f"{root} already has {', '.join(there)}; choose another --output, or say --overwrite or --resume."
         )
-    _make_writable(root)
-    if run.overwrite:
-        _clear(root / TABLE)
-    yield Folder(root / TABLE, root / PAGE, root / DATA)
 
 
 def _make_writable(root: Path) -> None:

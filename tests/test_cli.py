@@ -1,0 +1,335 @@
+"""The command line in this process: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import fields
+
+import pytest
+from tests.cli_tools import MODEL, ROWS, run, write_rows
+
+from sftloss.cli._analyze import AnalyzeOptions
+from sftloss.cli._app import app
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_rows(tmp_path / "data.jsonl")
+
+
+@pytest.fixture
+def analyze(data, tmp_path):
+    """`sftloss analyze` on six short rows with the bundled model."""
+
+    def call(*words: object, **replaced: object):
+        given = {"model": MODEL, "data": data, "output": tmp_path / "out", **replaced}
+        return run("analyze", *[w for k, v in given.items() for w in (f"--{k}", v) if v is not None], *words)
+
+    return call
+
+
+def sentence(result) -> str:
+    """What a failed run said: exactly one line."""
+    assert result.stderr.startswith("sftloss: ") and result.stderr.count("\n") == 1, result.stderr
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+def test_analyze_shows_headlines_and_writes_the_report(analyze, tmp_path):
+    result = analyze()
+    assert result.exit_code == 0, result.stderr
+    document = json.loads((tmp_path / "out" / "report.json").read_text())
+    for headline in document["headlines"]:
+        assert headline in " ".join(result.stdout.split())
+    assert (tmp_path / "out" / "report.html").read_text().startswith("<!")
+    assert result.stderr == f"wrote {tmp_path / 'out'}/report.html\n"
+
+
+def test_json_to_stdout_is_json_alone(analyze):
+    result = analyze("--json", "-")
+    assert json.loads(result.stdout)["schema_version"]
+
+
+def test_quiet_says_nothing_on_stderr(analyze):
+    assert analyze("--quiet").stderr == ""
+
+
+def test_equal_runs_give_equal_bytes(analyze, tmp_path):
+    analyze(output=tmp_path / "a")
+    analyze(output=tmp_path / "b")
+    first, second = ((tmp_path / name / "report.json").read_text() for name in "ab")
+    assert first == second.replace(str(tmp_path / "b"), str(tmp_path / "a"))
+
+
+def test_json_and_markdown_files_hold_the_report(analyze, tmp_path):
+    result = analyze("--json", tmp_path / "r.json", "--markdown", tmp_path / "r.md")
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "r.json").read_text() == (tmp_path / "out" / "report.json").read_text()
+    assert (tmp_path / "r.md").read_text().startswith("# ")
+
+
+def test_losses_and_normalizations_all_appear(analyze):
+    asked = ("--loss", "focal(gamma=2)", "--loss", "cross_entropy + 1e-4*z_loss", "--normalization", "0.7")
+    text = analyze(*asked, "--batch-size", 2, "--grad-accum", 2, "--json", "-").stdout
+    for label in ("focal(gamma=2)", "cross_entropy + 0.0001 * z_loss", "T^-0.7", "token mean of 2", "token mean of 4"):
+        assert label in text
+
+
+def test_the_first_loss_and_normalization_are_the_trained_ones(analyze):
+    text = analyze("--loss", "dft", "--loss", "cross_entropy", "--normalization", "example-mean", "--json", "-").stdout
+    assert ["loss", "dft, example mean"] in json.loads(text)["facts"]
+
+
+def test_refused_rows_are_findings_with_their_places(analyze, data):
+    write_rows(data, [*ROWS, {"nothing": 1}])
+    found = {finding["id"]: finding for finding in json.loads(analyze("--json", "-").stdout)["findings"]}
+    assert found["DATA009"]["rows"] == [f"{data}:7"]
+    assert found["DATA009"]["value"] == pytest.approx(1 / 7)
+
+
+@pytest.mark.parametrize(("fail_on", "code"), [("never", 0), ("error", 0), ("warning", 1)])
+def test_fail_on_turns_findings_into_exit_code_1(analyze, data, fail_on, code):
+    write_rows(data, [*ROWS, {"nothing": 1}])
+    result = analyze("--fail-on", fail_on)
+    assert result.exit_code == code and "DATA009" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--loss", "focl"], "focal"),
+        (["--loss", "__import__('os')"], "--loss: objective"),
+        (["--normalization", "mean"], "--normalization: 'mean' is none of token-mean"),
+        (["--policy", "fair"], "--policy: 'fair' is none of per-token"),
+        (["--max-length", "1"], "--max-length: expected at least 2"),
+        (["--columns", "prompt"], "--columns: expected name=column pairs"),
+        (["--columns", "promt=q"], "did you mean"),
+        (["--format", "alpacca"], "alpaca"),
+        (["--grad-accum", "2"], "--grad-accum needs --batch-size"),
+        (["--overwrite", "--resume"], "choose one"),
+        (["--json", "/dev/null"], "is no file"),
+        (["--json", "/no/such/folder/r.json"], "is missing or cannot be written"),
+        (["--dtype", "int8"], "--dtype: 'int8' is none of"),
+    ],
+)
+def test_a_usage_mistake_is_one_sentence_and_exit_code_2(analyze, words, expected):
+    result = analyze(*words)
+    assert result.exit_code == 2 and expected in sentence(result)
+
+
+def test_an_unknown_flag_is_exit_code_2(analyze):
+    assert analyze("--lossy", "dft").exit_code == 2
+
+
+def test_a_required_option_is_named(analyze):
+    result = analyze(model=None)
+    assert result.exit_code == 2 and "--model is missing" in sentence(result)
+
+
+def test_missing_data_is_exit_code_3(analyze, tmp_path):
+    result = analyze(data=tmp_path / "none.jsonl")
+    assert result.exit_code == 3 and "no such file" in sentence(result)
+
+
+@pytest.mark.parametrize("rows", [[], [{"x": 1}], [{"x": 1}, {"y": 2}, {"prompt": "a", "completion": "b"}]])
+def test_data_without_usable_rows_is_exit_code_3(analyze, data, rows):
+    write_rows(data, rows)
+    result = analyze()
+    assert result.exit_code == 3 and str(data) in sentence(result)
+    assert not (data.parent / "out" / "report.html").exists()
+
+
+def test_rows_that_train_nothing_are_exit_code_3(analyze, data):
+    write_rows(data, [{"messages": [{"role": "user", "content": "x" * 50}, {"role": "assistant", "content": "y"}]}])
+    result = analyze("--max-length", 8)
+    assert result.exit_code == 3 and "truncated-away" in sentence(result)
+
+
+def test_on_error_raise_stops_at_the_first_bad_row(analyze, data):
+    write_rows(data, [ROWS[0], {"nothing": 1}, ROWS[1]])
+    result = analyze("--on-error", "raise")
+    assert result.exit_code == 3 and f"{data}:2" in sentence(result)
+
+
+def test_a_model_that_is_not_there_is_exit_code_4(analyze, tmp_path):
+    result = analyze(model=tmp_path / "none" / "model")
+    assert result.exit_code == 4 and "missing" in sentence(result)
+
+
+def test_a_device_that_is_not_there_is_exit_code_4(analyze):
+    result = analyze("--device", "cuda:9")
+    assert result.exit_code == 4
+    sentence(result)
+
+
+def test_our_own_mistake_is_exit_code_5_and_says_so(analyze, monkeypatch):
+    monkeypatch.setattr("sftloss.analysis._analyze.headlines", lambda study: 1 / 0)
+    result = analyze()
+    assert result.exit_code == 5 and "internal error" in sentence(result) and "-v" in result.stderr
+
+
+def test_verbose_shows_the_traceback(analyze, monkeypatch):
+    monkeypatch.setattr("sftloss.analysis._analyze.headlines", lambda study: 1 / 0)
+    result = analyze("-v")
+    assert result.exit_code == 5 and "ZeroDivisionError" in result.stderr and "Traceback" in result.stderr
+
+
+def test_an_error_steers_no_terminal(analyze, tmp_path):
+    result = analyze(data=tmp_path / "a\x1b[31mb.jsonl")
+    assert "\x1b" not in sentence(result)
+
+
+def test_a_report_is_never_overwritten_unasked(analyze, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.html").write_text("mine")
+    result = analyze()
+    assert result.exit_code == 2 and "--overwrite" in sentence(result)
+    assert (out / "report.html").read_text() == "mine"
+    json_file = tmp_path / "mine.json"
+    json_file.write_text("mine")
+    assert analyze("--json", json_file, output=tmp_path / "new").exit_code == 2
+    assert json_file.read_text() == "mine"
+
+
+def test_overwrite_replaces_the_report_and_nothing_else(analyze, tmp_path):
+    out = tmp_path / "out"
+    assert analyze().exit_code == 0
+    (out / "notes.txt").write_text("mine")
+    result = analyze("--overwrite", "--loss", "dft")
+    assert result.exit_code == 0, result.stderr
+    assert (out / "notes.txt").read_text() == "mine"
+    assert "dft" in (out / "report.json").read_text()
+
+
+def test_overwrite_leaves_a_folder_that_is_no_table(analyze, tmp_path):
+    precious = tmp_path / "out" / "table"
+    precious.mkdir(parents=True)
+    (precious / "thesis.txt").write_text("mine")
+    result = analyze("--overwrite")
+    assert result.exit_code == 2 and "no table of ours" in sentence(result)
+    assert (precious / "thesis.txt").read_text() == "mine"
+
+
+def test_overwrite_follows_no_link(analyze, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "manifest.json").write_text("{}")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "table").symlink_to(tmp_path / "elsewhere")
+    assert analyze("--overwrite").exit_code == 2
+    assert (tmp_path / "elsewhere" / "manifest.json").exists()
+
+
+def test_resume_measures_nothing_twice(analyze, monkeypatch, tmp_path):
+    assert analyze().exit_code == 0
+    before = (tmp_path / "out" / "report.json").read_text()
+    monkeypatch.setattr("sftloss.analysis._measure.batch_tokens", lambda *a: 1 / 0)
+    result = analyze("--resume")
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "out" / "report.json").read_text().replace(" --resume", "") == before
+
+
+def test_resume_refuses_another_table(analyze):
+    assert analyze().exit_code == 0
+    result = analyze("--resume", "--loss", "dft")
+    assert result.exit_code == 2
+    sentence(result)
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_runs(analyze, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = analyze(output=tmp_path / "file" / "out")
+    assert result.exit_code == 2 and "cannot be written" in sentence(result)
+
+
+def test_a_full_disk_is_named_and_the_old_report_stays(analyze, monkeypatch, tmp_path):
+    assert analyze().exit_code == 0
+    before = (tmp_path / "out" / "report.json").read_bytes()
+
+    def full(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("sftloss.report._report.write_text_atomic", full)
+    result = analyze("--overwrite")
+    assert result.exit_code == 5 and "No space left on device" in sentence(result) and "MB free" in result.stderr
+    assert (tmp_path / "out" / "report.json").read_bytes() == before
+
+
+def test_a_yaml_file_fills_what_flags_leave_open(analyze, tmp_path, data):
+    config = tmp_path / "c.yaml"
+    config.write_text(f"model: {MODEL}\ndata: {data}\nloss: [dft, cross_entropy]\nmax-examples: 4\n")
+    result = run("analyze", "-c", config, "-o", tmp_path / "out", "--loss", "focal", "--json", "-")
+    document = json.loads(result.stdout)
+    assert ["examples", "4"] in document["facts"]
+    assert "focal" in str(document["facts"]) and "dft" not in str(document["facts"])
+
+
+def test_a_mistake_in_yaml_is_exit_code_2_with_its_line(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("model: m\nlos: dft\n")
+    result = run("analyze", "-c", config)
+    assert result.exit_code == 2 and f"{config}:2: unknown key 'los'; did you mean 'loss'?" in sentence(result)
+
+
+def test_print_config_prints_options_that_give_the_same_options(tmp_path):
+    words = ("analyze", "-m", "m", "-d", "d", "--loss", "dft", "--columns", "prompt=q", "--no-overwrite")
+    first = run(*words, "--print-config").stdout
+    (tmp_path / "c.yaml").write_text(first)
+    assert run("analyze", "-c", tmp_path / "c.yaml", "--print-config").stdout == first
+    assert "loss:\n- dft\n" in first
+
+
+def test_the_command_in_the_report_gives_the_same_report(analyze, tmp_path):
+    words = ("--loss", "focal(gamma=2) + 1e-4*z_loss", "--columns", "task=kind", "--normalization", "sqrt")
+    first = json.loads(analyze(*words, "--json", "-").stdout)
+    command = shlex.split(dict(first["provenance"])["command"])
+    assert command[:2] == ["sftloss", "analyze"]
+    again = run(*command[1:], "--overwrite")
+    first_findings, again_findings = first["findings"], json.loads(again.stdout)["findings"]
+    assert again_findings == first_findings
+
+
+def test_losses_lists_every_objective():
+    from sftloss.objectives import OBJECTIVES
+
+    text = run("losses").stdout
+    assert all(re.search(rf"^{name}\b", text, re.M) for name in OBJECTIVES)
+    assert {row["name"] for row in json.loads(run("losses", "--json").stdout)} == set(OBJECTIVES)
+
+
+def test_env_names_versions_and_no_place():
+    text = run("env").stdout
+    assert text.startswith("sftloss ") and "torch" in text and "devices: cpu" in text
+    assert "/" not in text
+
+
+def test_version_is_the_package_version():
+    import sftloss
+
+    assert run("--version").stdout == f"sftloss {sftloss.__version__}\n"
+
+
+def verbs() -> list[str]:
+    return [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
+@pytest.mark.parametrize("verb", verbs())
+def test_every_verb_and_option_has_help(verb):
+    from typer.main import get_command
+
+    command = get_command(app).commands[verb]
+    assert (command.help or "").strip()
+    without = [option.name for option in command.params if not (getattr(option, "help", None) or "").strip()]
+    assert not without
+    assert run(verb, "--help").exit_code == 0
+
+
+def test_no_verb_is_help():
+    assert "Commands:" in run().output
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(AnalyzeOptions)])
+def test_every_yaml_key_is_a_flag(name):
+    assert f"--{name.replace('_', '-')}" in run("analyze", "--help").stdout

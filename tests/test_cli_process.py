@@ -1,0 +1,84 @@
+"""The installed command as its own process: streams, signals, pipes, a missing extra."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.cli_tools import MODEL, ROWS, write_rows
+
+COMMAND = [sys.executable, "-c", "from sftloss.cli import main; main()"]
+
+
+def sftloss(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *map(str, words)], capture_output=True, text=True, timeout=120, **options)
+
+
+def test_the_demo_is_a_report_whose_headlines_come_first(tmp_path):
+    done = sftloss("demo", "-o", tmp_path / "demo", env={**os.environ, "COLUMNS": "400"})
+    assert done.returncode == 0, done.stderr
+    headlines = json.loads((tmp_path / "demo" / "report.json").read_text())["headlines"]
+    assert len(headlines) == 3
+    assert done.stdout.splitlines()[1:4] == headlines  # the title stands above them
+    assert done.stderr == f"wrote {tmp_path / 'demo' / 'report.html'}\n"
+
+
+def test_no_bar_and_no_colour_where_streams_are_files(tmp_path):
+    data = write_rows(tmp_path / "d.jsonl")
+    done = sftloss("analyze", "-m", MODEL, "-d", data, "-o", tmp_path / "out", "--json", "-")
+    assert json.loads(done.stdout)
+    assert done.stderr == f"wrote {tmp_path / 'out'}/report.html\n"
+    assert "\x1b" not in done.stdout
+
+
+def test_an_interrupted_run_is_130_and_resumes_to_the_same_report(tmp_path):
+    """Ctrl-C between two parts of the table; what was written is used, the rest is computed."""
+    data = write_rows(tmp_path / "d.jsonl", ROWS * 40)
+    words = ["analyze", "-m", MODEL, "-d", str(data), "--tokens-per-batch", "40", "-o"]
+    process = subprocess.Popen([*COMMAND, *words, str(tmp_path / "a")], stderr=subprocess.PIPE, text=True)
+    try:
+        _wait_for(tmp_path / "a" / "table" / "manifest.json", process)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and stderr.startswith("sftloss: interrupted") and stderr.count("\n") == 1
+    assert not (tmp_path / "a" / "report.html").exists()
+    assert sftloss(*words, tmp_path / "a", "--resume").returncode == 0
+    assert sftloss(*words, tmp_path / "b").returncode == 0
+    resumed, whole = (json.loads((tmp_path / name / "report.json").read_text()) for name in "ab")
+    assert resumed["findings"] == whole["findings"] and resumed["sections"] == whole["sections"]
+
+
+def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < end, "the run ended before it could be interrupted"
+        time.sleep(0.01)
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    shell = f"{sys.executable} -c 'from sftloss.cli import main; main()' losses | head -n 1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {shell}"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_missing_extra_is_one_sentence():
+    code = "import sys; sys.modules['typer'] = None\nfrom sftloss.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert 'pip install "sftloss[cli]"' in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_command_is_installed():
+    command = shutil.which("sftloss", path=str(Path(sys.executable).parent))
+    if command is None:
+        pytest.skip("sftloss is on the path, but not installed into this environment")
+    assert subprocess.run([command, "--version"], capture_output=True, text=True).stdout.startswith("sftloss ")
