@@ -10,6 +10,7 @@ import numpy as np
 from sftloss.analysis import _fixes as fixes
 from sftloss.analysis._bootstrap import GroupSums, ratio_interval
 from sftloss.analysis._frames import Study
+from sftloss.analysis._lengths_findings import conflict_finding
 from sftloss.analysis._shares import percent
 from sftloss.analysis._tilt import conflicting
 from sftloss.analysis.document import Finding, Interval
@@ -146,17 +147,7 @@ def prompt_conflict(study: Study) -> Finding | None:
     if not conflict.any():
         return None
     share, spread = share_of(study, conflict, trained)
-    return Finding(
-        "DATA010",
-        "info",
-        f"{percent(share)} of the examples share their prompt with an answer of another length.",
-        "There a normalisation by length decides which of the answers is learned, not only how fast.",
-        "",
-        share,
-        spread,
-        "share of examples",
-        rows_where(study, conflict),
-    )
+    return conflict_finding(share, spread, rows_where(study, conflict))
 
 
 def not_finite(study: Study) -> Finding | None:

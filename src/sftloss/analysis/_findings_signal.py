@@ -13,43 +13,23 @@ from sftloss.analysis import _fixes as fixes
 from sftloss.analysis import _numbers as numbers
 from sftloss.analysis._bootstrap import interval
 from sftloss.analysis._frames import Study
+from sftloss.analysis._lengths_findings import Shift, concentration_finding, example_mean_finding, micro_batch_finding
 from sftloss.analysis._numbers import Estimate
 from sftloss.analysis._section_groups import group_shares
 from sftloss.analysis._section_length import elasticity
 from sftloss.analysis._section_tokens import BAND_NAMES, band_key, band_shares, describe_band
-from sftloss.analysis._shares import decide, number, percent, with_interval
-from sftloss.analysis._tilt import EXAMPLE_MEAN, Normalisation, Tilt, predict
-from sftloss.analysis.document import Finding, Severity
+from sftloss.analysis._shares import decide, percent, with_interval
+from sftloss.analysis._tilt import EXAMPLE_MEAN, Normalisation, predict
+from sftloss.analysis.document import Finding
 
-SHIFT = 0.05  # a change of mean length below 5 % is not worth a warning
 TARGETS = {"per-token": 1.0, "per-example": 0.0}
 
 
-def _tilt(study: Study, normalisation: Normalisation) -> tuple[Tilt, float, float]:
-    """A prediction, the data's mean output, and their relative difference."""
+def _shift(study: Study, normalisation: Normalisation) -> Shift:
     options = study.options
     tilt = predict(study.lengths, normalisation, replicates=options.replicates, seed=options.seed)
     data = float(study.output[study.size > 0].mean()) if (study.size > 0).any() else float("nan")
-    return tilt, data, tilt.unconditional.value / data - 1.0
-
-
-def _length_finding(study: Study, id: str, normalisation: Normalisation, subject: str, why: str) -> Finding | None:
-    tilt, data, shift = _tilt(study, normalisation)
-    if not abs(shift) >= SHIFT:
-        return None
-    used = study.options.normalisation == normalisation
-    reason = study.lengths.cannot_tell()
-    sentence = (
-        f"{subject} teaches a mean answer of at most {percent(abs(shift))} {'less' if shift < 0 else 'more'} than the "
-        f"data: {with_interval(tilt.unconditional)} against {number(data)} tokens"
-    )
-    if reason:
-        sentence += f"; whether it happens here the data cannot tell ({reason})."
-    else:
-        sentence += f"; given the prompt {number(tilt.within_prompt or data)}."
-    fix = fixes.GLOBAL_MEAN
-    severity: Severity = "warning" if used and not reason else "info"
-    return Finding(id, severity, sentence, why, fix, tilt.unconditional.value, tilt.unconditional.interval, "tokens")
+    return Shift(data, tilt.unconditional, tilt.within_prompt, study.lengths.cannot_tell())
 
 
 def micro_batch_length(study: Study) -> Finding | None:
@@ -59,24 +39,12 @@ def micro_batch_length(study: Study) -> Finding | None:
     if not asked:
         return None
     chosen = used if used.micro_batch is not None else min(asked, key=lambda n: n.micro_batch or 0)
-    return _length_finding(
-        study,
-        "NORM001",
-        chosen,
-        f"A token mean over each micro-batch of {chosen.micro_batch} sequence{'s' if chosen.micro_batch != 1 else ''}",
-        "A token's weight then depends on who shares its micro-batch; with one sequence it is the example mean.",
-    )
+    return micro_batch_finding(chosen.micro_batch or 1, _shift(study, chosen), is_used=used == chosen)
 
 
 def example_mean_length(study: Study) -> Finding | None:
     """NORM002: the example mean teaches the harmonic mean length."""
-    return _length_finding(
-        study,
-        "NORM002",
-        EXAMPLE_MEAN,
-        "Averaging within each example",
-        "At the optimum each answer counts 1/T: the learned mean length is the harmonic mean of the data's.",
-    )
+    return example_mean_finding(_shift(study, EXAMPLE_MEAN), is_used=study.options.normalisation == EXAMPLE_MEAN)
 
 
 def policy(study: Study) -> Finding | None:
@@ -143,21 +111,9 @@ def concentrated(study: Study) -> Finding | None:
     signal = study.signal(study.view, study.options.level)[study.size > 0]
     if len(signal) < 100:
         return None  # the top 1 % is not one example
-    ess, top = numbers.kish_ess(signal) / len(signal), numbers.top_share(signal, 0.01)
-    if not (ess < 0.1 or top > 0.2):
-        return None
     rows = np.argsort(-study.signal(study.view, study.options.level), kind="stable")[:10]
-    return Finding(
-        "NORM004",
-        "warning",
-        f"The top 1 % of the examples hold {percent(top)} of the signal; {percent(ess)} of the examples count.",
-        "Most examples hardly move the model; a few, perhaps broken ones, move it a lot.",
-        f"{fixes.alpha(0.5)}, or look at the rows listed",
-        ess,
-        None,
-        "effective share of examples",
-        study.origins(rows),
-    )
+    effective = numbers.kish_ess(signal) / len(signal)
+    return concentration_finding(effective, numbers.top_share(signal, 0.01), study.origins(rows))
 
 
 def group_off(study: Study) -> Finding | None:
