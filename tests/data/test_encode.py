@@ -117,6 +117,30 @@ def test_encode_gives_the_same_labels_by_tags_and_by_prefix_difference():
         assert torch.equal(getattr(by_prefix, name), getattr(by_tags, name)), name
 
 
+def with_tags(answer: str):
+    """ChatML whose assistant turn is `answer`, where %( and %) stand for the generation tags."""
+    turn = answer.replace("%(", "{% generation %}").replace("%)", "{% endgeneration %}")
+    template = CHATML_TAGS.replace("{% generation %}{{ m.content }}<|im_end|>\n{% endgeneration %}", turn)
+    assert turn in template
+    return tiny_tokenizer([], chat_template=template, special=("<|im_start|>", "<|im_end|>"))
+
+
+def test_encode_does_not_trust_tags_that_give_several_runs_for_one_answer():
+    """Which message such a run belongs to cannot be told, so the checked prefix decides."""
+    tokenizer = with_tags("%({{ m.content }}%)!%(<|im_end|>%)\n")
+    example = encode(conversation("a", "b", "c", "d"), tokenizer)
+    assert example.method == "prefix difference"
+    assert trained_text(example, tokenizer) == "b!<|im_end|>d!<|im_end|>"
+
+
+def test_encode_marks_the_end_that_tags_leave_untrained():
+    """A model trained so never learns to stop; the mark is what lets an analysis say it."""
+    tokenizer = with_tags("%({{ m.content }}%)<|im_end|>\n")
+    example = encode(conversation("a", "b"), tokenizer)
+    assert (example.method, trained_text(example, tokenizer)) == ("generation tags", "b")
+    assert example.is_end.any() and not example.weights[example.is_end].any()
+
+
 def test_encode_counts_the_role_opener_as_prompt():
     tokenizer = tokenizer_of("chatml")
     example = encode(conversation("question", "answer"), tokenizer)
