@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sftloss.analysis._analyze import describe
     from sftloss.analysis._identity import file_facts, model_facts, tokenizer_facts
+    from sftloss.analysis._lengths import Forecast, LengthOptions, alpha_for_length, forecasts
+    from sftloss.analysis._lengths_describe import describe_lengths
     from sftloss.analysis._measure import Settings, measure
     from sftloss.analysis._table import Table, token_stats
     from sftloss.analysis._tilt import (
@@ -31,15 +33,20 @@ __all__ = [
     "SQRT",
     "TOKEN_MEAN",
     "AnalysisOptions",
+    "Forecast",
+    "LengthOptions",
     "Lengths",
     "Normalisation",
     "Settings",
     "Table",
     "Tilt",
     "View",
+    "alpha_for_length",
     "alpha_for_mean",
     "describe",
+    "describe_lengths",
     "file_facts",
+    "forecasts",
     "measure",
     "micro_batch_mean",
     "model_facts",
@@ -54,15 +61,20 @@ _HOME = {
     "SQRT": "_tilt",
     "TOKEN_MEAN": "_tilt",
     "AnalysisOptions": "_views",
+    "Forecast": "_lengths",
+    "LengthOptions": "_lengths",
     "Lengths": "_tilt",
     "Normalisation": "_tilt",
     "Settings": "_measure",
     "Table": "_table",
     "Tilt": "_tilt",
     "View": "_views",
+    "alpha_for_length": "_lengths",
     "alpha_for_mean": "_tilt",
     "describe": "_analyze",
+    "describe_lengths": "_lengths_describe",
     "file_facts": "_identity",
+    "forecasts": "_lengths",
     "measure": "_measure",
     "micro_batch_mean": "_tilt",
     "model_facts": "_identity",

@@ -165,12 +165,17 @@ def resampling(lengths: Lengths, options: LengthOptions) -> Ratio:
         total = _BINS
 
     def ratio(top: Floats, bottom: Floats) -> Estimate:
-        columns = np.stack([np.bincount(units, part, minlength=total) for part in (top, bottom)], axis=1)
+        columns = np.stack([bin_sums(units, part, total) for part in (top, bottom)], axis=1)
         sums = GroupSums(1, 2, replicates=options.replicates, seed=options.seed).add(np.arange(total), columns)
         value = sums.total[0, 0] / sums.total[0, 1] if sums.total[0, 1] > 0 else math.nan
         return Estimate(float(value), ratio_interval(sums.replicates[:, 0, 0], sums.replicates[:, 0, 1]))
 
     return ratio
+
+
+def bin_sums(codes: Codes, values: Floats, count: int = 0) -> Floats:
+    """The sum of `values` for each code, shape ``(codes,)``."""
+    return np.asarray(np.bincount(codes, values, minlength=count), dtype=np.float64)
 
 
 def _forecast(lengths: Lengths, rule: Normalisation, spread: Ratio) -> Forecast:

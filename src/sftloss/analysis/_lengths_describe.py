@@ -1,0 +1,136 @@
+"""The report on output length: findings, three headlines, sections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sftloss.analysis import _lengths_findings as wording
+from sftloss.analysis import _numbers as numbers
+from sftloss.analysis._lengths import LengthOptions, trained
+from sftloss.analysis._lengths_findings import Shift
+from sftloss.analysis._lengths_sections import (
+    distribution_section,
+    evidence_section,
+    forecast_section,
+    method_section,
+    target_section,
+)
+from sftloss.analysis._lengths_study import LengthStudy, Origins
+from sftloss.analysis._shares import number, percent
+from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN, Lengths, Normalisation, sequence_weights
+from sftloss.analysis.document import Document, Finding
+from sftloss.errors import DataError
+
+_ORDER = {"error": 0, "warning": 1, "info": 2}
+
+
+def describe_lengths(
+    lengths: Lengths,
+    options: LengthOptions | None = None,
+    *,
+    origins: Origins | None = None,
+    facts: Sequence[tuple[str, str]] = (),
+) -> Document:
+    """Which output lengths each normalisation teaches, from the lengths alone; no model is run.
+
+    Args:
+        lengths: Each example's length, prompt and task; arrays of shape ``(examples,)``. Prompts are what the shift
+            is conditioned on: without them only its upper bound is known.
+        options: The normalisations, the size of a step, a wanted mean length.
+        origins: From ids of examples to "file:line"; findings then list rows.
+        facts: Label and value pairs for the top of the report.
+
+    Returns:
+        The document. Equal lengths and options give equal documents, whatever the order of rows.
+
+    Raises:
+        DataError: If no example has a trained token.
+
+    Example:
+        >>> import numpy as np
+        >>> size = np.arange(2.0, 16.0)
+        >>> page = describe_lengths(Lengths(np.arange(14), size, size))
+        >>> [(row[0], round(row[1], 3)) for row in page.sections[0].tables[0].rows]
+        [('token mean', 8.5), ('sqrt', 7.29), ('example mean', 6.039)]
+    """
+    options, kept = options or LengthOptions(), trained(lengths)
+    if not len(kept.ids):
+        raise DataError(f"describe_lengths: none of the {len(lengths.ids)} examples has a trained token.")
+    study = LengthStudy(kept, len(lengths.ids), options, origins)
+    sections = [forecast_section(study), evidence_section(study), distribution_section(study)]
+    if options.target_mean is not None:
+        sections.insert(1, target_section(study))
+    return Document(
+        "Which output lengths each normalisation teaches",
+        _headlines(study),
+        _findings(study),
+        (*sections, method_section(study)),
+        (*facts, *_facts(study)),
+        (("bootstrap", f"{options.replicates} replicates, seed {options.seed}"),),
+    )
+
+
+def _headlines(study: LengthStudy) -> tuple[str, ...]:
+    unit = study.options.unit
+    said = ", ".join(f"{one.normalisation.name} {number(one.unconditional.value)}" for one in study.forecasts)
+    first = f"Mean length learned if the prompt says nothing about length, the most it can shift: {said} {unit}."
+    if study.reason:
+        second = f"Whether it shifts here this data cannot tell: {study.reason}."
+    else:
+        seen = "one answer to a prompt shows no shift, so this is what the data shows, not all there may be"
+        given = ", ".join(
+            f"{one.normalisation.name} {number(one.within_prompt.value)}"
+            for one in study.forecasts
+            if one.within_prompt is not None
+        )
+        second = (
+            f"Given the prompt: {given} {unit}; {percent(study.seen_share.value)} of the examples share their prompt "
+            f"with an answer of another length ({seen})."
+        )
+    third = "Dividing by length favours short answers; the sum, or one token mean over all the data, favours neither."
+    return (first, second, third)
+
+
+def _shift(study: LengthStudy, rule: Normalisation) -> Shift:
+    found = study.forecast(rule)
+    within = None if found.within_prompt is None else found.within_prompt.value
+    return Shift(study.data.value, found.unconditional, within, study.reason, study.options.unit)
+
+
+def _findings(study: LengthStudy) -> tuple[Finding, ...]:
+    used = study.used
+    found = [wording.example_mean_finding(_shift(study, EXAMPLE_MEAN), is_used=used == EXAMPLE_MEAN)]
+    smallest = min(
+        (one for one in study.options.all_normalisations() if one.micro_batch is not None),
+        key=lambda one: one.micro_batch or 0,
+        default=None,
+    )
+    if smallest is not None:
+        shift = _shift(study, smallest)
+        found.append(wording.micro_batch_finding(smallest.micro_batch or 1, shift, is_used=used == smallest))
+    if study.seen.any():
+        rows = study.rows(np.flatnonzero(study.seen)[:10])
+        found.append(wording.conflict_finding(study.seen_share.value, study.seen_share.interval, rows))
+    found.append(_concentrated(study, used or TOKEN_MEAN))
+    kept = [finding for finding in found if finding is not None]
+    return tuple(sorted(kept, key=lambda finding: (_ORDER[finding.severity], finding.id)))
+
+
+def _concentrated(study: LengthStudy, rule: Normalisation) -> Finding | None:
+    """NORM004 on the nominal signal: the coefficients an example receives."""
+    size = study.lengths.size
+    if len(size) < 100:
+        return None  # the top 1 % is not one example
+    signal = size * sequence_weights(size, rule)
+    rows = study.rows(np.lexsort((study.lengths.ids, -signal))[:10])
+    return wording.concentration_finding(numbers.kish_ess(signal) / len(signal), numbers.top_share(signal, 0.01), rows)
+
+
+def _facts(study: LengthStudy) -> tuple[tuple[str, str], ...]:
+    prompts = study.lengths.prompts
+    told = [("examples", f"{study.count:,}"), ("with trained text", f"{len(study.lengths.ids):,}")]
+    if prompts is not None:
+        told.append(("distinct prompts", f"{int(prompts.max()) + 1:,}"))
+    return (*told, ("lengths count", study.options.unit))
