@@ -10,6 +10,7 @@ from sftloss.cli._env import EnvOptions, env
 from sftloss.cli._inspect import InspectOptions, inspect
 from sftloss.cli._losses import LossesOptions, losses
 from sftloss.cli._options import takes
+from sftloss.cli._report import ReportOptions, SchemaOptions, report, schema
 
 app = typer.Typer(
     name="sftloss",
@@ -39,7 +40,9 @@ for _verb, _options in (
     (analyze, AnalyzeOptions),
     (demo, DemoOptions),
     (inspect, InspectOptions),
+    (report, ReportOptions),
     (losses, LossesOptions),
+    (schema, SchemaOptions),
     (env, EnvOptions),
 ):
     app.command(_verb.__name__)(takes(_options)(_verb))

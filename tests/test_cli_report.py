@@ -1,0 +1,70 @@
+"""`sftloss report` and `sftloss schema`, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sftloss.analysis.document import Document, Finding
+from sftloss.cli._app import app
+from sftloss.report import to_json
+
+
+def run_folder(root: Path, name: str, value: float) -> Path:
+    folder = root / name
+    folder.mkdir()
+    found = Finding("NORM002", "warning", f"Shorter by {value}.", "Because.", "sftloss analyze", value=value)
+    folder.joinpath("report.json").write_text(to_json(Document("T", ("a",), (found,), ())), encoding="utf-8")
+    return folder
+
+
+def test_two_runs_stand_side_by_side_under_their_folders_names(tmp_path: Path) -> None:
+    before, after = run_folder(tmp_path, "before", 0.25), run_folder(tmp_path, "after", 0.75)
+    page = tmp_path / "page.html"
+    outcome = CliRunner().invoke(app, ["report", "--run", str(before), "--run", str(after), "-o", str(page)])
+    assert outcome.exit_code == 0, outcome.output
+    text = page.read_text(encoding="utf-8")
+    assert "before" in text and "after" in text and "0.25" in text and "0.75" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--run", "before"], "at least two runs"),
+        (["--run", "before", "--run", "missing"], "missing is not there"),
+        (["--run", "before", "--run", "before", "--label", "x"], "one --label a run"),
+        (["--run", "before", "--run", "before", "-o", "before/report.json"], "--overwrite"),
+    ],
+)
+def test_a_comparison_that_cannot_be_made_is_one_sentence(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_folder(tmp_path, "before", 1.0)
+    monkeypatch.chdir(tmp_path)
+    outcome = CliRunner().invoke(app, ["report", *arguments])
+    assert outcome.exit_code == 2
+    assert message in outcome.output and outcome.output.count("\n") == 1
+
+
+def test_a_broken_report_is_named(tmp_path: Path) -> None:
+    good = run_folder(tmp_path, "good", 1.0)
+    bad = tmp_path / "bad.json"
+    bad.write_text("{", encoding="utf-8")
+    outcome = CliRunner().invoke(app, ["report", "--run", str(good), "--run", str(bad)])
+    assert outcome.exit_code == 3 and "bad.json is no report.json" in outcome.output
+
+
+def test_the_schema_is_json_and_names_its_version() -> None:
+    outcome = CliRunner().invoke(app, ["schema"])
+    assert outcome.exit_code == 0
+    assert "schema_version" in json.dumps(json.loads(outcome.output))
+
+
+def test_a_report_validates_against_the_schema(tmp_path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="the schema is checked where jsonschema is installed")
+    folder = run_folder(tmp_path, "run", 1.0)
+    outcome = CliRunner().invoke(app, ["schema"])
+    jsonschema.validate(json.loads(folder.joinpath("report.json").read_text()), json.loads(outcome.output))
