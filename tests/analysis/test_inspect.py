@@ -332,7 +332,7 @@ def test_strip_joins_the_pieces_of_a_character_and_shortens_what_is_long():
 def test_example_of_each_fault_is_shown():
     rows = rows_of(0, None) + rows_of(1, lambda a, o, r: labelled(a + o + r, range(len(a), len(a + o + r))))[:1]
     section = next(s for s in inspected(rows, examples=1).sections if s.id == "trained")
-    assert [strip.title for strip in section.strips] == ["rows row 0", "MASK005 rows row 10"]
+    assert [strip.title for strip in section.strips] == ["rows row 0", "rows row 10 MASK005"]
 
 
 def test_inspection_is_the_same_twice():

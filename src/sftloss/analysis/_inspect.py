@@ -1,6 +1,6 @@
 """The mask audit: what a tokenizer makes of the data, and what of it is trained. No model is run.
 
-It goes through the rows once. Counters, the first ten places of each fault and 40 bytes a row are kept.
+It goes through the rows once. Counters, the first ten places of each fault and 48 bytes a row are kept.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class _Pass:
     options: InspectOptions
     tally: Tally = field(default_factory=Tally)
     shown: list[TokenStrip] = field(default_factory=list)
-    faulty: dict[str, TokenStrip] = field(default_factory=dict)
+    faulty: list[TokenStrip] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         words = {str(self.tokenizer.decode([i])) for i in self.scaffold.special} - {""}
@@ -87,13 +88,13 @@ class _Pass:
         self.tally.speak(record.origin, None if script in _UNTOLD else script, spoken)
 
     def _show(self, example: Example, found: Audit) -> None:
-        if len(self.shown) < self.options.examples:
-            self.shown.append(strip(example, found, self.tokenizer, title=str(example.origin)))
-        for fault in found.faults:
-            is_new = fault.startswith("MASK") and " " not in fault and fault not in self.faulty
-            if is_new and self.options.examples and len(self.faulty) < _FAULT_STRIPS:
-                title = f"{fault} {example.origin}"
-                self.faulty[fault] = strip(example, found, self.tokenizer, title=title)
+        faults = [fault for fault in found.faults if fault.startswith("MASK") and " " not in fault]
+        new = [fault for fault in faults if fault not in self.told]
+        is_first = len(self.shown) < self.options.examples
+        if is_first or (new and self.options.examples and len(self.faulty) < _FAULT_STRIPS):
+            title = " ".join([str(example.origin), *faults])
+            (self.shown if is_first else self.faulty).append(strip(example, found, self.tokenizer, title=title))
+            self.told.update(new)
 
 
 def inspect_records(
@@ -140,7 +141,7 @@ def _document(this: _Pass, records: Records) -> Document:
         totals_section(tally, read, batch_size=options.batch_size, grad_accum=options.grad_accum)
     ]
     if tally.examples:
-        strips = (*this.shown, *this.faulty.values())
+        strips = (*this.shown, *this.faulty)
         sections = [trained_section(tally, strips), *sections, lengths_section(tally), languages_section(tally)]
     sections.append(refused_section(tally, read))
     return Document(

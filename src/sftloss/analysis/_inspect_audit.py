@@ -66,6 +66,8 @@ def audit(example: Example, record: Record, scaffold: Scaffold, *, pad_id: int |
 
 def _roles(example: Example, turns: Sequence[Turn], trained: Sequence[bool]) -> tuple[int, ...]:
     roles: list[int] = example.roles.tolist()
+    if example.method == "generation tags":
+        return _tagged_roles(roles, turns, trained)
     if turns:
         roles = [PROMPT] * len(roles)
     for turn, after in zip(turns, (*(turn.opener for turn in turns[1:]), len(roles)), strict=False):
@@ -74,6 +76,17 @@ def _roles(example: Example, turns: Sequence[Turn], trained: Sequence[bool]) -> 
         while turn.role == RESPONSE and stop < min(after, turn.stop + END_ROOM) and trained[stop]:
             stop += 1
         roles[turn.start : stop] = [turn.role] * (stop - turn.start)
+    return tuple(roles)
+
+
+def _tagged_roles(roles: list[int], turns: Sequence[Turn], trained: Sequence[bool]) -> tuple[int, ...]:
+    """The row names its roles, tools among them; only where tags enclose somebody else's words are they wrong."""
+    for turn in turns:
+        if turn.role != RESPONSE:
+            roles[turn.start : turn.stop] = [
+                turn.role if is_trained else role
+                for role, is_trained in zip(roles[turn.start : turn.stop], trained[turn.start : turn.stop], strict=True)
+            ]
     return tuple(roles)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from sftloss.analysis._inspect_scaffold import Scaffold
 from sftloss.analysis._inspect_tally import MOST_ORIGINS, Tally
-from sftloss.analysis._inspect_words import FAULTS, LONGER
+from sftloss.analysis._inspect_words import FAULTS
 from sftloss.analysis._shares import percent
 from sftloss.analysis.document import Finding, Severity
 from sftloss.data import ENCODE_REASONS, READ_REASONS, READ_WARNINGS, ReadReport
@@ -121,12 +121,20 @@ def _cut(tally: Tally) -> Iterator[Finding]:
         f"{_of(gone + cut, tally.records)} are truncated: {gone:,} lose the whole answer and are left out, "
         f"{lost:,} lose its end.",
         "A cut answer teaches to go on where the answer went on, and its end is never seen.",
-        LONGER,
+        _longer(tally),
         share,
         None,
         "share",
         tuple(dict.fromkeys(rows))[:MOST_ORIGINS],
     )
+
+
+def _longer(tally: Tally) -> str:
+    whole = tally.ledger.numbers("whole")
+    if not len(whole):
+        return "--max-length MORE"
+    most = int(np.quantile(whole, 0.99, method="inverted_cdf"))
+    return f"--max-length {most} keeps 99 % of these examples whole, {int(whole.max())} all; or drop the rows cut off"
 
 
 def _intended(tally: Tally) -> Iterator[Finding]:

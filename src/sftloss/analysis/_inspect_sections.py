@@ -128,15 +128,14 @@ def refused_section(tally: Tally, read: ReadReport) -> Section | None:
     """Rows that cannot be used, by reason."""
     rows: list[tuple[Cell, ...]] = []
     for name, count in read.counts.items():
-        rows.append((READ_REASONS[name], name, count, str(read.origins[name][0]), read.details[name]))
+        rows.append((f"{READ_REASONS[name]} {name}", count, str(read.origins[name][0]), read.details[name]))
     for name, count in tally.refused.counts.items():
         first, detail = str(tally.refused.origins[name][0]), tally.refused.details[name]
-        rows.append((ENCODE_REASONS[name], name, count, first, detail))
+        rows.append((f"{ENCODE_REASONS[name]} {name}", count, first, detail))
     if not rows:
         return None
-    rows.sort(key=lambda row: (-int(row[2] or 0), str(row[0])))
+    rows.sort(key=lambda row: (-int(row[1] or 0), str(row[0])))
     columns = (
-        Column("code", "code"),
         Column("reason", "reason"),
         Column("rows", "rows", "integer"),
         Column("first", "first at"),

@@ -49,4 +49,4 @@ def _shortened(pieces: list[Piece]) -> list[Piece]:
     if len(pieces) <= most + 4:
         return pieces
     head, tail = most - most // 3, most // 3
-    return [*pieces[:head], (f" \u2026 {len(pieces) - head - tail} more \u2026 ", role, value), *pieces[-tail:]]
+    return [*pieces[:head], (f" \u2026 {len(pieces) - head - tail:,} more \u2026 ", role, value), *pieces[-tail:]]

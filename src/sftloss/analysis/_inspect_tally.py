@@ -1,4 +1,4 @@
-"""What an inspection counts while it goes through the rows: counters, first places, and 40 bytes a row."""
+"""What an inspection counts while it goes through the rows: counters, first places, and 48 bytes a row."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ class Places:
 
 @dataclass
 class Ledger:
-    """Of every example: two hashes, two lengths and its origin, as machine numbers."""
+    """Of every example: two hashes, three lengths and its origin, as machine numbers. `whole` is before truncation."""
 
     prompts: array[int] = field(default_factory=lambda: array("q"))
     answers: array[int] = field(default_factory=lambda: array("q"))
     tokens: array[int] = field(default_factory=lambda: array("i"))
+    whole: array[int] = field(default_factory=lambda: array("i"))
     trained: array[int] = field(default_factory=lambda: array("i"))
     files: array[int] = field(default_factory=lambda: array("i"))
     rows: array[int] = field(default_factory=lambda: array("q"))
@@ -56,6 +57,7 @@ class Ledger:
         self.prompts.append(example.prompt_hash if has_prompt else -1)
         self.answers.append(_hash(example))
         self.tokens.append(len(audit.roles))
+        self.whole.append(len(audit.roles) + example.truncated)
         self.trained.append(sum(audit.trained))
         self.files.append(self.paths.setdefault(origin.path, len(self.paths)))
         self.rows.append(origin.row)

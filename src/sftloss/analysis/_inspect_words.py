@@ -16,8 +16,6 @@ class Words:
     fix: str
 
 
-LONGER = "--max-length MORE, or drop the rows that are cut off"
-
 FAULTS: Mapping[str, Words] = MappingProxyType(
     {
         "MASK001": Words(

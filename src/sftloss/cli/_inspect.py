@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sftloss.cli._exit import DATA
 from sftloss.cli._options import Manner
 from sftloss.config import option, to_yaml
 from sftloss.errors import ConfigError
@@ -13,6 +14,7 @@ from sftloss.errors import ConfigError
 if TYPE_CHECKING:
     from sftloss.report import Report
 
+_PAGES = ("report.html", "report.json")
 _IN, _RUN, _OUT = "What to inspect", "How to inspect", "Where results go"
 
 
@@ -54,17 +56,20 @@ def inspect(options: InspectOptions, manner: Manner) -> int:
     _print(report, options)
     if not options.dry_run:
         _write(report, options, manner)
-    return verdict(report, options.fail_on)
+    has_examples = any(section.id == "trained" for section in report.document.sections)
+    return verdict(report, options.fail_on) if has_examples else DATA
 
 
 def _check(options: InspectOptions) -> None:
+    from sftloss.cli._show import check_targets
+
     if options.model is None and options.tokenizer is None:
         raise ConfigError("--tokenizer is missing: give --model or --tokenizer, or 'tokenizer:' in the -c file.")
-    if options.output is None or options.dry_run:
+    if options.dry_run:
         return
-    there = [name for name in ("report.html", "report.json") if (Path(options.output) / name).exists()]
-    if there and not options.overwrite:
-        raise ConfigError(f"--output: {options.output} holds {there[0]}; give another folder, or --overwrite.")
+    check_targets(options.json, options.markdown, replace=options.overwrite)
+    if options.output is not None and Path(options.output).exists():
+        check_targets(*(f"{options.output}/{name}" for name in _PAGES), replace=options.overwrite)
 
 
 def _document(options: InspectOptions, tell: Any) -> Any:
@@ -124,6 +129,6 @@ def _write(report: Report, options: InspectOptions, manner: Manner) -> None:
     if options.output is not None:
         folder = Path(options.output)
         folder.mkdir(parents=True, exist_ok=True)
-        report.to_json(folder / "report.json")
-        report.to_html(folder / "report.html")
-        note(f"wrote {folder / 'report.html'}", manner)
+        for name, write in zip(_PAGES, (report.to_html, report.to_json), strict=True):
+            write(folder / name)
+        note(f"wrote {folder / _PAGES[0]}", manner)

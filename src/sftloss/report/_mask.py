@@ -1,9 +1,10 @@
-"""Token strips of a mask on a terminal: trained tokens green, the rest dim, each change of role marked by a letter."""
+"""Token strips of a mask on a terminal: trained tokens green, the rest dim, a line and a letter for each role."""
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
+from itertools import groupby
 
 from sftloss.analysis.document import TokenStrip
 from sftloss.report._text import clean, visible
@@ -41,19 +42,22 @@ def _line(strip: TokenStrip, is_plain: bool) -> typing.Any:
     from rich.text import Text
 
     line, speaker, is_open = Text(), "", False
-    for token, role, value in zip(strip.tokens, strip.roles, strip.values[0], strict=True):
+    kinds = zip(strip.tokens, strip.roles, strip.values[0], strict=True)
+    for (role, value), part in groupby(kinds, key=lambda kind: kind[1:]):
         is_trained = value > 0
         if is_plain and is_open and (not is_trained or role != speaker):
             line.append("]")
             is_open = False
         if role != speaker:
-            line.append(f"{' ' if speaker else ''}{role[0].upper()}>", style=_ROLE).append(" ")
+            line.append("\n" if speaker else "").append(f"{role[0].upper()}>", style="" if is_plain else _ROLE).append(
+                " "
+            )
             speaker = role
         if is_plain and is_trained and not is_open:
             line.append("[")
             is_open = True
-        style = (_TRAINED if value > 0.5 else _PARTLY) if is_trained else _UNTRAINED
-        line.append(visible(token), style=style)
+        style = "" if is_plain else _UNTRAINED if not is_trained else _TRAINED if value > 0.5 else _PARTLY
+        line.append("".join(visible(token) for token, _, _ in part), style=style)
     return line.append("]" if is_open else "")
 
 
