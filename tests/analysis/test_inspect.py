@@ -344,3 +344,23 @@ def test_pad_token_is_not_taken_for_an_end():
     pad = tokenizer_of().convert_tokens_to_ids(PAD)
     rows = rows_of(10, lambda a, o, r: labelled(a + o + r + [pad, pad], range(len(a + o), len(a + o + r))))
     assert not found(rows)
+
+
+def test_scaffold_is_not_misled_by_a_thought_in_front_of_the_last_answer():
+    thinking = TAGGED.replace("{% generation %}", "{% generation %}{% if loop.last %}<think></think>{% endif %}")
+    tokenizer = tokenizer_of(thinking)
+    opener = next(ids for role, ids in scaffold_of(tokenizer).openers if role == RESPONSE)
+    assert tokenizer.decode(list(opener)) == "<|im_start|>assistant\n"
+
+
+def test_answers_whose_opener_is_not_recognised_are_not_taken_for_the_users():
+    def otherwise(ask, opener, answer):
+        # another name for the assistant than the template's
+        other = tokenizer_of()("<|im_start|>model\n", add_special_tokens=False).input_ids
+        return labelled(ask + other + answer, range(len(ask + other), len(ask + other + answer)))
+
+    assert not found(rows_of(10, otherwise))
+    two = rows_of(1, otherwise)[0]
+    ask, opener, answer = parts(tokenizer_of(), 5)
+    tail = labelled(ask + opener + answer, range(len(ask + opener), len(ask + opener + answer)))
+    assert not found([{name: two[name] + tail[name] for name in two}])

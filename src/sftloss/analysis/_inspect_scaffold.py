@@ -15,8 +15,9 @@ from sftloss.data import ROLES, Message, Origin, Record, RowError, encode
 
 PROMPT, RESPONSE, SYSTEM = (ROLES.index(name) for name in ("prompt", "response", "system"))
 _TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
-# two words each with nothing in common, so that the first and last token of a message tell the two apart
-_WORDS = (("7", "q"), ("8", "x"), ("4", "w"), ("2", "k"))
+# two words each with nothing in common, so that the first and last token of a message tell the two apart;
+# letters, because most tokenizers join a space to a letter after it, as they do in real answers, and not to a digit
+_WORDS = (("a", "q"), ("i", "x"), ("o", "w"), ("u", "k"))
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Scaffold:
     has_tags: bool
 
     def turns(self, ids: Sequence[int]) -> tuple[Turn, ...]:
-        """The messages of a row, in order; empty where no opener of the template is found."""
+        """The messages of a row, in order; empty where no opener of an answer is found: then others prove nothing."""
         firsts = {opener[0] for _, opener in self.openers}
         found: list[tuple[int, int, int]] = []
         at = 0
@@ -58,19 +59,19 @@ class Scaffold:
             if token in firsts and i >= at and (hit := self._opener_at(ids, i)) is not None:
                 at = i + len(hit[1])
                 found.append((hit[0], i, at))
+        if RESPONSE not in {role for role, _, _ in found}:
+            return ()
         stops = [*(opener for _, opener, _ in found[1:]), len(ids)]
         return tuple(
-            Turn(role, opener, start, self._stop(ids, role, start, stop))
-            for (role, opener, start), stop in zip(found, stops, strict=False)  # nothing found, one stop
+            Turn(role, opener, start, self._stop(ids, start, stop))
+            for (role, opener, start), stop in zip(found, stops, strict=True)
         )
 
     def _opener_at(self, ids: Sequence[int], i: int) -> tuple[int, tuple[int, ...]] | None:
         return next((hit for hit in self.openers if tuple(ids[i : i + len(hit[1])]) == hit[1]), None)
 
-    def _stop(self, ids: Sequence[int], role: int, start: int, stop: int) -> int:
-        """An assistant's turn stops after its end token: a tool's turn, whose opener is not known, may follow."""
-        if role != RESPONSE:
-            return stop
+    def _stop(self, ids: Sequence[int], start: int, stop: int) -> int:
+        """A turn stops after its end token: a turn whose opener was not recognised may follow."""
         return next((i + 1 for i in range(start, stop) if ids[i] in self.ends), stop)
 
 
@@ -105,7 +106,8 @@ def _learn(tokenizer: Any, template: str | None, special: frozenset[int]) -> tup
             return (), frozenset()
         start = _common(base, changed)
         spans.append((start, max(start, len(base) - _common(base[::-1], changed[::-1]))))
-    _, (_, after_answer), (asked, after_question), (answered, done) = spans
+    # the first answer, because some templates put an empty thought in front of the last
+    (_, after_question), (answered, after_answer), (asked, _), (_, done) = spans
     tail = base[done:]
     ends = frozenset([token for token in tail if token in special][:1])
     found = [
