@@ -31,11 +31,15 @@ def forecast_section(study: LengthStudy) -> Section:
         Column("given_low", "low, given the prompt", "number", "end of the 95 % interval"),
         Column("given_high", "high, given the prompt", "number", "end of the 95 % interval"),
         Column("where_seen", "shift where prompts repeat", "percent", "prompts with answers of several lengths"),
-        Column("given_task", "given the task", "number"),
         Column("effective", "effective examples", "number", "Kish: as many equally weighted examples"),
+        Column("given_task", "given the task", "number"),
     )
-    rows = tuple(_forecast_row(one, data) for one in study.forecasts)
-    table = Table("length-forecast", f"Predicted mean length ({unit})", columns, rows)
+    # where no prompt has two lengths, the number given the prompt is the data's mean whatever the truth: not shown
+    rows = [_forecast_row(one, data, is_seen=bool(study.seen.any())) for one in study.forecasts]
+    shown = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
+    kept = tuple(tuple(row[at] for at in shown) for row in rows)
+    title = f"Predicted mean length ({unit})"
+    table = Table("length-forecast", title, tuple(columns[at] for at in shown), kept)
     lead = f"The data's mean is {number(data)} {unit}. "
     if study.reason:
         lead += "What each normalisation can shift it to at most is below; whether it does, the data cannot tell: "
@@ -45,11 +49,11 @@ def forecast_section(study: LengthStudy) -> Section:
     return Section("forecast", "Predicted output length", lead, charts=(_forest(study),), tables=(table,))
 
 
-def _forecast_row(one: Forecast, data: float) -> tuple[Cell, ...]:
-    within = one.within_prompt
+def _forecast_row(one: Forecast, data: float, *, is_seen: bool) -> tuple[Cell, ...]:
+    within = one.within_prompt if is_seen else None
     values = (one.unconditional.value, *bounds(one.unconditional.interval), one.unconditional.value / data - 1.0)
     given = (None, None, None) if within is None else (within.value, *bounds(within.interval))
-    rest = (one.where_seen, one.within_task, one.effective_examples)
+    rest = (one.where_seen, one.effective_examples, one.within_task)
     return (one.normalisation.name, *(cell(value) for value in (*values, *given, *rest)))
 
 
@@ -248,7 +252,8 @@ def method_section(study: LengthStudy) -> Section:
     if study.options.unit != "tokens":
         notes.append(
             f"Lengths count {study.options.unit}; training divides by tokens. Shifts in percent carry over as far as "
-            "answers have as many tokens to each; --tokenizer counts exactly."
+            "answers have as many tokens to each, which very short answers do not (their end is a token too); --tokenizer "
+            "counts exactly."
         )
     lead = "No model was run: everything here follows from the lengths of the answers."
     return Section("method", "Method", lead, notes=tuple(notes))

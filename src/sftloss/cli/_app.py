@@ -8,6 +8,7 @@ from sftloss.cli._analyze import AnalyzeOptions, analyze
 from sftloss.cli._demo import DemoOptions, demo
 from sftloss.cli._env import EnvOptions, env
 from sftloss.cli._inspect import InspectOptions, inspect
+from sftloss.cli._lengths import LengthsOptions, lengths
 from sftloss.cli._losses import LossesOptions, losses
 from sftloss.cli._options import takes
 from sftloss.cli._report import ReportOptions, SchemaOptions, report, schema
@@ -41,6 +42,7 @@ for _verb, _options in (
     (demo, DemoOptions),
     (inspect, InspectOptions),
     (report, ReportOptions),
+    (lengths, LengthsOptions),
     (losses, LossesOptions),
     (schema, SchemaOptions),
     (env, EnvOptions),
