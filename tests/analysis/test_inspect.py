@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from array import array
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.tiny import BOS, EOS, PAD, tiny_tokenizer
 
 from sftloss.analysis._inspect import InspectOptions, inspect_records
+from sftloss.analysis._inspect_audit import audit
 from sftloss.analysis._inspect_scaffold import PROMPT, RESPONSE, SYSTEM, scaffold_of
+from sftloss.analysis._inspect_tally import Tally
+from sftloss.analysis._inspect_words import FAULTS
 from sftloss.analysis.document import Document, Finding
-from sftloss.data import read_records
+from sftloss.data import ENCODE_REASONS, READ_REASONS, READ_WARNINGS, encode, read_records
 from sftloss.errors import DataError
 
 OPENER = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -364,3 +369,33 @@ def test_answers_whose_opener_is_not_recognised_are_not_taken_for_the_users():
     ask, opener, answer = parts(tokenizer_of(), 5)
     tail = labelled(ask + opener + answer, range(len(ask + opener), len(ask + opener + answer)))
     assert not found([{name: two[name] + tail[name] for name in two}])
+
+
+def test_every_finding_of_an_inspection_is_in_its_page():
+    page = (Path(__file__).parents[2] / "docs" / "inspect.md").read_text("utf-8")
+    ids = {*FAULTS, *ENCODE_REASONS.values(), *READ_WARNINGS.values(), "MASK002", "DATA102", "DATA103", "DATA108"}
+    spans = {f"DATA{i:03d}" for low, high in ((1, 18), (51, 54)) for i in range(low, high + 1)}
+    assert set(READ_REASONS.values()) | {i for i in ids if i.startswith("DATA05")} == spans
+    assert not [i for i in ids - spans if f"| {i} |" not in page]
+
+
+def test_ledger_grows_by_machine_numbers_only():
+    """What is kept of a row is an entry of each array; everything else is bounded by the number of kinds."""
+    records = read_records([pair(i) for i in range(40)])
+    tally = Tally()
+    tokenizer = tokenizer_of()
+    scaffold = scaffold_of(tokenizer)
+    for record in records:
+        example = encode(record, tokenizer)
+        tally.add(example, audit(example, record, scaffold))
+    ledger = tally.ledger
+    arrays = [value for value in vars(ledger).values() if isinstance(value, array)]
+    assert {len(values) for values in arrays} == {40}
+    assert sum(values.itemsize for values in arrays) == 48
+    assert len(ledger.paths) == 1 and not tally.faults.origins
+
+
+def test_only_the_first_places_of_a_fault_are_kept():
+    rows = [labelled(a + o + r, range(0)) for a, o, r in (parts(tokenizer_of(), i) for i in range(30))]
+    finding = found([*rows, *CLEAN])["MASK001"]
+    assert len(finding.rows) == 10 and finding.value == 30 / 42

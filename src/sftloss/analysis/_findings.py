@@ -10,6 +10,7 @@ import numpy as np
 from sftloss.analysis import _fixes as fixes
 from sftloss.analysis._bootstrap import GroupSums, ratio_interval
 from sftloss.analysis._frames import Study
+from sftloss.analysis._inspect_words import FAULTS, WHY_CUT
 from sftloss.analysis._lengths_findings import conflict_finding
 from sftloss.analysis._shares import percent
 from sftloss.analysis._tilt import conflicting
@@ -41,7 +42,7 @@ def nothing_trained(study: Study) -> Finding | None:
         "MASK001",
         "error" if share > 0.5 else "warning",
         f"{int(empty.sum())} of {len(empty)} examples ({percent(share)}) have no trained token.",
-        "They cost compute and teach nothing; where a loss averages over examples they also dilute the others.",
+        FAULTS["MASK001"].why,
         fixes.INSPECT,
         share,
         spread,
@@ -63,7 +64,7 @@ def end_untrained(study: Study) -> Finding | None:
         "error" if share > 0.5 else "warning",
         f"{percent(share)} of the examples train no end-of-turn or end-of-sequence token"
         + (": no end is trained at all." if never else "."),
-        "A model that is never taught to stop runs on until it hits the length limit.",
+        FAULTS["MASK003"].why,
         fixes.INSPECT,
         share,
         spread,
@@ -88,7 +89,7 @@ def opener_trained(study: Study) -> Finding | None:
         "info",
         f"The first trained token is the same in {percent(share)} of the examples and its mean p is {certain:.3f}: "
         "it looks like the role opener of the template.",
-        "Scaffold tokens carry no information: they lower the reported loss and teach what the template provides.",
+        FAULTS["MASK005"].why,
         fixes.INSPECT,
         share,
         share_of(study, same, study.size > 0)[1],
@@ -108,7 +109,7 @@ def truncated(study: Study) -> Finding | None:
         "MASK007",
         "warning" if share > 0.01 else "info",
         f"{int(cut.sum())} examples ({percent(share)}) are truncated; {int(lost.sum())} of them train no end.",
-        "A cut answer teaches to go on where the answer went on, and its end is never seen.",
+        WHY_CUT,
         fixes.LONGER,
         share,
         spread,
@@ -127,7 +128,7 @@ def other_roles_trained(study: Study) -> Finding | None:
         "MASK010",
         "info" if study.options.role_weights else "warning",
         f"{percent(share)} of the training weight is on prompt, system or tool tokens.",
-        "Sometimes wanted (short answers, small data), often an accident of the template's mask.",
+        FAULTS["MASK010"].why,
         fixes.ANSWERS_ONLY,
         share,
         spread,

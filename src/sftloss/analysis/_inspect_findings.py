@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from sftloss.analysis._inspect_scaffold import Scaffold
 from sftloss.analysis._inspect_tally import MOST_ORIGINS, Tally
-from sftloss.analysis._inspect_words import FAULTS
+from sftloss.analysis._inspect_words import FAULTS, WHY_CUT
+from sftloss.analysis._lengths_findings import conflict_finding
 from sftloss.analysis._shares import percent
 from sftloss.analysis.document import Finding, Severity
 from sftloss.data import ENCODE_REASONS, READ_REASONS, READ_WARNINGS, ReadReport
@@ -120,7 +122,7 @@ def _cut(tally: Tally) -> Iterator[Finding]:
         severity,
         f"{_of(gone + cut, tally.records)} are truncated: {gone:,} lose the whole answer and are left out, "
         f"{lost:,} lose its end.",
-        "A cut answer teaches to go on where the answer went on, and its end is never seen.",
+        WHY_CUT,
         _longer(tally),
         share,
         None,
@@ -232,18 +234,12 @@ def _repeated(tally: Tally) -> Iterator[Finding]:
     at = np.sort(first[count[which] > 1])
     if len(at):
         share = len(at) / len(answers)
-        yield Finding(
-            "DATA103",
-            "info",
+        sentence = (
             f"{_of(len(at), len(answers))} share their prompt with a different answer; "
-            f"{_unequal(tally, at):,} of them with one of another length.",
-            "There a normalisation by length decides which of the answers is learned, not only how fast.",
-            "",
-            share,
-            None,
-            "share",
-            tuple(tally.ledger.origin(int(i)) for i in at[:MOST_ORIGINS]),
+            f"{_unequal(tally, at):,} of them with one of another length."
         )
+        rows = tuple(tally.ledger.origin(int(i)) for i in at[:MOST_ORIGINS])
+        yield replace(conflict_finding(share, None, rows), id="DATA103", sentence=sentence, unit="share")
 
 
 def _unequal(tally: Tally, at: np.ndarray) -> int:

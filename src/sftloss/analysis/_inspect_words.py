@@ -16,11 +16,13 @@ class Words:
     fix: str
 
 
+WHY_CUT = "A cut answer teaches to go on where the answer went on, and its end is never seen."
+
 FAULTS: Mapping[str, Words] = MappingProxyType(
     {
         "MASK001": Words(
             "have no trained token and are left out.",
-            "They teach nothing; a trainer that keeps them spends compute, and an average over examples is diluted.",
+            "They cost compute and teach nothing; where a loss averages over examples they also dilute the others.",
             "drop these rows, or correct their labels or weights",
         ),
         "MASK003": Words(
@@ -37,7 +39,7 @@ FAULTS: Mapping[str, Words] = MappingProxyType(
         ),
         "MASK005": Words(
             "train the role opener, the template's own words in front of the answer.",
-            "They carry no information: they lower the reported loss and teach what the template provides.",
+            "Scaffold tokens carry no information: they lower the reported loss and teach what the template provides.",
             "label the opener -100; in a template start {% generation %} after it",
         ),
         "MASK006": Words(
