@@ -399,3 +399,8 @@ def test_only_the_first_places_of_a_fault_are_kept():
     rows = [labelled(a + o + r, range(0)) for a, o, r in (parts(tokenizer_of(), i) for i in range(30))]
     finding = found([*rows, *CLEAN])["MASK001"]
     assert len(finding.rows) == 10 and finding.value == 30 / 42
+
+
+def test_texts_share_no_prompt():
+    """A text has none: that all of them begin with nothing makes no conflict."""
+    assert "DATA103" not in found([{"text": f"once {word}"} for word in WORDS])
