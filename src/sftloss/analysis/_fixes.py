@@ -7,7 +7,7 @@ ANSWERS_ONLY = "give prompt, system and tool tokens weight 0 (role weights), the
 LONGER = "sftloss analyze --model MODEL --data DATA --max-length MORE, or drop the rows that are cut off"
 GLOBAL_MEAN = "sftloss analyze --model MODEL --data DATA --normalization token-mean, one denominator for the whole step"
 READ_ROWS = "read the rows listed here: " + INSPECT
-COMPARE = "sftloss compare -c CONFIG"
+COMPARE = "train with each, then compare the answers"
 
 
 def alpha(value: float) -> str:

@@ -1,0 +1,69 @@
+"""What the README says is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from sftloss.cli._app import app
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+VERBS = get_command(app).commands
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+
+
+@pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
+def test_its_python_runs_and_prints(code, capsys):
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_its_python_examples_are_short():
+    assert len(BLOCKS) == 2 and all(len(block.splitlines()) <= 10 for block in BLOCKS)
+
+
+def test_its_tree_names_what_is_there():
+    tree = TEXT.split("```\nsrc/sftloss/\n")[1].split("```")[0]
+    named = set(re.findall(r"^  (\S+)", tree, re.M))
+    source = ROOT / "src" / "sftloss"
+    rooms = {f"{path.parent.name}/" for path in source.glob("*/__init__.py")}
+    assert named == rooms | {path.name for path in source.glob("*.py") if path.name != "__init__.py"}
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    """Each `sftloss VERB` in the text with the flags named after it."""
+    found = re.findall(r"sftloss (\w+)((?: +(?:--?[\w-]+|\"[^\"]*\"|[\w./-]+))*)", text)
+    return [(verb, re.findall(r"(?<!\S)(--[\w-]+)", rest)) for verb, rest in found]
+
+
+def test_its_commands_are_commands():
+    told = [
+        (verb, flags)
+        for line in re.findall(r"^sftloss .*|`sftloss [^`]*`", TEXT, re.M)
+        for verb, flags in commands(line.strip("`"))
+    ]
+    assert len(told) >= 3
+    for verb, flags in told:
+        assert verb in VERBS, verb
+        known = {name for option in VERBS[verb].params for name in option.opts} | {"--help"}
+        assert set(flags) <= known
+
+
+def test_commands_in_findings_are_commands():
+    """A report must not send its reader to a command that is not there."""
+    sources = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "src" / "sftloss" / "analysis").glob("*.py"))
+    told = commands(re.sub(r"^(from|import) .*", "", sources, flags=re.M))
+    assert len(told) >= 3
+    for verb, flags in told:
+        assert verb in VERBS, verb
+        assert set(flags) <= {name for option in VERBS[verb].params for name in option.opts}, (verb, flags)
+
+
+def test_its_make_targets_exist():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    for name in ("README.md", "CONTRIBUTING.md"):
+        assert set(re.findall(r"^make ([\w-]+)", (ROOT / name).read_text(encoding="utf-8"), re.M)) <= targets
