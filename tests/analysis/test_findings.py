@@ -94,9 +94,9 @@ def test_answers_of_different_length_to_one_prompt_are_counted():
     examples[1] |= {"prompt": 5, "p": [0.5] * 9}
     examples[2] |= {"prompt": 6, "p": [0.5] * 4}
     examples[3] |= {"prompt": 6, "p": [0.5] * 4}
-    finding = found(examples)["DATA010"]
+    finding = found(examples)["DATA103"]
     assert finding.value == pytest.approx(2 / 120) and finding.rows == ("data.jsonl:1", "data.jsonl:2")
-    assert "DATA010" not in found(clean())
+    assert "DATA103" not in found(clean())
 
 
 def test_numbers_that_are_not_finite_are_an_error_and_left_out_of_the_rest():

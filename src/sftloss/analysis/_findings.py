@@ -138,7 +138,7 @@ def other_roles_trained(study: Study) -> Finding | None:
 
 
 def prompt_conflict(study: Study) -> Finding | None:
-    """DATA010: the same prompt with answers of different length, the condition under which the tilt acts."""
+    """DATA103: the same prompt with answers of different length, the condition under which the tilt acts."""
     lengths = study.lengths
     if lengths.prompts is None:
         return None

@@ -1,4 +1,4 @@
-"""Findings about output length, from plain numbers: the one place that words NORM001, NORM002, NORM004 and DATA010."""
+"""Findings about output length, from plain numbers: the one place that words NORM001, NORM002, NORM004 and DATA103."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def _shift_finding(id: str, subject: str, shift: Shift, *, is_used: bool) -> Fin
 
 
 def conflict_finding(share: float, spread: Interval | None, rows: tuple[str, ...]) -> Finding:
-    """DATA010: the same prompt with answers of different length, the condition under which the tilt acts."""
+    """DATA103: the same prompt with answers of different length, the condition under which the tilt acts."""
     return Finding(
-        "DATA010",
+        "DATA103",
         "info",
         f"{percent(share)} of the examples share their prompt with an answer of another length.",
         "There a normalisation by length decides which of the answers is learned, not only how fast.",
