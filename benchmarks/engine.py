@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -70,11 +69,18 @@ def peak_mib(name: str, shape: tuple[int, int, int]) -> float:
 def measure_here(name: str, tokens: int, width: int, vocab: int) -> float:
     contender(name, 8, width, 64)()  # load the libraries' code before counting
     run = contender(name, tokens, width, vocab)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident("VmRSS")
     run()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     gradients = 4 * (tokens + vocab) * width
-    return (after - before) / 1024 - gradients / 2**20
+    return (resident("VmHWM") - before) / 1024 - gradients / 2**20
+
+
+def resident(field: str) -> int:
+    """Now (VmRSS) or the most so far (VmHWM), in KiB. Not getrusage: its peak is inherited from the parent process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise RuntimeError(f"/proc/self/status has no {field}; the memory figures need Linux.")
 
 
 def main() -> None:

@@ -134,7 +134,9 @@ def test_float16_gradients_survive_a_tiny_coefficient_under_loss_scaling() -> No
     loss, _ = weighted_loss(hidden, Head(weight), targets, c)
     got = torch.autograd.grad(loss * 65536.0, (hidden, weight))
     h, w = hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
-    true = torch.autograd.grad(torch.nn.functional.cross_entropy(h @ w.t(), targets, reduction="sum") * 0.065536, (h, w))
+    true = torch.autograd.grad(
+        torch.nn.functional.cross_entropy(h @ w.t(), targets, reduction="sum") * 0.065536, (h, w)
+    )
     for a, b in zip(true, got, strict=True):
         # one rounding to float16 (2^-11 relative, 2^-25 where subnormal) and float32 inside
         assert_close(b.double(), a, rtol=6e-4, atol=4e-8)

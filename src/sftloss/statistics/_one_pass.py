@@ -177,8 +177,8 @@ def read_chunk(
     slopes = [project(hidden, weight, head, columns, z[:, columns]) for columns, weight in blocks(head, state.dtype)]
     slope = None if head.softcap is None else torch.cat([s for s in slopes if s is not None], dim=1)
     sums = Sums.start(tokens, needed, z)
-    take_target(z, targets, 0, sums)
-    exp = add_block(z, sums, state.spare[:tokens] if keeps_shifted else None)
+    hole = take_target(z, targets, 0, sums)
+    exp = add_block(z, sums, hole, state.finite is not None, state.spare[:tokens] if keeps_shifted else None)
     return exp, z if keeps_shifted else None, slope, sums.rows(state.vocab_size)
 
 

@@ -62,31 +62,34 @@ class Sums:
         )
 
 
-def take_target(z: Tensor, targets: Tensor, start: int, sums: Sums) -> None:
-    """Move the target's logit out of the block, where the block holds it, leaving -inf behind."""
+def take_target(z: Tensor, targets: Tensor, start: int, sums: Sums) -> Tensor:
+    """Move the target's logit out of the block, where the block holds it, leaving -inf behind; returns its column."""
     local = targets - start
     inside = (local >= 0) & (local < z.shape[1])
     column = local.clamp(0, z.shape[1] - 1)[:, None]
     value = z.gather(1, column)
     sums.target = torch.where(inside, value[:, 0], sums.target)
     z.scatter_(1, column, torch.where(inside[:, None], float("-inf"), value))
+    return column
 
 
-def add_block(z: Tensor, sums: Sums, spare: Tensor | None = None) -> Tensor:
+def add_block(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tensor | None = None) -> Tensor:
     """Add a block to the sums; returns exp(z - m): in place of z, or in `spare`, and then z keeps z - m.
 
     Args:
         z: ``(tokens, block)``, the targets taken out. Overwritten.
         sums: Updated in place.
+        hole: ``(tokens, 1)``, the column `take_target` returned.
+        has_banned: Whether the bias takes columns out of the vocabulary, so that z holds other -inf than the targets'.
         spare: A second buffer, needed for the entropy's gradient.
     """
     m = torch.maximum(sums.m, z.amax(dim=1))
     drop = sums.m - m
     z -= m[:, None]
     if sums.z is not None and sums.seen is not None:
-        finite = z > float("-inf")
-        sums.z += sums.seen * drop + torch.where(finite, z, 0.0).sum(dim=1)
-        sums.seen += finite.sum(dim=1)
+        total, count = _finite_sum(z, hole, has_banned)
+        sums.z += sums.seen * drop + total
+        sums.seen += count
     keep = z
     if spare is not None or sums.exp_z is not None:
         z.clamp_(min=_FAR)
@@ -148,6 +151,19 @@ def put_target(dz: Tensor, targets: Tensor, start: int, grad: RowGradient, vocab
     column = local.clamp(0, dz.shape[1] - 1)[:, None]
     value = grad.target if grad.mean is None else grad.target + grad.mean / vocab_size
     dz.scatter_(1, column, torch.where(inside[:, None], value[:, None], dz.gather(1, column)))
+
+
+def _finite_sum(z: Tensor, hole: Tensor, has_banned: bool) -> tuple[Tensor, Tensor]:
+    """Sum and number of the finite entries of each row; z is left as it was."""
+    if has_banned:
+        finite = z > float("-inf")
+        return torch.where(finite, z, 0.0).sum(dim=1), finite.sum(dim=1)
+    # only the hole can be -inf: close it for the sum rather than copy the block
+    value = z.gather(1, hole)
+    is_open = value == float("-inf")
+    total = z.scatter_(1, hole, torch.where(is_open, 0.0, value)).sum(dim=1)
+    z.scatter_(1, hole, value)
+    return total, z.shape[1] - is_open[:, 0].long()
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

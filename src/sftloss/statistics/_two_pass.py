@@ -71,7 +71,7 @@ class TwoPass(torch.autograd.Function):
 
 def read_rows(hidden: Tensor, head: Head, targets: Tensor, needed: set[str], plan: Plan) -> Rows:
     """The numbers of every row, one sweep over the vocabulary for each super-chunk of tokens."""
-    vocab_size = finite_columns(head, hidden.dtype)[1]
+    finite, vocab_size = finite_columns(head, hidden.dtype)
     vocab = head.weight.shape[0]
     height, width = plan.tile(hidden.shape[0], vocab, hidden.dtype.itemsize)
     parts = []
@@ -82,8 +82,8 @@ def read_rows(hidden: Tensor, head: Head, targets: Tensor, needed: set[str], pla
             piece = slice(left, min(left + width, vocab))
             z = h.new_empty(h.shape[0], piece.stop - left)
             project(h, head.weight.detach()[piece].to(h.dtype), head, piece, z)
-            take_target(z, y, left, sums)
-            add_block(z, sums)
+            hole = take_target(z, y, left, sums)
+            add_block(z, sums, hole, finite is not None)
         parts.append(sums.rows(vocab_size))
     if len(parts) == 1:
         return parts[0]
