@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.tiny import tiny_tokenizer
 from tests.tiny_models import tiny_model
 

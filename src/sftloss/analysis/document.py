@@ -81,7 +81,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """One picture. `kind`: line, bar (grouped), point (with intervals, one row per x, drawn horizontally: a forest plot).
+    """One picture. `kind`: line, bar (grouped), point (a forest plot: intervals, one row per x, drawn horizontally).
 
     `scale_x`/`scale_y`: linear, log, category. `format_x`/`format_y`: as Column.kind, for ticks.
     `description` is the text alternative: what the picture shows, with its main numbers.
@@ -113,7 +113,7 @@ class TokenStrip:
 
 @dataclass(frozen=True)
 class Section:
-    """`lead` says the answer in one or two sentences; `level` names the signal level (S0 nominal, S1 logit, S2 last layer)."""
+    """`lead` says the answer in one or two sentences; `level` names the signal level (S0, S1 or S2)."""
 
     id: str
     title: str
@@ -127,7 +127,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report. `headlines`: the three lines a newcomer reads first. `facts`: label and value, shown at the top."""
+    """A whole report. `headlines`: the lines a newcomer reads first. `facts`: label and value, shown at the top."""
 
     title: str
     headlines: tuple[str, ...]
