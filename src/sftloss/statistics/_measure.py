@@ -65,7 +65,7 @@ def measure_tokens(
     dtype = compute_dtype(hidden)
     kept = torch.nonzero(targets != IGNORED)[:, 0]
     state = _State(hidden, head, dtype, (False, False, False), kept.shape[0])
-    step = (plan or Plan()).chunk(kept.shape[0], head.weight.shape[0], dtype.itemsize)
+    step = (plan or Plan()).chunk(kept.shape[0], head.weight.shape[0], 2 * dtype.itemsize)
     columns: dict[str, list[Tensor]] = {}
     for start in range(0, kept.shape[0], step):
         chosen = kept[start : start + step]

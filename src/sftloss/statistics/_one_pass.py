@@ -92,7 +92,8 @@ def sweep(
     state = _State(hidden, head, dtype, wanted, kept.shape[0])
     loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
     pieces: list[dict[str, Tensor]] = []
-    step = work.plan.chunk(kept.shape[0], head.weight.shape[0], dtype.itemsize)
+    buffers = 2 if state.keeps_shifted(work) else 1
+    step = work.plan.chunk(kept.shape[0], head.weight.shape[0], buffers * dtype.itemsize)
     for start in range(0, kept.shape[0], step):
         piece = slice(start, min(start + step, kept.shape[0]))
         chosen: slice | Tensor = piece if everything else kept[piece]
@@ -124,12 +125,15 @@ class _State:
         self.buffer = self.spare = like
         self.is_first = True
 
+    def keeps_shifted(self, work: Work) -> bool:
+        """Whether the backward formula reads z - m beside exp(z - m): a second buffer."""
+        return self.wants_gradient and not {"entropy", "collision"}.isdisjoint(work.fields)
+
     def chunk(
         self, hidden: Tensor, targets: Tensor, c: Tensor, extras: Mapping[str, Tensor], work: Work, piece: slice
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Values of the statistics and the loss of one chunk; its gradients go into the buffers."""
-        keeps = self.wants_gradient and not {"entropy", "collision"}.isdisjoint(work.fields)
-        exp, shifted, slope, rows = read_chunk(self, hidden, targets, needs(work.returned), keeps)
+        exp, shifted, slope, rows = read_chunk(self, hidden, targets, needs(work.returned), self.keeps_shifted(work))
         leaves = rows.leaves()
         with torch.enable_grad():
             values = statistics_of(leaves, work.returned)

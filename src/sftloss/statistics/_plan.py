@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-_CHUNK_BYTES = 52 * 2**20  # one chunk of logits: 256 rows of 50257 float32
+_CHUNK_BYTES = 80 * 2**20  # what one chunk of logits may take: 417 rows of 50257 float32
 _TILE_BYTES = 16 * 2**20  # one tile of the two-pass mode: 2048 rows of 2048 float32, fits a last-level cache
 _SUPER_CHUNK = 8192  # tokens the two-pass mode keeps in one vocabulary sweep
 
@@ -36,11 +36,11 @@ class Plan:
             if value is not None and value < 1:
                 raise ValueError(f"Plan: {name} must be at least 1 or None, got {value}.")
 
-    def chunk(self, tokens: int, vocab: int, itemsize: int) -> int:
+    def chunk(self, tokens: int, vocab: int, logit_bytes: int) -> int:
         """Tokens in one chunk of the one-pass mode; chunks of nearly equal size."""
         if self.tokens is not None:
             return self.tokens
-        fit = max(16, _CHUNK_BYTES // (vocab * itemsize))
+        fit = max(16, _CHUNK_BYTES // (vocab * logit_bytes))
         parts = -(-max(tokens, 1) // fit)
         return -(-max(tokens, 1) // parts)
 
