@@ -173,11 +173,11 @@ def test_two_shards_are_one_table(decoder: Decoder, tmp_path: Path) -> None:
     expected, expected_examples = collected(run(decoder, tmp_path / "one"))
     run(decoder, tmp_path / "two", shard=(0, 2))
     half = Table(tmp_path / "two")
-    assert not half.is_complete and half.examples().collect()["example"].to_list() == [0, 2, 4, 6, 8, 10]
+    assert not half.is_complete and half.examples().collect()["example"].to_list() == [0, 1, 2, 3, 8, 9, 10, 11]
     table = run(decoder, tmp_path / "two", shard=(1, 2))
     assert table.is_complete
     got, got_examples = collected(table)
-    assert_frame_equal(got, expected, rel_tol=2e-4, abs_tol=2e-5)
+    assert_frame_equal(got, expected, check_exact=True)  # ranks share batches, and a batch is computed as ever
     assert_frame_equal(got_examples, expected_examples)
 
 
@@ -399,7 +399,7 @@ def test_full_disk_is_one_sentence_and_leaves_no_half_part(decoder: Decoder, tmp
     with pytest.raises(DataError, match="cannot write .*No space left on device; free the disk"):
         run(decoder, tmp_path, shard=(1, 2))
     assert not list(tmp_path.glob("*.tmp"))
-    assert Table(tmp_path).examples().collect().height == 6
+    assert Table(tmp_path).examples().collect().height == 8  # two of three batches of four are rank 0's
 
 
 def test_model_is_given_back_in_its_mode(tmp_path: Path) -> None:

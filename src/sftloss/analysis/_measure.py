@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from sftloss.analysis._store import (
     open_manifest,
     sweep,
     token_schema,
+    write_done,
     write_part,
-    write_whole,
 )
 from sftloss.analysis._table import Table
 from sftloss.analysis._tokens import batch_tokens
@@ -41,15 +41,19 @@ class Settings:
     Attributes:
         identity: What the table is of, by name, beside what the model says of itself: tokenizer, data files,
             maximal length. A directory is continued only if all of it is the same.
-        shard: ``(rank, world size)``: this process measures every world-th example, from the rank-th.
-        progress: Called after each batch with (tokens done, tokens in all or None where unknown).
-        part_tokens: A part is written when this many rows are waiting: what a killed run loses, and the memory held.
+        shard: ``(rank, world size)``: this process measures every world-th batch, from the rank-th. Batches are the
+            same whatever the world size, and so is every number of the table.
+        progress: Called after each batch with (tokens done, tokens in all or None where unknown), all shards together
+            if they are equally fast.
+        part_tokens: A part is written when this many rows are waiting: the memory held.
+        part_seconds: A part is written when its first row is this old: what a killed run loses.
     """
 
     identity: Mapping[str, Any] = field(default_factory=dict)
     shard: tuple[int, int] = (0, 1)
     progress: Callable[[int, int | None], None] | None = None
     part_tokens: int = 200_000
+    part_seconds: float = 20.0
 
     def __post_init__(self) -> None:
         rank, world = self.shard
@@ -99,7 +103,7 @@ def measure(
     settings = settings or Settings()
     directory = Path(out_dir)
     directory.mkdir(parents=True, exist_ok=True)
-    rank, world = settings.shard
+    rank = settings.shard[0]
     facts = {
         "schema_version": SCHEMA_VERSION,
         "objectives": list(objectives),
@@ -111,7 +115,7 @@ def measure(
         run = _Run(decoder, objectives, directory, settings, sweep(directory, settings.shard))
         with decoder.evaluating():
             run.over(batch, examples)
-        write_whole(directory / f"done-{rank:05d}-of-{world:05d}.json", {"examples": run.seen})
+        write_done(directory, settings.shard, run.seen)
     return Table(directory)
 
 
@@ -128,31 +132,35 @@ class _Run:
         self.rows: list[dict[str, Any]] = []
         self.seen = self.waiting = self.tokens_done = 0
         self.sequence = next_sequence(directory, settings.shard[0])
+        self.written = time.monotonic()
 
     def over(self, batch: Callable[[Iterator[Example]], Iterable[Batch]], examples: Iterable[Example]) -> None:
         rank, world = self.settings.shard
         total = None
         if isinstance(examples, (list, tuple)):
-            total = sum(example.input_ids.numel() for example in examples[rank::world])
-        for group in batch(self._numbered(examples)):
-            self._add(group)
+            total = sum(example.input_ids.numel() for example in examples)
+        for turn, group in enumerate(batch(self._numbered(examples))):
+            numbers = self._numbers_of(group)
+            if turn % world == rank:
+                self._add(group, numbers)
             self.tokens_done += sum(example.input_ids.numel() for example in group.examples)
             if self.settings.progress is not None:
                 self.settings.progress(self.tokens_done, total)
         self._flush()
 
     def _numbered(self, examples: Iterable[Example]) -> Iterator[Example]:
-        rank, world = self.settings.shard
-        for number, example in islice(enumerate(examples), rank, None, world):
+        for number, example in enumerate(examples):
             # a batch holds its examples, so an id is not given twice while one is in flight
             self.numbers[id(example)] = number
             yield example
 
-    def _add(self, group: Batch) -> None:
+    def _numbers_of(self, group: Batch) -> list[int]:
         try:
-            numbers = [self.numbers.pop(id(example)) for example in group.examples]
+            return [self.numbers.pop(id(example)) for example in group.examples]
         except KeyError:
             raise ValueError("measure: batch must hand on the very examples it got, not copies.") from None
+
+    def _add(self, group: Batch, numbers: list[int]) -> None:
         self.seen += len(numbers)
         digests = [_digest(example) for example in group.examples]
         is_new = [self._is_new(*entry) for entry in zip(numbers, digests, group.examples, strict=True)]
@@ -201,10 +209,12 @@ class _Run:
         schema = token_schema(list(self.objectives), has_hidden=self.decoder.head is not None)
         self.tokens.append(rows.select(schema.keys()).cast(pl.Schema(schema)))
         self.waiting += rows.height
-        if self.waiting >= self.settings.part_tokens:
+        is_old = time.monotonic() - self.written > self.settings.part_seconds
+        if self.waiting >= self.settings.part_tokens or is_old:
             self._flush()
 
     def _flush(self) -> None:
+        self.written = time.monotonic()
         if not self.rows:
             return
         examples = pl.DataFrame(self.rows, schema=EXAMPLE_SCHEMA)

@@ -120,6 +120,17 @@ def write_part(directory: Path, rank: int, sequence: int, tokens: pl.DataFrame, 
         write_whole(directory / f"{kind}-{rank:05d}-{sequence:06d}.parquet", frame)
 
 
+def write_done(directory: Path, shard: tuple[int, int], examples: int) -> None:
+    """Say that a shard's parts are all on disk."""
+    rank, world = shard
+    write_whole(directory / f"done-{rank:05d}-of-{world:05d}.json", {"examples": examples})
+
+
+def missing_ranks(directory: Path, world: int) -> tuple[int, ...]:
+    """Ranks of a run of `world` processes that have not come to their end."""
+    return tuple(r for r in range(world) if not (directory / f"done-{r:05d}-of-{world:05d}.json").exists())
+
+
 def write_whole(path: Path, content: pl.DataFrame | Mapping[str, Any]) -> None:
     """Write a frame (parquet) or a mapping (JSON) so that `path` is either absent or whole, also after a power cut.
 

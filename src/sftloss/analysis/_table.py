@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from sftloss.analysis._store import EXAMPLE_SCHEMA, Part, complete_parts, read_manifest, token_schema
+from sftloss.analysis._store import EXAMPLE_SCHEMA, Part, complete_parts, missing_ranks, read_manifest, token_schema
 from sftloss.statistics import FIELDS, TokenStats
 
 
@@ -59,11 +59,12 @@ class Table:
     @property
     def is_complete(self) -> bool:
         """Whether every rank of one run came to its end."""
-        worlds: dict[str, int] = {}
-        for path in self.directory.glob("done-*-of-*.json"):
-            world = path.stem.rsplit("-", 1)[1]
-            worlds[world] = worlds.get(world, 0) + 1
-        return any(count == int(world) for world, count in worlds.items())
+        worlds = {int(path.stem.rsplit("-", 1)[1]) for path in self.directory.glob("done-*-of-*.json")}
+        return any(not self.missing(world) for world in worlds)
+
+    def missing(self, world: int) -> tuple[int, ...]:
+        """Ranks of a run of `world` processes whose part is not all there."""
+        return missing_ranks(self.directory, world)
 
     def nonfinite(self, *, limit: int = 10) -> list[tuple[str, int]]:
         """Origins of examples with NaN or infinite statistics, and how many tokens each has; at most `limit`."""

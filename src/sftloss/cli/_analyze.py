@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from sftloss.cli._options import Manner
 from sftloss.config import command_line, option
@@ -58,6 +58,10 @@ class AnalyzeOptions:
     dtype: str = option(
         "auto", "Number format of the model.", panel=_RUN, choices=("auto", "float32", "bfloat16", "float16")
     )
+    rank_timeout: float = option(
+        600.0, "Seconds in which all ranks must have joined, where several processes share the work.", panel=_RUN,
+        minimum=0,
+    )  # fmt: skip
     seed: int = option(0, "Seed of every random draw (intervals, samples).", panel=_RUN, minimum=0)
     output: str = option(
         "sftloss-report",
@@ -76,27 +80,36 @@ class AnalyzeOptions:
 
 
 def analyze(options: AnalyzeOptions, manner: Manner) -> int:
-    """Show what each loss trains on. One forward pass over the data, then a report."""
+    """Show what each loss trains on. One forward pass over the data, then a report.
+
+    Under torchrun the processes share the work, and the first one shows.
+    """
     from sftloss.analysis import AnalysisOptions
+    from sftloss.cli._ranks import device_of_rank, shard_of_environment
     from sftloss.cli._show import check_targets, note, progress, show, verdict
     from sftloss.decoder import load_model
-    from sftloss.pipeline import Run, analyze, check, normalisation, normalisations_of_a_step
+    from sftloss.pipeline import Run, analyze, check, normalisation, normalisations_of_a_step, take_part
 
-    check_targets(options.json, options.markdown, replace=options.overwrite or options.resume)
+    shard = shard_of_environment()
+    if shard[0] == 0:
+        check_targets(options.json, options.markdown, replace=options.overwrite or options.resume)
     asked = tuple(map(normalisation, options.normalization))
     compared = asked + normalisations_of_a_step(options.batch_size, options.grad_accum)
     question = AnalysisOptions(None, asked[0], compared, policy=options.policy, seed=options.seed)  # type: ignore[arg-type]
     kept = {f.name: getattr(options, f.name) for f in fields(Run) if f.name in _FIELDS}
-    with progress("measuring", manner) as tell:
-        run = Run(**kept, progress=tell, command=command_line("analyze", options))
+    with progress("measuring", manner if shard[0] == 0 else replace(manner, quiet=True)) as tell:
+        run = Run(**kept, shard=shard, progress=tell, command=command_line("analyze", options))
         check(options.data, losses=options.loss, run=run)
         model, tokenizer = load_model(
             options.model,
-            device=options.device,
+            device=device_of_rank(options.device),
             dtype=options.dtype,
             tokenizer=options.tokenizer,
             revision=options.revision,
         )
+        if shard[0] != 0:
+            take_part(model, tokenizer, options.data, losses=options.loss, run=run)
+            return 0
         report = analyze(model, tokenizer, options.data, losses=options.loss, question=question, run=run)
     show(report, json=options.json, markdown=options.markdown)
     note(f"wrote {options.output}/report.html", manner)

@@ -10,7 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftloss.pipeline._folder import check_folder, folder
+from sftloss.errors import ConfigError
+from sftloss.pipeline._folder import TABLE, check_folder, folder
+from sftloss.pipeline._meeting import meeting
 from sftloss.pipeline._question import objectives
 from sftloss.pipeline._rows import Examples
 from sftloss.pipeline._run import Run
@@ -42,13 +44,14 @@ def analyze(
         rows: A data file, a folder, a hub data set, or rows as mappings, in any of the usual formats.
         losses: Objectives as expressions, ``"focal(gamma=2)"``; the first is the one taken to be trained.
         question: Normalisations to compare, the policy to measure against, groups, seed.
-        run: Which rows, how much at a time, where results go.
+        run: Which rows, how much at a time, where results go, and rank 0's shard where several processes share the
+            work; the others call :func:`take_part`.
 
     Returns:
         The report: findings, sections, and the measured examples as a data frame.
 
     Raises:
-        ConfigError: If a loss or an option cannot be used, or the output folder is taken.
+        ConfigError: If a loss or an option cannot be used, the output folder is taken, or a rank is missing.
         DataError: If there is no usable row, or most rows are unusable.
         ModelError: If the model is no causal language model or does not fit the tokenizer.
 
@@ -63,9 +66,20 @@ def analyze(
     from sftloss.report import Report
 
     run, question, by_name = run or Run(), question or AnalysisOptions(), objectives(losses)
+    rank, world = run.shard
+    if rank != 0:
+        raise ConfigError(f"analyze: rank {rank} of {world} makes no report; call take_part there.")
     examples = Examples(_records(rows, run), tokenizer, max_length=run.max_length, on_error=run.on_error)
     with folder(run) as place:
-        table = _measured(model, tokenizer, examples, by_name, (rows, run, place.table))
+        with meeting(run.shard, run.rank_timeout) as meet:
+            meet()  # the folder is checked and cleared: the others may write
+            table = _measured(model, tokenizer, examples, by_name, (rows, run, place.table))
+            meet()
+        if missing := table.missing(world):
+            raise ConfigError(
+                f"{place.table} lacks the shards of ranks {', '.join(map(str, missing))} of {world}; "
+                "choose an --output that all ranks share, then start again with --resume."
+            )
         document = describe(table, question, decode=_decoder_of(tokenizer), facts=_facts(model, examples))
         findings = sorted((*document.findings, *examples.findings()), key=lambda found: _SEVERITY[found.severity])
         report = Report(
@@ -78,11 +92,40 @@ def analyze(
     return report
 
 
+def take_part(
+    model: nn.Module,
+    tokenizer: Any,
+    rows: str | Path | Iterable[Mapping[str, Any]],
+    *,
+    losses: Sequence[str] = ("cross_entropy",),
+    run: Run,
+) -> None:
+    """Measure the shard of a rank other than 0, with the very arguments that rank 0 gives :func:`analyze`.
+
+    Raises:
+        ConfigError: As :func:`analyze`, or if this is rank 0.
+        DataError, ModelError: As :func:`analyze`.
+
+    Example:
+        >>> run = Run(output="out", shard=(1, 2))                                    # doctest: +SKIP
+        >>> take_part(model, tokenizer, "data.jsonl", losses=["cross_entropy"], run=run)   # doctest: +SKIP
+    """
+    if run.output is None or run.shard[0] == 0:
+        raise ConfigError("take_part: this is for ranks from 1 on, with the output folder of rank 0.")
+    by_name = objectives(losses)
+    examples = Examples(_records(rows, run), tokenizer, max_length=run.max_length, on_error=run.on_error)
+    with meeting(run.shard, run.rank_timeout) as meet:
+        meet()
+        _measured(model, tokenizer, examples, by_name, (rows, run, Path(run.output).expanduser() / TABLE))
+        meet()
+
+
 def check(rows: str | Path | Iterable[Mapping[str, Any]], *, losses: Sequence[str], run: Run) -> None:
     """Raise what `analyze` would raise before it touches the model: a model may take minutes to load."""
     objectives(losses)
     _records(rows, run)
-    check_folder(run)
+    if run.shard[0] == 0:
+        check_folder(run)
 
 
 def _records(rows: Any, run: Run) -> Records:
@@ -105,7 +148,7 @@ def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[s
     }
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     grouped = partial(batches, pad_id=pad or 0, tokens_per_batch=run.tokens_per_batch)
-    settings = Settings(identity=identity, progress=run.progress)
+    settings = Settings(identity=identity, shard=run.shard, progress=run.progress)
     return measure(open_decoder(model), examples, by_name, directory, batch=grouped, settings=settings)
 
 

@@ -25,6 +25,9 @@ class Run:
         overwrite: Replace an earlier report in `output`. Files of other names there are never touched.
         resume: Go on from the table in `output`, as far as it got.
         progress: Called with the tokens done and the tokens in all, None where unknown.
+        shard: ``(rank, world size)`` where several processes share the work: each runs the same call with its own
+            rank, rank 0 :func:`analyze` and the others :func:`take_part`, and `output` is a folder that all can see.
+        rank_timeout: Seconds in which all ranks must have joined.
         command: The command line that asks for this run, for the report's provenance.
     """
 
@@ -38,8 +41,12 @@ class Run:
     overwrite: bool = False
     resume: bool = False
     progress: Callable[[int, int | None], None] | None = None
+    shard: tuple[int, int] = (0, 1)
+    rank_timeout: float = 600.0
     command: str = ""
 
     def __post_init__(self) -> None:
         if self.overwrite and self.resume:
             raise ConfigError("analyze: overwrite starts anew and resume goes on; choose one.")
+        if self.shard[1] > 1 and self.output is None:
+            raise ConfigError("analyze: several ranks meet in the output folder; name one.")

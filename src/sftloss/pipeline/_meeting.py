@@ -1,0 +1,66 @@
+"""Several processes, one report: they join, each measures its share, and they meet before one of them describes.
+
+Only the launch needs a network (gloo, TCP); what was measured passes through the output folder. A rank that dies
+closes its connections, so the others learn of it at once, and a slow rank is waited for as long as it lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from sftloss.errors import ConfigError
+
+_LIFE = timedelta(days=30)
+
+
+@contextmanager
+def meeting(shard: tuple[int, int], patience: float) -> Iterator[Callable[[], None]]:
+    """Join the other ranks; what is given back is called where all must have come before any goes on.
+
+    Args:
+        shard: ``(rank, world size)``. A world of one meets nobody.
+        patience: Seconds in which all ranks must have joined; their models may load at different speeds.
+
+    Raises:
+        ConfigError: If a rank does not join in time, or ends before a meeting.
+    """
+    rank, world = shard
+    if world == 1:
+        yield lambda: None
+        return
+    import torch.distributed as dist
+
+    is_ours = not dist.is_initialized()
+    group = _join(shard, timedelta(seconds=patience)) if is_ours else dist.new_group(backend="gloo")
+
+    def meet() -> None:
+        try:
+            dist.monitored_barrier(group, timeout=_LIFE)
+        except RuntimeError:
+            raise ConfigError(
+                f"rank {rank} of {world}: another rank ended before its part was done, and its own message says why; "
+                "what is measured stays, start all ranks again with --resume."
+            ) from None
+
+    try:
+        yield meet
+    finally:
+        if is_ours:
+            dist.destroy_process_group()
+
+
+def _join(shard: tuple[int, int], patience: timedelta) -> Any:
+    import torch.distributed as dist
+
+    rank, world = shard
+    try:
+        dist.init_process_group("gloo", rank=rank, world_size=world, timeout=patience)
+    except (RuntimeError, ValueError) as error:  # ValueError: no MASTER_ADDR, this is no launcher's process
+        raise ConfigError(
+            f"rank {rank} of {world}: not all ranks came within {patience.total_seconds():g} s, so a shard of the data "
+            f"is missing; start every rank, as torchrun does ({str(error).splitlines()[0][:120]})."
+        ) from None
+    return dist.group.WORLD
