@@ -252,8 +252,8 @@ def method_section(study: LengthStudy) -> Section:
     if study.options.unit != "tokens":
         notes.append(
             f"Lengths count {study.options.unit}; training divides by tokens. Shifts in percent carry over as far as "
-            "answers have as many tokens to each, which very short answers do not (their end is a token too); --tokenizer "
-            "counts exactly."
+            "answers have as many tokens to each, which very short answers do not (their end is a token too); "
+            "--tokenizer counts exactly."
         )
     lead = "No model was run: everything here follows from the lengths of the answers."
     return Section("method", "Method", lead, notes=tuple(notes))

@@ -1,0 +1,221 @@
+"""Output lengths of every normalisation: closed forms, enumeration, order, and the exponent for a wanted mean."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sftloss.analysis import (
+    EXAMPLE_MEAN,
+    SQRT,
+    TOKEN_MEAN,
+    LengthOptions,
+    Lengths,
+    Normalisation,
+    alpha_for_length,
+    forecasts,
+    micro_batch_mean,
+)
+from sftloss.errors import ConfigError
+
+
+def lengths_of(sizes, prompts=None, tasks=None, output=None):
+    sizes = np.asarray(sizes, dtype=float)
+    return Lengths(np.arange(len(sizes)), sizes, sizes if output is None else np.asarray(output), prompts, tasks)
+
+
+def means(lengths, **options):
+    return {one.normalisation.name: one for one in forecasts(lengths, LengthOptions(**options))}
+
+
+def drawn(count=120, seed=0):
+    return np.ceil(np.random.default_rng(seed).lognormal(3, 1, count))
+
+
+def test_example_mean_teaches_the_harmonic_mean_and_sum_the_arithmetic_one():
+    sizes = drawn()
+    found = means(lengths_of(sizes))
+    assert found["token mean"].unconditional.value == pytest.approx(sizes.mean(), rel=1e-12)
+    assert found["example mean"].unconditional.value == pytest.approx(stats.hmean(sizes), rel=1e-12)
+    # under T^-1/2 it is sum T^1/2 / sum T^-1/2
+    assert found["sqrt"].unconditional.value == pytest.approx((sizes**0.5).sum() / (sizes**-0.5).sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("sequences", [1, 2, 3, 4])
+def test_token_mean_of_k_is_the_harmonic_mean_of_all_micro_batches(sequences):
+    """By symmetry E[T/(T+S)] = 1/k, so the mean is 1/(k E[1/(T+S)]): the harmonic mean of the batch's mean length."""
+    sizes = [1.0, 2.0, 2.0, 7.0, 30.0]
+    batches = [np.mean(batch) for batch in itertools.product(sizes, repeat=sequences)]
+    found = means(lengths_of(sizes), batch_size=sequences)
+    # the quadrature's error, measured below 1e-12
+    assert found[f"token mean of {sequences} (whole step)"].unconditional.value == pytest.approx(
+        stats.hmean(batches), rel=1e-10
+    )
+
+
+def test_a_step_is_a_micro_batch_a_rank_and_the_whole():
+    assert [one.micro_batch for one in LengthOptions(batch_size=2, grad_accum=3, ranks=4).steps()] == [2, 6, 24]
+    assert [one.name for one in LengthOptions(batch_size=2, grad_accum=3).steps()] == [
+        "token mean of 2 (micro-batch)",
+        "token mean of 6 (whole step)",
+    ]
+    assert [one.name for one in LengthOptions(batch_size=5).steps()] == ["token mean of 5 (whole step)"]
+    assert LengthOptions().steps() == ()
+
+
+def test_larger_steps_come_nearer_to_the_sum():
+    found = [
+        one.unconditional.value for one in means(lengths_of(drawn()), batch_size=2, grad_accum=8, ranks=8).values()
+    ]
+    assert found[3] < found[4] < found[5] < found[0]
+
+
+def test_forecasts_do_not_depend_on_the_order_of_rows():
+    rng, sizes = np.random.default_rng(1), drawn(400)
+    prompts, tasks, order = rng.integers(0, 150, 400), rng.integers(0, 5, 400), rng.permutation(400)
+    given = lengths_of(sizes, prompts, tasks)
+    mixed = Lengths(order, sizes[order], sizes[order], prompts[order], tasks[order])
+    for one, two in zip(forecasts(given), forecasts(mixed), strict=True):
+        for name in ("unconditional", "within_prompt"):
+            a, b = getattr(one, name), getattr(two, name)
+            # sums in another order differ in their last bits
+            assert a.value == pytest.approx(b.value, rel=1e-12)
+            assert (a.interval.low, a.interval.high) == pytest.approx((b.interval.low, b.interval.high), rel=1e-12)
+        assert one.within_task == pytest.approx(two.within_task, rel=1e-12)
+        assert one.effective_examples == pytest.approx(two.effective_examples, rel=1e-12)
+
+
+def test_length_that_the_prompt_determines_does_not_move():
+    sizes = drawn(60)
+    found = means(lengths_of(np.repeat(sizes, 2), np.repeat(np.arange(60), 2)))["example mean"]
+    assert found.within_prompt.value == pytest.approx(sizes.mean(), rel=1e-12)
+    assert found.unconditional.value < 0.9 * sizes.mean()
+    assert found.where_seen is None
+
+
+def test_within_prompts_each_keeps_its_part_and_tilts_inside():
+    sizes, prompts = [2.0, 8.0, 20.0, 20.0], np.array([1, 1, 2, 3])
+    found = means(lengths_of(sizes, prompts))["example mean"]
+    # the first prompt's harmonic mean is 3.2
+    assert found.within_prompt.value == pytest.approx((2 * 3.2 + 40) / 4)
+    assert found.where_seen == pytest.approx(3.2 / 5 - 1)
+    assert found.within_prompt.interval is None and "fewer than 30" in found.within_prompt.reason
+
+
+def test_one_prompt_for_all_is_no_condition():
+    found = means(lengths_of(drawn(), np.full(120, 9)))["example mean"]
+    assert found.within_prompt == found.unconditional
+
+
+def test_of_the_example_mean_the_unconditional_shift_is_the_largest():
+    """The harmonic mean is concave in the distribution, so pooling prompts can only lower it."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        prompts = rng.integers(0, 40, 200)
+        sizes = np.ceil(rng.lognormal(2 + prompts % 3, 0.7))
+        found = means(lengths_of(sizes, prompts, prompts % 3))["example mean"]
+        assert found.unconditional.value <= found.within_task <= found.within_prompt.value <= sizes.mean()
+
+
+def test_untrained_examples_count_for_nothing():
+    sizes, prompts = drawn(80), np.arange(80) // 2
+    with_empty = lengths_of(np.append(sizes, [0.0, 0.0]), np.append(prompts, [0, 500]))
+    for one, two in zip(forecasts(lengths_of(sizes, prompts)), forecasts(with_empty), strict=True):
+        assert one.unconditional.value == pytest.approx(two.unconditional.value, rel=1e-12)
+        assert one.within_prompt.value == pytest.approx(two.within_prompt.value, rel=1e-12)
+
+
+def test_effective_examples_are_kishs():
+    sizes = drawn()
+    assert means(lengths_of(sizes))["example mean"].effective_examples == pytest.approx(
+        (1 / sizes).sum() ** 2 / (1 / sizes**2).sum()
+    )
+
+
+@pytest.mark.parametrize("count", [300, 8_000])
+def test_intervals_cover_the_truth_as_often_as_they_say(count):
+    """Also above 4096 units, where the bootstrap is over sums of many; the truth is a lognormal's."""
+    truth, covered = np.exp(3 + 0.32), 0  # the mean of exp(3 + 0.8 z)
+    for seed in range(60):
+        # sorted rows: throwing rows together by their place would make the bins alike and the interval too narrow
+        sizes = np.sort(np.random.default_rng(seed).lognormal(3, 0.8, count))
+        spread = forecasts(lengths_of(sizes), LengthOptions(replicates=400))[0].unconditional.interval
+        covered += spread.low <= truth <= spread.high
+    assert covered >= 51  # 60 draws at 95 %: fewer than 51 has a chance of 0.2 %
+
+
+def test_answers_to_one_prompt_are_resampled_together():
+    sizes = drawn(100)
+    alone = means(lengths_of(sizes))["token mean"].unconditional.interval
+    copies = means(lengths_of(np.repeat(sizes, 4), np.repeat(np.arange(100), 4)))["token mean"].unconditional.interval
+    # four copies are no more evidence; without clusters the interval would be half as wide
+    assert copies.high - copies.low == pytest.approx(alone.high - alone.low, rel=0.1)
+
+
+@pytest.mark.parametrize("alpha", [-1.5, 0.0, 0.4, 1.0, 5.0])
+def test_alpha_for_length_is_the_inverse_of_the_forecast(alpha):
+    sizes, prompts = drawn(300), np.random.default_rng(3).integers(0, 90, 300)
+    given = lengths_of(sizes, prompts)
+    found = means(given, normalisations=(Normalisation("asked", alpha),))
+    one = found.get("asked") or found[{0.0: "token mean", 1.0: "example mean"}[alpha]]
+    assert alpha_for_length(given, one.unconditional.value) == pytest.approx(alpha, abs=1e-8)
+    assert alpha_for_length(given, one.within_prompt.value, prompts) == pytest.approx(alpha, abs=1e-8)
+
+
+def test_alpha_for_length_is_nan_where_no_exponent_reaches():
+    sizes, prompts = np.array([2.0, 8.0, 50.0, 50.0]), np.array([0, 0, 1, 2])
+    given = lengths_of(sizes, prompts)
+    assert np.isnan(alpha_for_length(given, 1.0)) and np.isnan(alpha_for_length(given, 51.0))
+    # inside prompts only the first two can move: between (2+2+50+50)/4 and (8+8+50+50)/4
+    assert np.isnan(alpha_for_length(given, 25.9, prompts)) and np.isnan(alpha_for_length(given, 29.1, prompts))
+    assert alpha_for_length(given, 28.0, prompts) < 0 < alpha_for_length(given, 27.0, prompts)
+    assert np.isnan(alpha_for_length(lengths_of([4.0, 4.0]), 4.0))
+    assert np.isnan(alpha_for_length(lengths_of([4.0, 6.0]), 5.0, np.array([0, 1])))
+
+
+def test_alpha_for_length_uses_what_is_divided_by_and_what_is_read():
+    """T may count a trained prompt too; the wanted mean is the output's."""
+    given = lengths_of([10.0, 40.0, 35.0], output=[5.0, 30.0, 20.0])
+    target = means(given)["example mean"].unconditional.value
+    assert alpha_for_length(given, target) == pytest.approx(1.0, abs=1e-8)
+
+
+def test_a_rule_asked_twice_is_predicted_once():
+    asked = (Normalisation("T^-1", 1.0), micro_batch_mean(4), Normalisation("more", 0.3))
+    names = [one.name for one in LengthOptions(asked, batch_size=4).all_normalisations()]
+    assert names == [TOKEN_MEAN.name, SQRT.name, EXAMPLE_MEAN.name, "token mean of 4", "more"]
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"grad_accum": 4}, "need batch_size"),
+        ({"target_mean": -3.0}, "target_mean must be a positive length"),
+        ({"target_mean": float("nan")}, "target_mean must be a positive length"),
+        ({"normalisations": (Normalisation("steep", 50.0),)}, "within 20 of 0"),
+    ],
+)
+def test_impossible_length_options_are_refused(wrong, said):
+    with pytest.raises(ConfigError, match=said):
+        LengthOptions(**wrong)
+
+
+def test_a_large_data_set_is_no_slower_in_its_intervals():
+    """A million rows must take seconds: what grows with the data is sorting and summing, not resampling."""
+    from sftloss.analysis import _lengths
+
+    seen = []
+    original = _lengths.GroupSums.add
+
+    def counted(self, ids, values, groups=None):
+        seen.append(len(ids))
+        return original(self, ids, values, groups)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_lengths.GroupSums, "add", counted)
+        forecasts(lengths_of(drawn(50_000), np.arange(50_000) // 2), LengthOptions(batch_size=4))
+    assert max(seen) <= 4096
