@@ -179,6 +179,16 @@ def test_a_message_of_weight_zero_has_no_length_and_ends_the_prompt():
     assert predicted([{"messages": turns}]) == 11
 
 
+def test_conversations_share_a_prompt_when_all_before_the_last_answer_is_the_same():
+    def talk(second: str, answer: str) -> dict[str, object]:
+        words = (("user", "hi"), ("assistant", "yes?"), ("user", second), ("assistant", answer))
+        return {"messages": [{"role": role, "content": content} for role, content in words]}
+
+    same, other = ([talk(second, "x" * 9), talk("a", "y")] for second in "ab")
+    assert [finding.id for finding in predict(same).document.findings if "DATA" in finding.id] == ["DATA103"]
+    assert not [finding.id for finding in predict(other).document.findings if "DATA" in finding.id]
+
+
 def test_calls_and_reasoning_are_part_of_the_answer():
     call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "ab", "tool_calls": [call]}]

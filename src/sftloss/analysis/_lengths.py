@@ -245,9 +245,7 @@ def alpha_for_length(lengths: Lengths, target: float, given: Codes | None = None
     members = np.bincount(codes, count)
 
     def gap(alpha: float) -> float:
-        tilt = -alpha * logs
-        top = -alpha * _group_max(logs, codes) if alpha < 0 else np.zeros(len(members))
-        weights = count * np.exp(tilt - top[codes])
+        weights = count * np.exp(-alpha * logs)  # the shortest of a group has weight 1: nothing overflows within +-20
         means = np.bincount(codes, weights * output) / np.bincount(codes, weights)
         return float(members @ means + rest) / len(lengths.size) - target
 
@@ -274,7 +272,3 @@ def _group_min(values: Floats, codes: Codes) -> Floats:
     found = np.full(int(codes.max(initial=-1)) + 1, np.inf)
     np.minimum.at(found, codes, values)
     return found
-
-
-def _group_max(values: Floats, codes: Codes) -> Floats:
-    return -_group_min(-values, codes)
