@@ -59,5 +59,5 @@ def test_a_measured_table_becomes_a_document_that_every_renderer_shows(table):
     document = describe(table, AnalysisOptions(replicates=50, micro_batch=2), decode=lambda ids: [f"t{i}" for i in ids])
     assert from_json(to_json(document)) == document
     page = render_html(document)
-    assert "<svg" in page and len(page) < 2_000_000 and "Predicted answer length" in render_markdown(document)
+    assert "<svg" in page and len(page) < 2_000_000 and "Output length" in render_markdown(document)
     assert [finding.id for finding in document.findings if finding.id == "MASK001"] == ["MASK001"]  # row 5 is one token

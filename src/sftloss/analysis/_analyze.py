@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from sftloss.analysis._advice import advice_section
 from sftloss.analysis._findings import MASK_FINDINGS
 from sftloss.analysis._findings_signal import SIGNAL_FINDINGS
 from sftloss.analysis._frames import SignalTable, Study, open_study
+from sftloss.analysis._headlines import headlines
 from sftloss.analysis._section_compare import Decode, comparison_section, influential_section, strips_section
-from sftloss.analysis._section_groups import group_section, group_shares, widest
-from sftloss.analysis._section_length import length_section, tilt_section, tilts
-from sftloss.analysis._section_tokens import (
-    BAND_NAMES,
-    band_shares,
-    confidence_section,
-    describe_band,
-    positions_section,
-    roles_section,
-)
-from sftloss.analysis._shares import number, percent
+from sftloss.analysis._section_groups import group_section
+from sftloss.analysis._section_length import length_section, tilt_section
+from sftloss.analysis._section_tokens import confidence_section, positions_section, roles_section
 from sftloss.analysis._views import LEVELS, AnalysisOptions
 from sftloss.analysis.document import Document, Finding, Section
 
@@ -67,46 +58,6 @@ def findings(study: Study) -> tuple[Finding, ...]:
     """All findings, the most severe first, then by id."""
     found = [finding for rule in (*MASK_FINDINGS, *SIGNAL_FINDINGS) if (finding := rule(study)) is not None]
     return tuple(sorted(found, key=lambda finding: (_ORDER[finding.severity], finding.id)))
-
-
-def headlines(study: Study) -> tuple[str, ...]:
-    """Three lines that are true and worth knowing: a group, the length, the confident tokens."""
-    return (_group_line(study), _length_line(study), _confidence_line(study))
-
-
-def _group_line(study: Study) -> str:
-    names = tuple(view.normalisation.name for view in study.views)
-    for column in study.options.group_by:
-        of = group_shares(study, column)
-        if of is not None and len(of.labels) > 1:
-            group = widest(of, names)
-            parts = ", ".join(f"{percent(of.column(name)[group])} under {name}" for name in names)
-            return f"{of.labels[group]}: {percent(of.column('tokens')[group])} of the tokens; of the signal {parts}."
-    order = np.lexsort((study.ids, study.size))
-    half = order[: len(order) // 2]
-    halves = []
-    for view in study.views:
-        signal = study.signal(view, study.options.level)
-        halves.append(f"{percent(float(signal[half].sum() / signal.sum()))} under {view.normalisation.name}")
-    tokens = float(study.column("count")[half].sum() / study.column("count").sum())
-    return f"The shorter half of the examples: {percent(tokens)} of the tokens; of the signal {', '.join(halves)}."
-
-
-def _length_line(study: Study) -> str:
-    said = ", ".join(f"{tilt.normalisation.name} {number(tilt.unconditional.value)}" for tilt in tilts(study))
-    data = number(float(study.output[study.size > 0].mean()))
-    return f"Predicted answer length, if the prompt says nothing about it: {said} tokens (data {data})."
-
-
-def _confidence_line(study: Study) -> str:
-    current = study.view.normalisation.name
-    of = band_shares(study)
-    tokens, signal = describe_band(of, BAND_NAMES[-1], current)
-    if tokens < 0.01:
-        tokens, signal = describe_band(of, BAND_NAMES[0], current)
-        return f"Tokens with p < 0.01 are {percent(tokens)} of the tokens and {percent(signal)} of the signal."
-    known = f"Tokens the model already knows (p \u2265 0.99) are {percent(tokens)} of the tokens"
-    return f"{known} and get {percent(signal)} of the signal."
 
 
 def _sections(study: Study, decode: Decode | None) -> list[Section]:

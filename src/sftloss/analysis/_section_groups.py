@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sftloss.analysis._frames import Study
 from sftloss.analysis._shares import Shares, percent, share_chart, share_table, shares
 from sftloss.analysis._views import LEVELS
+from sftloss.analysis._words import counted, group_name, holds_and_takes, label_of
 from sftloss.analysis.document import Section
 
 MOST = 20  # groups shown; the smallest are added up
@@ -19,6 +21,7 @@ def group_shares(study: Study, column: str) -> Shares | None:
     codes, names = study.codes(column)
     if len(names) < 2:
         return None
+    names = [label_of(column, name) for name in names]
     if len(names) > MOST:
         order = np.argsort(-np.bincount(codes), kind="stable")
         place = np.empty(len(names), dtype=np.int64)
@@ -34,21 +37,32 @@ def group_section(study: Study, column: str) -> Section | None:
     if of is None:
         return None
     signals = tuple(view.normalisation.name for view in study.views)
-    lead = _lead(of, signals)
+    lead = group_sentence(study, of, column)
     title = {"task": "Tasks", "language": "Languages", "source": "Sources"}.get(column, column)
     table = share_table(of, id=column, title=title, first=column, signals=signals)
     chart = share_chart(of, id=f"{column}-shares", title=f"Shares by {column}", x_label=column, description=lead)
     return Section(column, title, lead, LEVELS[study.options.level], (chart,), (table,))
 
 
-def _lead(of: Shares, signals: tuple[str, ...]) -> str:
-    """The group whose share the choice of normalisation moves most."""
-    group = widest(of, signals)
-    parts = ", ".join(f"{percent(of.column(name)[group])} under {name}" for name in signals)
-    return f"{of.labels[group]}: {percent(of.column('tokens')[group])} of the tokens; of the signal {parts}."
+def group_sentence(study: Study, of: Shares, column: str) -> str:
+    """The group whose share the choice of normalisation moves most, said for a newcomer."""
+    names = tuple(view.normalisation.name for view in study.views)
+    group = widest(of, names)
+    own = [float(of.column(name)[group]) for name in names]
+    subject = group_name(column, of.labels[group])
+    line = f"{subject} {holds_and_takes(float(of.column('tokens')[group]), own[0])}"
+    far = int(np.argmax(np.abs(np.nan_to_num(np.array(own) - own[0]))))
+    if percent(own[far]) == percent(own[0]):
+        return line + "."
+    return line + f" ({percent(own[far])} if {counted(study.views[far].normalisation)})."
+
+
+def moves(of: Shares, signals: tuple[str, ...]) -> NDArray[np.float64]:
+    """How far apart each group's shares of tokens and of signal lie."""
+    columns = np.stack([of.column(name) for name in ("tokens", *signals)], axis=1)
+    return np.nan_to_num(columns.max(axis=1) - columns.min(axis=1))
 
 
 def widest(of: Shares, signals: tuple[str, ...]) -> int:
-    """Index of the group whose signal share differs most between normalisations and its token share."""
-    columns = np.stack([of.column(name) for name in ("tokens", *signals)], axis=1)
-    return int(np.argmax(np.nan_to_num(columns.max(axis=1) - columns.min(axis=1))))
+    """Index of the group that moves most."""
+    return int(np.argmax(moves(of, signals)))

@@ -52,8 +52,8 @@ def length_section(study: Study) -> Section:
     slopes = forest(
         [(view.normalisation.name, estimate) for view, estimate in found],
         id="length-elasticity",
-        title="Elasticity of signal in length",
-        x_label="elasticity",
+        title="How signal grows with length",
+        x_label="elasticity: twice the length, 2^elasticity times the signal",
         description="1: signal in proportion to tokens; 0: the same for every example. "
         + "; ".join(f"{view.normalisation.name} {with_interval(e)}" for view, e in found),
     )
@@ -65,20 +65,36 @@ def length_section(study: Study) -> Section:
     return Section("length", "Length", lead, LEVELS[level], (slopes, curves, bins), tables, notes=notes)
 
 
+def answers_of(study: Study) -> str:
+    """What a length counts: an answer, or all answers of a conversation."""
+    trained = study.size > 0
+    turns = float(study.column("ends")[trained].mean()) if trained.any() else 0.0
+    return "a conversation" if turns > 1.2 else "an answer"
+
+
 def _lead(study: Study, found: list[tuple[View, Estimate]], reason: str) -> str:
     if reason:
         return f"This data cannot tell how signal depends on length: {reason}."
-    parts = ", ".join(f"{with_interval(e)} under {view.normalisation.name}" for view, e in found)
+    parts = ", ".join(f"{_twice(e.value)} under {view.normalisation.name}" for view, e in found if np.isfinite(e.value))
     return (
-        f"Doubling an example's length multiplies its signal by 2 to the power of the elasticity: {parts}. "
-        "1 treats tokens alike, 0 examples alike; neither is wrong in itself."
+        f"An example of twice the length has this many times the signal: {parts}. "
+        "2 means that every token counts alike, 1 that every example does; neither is wrong in itself."
     )
+
+
+def _twice(elasticity: float) -> str:
+    return f"{2.0**elasticity:.2g}" if abs(elasticity) > 3 else f"{2.0**elasticity:.2f}"
 
 
 def _numbers_table(study: Study, level: str, found: list[tuple[View, Estimate]]) -> Table:
     columns = (
         Column("normalisation", "normalisation"),
-        Column("elasticity", "elasticity", "number", "slope of log signal on log T"),
+        Column(
+            "elasticity",
+            "elasticity",
+            "number",
+            "slope of log signal on log T: twice the length, 2^elasticity the signal",
+        ),
         Column("low", "low", "number", "end of the 95 % interval"),
         Column("high", "high", "number", "end of the 95 % interval"),
         Column("theil_sen", "Theil-Sen", "number", "median slope over pairs: a check that resists outliers"),
@@ -167,7 +183,7 @@ def tilt_section(study: Study) -> Section:
     reason = study.lengths.cannot_tell()
     columns = (
         Column("normalisation", "normalisation"),
-        Column("predicted", "mean length, at most this far from the data", "number", "if the prompt says nothing"),
+        Column("predicted", "mean length at most this far from the data", "number", "if the prompt says nothing"),
         Column("low", "low", "number", "end of the 95 % interval"),
         Column("high", "high", "number", "end of the 95 % interval"),
         Column("within_prompt", "given the prompt", "number", "only answers to the same prompt differ"),
@@ -179,10 +195,13 @@ def tilt_section(study: Study) -> Section:
         ends = bounds(tilt.unconditional.interval)
         values = (tilt.unconditional.value, *ends, tilt.within_prompt, tilt.within_task, tilt.effective_examples)
         rows.append((tilt.normalisation.name, *(cell(v) for v in values)))
-    said = ", ".join(f"{tilt.normalisation.name} {number(tilt.unconditional.value)}" for tilt in found)
-    lead = f"If the prompt says nothing about length, the mean answer learned is: {said} tokens (data {number(data)})."
+    said = ", ".join(f"{number(tilt.unconditional.value)} under {tilt.normalisation.name}" for tilt in found)
+    lead = (
+        f"The data has {number(data)} trained tokens {answers_of(study)}. Where the prompt does not settle the length, "
+        f"the model learns to write {said}."
+    )
     if reason:
-        lead += f" Whether it happens here the data cannot tell: {reason}."
+        lead += f" How much of that happens here the data cannot tell: {reason}."
     chart = forest(
         [(tilt.normalisation.name, tilt.unconditional) for tilt in found],
         id="tilt-lengths",

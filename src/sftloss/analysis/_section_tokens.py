@@ -58,12 +58,12 @@ def confidence_section(study: Study) -> Section:
     """Shares by confidence, and how strongly each loss pushes at each confidence."""
     of = band_shares(study)
     current = study.view.normalisation.name
-    said = ", ".join(
-        f"{label}: {percent(t)} of the tokens, {percent(s)} of the signal"
+    said = [
+        f"{percent(t)} of the tokens have {label} and get {percent(s)} of the signal"
         for label, t, s in zip(of.labels, of.column("tokens"), of.column(current), strict=True)
         if label in (BAND_NAMES[0], BAND_NAMES[-1])
-    )
-    lead = f"Where the model is surest and least sure: {said}." if said else "No token is below 0.01 or above 0.99."
+    ]
+    lead = f"{'; '.join(said)}." if said else "No token has p < 0.01 or p \u2265 0.99."
     table = share_table(of, id="confidence", title="Confidence", first="p of the target", signals=_signals(study))
     chart = share_chart(
         of, id="confidence-shares", title="Shares by confidence", x_label="p of the target", description=lead
@@ -111,8 +111,8 @@ def positions_section(study: Study) -> Section:
     if first.labels:
         tokens, loss, signal = (first.column(name)[0] for name in ("tokens", "loss", current))
         lead = (
-            f"The first trained token of an example is {percent(tokens)} of the tokens, {percent(loss)} of the loss "
-            f"and {percent(signal)} of the signal under {current}. {_end_sentence(study)}"
+            f"The first trained tokens of the examples are {percent(tokens)} of the tokens, {percent(loss)} of the "
+            f"loss and {percent(signal)} of the signal. {_end_sentence(study)}"
         )
     charts, tables = [], []
     names = (("position-first", "The first tokens", first), ("position-tenths", "Along the answer", tenth))
@@ -168,6 +168,20 @@ def _ends_table(study: Study) -> Table:
 def mean_loss(study: Study, objective: str) -> float:
     """Mean loss of a trained token under the token mean, in nats."""
     return float(study.signal(View(objective, TOKEN_MEAN), "loss").sum())
+
+
+def from_band(of: Shares, band: int, column: str) -> float:
+    """Share of `column` in `band` and those above it."""
+    return _bands(of, BAND_NAMES[band:], column)
+
+
+def up_to_band(of: Shares, band: int, column: str) -> float:
+    """Share of `column` in `band` and those below it."""
+    return _bands(of, BAND_NAMES[: band + 1], column)
+
+
+def _bands(of: Shares, names: list[str], column: str) -> float:
+    return float(sum(v for label, v in zip(of.labels, of.column(column), strict=True) if label in names))
 
 
 def describe_band(of: Shares, label: str, current: str) -> tuple[float, float]:
