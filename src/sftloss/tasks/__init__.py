@@ -1,0 +1,1 @@
+"""Weights for the tasks of one training run."""

@@ -1,0 +1,69 @@
+"""Where a task's loss is going, said only where the data can tell."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SHORTEST = 20
+"""Observations under which no trend is named."""
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Direction of a loss.
+
+    Attributes:
+        name: ``"decreasing"``, ``"increasing"``, ``"no trend"``, ``"diverged"`` or ``"insufficient data"``.
+        slope: Relative change per observation by least squares on the log loss (on the loss over its mean size where
+            it is not positive); None where there is none.
+        p: Two-sided p-value of "no trend" by Mann and Kendall's rank test; None where there is none.
+    """
+
+    name: str
+    slope: float | None = None
+    p: float | None = None
+
+
+def trend(losses: Tensor, *, level: float = 0.05) -> Trend:
+    """The trend of losses in order of time, ``(observations,)``.
+
+    Rank based, so one outlier makes none, and relative, so neither the unit nor the level of the loss matters.
+    Consecutive losses of one task come from different batches and so are nearly independent, which the test needs.
+
+    Example:
+        >>> trend(torch.tensor([1.0, 0.9, 0.8])).name
+        'insufficient data'
+    """
+    losses = losses.detach().cpu().double()
+    n = losses.numel()
+    if n and not bool(torch.isfinite(losses[-min(n, SHORTEST) :]).all()):
+        return Trend("diverged")
+    losses = losses[torch.isfinite(losses)]
+    n = losses.numel()
+    if n < SHORTEST:
+        return Trend("insufficient data")
+    y = losses.log() if bool((losses > 0).all()) else losses / losses.abs().mean().clamp(min=1e-300)
+    x = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
+    slope = float(y @ x / (x @ x))
+    p = _mann_kendall(losses)
+    if p >= level:
+        return Trend("no trend", slope, p)
+    return Trend("decreasing" if _concordance(losses) < 0 else "increasing", slope, p)
+
+
+def _concordance(values: Tensor) -> int:
+    return int(torch.triu(torch.sign(values[None, :] - values[:, None]), 1).sum())
+
+
+def _mann_kendall(values: Tensor) -> float:
+    n = values.numel()
+    _, ties = torch.unique(values, return_counts=True)
+    variance = (n * (n - 1) * (2 * n + 5) - float((ties * (ties - 1) * (2 * ties + 5)).sum())) / 18
+    score = _concordance(values)
+    if variance <= 0 or score == 0:
+        return 1.0
+    return math.erfc((abs(score) - 1) / math.sqrt(2 * variance))  # continuity: S moves in steps of two
