@@ -116,7 +116,7 @@ def main() -> None:
     if args.json:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
         record = {
-            "command": "python " + " ".join(sys.argv),
+            "command": " ".join(["python", "benchmarks/engine.py", *sys.argv[1:]]),
             "commit": commit,
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
             "tokens, width, vocab": shape,
