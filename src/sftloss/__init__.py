@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from sftloss.pipeline import analyze
     from sftloss.report import Report
     from sftloss.statistics import Head, TokenStats, from_logits, token_statistics
+    from sftloss.training import attach, detach
 
 __all__ = [
     "Head",
     "Report",
     "TokenStats",
     "analyze",
+    "attach",
+    "detach",
     "from_logits",
     "objective",
     "token_statistics",
@@ -32,6 +35,8 @@ _HOME = {
     "Report": "report",
     "TokenStats": "statistics",
     "analyze": "pipeline",
+    "attach": "training",
+    "detach": "training",
     "from_logits": "statistics",
     "objective": "objectives",
     "token_statistics": "statistics",

@@ -1,0 +1,23 @@
+"""Any loss in any training loop: the HF Trainer, TRL, Accelerate and plain PyTorch, exact at any split of a step."""
+
+from __future__ import annotations
+
+from sftloss.training._attach import Attachment, attach, attachment_of, detach
+from sftloss.training._collate import collate_rows, inputs_of
+from sftloss.training._loss import Loss, TaskFactors
+from sftloss.training._step import Step, step_total
+from sftloss.training._trainer import with_loss
+
+__all__ = [
+    "Attachment",
+    "Loss",
+    "Step",
+    "TaskFactors",
+    "attach",
+    "attachment_of",
+    "collate_rows",
+    "detach",
+    "inputs_of",
+    "step_total",
+    "with_loss",
+]

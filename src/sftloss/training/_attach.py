@@ -1,0 +1,258 @@
+"""A loss bound to one model: its own forward pass, with the loss computed from hidden states instead of logits.
+
+The model runs its own forward with two changes: it keeps no logits, and its loss function answers zero. So whatever
+the family adds to its loss (router losses, say) is left standing alone, and ours is added to it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sftloss.errors import ModelError
+from sftloss.loss import weighted_loss
+from sftloss.statistics import Plan
+from sftloss.training._head import HeadForm, last_hidden, no_logits, prove_head, unwrap
+from sftloss.training._loss import Loss, Objective, as_loss
+from sftloss.training._rows import say_non_finite
+from sftloss.training._step import Step, contribution, step_total
+from sftloss.training._tally import Tally
+from sftloss.training._tokens import COLUMNS, read_tokens
+
+_OURS = (*COLUMNS, "output_logits", "num_items_in_batch", "shift_labels")
+_MARK = "_sftloss_attachment"
+_PLAN = Plan(fields=("entropy",))
+
+
+class Attachment:
+    """A loss at work in a model.
+
+    Attributes:
+        model: The transformers model itself, inside all wrappers.
+        loss: The loss.
+        form: The head's scale and softcap.
+        tallies: Sums over the tokens trained ("train") and evaluated ("eval") since they were last read.
+    """
+
+    def __init__(self, model: Any, loss: Loss, form: HeadForm) -> None:
+        self.model, self.loss, self.form = model, loss, form
+        self.tallies = {"train": Tally(), "eval": Tally()}
+        self.is_active = True
+        self._before = vars(model).get("forward")
+
+    def step(self, micro_batches: Sequence[Mapping[str, Any]], *, group: Any = None) -> Step:
+        """The normaliser of an optimizer step; see :func:`step_total`."""
+        return step_total(self.loss, micro_batches, device=_device(self.model), group=group)
+
+    def metrics(self, which: str = "train", *, is_global: bool = True, group: Any = None) -> dict[str, float]:
+        """Cross-entropy, entropy, accuracy and loss since the last call, over all ranks; see :meth:`Tally.read`."""
+        return self.tallies[which].read(device=_device(self.model), is_global=is_global, group=group)
+
+    def detach(self) -> None:
+        """Give the model its own forward back. What others wrapped around ours meanwhile stays, and ours passes on."""
+        self.is_active = False
+        forward = vars(self.model).get("forward")
+        if getattr(forward, "__func__", None) is self._forward:
+            if self._before is None:
+                del self.model.forward
+            else:
+                self.model.forward = self._before
+        if vars(self.model).get(_MARK) is self:
+            delattr(self.model, _MARK)
+
+    def own_forward(self, model: Any) -> Callable[..., Any]:
+        """The forward the model had, bound to `model` (a deep copy is not the model we were attached to)."""
+        before = self._before
+        function = type(model).forward if before is None else getattr(before, "__func__", None)
+        return before if function is None else types.MethodType(function, model)
+
+    def bind(self) -> None:
+        """Put the new forward in place, on this instance only."""
+        attachment, own = self, type(self.model).forward
+        signature = _own_signature(self.model)
+        names = list(signature.parameters)
+
+        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            if given.get("labels") is None and given.get("shift_labels") is None:
+                return attachment.own_forward(self)(**_without(given, (*COLUMNS, "output_logits")))
+            if not attachment.is_active:
+                return attachment.own_forward(self)(**_without(given, (*COLUMNS, "output_logits")))
+            return attachment.run(self, given)
+
+        self._forward = functools.wraps(own)(forward)
+        # the Trainer keeps the columns of a data set that stand in this signature
+        forward.__signature__ = _signature(signature, self.loss)  # type: ignore[attr-defined]
+        self.model.forward = types.MethodType(forward, self.model)
+        setattr(self.model, _MARK, self)
+
+    def run(self, model: Any, given: dict[str, Any]) -> Any:
+        """One forward pass with labels."""
+        wants_logits = given.get("output_logits")
+        if wants_logits is None:
+            wants_logits = not model.training
+        wants_tuple = given.pop("return_dict", None) is False
+        inputs = _without(given, (*_OURS, *self.loss.extras))
+        inputs["labels"] = given["labels"] if given.get("labels") is not None else given["shift_labels"]
+        # a cache, even an empty one, makes transformers drop the block-diagonal mask of packed rows
+        inputs = {"use_cache": False, **inputs, "return_dict": True}
+        if not wants_logits:
+            inputs["logits_to_keep"] = no_logits(inputs["labels"].device)
+        outputs, hidden = self._own_pass(model, inputs)
+        loss = self._loss(model, hidden, given, outputs.loss)
+        kept = {name: value for name, value in outputs.items() if wants_logits or name != "logits"}
+        outputs = type(outputs)(**{**kept, "loss": loss})
+        return outputs.to_tuple() if wants_tuple else outputs
+
+    def _own_pass(self, model: Any, inputs: dict[str, Any]) -> tuple[Any, Tensor]:
+        """The model's outputs, whose loss is only what it adds to the token loss, and its last hidden states."""
+        before = vars(model).get("_loss_function")
+        called: list[bool] = []
+
+        def zero(*args: Any, **kwargs: Any) -> Tensor:
+            called.append(True)
+            like = hidden[0]
+            return torch.zeros((), device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+
+        with last_hidden(model) as hidden:
+            model._loss_function = zero
+            try:
+                outputs = self.own_forward(model)(**inputs)
+            finally:
+                if before is None:
+                    del model._loss_function
+                else:
+                    model._loss_function = before
+        if not called or len(hidden) != 1:
+            raise ModelError(
+                f"attach: {type(model).__name__} does not compute its loss with its loss_function from its decoder's "
+                "output, so the loss cannot be replaced in it; compute sftloss.weighted_loss in your own loop."
+            )
+        return outputs, hidden[0]
+
+    def _loss(self, model: Any, hidden: Tensor, given: Mapping[str, Any], rest: Tensor) -> Tensor:
+        loss, tokens = self.loss, read_tokens(self.loss, given)
+        if hidden.shape[:2].numel() != tokens.targets.numel():
+            raise ValueError(
+                f"sftloss: the decoder gave {tuple(hidden.shape[:2])} positions for labels of "
+                f"{tokens.targets.numel() // tokens.columns, tokens.columns}."
+            )
+        head = self.form.read(model)
+        device = head.weight.device
+        step, own_total = self._step_of(given, tokens)
+        coefficients = step.coefficients(tokens).to(device)
+        extras = {name: value.to(device) for name, value in tokens.extras.items()}
+        value, stats = weighted_loss(
+            hidden.flatten(0, 1).to(device),
+            head,
+            tokens.targets.to(device),
+            coefficients,
+            loss.objective,  # type: ignore[arg-type]
+            extras=extras,
+            plan=_PLAN,
+        )
+        if loss.is_checked and not bool(torch.isfinite(value)):
+            raise FloatingPointError(say_non_finite(loss, stats, tokens, coefficients, given.get("row_ids")))
+        total = step.total.to(device) if step.total.dim() == 0 and own_total else None
+        counted = (tokens.targets.to(device) != -100) & (coefficients != 0)
+        self.tallies["train" if model.training else "eval"].add(stats, counted, value, total)
+        return value * step.ranks + rest.to(device) / step.micro_batches
+
+    def _step_of(self, given: Mapping[str, Any], tokens: Any) -> tuple[Step, bool]:
+        """The step this pass belongs to, and whether totals of several passes may be added up."""
+        loss, items = self.loss, given.get("num_items_in_batch")
+        adds_up = isinstance(loss.normaliser, str)
+        if isinstance(items, Step):
+            return items, False
+        if items is None:
+            factors = None if loss.tasks is None else loss.tasks.now()
+            return Step(contribution(loss, tokens, factors), factors), adds_up
+        if not loss.counts_tokens or any(given.get(name) is not None for name in ("token_weights", "example_weights")):
+            raise ValueError(
+                f"sftloss: num_items_in_batch counts labels, but this loss is normalised by {loss.normaliser!r} of its "
+                "own weights; pass num_items_in_batch=attachment.step(micro_batches), or make the Trainer with "
+                "sftloss.training.with_loss(Trainer, loss)."
+            )
+        return Step(torch.as_tensor(items, dtype=torch.float64)), False
+
+
+def attach(model: nn.Module, loss: Loss | str | Objective) -> Attachment:
+    """Train a model with a loss: from now on ``model(..., labels=labels).loss`` is that loss, and holds no logits.
+
+    The forward of this one instance changes, reversibly; no class and nothing global does. Without labels, and so in
+    generation, it is the model's own. In training mode logits are left out; in evaluation mode, and with
+    ``output_logits=True``, they are there as before.
+
+    Args:
+        model: A causal language model of transformers, or what DDP, FSDP2, PEFT or torch.compile made of it.
+        loss: The loss, or just its objective.
+
+    Returns:
+        The attachment; its `step` counts the normaliser of an optimizer step, `detach` ends it.
+
+    Raises:
+        ModelError: If the head's product is not the model's own logits (an adapter on the head, a packed or sharded
+            weight), or the model already has a loss attached.
+
+    Example:
+        >>> attachment = attach(model, "cross_entropy + 1e-4 * z_loss")        # doctest: +SKIP
+        >>> step = attachment.step(micro_batches)                              # doctest: +SKIP
+        >>> for batch in micro_batches:                                        # doctest: +SKIP
+        ...     model(**batch, num_items_in_batch=step).loss.backward()
+    """
+    base = unwrap(model)
+    if vars(base).get(_MARK) is not None:
+        raise ModelError("attach: this model has a loss attached already; detach it first.")
+    loss = as_loss(loss)
+    attachment = Attachment(base, loss, prove_head(base))
+    if "logits_to_keep" not in _own_signature(base).parameters:
+        raise ModelError(f"attach: {type(base).__name__} has no logits_to_keep, so it cannot leave its logits out.")
+    attachment.bind()
+    return attachment
+
+
+def detach(model: nn.Module) -> None:
+    """Give a model its own loss back.
+
+    Raises:
+        ModelError: If no loss is attached.
+    """
+    attachment = attachment_of(model)
+    if attachment is None:
+        raise ModelError("detach: this model has no loss attached.")
+    attachment.detach()
+
+
+def attachment_of(model: nn.Module) -> Attachment | None:
+    """The loss at work in a model, or None."""
+    return vars(unwrap(model)).get(_MARK)
+
+
+def _device(model: Any) -> torch.device:
+    return model.get_output_embeddings().weight.device
+
+
+def _without(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name not in names}
+
+
+def _own_signature(model: Any) -> inspect.Signature:
+    """What the family's forward takes, whatever was wrapped around it on this instance."""
+    own = inspect.signature(type(model).forward)
+    return own.replace(parameters=list(own.parameters.values())[1:])
+
+
+def _signature(own: inspect.Signature, loss: Loss) -> inspect.Signature:
+    """The model's own parameters, then what a batch may hold for the loss."""
+    new = [name for name in (*_OURS, *loss.extras) if name not in own.parameters]
+    ours = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in new]
+    first = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+    given = list(own.parameters.values())
+    last = [p for p in given if p.kind == inspect.Parameter.VAR_KEYWORD]
+    return own.replace(parameters=[*first, *(p for p in given if p not in last), *ours, *last])

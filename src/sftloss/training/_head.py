@@ -1,0 +1,96 @@
+"""The head of a model that is trained: found inside its wrappers, refused where its product is not the model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sftloss.decoder import open_decoder
+from sftloss.errors import ModelError
+from sftloss.statistics import Head
+
+
+@dataclass(frozen=True)
+class HeadForm:
+    """What of a head does not change while it trains; its weight is read anew at each pass."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def read(self, model: nn.Module) -> Head:
+        """The head with the weight it has now, whichever adapter is active and wherever FSDP gathered it."""
+        output = model.get_output_embeddings()  # type: ignore[operator]
+        if hasattr(output, "unshard"):
+            output.unshard()  # a head that is a unit of FSDP2 by itself is sharded again after its own forward
+        return Head(output.weight, getattr(output, "bias", None), self.scale, self.softcap)
+
+
+def unwrap(model: nn.Module) -> Any:
+    """The transformers model inside DataParallel-like wrappers, torch.compile and PEFT; FSDP2 wraps nothing."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod  # type: ignore[assignment]
+        elif hasattr(model, "get_base_model"):
+            model = model.get_base_model()  # type: ignore[operator]
+        elif isinstance(getattr(model, "module", None), nn.Module) and not hasattr(model, "get_output_embeddings"):
+            model = model.module  # type: ignore[assignment]
+        else:
+            return model
+
+
+def prove_head(model: nn.Module) -> HeadForm:
+    """Check once, on eight tokens, that hidden states and head give the model's own logits.
+
+    Raises:
+        ModelError: If they do not, or could stop doing so while training (an adapter on the head starts at zero).
+    """
+    name = type(model).__name__
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    if output is not None:
+        further = sorted({n.split(".")[0] for n, _ in _active(output).named_parameters()} - {"weight", "bias"})
+        if further:
+            raise ModelError(
+                f"attach: the head of {name} has {', '.join(further)} beside weight and bias (an adapter?), "
+                "so its logits are not weight times hidden states; leave the head out of target_modules, or train it "
+                "whole with modules_to_save."
+            )
+    decoder = open_decoder(model)
+    if decoder.head is None:
+        raise ModelError(
+            f"attach: the loss of {name} cannot be fused with its head: {decoder.reason}. Give attach the model as "
+            "loaded, with a head in a floating type, before anything shards it."
+        )
+    return HeadForm(decoder.head.scale, decoder.head.softcap)
+
+
+def _active(output: nn.Module) -> nn.Module:
+    """The copy that PEFT's modules_to_save trains, or the module itself."""
+    copies = getattr(output, "modules_to_save", None)
+    if copies is None:
+        return output
+    active = getattr(output, "active_adapter", None)
+    active = active[0] if isinstance(active, (list, tuple)) and active else active
+    chosen: Any = copies[active] if active in copies else output.original_module  # noqa: SIM401: it has no get
+    return chosen
+
+
+@contextmanager
+def last_hidden(model: nn.Module) -> Iterator[list[Tensor]]:
+    """The last hidden states of the next forward pass of the model, taken from its own decoder."""
+    taken: list[Tensor] = []
+    body = model.get_decoder()  # type: ignore[operator]
+    hook = body.register_forward_hook(lambda _module, _inputs, output: taken.append(output[0]))
+    try:
+        yield taken
+    finally:
+        hook.remove()
+
+
+def no_logits(device: torch.device) -> Tensor:
+    """`logits_to_keep` for none: the model's own forward then makes a (rows, 0, vocab) product."""
+    return torch.zeros(0, dtype=torch.long, device=device)

@@ -1,0 +1,106 @@
+"""What is trained, as a value: an objective, weights, and the one number they are divided by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sftloss.objectives import objective as read_objective
+from sftloss.statistics import TokenStats
+from sftloss.weights import NORMALISERS, ROLES
+
+Objective = Callable[[TokenStats], Tensor]
+
+
+@dataclass(frozen=True)
+class TaskFactors:
+    r"""Factors that multiply after the normalisation: :math:`c = \lambda_g \, u / Z_g`.
+
+    Attributes:
+        factors: One number a task, or a callable without arguments that gives them. It is called once an optimizer
+            step, before the first forward pass, so an adaptive strategy may answer from earlier steps; on every rank
+            it must give the same.
+        is_mean_per_task: Whether each task is divided by its own normaliser (the loss is a weighted sum of task
+            means) or all by one.
+    """
+
+    factors: Sequence[float] | Callable[[], Tensor]
+    is_mean_per_task: bool = True
+
+    def now(self) -> Tensor:
+        """The factors of this step, ``(tasks,)``, float64."""
+        given = self.factors() if callable(self.factors) else self.factors
+        return torch.as_tensor(given, dtype=torch.float64).detach().cpu()
+
+
+@dataclass(frozen=True)
+class Loss:
+    r"""A loss for training: :math:`\sum_i c_i f(s_i)` with :math:`c_i = u_i / Z`, Z one number for the optimizer step.
+
+    Attributes:
+        objective: An expression, ``"cross_entropy + 1e-4 * z_loss"``, or any function of token statistics that looks
+            at one token at a time.
+        alpha: Length exponent: each sequence's weights are multiplied by T^-alpha, T their sum. 0 leaves lengths as
+            the data has them, 1 gives every sequence the same weight and teaches shorter output.
+        roles: Weight by role, as ``{"prompt": 0.1, "response": 1.0}``; a role not named is not trained. The batch
+            says roles by a tensor ``roles``; without one, a token whose label is ignored is the prompt's and the
+            others are the response's. None trains what the labels do not ignore.
+        normaliser: ``"weights"``, ``"sequences"`` or ``"tokens"``: what Z counts. A number is Z itself.
+        tasks: Factors by task; the batch then holds ``tasks``, one index a row or a token.
+        extras: Names of batch tensors, laid out as the labels are, that the objective reads as ``stats.extras``.
+        is_checked: Whether a non-finite loss raises, naming the rows. Asking waits for the device once a micro-batch.
+
+    Raises:
+        ValueError: If a name or a number is not one of these, or the objective mixes tokens: then its value depends
+            on how the step is cut into micro-batches.
+
+    Example:
+        >>> Loss("focal(gamma=2)", alpha=0.5).objective
+        focal(gamma=2)
+    """
+
+    objective: str | Objective = "cross_entropy"
+    alpha: float = 0.0
+    roles: Mapping[str, float] | None = None
+    normaliser: str | float = "weights"
+    tasks: TaskFactors | None = None
+    extras: tuple[str, ...] = ()
+    is_checked: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.objective, str):
+            object.__setattr__(self, "objective", read_objective(self.objective))
+        if not callable(self.objective):
+            raise ValueError(f"Loss: objective must be an expression or a function, got {self.objective!r}.")
+        if getattr(self.objective, "mixes_tokens", False):
+            raise ValueError(
+                "Loss: this objective mixes tokens, so its gradient would depend on how a step is cut into "
+                "micro-batches; compute it with sftloss.weighted_loss where the whole batch is at hand."
+            )
+        if not abs(self.alpha) < float("inf"):
+            raise ValueError(f"Loss: alpha must be a finite number, got {self.alpha}.")
+        self._check_normaliser()
+        for role, weight in (self.roles or {}).items():
+            if role not in ROLES or not abs(weight) < float("inf"):
+                raise ValueError(f"Loss: roles takes a finite weight for {', '.join(ROLES)}, got {role!r}: {weight}.")
+
+    def _check_normaliser(self) -> None:
+        names = [name for name in NORMALISERS if name != "constant"]
+        if isinstance(self.normaliser, str):
+            if self.normaliser not in names:
+                raise ValueError(f"Loss: normaliser must be {', '.join(names)} or a number, got {self.normaliser!r}.")
+        elif not 0 < self.normaliser < float("inf"):
+            raise ValueError(f"Loss: a normaliser that is a number must be > 0, got {self.normaliser}.")
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether Z is the number of labels not ignored, whatever the batch holds beside its labels."""
+        return self.normaliser in ("weights", "tokens") and not self.alpha and self.roles is None and not self.tasks
+
+
+def as_loss(loss: Loss | str | Objective) -> Loss:
+    """A loss as given, or one with that objective and every other choice at its default."""
+    return loss if isinstance(loss, Loss) else Loss(loss)

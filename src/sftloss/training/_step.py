@@ -1,0 +1,101 @@
+"""One optimizer step: its normaliser, over every micro-batch and every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sftloss.training._loss import Loss
+from sftloss.training._tokens import Tokens, read_tokens
+from sftloss.weights import coefficients, group_coefficients, group_normalisers, normaliser
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a micro-batch must know of the optimizer step it is part of; give it as ``num_items_in_batch``.
+
+    Attributes:
+        total: Z, over all micro-batches and ranks: a scalar, or one number a task.
+        factors: Factor of each task, or None.
+        micro_batches: How many this rank runs: what a model adds to the loss itself (router losses) is their mean.
+        ranks: Ranks whose gradients will be *averaged*: the loss is multiplied by them, so that the average is the
+            gradient of the sum. The step's loss is then the mean over ranks of the sum over micro-batches.
+    """
+
+    total: Tensor
+    factors: Tensor | None = None
+    micro_batches: int = 1
+    ranks: int = 1
+
+    def coefficients(self, tokens: Tokens) -> Float[Tensor, " tokens"]:
+        """c of each token: u / Z, times the task's factor."""
+        total = self.total.to(tokens.weights.device)
+        if self.factors is None:
+            return coefficients(tokens.weights, total)
+        assert tokens.groups is not None
+        return group_coefficients(tokens.weights, tokens.groups, total, self.factors.to(tokens.weights.device))
+
+
+def contribution(loss: Loss, tokens: Tokens, factors: Tensor | None) -> Tensor:
+    """What a micro-batch adds to Z. Where Z is a number, each micro-batch answers that number."""
+    by = loss.normaliser
+    if not isinstance(by, str):
+        return torch.tensor(float(by), dtype=torch.float64, device=tokens.weights.device)
+    if loss.tasks is not None and loss.tasks.is_mean_per_task:
+        assert factors is not None and tokens.groups is not None
+        count = factors.numel()
+        return group_normalisers(tokens.weights, tokens.groups, count=count, by=by, segments=tokens.segments)
+    return normaliser(tokens.weights, tokens.segments, by=by)
+
+
+def step_total(
+    loss: Loss,
+    micro_batches: Sequence[Mapping[str, Any]],
+    *,
+    device: torch.device | None = None,
+    group: Any = None,
+) -> Step:
+    """Count the normaliser of an optimizer step: once, before its first forward pass.
+
+    Where `torch.distributed` runs, one all-reduce adds the ranks' contributions, so every rank calls this, also a
+    rank with nothing to learn.
+
+    Args:
+        loss: The loss.
+        micro_batches: All micro-batches of this rank's step, as the model will be given them.
+        device: Where the sum is made; the labels' own device by default. NCCL needs the GPU.
+        group: The data-parallel process group; by default every process.
+
+    Returns:
+        The step; pass it to each forward pass as ``num_items_in_batch``.
+
+    Raises:
+        ValueError: If there is no micro-batch, or one cannot be read.
+
+    Example:
+        >>> batch = {"labels": torch.tensor([[-100, 1, 2, 3]])}
+        >>> step_total(Loss(), [batch, batch]).total
+        tensor(6., dtype=torch.float64)
+    """
+    if not micro_batches:
+        raise ValueError("step_total: give at least one micro-batch.")
+    factors = None if loss.tasks is None else loss.tasks.now()
+    parts = [contribution(loss, read_tokens(loss, batch), factors) for batch in micro_batches]
+    ranks = _ranks(group)
+    if not isinstance(loss.normaliser, str):
+        return Step(parts[0], factors, len(micro_batches), ranks)
+    total = torch.stack(parts).sum(dim=0).to(device or parts[0].device)
+    if ranks > 1:
+        torch.distributed.all_reduce(total, group=group)
+    return Step(total, factors, len(micro_batches), ranks)
+
+
+def _ranks(group: Any) -> int:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 1
+    return torch.distributed.get_world_size(group)

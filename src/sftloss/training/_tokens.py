@@ -1,0 +1,138 @@
+"""From a batch as frameworks make it to flat targets, weights and segments. The same reading counts Z and weighs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sftloss.data import align
+from sftloss.statistics import IGNORED
+from sftloss.training._loss import Loss
+from sftloss.weights import ROLES, length_weights, role_weights
+
+COLUMNS = ("token_weights", "example_weights", "roles", "segments", "tasks", "row_ids")
+"""What a batch may hold beside what the model takes; see :func:`read_tokens`."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A micro-batch, flat and aligned with the hidden states that predict it.
+
+    Attributes:
+        targets: ``(tokens,)``, -100 where nothing is predicted.
+        weights: u of each token, ``(tokens,)``, float64; 0 where nothing is trained.
+        segments: Sequence of each token, ``(tokens,)``.
+        groups: Task of each token, or None.
+        extras: Further tensors, ``(tokens,)`` each.
+        columns: Length of a row, so that a token can be told its row.
+    """
+
+    targets: Int[Tensor, " tokens"]
+    weights: Float[Tensor, " tokens"]
+    segments: Int[Tensor, " tokens"]
+    groups: Int[Tensor, " tokens"] | None
+    extras: Mapping[str, Tensor]
+    columns: int
+
+
+def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
+    """Targets, weights and segments of a batch.
+
+    `labels` are as transformers has them: not shifted, -100 ignored; `shift_labels` are aligned already. Everything
+    token by token (`token_weights`, `roles`, loss.extras) is laid out as the labels it comes with. `segments` names
+    the sequence of each position (-1 is padding); without it a row is one sequence, and a row without attention mask
+    whose position ids restart is several. No target crosses from one sequence to the next.
+
+    Raises:
+        ValueError: If a tensor is missing or its shape is not the labels'.
+    """
+    is_aligned = batch.get("shift_labels") is not None
+    labels = batch["shift_labels" if is_aligned else "labels"]
+    if labels.dim() != 2:
+        raise ValueError(f"sftloss: labels must be (rows, columns), got shape {tuple(labels.shape)}.")
+    segments = _segments(batch, labels)
+
+    def flat(name: str, last: float) -> Tensor:
+        value = batch[name]
+        if value.shape != labels.shape:
+            raise ValueError(f"sftloss: {name} has shape {tuple(value.shape)}, labels {tuple(labels.shape)}.")
+        return value.reshape(-1) if is_aligned else align(value.reshape(-1), last)
+
+    is_within = (align(segments, -1) == segments) & (segments >= 0)
+    if is_aligned:  # whoever aligned the labels has ended each sequence
+        is_within = segments >= 0
+    targets = flat("shift_labels" if is_aligned else "labels", IGNORED)
+    weights, targets = _role_weights(loss, batch, torch.where(is_within, targets, IGNORED), is_within)
+    if batch.get("token_weights") is not None:
+        weights = weights * flat("token_weights", 0).double()
+    weights = torch.where(targets != IGNORED, weights, 0.0)
+    if loss.alpha:
+        weights = length_weights(weights, segments, alpha=loss.alpha)
+    if batch.get("example_weights") is not None:
+        weights = weights * _per_token(batch["example_weights"], labels).double()
+    groups = None
+    if loss.tasks is not None:
+        if batch.get("tasks") is None:
+            raise ValueError("sftloss: the loss has task factors, so the batch must hold tasks, one index a row.")
+        groups = torch.where(weights != 0, _per_token(batch["tasks"], labels).long(), -1)
+    extras = {name: flat(name, 0) for name in loss.extras}
+    return Tokens(targets, weights, segments, groups, extras, labels.shape[1])
+
+
+def _segments(batch: Mapping[str, Any], labels: Tensor) -> Int[Tensor, " tokens"]:
+    """The sequence of each position, flat, different from row to row."""
+    if batch.get("segments") is not None:
+        given = batch["segments"].long()
+        rows = torch.arange(given.shape[0], device=given.device)[:, None]
+        return torch.where(given < 0, -1, given + rows * 2**32).reshape(-1)
+    starts = torch.zeros_like(labels, dtype=torch.int64)
+    starts[:, :1] = 1
+    position_ids = batch.get("position_ids")
+    if batch.get("attention_mask") is None and position_ids is not None and position_ids.dim() == 2:
+        # not "position decreases": two sequences of one token each are 0, 0
+        starts[:, 1:] = (position_ids[:, 1:] != position_ids[:, :-1] + 1).long()
+    return starts.reshape(-1).cumsum(0) - 1
+
+
+def _role_weights(
+    loss: Loss, batch: Mapping[str, Any], targets: Tensor, is_within: Bool[Tensor, " tokens"]
+) -> tuple[Tensor, Tensor]:
+    """Weight by role, and the targets: where a role is trained that the labels ignore, the input says the target."""
+    is_labelled = targets != IGNORED
+    if loss.roles is None:
+        return is_labelled.double(), targets
+    if batch.get("shift_labels") is not None:
+        if batch.get("roles") is None:
+            raise ValueError("sftloss: with shift_labels, role weights need roles in the batch.")
+        weights = role_weights(batch["roles"].reshape(-1), loss.roles).double()
+        return torch.where(is_labelled, weights, 0.0), targets
+    if batch.get("input_ids") is None:
+        raise ValueError("sftloss: role weights read the prompt's targets from input_ids, which the batch lacks.")
+    mask = batch.get("attention_mask")
+    is_real = is_within if mask is None or mask.dim() != 2 else is_within & (align(mask.reshape(-1), 0) != 0)
+    if batch.get("roles") is not None:
+        roles = align(batch["roles"].reshape(-1), -1).long()
+    else:
+        if set(loss.roles) - {"prompt", "response"}:
+            raise ValueError("sftloss: labels tell only prompt and response apart; put roles in the batch.")
+        roles = torch.where(is_labelled, ROLES.index("response"), ROLES.index("prompt"))
+    weights = torch.where(is_real | is_labelled, role_weights(roles, loss.roles).double(), 0.0)
+    from_input = align(batch["input_ids"].reshape(-1), 0)
+    return weights, torch.where(is_labelled, targets, torch.where(weights != 0, from_input, IGNORED))
+
+
+def _per_token(values: Tensor, labels: Tensor) -> Tensor:
+    """One value a row, or one a position (packed rows), as one a token."""
+    if values.shape == labels.shape:
+        return values.reshape(-1)
+    if values.shape != labels.shape[:1]:
+        raise ValueError(
+            f"sftloss: tasks and example_weights have one value a row or a token, got shape {tuple(values.shape)} "
+            f"for labels {tuple(labels.shape)}."
+        )
+    return values[:, None].expand(labels.shape).reshape(-1)

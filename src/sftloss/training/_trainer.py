@@ -1,0 +1,122 @@
+"""The HF Trainer, TRL's SFTTrainer and anything made from them: the same class, with another loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sftloss.errors import ConfigError
+from sftloss.training._attach import attach, attachment_of
+from sftloss.training._loss import Loss, Objective, as_loss
+from sftloss.training._step import Step, step_total
+from sftloss.training._tokens import COLUMNS
+
+
+def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
+    """A Trainer class that trains with a loss: change ``Trainer(...)`` to ``with_loss(Trainer, loss)(...)``.
+
+    It is a subclass: `trainer` itself stays as it is. The step's normaliser is counted where the Trainer counts
+    tokens, over the whole accumulation window and all ranks, whatever `average_tokens_across_devices` says. The log
+    gains `cross_entropy`, `entropy` and `token_accuracy` of the tokens trained since the last line. `eval_loss` is
+    the loss of the whole evaluation set, not a mean over its batches.
+
+    Args:
+        trainer: `transformers.Trainer`, `trl.SFTTrainer`, or your own subclass of them. Its `compute_loss` is
+            replaced.
+        loss: The loss, or just its objective.
+
+    Returns:
+        The subclass, to be made with the same arguments.
+
+    Raises:
+        ConfigError: On making it, if the arguments bring a second loss or what would split a sequence.
+        ModelError: On making it, if the loss cannot be attached to the model.
+
+    Example:
+        >>> trainer = with_loss(Trainer, "focal(gamma=2)")(model=model, args=args)   # doctest: +SKIP
+    """
+    chosen = as_loss(loss)
+
+    class LossTrainer(trainer):  # type: ignore[misc]
+        # our loss is divided by the normaliser of the whole window
+        loss_is_scaled_for_ga = True
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            _check(self)
+            self.model_accepts_loss_kwargs = True
+            _attached(self, chosen)
+
+        def _set_signature_columns_if_needed(self) -> None:
+            super()._set_signature_columns_if_needed()
+            present: list[str] = self._signature_columns or []
+            self._signature_columns: list[str] = [
+                *present,
+                *(n for n in (*COLUMNS, *chosen.extras) if n not in present),
+            ]
+
+        def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Step | None:
+            """The step's normaliser, where the Trainer's own answer is a count of tokens."""
+            has_labels = bool(batch_samples) and not {"labels", "shift_labels"}.isdisjoint(batch_samples[0])
+            if not has_labels or not self.model.training:
+                return None
+            return step_total(chosen, batch_samples, device=device)
+
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Step | None = None
+        ) -> Any:
+            if num_items_in_batch is not None and not isinstance(num_items_in_batch, Step):
+                raise ConfigError(
+                    f"with_loss: {trainer.__name__} counts the items of a step by itself; use a transformers version "
+                    "whose Trainer asks _get_num_items_in_batch."
+                )
+            _attached(self, chosen)
+            outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+            return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+        def prediction_step(
+            self, model: Any, inputs: Any, prediction_loss_only: bool, *args: Any, **kwargs: Any
+        ) -> Any:
+            inputs = {**inputs, "output_logits": not prediction_loss_only}
+            return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
+
+        def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+            attachment = _attached(self, chosen)
+            attachment.metrics("eval", is_global=False)  # what a user's own passes left
+            output = super().evaluation_loop(*args, **kwargs)
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            output.metrics.update({f"{prefix}_{k}": v for k, v in attachment.metrics("eval").items()})
+            return output
+
+        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+            if "loss" in logs:  # every rank logs its training loss, so every rank adds up its tokens here
+                seen = _attached(self, chosen).metrics("train")
+                logs.update({name: value for name, value in seen.items() if name != "loss"})
+            super().log(logs, *args, **kwargs)
+
+    LossTrainer.__name__ = LossTrainer.__qualname__ = trainer.__name__
+    return LossTrainer
+
+
+def _attached(trainer: Any, loss: Loss) -> Any:
+    """The attachment of the trainer's model, which `model_init` may have replaced."""
+    return attachment_of(trainer.model) or attach(trainer.model, loss)
+
+
+def _check(trainer: Any) -> None:
+    args = trainer.args
+    if args.label_smoothing_factor:
+        raise ConfigError(
+            "with_loss: label_smoothing_factor is a second loss; write it in the objective, as "
+            '"label_smoothing(epsilon=0.1)".'
+        )
+    if trainer.compute_loss_func is not None:
+        raise ConfigError("with_loss: compute_loss_func is a second loss; give one of the two.")
+    if getattr(args, "use_liger_kernel", False):
+        raise ConfigError("with_loss: use_liger_kernel replaces the model's forward; leave it off, the loss is fused.")
+    if args.n_gpu > 1:
+        raise ConfigError("with_loss: nn.DataParallel is not supported; start one process per GPU with torchrun.")
+    for name in ("get_cp_size", "get_sp_size"):
+        if getattr(trainer, name, lambda: 1)() > 1:
+            raise ConfigError(
+                "with_loss: sequences split over ranks are not supported; leave cp_size and sp_size at 1."
+            )
