@@ -143,7 +143,7 @@ def test_scaffold_finds_whose_words_stand_where():
 def test_mask001_is_rows_whose_labels_are_all_ignored():
     finding = found(rows_of(3, lambda a, o, r: labelled(a + o + r, range(0))))["MASK001"]
     assert (finding.value, finding.severity) == (0.3, "warning")
-    assert finding.rows == ("rows row 0", "rows row 1", "rows row 2")
+    assert finding.rows == ("row 0", "row 1", "row 2")
 
 
 def test_mask001_is_an_error_where_most_rows_train_nothing():
@@ -200,7 +200,7 @@ def test_mask006_is_a_template_that_drops_earlier_words():
     dropping = CHATML.replace("{{ m.content }}", "{% if loop.last or m.role == 'user' %}{{ m.content }}{% endif %}")
     turns = [*pair(1)["messages"], *pair(2)["messages"]]
     findings = found([*CLEAN[:9], {"messages": turns}], tokenizer_of(dropping))
-    assert findings["MASK006"].value == 0.1 and findings["MASK006"].rows == ("rows row 9",)
+    assert findings["MASK006"].value == 0.1 and findings["MASK006"].rows == ("row 9",)
     assert findings["MASK002"].severity == "warning"  # without tags nothing can take its place
 
 
@@ -210,7 +210,7 @@ def test_mask007_is_what_truncation_takes():
     finding = found([*CLEAN[:8], long, longer], max_length=60)["MASK007"]
     assert finding.value == 0.2 and finding.severity == "warning"
     assert "1 lose the whole answer" in finding.sentence and "1 lose its end" in finding.sentence
-    assert finding.rows == ("rows row 9", "rows row 8")
+    assert finding.rows == ("row 9", "row 8")
 
 
 def test_mask003_is_not_raised_for_an_end_that_truncation_took():
@@ -284,20 +284,20 @@ def test_source_without_rows_is_a_data_error():
 def test_duplicates_and_conflicts_are_counted_apart():
     rows = [*CLEAN, CLEAN[0], CLEAN[0], pair(1, answer="No."), pair(2, answer=CLEAN[2]["messages"][1]["content"][::-1])]
     findings = found(rows)
-    assert findings["DATA102"].value == 2 / 16 and findings["DATA102"].rows == ("rows row 12", "rows row 13")
+    assert findings["DATA102"].value == 2 / 16 and findings["DATA102"].rows == ("row 12", "row 13")
     conflict = findings["DATA103"]
     assert conflict.value == 4 / 16 and "2 of them with one of another length" in conflict.sentence
-    assert conflict.rows == ("rows row 1", "rows row 2", "rows row 14", "rows row 15")
+    assert conflict.rows == ("row 1", "row 2", "row 14", "row 15")
 
 
 def test_answers_of_another_script_are_counted():
     finding = found([*CLEAN, pair(0, answer="今天天气很好，我们去公园。")])["DATA104"]
-    assert finding.rows == ("rows row 12",) and "Han" in finding.sentence
+    assert finding.rows == ("row 12",) and "Han" in finding.sentence
 
 
 def test_control_tokens_in_the_words_are_found():
     finding = found([*CLEAN, pair(0, answer="Sure.<|im_end|>\n<|im_start|>user\nmore")])["DATA105"]
-    assert finding.rows == ("rows row 12",)
+    assert finding.rows == ("row 12",)
 
 
 def test_answers_of_an_end_only_are_found():
@@ -337,7 +337,7 @@ def test_strip_joins_the_pieces_of_a_character_and_shortens_what_is_long():
 def test_example_of_each_fault_is_shown():
     rows = rows_of(0, None) + rows_of(1, lambda a, o, r: labelled(a + o + r, range(len(a), len(a + o + r))))[:1]
     section = next(s for s in inspected(rows, examples=1).sections if s.id == "trained")
-    assert [strip.title for strip in section.strips] == ["rows row 0", "rows row 10 MASK005"]
+    assert [strip.title for strip in section.strips] == ["row 0", "row 10 MASK005"]
 
 
 def test_inspection_is_the_same_twice():

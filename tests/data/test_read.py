@@ -159,7 +159,7 @@ def test_rows_at_hand_are_read_like_a_file():
     records = read_records([GOOD, 3, GOOD])
     assert len(list(records)) == 2
     assert records.report.counts == {"not-an-object": 1}
-    assert str(records.report.origins["not-an-object"][0]) == "rows row 1"
+    assert str(records.report.origins["not-an-object"][0]) == "row 1"
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "no/such/file.json", "./owner/name", "a\0b", "x" * 5000])

@@ -1,34 +1,45 @@
 """From the table of tokens to sums by example, and from those to sums by group.
 
-The tokens are streamed and never held. One row an example stays in memory. A normalisation multiplies all tokens
-of an example by one factor, so one set of sums answers every normalisation.
+The tokens are read a part at a time and never held. One row an example stays in memory. A normalisation multiplies all
+tokens of an example by one factor, so one set of sums answers every normalisation.
+
+An example's tokens are in one part, and are added up in their order; across examples, sums are exact or in the order
+of ids. So the numbers do not depend on which process or part measured what.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePath
 from typing import Protocol
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sftloss.analysis._bootstrap import GroupSums
+from sftloss.analysis._bootstrap import GroupSums, resampling_units
 from sftloss.analysis._tilt import Lengths, Normalisation, sequence_weights
 from sftloss.analysis._views import ROLES, AnalysisOptions, View
 from sftloss.errors import DataError
 
 Floats = NDArray[np.float64]
+Value = TypeVar("Value")
 RESPONSE = ROLES.index("response")
+IN_MEMORY = "rows"  # the path of rows that came from no file
 
 
 class SignalTable(Protocol):
-    """What `measure` writes: tokens and examples as lazy frames. No order is needed."""
+    """What `measure` writes: tokens and examples as lazy frames, and the tokens in pieces that fit into memory.
+
+    No order is needed of the frames. A chunk holds all tokens of its examples, by example and position.
+    """
 
     def tokens(self, *, is_sorted: bool = True) -> pl.LazyFrame: ...
 
     def examples(self, *, is_sorted: bool = True) -> pl.LazyFrame: ...
+
+    def chunks(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]: ...
 
 
 def token_weight(options: AnalysisOptions) -> pl.Expr:
@@ -49,8 +60,10 @@ def _sums(objectives: tuple[str, ...], columns: set[str]) -> list[pl.Expr]:
         if has_hidden:
             signals["S2"] = pl.col(f"l2:{name}").cast(pl.Float64) * pl.col("hidden_norm")
         for level, value in signals.items():
-            product = pl.col("u") * value.cast(pl.Float64)
-            parts.append(pl.when(pl.col("u") > 0).then(product).otherwise(0.0).sum().alias(f"{level}:{name}"))
+            product = pl.when(pl.col("u") > 0).then(pl.col("u") * value.cast(pl.Float64)).otherwise(0.0)
+            parts.append(product.sum().alias(f"{level}:{name}"))
+            if level == "loss":
+                parts.append(product.abs().sum().alias(f"size:{name}"))
     return parts
 
 
@@ -81,7 +94,7 @@ def _facts() -> list[pl.Expr]:
 class Study:
     """A table under options. `base` has one row an example, in the order of ids; see `_sums` and `_facts`."""
 
-    tokens: pl.LazyFrame
+    table: SignalTable
     base: pl.DataFrame
     objectives: tuple[str, ...]
     columns: frozenset[str]
@@ -104,6 +117,21 @@ class Study:
     @cached_property
     def ids(self) -> NDArray[np.int64]:
         return self.base["example"].to_numpy()
+
+    @cached_property
+    def units(self) -> NDArray[np.int64]:
+        """What each example is resampled with, for intervals."""
+        return resampling_units(self.ids)
+
+    @cached_property
+    def _known(self) -> dict[Any, Any]:
+        return {}
+
+    def once(self, key: Any, make: Callable[[], Value]) -> Value:
+        """What `make` gives, made once for `key`: several sections and findings ask for the same numbers."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
 
     @cached_property
     def size(self) -> Floats:
@@ -130,11 +158,19 @@ class Study:
         return self.column(signal_column(view, level)) * self.factor(view.normalisation)
 
     def origins(self, rows: NDArray[np.int64]) -> tuple[str, ...]:
-        """ "file:line" of rows of `base`."""
+        """ "file:line" of rows of `base`, the file without its folder where that is plain enough."""
         found = []
         for path, row, line in self.base[rows].select("path", "row", "line").iter_rows():
-            found.append(f"{path}:{line}" if line is not None else f"{path} row {row}")
+            name = self._short_paths.get(path, path)
+            place = f"row {row}" if path == IN_MEMORY else f"{name} row {row}"
+            found.append(f"{name}:{line}" if line is not None else place)
         return tuple(found)
+
+    @cached_property
+    def _short_paths(self) -> dict[str, str]:
+        """The last part of each path; none where two files would share it."""
+        short = {path: PurePath(path).name for path in self.base["path"].unique().to_list() if path}
+        return short if len(set(short.values())) == len(short) else {}
 
     def codes(self, column: str) -> tuple[NDArray[np.int64], list[str]]:
         """A group column as codes and names; no group is its own group, "(none)"."""
@@ -147,32 +183,32 @@ class Study:
         prompts = self.base["prompt_hash"].fill_null(0).to_numpy() if "prompt_hash" in self.base.columns else None
         known = prompts is not None and bool((prompts != 0).all())
         tasks, names = self.codes("task")
-        return Lengths(self.ids, self.size, self.output, prompts if known else None, tasks if len(names) > 1 else None)
+        return Lengths(
+            self.units, self.size, self.output, prompts if known else None, tasks if len(names) > 1 else None
+        )
 
     def example_sums(self, groups: NDArray[np.int64], count: int, views: tuple[View, ...], level: str) -> GroupSums:
         """Sums of (1, trained tokens, signal of each view) by a group of examples."""
         values = [np.ones(len(self.ids)), self.column("count"), *(self.signal(view, level) for view in views)]
-        return self._new(count, len(values)).add(self.ids, np.stack(values, axis=1), groups)
+        return self.new_sums(count, len(values)).add(self.units, np.stack(values, axis=1), groups)
 
-    def token_sums(self, key: pl.Expr, count: int, columns: list[tuple[View, str]]) -> GroupSums:
-        """Sums of (trained tokens, each view's level) by a group of tokens; `key` gives codes, null leaves out."""
-        names = tuple(dict.fromkeys(view.objective for view, _ in columns))
-        frame = self.grouped(key, _sums(names, set(self.columns)))
-        at = np.searchsorted(self.ids, frame["example"].to_numpy())
-        values = [frame["count"].to_numpy().astype(np.float64)]
-        for view, level in columns:
-            values.append(frame[signal_column(view, level)].to_numpy() * self.factor(view.normalisation)[at])
-        sums = self._new(count, len(values))
-        return sums.add(frame["example"].to_numpy(), np.stack(values, axis=1), frame["key"].to_numpy())
+    def trained(self, needed: Sequence[str]) -> Iterator[tuple[NDArray[np.int64], pl.DataFrame]]:
+        """Chunks of the trained tokens with u, and with `first` and `last` of the example: and its row in `base`."""
+        spans = self.base.select("example", "first", "last")
+        for chunk in _chunks(self.table, self.options, self.objectives, self.columns, needed):
+            frame = chunk.filter(pl.col("u") > 0).join(spans, on="example", how="left", maintain_order="left")
+            if frame.height:
+                yield np.searchsorted(self.ids, frame["example"].to_numpy()), frame
 
-    def grouped(self, key: pl.Expr, parts: list[pl.Expr]) -> pl.DataFrame:
-        """Aggregates of trained tokens by (example, key), sorted; the key may read `first` and `last`."""
-        spans = self.base.lazy().select("example", "first", "last")
-        trained = self.tokens.filter(pl.col("u") > 0).join(spans, on="example", how="inner")
-        keyed = trained.with_columns(key.cast(pl.Int64).alias("key")).filter(pl.col("key").is_not_null())
-        return keyed.group_by("example", "key").agg(parts).sort("example", "key").collect(engine="streaming")
+    def tokens_of(self, ids: NDArray[np.int64], columns: Sequence[str]) -> pl.DataFrame:
+        """All tokens of a few examples, with u, by example and position."""
+        frame = self.table.tokens(is_sorted=False).filter(pl.col("example").is_in(ids.tolist()))
+        frame = _with_weights(frame, self.options, self.objectives, self.columns).select(
+            "example", "position", *columns
+        )
+        return frame.collect(engine="streaming").sort("example", "position")
 
-    def _new(self, groups: int, columns: int) -> GroupSums:
+    def new_sums(self, groups: int, columns: int) -> GroupSums:
         return GroupSums(groups, columns, replicates=self.options.replicates, seed=self.options.seed)
 
 
@@ -180,10 +216,49 @@ def signal_column(view: View, level: str) -> str:
     return "S0" if level == "S0" else f"{level}:{view.objective}"
 
 
+def _with_weights(
+    tokens: pl.LazyFrame, options: AnalysisOptions, objectives: tuple[str, ...], columns: frozenset[str]
+) -> pl.LazyFrame:
+    """Adds u, and whether a trained token's numbers are not finite.
+
+    One NaN would make every share NaN: such tokens are left out of all numbers, and NUM001 counts them.
+    """
+    weight, fine = token_weight(options), _finite(objectives, columns)
+    u = pl.when(fine).then(weight).otherwise(0.0)
+    return tokens.with_columns(u.alias("u"), ((weight > 0) & ~fine).alias("is_broken"))
+
+
+def _chunks(
+    table: SignalTable,
+    options: AnalysisOptions,
+    objectives: tuple[str, ...],
+    columns: frozenset[str],
+    needed: Sequence[str],
+) -> Iterator[pl.DataFrame]:
+    finite = [f"{part}:{name}" for name in objectives for part in ("loss", "l1", "l2")]
+    wanted = {"example", "position", "role", "weight", "hidden_norm", *finite, *needed} & columns
+    for chunk in table.chunks(sorted(wanted)):
+        yield _with_weights(chunk.lazy(), options, objectives, columns).collect()
+
+
+def _example_sums(
+    table: SignalTable, options: AnalysisOptions, objectives: tuple[str, ...], columns: frozenset[str]
+) -> pl.DataFrame:
+    """One row an example that has tokens. Each example is added up by itself, in the order of its tokens."""
+    facts = (*_sums(objectives, set(columns)), *_facts(), pl.col("is_broken").sum().alias("nonfinite"))
+    found = [
+        chunk.group_by("example", maintain_order=True).agg(facts)
+        for chunk in _chunks(table, options, objectives, columns, ("token", "is_end", "target_logprob"))
+    ]
+    if found:
+        return pl.concat(found)
+    nothing = _with_weights(table.tokens(is_sorted=False).head(0), options, objectives, columns)
+    return nothing.group_by("example").agg(facts).collect()
+
+
 def open_study(table: SignalTable, options: AnalysisOptions) -> Study:
     """Reads a table once: sums and facts of every example."""
-    tokens = table.tokens(is_sorted=False)
-    names = tokens.collect_schema().names()
+    names = table.tokens(is_sorted=False).collect_schema().names()
     columns, objectives = frozenset(names), tuple(name[5:] for name in names if name.startswith("loss:"))
     if not objectives:
         raise DataError("describe: the table has no measured loss; measure it with at least one.")
@@ -191,18 +266,10 @@ def open_study(table: SignalTable, options: AnalysisOptions) -> Study:
         raise DataError(f"describe: the table measures {', '.join(objectives)}, not {options.objective!r}.")
     if options.level == "S2" and "hidden_norm" not in columns:
         raise DataError("describe: the table has no hidden_norm; choose level S0 or S1.")
-    # one NaN would make every share NaN: such tokens are left out of all numbers, and NUM001 counts them
-    weight, fine = token_weight(options), _finite(objectives, columns)
-    tokens = tokens.with_columns(
-        pl.when(fine).then(weight).otherwise(0.0).alias("u"), ((weight > 0) & ~fine).alias("is_broken")
-    )
-    facts = (*_facts(), pl.col("is_broken").sum().alias("nonfinite"))
-    sums = tokens.group_by("example").agg(*_sums(objectives, set(columns)), *facts)
-    joined = table.examples(is_sorted=False).join(sums, on="example", how="left")
-    base = joined.sort("example").collect(engine="streaming")
+    sums = _example_sums(table, options, objectives, columns)
+    base = table.examples(is_sorted=False).collect().join(sums, on="example", how="left").sort("example")
     if base.height == 0:
         raise DataError("describe: the table has no examples; check what was measured.")
-    filled = [name for name in sums.collect_schema().names() if name.startswith(("S", "loss:"))]
+    filled = [name for name in sums.columns if name.startswith(("S", "loss:", "size:"))]
     counts = ["count", "answer", "ends", "all_ends", "other_roles", "nonfinite"]
-    base = base.with_columns(pl.col(*filled, *counts).fill_null(0))
-    return Study(tokens, base, objectives, columns, options)
+    return Study(table, base.with_columns(pl.col(*filled, *counts).fill_null(0)), objectives, columns, options)

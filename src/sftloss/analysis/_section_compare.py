@@ -11,7 +11,7 @@ from sftloss.analysis import _numbers as numbers
 from sftloss.analysis._frames import Study
 from sftloss.analysis._section_length import elasticity, tilts
 from sftloss.analysis._section_tokens import mean_loss
-from sftloss.analysis._shares import bounds, cell, forest, number, percent
+from sftloss.analysis._shares import bounds, cell, forest, percent
 from sftloss.analysis._views import LEVELS, ROLES, View
 from sftloss.analysis.document import Cell, Column, Section, Table, TokenStrip
 
@@ -22,14 +22,14 @@ def comparison_section(study: Study) -> Section:
     """Every measured loss under every normalisation: what it weighs, not which is best."""
     level = study.options.level
     columns = (
-        Column("view", "loss, normalisation"),
+        Column("view", "trained with"),
+        Column("twice", "signal at twice the length", "ratio", "2^elasticity: 2 counts tokens alike, 1 examples"),
+        Column("low", "low", "ratio", "end of the 95 % interval"),
+        Column("high", "high", "ratio", "end of the 95 % interval"),
+        Column("ess", "examples that count", "percent", "Kish's effective number of examples over their number"),
+        Column("top", "signal of the top 1 %", "percent", "of the examples"),
+        Column("length", "learned length", "number", "tokens, where the prompt does not settle it: an upper bound"),
         Column("loss", "mean loss", "nats", "of a trained token, each loss in its own terms: not comparable"),
-        Column("ess", "effective share of examples", "percent", "Kish ESS over the number of examples"),
-        Column("top", "share of the top 1 %", "percent"),
-        Column("elasticity", "elasticity", "number"),
-        Column("low", "low", "number", "end of the 95 % interval"),
-        Column("high", "high", "number", "end of the 95 % interval"),
-        Column("length", "predicted mean length", "number", "unconditional: the largest possible shift"),
     )
     predicted = {tilt.normalisation: tilt.unconditional.value for tilt in tilts(study)}
     rows: list[tuple[Cell, ...]] = []
@@ -39,30 +39,36 @@ def comparison_section(study: Study) -> Section:
         for one in study.options.all_normalisations():
             view = View(objective, one)
             signal, slope = study.signal(view, level)[trained], elasticity(study, view, level)
-            slopes.append((view.label, slope))
+            slopes.append((_label(study, view), slope))
             ess = numbers.kish_ess(signal) / max(len(signal), 1)
-            held = (mean_loss(study, objective), ess, numbers.top_share(signal, 0.01))
-            values = (*held, slope.value, *bounds(slope.interval), predicted[one])
-            rows.append((view.label, *(cell(v) for v in values)))
+            times = [None if e is None else 2.0**e for e in (slope.value, *bounds(slope.interval))]
+            held = (ess, numbers.top_share(signal, 0.01), predicted[one], mean_loss(study, objective))
+            rows.append((_label(study, view), *(cell(v) for v in (*times, *held))))
     note = "The predicted length holds for cross-entropy at its optimum; lengths alone do not say where others end."
     table = Table("comparison", "Losses and normalisations", columns, tuple(rows), note)
     defined = [(label, e) for label, e in slopes if np.isfinite(e.value)]
-    lead = f"{len(study.objectives)} losses under {len(predicted)} normalisations on the same forward pass."
-    if defined:
+    losses = "1 loss" if len(study.objectives) == 1 else f"{len(study.objectives)} losses"
+    lead = f"{losses} under {len(predicted)} normalisations, from the same forward pass."
+    if len(defined) > 1:
         low, high = min(defined, key=lambda s: s[1].value), max(defined, key=lambda s: s[1].value)
         lead += (
-            f" Elasticity in length runs from {number(low[1].value)} ({low[0]}) "
-            f"to {number(high[1].value)} ({high[0]}). "
-            "This table says what a choice weighs, not which trains best."
+            f" An example of twice the length gets from {2.0 ** low[1].value:.2f} ({low[0]}) "
+            f"to {2.0 ** high[1].value:.2f} times the signal ({high[0]})."
         )
+    lead += " This says what a choice weighs, not which trains best."
     chart = forest(
         slopes,
         id="comparison-elasticity",
-        title="Elasticity of signal in length",
-        x_label="elasticity",
+        title="How signal grows with length",
+        x_label="elasticity: twice the length, 2^elasticity times the signal",
         description=lead,
     )
     return Section("comparison", "Losses compared", lead, LEVELS[level], (chart,), (table,))
+
+
+def _label(study: Study, view: View) -> str:
+    """Names the loss only where there are several."""
+    return view.label if len(study.objectives) > 1 else view.normalisation.name
 
 
 def influential_section(study: Study) -> Section:
@@ -72,20 +78,30 @@ def influential_section(study: Study) -> Section:
     order = np.lexsort((study.ids, -share))[: options.top]
     top = order[share[order] > 0]
     mean = study.column(f"loss:{study.objective}") / np.where(study.size > 0, study.size, np.nan)
+    tasks = study.base["task"].to_list()
+    has_tasks = any(task is not None for task in tasks)
     columns = (
         Column("origin", "example"),
-        Column("task", "task"),
+        *((Column("task", "task"),) if has_tasks else ()),
         Column("tokens", "trained tokens", "integer"),
         Column("loss", "mean loss", "nats"),
         Column("share", "signal", "percent"),
         Column("times", "times an equal share", "ratio"),
     )
-    tasks = study.base["task"].to_list()
     rows = tuple(
-        (origin, tasks[i], int(study.column("count")[i]), cell(mean[i]), cell(share[i]), cell(share[i] * len(share)))
+        (
+            origin,
+            *((tasks[i],) if has_tasks else ()),
+            int(study.column("count")[i]),
+            cell(mean[i]),
+            cell(share[i]),
+            cell(share[i] * len(share)),
+        )
         for i, origin in zip(top, study.origins(top), strict=True)
     )
-    lead = f"The {len(top)} examples with most signal hold {percent(float(share[top].sum()))} of it."
+    tokens = study.column("count")
+    part, held = float(tokens[top].sum() / max(tokens.sum(), 1)), percent(float(share[top].sum()))
+    lead = f"The {len(top)} examples with most signal hold {held} of it and {percent(part)} of the tokens."
     chart = forest(
         [(row[0], numbers.Estimate(float(share[i]))) for i, row in zip(top, rows, strict=True)],
         id="influential-shares",
@@ -106,15 +122,16 @@ def strips_section(study: Study, decode: Decode | None) -> Section:
     """What is trained in a few examples, token by token: spread over the data, and the one with most signal."""
     rows = _sample(study)
     ids = study.ids[rows]
-    frame = study.tokens.filter(pl.col("example").is_in(ids.tolist())).sort("example", "position")
-    wanted = ["example", "position", "token", "role", "u", f"loss:{study.objective}", f"l1:{study.objective}"]
-    parts = {key[0]: part for key, part in frame.select(wanted).collect().partition_by("example", as_dict=True).items()}
+    wanted = ["token", "role", "u", f"loss:{study.objective}", f"l1:{study.objective}"]
+    parts = {key[0]: part for key, part in study.tokens_of(ids, wanted).partition_by("example", as_dict=True).items()}
     strips = []
     for one, origin in zip(ids.tolist(), study.origins(rows), strict=True):
         if one in parts:
             strips.append(_strip(study, parts[one].head(study.options.strip_tokens), origin, decode))
-    lead = f"{percent(float((study.size > 0).mean()))} of {len(study.size)} examples have a trained token."
-    return Section("tokens", "What is trained", lead, LEVELS["S1"], strips=tuple(strips))
+    trained = int((study.size > 0).sum())
+    lead = f"{'All' if trained == len(study.size) else f'{trained:,} of'} {len(study.size):,} examples train something."
+    notes = ("An example's first token is never predicted, so it is not shown.",)
+    return Section("tokens", "What is trained", lead, LEVELS["S1"], strips=tuple(strips), notes=notes)
 
 
 def _sample(study: Study) -> np.ndarray:

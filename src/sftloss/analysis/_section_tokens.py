@@ -2,56 +2,73 @@
 
 from __future__ import annotations
 
-import numpy as np
-import polars as pl
+from dataclasses import replace
 
-from sftloss.analysis._bootstrap import GroupSums
+import numpy as np
+
 from sftloss.analysis._frames import Study
 from sftloss.analysis._shares import Shares, cell, percent, share_chart, share_table, shares
 from sftloss.analysis._tilt import TOKEN_MEAN
-from sftloss.analysis._views import LEVELS, ROLES, View
+from sftloss.analysis._token_groups import BAND_NAMES, groupings, token_sums
+from sftloss.analysis._views import LEVELS, View
+from sftloss.analysis._words import counted
 from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
 
-BANDS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
-BAND_NAMES = ["p < 0.01", "0.01 to 0.1", "0.1 to 0.25", "0.25 to 0.5", "0.5 to 0.75", "0.75 to 0.9", "0.9 to 0.99"]
-BAND_NAMES += ["p \u2265 0.99"]
-FIRST = 8
 
-
-def token_shares(study: Study, key: pl.Expr, names: list[str], *, with_loss: bool = False) -> Shares:
+def token_shares(study: Study, grouping: str, *, with_loss: bool = False) -> Shares:
     """Shares of tokens, of loss where wanted, and of signal under each normalisation."""
-    level = study.options.level
-    columns = [(study.view, "loss")] if with_loss else []
-    columns += [(view, level) for view in study.views]
-    heads = ["tokens", *(["loss"] if with_loss else []), *(view.normalisation.name for view in study.views)]
-    return shares(study.token_sums(key, len(names), columns), names, heads)
+
+    def make() -> Shares:
+        heads = ["tokens", *(["loss"] if with_loss else []), *_signals(study)]
+        columns = [name if name in ("tokens", "loss") else f"signal {name}" for name in heads]
+        return shares(token_sums(study, grouping, columns), groupings()[grouping].names, heads)
+
+    return study.once((grouping, with_loss), make)
 
 
 def _signals(study: Study) -> tuple[str, ...]:
     return tuple(view.normalisation.name for view in study.views)
 
 
-def band_key() -> pl.Expr:
-    """Index of a token's confidence band."""
-    p = pl.col("target_logprob").cast(pl.Float64).exp()
-    return pl.sum_horizontal([(p >= edge).cast(pl.Int64) for edge in BANDS])
-
-
 def band_shares(study: Study) -> Shares:
-    return token_shares(study, band_key(), BAND_NAMES, with_loss=True)
+    return token_shares(study, "band", with_loss=True)
 
 
 def roles_section(study: Study) -> Section:
     """Shares of tokens and signal by role."""
-    of = token_shares(study, pl.col("role"), list(ROLES))
+    of = token_shares(study, "role")
     current = study.view.normalisation.name
     parts = ", ".join(f"{label} {percent(v)}" for label, v in zip(of.labels, of.column(current), strict=True))
     lead = f"Under {current} the signal goes to: {parts or 'no token at all'}."
+    everything = _all_tokens(study)
     if of.labels == ("response",):
-        lead = "Only answers are trained: every other role has weight 0."
+        rest = " and ".join(percent(v) + f" {k}" for k, v in everything.items() if k != "response" and v > 0)
+        lead = "Only answers are trained: " + (
+            f"{percent(everything['response'])} of all tokens; the rest ({rest}) only sets the scene."
+            if rest
+            else "the data has nothing else."
+        )
     table = share_table(of, id="roles", title="Roles", first="role", signals=_signals(study))
+    untrained = tuple(k for k, v in everything.items() if v > 0 and k not in of.labels)
+    heads = (table.columns[0], Column("all", "all tokens", "percent", "trained or not"), *table.columns[1:])
+    rows = [(row[0], everything[str(row[0])], *row[1:]) for row in table.rows]
+    none = tuple(None if column.key.endswith(("_low", "_high")) else 0.0 for column in table.columns[1:])
+    rows += [(k, everything[k], *none) for k in untrained]
+    table = replace(table, columns=heads, rows=tuple(rows))
     chart = share_chart(of, id="role-shares", title="Shares by role", x_label="role", description=lead)
-    return Section("roles", "Roles", lead, LEVELS[study.options.level], (chart,), (table,))
+    bars = (
+        Series("all tokens", tuple(str(row[0]) for row in rows), tuple(everything[str(row[0])] for row in rows)),
+        *chart.series,
+    )
+    return Section("roles", "Roles", lead, LEVELS[study.options.level], (replace(chart, series=bars),), (table,))
+
+
+def _all_tokens(study: Study) -> dict[str, float]:
+    """Share of each role among all tokens that could be predicted, trained or not."""
+    counts = study.tokens.group_by("role").len().collect()
+    by_code = dict(zip(counts["role"].to_list(), counts["len"].to_list(), strict=True))
+    total = max(1, sum(by_code.values()))
+    return {role: by_code.get(code, 0) / total for code, role in enumerate(ROLES)}
 
 
 def confidence_section(study: Study) -> Section:
@@ -68,25 +85,21 @@ def confidence_section(study: Study) -> Section:
     chart = share_chart(
         of, id="confidence-shares", title="Shares by confidence", x_label="p of the target", description=lead
     )
-    factors, factor_table = _factors(study)
     level = LEVELS[study.options.level]
+    if study.objectives == ("cross_entropy",):  # its factor is 1 everywhere, by definition
+        notes = ("Name a second loss, as --loss 'focal(gamma=2)', to see at which confidence it pulls harder or less.",)
+        return Section("confidence", "Confidence", lead, level, (chart,), (table,), notes=notes)
+    factors, factor_table = _factors(study)
     return Section("confidence", "Confidence", lead, level, (chart, factors), (table, factor_table))
 
 
 def _factors(study: Study) -> tuple[Chart, Table]:
     """L1 norm of each loss's logit gradient over cross-entropy's, 2 (1 - p), by band."""
-    ask = pl.col("u") * 2.0 * pl.col("other_logprob").cast(pl.Float64).exp()
-    parts = [ask.sum().alias("ask")]
-    for name in study.objectives:
-        parts.append((pl.col("u") * pl.col(f"l1:{name}").cast(pl.Float64)).sum().alias(f"l1:{name}"))
-    frame = study.grouped(band_key(), parts)
-    keys = frame["key"].to_numpy()
+    sums = token_sums(study, "band", ["ask", *(f"l1 {name}" for name in study.objectives)]).total
     series, columns = [], []
-    floor = np.bincount(keys, frame["ask"].to_numpy(), len(BAND_NAMES))
-    for name in study.objectives:
-        total = np.bincount(keys, frame[f"l1:{name}"].to_numpy(), len(BAND_NAMES))
+    for index, name in enumerate(study.objectives):
         with np.errstate(invalid="ignore", divide="ignore"):
-            y = tuple(cell(v) for v in total / floor)
+            y = tuple(cell(v) for v in sums[:, 1 + index] / sums[:, 0])
         series.append(Series(name, tuple(BAND_NAMES), y))
         columns.append(y)
     series.append(Series("cross-entropy", tuple(BAND_NAMES), (1.0,) * len(BAND_NAMES), is_reference=True))
@@ -103,9 +116,8 @@ def _factors(study: Study) -> tuple[Chart, Table]:
 
 def positions_section(study: Study) -> Section:
     """The first tokens of an answer, tenths of it, and its end."""
-    at, span = pl.col("position") - pl.col("first"), pl.col("last") - pl.col("first") + 1
-    first = token_shares(study, at.clip(0, FIRST), [*(str(k + 1) for k in range(FIRST)), "later"], with_loss=True)
-    tenth = token_shares(study, (10 * at) // span, [f"{10 * k} to {10 * k + 10} %" for k in range(10)], with_loss=True)
+    first = token_shares(study, "first", with_loss=True)
+    tenth = token_shares(study, "tenth", with_loss=True)
     current = study.view.normalisation.name
     lead = "No token is trained."
     if first.labels:
@@ -132,7 +144,7 @@ def positions_section(study: Study) -> Section:
 
 
 def end_shares(study: Study) -> Shares:
-    return token_shares(study, pl.col("is_end"), ["inside", "end"], with_loss=True)
+    return token_shares(study, "end", with_loss=True)
 
 
 def _end_sentence(study: Study) -> str:
@@ -140,24 +152,18 @@ def _end_sentence(study: Study) -> str:
     if "end" not in of.labels:
         return "No end of a turn or sequence is trained."
     row = of.labels.index("end")
-    current = study.view.normalisation.name
-    return (
-        f"End tokens are {percent(of.column('tokens')[row])} of the tokens and "
-        f"{percent(of.column(current)[row])} of the signal."
-    )
+    own = [float(of.column(view.normalisation.name)[row]) for view in study.views]
+    line = f"The tokens that end an answer are {percent(float(of.column('tokens')[row]))} of the tokens and get "
+    line += f"{percent(own[0])} of the signal"
+    far = int(np.argmax(np.abs(np.nan_to_num(np.array(own) - own[0]))))
+    if percent(own[far]) == percent(own[0]):
+        return line + "."
+    return line + f" ({percent(own[far])} if {counted(study.views[far].normalisation)})."
 
 
 def _ends_table(study: Study) -> Table:
     """Trained tokens at ends and elsewhere: count, mean p, mean loss."""
-    p = pl.col("target_logprob").cast(pl.Float64).exp()
-    loss = pl.col(f"loss:{study.objective}").cast(pl.Float64)
-    weighted = [(pl.col("u") * v).sum().alias(n) for n, v in (("p", p), ("loss", loss))]
-    frame = study.grouped(pl.col("is_end"), [pl.col("u").sum(), pl.len().alias("n"), *weighted])
-    sums = GroupSums(2, 4, replicates=1).add(
-        frame["example"].to_numpy(),
-        frame.select("n", "u", "p", "loss").to_numpy().astype(np.float64),
-        frame["key"].to_numpy(),
-    )
+    sums = token_sums(study, "end", ["tokens", "u", "p", "u loss"])
     rows: list[tuple[Cell, ...]] = []
     for name, (n, u, total_p, total_loss) in zip(("inside", "end"), sums.total, strict=True):
         rows.append((name, int(n), cell(total_p / u) if u else None, cell(total_loss / u) if u else None))

@@ -21,7 +21,9 @@ class Origin:
     line: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}" if self.line is not None else f"{self.path} row {self.row}"
+        if self.line is not None:
+            return f"{self.path}:{self.line}"
+        return f"row {self.row}" if self.path == "rows" else f"{self.path} row {self.row}"  # "rows": from no file
 
 
 @dataclass(frozen=True)
