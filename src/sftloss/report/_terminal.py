@@ -9,6 +9,7 @@ from sftloss.report._cells import ShownTable, show
 from sftloss.report._chart_data import chart_table
 from sftloss.report._format import finding_number
 from sftloss.report._order import SEVERITIES, bucket, by_severity, count_line
+from sftloss.report._summary import rules, summary
 from sftloss.report._text import clean, clean_block, columns, shorten, visible
 
 if typing.TYPE_CHECKING:
@@ -35,16 +36,20 @@ def _is_unicode(console: Console) -> bool:
 
 def render_terminal(document: Document, console: Console) -> None:
     """Print `document` to a rich console. Colour, width and encoding are the console's (it honours ``NO_COLOR``)."""
-    console.print(_say(console, clean(document.title), "bold"))
     for headline in document.headlines:
-        console.print(_say(console, clean(headline)))
-    console.print()
+        console.print(_say(console, clean(headline), "bold"))
+    console.print(_say(console, f"\n{clean(document.title)}", "bold underline"))
     findings = by_severity(document.findings)
     console.print(_say(console, f"Findings: {count_line(findings)}", "bold"))
     for finding in findings:
         _finding(console, finding)
-    for section in document.sections:
+    sections, rest = summary(document)
+    for section in sections:
         _section(console, section)
+    if rest:
+        console.print()
+        said = f"In the HTML and JSON reports too: {', '.join(clean(title) for title in rest)}."
+        console.print(_say(console, said, "dim"))
     if document.facts:
         console.print()
         console.print(_say(console, "; ".join(f"{clean(k)} {clean(v)}" for k, v in document.facts), "dim"))
@@ -81,9 +86,20 @@ def _section(console: Console, section: Section) -> None:
     console.print(_say(console, clean(section.lead)))
     # a chart stands in only where a section has no table: a terminal shows its numbers, not its picture
     for table in section.tables or tuple(chart_table(chart) for chart in section.charts):
-        _table(console, table)
+        if table.id == "advice":
+            _advice(console, table)
+        else:
+            _table(console, table)
     for strip in section.strips[:2]:
         _strip(console, strip)
+
+
+def _advice(console: Console, table: Table) -> None:
+    for sentence, fix in rules(table):
+        console.print()
+        console.print(_say(console, clean(sentence)))
+        if fix:
+            _indented(console, clean(fix), "cyan")
 
 
 def _width(shown: ShownTable, index: int, *, has_intervals: bool) -> int:
