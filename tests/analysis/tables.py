@@ -19,6 +19,9 @@ class MemoryTable:
     def examples(self, *, is_sorted=True):
         return self.example_frame
 
+    def chunks(self, columns):
+        yield self.token_frame.select(columns).sort("example", "position").collect()
+
 
 def make_table(examples, *, objectives=("cross_entropy",), seed=0):
     """`examples`: dicts with p (list), and optionally weight, role, is_end, task, language, prompt, truncated."""

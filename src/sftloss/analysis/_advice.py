@@ -8,9 +8,10 @@ from sftloss.analysis import _fixes as fixes
 from sftloss.analysis import _numbers as numbers
 from sftloss.analysis._frames import Study
 from sftloss.analysis._section_length import elasticity
-from sftloss.analysis._section_tokens import BAND_NAMES, band_shares, describe_band, end_shares
+from sftloss.analysis._section_tokens import band_shares, describe_band, end_shares
 from sftloss.analysis._shares import bounds, cell, number, percent
 from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN, predict
+from sftloss.analysis._token_groups import BAND_NAMES
 from sftloss.analysis._views import View
 from sftloss.analysis.document import Cell, Column, Section, Table
 

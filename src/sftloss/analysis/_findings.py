@@ -22,7 +22,7 @@ MOST_ROWS = 10
 def share_of(study: Study, part: np.ndarray, whole: np.ndarray) -> tuple[float, Interval | None]:
     """Share of examples, or of what they hold, with its interval."""
     columns = np.stack([part, whole], axis=1).astype(np.float64)
-    sums = GroupSums(1, 2, replicates=study.options.replicates, seed=study.options.seed).add(study.ids, columns)
+    sums = GroupSums(1, 2, replicates=study.options.replicates, seed=study.options.seed).add(study.units, columns)
     top, bottom = sums.total[0]
     value = float(top / bottom) if bottom > 0 else float("nan")
     return value, ratio_interval(sums.replicates[:, 0, 0], sums.replicates[:, 0, 1])

@@ -17,9 +17,10 @@ from sftloss.analysis._lengths_findings import Shift, concentration_finding, exa
 from sftloss.analysis._numbers import Estimate
 from sftloss.analysis._section_groups import group_shares
 from sftloss.analysis._section_length import elasticity
-from sftloss.analysis._section_tokens import BAND_NAMES, band_key, band_shares, describe_band
+from sftloss.analysis._section_tokens import band_shares, describe_band
 from sftloss.analysis._shares import decide, percent, with_interval
 from sftloss.analysis._tilt import EXAMPLE_MEAN, Normalisation, predict
+from sftloss.analysis._token_groups import BAND_NAMES, band_key
 from sftloss.analysis.document import Finding
 
 TARGETS = {"per-token": 1.0, "per-example": 0.0}
@@ -173,11 +174,14 @@ def wasted(study: Study) -> Finding | None:
 
 def _rows_of_band(study: Study, band: int) -> np.ndarray:
     """The examples with most signal in a band."""
-    weight = pl.col("u") * pl.col(f"l1:{study.objective}").cast(pl.Float64)
-    frame = study.grouped(pl.when(band_key() == band).then(0), [weight.sum().alias("signal")])
-    at = np.searchsorted(study.ids, frame["example"].to_numpy())
-    signal = frame["signal"].to_numpy() * study.factor(study.options.normalisation)[at]
-    return at[np.lexsort((at, -signal))[:10]]
+    l1 = pl.col("u") * pl.col(f"l1:{study.objective}").cast(pl.Float64)
+    signal = np.zeros(len(study.ids))
+    for rows, chunk in study.trained(["target_logprob"]):
+        held = chunk.select(pl.when(band_key() == band).then(l1).otherwise(0.0)).to_series().to_numpy()
+        signal += np.bincount(rows, held, len(signal))  # an example is in one chunk
+    signal *= study.factor(study.options.normalisation)
+    order = np.argsort(-signal, kind="stable")[:10]
+    return order[signal[order] > 0]
 
 
 SIGNAL_FINDINGS = (micro_batch_length, example_mean_length, policy, concentrated, group_off, wasted)

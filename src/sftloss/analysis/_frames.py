@@ -9,10 +9,11 @@ of ids. So the numbers do not depend on which process or part measured what.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import polars as pl
@@ -79,6 +80,7 @@ def _facts() -> list[pl.Expr]:
     first = pl.col("position").filter(trained).min()
     at_first = trained & (pl.col("position") == first)
     return [
+        *((pl.col("role") == code).sum().alias(f"all {role}") for code, role in enumerate(ROLES)),
         (trained & answer).sum().alias("answer"),
         (trained & pl.col("is_end")).sum().alias("ends"),
         pl.col("is_end").sum().alias("all_ends"),
@@ -271,5 +273,5 @@ def open_study(table: SignalTable, options: AnalysisOptions) -> Study:
     if base.height == 0:
         raise DataError("describe: the table has no examples; check what was measured.")
     filled = [name for name in sums.columns if name.startswith(("S", "loss:", "size:"))]
-    counts = ["count", "answer", "ends", "all_ends", "other_roles", "nonfinite"]
+    counts = [*(f"all {role}" for role in ROLES), "count", "answer", "ends", "all_ends", "other_roles", "nonfinite"]
     return Study(table, base.with_columns(pl.col(*filled, *counts).fill_null(0)), objectives, columns, options)

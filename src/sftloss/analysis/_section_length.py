@@ -18,7 +18,7 @@ from sftloss.analysis._shares import (
     shares,
     with_interval,
 )
-from sftloss.analysis._tilt import Tilt, predict
+from sftloss.analysis._tilt import Normalisation, Tilt, predict
 from sftloss.analysis._views import LEVELS, View
 from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
 
@@ -26,17 +26,25 @@ from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Tabl
 def elasticity(study: Study, view: View, level: str) -> Estimate:
     """Elasticity of a view's signal in T, with its interval."""
     options = study.options
-    return numbers.elasticity(
-        study.size, study.signal(view, level), study.ids, replicates=options.replicates, seed=options.seed
+    return study.once(
+        ("elasticity", view, level),
+        lambda: numbers.elasticity(
+            study.size, study.signal(view, level), study.units, replicates=options.replicates, seed=options.seed
+        ),
     )
 
 
 def tilts(study: Study) -> tuple[Tilt, ...]:
     """The predicted output length of every normalisation, the trained one first."""
+    return tuple(tilt(study, normalisation) for normalisation in study.options.all_normalisations())
+
+
+def tilt(study: Study, normalisation: Normalisation) -> Tilt:
+    """The predicted output length of one normalisation."""
     options = study.options
-    return tuple(
-        predict(study.lengths, n, replicates=options.replicates, seed=options.seed)
-        for n in options.all_normalisations()
+    return study.once(
+        ("tilt", normalisation),
+        lambda: predict(study.lengths, normalisation, replicates=options.replicates, seed=options.seed),
     )
 
 

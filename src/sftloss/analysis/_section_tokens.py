@@ -10,7 +10,7 @@ from sftloss.analysis._frames import Study
 from sftloss.analysis._shares import Shares, cell, percent, share_chart, share_table, shares
 from sftloss.analysis._tilt import TOKEN_MEAN
 from sftloss.analysis._token_groups import BAND_NAMES, groupings, token_sums
-from sftloss.analysis._views import LEVELS, View
+from sftloss.analysis._views import LEVELS, ROLES, View
 from sftloss.analysis._words import counted
 from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
 
@@ -65,10 +65,9 @@ def roles_section(study: Study) -> Section:
 
 def _all_tokens(study: Study) -> dict[str, float]:
     """Share of each role among all tokens that could be predicted, trained or not."""
-    counts = study.tokens.group_by("role").len().collect()
-    by_code = dict(zip(counts["role"].to_list(), counts["len"].to_list(), strict=True))
-    total = max(1, sum(by_code.values()))
-    return {role: by_code.get(code, 0) / total for code, role in enumerate(ROLES)}
+    counts = {role: float(study.column(f"all {role}").sum()) for role in ROLES}
+    total = max(1.0, sum(counts.values()))
+    return {role: count / total for role, count in counts.items()}
 
 
 def confidence_section(study: Study) -> Section:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,6 +56,12 @@ class Table:
         paths = [part.examples for part in self._parts()]
         frame = pl.scan_parquet(paths) if paths else pl.LazyFrame(schema=EXAMPLE_SCHEMA)
         return frame.sort("example") if is_sorted else frame
+
+    def chunks(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Some columns, a part at a time: whole examples, by example and position."""
+        for part in self._parts():
+            frame = pl.read_parquet(part.tokens, columns=[*dict.fromkeys(("example", "position", *columns))])
+            yield frame.sort("example", "position")
 
     @property
     def is_complete(self) -> bool:
