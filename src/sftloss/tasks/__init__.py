@@ -1,1 +1,16 @@
-"""Weights for the tasks of one training run."""
+"""Weights for the tasks of one training run: :class:`MultiTaskLoss` and its layers, each usable alone.
+
+* :mod:`sftloss.tasks.strategies`: weights as pure mathematics on explicit state,
+* :func:`task_sums`: token losses to a sum and a count for each task,
+* :class:`MultiTaskLoss`: names, micro-batches, ranks, bounds, checkpoint and statistics.
+"""
+
+from __future__ import annotations
+
+from ._multi_task import MultiTaskLoss
+from ._rules import Rules
+from ._sums import task_sums
+from ._trend import Trend, trend
+from .strategies import STRATEGIES, Observation, Strategy
+
+__all__ = ["STRATEGIES", "MultiTaskLoss", "Observation", "Rules", "Strategy", "Trend", "task_sums", "trend"]

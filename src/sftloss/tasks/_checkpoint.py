@@ -1,0 +1,69 @@
+"""A checkpoint of task weighting: fixed-shape tensors, read by the tasks' names and not by their order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def first_buffers(count: int, window: int) -> dict[str, Tensor]:
+    """What the module remembers beside the strategy's state. All but ``steps`` have a row for each task."""
+    number, whole = torch.float64, torch.int64
+    return {
+        "weights": torch.ones(count, dtype=number),
+        "steps": torch.zeros((), dtype=whole),
+        "pending_sums": torch.zeros(count, dtype=number),
+        "pending_counts": torch.zeros(count, dtype=number),
+        "observations": torch.zeros(count, dtype=whole),
+        "weight_seen": torch.zeros(count, dtype=number),
+        "last_step": torch.zeros(count, dtype=whole),
+        "history": torch.full((count, window), torch.nan, dtype=number),
+    }
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, in its own dtype, or in float32 where the device has no float64."""
+    if device.type == "mps" and tensor.dtype == torch.float64:
+        return tensor.to(device, torch.float32)
+    return tensor.to(device)
+
+
+@dataclass(frozen=True)
+class Complaints:
+    """Where torch collects what does not fit. Only with ``strict`` are missing and unexpected keys errors."""
+
+    missing: list[str]
+    unexpected: list[str]
+    errors: list[str]
+
+
+def by_name(module: Any, saved: dict[str, Any], prefix: str, complaints: Complaints) -> dict[str, Any]:
+    """The checkpoint with each task's rows where this module has the task; the caller's dict is left as it is.
+
+    Another strategy is an error. Other tasks are, under ``strict``; else tasks are added (fresh) and dropped.
+    """
+    told = saved.get(f"{prefix}_extra_state")
+    if told is None:
+        return saved
+    theirs, ours = list(told["task_names"]), list(module.task_names)
+    if told["strategy"] != module.strategy.name:
+        complaints.errors.append(
+            f"MultiTaskLoss: the checkpoint's strategy is {told['strategy']}, this one's {module.strategy.name}."
+        )
+        return saved
+    complaints.unexpected.extend(f"{prefix}task {name}" for name in theirs if name not in ours)
+    complaints.missing.extend(f"{prefix}task {name}" for name in ours if name not in theirs)
+    result = dict(saved)
+    common = [name for name in ours if name in theirs]
+    here = torch.tensor([ours.index(name) for name in common], dtype=torch.int64)
+    there = torch.tensor([theirs.index(name) for name in common], dtype=torch.int64)
+    for name, own in nn.Module.named_buffers(module):
+        rows = saved.get(prefix + name)
+        if rows is not None and own.dim() and rows.shape[1:] == own.shape[1:] and rows.shape[0] == len(theirs):
+            fresh = own.clone()
+            fresh[here.to(own.device)] = rows[there.to(rows.device)].to(own)
+            result[prefix + name] = fresh
+    return result

@@ -1,0 +1,47 @@
+"""Statistics of the tasks as plain numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ._trend import trend
+
+
+def task_statistics(module: Any) -> dict[str, dict[str, Any]]:
+    """See :meth:`MultiTaskLoss.get_task_statistics`; one copy to the host for all tasks."""
+    history, counts = module.history.cpu(), module.observations.tolist()
+    weights, tokens, last = module.weights.cpu(), module.weight_seen.cpu(), module.last_step.tolist()
+    pulls, steps = weights * tokens, int(module.steps)
+    return {
+        name: {
+            **_losses(history[k], counts[k]),
+            "weight": float(weights[k]),
+            "token_share": _share(tokens, k),
+            "effective_share": _share(pulls, k),
+            "num_updates": counts[k],
+            "steps_since_seen": steps - last[k] if counts[k] else None,
+        }
+        for k, name in enumerate(module.task_names)
+    }
+
+
+def _share(amounts: torch.Tensor, k: int) -> float | None:
+    total = float(amounts.sum())
+    return float(amounts[k]) / total if total > 0 else None
+
+
+def _losses(ring: torch.Tensor, count: int) -> dict[str, Any]:
+    """From oldest to newest, then judged."""
+    values = ring[:count] if count < ring.numel() else ring.roll(-(count % ring.numel()))
+    found = trend(values)
+    finite = values[torch.isfinite(values)]
+    return {
+        "current_loss": float(values[-1]) if count else None,
+        "average_loss": float(finite.mean()) if finite.numel() else None,
+        "loss_std": float(finite.std()) if finite.numel() > 1 else None,
+        "loss_trend": found.name,
+        "trend_slope": found.slope,
+        "trend_p": found.p,
+    }
