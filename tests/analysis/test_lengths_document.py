@@ -101,10 +101,7 @@ def test_the_example_mean_is_a_warning_only_where_it_is_used_and_shown():
 def test_micro_batches_are_found_by_the_smallest_and_only_where_known():
     assert "NORM001" not in findings(describe_lengths(told()))
     found = findings(describe_lengths(told(), LengthOptions(batch_size=2, grad_accum=16)))["NORM001"]
-    assert found.sentence.startswith(
-        "A token mean over each micro-batch of 2 sequences teaches a mean answer of at most"
-    )
-    assert found.fix and found.severity == "info"
+    assert "micro-batch of 2 sequences" in found.sentence and found.severity == "info"
 
 
 def test_prompts_with_several_lengths_are_counted_and_listed():
@@ -153,7 +150,8 @@ def test_the_page_is_the_same_for_any_order_of_rows():
     lengths, order = told(count=120), np.random.default_rng(5).permutation(120)
     mixed = Lengths(order, lengths.size[order], lengths.output[order], lengths.prompts[order])
     one, two = describe_lengths(lengths), describe_lengths(mixed)
-    assert (one.headlines, one.findings) == (two.headlines, two.findings)
+    assert one.headlines == two.headlines
+    assert [(f.id, f.sentence) for f in one.findings] == [(f.id, f.sentence) for f in two.findings]
     for a, b in zip(one.sections, two.sections, strict=True):
         assert a.lead == b.lead
         for x, y in zip(a.tables, b.tables, strict=True):
