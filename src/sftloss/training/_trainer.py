@@ -36,7 +36,7 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
     """
     chosen = as_loss(loss)
 
-    class LossTrainer(trainer):  # type: ignore[misc]
+    class LossTrainer(trainer):
         # our loss is divided by the normaliser of the whole window
         loss_is_scaled_for_ga = True
 

@@ -1,0 +1,9 @@
+"""Laws that anyone's loss or trainer can be held to: no model or loss of ours is needed."""
+
+from __future__ import annotations
+
+from sftloss.testing._accumulation import assert_accumulation, check_accumulation
+from sftloss.testing._report import AccumulationReport, SplitResult
+from sftloss.testing._trainer import check_trainer
+
+__all__ = ["AccumulationReport", "SplitResult", "assert_accumulation", "check_accumulation", "check_trainer"]

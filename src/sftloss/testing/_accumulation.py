@@ -1,0 +1,225 @@
+"""Is the gradient of an optimizer step the same, however the step is cut into micro-batches?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sftloss.testing._report import AccumulationReport, SplitResult
+
+_ITEMS = ("num_items_in_batch", "num_items", "normalizer", "normaliser", "total")
+
+
+def check_accumulation(
+    compute_loss: Callable[..., Tensor],
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    *,
+    items: Callable[[Mapping[str, Any]], Any] | None = None,
+    tolerance: float | None = None,
+) -> AccumulationReport:
+    """Hold a loss to the law: k micro-batches have the gradient of one batch.
+
+    The batch is cut row by row, in pairs, in two halves and unevenly, and each cut is run the way training loops
+    do:
+
+    - ``compute_loss(model, batch)`` is one micro-batch's loss; k of them are summed and divided by k.
+    - ``compute_loss(model, batch, num_items_in_batch)`` is given the step's number of items and is summed. The
+      parameter may also be called num_items, normaliser, normalizer or total.
+
+    Give rows with different numbers of labels, or every normalisation is right. Dropout is off while checking.
+
+    Args:
+        compute_loss: The loss, as above.
+        model: The model; its parameters' gradients are given back as they were.
+        batch: At least two rows, mapping names to tensors with one entry a row; `labels` with -100 where ignored.
+        items: What a micro-batch adds to the step's number of items; by default its labels, shifted as transformers
+            does, that are not -100. Used by the second form only.
+        tolerance: Relative error that counts as rounding; by default 1e-8 for float64 parameters, 1e-3 for float32
+            and 0.1 below.
+
+    Returns:
+        The report; `is_exact`, `worst_error`, and `sentence` in words.
+
+    Raises:
+        ValueError: If the batch has fewer than two rows, or no gradient reaches the model, or every row has the same
+            number of labels, so that nothing could be told.
+
+    Example:
+        >>> report = check_accumulation(mean_loss, model, batch)           # doctest: +SKIP
+        >>> print(report)                                                  # doctest: +SKIP
+        Mean of means: each micro-batch is divided by its own count, and the means are averaged; ...
+    """
+    rows = _rows(batch)
+    _check_ragged(batch)
+    takes_items = _items_name(compute_loss)
+    count = items or labels_of
+    was_training, held = [m for m in model.modules() if m.training], _take(model)
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.training = False
+    try:
+        runner = _Runner(compute_loss, model, takes_items, count)
+        tolerance = _tolerance(model) if tolerance is None else tolerance
+        whole = runner.gradient([batch])
+        if not float(whole.norm()) > 0:
+            raise ValueError("check_accumulation: the whole batch has no finite, non-zero gradient in the model.")
+        splits = tuple(_judge(runner, cut(batch, sizes), sizes, whole) for sizes in _sizes(rows))
+        masked = None
+        if takes_items and items is None:
+            masked = _distance(runner.gradient([batch, _without_labels(batch)]), whole)
+            masked = masked if runner.is_finite else float("inf")
+    finally:
+        _give(model, held)
+        for module in was_training:
+            module.training = True
+    is_exact = all(split.error <= tolerance for split in splits) and not (masked or 0.0) > tolerance
+    return AccumulationReport(is_exact, splits, tolerance, masked)
+
+
+def assert_accumulation(
+    compute_loss: Callable[..., Tensor], model: nn.Module, batch: Mapping[str, Any], **more: Any
+) -> None:
+    """:func:`check_accumulation` for a test suite.
+
+    Raises:
+        AssertionError: If the loss breaks the law; the message is the report's sentence.
+    """
+    report = check_accumulation(compute_loss, model, batch, **more)
+    if not report.is_exact:
+        raise AssertionError(report.sentence)
+
+
+def labels_of(batch: Mapping[str, Any]) -> Tensor:
+    """Number of labels that are not ignored, shifted as transformers counts them."""
+    aligned = batch.get("shift_labels")
+    labels = batch["labels"][..., 1:] if aligned is None else aligned
+    return (labels != -100).sum()
+
+
+def cut(batch: Mapping[str, Any], sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """The batch in micro-batches of so many rows."""
+    rows, parts, start = _rows(batch), [], 0
+    for size in sizes:
+        piece = slice(start, start + size)
+        start += size
+        parts.append({name: value[piece] if _is_per_row(value, rows) else value for name, value in batch.items()})
+    return parts
+
+
+class _Runner:
+    """Gradients the way a training loop makes them."""
+
+    def __init__(self, compute_loss: Callable[..., Tensor], model: nn.Module, name: str | None, count: Any) -> None:
+        self.compute_loss, self.model, self.name, self.count = compute_loss, model, name, count
+        self.is_finite = True
+
+    def gradient(self, parts: Sequence[Mapping[str, Any]]) -> Tensor:
+        """The gradient accumulated over the micro-batches of one step, flat, in float64."""
+        given: dict[str, Any] = {}
+        if self.name is not None:
+            given[self.name] = torch.as_tensor(sum(self.count(part) for part in parts))
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        for part in parts:
+            loss = self.compute_loss(self.model, dict(part), **given)
+            self.is_finite &= bool(torch.isfinite(loss.detach()).all())
+            (loss if self.name is not None else loss / len(parts)).backward()
+        return flat_gradient(self.model)
+
+
+def flat_gradient(model: nn.Module) -> Tensor:
+    """Every parameter's gradient, one after another, in float64; 0 where there is none."""
+    parts = [
+        (torch.zeros_like(p) if p.grad is None else p.grad).detach().double().flatten().cpu()
+        for p in model.parameters()
+        if p.requires_grad
+    ]
+    return torch.cat(parts)
+
+
+def judge(gradient: Tensor, whole: Tensor, sizes: Sequence[int], means: Tensor | None = None) -> SplitResult:
+    """Compare an accumulated gradient with that of the whole batch."""
+    size = float(whole.norm())
+    along = float(gradient @ whole) / size**2
+    norm = float(gradient.norm())
+    cosine = along * size / norm if norm else 0.0
+    distance = float("inf") if means is None else _nearest(gradient, means)
+    return SplitResult(tuple(sizes), _distance(gradient, whole), along, cosine, distance)
+
+
+def _judge(runner: _Runner, parts: list[dict[str, Any]], sizes: Sequence[int], whole: Tensor) -> SplitResult:
+    means = torch.stack([runner.gradient([part]) for part in parts]).mean(dim=0)
+    return judge(runner.gradient(parts), whole, sizes, means)
+
+
+def _nearest(gradient: Tensor, means: Tensor) -> float:
+    """Relative distance to the mean of means times the best factor; a window's sum of means is k times their mean."""
+    size = float(means.norm())
+    if not size > 0:
+        return float("inf")
+    factor = float(gradient @ means) / size**2
+    return _distance(gradient, factor * means) if factor > 0 else float("inf")
+
+
+def _distance(ours: Tensor, truth: Tensor) -> float:
+    distance = float((ours - truth).norm() / truth.norm())
+    return distance if distance == distance else float("inf")
+
+
+def _sizes(rows: int) -> list[tuple[int, ...]]:
+    """Row by row, pairs, halves, and one row against the others: each kind once."""
+    cuts = [(1,) * rows, (rows // 2, rows - rows // 2), (1, rows - 1)]
+    if rows > 2:
+        cuts.append((2,) * (rows // 2) + (1,) * (rows % 2))
+    return list(dict.fromkeys(cuts))
+
+
+def _rows(batch: Mapping[str, Any]) -> int:
+    rows = len(batch["labels"]) if "labels" in batch else len(batch.get("shift_labels", ()))
+    if rows < 2:
+        raise ValueError("check_accumulation: give a batch of at least two rows, with labels.")
+    return rows
+
+
+def _check_ragged(batch: Mapping[str, Any]) -> None:
+    labels = batch["labels"][..., 1:] if "labels" in batch else batch["shift_labels"]
+    counts = (labels != -100).flatten(1).sum(dim=1)
+    if bool((counts == counts[0]).all()):
+        raise ValueError(
+            f"check_accumulation: every row has {int(counts[0])} labels, so a mean of means cannot be told from the "
+            "mean; give rows of different lengths."
+        )
+
+
+def _is_per_row(value: Any, rows: int) -> bool:
+    return isinstance(value, (Tensor, list, tuple)) and len(value) == rows
+
+
+def _without_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
+    names = [name for name in ("labels", "shift_labels") if name in batch]
+    return {**batch, **{name: torch.full_like(batch[name], -100) for name in names}}
+
+
+def _items_name(compute_loss: Callable[..., Tensor]) -> str | None:
+    parameters = inspect.signature(compute_loss).parameters
+    return next((name for name in _ITEMS if name in parameters), None)
+
+
+def _tolerance(model: nn.Module) -> float:
+    # rounding grows with the square root of some thousand terms and with the depth of the model
+    bits = {torch.float64: 1e-8, torch.float32: 1e-3}
+    return max(bits.get(p.dtype, 0.1) for p in model.parameters() if p.requires_grad)
+
+
+def _take(model: nn.Module) -> list[Tensor | None]:
+    return [parameter.grad for parameter in model.parameters()]
+
+
+def _give(model: nn.Module, held: Sequence[Tensor | None]) -> None:
+    for parameter, grad in zip(model.parameters(), held, strict=True):
+        parameter.grad = grad

@@ -1,0 +1,176 @@
+"""The check finds the bugs it is for, says by how much, and finds nothing where nothing is."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training.cases import model_of, ragged_rows, without
+from torch import Tensor
+
+from sftloss.testing import assert_accumulation, check_accumulation, check_trainer
+
+transformers = pytest.importorskip("transformers")
+
+ROWS = without(ragged_rows(), "token_weights", "tasks", "row_ids")
+
+
+def batch_of(rows: Any) -> dict[str, Any]:
+    from sftloss.training import collate_rows
+
+    return collate_rows(rows, pad_id=0)
+
+
+BATCH = batch_of(ROWS)
+
+
+def losses(model: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each label and which count, in float64."""
+    logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].flatten(0, 1).double()
+    labels = batch["labels"][:, 1:].flatten()
+    return torch.nn.functional.cross_entropy(logits, labels, reduction="none", ignore_index=-100), labels != -100
+
+
+def mean(model: Any, batch: Any) -> Tensor:
+    values, counted = losses(model, batch)
+    return values.sum() / counted.sum()
+
+
+def right(model: Any, batch: Any, num_items_in_batch: Tensor) -> Tensor:
+    return losses(model, batch)[0].sum() / num_items_in_batch
+
+
+def ignores_items(model: Any, batch: Any, num_items_in_batch: Tensor) -> Tensor:
+    return mean(model, batch)
+
+
+def divides_twice(model: Any, batch: Any, num_items: Tensor) -> Tensor:
+    return right(model, batch, num_items) * len(batch["labels"]) / len(BATCH["labels"])
+
+
+def depends_on_the_batch(model: Any, batch: Any, num_items: Tensor) -> Tensor:
+    """A weight relative to the micro-batch's largest loss."""
+    values, _ = losses(model, batch)
+    return (values * (values / values.max()).detach()).sum() / num_items
+
+
+def unguarded(model: Any, batch: Any, num_items: Tensor) -> Tensor:
+    """Right, but for a micro-batch with no label: 0 / 0 times 0."""
+    values, counted = losses(model, batch)
+    return values.sum() / counted.sum() * (counted.sum().double() / num_items)
+
+
+def test_right_loss_is_exact() -> None:
+    report = check_accumulation(right, model_of(), BATCH)
+    assert report.is_exact and report.worst_error < 1e-12 and report.masked == 0
+    assert report.sentence.startswith("Exact: 4 splits")
+    assert {split.micro_batches for split in report.splits} == {(1,) * 8, (2,) * 4, (4, 4), (1, 7)}
+    assert_accumulation(right, model_of(), BATCH)
+
+
+def test_mean_of_means_is_found_and_named() -> None:
+    report = check_accumulation(mean, model_of(), BATCH)
+    assert not report.is_exact and report.worst_error > 0.05
+    assert report.sentence.startswith("Mean of means: each micro-batch is divided by its own count, and the means are")
+    with pytest.raises(AssertionError, match="Mean of means"):
+        assert_accumulation(mean, model_of(), BATCH)
+
+
+def test_ignored_number_of_items_is_found_and_its_factor_told() -> None:
+    report = check_accumulation(ignores_items, model_of(), BATCH)
+    by_size = {split.micro_batches: split for split in report.splits}
+    # k means summed: some k times too large, not exactly, because the rows' means point elsewhere than their mean
+    assert by_size[(1,) * 8].factor == pytest.approx(8, rel=0.3)
+    assert by_size[(2,) * 4].factor == pytest.approx(4, rel=0.3)
+    assert report.worst.micro_batches == (1,) * 8
+    assert "summed over the window" in report.sentence and "times too large" in report.sentence
+    assert f"{report.worst.factor:.2g} times" in report.sentence
+
+
+def test_second_division_is_found_and_its_factor_told() -> None:
+    report = check_accumulation(divides_twice, model_of(), BATCH)
+    by_size = {split.micro_batches: split for split in report.splits}
+    assert by_size[(1,) * 8].factor == pytest.approx(1 / 8, rel=1e-6)
+    assert report.sentence.startswith("Wrong scale") and "8 times too small" in report.sentence
+
+
+def test_loss_that_looks_at_its_micro_batch_is_found() -> None:
+    report = check_accumulation(depends_on_the_batch, model_of(), BATCH)
+    assert not report.is_exact
+    assert "depends on the rows beside it" in report.sentence
+
+
+def test_nan_of_a_micro_batch_without_labels_is_found() -> None:
+    report = check_accumulation(unguarded, model_of(), BATCH)
+    assert report.worst.error < 1e-12 and not report.is_exact
+    assert report.sentence == "A micro-batch without a single label makes the loss or its gradient NaN."
+
+
+def test_items_may_be_anything_that_adds_up() -> None:
+    def sequences(model: Any, batch: Any, total: Tensor) -> Tensor:
+        values, counted = losses(model, batch)
+        counted = counted.view(len(batch["labels"]), -1)
+        return (values.view_as(counted).sum(dim=1) / counted.sum(dim=1)).sum() / total
+
+    # one a micro-batch is no count of anything in the step
+    wrong = check_accumulation(sequences, model_of(), BATCH, items=lambda batch: 1)
+    assert "Wrong scale" in wrong.sentence and wrong.worst.factor == pytest.approx(1 / 8)
+    assert check_accumulation(sequences, model_of(), BATCH, items=lambda batch: len(batch["labels"])).is_exact
+
+
+def test_model_is_given_back_as_it_was() -> None:
+    model = model_of()
+    mean(model, BATCH).backward()
+    model.model.layers[0].eval()
+    before = [p.grad for p in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    check_accumulation(mean, model, BATCH)
+    assert all(p.grad is grad for p, grad in zip(model.parameters(), before, strict=True))
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_rows_of_one_length_are_refused_because_they_tell_nothing() -> None:
+    ids = torch.randint(3, 61, (4, 6))
+    with pytest.raises(ValueError, match="every row has 5 labels"):
+        check_accumulation(mean, model_of(), {"input_ids": ids, "attention_mask": ids, "labels": ids})
+    with pytest.raises(ValueError, match="at least two rows"):
+        check_accumulation(mean, model_of(), {"input_ids": ids[:1], "labels": ids[:1]})
+
+
+class MeanTrainer(transformers.Trainer):
+    """What tutorials write."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: Any = False, num_items_in_batch: Any = None) -> Any:
+        return mean(model, inputs)
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")
+@pytest.mark.parametrize(
+    ("cls", "sentence"), [(transformers.Trainer, "Exact: 3 splits"), (MeanTrainer, "times too large")]
+)
+def test_trainers_are_held_to_the_law(cls: Any, sentence: str, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+
+    def make(size: int, accumulation: int, clip: float = 0.0) -> Any:
+        args = transformers.TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            max_grad_norm=clip,
+            report_to="none",
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )
+        return cls(model=model_of(dtype=torch.float32), args=args, train_dataset=ROWS, data_collator=batch_of)
+
+    report = check_trainer(make)
+    assert report.is_exact == (cls is transformers.Trainer)
+    assert sentence in report.sentence
+    with pytest.raises(ValueError, match="clipping hides"):
+        check_trainer(partial(make, clip=1.0))
