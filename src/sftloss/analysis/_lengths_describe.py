@@ -43,7 +43,7 @@ def describe_lengths(
         facts: Label and value pairs for the top of the report.
 
     Returns:
-        The document. Equal lengths and options give equal documents, whatever the order of rows.
+        The document. The order of rows changes nothing but the last bits of sums.
 
     Raises:
         DataError: If no example has a trained token.
