@@ -117,7 +117,7 @@ def test_the_example_mean_is_a_warning_only_where_it_is_used_and_the_data_can_te
     finding = found(random_examples(), normalisation=EXAMPLE_MEAN)["NORM002"]
     assert finding.severity == "warning" and finding.interval.low < finding.value < finding.interval.high
     alone = found(clean(), normalisation=EXAMPLE_MEAN)["NORM002"]
-    assert alone.severity == "info" and "cannot tell (no prompt" in alone.sentence
+    assert alone.severity == "info" and "cannot tell whether they do (no prompt" in alone.sentence
 
 
 def test_micro_batch_means_are_found_where_they_shorten():
@@ -185,15 +185,25 @@ def test_a_group_far_from_its_part_is_found_with_its_name():
     for example in examples[::2]:
         example["p"] = np.full(len(example["p"]), 0.95)
     finding = found(examples)["NORM005"]
-    assert finding.sentence.startswith("task a:") and finding.interval.high < 1 / 3
+    assert finding.sentence.startswith("The task 'a' is 49 %") and finding.interval.high < 1 / 3
+    assert "but takes only" in finding.sentence and "times less than its part" in finding.sentence
 
 
 def test_much_signal_on_impossible_tokens_lists_their_examples():
     examples = clean()
     for i in (8, 9):
-        examples[i]["p"] = np.full(900, 0.001)
+        examples[i]["p"] = np.r_[np.full(320, 0.001), np.full(580, 0.9)]
     finding = found(examples)["SIG001"]
     assert "p < 0.01" in finding.sentence and set(finding.rows) == {"data.jsonl:9", "data.jsonl:10"}
+
+
+def test_a_model_that_hardly_knows_the_data_is_told_apart_from_wrong_labels():
+    """Where a third of all tokens is surprising, their signal is their part, and no label is suspect."""
+    examples = clean()
+    for example in examples:
+        example["p"] = np.where(np.arange(len(example["p"])) % 3 == 0, 0.001, example["p"])
+    finding = found(examples)["SIG001"]
+    assert finding.severity == "info" and "hardly knows this data" in finding.sentence and not finding.rows
 
 
 def test_findings_are_sorted_by_severity():
@@ -235,4 +245,4 @@ def test_a_group_that_gets_far_more_than_its_part_is_found():
         example |= {"task": "hard" if i % 10 == 0 else "known"}
         example["p"] = np.full(len(example["p"]), 0.3 if i % 10 == 0 else 0.97)
     finding = found(examples)["NORM005"]
-    assert finding.sentence.startswith("task hard:") and finding.interval.low > 3
+    assert finding.sentence.startswith("The task 'hard' is") and finding.interval.low > 3

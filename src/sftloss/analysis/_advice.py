@@ -7,7 +7,7 @@ import numpy as np
 from sftloss.analysis import _fixes as fixes
 from sftloss.analysis import _numbers as numbers
 from sftloss.analysis._frames import Study
-from sftloss.analysis._section_length import elasticity
+from sftloss.analysis._section_length import answers_of, elasticity
 from sftloss.analysis._section_tokens import band_shares, describe_band, end_shares
 from sftloss.analysis._shares import bounds, cell, number, percent
 from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN, predict
@@ -33,7 +33,9 @@ def advice_section(study: Study) -> Section:
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (*rule[:3], cell(rule[3]), cell(rule[4]), cell(rule[5]), rule[6]) for rule in rules
     )
-    lead = "Each row states its premise; none says which loss is best. The final word has a comparison by training."
+    lead = (
+        "You choose the premise; the numbers are this data's. Which loss is best only a comparison by training can say."
+    )
     return Section("advice", "Advice", lead, tables=(Table("advice", "Rules", columns, rows),))
 
 
@@ -41,20 +43,21 @@ def _length_rules(study: Study) -> list[Rule]:
     options = study.options
     data = float(study.output[study.size > 0].mean()) if (study.size > 0).any() else float("nan")
     rules: list[Rule] = []
+    what = answers_of(study)
+    limit = " (prompts that settle the length keep it)" if study.lengths.cannot_tell() else ""
     for wish, normalisation, then in (
-        ("answers as long as the data's", TOKEN_MEAN, "one token mean over the whole step"),
-        ("shorter answers", EXAMPLE_MEAN, "the mean within each example"),
+        ("output as long as the data's", TOKEN_MEAN, "divide by the trained tokens of the whole step"),
+        ("shorter output", EXAMPLE_MEAN, "average every example first"),
     ):
         tilt = predict(study.lengths, normalisation, replicates=options.replicates, seed=options.seed)
-        limit = "; the data cannot tell whether it happens here" if study.lengths.cannot_tell() else ""
-        because = f"predicted mean length, data {number(data)}, the largest possible shift{limit}"
+        because = f"it teaches {number(tilt.unconditional.value)} tokens {what}, the data has {number(data)}{limit}"
         ends = bounds(tilt.unconditional.interval)
         rules.append((wish, then, because, tilt.unconditional.value, *ends, fixes.alpha(normalisation.alpha)))
     if not numbers.cannot_tell(study.size):
         base = elasticity(study, View(study.objective, TOKEN_MEAN), options.level)
         if np.isfinite(base.value) and base.interval is not None:
-            because = f"elasticity of {options.level} signal at alpha 0; alpha subtracts itself from it"
-            wish, then = "equal signal from every example", f"divide by T^{base.value:.2f}"
+            because = f"counting tokens alike, twice the length gets {2.0**base.value:.2f} times the signal"
+            wish, then = "equal signal from short and long examples", f"divide every example by T^{base.value:.2f}"
             rules.append((wish, then, because, base.value, *bounds(base.interval), fixes.alpha(base.value)))
     return rules
 
@@ -66,14 +69,18 @@ def _signal_rules(study: Study) -> list[Rule]:
     tokens, signal = describe_band(of, BAND_NAMES[-1], current)
     if tokens > 0:
         ends = of.intervals[of.labels.index(BAND_NAMES[-1])][of.columns.index(current)]
-        then = "focal(gamma=2) or another gate" if signal > 0.05 else "no gate: these tokens already rest"
-        because = f"share of signal on p \u2265 0.99, which is {percent(tokens)} of the tokens"
-        rules.append(("less effort on certain tokens", then, because, signal, *bounds(ends), fixes.COMPARE))
+        then, fix = "nothing: they already rest", ""
+        if signal > 0.05:
+            then, fix = "look at a loss that lets certain tokens rest", fixes.FOCAL
+        because = (
+            f"tokens with p \u2265 0.99 are {percent(tokens)} of the tokens and get {percent(signal)} of the signal"
+        )
+        rules.append(("less effort on what is known", then, because, signal, *bounds(ends), fix))
     end = end_shares(study)
     if "end" in end.labels:
         row, column = end.labels.index("end"), end.columns.index(current)
-        ends = end.intervals[row][column]
-        because = f"share of signal on ends, {percent(float(end.column('tokens')[row]))} of the tokens"
-        then = "weight end tokens, after looking at generated lengths"
-        rules.append(("better stopping", then, because, float(end.value[row, column]), *bounds(ends), fixes.COMPARE))
+        share, ends = float(end.value[row, column]), end.intervals[row][column]
+        because = f"end tokens are {percent(float(end.column('tokens')[row]))} of the tokens and get {percent(share)} "
+        because += "of the signal"
+        rules.append(("better stopping", "weight the ends of answers more", because, share, *bounds(ends), fixes.ENDS))
     return rules

@@ -41,7 +41,7 @@ def nothing_trained(study: Study) -> Finding | None:
     return Finding(
         "MASK001",
         "error" if share > 0.5 else "warning",
-        f"{int(empty.sum())} of {len(empty)} examples ({percent(share)}) have no trained token.",
+        f"{int(empty.sum()):,} of {len(empty):,} examples ({percent(share)}) train no token at all.",
         FAULTS["MASK001"].why,
         fixes.INSPECT,
         share,
@@ -108,7 +108,7 @@ def truncated(study: Study) -> Finding | None:
     return Finding(
         "MASK007",
         "warning" if share > 0.01 else "info",
-        f"{int(cut.sum())} examples ({percent(share)}) are truncated; {int(lost.sum())} of them train no end.",
+        f"{int(cut.sum()):,} examples ({percent(share)}) are cut off; {int(lost.sum()):,} of them train no end.",
         WHY_CUT,
         fixes.LONGER,
         share,

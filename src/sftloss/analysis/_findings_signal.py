@@ -18,9 +18,10 @@ from sftloss.analysis._numbers import Estimate
 from sftloss.analysis._section_groups import group_shares
 from sftloss.analysis._section_length import elasticity
 from sftloss.analysis._section_tokens import band_shares, describe_band
-from sftloss.analysis._shares import decide, percent, with_interval
+from sftloss.analysis._shares import Shares, decide, percent, with_interval
 from sftloss.analysis._tilt import EXAMPLE_MEAN, Normalisation, predict
 from sftloss.analysis._token_groups import BAND_NAMES, band_key
+from sftloss.analysis._words import by_times, group_name, holds_and_takes
 from sftloss.analysis.document import Finding
 
 TARGETS = {"per-token": 1.0, "per-example": 0.0}
@@ -100,7 +101,7 @@ def _task_policy(study: Study) -> Finding:
         "warning" if off else "info",
         f"Policy per-task: {verdict}; {of.labels[worst]} has {with_interval(estimates[worst])} times an equal share.",
         "The policy is a choice; this says only whether the loss does what was chosen.",
-        "give each task its own normaliser and factor 1 (task means)" if off else "",
+        "give each task a weight of its own in the data" if off else "",
         estimates[worst].value,
         estimates[worst].interval,
         "times an equal share",
@@ -133,17 +134,20 @@ def group_off(study: Study) -> Finding | None:
             found = Finding(
                 "NORM005",
                 "warning",
-                f"{column} {label}: {percent(of.column('tokens')[group])} of the tokens, "
-                f"{percent(of.column(current)[group])} of the signal under {current} "
-                f"({with_interval(ratio)} times its part).",
-                "A group far from its part learns much faster or slower than its data suggests; say so on purpose.",
-                f"choose another --normalization, or weight {column} {label} with a factor of its own",
+                f"{group_name(column, label)} {_parts(of, group, current)}: {by_times(ratio.value)}.",
+                "It learns far faster or slower than its size suggests: right where it is hard or already known, wrong "
+                "where it is only short, long or mislabelled.",
+                "read a few of its rows; to change it, give the group a weight of its own in the data",
                 ratio.value,
                 ratio.interval,
-                "signal share over token share",
+                "ratio",
             )
             worst = (size, found) if worst is None or size > worst[0] else worst
     return None if worst is None else worst[1]
+
+
+def _parts(of: Shares, group: int, current: str) -> str:
+    return holds_and_takes(float(of.column("tokens")[group]), float(of.column(current)[group]))
 
 
 def wasted(study: Study) -> Finding | None:
@@ -153,22 +157,37 @@ def wasted(study: Study) -> Finding | None:
     sure, unsure = describe_band(of, BAND_NAMES[-1], current), describe_band(of, BAND_NAMES[0], current)
     if not (sure[1] > 0.2 or unsure[1] > 0.25):
         return None
+    if unsure[1] > 0.25 and unsure[0] > 0.2:
+        return _unfamiliar(*unsure)
     low = unsure[1] > 0.25
     band, (tokens, signal) = (BAND_NAMES[0], unsure) if low else (BAND_NAMES[-1], sure)
     cut = _rows_of_band(study, 0 if low else len(BAND_NAMES) - 1)
     shown = of.intervals[of.labels.index(band)][of.columns.index(current)]
-    rest = f"a loss that lets certain tokens rest, such as focal(gamma=2); then {fixes.COMPARE}"
     why = "The model cannot learn noise without memorising it: look for wrong labels or formats the base never saw."
     return Finding(
         "SIG001",
         "warning",
-        f"{percent(signal)} of the signal is on tokens with {band}, {percent(tokens)} of the tokens.",
+        f"{percent(tokens)} of the tokens have {band}, and they take {percent(signal)} of the training signal.",
         why if low else "These tokens are known; the loss spends its strength on them.",
-        fixes.READ_ROWS if low else rest,
+        fixes.READ_ROWS if low else f"look at a loss that lets certain tokens rest: {fixes.FOCAL}",
         signal,
         shown,
         "share of signal",
         study.origins(cut),
+    )
+
+
+def _unfamiliar(tokens: float, signal: float) -> Finding:
+    """SIG001 where the model knows so little that rare surprises cannot be told from the rest."""
+    return Finding(
+        "SIG001",
+        "info",
+        f"This model gives {percent(tokens)} of the trained tokens less than 1 %: it hardly knows this data yet.",
+        "Shares by confidence are those of an untrained model, or of one that meets a new language or template. "
+        "Wrong labels cannot be told from what is merely new; look again after some training.",
+        "",
+        signal,
+        unit="share of signal",
     )
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 INSPECT = "sftloss inspect --model MODEL --data DATA"
-ANSWERS_ONLY = "give prompt, system and tool tokens weight 0 (role weights), then " + INSPECT
-LONGER = "sftloss analyze --model MODEL --data DATA --max-length MORE, or drop the rows that are cut off"
-GLOBAL_MEAN = "sftloss analyze --model MODEL --data DATA --normalization token-mean, one denominator for the whole step"
-READ_ROWS = "read the rows listed here: " + INSPECT
-COMPARE = "train with each, then compare the answers"
+ANSWERS_ONLY = "give prompt, system and tool tokens weight 0, then check the mask: " + INSPECT
+LONGER = "train with a larger maximal length, or drop the rows that are cut off"
+GLOBAL_MEAN = "divide by the trained tokens of the whole step, all micro-batches and ranks (--normalization token-mean)"
+READ_ROWS = "read the rows listed here"
+FOCAL = "sftloss analyze --model MODEL --data DATA --loss cross_entropy --loss 'focal(gamma=2)'"
+ENDS = "give end tokens a larger weight in the data, then look at generated lengths"
+
+_NAMES = {0.0: "token-mean", 0.5: "sqrt", 1.0: "example-mean"}
 
 
 def alpha(value: float) -> str:
     """The setting that divides by T^alpha."""
-    return f"--normalization {value:.2f}"
+    rounded = round(value, 2)
+    return f"--normalization {_NAMES.get(rounded, f'{rounded:.2f}')}"

@@ -12,8 +12,9 @@ from sftloss.analysis.document import Finding, Interval, Severity
 SHIFT = 0.05  # a change of mean length below 5 % is not worth a warning
 
 _WHY = {
-    "NORM001": "A token's weight then depends on who shares its micro-batch; with one sequence it is the example mean.",
-    "NORM002": "At the optimum each answer counts 1/T: the learned mean length is the harmonic mean of the data's.",
+    "NORM001": "A token then counts more in a micro-batch of short answers, so short answers are learned more often.",
+    "NORM002": "Each token of an answer of T then counts 1/T, so short answers are learned more often: the mean length "
+    "at the optimum is the harmonic mean of the data's.",
 }
 
 
@@ -42,33 +43,36 @@ class Shift:
 
 def micro_batch_finding(sequences: int, shift: Shift, *, is_used: bool) -> Finding | None:
     """NORM001: token means of micro-batches shorten answers. None where the shift is below 5 %."""
-    subject = f"A token mean over each micro-batch of {sequences} sequence{'s' if sequences != 1 else ''}"
+    subject = f"Averaging every micro-batch of {sequences} sequence{'s' if sequences != 1 else ''} first"
     return _shift_finding("NORM001", subject, shift, is_used=is_used)
 
 
 def example_mean_finding(shift: Shift, *, is_used: bool) -> Finding | None:
     """NORM002: the example mean teaches the harmonic mean length. None where the shift is below 5 %."""
-    return _shift_finding("NORM002", "Averaging within each example", shift, is_used=is_used)
+    return _shift_finding("NORM002", "Averaging every example first", shift, is_used=is_used)
 
 
 def _shift_finding(id: str, subject: str, shift: Shift, *, is_used: bool) -> Finding | None:
     """A warning needs a normalisation that is in use, and data that shows a shift given the prompt."""
     if not abs(shift.relative) >= SHIFT:
         return None
+    teaches, kind = "teaches" if is_used else "would teach", "shorter" if shift.relative < 0 else "longer"
     sentence = (
-        f"{subject} teaches a mean answer of at most {percent(abs(shift.relative))} "
-        f"{'less' if shift.relative < 0 else 'more'} than the data: {with_interval(shift.bound)} against "
-        f"{number(shift.data)} {shift.unit}"
+        f"{subject} {teaches} {kind} output, by up to {percent(abs(shift.relative))}: "
+        f"{with_interval(shift.bound)} {shift.unit} instead of {number(shift.data)}"
     )
     given = shift.data if shift.given_prompt is None else shift.given_prompt
     if shift.cannot_tell:
-        sentence += f"; whether it happens here the data cannot tell ({shift.cannot_tell})."
+        sentence += f", if prompts leave the length open. The data cannot tell whether they do ({shift.cannot_tell})."
     else:
-        sentence += f"; given the prompt {number(given)}."
+        sentence += (
+            f", if prompts leave the length open; given the prompt, as far as answers repeat one, {number(given)}."
+        )
     is_shown = not shift.cannot_tell and abs(given / shift.data - 1.0) >= SHIFT
     severity: Severity = "warning" if is_used and is_shown else "info"
     value, spread = shift.bound.value, shift.bound.interval
-    return Finding(id, severity, sentence, _WHY[id], fixes.GLOBAL_MEAN, value, spread, shift.unit)
+    fix = fixes.GLOBAL_MEAN if is_used or id == "NORM001" else ""  # micro-batches are named by who trains with them
+    return Finding(id, severity, sentence, _WHY[id], fix, value, spread, shift.unit)
 
 
 def conflict_finding(share: float, spread: Interval | None, rows: tuple[str, ...]) -> Finding:
@@ -76,7 +80,7 @@ def conflict_finding(share: float, spread: Interval | None, rows: tuple[str, ...
     return Finding(
         "DATA103",
         "info",
-        f"{percent(share)} of the examples share their prompt with an answer of another length.",
+        f"{percent(share)} of the examples answer a prompt that another example answers at another length.",
         "There a normalisation by length decides which of the answers is learned, not only how fast.",
         "",
         share,
@@ -93,9 +97,10 @@ def concentration_finding(effective: float, top: float, rows: tuple[str, ...]) -
     return Finding(
         "NORM004",
         "warning",
-        f"The top 1 % of the examples hold {percent(top)} of the signal; {percent(effective)} of the examples count.",
+        f"1 % of the examples take {percent(top)} of the training signal; the data counts like {percent(effective)} "
+        "of its examples.",
         "Most examples hardly move the model; a few, perhaps broken ones, move it a lot.",
-        f"{fixes.alpha(0.5)}, or look at the rows listed",
+        f"read the rows listed; if they are as you want them, a milder step is {fixes.alpha(0.5)}",
         effective,
         None,
         "effective share of examples",

@@ -22,6 +22,7 @@ from sftloss.analysis._bootstrap import REPLICATES, GroupSums, ratio_interval
 from sftloss.analysis._numbers import Estimate, cannot_tell, kish_ess
 
 Floats = NDArray[np.float64]
+SHARED = 0.05  # share of examples whose prompt has other answers, below which they stand for nobody else
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,11 @@ class Lengths:
         reason = cannot_tell(self.output[self.size > 0])
         if reason:
             return reason
-        if self.prompts is None or not conflicting(self.output, self.prompts).any():
+        shared = 0.0 if self.prompts is None else float(conflicting(self.output, self.prompts).mean())
+        if shared == 0:
             return "no prompt has two answers of different length"
+        if shared < SHARED:
+            return f"only {100 * shared:.1f} % of the examples share a prompt with an answer of another length"
         return ""
 
 
