@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from sftloss.decoder import open_decoder
 from sftloss.errors import ModelError
@@ -58,6 +59,11 @@ def prove_head(model: nn.Module) -> HeadForm:
                 f"attach: the head of {name} has {', '.join(further)} beside weight and bias (an adapter?), "
                 "so its logits are not weight times hidden states; leave the head out of target_modules, or train it "
                 "whole with modules_to_save."
+            )
+        if isinstance(getattr(output, "weight", None), DTensor):
+            raise ModelError(
+                f"attach: the head of {name} is sharded already; attach the loss first, then fully_shard the model "
+                "(tensor-parallel heads are not supported)."
             )
     decoder = open_decoder(model)
     if decoder.head is None:
