@@ -57,8 +57,10 @@ def _length_rules(study: Study) -> list[Rule]:
         base = elasticity(study, View(study.objective, TOKEN_MEAN), options.level)
         if np.isfinite(base.value) and base.interval is not None:
             because = f"counting tokens alike, twice the length gets {2.0**base.value:.2f} times the signal"
-            wish, then = "equal signal from short and long examples", f"divide every example by T^{base.value:.2f}"
-            rules.append((wish, then, because, base.value, *bounds(base.interval), fixes.alpha(base.value)))
+            near = round(base.value) if abs(base.value - round(base.value)) < 0.05 else base.value
+            wish = "equal signal from short and long examples"
+            then = "average every example first" if near == 1 else f"divide every example by T^{near:.2f}"
+            rules.append((wish, then, because, base.value, *bounds(base.interval), fixes.alpha(near)))
     return rules
 
 
@@ -69,7 +71,7 @@ def _signal_rules(study: Study) -> list[Rule]:
     tokens, signal = describe_band(of, BAND_NAMES[-1], current)
     if tokens > 0:
         ends = of.intervals[of.labels.index(BAND_NAMES[-1])][of.columns.index(current)]
-        then, fix = "nothing: they already rest", ""
+        then, fix = "keep the loss: they already rest", ""
         if signal > 0.05:
             then, fix = "look at a loss that lets certain tokens rest", fixes.FOCAL
         because = (

@@ -158,7 +158,7 @@ def wasted(study: Study) -> Finding | None:
     if not (sure[1] > 0.2 or unsure[1] > 0.25):
         return None
     if unsure[1] > 0.25 and unsure[0] > 0.2:
-        return _unfamiliar(*unsure)
+        return _unfamiliar(of)
     low = unsure[1] > 0.25
     band, (tokens, signal) = (BAND_NAMES[0], unsure) if low else (BAND_NAMES[-1], sure)
     cut = _rows_of_band(study, 0 if low else len(BAND_NAMES) - 1)
@@ -177,8 +177,9 @@ def wasted(study: Study) -> Finding | None:
     )
 
 
-def _unfamiliar(tokens: float, signal: float) -> Finding:
+def _unfamiliar(of: Shares) -> Finding:
     """SIG001 where the model knows so little that rare surprises cannot be told from the rest."""
+    tokens = float(of.column("tokens")[of.labels.index(BAND_NAMES[0])])
     return Finding(
         "SIG001",
         "info",
@@ -186,8 +187,9 @@ def _unfamiliar(tokens: float, signal: float) -> Finding:
         "Shares by confidence are those of an untrained model, or of one that meets a new language or template. "
         "Wrong labels cannot be told from what is merely new; look again after some training.",
         "",
-        signal,
-        unit="share of signal",
+        tokens,
+        of.intervals[of.labels.index(BAND_NAMES[0])][of.columns.index("tokens")],
+        "share of tokens",
     )
 
 

@@ -42,12 +42,9 @@ def roles_section(study: Study) -> Section:
     lead = f"Under {current} the signal goes to: {parts or 'no token at all'}."
     everything = _all_tokens(study)
     if of.labels == ("response",):
-        rest = " and ".join(percent(v) + f" {k}" for k, v in everything.items() if k != "response" and v > 0)
-        lead = "Only answers are trained: " + (
-            f"{percent(everything['response'])} of all tokens; the rest ({rest}) only sets the scene."
-            if rest
-            else "the data has nothing else."
-        )
+        rest = " and ".join(f"{k} {percent(v)}" for k, v in everything.items() if k != "response" and v > 0)
+        lead = f"Only answers are trained, {percent(everything['response'])} of all tokens"
+        lead += f"; {rest} is read and not trained." if rest else "."
     table = share_table(of, id="roles", title="Roles", first="role", signals=_signals(study))
     untrained = tuple(k for k, v in everything.items() if v > 0 and k not in of.labels)
     heads = (table.columns[0], Column("all", "all tokens", "percent", "trained or not"), *table.columns[1:])

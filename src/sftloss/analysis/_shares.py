@@ -25,6 +25,8 @@ def percent(share: float | None) -> str:
         return "an undefined part"
     if 0 < share < 0.0005:
         return "less than 0.1 %"
+    if 0.995 <= share < 1:
+        return f"{min(99.9, 100 * share):.1f} %"  # nearly all is not all
     return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"
 
 

@@ -63,7 +63,7 @@ class AnalysisOptions:
     top: int = 10
     replicates: int = REPLICATES
     seed: int = 0
-    title: str = field(default="What this loss trains on this data", kw_only=True)
+    title: str = field(default="Where the training signal goes", kw_only=True)
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
