@@ -226,7 +226,11 @@ def constant(losses: list[float], steps: int) -> list[Observation]:
 LEVELS = [2.0, 0.5, 0.1]
 
 
-@pytest.mark.parametrize("make", [uncertainty, partial(uncertainty, kind="regression"), gls], ids=repr)
+@pytest.mark.parametrize(
+    "make",
+    [uncertainty, partial(uncertainty, kind="regression"), gls],
+    ids=["uncertainty", "uncertainty of regression", "gls"],
+)
 def test_uncertainty_is_one_over_the_loss(make):
     """w = 1/(2L) in both forms, tutorial flaws B4 and 10; the tutorial's code gives 1/L and its text neither."""
     weights = make().weights(run(make(), constant(LEVELS, 3), tasks=3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from sftloss.tasks import STRATEGIES, MultiTaskLoss
+from sftloss.tasks import STRATEGIES, MultiTaskLoss, TaskGradients
 
 NAMES = ["a", "b", "c"]
 
@@ -50,12 +50,38 @@ def step_alone(module: MultiTaskLoss) -> None:
         module.step()
 
 
+def compare_gramians(rank: int) -> None:
+    """The Gramian of the averaged gradients, with DDP around the model; a task lies on both ranks, one on one."""
+    torch.manual_seed(0)
+    alone = torch.nn.Linear(4, 3).double()
+    shared = torch.nn.Linear(4, 3).double()
+    shared.load_state_dict(alone.state_dict())
+    wrapped = torch.nn.parallel.DistributedDataParallel(shared)
+    x, ids = torch.randn(6, 4).double(), torch.tensor([0, 1, 0, 0, 1, 2])
+    mine = slice(0, 3) if rank == 0 else slice(3, 6)
+    found, expected = TaskGradients(wrapped, tasks=3), TaskGradients(alone, tasks=3)
+    with found.capture(ids[mine]):
+        (2 * wrapped(x[mine]).square().sum()).backward()  # twice, as DDP averages
+    with expected.capture(ids):
+        alone(x).square().sum().backward()
+    gramian = found.gramian()
+    torch.testing.assert_close(gramian, expected.gramian(), rtol=1e-12, atol=0)
+    both = [torch.empty_like(gramian) for _ in range(2)]
+    dist.all_gather(both, gramian)
+    assert torch.equal(*both)
+    weights = torch.tensor([0.5, 2.0, 3.0], dtype=torch.float64)
+    for each in (found, expected):
+        each.apply(weights)
+    torch.testing.assert_close(shared.weight.grad, alone.weight.grad, rtol=1e-12, atol=0)
+
+
 def main() -> None:
     dist.init_process_group("gloo")
     assert dist.get_world_size() == 2
     for name in STRATEGIES:
         if not name.startswith("grad"):
             compare(name, dist.get_rank())
+    compare_gramians(dist.get_rank())
     dist.barrier()
     if dist.get_rank() == 0:
         print("OK, world size 2")

@@ -2,7 +2,9 @@
 
 * :mod:`sftloss.tasks.strategies`: weights as pure mathematics on explicit state,
 * :func:`task_sums`: token losses to a sum and a count for each task,
-* :class:`MultiTaskLoss`: names, micro-batches, ranks, bounds, checkpoint and statistics.
+* :class:`MultiTaskLoss`: names, micro-batches, ranks, bounds, checkpoint and statistics,
+* :class:`TaskGradients`: each task's gradient from one backward pass, and their Gramian,
+* :mod:`sftloss.tasks.gramian`: weights from it.
 """
 
 from __future__ import annotations
@@ -10,7 +12,18 @@ from __future__ import annotations
 from ._multi_task import MultiTaskLoss
 from ._rules import Rules
 from ._sums import task_sums
+from ._task_gradients import TaskGradients
 from ._trend import Trend, trend
 from .strategies import STRATEGIES, Observation, Strategy
 
-__all__ = ["STRATEGIES", "MultiTaskLoss", "Observation", "Rules", "Strategy", "Trend", "task_sums", "trend"]
+__all__ = [
+    "STRATEGIES",
+    "MultiTaskLoss",
+    "Observation",
+    "Rules",
+    "Strategy",
+    "TaskGradients",
+    "Trend",
+    "task_sums",
+    "trend",
+]
