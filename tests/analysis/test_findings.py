@@ -117,7 +117,7 @@ def test_the_example_mean_is_a_warning_only_where_it_is_used_and_the_data_can_te
     finding = found(random_examples(), normalisation=EXAMPLE_MEAN)["NORM002"]
     assert finding.severity == "warning" and finding.interval.low < finding.value < finding.interval.high
     alone = found(clean(), normalisation=EXAMPLE_MEAN)["NORM002"]
-    assert alone.severity == "info" and "cannot tell whether they do (no prompt" in alone.sentence
+    assert alone.severity == "info" and "cannot tell whether they do (no prompt" in alone.why
 
 
 def test_micro_batch_means_are_found_where_they_shorten():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sftloss.analysis import _fixes as fixes
 from sftloss.analysis._numbers import Estimate
-from sftloss.analysis._shares import number, percent, with_interval
+from sftloss.analysis._shares import number, percent
 from sftloss.analysis.document import Finding, Interval, Severity
 
 SHIFT = 0.05  # a change of mean length below 5 % is not worth a warning
@@ -58,21 +58,21 @@ def _shift_finding(id: str, subject: str, shift: Shift, *, is_used: bool) -> Fin
         return None
     teaches, kind = "teaches" if is_used else "would teach", "shorter" if shift.relative < 0 else "longer"
     sentence = (
-        f"{subject} {teaches} {kind} output, by up to {percent(abs(shift.relative))}: "
-        f"{with_interval(shift.bound)} {shift.unit} instead of {number(shift.data)}"
+        f"{subject} {teaches} {kind} output: {number(shift.bound.value)} {shift.unit} instead of {number(shift.data)}, "
+        f"up to {percent(abs(shift.relative))} {'less' if shift.relative < 0 else 'more'}."
     )
     given = shift.data if shift.given_prompt is None else shift.given_prompt
+    why = f"{_WHY[id]} It happens where prompts leave the length open"
     if shift.cannot_tell:
-        sentence += f", if prompts leave the length open. The data cannot tell whether they do ({shift.cannot_tell})."
+        why += f"; the data cannot tell whether they do ({shift.cannot_tell})."
     else:
-        sentence += (
-            f", if prompts leave the length open; given the prompt, as far as answers repeat one, {number(given)}."
-        )
+        why += "."
+        sentence += f" What the data can show of it, given the prompt: {number(given)}."
     is_shown = not shift.cannot_tell and abs(given / shift.data - 1.0) >= SHIFT
     severity: Severity = "warning" if is_used and is_shown else "info"
     value, spread = shift.bound.value, shift.bound.interval
     fix = fixes.GLOBAL_MEAN if is_used or id == "NORM001" else ""  # micro-batches are named by who trains with them
-    return Finding(id, severity, sentence, _WHY[id], fix, value, spread, shift.unit)
+    return Finding(id, severity, sentence, why, fix, value, spread, shift.unit)
 
 
 def conflict_finding(share: float, spread: Interval | None, rows: tuple[str, ...]) -> Finding:

@@ -127,11 +127,20 @@ def strips_section(study: Study, decode: Decode | None) -> Section:
     strips = []
     for one, origin in zip(ids.tolist(), study.origins(rows), strict=True):
         if one in parts:
-            strips.append(_strip(study, parts[one].head(study.options.strip_tokens), origin, decode))
+            start, title = _start(parts[one], study.options.strip_tokens), origin
+            if start:
+                title = f"{origin}, without its first {start + 1:,} tokens"
+            strips.append(_strip(study, parts[one].slice(start, study.options.strip_tokens), title, decode))
     trained = int((study.size > 0).sum())
     lead = f"{'All' if trained == len(study.size) else f'{trained:,} of'} {len(study.size):,} examples train something."
     notes = ("An example's first token is never predicted, so it is not shown.",)
     return Section("tokens", "What is trained", lead, LEVELS["S1"], strips=tuple(strips), notes=notes)
+
+
+def _start(part: pl.DataFrame, shown: int) -> int:
+    """Where a strip begins: at the first token, or shortly before the first trained one if that is far."""
+    trained = np.flatnonzero(part["u"].to_numpy() > 0)
+    return 0 if not len(trained) or trained[0] < shown // 2 else int(trained[0]) - shown // 4
 
 
 def _sample(study: Study) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.analysis._frames import Study
-from sftloss.analysis._shares import Shares, percent, share_chart, share_table, shares
+from sftloss.analysis._shares import Shares, largest, percent, share_chart, share_table, shares
 from sftloss.analysis._views import LEVELS
 from sftloss.analysis._words import counted, group_name, holds_and_takes, label_of
 from sftloss.analysis.document import Section
@@ -40,7 +40,7 @@ def group_section(study: Study, column: str) -> Section | None:
     lead = group_sentence(study, of, column)
     title = {"task": "Tasks", "language": "Languages", "source": "Sources"}.get(column, column)
     table = share_table(of, id=column, title=title, first=column, signals=signals)
-    chart = share_chart(of, id=f"{column}-shares", title=f"Shares by {column}", x_label=column, description=lead)
+    chart = share_chart(of, id=f"{column}-shares", title=f"Shares by {column}", x_label=column, description=largest(of))
     return Section(column, title, lead, LEVELS[study.options.level], (chart,), (table,))
 
 

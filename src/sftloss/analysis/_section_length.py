@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from sftloss.analysis import _numbers as numbers
@@ -195,14 +197,16 @@ def tilt_section(study: Study) -> Section:
         Column("low", "low", "number", "end of the 95 % interval"),
         Column("high", "high", "number", "end of the 95 % interval"),
         Column("within_prompt", "given the prompt", "number", "only answers to the same prompt differ"),
-        Column("within_task", "given the task", "number"),
+        Column("within_task", "given the task", "number", "length varies only inside tasks"),
         Column("effective", "effective examples", "number", "Kish: as many equally weighted examples"),
     )
     rows: list[tuple[Cell, ...]] = []
     for tilt in found:
         ends = bounds(tilt.unconditional.interval)
-        values = (tilt.unconditional.value, *ends, tilt.within_prompt, tilt.within_task, tilt.effective_examples)
+        given = None if reason else tilt.within_prompt  # a number would read as "nothing happens"
+        values = (tilt.unconditional.value, *ends, given, tilt.within_task, tilt.effective_examples)
         rows.append((tilt.normalisation.name, *(cell(v) for v in values)))
+    table = _without_empty(Table("tilt", "Predicted mean output length", columns, tuple(rows)))
     said = ", ".join(f"{number(tilt.unconditional.value)} under {tilt.normalisation.name}" for tilt in found)
     lead = (
         f"The data has {number(data)} trained tokens {answers_of(study)}. Where the prompt does not settle the length, "
@@ -221,6 +225,11 @@ def tilt_section(study: Study) -> Section:
         "At its optimum, cross-entropy weighted by w(T) learns the data reweighted by w(T). It is a statement about "
         "the optimum: short training moves less, and length that the prompt determines does not move at all.",
     )
-    return Section(
-        "tilt", "Output length", lead, "", (chart,), (Table("tilt", chart.title, columns, tuple(rows)),), notes=notes
-    )
+    return Section("tilt", "Output length", lead, "", (chart,), (table,), notes=notes)
+
+
+def _without_empty(table: Table) -> Table:
+    """The table without columns that have no value."""
+    keep = [i for i in range(len(table.columns)) if any(row[i] is not None for row in table.rows)]
+    rows = tuple(tuple(row[i] for i in keep) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[i] for i in keep), rows=rows)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from sftloss.analysis._frames import Study
-from sftloss.analysis._shares import Shares, cell, percent, share_chart, share_table, shares
+from sftloss.analysis._shares import Shares, cell, largest, percent, share_chart, share_table, shares
 from sftloss.analysis._tilt import TOKEN_MEAN
 from sftloss.analysis._token_groups import BAND_NAMES, groupings, token_sums
 from sftloss.analysis._views import LEVELS, ROLES, View
@@ -52,7 +52,7 @@ def roles_section(study: Study) -> Section:
     none = tuple(None if column.key.endswith(("_low", "_high")) else 0.0 for column in table.columns[1:])
     rows += [(k, everything[k], *none) for k in untrained]
     table = replace(table, columns=heads, rows=tuple(rows))
-    chart = share_chart(of, id="role-shares", title="Shares by role", x_label="role", description=lead)
+    chart = share_chart(of, id="role-shares", title="Shares by role", x_label="role", description=largest(of))
     bars = (
         Series("all tokens", tuple(str(row[0]) for row in rows), tuple(everything[str(row[0])] for row in rows)),
         *chart.series,
@@ -79,7 +79,7 @@ def confidence_section(study: Study) -> Section:
     lead = f"{'; '.join(said)}." if said else "No token has p < 0.01 or p \u2265 0.99."
     table = share_table(of, id="confidence", title="Confidence", first="p of the target", signals=_signals(study))
     chart = share_chart(
-        of, id="confidence-shares", title="Shares by confidence", x_label="p of the target", description=lead
+        of, id="confidence-shares", title="Shares by confidence", x_label="p of the target", description=largest(of)
     )
     level = LEVELS[study.options.level]
     if study.objectives == ("cross_entropy",):  # its factor is 1 everywhere, by definition
@@ -127,7 +127,9 @@ def positions_section(study: Study) -> Section:
     for key, title, of in names:
         tables.append(share_table(of, id=key, title=title, first="trained tokens", signals=_signals(study)))
         charts.append(
-            share_chart(of, id=f"{key}-shares", title=title, x_label="from the first trained token", description=lead)
+            share_chart(
+                of, id=f"{key}-shares", title=title, x_label="from the first trained token", description=largest(of)
+            )
         )
     notes = (
         "Positions count from an example's first trained token to its last.",

@@ -116,6 +116,16 @@ def _key(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name.lower()).strip("_")
 
 
+def largest(of: Shares) -> str:
+    """What a share chart shows, for who cannot see it: the largest group of each column."""
+    said = []
+    for index, name in enumerate(of.columns if of.labels else ()):
+        if np.isfinite(of.value[:, index]).any():
+            group = int(np.nanargmax(of.value[:, index]))
+            said.append(f"{name} {of.labels[group]} ({percent(float(of.value[group, index]))})")
+    return f"Largest share: {', '.join(said)}." if said else "No shares."
+
+
 def share_chart(of: Shares, *, id: str, title: str, x_label: str, description: str) -> Chart:
     """Bars of every column's shares, with intervals."""
     series = []
