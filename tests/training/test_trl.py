@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from tests.training.cases import definition, gradients, model_of, ragged_rows, relative_error, without
-from tests.training.test_trainer import arguments, train
 
 from sftloss.training import Loss, with_loss
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
+from tests.training.test_trainer import arguments, train  # noqa: E402  skips this file too where a package is missing
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning"),
