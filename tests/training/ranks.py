@@ -134,6 +134,24 @@ def trainer(folder: str) -> float:
     return relative_error(seen[0], truth())
 
 
+def accelerate_loop() -> float:
+    """Its `backward` divides by the number of micro-batches; the loop of examples/accelerate_loop.py undoes that."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(gradient_accumulation_steps=2)
+    assert accelerator.num_processes == dist.get_world_size()
+    model = model_of()
+    attachment = attach(model, LOSS)
+    wrapped = accelerator.prepare(model)
+    parts = mine()
+    step = attachment.step(parts)
+    for part in parts:
+        with accelerator.accumulate(wrapped):
+            loss = wrapped(**part, num_items_in_batch=step).loss
+            accelerator.backward(loss * accelerator.gradient_accumulation_steps)
+    return relative_error(gradients(model), truth())
+
+
 def main(out: str) -> None:
     warnings.filterwarnings("ignore")
     dist.init_process_group("gloo")
@@ -144,6 +162,7 @@ def main(out: str) -> None:
         "mean of means": partial(ddp, is_ours=False),
         "fsdp2": partial(fsdp2, False),
         "fsdp2, head alone": partial(fsdp2, True),
+        "accelerate": accelerate_loop,
         "trainer": partial(trainer, str(Path(out).parent)),
     }
     results: dict[str, Any] = {"world": dist.get_world_size()}

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 ROOT = Path(__file__).resolve().parents[2]
-EXACT = ["ddp", "attach after ddp", "masked rank", "fsdp2", "fsdp2, head alone", "trainer"]
+EXACT = ["ddp", "attach after ddp", "masked rank", "fsdp2", "fsdp2, head alone", "accelerate", "trainer"]
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])

@@ -81,7 +81,7 @@ def _active(output: nn.Module) -> nn.Module:
         return output
     active = getattr(output, "active_adapter", None)
     active = active[0] if isinstance(active, (list, tuple)) and active else active
-    chosen: Any = copies[active] if active in copies else output.original_module  # noqa: SIM401: it has no get
+    chosen: Any = copies[active] if active in copies else output.original_module  # noqa: SIM401
     return chosen
 
 

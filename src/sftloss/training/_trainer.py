@@ -77,6 +77,8 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
             self, model: Any, inputs: Any, prediction_loss_only: bool, *args: Any, **kwargs: Any
         ) -> Any:
             inputs = {**inputs, "output_logits": not prediction_loss_only}
+            if inputs.get("shift_labels") is not None:  # the Trainer looks for labels by this name only
+                inputs.setdefault("labels", inputs["shift_labels"])
             return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
 
         def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,61 @@
+"""The example files run, alone and on two processes, and learn."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers")
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")
+
+
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_plain_loop_runs() -> None:
+    losses = load("plain_loop").main()
+    assert len(losses) == 5 and all(0 < loss < 20 for loss in losses)
+
+
+def test_accelerate_loop_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("accelerate")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    losses = load("accelerate_loop").main()
+    assert len(losses) == 5 and all(0 < loss < 20 for loss in losses)
+
+
+def test_hf_trainer_runs(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    history = load("hf_trainer").main(str(tmp_path), use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False)
+    assert [{"loss", "cross_entropy", "entropy"} <= set(line) for line in history[:5]] == [True] * 5
+    assert any("eval_loss" in line for line in history)
+
+
+@pytest.mark.parametrize("name", ["plain_loop", "accelerate_loop"])
+def test_loops_run_on_two_processes(name: str) -> None:
+    pytest.importorskip("accelerate")
+    is_two = "import os, runpy, sys; assert os.environ['WORLD_SIZE'] == '2'; "
+    told = is_two + "runpy.run_path(sys.argv[1], run_name='__main__')"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        [*command, sys.executable, "-c", told, str(EXAMPLES / f"{name}.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("cross_entropy") == 5, "only rank 0 prints"
