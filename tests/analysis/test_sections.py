@@ -141,6 +141,16 @@ def test_deciles_leave_out_examples_without_trained_tokens():
     assert column(deciles, "token_mean")[0] == pytest.approx(sum(range(10, 16)) / sum(range(10, 65)), rel=1e-6)
 
 
+def test_intervals_of_a_decile_count_trained_examples_only():
+    """Half of the examples are untrained: their share is in neither the bars nor their intervals."""
+    examples = [{"p": np.full(5 + n % 60, 0.5), "weight": float(n % 2)} for n in range(240)]
+    section = length_section(open_study(make_table(examples), OPTIONS))
+    bars = by_id(section.charts, "length-decile-shares").series[0]
+    assert bars.label == "examples" and sum(bars.y) == pytest.approx(1.0)
+    # an interval that counted the untrained half would lie around half of its bar
+    assert all(low < y < high for low, y, high in zip(bars.low, bars.y, bars.high, strict=True))
+
+
 def test_tilt_section_predicts_the_harmonic_mean():
     examples = [{"p": np.full(n, 0.5), "prompt": 9} for n in range(2, 16)] * 3
     section = tilt_section(open_study(make_table([e | {"id": i} for i, e in enumerate(examples)]), OPTIONS))

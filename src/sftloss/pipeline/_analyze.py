@@ -80,7 +80,7 @@ def analyze(
                 f"{place.table} lacks the shards of ranks {', '.join(map(str, missing))} of {world}; "
                 "choose an --output that all ranks share, then start again with --resume."
             )
-        document = describe(table, question, decode=_decoder_of(tokenizer), facts=_facts(model, examples))
+        document = describe(table, question, decode=_decoder_of(tokenizer), facts=_facts(model, examples, run))
         findings = sorted((*document.findings, *examples.findings()), key=lambda found: _SEVERITY[found.severity])
         report = Report(
             replace(document, findings=tuple(findings), provenance=(*_provenance(run), *document.provenance)),
@@ -157,9 +157,9 @@ def _decoder_of(tokenizer: Any) -> Any:
     return lambda ids: [tokenizer.decode([int(token)]) for token in ids]
 
 
-def _facts(model: Any, examples: Examples) -> tuple[tuple[str, str], ...]:
+def _facts(model: Any, examples: Examples, run: Run) -> tuple[tuple[str, str], ...]:
     name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
-    return (("model", name), *examples.facts())
+    return (("model", name), *examples.facts(run.max_examples))
 
 
 def _provenance(run: Run) -> tuple[tuple[str, str], ...]:

@@ -79,11 +79,12 @@ class Examples:
             found.append(Finding(READ_WARNINGS[name], "info", sentence, why, rows=places))
         return tuple(found)
 
-    def facts(self) -> tuple[tuple[str, str], ...]:
-        """What was read, for the top of the report."""
+    def facts(self, limit: int | None = None) -> tuple[tuple[str, str], ...]:
+        """What was read, for the top of the report; `limit` is where reading was told to stop."""
         read: ReadReport = self._records.report
         formats = ", ".join(sorted(read.formats))
-        return (("data", f"{read.source} ({formats})"), ("rows used", f"{self.used:,} of {read.rows:,}"))
+        first = "the first " if read.usable == limit else ""  # whether there is more was not asked
+        return (("data", f"{read.source} ({formats})"), ("rows used", f"{self.used:,} of {first}{read.rows:,}"))
 
 
 def _finding(code: str, count: int, rows: int, detail: str, places: tuple[str, ...]) -> Finding:
