@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from sftloss.analysis import _fixes as fixes
 from sftloss.analysis import _numbers as numbers
 from sftloss.analysis._frames import Study
@@ -55,7 +53,8 @@ def _length_rules(study: Study) -> list[Rule]:
         rules.append((wish, then, because, tilt.unconditional.value, *ends, fixes.alpha(normalisation.alpha)))
     if not numbers.cannot_tell(study.size):
         base = elasticity(study, View(study.objective, TOKEN_MEAN), options.level)
-        if np.isfinite(base.value) and base.interval is not None:
+        # beyond [0, 1.5] the straight line is no description of the data, and dividing by that power equalises nothing
+        if 0 < base.value <= fixes.STEEPEST and base.interval is not None:
             because = f"counting tokens alike, twice the length gets {2.0**base.value:.2f} times the signal"
             near = round(base.value) if abs(base.value - round(base.value)) < 0.05 else base.value
             wish = "equal signal from short and long examples"

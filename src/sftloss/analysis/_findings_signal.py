@@ -65,7 +65,8 @@ def policy(study: Study) -> Finding | None:
         said = reason or estimate.reason or "no interval"
     # dividing by another T^a lowers the slope by a
     target_alpha = study.options.normalisation.alpha + estimate.value - TARGETS[wanted]
-    fix = fixes.alpha(target_alpha) if verdict == "off target" and study.view.normalisation.micro_batch is None else ""
+    is_power = study.view.normalisation.micro_batch is None and 0 <= target_alpha <= fixes.STEEPEST
+    fix = fixes.alpha(target_alpha) if verdict == "off target" and is_power else ""
     return Finding(
         "NORM003",
         "warning" if verdict == "off target" else "info",

@@ -10,6 +10,9 @@ READ_ROWS = "read the rows listed here"
 FOCAL = "sftloss analyze --model MODEL --data DATA --loss cross_entropy --loss 'focal(gamma=2)'"
 ENDS = "give end tokens a larger weight in the data, then look at generated lengths"
 
+STEEPEST = 1.5
+"""The largest exponent that is ever advised: beyond it the slope in length is a sign of a bad fit, not of a cure."""
+
 _NAMES = {0.0: "token-mean", 0.5: "sqrt", 1.0: "example-mean"}
 
 

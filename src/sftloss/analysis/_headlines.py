@@ -53,8 +53,9 @@ def _length_line(study: Study) -> str:
     shift = tilt.unconditional.value / data - 1.0
     if not abs(shift) >= 0.02:
         return f"Every normalisation compared keeps the data's mean length: {number(data)} tokens {what}."
+    verb = "could teach" if study.lengths.cannot_tell() else "teaches"
     return (
-        f"{doing(tilt.normalisation)} teaches the model to write {'less' if shift < 0 else 'more'}: "
+        f"{doing(tilt.normalisation)} {verb} the model to write {'less' if shift < 0 else 'more'}: "
         f"{number(tilt.unconditional.value)} tokens {what} instead of the data's {number(data)}, "
         "where the prompt does not settle the length."
     )

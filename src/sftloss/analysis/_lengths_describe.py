@@ -75,7 +75,7 @@ def describe_lengths(
 def _headlines(study: LengthStudy) -> tuple[str, ...]:
     unit = study.options.unit
     said = ", ".join(f"{one.normalisation.name} {number(one.unconditional.value)}" for one in study.forecasts)
-    first = f"Mean length learned if the prompt says nothing about length, the most it can shift: {said} {unit}."
+    first = f"Mean length learned if the prompt says nothing about length: {said} {unit}."
     if study.reason:
         second = f"Whether it shifts here this data cannot tell: {study.reason}."
     else:

@@ -23,10 +23,15 @@ def forecast_section(study: LengthStudy) -> Section:
     unit, data = study.options.unit, study.data.value
     columns = (
         Column("normalisation", "normalisation"),
-        Column("bound", _BOUND, "number", "mean length learned; the shift is at most this"),
+        Column(
+            "bound",
+            _BOUND,
+            "number",
+            "mean length learned where the prompt says nothing about length; for example mean a bound",
+        ),
         Column("low", "low", "number", "end of the 95 % interval"),
         Column("high", "high", "number", "end of the 95 % interval"),
-        Column("shift", "shift, at most", "percent", "against the data's mean"),
+        Column("shift", "shift, if the prompt says nothing", "percent", "against the data's mean"),
         Column("given_prompt", _GIVEN, "number", "only answers to the same prompt differ; understates"),
         Column("given_low", "low, given the prompt", "number", "end of the 95 % interval"),
         Column("given_high", "high, given the prompt", "number", "end of the 95 % interval"),
@@ -42,7 +47,7 @@ def forecast_section(study: LengthStudy) -> Section:
     table = Table("length-forecast", title, tuple(columns[at] for at in shown), kept)
     lead = f"The data's mean is {number(data)} {unit}. "
     if study.reason:
-        lead += "What each normalisation can shift it to at most is below; whether it does, the data cannot tell: "
+        lead += "What each normalisation shifts it to if prompts say nothing about length is below; whether it does, the data cannot tell: "
         lead += f"{study.reason}."
     else:
         lead += "Of a shift, the first number is the upper bound; the one given the prompt is what this data shows."

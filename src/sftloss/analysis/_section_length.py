@@ -87,7 +87,8 @@ def _lead(study: Study, found: list[tuple[View, Estimate]], reason: str) -> str:
         return f"This data cannot tell how signal depends on length: {reason}."
     parts = ", ".join(f"{_twice(e.value)} under {view.normalisation.name}" for view, e in found if np.isfinite(e.value))
     return (
-        f"An example of twice the length has this many times the signal: {parts}. "
+        f"A straight line through log signal and log length gives an example of twice the length this many times the "
+        f"signal: {parts}; the deciles below show how well it fits. "
         "2 means that every token counts alike, 1 that every example does; neither is wrong in itself."
     )
 
@@ -193,7 +194,7 @@ def tilt_section(study: Study) -> Section:
     reason = study.lengths.cannot_tell()
     columns = (
         Column("normalisation", "normalisation"),
-        Column("predicted", "mean length at most this far from the data", "number", "if the prompt says nothing"),
+        Column("predicted", "mean length, if the prompt says nothing about it", "number", "if the prompt says nothing"),
         Column("low", "low", "number", "end of the 95 % interval"),
         Column("high", "high", "number", "end of the 95 % interval"),
         Column("within_prompt", "given the prompt", "number", "only answers to the same prompt differ"),

@@ -25,7 +25,7 @@ class AnalyzeOptions:
     columns: dict[str, str] = option({}, "The data's own column names.", panel=_IN, metavar="prompt=Q,response=A")
     format: str | None = option(None, "The data's format; found out for each row if not given.", panel=_IN)
     max_length: int | None = option(None, "Tokens kept of each example.", panel=_IN, minimum=2)
-    max_examples: int | None = option(512, "Examples read, from the start.", panel=_IN, minimum=1)
+    max_examples: int | None = option(None, "Examples read, from the start; all if not given.", panel=_IN, minimum=1)
     on_error: str = option("report", "What an unusable row does.", panel=_IN, choices=("report", "skip", "raise"))
     loss: tuple[str, ...] = option(
         ("cross_entropy",),
