@@ -47,10 +47,11 @@ def forecast_section(study: LengthStudy) -> Section:
     table = Table("length-forecast", title, tuple(columns[at] for at in shown), kept)
     lead = f"The data's mean is {number(data)} {unit}. "
     if study.reason:
-        lead += "What each normalisation shifts it to if prompts say nothing about length is below; whether it does, the data cannot tell: "
+        lead += "Below is what each normalisation shifts it to if prompts say nothing about length; "
+        lead += "whether it does, the data cannot tell: "
         lead += f"{study.reason}."
     else:
-        lead += "Of a shift, the first number is the upper bound; the one given the prompt is what this data shows."
+        lead += "Of a shift, the first number holds if prompts say nothing; the one given the prompt is what this data shows."
     return Section("forecast", "Predicted output length", lead, charts=(_forest(study),), tables=(table,))
 
 
