@@ -237,3 +237,9 @@ def test_any_bytes_give_records_or_a_data_error_with_the_path(tmp_path, name, co
     except DataError as error:
         assert str(path) in str(error)
         assert str(error).replace(str(path), "").isprintable()
+
+
+def test_rows_of_an_array_on_one_line_are_told_apart_by_their_number(tmp_path):
+    path = tmp_path / "one_line.json"
+    path.write_text(json.dumps([{"text": "a"}, {"text": "b"}]), encoding="utf-8")
+    assert [str(record.origin) for record in read_records(path)] == [f"{path} row 0", f"{path} row 1"]

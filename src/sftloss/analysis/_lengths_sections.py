@@ -51,7 +51,8 @@ def forecast_section(study: LengthStudy) -> Section:
         lead += "whether it does, the data cannot tell: "
         lead += f"{study.reason}."
     else:
-        lead += "Of a shift, the first number holds if prompts say nothing; the one given the prompt is what this data shows."
+        lead += "Of a shift, the first number holds if prompts say nothing about length; "
+        lead += "the one given the prompt is what this data shows."
     return Section("forecast", "Predicted output length", lead, charts=(_forest(study),), tables=(table,))
 
 

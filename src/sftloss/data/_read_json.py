@@ -233,6 +233,7 @@ def _elements(path: Path, text: str, start: int) -> Iterator[Row]:
     """The array element by element, so that only one is alive and each knows its line."""
     strict, row, line, counted = _Strict(), 0, 1, 0
     at = _skip_space(text, start + 1)
+    has_lines = "\n" in text[at : text.rfind("]")]  # all on one line, as json.dump writes: only the row's number tells
     if text.startswith("]", at):
         raise DataError(f"{path}: the array is empty.")
     while True:
@@ -241,7 +242,7 @@ def _elements(path: Path, text: str, start: int) -> Iterator[Row]:
             value, end = strict.value(text, at)
         except (ValueError, RecursionError) as error:
             raise _malformed(path, text, error, at, row) from None
-        yield Origin(str(path), row, line), strict.row(value)
+        yield Origin(str(path), row, line if has_lines else None), strict.row(value)
         row += 1
         at = _skip_space(text, end)
         closing, at = text[at : at + 1], _skip_space(text, at + 1)
