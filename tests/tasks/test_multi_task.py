@@ -303,6 +303,19 @@ def assert_same(one: nn.Module, two: nn.Module) -> None:
         assert torch.equal(value.nan_to_num(-1), other.nan_to_num(-1)), key
 
 
+def test_a_token_that_does_not_count_may_hold_anything():
+    """Weight 0 or no task: its NaN enters neither the loss nor the sums."""
+    module = MultiTaskLoss(NAMES)
+    losses, ids, weights = torch.rand(6), torch.tensor([0, 0, 1, 1, 2, -1]), torch.ones(6)
+    losses[[1, 5]], weights[1] = torch.nan, 0
+    leaf = losses.requires_grad_()
+    total, _ = module(leaf, ids, weights)
+    total.backward()
+    assert torch.isfinite(total) and leaf.grad[[1, 5]].tolist() == [0, 0]
+    assert_close(module.pending_sums[0], losses[0].detach().double())
+    module.step()
+
+
 def test_a_checkpoint_is_read_by_name_and_not_by_order():
     saved = trained(MultiTaskLoss(NAMES, "gls"), 5).state_dict()
     turned = MultiTaskLoss(NAMES[::-1], "gls")

@@ -394,9 +394,16 @@ def test_a_diverging_task_does_not_take_all():
 def test_performance_is_the_relative_slope_across_the_window():
     """An exact exponential: the smoothed log loss is again a line, after the mean has forgotten its start."""
     chosen, rates = performance_based(window=5, limit=9.0, decay=0.5), [-0.1, -0.05]
-    weights = chosen.weights(run(chosen, falling(rates, 60), tasks=2))
+    weights = chosen.weights(run(chosen, falling(rates, 63), tasks=2))
     expected = 2 * torch.softmax(4 * torch.tensor(rates, dtype=torch.float64), 0)
     assert_close(weights, expected, rtol=1e-6, atol=0)
+
+
+def test_dwa_bounds_a_diverging_task():
+    chosen = dwa(window=1)
+    weights = chosen.weights(run(chosen, constant([1.0, 1.0], 1) + constant([1000.0, 1.0], 1), tasks=2))
+    # ratios 2 and 1 at temperature 2
+    assert_close(weights, 2 * torch.softmax(torch.tensor([1.0, 0.5], dtype=torch.float64), 0))
 
 
 def test_performance_before_a_full_window_is_neutral():
