@@ -1,7 +1,7 @@
 """Your own instruction file, from nothing to a report: `python examples/real_data.py --data FILE --family llama`.
 
-A byte-level tokenizer is trained on the file, a two-layer model of the family learns it for a minute, and
-`sftloss.analyze` says what the loss trained on. No network, no GPU, nothing outside --output is written.
+A byte-level tokenizer is trained on the file, a two-layer model of the family learns it for a minute or two, and
+`sftloss analyze` says what the loss trained on. No network, no GPU, nothing outside --output is written.
 
 The model is tiny and knows nothing but this file: numbers about lengths, masks and tasks are the data's own, numbers
 about confidence are this model's. For yours, run `sftloss analyze --model YOURS --data FILE`.

@@ -108,7 +108,7 @@ def truncated(study: Study) -> Finding | None:
     return Finding(
         "MASK007",
         "warning" if share > 0.01 else "info",
-        f"{int(cut.sum()):,} examples ({percent(share)}) are cut off; {int(lost.sum()):,} of them train no end.",
+        f"{int(cut.sum()):,} examples ({percent(share)}) are cut off; {int(lost.sum()):,} of them train no end at all.",
         WHY_CUT,
         fixes.LONGER,
         share,
