@@ -102,7 +102,8 @@ class GroupSums:
         count, columns = self.total.shape
         place = at.ravel() * count + (0 if groups is None else np.asarray(groups))
         sums = [np.bincount(place, values[:, c], len(names) * count) for c in range(columns)]
-        return self.add_units(names, np.stack(sums, axis=1).reshape(len(names), count, columns))
+        stacked = np.stack(sums, axis=1, dtype=np.float64)
+        return self.add_units(names, stacked.reshape(len(names), count, columns))
 
     def add_units(self, units: NDArray[np.int64], sums: Floats) -> GroupSums:
         """Adds the sums of distinct ``units`` (units,), shape ``(units, groups, columns)``."""
