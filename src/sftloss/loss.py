@@ -74,9 +74,9 @@ def weighted_loss(
         return _two_passes(hidden, head, targets, coefficients, objective, (extras, fields, plan))
     if plan.mode == "two_pass":
         return _two_passes(hidden, head, targets, coefficients, objective, (extras, fields, plan))
-    work = Work(targets, coefficients, objective, extras, fields, head.scale, head.softcap, plan)
+    work = Work(targets, coefficients, objective, extras, fields, head.scale, head.softcap, plan, head.shard)
     loss, *values = OnePass.apply(hidden, head.weight, head.bias, work)
-    return loss, TokenStats(dict(zip(work.returned, values, strict=True)), head.weight.shape[0], extras)
+    return loss, TokenStats(dict(zip(work.returned, values, strict=True)), head.vocab, extras)
 
 
 def _two_passes(hidden, head, targets, coefficients, objective, rest):  # type: ignore[no-untyped-def]

@@ -5,6 +5,7 @@ from ._engine import token_statistics
 from ._head import Head
 from ._measure import TokenSignal, measure_tokens
 from ._plan import Plan
+from ._sharded import Shard
 from ._stats import FIELDS, TokenStats
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "IGNORED",
     "Head",
     "Plan",
+    "Shard",
     "TokenSignal",
     "TokenStats",
     "from_logits",

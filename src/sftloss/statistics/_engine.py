@@ -53,7 +53,7 @@ def token_statistics(
     if unknown:
         raise ValueError(f"token_statistics: there is no statistic {unknown[0]!r}; choose from {', '.join(FIELDS)}.")
     names = tuple(dict.fromkeys((*FREE, *fields)))
-    request = Request(targets, names, head.scale, head.softcap, plan or Plan())
+    request = Request(targets, names, head.scale, head.softcap, plan or Plan(), head.shard)
     values = TwoPass.apply(hidden, head.weight, head.bias, request)
     return TokenStats(dict(zip(names, values, strict=True)), finite_columns(head, values[0].dtype)[1])
 
@@ -65,10 +65,12 @@ def check_inputs(who: str, hidden: Tensor, head: Head, targets: Tensor) -> None:
             f"{who}: hidden must be a floating (tokens, hidden) matrix, got {hidden.dtype} {tuple(hidden.shape)}. "
             "Flatten batch and time: hidden.reshape(-1, hidden.shape[-1])."
         )
-    vocab, width = head.weight.shape
+    width = head.weight.shape[1]
     if hidden.shape[1] != width:
-        raise ValueError(f"{who}: hidden is {hidden.shape[1]} wide, head.weight is (vocab {vocab}, hidden {width}).")
+        raise ValueError(
+            f"{who}: hidden is {hidden.shape[1]} wide, head.weight is (vocab {head.vocab}, hidden {width})."
+        )
     for name, other in (("head.weight", head.weight), ("targets", targets)):
         if other.device != hidden.device:
             raise ValueError(f"{who}: hidden is on {hidden.device}, {name} on {other.device}. Move them together.")
-    check_targets(who, targets, hidden.shape[0], vocab)
+    check_targets(who, targets, hidden.shape[0], head.vocab)

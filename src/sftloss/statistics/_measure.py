@@ -14,6 +14,7 @@ from ._head import Head, compute_dtype
 from ._one_pass import _State, read_chunk
 from ._plan import Plan
 from ._rows import RowGradient, Rows, needs, row_gradient, statistics_of
+from ._sharded import from_centre, total
 from ._stats import FIELDS, TokenStats
 from ._tile import put_target, to_gradient
 
@@ -61,11 +62,11 @@ def measure_tokens(
         >>> signal["ce"].l1
         tensor([1.5000])
     """
-    check_targets("measure_tokens", targets, hidden.shape[0], head.weight.shape[0])
+    check_targets("measure_tokens", targets, hidden.shape[0], head.vocab)
     dtype = compute_dtype(hidden)
     kept = torch.nonzero(targets != IGNORED)[:, 0]
     state = _State(hidden, head, dtype, (False, False, False), kept.shape[0])
-    step = (plan or Plan()).chunk(kept.shape[0], head.weight.shape[0], 2 * dtype.itemsize)
+    step = (plan or Plan()).chunk(kept.shape[0], head.common, 2 * dtype.itemsize)
     columns: dict[str, list[Tensor]] = {}
     for start in range(0, kept.shape[0], step):
         chosen = kept[start : start + step]
@@ -113,6 +114,9 @@ def _norms(
         l2 = (grad.target.square() + grad.log_sum.square() * rows.rest_collision).sqrt()
         return l1, l2
     assert shifted is not None
-    dz = to_gradient(exp.clone(), shifted.clone(), rows, grad, state.finite, state.vocab_size)
-    put_target(dz, targets, 0, grad, state.vocab_size)
-    return torch.linalg.vector_norm(dz, 1, dim=1), torch.linalg.vector_norm(dz, dim=1)
+    head = state.head
+    here = from_centre(rows, state.centre, head.shard)
+    dz = to_gradient(exp.clone(), shifted.clone(), here, grad, state.finite, state.vocab_size)
+    put_target(dz, targets, head.start, grad, state.vocab_size)
+    l1, l2 = torch.linalg.vector_norm(dz, 1, dim=1), torch.linalg.vector_norm(dz, dim=1)
+    return (l1, l2) if head.shard is None else (total(l1, head.shard), total(l2.square(), head.shard).sqrt())

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ._definition import IGNORED, spread
-from ._head import Head, blocks, compute_dtype, finite_columns, project
+from ._head import Head, blocks, compute_dtype, finite_columns, project, projected_rows
 from ._plan import Plan
 from ._rows import FREE, RowGradient, Rows, needs, row_gradient, statistics_of
+from ._sharded import Shard, from_centre, merge, total
 from ._stats import TokenStats
 from ._tile import Sums, add_block, put_target, take_target, to_gradient
 
@@ -28,6 +29,10 @@ class Work:
     scale: float
     softcap: float | None
     plan: Plan
+    shard: Shard | None = None
+
+    def head(self, weight: Tensor, bias: Tensor | None) -> Head:
+        return Head(weight, bias, self.scale, self.softcap, self.shard)
 
     @property
     def returned(self) -> tuple[str, ...]:
@@ -51,7 +56,7 @@ class OnePass(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, work):  # type: ignore[no-untyped-def]
         wanted = tuple(ctx.needs_input_grad[:3])
         with torch.autocast(hidden.device.type, enabled=False):
-            loss, stats, gradients, largest = sweep(hidden, Head(weight, bias, work.scale, work.softcap), work, wanted)
+            loss, stats, gradients, largest = sweep(hidden, work.head(weight, bias), work, wanted)
         ctx.save_for_backward(hidden, weight, bias)
         ctx.work, ctx.wanted, ctx.gradients, ctx.largest = work, wanted, gradients, largest
         ctx.set_materialize_grads(False)
@@ -67,8 +72,7 @@ class OnePass(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:  # a second backward through a retained graph: the first one took the buffers
             with torch.autocast(hidden.device.type, enabled=False), torch.no_grad():
-                head = Head(weight, bias, ctx.work.scale, ctx.work.softcap)
-                _, _, gradients, _ = sweep(hidden, head, ctx.work, ctx.wanted)
+                _, _, gradients, _ = sweep(hidden, ctx.work.head(weight, bias), ctx.work, ctx.wanted)
         factor = upstream * ctx.largest
         out = [
             None if value is None else value.mul_(factor).to(like.dtype)
@@ -93,7 +97,7 @@ def sweep(
     loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
     pieces: list[dict[str, Tensor]] = []
     buffers = 2 if state.keeps_shifted(work) else 1
-    step = work.plan.chunk(kept.shape[0], head.weight.shape[0], buffers * dtype.itemsize)
+    step = work.plan.chunk(kept.shape[0], head.common, buffers * dtype.itemsize)
     for start in range(0, kept.shape[0], step):
         piece = slice(start, min(start + step, kept.shape[0]))
         chosen: slice | Tensor = piece if everything else kept[piece]
@@ -122,7 +126,7 @@ class _State:
         self.d_weight = make((vocab, width)) if wanted[1] else None
         self.d_bias = like.new_zeros(vocab) if wanted[2] else None
         self.wants_gradient = any(wanted)
-        self.buffer = self.spare = like
+        self.buffer = self.spare = self.centre = like
         self.is_first = True
 
     def keeps_shifted(self, work: Work) -> bool:
@@ -141,8 +145,9 @@ class _State:
         loss = (losses.detach().double() * c).sum()
         if self.wants_gradient:
             grad = row_gradient([losses], [c.to(losses.dtype)], leaves)
-            dz = to_gradient(exp, shifted, rows, grad, self.finite, self.vocab_size)
-            put_target(dz, targets, 0, grad, self.vocab_size)
+            here = from_centre(rows, self.centre, self.head.shard)
+            dz = to_gradient(exp, shifted, here, grad, self.finite, self.vocab_size)
+            put_target(dz, targets, self.head.start, grad, self.vocab_size)
             if slope is not None:
                 dz *= slope
             self._products(dz, hidden, piece)
@@ -161,7 +166,7 @@ class _State:
                 self.d_weight[columns].addmm_(part.t(), hidden, beta=beta, alpha=scale)
 
     def finish(self, tokens: int, kept: Tensor, everything: bool) -> Gradients:
-        d_hidden = self.d_hidden
+        d_hidden = None if self.d_hidden is None else total(self.d_hidden, self.head.shard)
         if d_hidden is not None and not everything:
             d_hidden = d_hidden.new_zeros(tokens, d_hidden.shape[1]).index_copy_(0, kept, d_hidden)
         return Gradients(d_hidden, self.d_weight, self.d_bias)
@@ -178,12 +183,15 @@ def read_chunk(
         if keeps_shifted:
             state.spare = torch.empty_like(state.buffer)
     z = state.buffer[:tokens]
-    slopes = [project(hidden, weight, head, columns, z[:, columns]) for columns, weight in blocks(head, state.dtype)]
+    parts = blocks(head, state.dtype, projected_rows(hidden))
+    slopes = [project(hidden, weight, head, columns, z[:, columns]) for columns, weight in parts]
     slope = None if head.softcap is None else torch.cat([s for s in slopes if s is not None], dim=1)
     sums = Sums.start(tokens, needed, z)
-    hole = take_target(z, targets, 0, sums)
+    hole = take_target(z, targets, head.start, sums)
     exp = add_block(z, sums, hole, state.finite is not None, state.spare[:tokens] if keeps_shifted else None)
-    return exp, z if keeps_shifted else None, slope, sums.rows(state.vocab_size)
+    state.centre = sums.m
+    rows = merge(sums, head.shard, targets).rows(state.vocab_size)
+    return exp, z if keeps_shifted else None, slope, rows
 
 
 def _gather(

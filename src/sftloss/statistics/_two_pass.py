@@ -12,6 +12,7 @@ from ._definition import IGNORED, spread
 from ._head import Head, compute_dtype, finite_columns, project
 from ._plan import Plan
 from ._rows import RowGradient, Rows, needs, row_gradient, statistics_of
+from ._sharded import Shard, merge, total
 from ._tile import _FAR, Sums, add_block, put_target, take_target, to_gradient
 
 
@@ -24,6 +25,10 @@ class Request:
     scale: float
     softcap: float | None
     plan: Plan
+    shard: Shard | None = None
+
+    def head(self, weight: Tensor, bias: Tensor | None) -> Head:
+        return Head(weight, bias, self.scale, self.softcap, self.shard)
 
 
 class TwoPass(torch.autograd.Function):
@@ -31,7 +36,7 @@ class TwoPass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, request):  # type: ignore[no-untyped-def]
-        head = Head(weight, bias, request.scale, request.softcap)
+        head = request.head(weight, bias)
         kept = torch.nonzero(request.targets != IGNORED)[:, 0]
         with torch.autocast(hidden.device.type, enabled=False):
             h, y = hidden[kept].to(compute_dtype(hidden)), request.targets[kept]
@@ -57,7 +62,7 @@ class TwoPass(torch.autograd.Function):
         if not asked:
             return None, None, None, None
         grad = row_gradient([value for value, _ in asked], [up for _, up in asked], leaves)
-        head = Head(weight, bias, request.scale, request.softcap)
+        head = request.head(weight, bias)
         with torch.autocast(hidden.device.type, enabled=False):
             h = hidden[kept].to(compute_dtype(hidden))
             d_h, d_weight, d_bias = _gradients(
@@ -82,9 +87,9 @@ def read_rows(hidden: Tensor, head: Head, targets: Tensor, needed: set[str], pla
             piece = slice(left, min(left + width, vocab))
             z = h.new_empty(h.shape[0], piece.stop - left)
             project(h, head.weight.detach()[piece].to(h.dtype), head, piece, z)
-            hole = take_target(z, y, left, sums)
+            hole = take_target(z, y, head.start + left, sums)
             add_block(z, sums, hole, finite is not None)
-        parts.append(sums.rows(vocab_size))
+        parts.append(merge(sums, head.shard, y).rows(vocab_size))
     if len(parts) == 1:
         return parts[0]
     names = [name for name, value in vars(parts[0]).items() if value is not None]
@@ -119,6 +124,7 @@ def _gradients(
             if d_bias is not None:
                 d_bias[piece].add_(dz.sum(dim=0), alpha=head.scale)
     d_weight = None if d_weight is None else d_weight.to(head.weight.dtype)
+    d_hidden = None if d_hidden is None else total(d_hidden, head.shard)
     return d_hidden, d_weight, None if d_bias is None else d_bias.to(head.bias.dtype)  # type: ignore[union-attr]
 
 
@@ -134,7 +140,8 @@ def _tile_gradient(hidden, weight, head, piece, tokens, finite, vocab_size):  # 
     targets, rows, grad = tokens
     z = hidden.new_empty(hidden.shape[0], piece.stop - piece.start)
     slope = project(hidden, weight, head, piece, z)
-    take_target(z, targets, piece.start, Sums.start(hidden.shape[0], set(), z))
+    start = head.start + piece.start
+    take_target(z, targets, start, Sums.start(hidden.shape[0], set(), z))
     z -= rows.m[:, None]
     shifted = None
     if not grad.is_plain and (grad.rest_entropy is not None or grad.rest_collision is not None):
@@ -143,5 +150,5 @@ def _tile_gradient(hidden, weight, head, piece, tokens, finite, vocab_size):  # 
     else:
         z.exp_()
     dz = to_gradient(z, shifted, rows, grad, None if finite is None else finite[piece], vocab_size)
-    put_target(dz, targets, piece.start, grad, vocab_size)
+    put_target(dz, targets, start, grad, vocab_size)
     return dz if slope is None else dz.mul_(slope)
