@@ -179,7 +179,7 @@ def test_batches_of_our_own_data_are_read_aligned() -> None:
     for batch in (padded, packed):
         got, gradient = run(model, attachment, [inputs_of(batch)])
         assert got == pytest.approx(value, abs=1e-10) and relative_error(gradient, truth) < 1e-10
-    assert inputs_of(packed)["row_ids"][1] == "data.jsonl:6 + data.jsonl:7 + data.jsonl:8"
+    assert inputs_of(packed)["row_ids"][1] == ["data.jsonl:6", "data.jsonl:7", "data.jsonl:8"]
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from sftloss.training._attach import Attachment, attach, attachment_of, detach
 from sftloss.training._collate import collate_rows, inputs_of
 from sftloss.training._loss import Loss, TaskFactors
+from sftloss.training._pass import Pass
 from sftloss.training._step import Step, step_total
 from sftloss.training._trainer import with_loss
 
 __all__ = [
     "Attachment",
     "Loss",
+    "Pass",
     "Step",
     "TaskFactors",
     "attach",

@@ -20,7 +20,8 @@ from sftloss.loss import weighted_loss
 from sftloss.statistics import Plan
 from sftloss.training._head import HeadForm, last_hidden, no_logits, prove_head, unwrap
 from sftloss.training._loss import Loss, Objective, as_loss
-from sftloss.training._rows import say_non_finite
+from sftloss.training._pass import Pass
+from sftloss.training._spikes import SpikeWatch
 from sftloss.training._step import Step, contribution, step_total
 from sftloss.training._tally import Tally
 from sftloss.training._tokens import COLUMNS, read_tokens
@@ -37,12 +38,16 @@ class Attachment:
         model: The transformers model itself, inside all wrappers.
         loss: The loss.
         form: The head's scale and softcap.
+        spikes: Raises at a loss that is not finite and tells of one far above those before it, on this rank.
         tallies: Sums over the tokens trained ("train") and evaluated ("eval") since they were last read.
+        observers: Functions called with what each forward pass with labels has seen.
     """
 
     def __init__(self, model: Any, loss: Loss, form: HeadForm) -> None:
         self.model, self.loss, self.form = model, loss, form
         self.tallies = {"train": Tally(), "eval": Tally()}
+        self.spikes = SpikeWatch()
+        self.observers: list[Callable[[Pass], None]] = []
         self.is_active = True
         self._before = vars(model).get("forward")
 
@@ -51,8 +56,10 @@ class Attachment:
         return step_total(self.loss, micro_batches, device=_device(self.model), group=group)
 
     def metrics(self, which: str = "train", *, is_global: bool = True, group: Any = None) -> dict[str, float]:
-        """Cross-entropy, entropy, accuracy and loss since the last call, over all ranks; see :meth:`Tally.read`."""
-        return self.tallies[which].read(device=_device(self.model), is_global=is_global, group=group)
+        """Cross-entropy, entropy, accuracy, loss and shares since the last call, on all ranks; see `Tally.read`."""
+        names = () if self.loss.tasks is None else self.loss.tasks.names
+        tally = self.tallies[which]
+        return tally.read(device=_device(self.model), is_global=is_global, group=group, task_names=names)
 
     def detach(self) -> None:
         """Give the model its own forward back. What others wrapped around ours meanwhile stays, and ours passes on."""
@@ -157,11 +164,12 @@ class Attachment:
             extras=extras,
             plan=_PLAN,
         )
-        if loss.is_checked and not bool(torch.isfinite(value)):
-            raise FloatingPointError(say_non_finite(loss, stats, tokens, coefficients, given.get("row_ids")))
+        seen = Pass(model.training, stats, tokens, coefficients.detach(), value.detach(), given)
+        is_spike = loss.is_checked and self.spikes.look(loss, seen)
         total = step.total.to(device) if step.total.dim() == 0 and own_total else None
-        counted = (tokens.targets.to(device) != -100) & (coefficients != 0)
-        self.tallies["train" if model.training else "eval"].add(stats, counted, value, total)
+        self.tallies["train" if model.training else "eval"].add(loss, seen, total, is_spike)
+        for observe in self.observers:
+            observe(seen)
         return value * step.ranks + rest.to(device) / step.micro_batches
 
     def _step_of(self, given: Mapping[str, Any], tokens: Any) -> tuple[Step, bool]:

@@ -58,7 +58,7 @@ def collate_rows(rows: Sequence[Mapping[str, Any]], *, pad_id: int, packed: bool
             batch[name] = each.repeat_interleave(torch.tensor(lengths))[None] if packed else each
     if "row_ids" in rows[0]:
         ids = [row["row_ids"] for row in rows]
-        batch["row_ids"] = [" + ".join(map(str, ids))] if packed else ids
+        batch["row_ids"] = [ids] if packed else ids  # a packed row has one name a sequence
     return batch
 
 
@@ -79,9 +79,11 @@ def inputs_of(batch: Batch) -> dict[str, Any]:
     }
 
 
-def _row_names(batch: Batch) -> list[str]:
+def _row_names(batch: Batch) -> list[Any]:
+    """``path:line`` of each row; of a packed one, a list with one a sequence."""
     rows = [sorted(set(row.tolist()) - {-1}) for row in batch.segments]
-    return [" + ".join(str(batch.examples[i].origin) for i in row) for row in rows]
+    names = [[str(batch.examples[i].origin) for i in row] for row in rows]
+    return [row[0] if len(row) == 1 else row for row in names]
 
 
 def _laid(values: list[Any], lengths: list[int], padding: float, dtype: torch.dtype, packed: bool) -> Tensor:

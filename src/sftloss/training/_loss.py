@@ -25,10 +25,12 @@ class TaskFactors:
             it must give the same.
         is_mean_per_task: Whether each task is divided by its own normaliser (the loss is a weighted sum of task
             means) or all by one.
+        names: What the log calls the tasks, in the order of their indices.
     """
 
     factors: Sequence[float] | Callable[[], Tensor]
     is_mean_per_task: bool = True
+    names: tuple[str, ...] = ()
 
     def now(self) -> Tensor:
         """The factors of this step, ``(tasks,)``, float64."""

@@ -1,4 +1,4 @@
-"""Which rows are behind a loss that is not a number."""
+"""Which rows are behind a loss that is not a number, or far above the losses before it."""
 
 from __future__ import annotations
 
@@ -8,31 +8,82 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftloss.statistics import TokenStats
+from sftloss.statistics import IGNORED
 from sftloss.training._loss import Loss
-from sftloss.training._tokens import Tokens
+from sftloss.training._pass import Pass
 
 _SHOWN = 5
 
 
-def say_non_finite(loss: Loss, stats: TokenStats, tokens: Tokens, coefficients: Tensor, row_ids: Any) -> str:
+def say_non_finite(loss: Loss, seen: Pass) -> str:
     """One sentence naming the rows whose loss is not finite, by the batch's `row_ids` where it has them."""
-    with torch.no_grad():
-        values = loss.objective(stats) * coefficients  # type: ignore[operator]
-    bad = ~torch.isfinite(values) & (coefficients != 0)
-    rows = torch.unique(torch.nonzero(bad)[:, 0] // tokens.columns).tolist()
-    if not rows:
+    values = token_losses(loss, seen)
+    bad = ~torch.isfinite(values) & (seen.coefficients != 0)
+    places = _places(seen, torch.nonzero(bad)[:, 0])
+    if not places:
         return "sftloss: the loss is not finite, though every token's is; look at the weights and the normaliser."
-    names = _names(rows, row_ids)
-    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+    names = [name_of(place, seen.batch.get("row_ids")) for place in places[:_SHOWN]]
+    more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
     return (
-        f"sftloss: the loss is not finite at {int(bad.sum())} tokens of {', '.join(names[:_SHOWN])}{more}; look at "
+        f"sftloss: the loss is not finite at {int(bad.sum())} tokens of {', '.join(names)}{more}; look at "
         "these rows, lower the learning rate, or check the last checkpoint for NaN."
     )
 
 
-def _names(rows: Sequence[int], row_ids: Any) -> list[str]:
+def say_largest(loss: Loss, seen: Pass, shown: int = 3) -> str:
+    """The rows with the largest part of the micro-batch's loss, as ``data.jsonl:7 (71%, 9.2 a token)``."""
+    values = token_losses(loss, seen).double()
+    is_counted = (seen.tokens.targets.to(values.device) != IGNORED) & (seen.coefficients != 0)
+    kept = torch.nonzero(is_counted)[:, 0]
+    where = _keys(seen)[kept.to(seen.tokens.segments.device)]
+    keys, index = torch.unique(where, return_inverse=True)
+    index, weights = index.to(values.device), seen.coefficients[kept].abs().double()
+    sums = values.new_zeros(len(keys)).index_add_(0, index, values[kept])
+    sizes = values.new_zeros(len(keys)).index_add_(0, index, weights)
+    total = float(sums.clamp(min=0).sum()) or 1.0
+    said = []
+    for i in torch.argsort(sums, descending=True)[:shown].tolist():
+        name = name_of(_place(seen, int(keys[i])), seen.batch.get("row_ids"))
+        said.append(f"{name} ({float(sums[i]) / total:.0%} of it, {float(sums[i] / sizes[i]):.3g} a token)")
+    return ", ".join(said)
+
+
+@torch.no_grad()
+def token_losses(loss: Loss, seen: Pass) -> Tensor:
+    """c times the objective of each token, 0 where nothing is trained."""
+    values = loss.objective(seen.stats) * seen.coefficients  # type: ignore[operator]
+    return torch.where(seen.coefficients != 0, values, 0.0)
+
+
+def name_of(place: tuple[int, int], row_ids: Any) -> str:
+    """A sequence's name: `row_ids` has one name a row, or a list with one name a sequence of the (packed) row."""
+    row, sequence = place
     if row_ids is None:
-        return [f"row {row} of the micro-batch (put row_ids into the batch to have them named)" for row in rows]
-    ids = row_ids.tolist() if isinstance(row_ids, Tensor) else list(row_ids)
-    return [str(ids[row]) if row < len(ids) else f"row {row} of the micro-batch" for row in rows]
+        return f"row {row} of the micro-batch (put row_ids into the batch to have them named)"
+    ids = row_ids.tolist() if isinstance(row_ids, Tensor) else row_ids
+    if row >= len(ids):
+        return f"row {row} of the micro-batch"
+    name = ids[row]
+    if isinstance(name, (list, tuple)):
+        name = name[sequence] if sequence < len(name) else " + ".join(map(str, name))
+    return str(name)
+
+
+def _keys(seen: Pass) -> Tensor:
+    """One number for each (row, sequence) of a token, increasing along the batch."""
+    segments, columns = seen.tokens.segments, seen.tokens.columns
+    rows = torch.arange(len(segments), device=segments.device) // columns
+    starts = torch.ones_like(segments)
+    starts[1:] = (segments[1:] != segments[:-1]).long()
+    run = starts.cumsum(0) - 1
+    first = run.view(-1, columns)[:, 0]
+    return rows * columns + run - first[rows]
+
+
+def _place(seen: Pass, key: int) -> tuple[int, int]:
+    return key // seen.tokens.columns, key % seen.tokens.columns
+
+
+def _places(seen: Pass, at: Tensor) -> Sequence[tuple[int, int]]:
+    keys = torch.unique(_keys(seen)[at.to(seen.tokens.segments.device)])
+    return [_place(seen, key) for key in keys.tolist()]

@@ -15,7 +15,7 @@ from sftloss.statistics import IGNORED
 from sftloss.training._loss import Loss
 from sftloss.weights import ROLES, length_weights, role_weights
 
-COLUMNS = ("token_weights", "example_weights", "roles", "segments", "tasks", "row_ids")
+COLUMNS = ("token_weights", "example_weights", "roles", "segments", "tasks", "row_ids", "example_ids")
 """What a batch may hold beside what the model takes; see :func:`read_tokens`."""
 
 
@@ -27,9 +27,11 @@ class Tokens:
         targets: ``(tokens,)``, -100 where nothing is predicted.
         weights: u of each token, ``(tokens,)``, float64; 0 where nothing is trained.
         segments: Sequence of each token, ``(tokens,)``.
-        groups: Task of each token, or None.
+        groups: Task of each token, -1 where it is not trained; None where the loss has no task factors.
         extras: Further tensors, ``(tokens,)`` each.
         columns: Length of a row, so that a token can be told its row.
+        roles: Role code of each target, for the log; None where neither batch nor loss tells roles apart.
+        tasks: Task of each token as the batch says it, for the log; None where it does not.
     """
 
     targets: Int[Tensor, " tokens"]
@@ -38,6 +40,8 @@ class Tokens:
     groups: Int[Tensor, " tokens"] | None
     extras: Mapping[str, Tensor]
     columns: int
+    roles: Int[Tensor, " tokens"] | None = None
+    tasks: Int[Tensor, " tokens"] | None = None
 
 
 def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
@@ -75,13 +79,17 @@ def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
         weights = length_weights(weights, segments, alpha=loss.alpha)
     if batch.get("example_weights") is not None:
         weights = weights * _per_token(batch["example_weights"], labels).double()
+    tasks = None if batch.get("tasks") is None else _per_token(batch["tasks"], labels).long()
     groups = None
     if loss.tasks is not None:
-        if batch.get("tasks") is None:
+        if tasks is None:
             raise ValueError("sftloss: the loss has task factors, so the batch must hold tasks, one index a row.")
-        groups = torch.where(weights != 0, _per_token(batch["tasks"], labels).long(), -1)
+        groups = torch.where(weights != 0, tasks, -1)
     extras = {name: flat(name, 0) for name in loss.extras}
-    return Tokens(targets, weights, segments, groups, extras, labels.shape[1])
+    roles = flat("roles", -1).long() if batch.get("roles") is not None else None
+    if roles is None and loss.roles is not None:
+        roles = _roles_by_label(flat("labels", IGNORED) != IGNORED)
+    return Tokens(targets, weights, segments, groups, extras, labels.shape[1], roles, tasks)
 
 
 def _segments(batch: Mapping[str, Any], labels: Tensor) -> Int[Tensor, " tokens"]:
@@ -120,10 +128,14 @@ def _role_weights(
     else:
         if set(loss.roles) - {"prompt", "response"}:
             raise ValueError("sftloss: labels tell only prompt and response apart; put roles in the batch.")
-        roles = torch.where(is_labelled, ROLES.index("response"), ROLES.index("prompt"))
+        roles = _roles_by_label(is_labelled)
     weights = torch.where(is_real | is_labelled, role_weights(roles, loss.roles).double(), 0.0)
     from_input = align(batch["input_ids"].reshape(-1), 0)
     return weights, torch.where(is_labelled, targets, torch.where(weights != 0, from_input, IGNORED))
+
+
+def _roles_by_label(is_labelled: Bool[Tensor, " tokens"]) -> Int[Tensor, " tokens"]:
+    return torch.where(is_labelled, ROLES.index("response"), ROLES.index("prompt"))
 
 
 def _per_token(values: Tensor, labels: Tensor) -> Tensor:

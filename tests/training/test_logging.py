@@ -1,0 +1,218 @@
+"""What the log says of a step: shares of the signal, spikes, and the rows behind them by file and line."""
+
+from __future__ import annotations
+
+import logging
+import random
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training.cases import VOCAB, model_of, ragged_rows, without
+
+from sftloss.objectives import objective
+from sftloss.statistics import TokenStats, from_logits
+from sftloss.training import Loss, Pass, TaskFactors, attach, collate_rows, with_loss
+from sftloss.training._signal import logit_signal
+from sftloss.training._spikes import FEWEST, SpikeWatch
+from sftloss.training._tokens import read_tokens
+
+pytest.importorskip("transformers")
+pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")
+ROWS = ragged_rows()
+FIELDS = ("target_logprob", "logsumexp", "entropy", "other_logprob", "mean_logprob", "is_top1")
+
+
+def logits_and_targets() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    logits = 3 * torch.randn(12, 9, generator=generator, dtype=torch.float64)
+    logits[0, 4] = 40.0  # nearly certain
+    return logits.requires_grad_(), torch.randint(0, 9, (12,), generator=generator).index_fill(0, torch.tensor([0]), 4)
+
+
+@pytest.mark.parametrize("text", ["cross_entropy", "focal(gamma=2)", "dft", "poly_1", "cross_entropy + 0.1 * z_loss"])
+def test_signal_is_the_l1_norm_of_the_gradient_in_the_logits(text: str) -> None:
+    logits, targets = logits_and_targets()
+    function = objective(text)
+    stats = from_logits(logits, targets)
+    (expected,) = torch.autograd.grad(function(stats).sum(), logits)
+    got = logit_signal(function, stats)
+    assert got is not None
+    torch.testing.assert_close(got, expected.abs().sum(dim=1), rtol=1e-9, atol=1e-14)
+
+
+def test_signal_of_an_own_objective_in_unlikelihood_is_exact_too() -> None:
+    logits, targets = logits_and_targets()
+
+    def unlikely(stats: TokenStats) -> torch.Tensor:
+        return -stats.other_logprob - 0.3 * stats.target_logprob * stats.entropy.detach()
+
+    stats = from_logits(logits, targets)
+    (expected,) = torch.autograd.grad(unlikely(stats).sum(), logits)
+    got = logit_signal(unlikely, stats)
+    assert got is not None
+    torch.testing.assert_close(got, expected.abs().sum(dim=1), rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("text", ["label_smoothing(epsilon=0.1)", "cross_entropy + 0.1 * entropy_bonus"])
+def test_signal_is_not_guessed_where_the_logits_are_needed(text: str) -> None:
+    assert logit_signal(objective(text), from_logits(*logits_and_targets())) is None
+
+
+def shares_of(loss: Loss, rows: Any, sizes: tuple[int, ...]) -> dict[str, float]:
+    model = model_of()
+    attachment = attach(model, loss)
+    start, parts = 0, []
+    for size in sizes:
+        parts.append(collate_rows(rows[start : start + size], pad_id=0))
+        start += size
+    step = attachment.step(parts)
+    for part in parts:
+        model(**part, num_items_in_batch=step)
+    return attachment.metrics()
+
+
+def test_shares_are_those_of_the_definition_at_any_split() -> None:
+    loss = Loss(
+        "focal(gamma=1)", roles={"prompt": 0.2, "response": 1.0}, tasks=TaskFactors([1.0, 2.0], names=("a", "b"))
+    )
+    rows = without(ROWS, "token_weights")
+    whole = shares_of(loss, rows, (8,))
+    model = model_of()
+    attachment = attach(model, loss)
+    step = attachment.step([collate_rows(rows, pad_id=0)])
+    attachment.detach()
+    signal = {"prompt": 0.0, "response": 0.0, "a": 0.0, "b": 0.0}
+    for row in rows:
+        batch = collate_rows([row], pad_id=0)
+        tokens = read_tokens(loss, batch)
+        logits = model(batch["input_ids"]).logits[0].detach().requires_grad_()
+        stats = from_logits(logits[:-1], batch["input_ids"][0, 1:])
+        (gradient,) = torch.autograd.grad(objective("focal(gamma=1)")(stats).sum(), logits)
+        each = (gradient.abs().sum(dim=1) * step.coefficients(tokens))[:-1]
+        is_labelled = batch["labels"][0, 1:] != -100
+        signal["response"] += float(each[is_labelled].sum())
+        signal["prompt"] += float(each[~is_labelled].sum())
+        signal["ab"[row["tasks"]]] += float(each.sum())
+    for name, amount in signal.items():
+        total = signal["a"] + signal["b"]
+        assert whole[f"signal_share/{name}"] == pytest.approx(amount / total, rel=1e-9)
+    cut = shares_of(loss, rows, (3, 1, 4))
+    assert cut == pytest.approx(whole, rel=1e-9)
+
+
+def test_shares_are_of_coefficients_where_the_signal_needs_the_logits() -> None:
+    rows = without(ROWS, "token_weights")
+    seen = shares_of(Loss("label_smoothing(epsilon=0.1)"), rows, (8,))
+    counts = [sum(int((row["labels"][1:] != -100).sum()) for row in rows if row["tasks"] == task) for task in (0, 1)]
+    assert seen["coefficient_share/task_0"] == pytest.approx(counts[0] / sum(counts))
+    assert not [name for name in seen if name.startswith("signal_share")]
+
+
+def test_one_group_alone_is_not_logged() -> None:
+    seen = shares_of(Loss(), without(ROWS, "token_weights", "tasks"), (8,))
+    assert set(seen) == {"cross_entropy", "entropy", "token_accuracy", "trained_tokens"}
+
+
+def pass_of(values: list[float], names: Any = None) -> Pass:
+    """Rows of one token each, with these losses."""
+    stats = TokenStats({"target_logprob": -torch.tensor(values, dtype=torch.float64)}, VOCAB)
+    count = len(values)
+    labels = torch.tensor([[-100, 5]] * count)
+    tokens = read_tokens(Loss(), {"labels": labels})
+    values_ = torch.zeros(2 * count, dtype=torch.float64)
+    values_[::2] = torch.tensor(values, dtype=torch.float64)
+    stats = TokenStats({"target_logprob": -values_}, VOCAB)
+    coefficients = (tokens.targets != -100).double() / count
+    return Pass(True, stats, tokens, coefficients, (coefficients * values_).sum(), {"row_ids": names})
+
+
+def test_spike_is_told_once_and_names_its_rows(caplog: pytest.LogCaptureFixture) -> None:
+    watch, draw = SpikeWatch(), random.Random(0)
+    calm = [[1 + 0.2 * draw.random() for _ in range(3)] for _ in range(40)]
+    with caplog.at_level(logging.WARNING, "sftloss.training"):
+        assert not any([watch.look(Loss(), pass_of(values)) for values in calm])
+        assert not caplog.records
+        names = ["data.jsonl:4", "data.jsonl:7", "data.jsonl:9"]
+        assert watch.look(Loss(), pass_of([1.1, 9.0, 1.2], names))
+        assert not watch.look(Loss(), pass_of([1.1, 8.0, 1.2], names)), "the same spike"
+        assert not watch.look(Loss(), pass_of(calm[0]))
+        assert watch.look(Loss(), pass_of([1.1, 1.0, 7.0], names)), "another one"
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "loss is 3.77 a token, the median of the 40 before it 1.1" in first
+    assert first.index("data.jsonl:7 (80% of it, 9 a token)") < first.index("data.jsonl:9")
+    assert "data.jsonl:9 (77% of it, 7 a token)" in second
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("normal", 0), ("uniform", 0), ("lognormal", 1), ("falling", 0), ("exponential", 4)],
+)
+def test_noise_is_no_spike(name: str, most: int) -> None:
+    """False alarms in 2,000 micro-batches; an exponential's tail (one-token batches) is the worst case."""
+    draw = random.Random(1)
+    make = {
+        "normal": lambda i: draw.gauss(2, 0.3),
+        "uniform": lambda i: draw.random() + 1,
+        "lognormal": lambda i: draw.lognormvariate(0.5, 0.5),
+        "falling": lambda i: 10 / (1 + i / 50) + 0.1 * draw.random(),
+        "exponential": lambda i: draw.expovariate(1),
+    }[name]
+    watch, told = SpikeWatch(), 0
+    logging.getLogger("sftloss.training").disabled = True
+    try:
+        for i in range(2000):
+            told += watch.look(Loss(), pass_of([max(make(i), 1e-3)]))
+    finally:
+        logging.getLogger("sftloss.training").disabled = False
+    assert told <= most
+
+
+def test_evaluation_and_the_first_micro_batches_are_not_judged() -> None:
+    watch = SpikeWatch()
+    for _ in range(FEWEST - 1):
+        assert not watch.look(Loss(), pass_of([1.0]))
+    assert not watch.look(Loss(), pass_of([100.0])), "too few before it"
+    evaluated = pass_of([100.0])
+    assert not watch.look(Loss(), Pass(False, *list(vars(evaluated).values())[1:]))
+    assert watch.look(Loss(), pass_of([100.0]))
+
+
+def test_packed_row_is_named_by_its_sequence() -> None:
+    model = model_of()
+    attach(model, Loss(extras=("poison",), objective=lambda stats: -stats.target_logprob * stats.extras["poison"]))
+    rows = without(ROWS, "token_weights", "tasks")
+    batch = collate_rows(rows, pad_id=0, packed=True)
+    assert batch["row_ids"] == [[row["row_ids"] for row in rows]]
+    poison = torch.ones(batch["labels"].shape, dtype=torch.float64)
+    start = sum(len(row["input_ids"]) for row in rows[:4])
+    poison[0, start + 2 : start + len(rows[4]["input_ids"])] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"tokens of data\.jsonl:5; look"):
+        model(**batch, poison=poison)
+
+
+def test_trainer_logs_shares(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    rows = without(ROWS, "token_weights") * 10
+    args = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        max_steps=3,
+        learning_rate=0.0,
+        logging_steps=3,
+        report_to="none",
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    pad = partial(collate_rows, pad_id=0)
+    trainer = with_loss(transformers.Trainer, Loss())(
+        model=model_of(), args=args, train_dataset=rows, data_collator=pad
+    )
+    trainer.train()
+    log = trainer.state.log_history[0]
+    assert log["signal_share/task_0"] + log["signal_share/task_1"] == pytest.approx(1)
