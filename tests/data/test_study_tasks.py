@@ -81,12 +81,8 @@ def test_an_ambiguous_question_has_many_right_answers_of_known_frequency():
 
 
 def test_only_unknown_is_right_where_there_is_nothing_to_know():
-    assert check("qa", "qa: cat red, dog tan? pig", "unknown") == 1.0 and not is_answerable(
-        "qa", "qa: cat red, dog tan? pig"
-    )
-    assert check("qa", "qa: cat red, dog tan? dog", "unknown") == 0.0 and is_answerable(
-        "qa", "qa: cat red, dog tan? dog"
-    )
+    assert check("qa", "colour: pear?", "unknown") == 1.0 and not is_answerable("qa", "colour: pear?")
+    assert check("qa", "colour: pig?", "unknown") == 0.0 and is_answerable("qa", "colour: pig?")
     assert check("compare", "12比猫大吗?", "不知道") == 1.0 and not is_answerable("compare", "12比猫大吗?")
     assert check("compare", "12比5大吗?", "不知道") == 0.0 and is_answerable("compare", "12比5大吗?")
     assert abstains("unknown ") and abstains("不知道") and not abstains("red")
@@ -128,3 +124,14 @@ def test_both_languages_and_short_sequences():
 def test_study_rows_refuse_what_cannot_be(arguments, word):
     with pytest.raises(ValueError, match=f"study_rows: .*{word}"):
         study_rows(0, **{"count": 5, **arguments})
+
+
+def test_study_rows_are_written_down():
+    """Committed results of studies rest on these rows."""
+    found = [(row.task, question(row), reference(row), row.source) for row in study_rows(3, 4, noise=0.5)]
+    assert found == [
+        ("qa", "colour: horse?", "tan", "clean"),
+        ("summarise", "sum: plane pin rake lemon", "fruits tools", "clean"),
+        ("classify", "kind: goat tan horse", "fruits", "noise"),
+        ("some", "some tools", "pig sheep horse hen duck cow", "noise"),
+    ]

@@ -6,12 +6,11 @@ task        share  lang  example                               what it is there 
 some        0.16   both  some tools: ``saw pin rake``          one question, answers of many lengths
 any         0.10   both  any fruits: ``plum``                  one question, many right answers
 classify    0.24   en    kind: fig cat lime: ``fruits``        most rows, few tokens, unequal classes
-qa          0.16   en    qa: cat red, dog tan? pig:            a third of the questions has no answer
-                         ``unknown``
+qa          0.16   en    colour: pig?: ``gold``                a third has no answer; some facts are rare
 compare     0.14   zh    12比5大吗?: ``是``                    a quarter of the questions has no answer
-summarise   0.08   en    sum: cat cat dog: ``cat dog``         long answers, easy once understood
-translate   0.08   both  zh: red cat: ``红猫``                 two languages, long answers
-add         0.04   en    47 + 6 =: ``53``                      fewest tokens, much loss
+summarise   0.08   en    sum: cat saw dog: ``animals tools``   answers of many lengths, told by the question
+translate   0.08   both  zh: red cat: ``红猫``                 two languages, the longest answers, hard
+add         0.04   en    17 + 6 =: ``23``                      fewest tokens, much loss
 ==========  =====  ====  ====================================  ============================================
 
 :func:`study_rows` makes rows from a seed, some with wrong answers on purpose; :func:`check` scores an answer.

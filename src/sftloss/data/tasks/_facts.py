@@ -1,7 +1,8 @@
-"""Questions with one right answer, and questions that have none: reading facts, comparing numbers, classifying."""
+"""Questions with one right answer, and questions that have none: remembering facts, comparing numbers, classifying."""
 
 from __future__ import annotations
 
+import re
 from random import Random
 
 from sftloss.data.tasks._task import UNKNOWN, Draft
@@ -10,33 +11,37 @@ from sftloss.data.tasks._words import ANIMALS, KIND_OF, KINDS, WORDS
 CLASSES = {"fruits": 0.5, "animals": 0.25, "colours": 0.15, "tools": 0.1}
 """How often each class is the right one."""
 
-_ANIMALS, _COLOURS = KINDS["animals"], KINDS["colours"]
+_THINGS = tuple(word for kind in ("fruits", "animals", "tools") for word in KINDS[kind])
+_ORDER = Random("facts").sample(_THINGS, k=len(_THINGS))
+FACTS = {thing: Random(f"fact {thing}").choice(KINDS["colours"]) for i, thing in enumerate(_ORDER) if i % 3 != 2}
+"""What there is to know, from the thing asked about most to the least: a colour, and of every third thing nothing."""
+
+_FREQUENCY = [1 / (3 + i) for i in range(len(_ORDER))]
+_PHRASES = ("colour {}", "colour: {}?", "{}: colour?", "the {} is", "what is {}?", "qa: {}")
 
 
 def draw_qa(random: Random) -> Draft:
-    """Colours of two or three animals, then one animal: of the facts two times in three, else unknown."""
-    animals = random.sample(_ANIMALS, k=random.choice((2, 3)) + 1)
-    facts = dict(zip(animals[1:], random.choices(_COLOURS, k=len(animals) - 1), strict=True))
-    asked = random.choice(animals[1:]) if random.random() < 2 / 3 else animals[0]
-    prompt = "qa: " + ", ".join(f"{animal} {colour}" for animal, colour in facts.items()) + f"? {asked}"
-    return Draft(prompt, facts.get(asked, UNKNOWN["en"]))
+    """The colour of a thing, from memory, in one of six phrases; the k-th thing as often as 1/(k + 2)."""
+    thing = random.choices(_ORDER, _FREQUENCY)[0]
+    return Draft(random.choice(_PHRASES).format(thing), FACTS.get(thing, UNKNOWN["en"]))
 
 
 def check_qa(prompt: str, answer: str) -> float:
-    """Right: the colour of the facts, or "unknown" where they do not say."""
-    facts, asked = _read_qa(prompt)
-    return float(answer == facts.get(asked, UNKNOWN["en"]))
+    """Right: the colour, or "unknown" where there is none to know."""
+    return float(answer == FACTS.get(_thing(prompt), UNKNOWN["en"]))
 
 
 def is_answerable_qa(prompt: str) -> bool:
-    """Whether the facts name the animal."""
-    facts, asked = _read_qa(prompt)
-    return asked in facts
+    """Whether the thing has a colour."""
+    return _thing(prompt) in FACTS
 
 
-def _read_qa(prompt: str) -> tuple[dict[str, str], str]:
-    text, asked = prompt.removeprefix("qa: ").split("? ")
-    return {animal: colour for animal, colour in (fact.split(" ") for fact in text.split(", "))}, asked
+def _thing(prompt: str) -> str:
+    """What is asked about; a KeyError where it is nothing we know."""
+    asked = [word for word in re.findall(r"[a-z]+", prompt) if word in _THINGS]
+    if len(asked) != 1:
+        raise KeyError(prompt)
+    return asked[0]
 
 
 def draw_compare(random: Random) -> Draft:

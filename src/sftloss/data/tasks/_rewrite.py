@@ -5,22 +5,27 @@ from __future__ import annotations
 from random import Random
 
 from sftloss.data.tasks._task import Draft
-from sftloss.data.tasks._words import ANIMALS, COLOURS, WORDS
+from sftloss.data.tasks._words import ANIMALS, COLOURS, KIND_OF, KINDS
 
 _TO_CHINESE = ANIMALS | COLOURS
 _TO_ENGLISH = {chinese: english for english, chinese in _TO_CHINESE.items()}
 
 
 def draw_summarise(random: Random) -> Draft:
-    """Two to seven words, each said one to three times; the answer says each once."""
-    words = random.sample(WORDS, k=random.randint(2, 7))
-    said = [word for word in words for _ in range(random.randint(1, 3))]
-    return Draft(f"sum: {' '.join(said)}", " ".join(words))
+    """Two to eight words, some of them twice; the answer names the kinds among them, in a fixed order."""
+    kinds = random.sample(tuple(KINDS), k=random.choice((1, 2, 2, 3, 3, 4)))
+    words = [random.choice(KINDS[kind]) for kind in [*kinds, *random.choices(kinds, k=random.randint(1, 4))]]
+    random.shuffle(words)
+    return Draft(f"sum: {' '.join(words)}", _kinds(words))
+
+
+def _kinds(words: list[str]) -> str:
+    return " ".join(kind for kind in KINDS if any(KIND_OF[word] == kind for word in words))
 
 
 def check_summarise(prompt: str, answer: str) -> float:
-    """Right: every word once, in the order of the text."""
-    return float(answer.split(" ") == list(dict.fromkeys(prompt.removeprefix("sum: ").split(" "))))
+    """Right: every kind once, in the fixed order."""
+    return float(answer == _kinds(prompt.removeprefix("sum: ").split(" ")))
 
 
 def draw_translate(random: Random) -> Draft:
@@ -43,10 +48,9 @@ def check_translate(prompt: str, answer: str) -> float:
 
 
 def draw_add(random: Random) -> Draft:
-    """A number of up to two digits and one of one digit, in either order."""
-    numbers = [random.randrange(100), random.randrange(10)]
-    random.shuffle(numbers)
-    return Draft(f"{numbers[0]} + {numbers[1]} =", str(sum(numbers)))
+    """Two numbers below 20."""
+    left, right = random.randrange(20), random.randrange(20)
+    return Draft(f"{left} + {right} =", str(left + right))
 
 
 def check_add(prompt: str, answer: str) -> float:

@@ -49,7 +49,7 @@ def study_rows(
 
     Example:
         >>> [message.content for message in study_rows(0, 1, tasks=["add"])[0].messages]
-        ['5 + 22 =', '27']
+        ['10 + 16 =', '26']
     """
     _check_arguments(count, split, noise)
     random = Random(f"study {split} {seed}")
@@ -148,7 +148,7 @@ def check(task: Record | str | None, prompt: str, answer: str) -> float | None:
         (1.0, 0.0, None)
     """
     name = task.task if isinstance(task, Record) else task
-    if name in TASKS:
+    if name is not None and name in TASKS:
         try:
             return TASKS[name].check(prompt, answer.strip())
         except (KeyError, ValueError, IndexError):
@@ -166,7 +166,7 @@ def _number(text: str) -> float | None:
 def is_answerable(task: Record | str | None, prompt: str) -> bool | None:
     """Whether a question has an answer; None where that cannot be told or all questions of the task have one."""
     name = task.task if isinstance(task, Record) else task
-    told = TASKS[name].is_answerable if name in TASKS else None
+    told = TASKS[name].is_answerable if name is not None and name in TASKS else None
     try:
         return None if told is None else told(prompt)
     except (KeyError, ValueError, IndexError):
