@@ -158,10 +158,70 @@ def test_a_model_that_is_not_there_is_exit_code_4(analyze, tmp_path):
     assert result.exit_code == 4 and "missing" in sentence(result)
 
 
-def test_a_device_that_is_not_there_is_exit_code_4(analyze):
-    result = analyze("--device", "cuda:9")
-    assert result.exit_code == 4
-    sentence(result)
+@pytest.mark.parametrize(("device", "said"), [("cuda:99", "is not on this machine"), ("gpu", "is no device")])
+def test_a_device_that_is_not_there_is_said_before_the_model_loads(analyze, monkeypatch, device, said):
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *a, **k: 1 / 0)
+    result = analyze("--device", device)
+    assert result.exit_code == 2 and f"--device {device} {said}; here are cpu" in sentence(result)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--format", "xyz"], "no format 'xyz'; formats are messages, sharegpt, alpaca, text, tokens"),
+        (["--columns", "prompt=zz"], "say which is which: --columns prompt=...,response=..."),
+        (["--max-length", "3", "--on-error", "skip"], "give a larger --max-length"),
+        (["--on-error", "report", "--columns", "response=absent"], "--columns prompt=...,response=..."),
+        (["--tokenizer", "/none"], "--tokenizer DIR"),
+    ],
+)
+def test_a_mistake_is_told_in_flags_and_names_no_function(analyze, words, expected):
+    said = sentence(analyze(*words))
+    assert expected in said
+    assert not re.search(r"\b[a-z]+_[a-z]+(: |=|\()", said) and "{" not in said
+
+
+def test_a_share_of_bad_rows_too_large_names_the_flag_that_reads_on(analyze, data):
+    write_rows(data, [ROWS[0], {"x": 1}, {"y": 1}])
+    assert "--on-error skip reads on regardless" in sentence(analyze())
+
+
+def test_a_failed_run_leaves_no_table_in_the_way_of_the_next(analyze, data, tmp_path):
+    good = data.read_text()
+    write_rows(data, [{"q": "copy: a", "a": "a"}])
+    assert analyze().exit_code == 3
+    assert not (tmp_path / "out").exists()
+    data.write_text(good)
+    assert analyze().exit_code == 0
+
+
+def test_resume_goes_on_with_a_copy_of_the_data(analyze, data, monkeypatch, tmp_path):
+    assert analyze().exit_code == 0
+    copy = tmp_path / "elsewhere.jsonl"
+    copy.write_bytes(data.read_bytes())
+    monkeypatch.setattr("sftloss.analysis._measure.batch_tokens", lambda *a: 1 / 0)
+    result = analyze("--resume", data=copy)
+    assert result.exit_code == 0, result.stderr
+    copy.write_text(copy.read_text().replace("plum", "pear"))
+    assert analyze("--resume", data=copy).exit_code == 2
+
+
+def test_a_command_that_a_finding_advises_runs_as_it_stands(analyze, data, monkeypatch, tmp_path):
+    write_rows(
+        data, [{"messages": [{"role": "user", "content": "say"}, {"role": "assistant", "content": w}]} for w in "ab"]
+    )
+    monkeypatch.chdir(tmp_path)
+    from sftloss.analysis.document import Document, Finding
+    from sftloss.pipeline._fixes import filled_in
+
+    fixes = ("look: sftloss analyze --model MODEL --data DATA --loss dft", "sftloss inspect --model MODEL --data DATA")
+    document = Document("t", (), tuple(Finding("A", "info", "s", "w", fix) for fix in fixes), ())
+    command = f"sftloss analyze --model {MODEL} --data {data} --max-length 64 --loss dft"
+    for finding in filled_in(document, command).findings:
+        words = shlex.split(finding.fix[finding.fix.index("sftloss") :])
+        assert "--max-length" in words
+        assert run(*words[1:]).exit_code == 0
+    assert filled_in(document, "sftloss demo") == document
 
 
 def test_our_own_mistake_is_exit_code_5_and_says_so(analyze, monkeypatch):
@@ -248,13 +308,25 @@ def test_a_full_disk_is_named_and_the_old_report_stays(analyze, monkeypatch, tmp
     assert analyze().exit_code == 0
     before = (tmp_path / "out" / "report.json").read_bytes()
 
-    def full(path, text):
-        raise OSError(28, "No space left on device", str(path))
+    page = (tmp_path / "out" / "report.html").read_bytes()
 
-    monkeypatch.setattr("sftloss.report._report.write_text_atomic", full)
-    result = analyze("--overwrite")
-    assert result.exit_code == 5 and "No space left on device" in sentence(result) and "MB free" in result.stderr
-    assert (tmp_path / "out" / "report.json").read_bytes() == before
+    def full(when: int):
+        """The disk fills up at this call; a table's parts are written by the same calls as the report."""
+        left = iter(range(when))
+
+        def fsync(_):
+            if next(left, None) is None:
+                raise OSError(28, "No space left on device")
+
+        return fsync
+
+    for when in range(6):  # manifest, two parts, the mark that all is done, then report.json and report.html
+        monkeypatch.setattr("os.fsync", full(when))
+        result = analyze("--overwrite")
+        assert result.exit_code == 5 and "No space left on device" in sentence(result) and "MB free" in result.stderr
+        assert (tmp_path / "out" / "report.json").read_bytes() == before
+        assert (tmp_path / "out" / "report.html").read_bytes() == page
+        assert not [path for path in (tmp_path / "out").rglob("*") if "tmp" in path.name]
 
 
 def test_a_yaml_file_fills_what_flags_leave_open(analyze, tmp_path, data):

@@ -68,6 +68,23 @@ def test_inspect_says_why_no_row_can_be_used_and_is_exit_code_3(inspect):
     assert result.exit_code == 3 and "DATA009" in result.stdout
 
 
+def test_inspect_ends_at_the_first_unusable_row_where_asked_to(inspect):
+    rows = [*ROWS, {"x": 1}, {"messages": [{"role": "user", "content": "?"}]}]
+    assert inspect(rows=rows).exit_code == inspect("--on-error", "report", rows=rows).exit_code == 0
+    result = inspect("--on-error", "raise", rows=rows)
+    assert result.exit_code == 3 and "data.jsonl:7: DATA009 unknown-shape" in result.stderr
+    result = inspect("--on-error", "raise", "--max-length", 4)
+    assert result.exit_code == 3 and "data.jsonl:1: MASK007 truncated-away" in result.stderr
+
+
+def test_inspect_gives_each_reason_its_own_cure(inspect):
+    rows = [*ROWS, {"x": 1}, {"messages": [{"role": "narrator", "content": "?"}]}]
+    fixes = {f["id"]: f["fix"] for f in json.loads(inspect("--json", "-", rows=rows).stdout)["findings"]}
+    assert (
+        "--columns prompt=" in fixes["DATA009"] and fixes["DATA013"] == "use the roles user, assistant, system and tool"
+    )
+
+
 @pytest.mark.parametrize(("fail_on", "code"), [("never", 0), ("warning", 1), ("error", 0)])
 def test_inspect_fails_on_findings_when_asked(inspect, fail_on, code):
     rows = [*ROWS, asked("what?", "It<|im_end|>is")]

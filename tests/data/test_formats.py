@@ -273,7 +273,7 @@ def test_named_metadata_leaves_the_format_alone():
 def test_preference_row_says_how_to_train_on_the_chosen_answer():
     """The cure in the message works."""
     row = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
-    with pytest.raises(BadRow, match="columns={'response': 'chosen'}"):
+    with pytest.raises(BadRow, match="columns response=chosen"):
         record_of(row)
     assert said(row, response="chosen") == ASKED
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sftloss.data import READ_REASONS, Origin, ReadBounds, read_records
+from sftloss.data import CURES, ENCODE_REASONS, READ_REASONS, Origin, ReadBounds, read_records
 from sftloss.errors import ConfigError, DataError
 
 GOOD = {"question": "2 + 2?", "answer": "4"}
@@ -54,12 +54,14 @@ def test_report_keeps_the_first_ten_origins_only(tmp_path):
     assert records.report.counts["empty-answer"] == 25
 
 
-def test_report_is_plain_values_for_json(tmp_path):
-    """The command line prints it."""
-    records = read_records(mixed(tmp_path / "rows.jsonl", 2, 1))
+def test_summary_says_of_each_reason_how_many_where_and_what_to_do(tmp_path):
+    """Two faults have two cures."""
+    path = write_lines(tmp_path / "rows.jsonl", GOOD, {"x": 1}, {"prompt": "a", "response": ""})
+    records = read_records(path, on_error="skip")
     list(records)
-    written = json.loads(json.dumps(records.report.as_dict()))
-    assert written["counts"] == {"DATA015 empty-answer": 1} and written["usable"] == 2
+    said = records.report.summary()
+    assert f"DATA009 unknown-shape: 1 refused, first at {path}:2: its columns are 'x'; say which is which" in said
+    assert f"DATA015 empty-answer: 1 refused, first at {path}:3" in said and "give the turn weight 0" in said
 
 
 def test_more_bad_rows_than_allowed_are_an_error_with_the_summary(tmp_path):
@@ -212,6 +214,11 @@ def test_source_that_is_none_is_a_type_error(source):
     """One row is not a list of rows."""
     with pytest.raises(TypeError, match="read_records: source must be"):
         read_records(source)
+
+
+def test_every_reason_has_its_cure():
+    """None for all: what mends JSON does not mend a role."""
+    assert set(CURES) == {*READ_REASONS, *ENCODE_REASONS} and len(set(CURES.values())) >= len(CURES) - 1
 
 
 def test_codes_are_stable():

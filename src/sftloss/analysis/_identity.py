@@ -46,13 +46,13 @@ def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
     return {"type": type(tokenizer).__name__, "size": len(tokenizer), "digest": digest}
 
 
-def file_facts(paths: Iterable[str | Path]) -> dict[str, Any]:
-    """Size and a digest of the content of each file, by its name: a copy of the data is the same data."""
-    facts: dict[str, Any] = {}
+def file_facts(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """Size and a digest of the content of each file, in order and without its name: a copy of the data is the same."""
+    facts: list[dict[str, Any]] = []
     for path in map(Path, paths):
         hashed = hashlib.blake2b(digest_size=8)
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 hashed.update(block)
-        facts[str(path)] = {"bytes": path.stat().st_size, "digest": hashed.hexdigest()}
+        facts.append({"bytes": path.stat().st_size, "digest": hashed.hexdigest()})
     return facts

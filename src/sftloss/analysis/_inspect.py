@@ -41,6 +41,7 @@ class InspectOptions:
         template: Jinja text or name of a template, in place of the tokenizer's default.
         examples: Number of examples shown token by token, from the start; of each fault of the mask one more is shown.
         batch_size, grad_accum: Examples in a micro-batch and micro-batches in a step, to count steps.
+        on_error: ``"raise"`` ends at the first unusable row; otherwise it is counted.
     """
 
     max_length: int | None = None
@@ -48,6 +49,7 @@ class InspectOptions:
     examples: int = 3
     batch_size: int | None = None
     grad_accum: int | None = None
+    on_error: str = "skip"
 
 
 @dataclass
@@ -71,6 +73,8 @@ class _Pass:
         try:
             example = encode(record, self.tokenizer, max_length=options.max_length, template=options.template)
         except RowError as error:
+            if options.on_error == "raise":
+                raise
             self.tally.refuse(error)
             return
         found = audit(example, record, self.scaffold, pad_id=self.tokenizer.pad_token_id)
@@ -112,11 +116,13 @@ def inspect_records(
         The document. Equal rows, tokenizer and options give equal documents.
 
     Raises:
-        DataError: If no row can be read, or no row can become an example and nothing can be said of why.
+        DataError: If no row can be read, or no row can become an example and nothing can be said of why; with
+            ``on_error="raise"`` (of `records` too) at the first unusable row.
     """
     options = options or InspectOptions()
     this = _Pass(tokenizer, scaffold_of(tokenizer, options.template), options)
-    for done, record in enumerate(_readable(records), start=1):
+    rows = records if options.on_error == "raise" else _readable(records)
+    for done, record in enumerate(rows, start=1):
         this.take(record)
         if progress is not None and done % 100 == 0:
             progress(done, None)

@@ -13,7 +13,7 @@ from sftloss.analysis._inspect_words import FAULTS, WHY_CUT
 from sftloss.analysis._lengths_findings import conflict_finding
 from sftloss.analysis._shares import percent
 from sftloss.analysis.document import Finding, Severity
-from sftloss.data import ENCODE_REASONS, READ_REASONS, READ_WARNINGS, ReadReport
+from sftloss.data import CURES, ENCODE_REASONS, READ_REASONS, READ_WARNINGS, ReadReport
 
 _ORDER = {"error": 0, "warning": 1, "info": 2}
 _NO_LANGUAGE = ("script:none", "script:Mixed", "script:Other")
@@ -185,7 +185,7 @@ def _unusable(tally: Tally, read: ReadReport) -> Iterator[Finding]:
             _graded(share),
             f"{_of(count, whole)} cannot be used, {name}: {detail}.",
             "They are left out; training on the rest is training on other data than you meant.",
-            "correct the rows, or name their columns: --columns prompt=...,response=...",
+            CURES[name],
             share,
             None,
             "share",

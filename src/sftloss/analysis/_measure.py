@@ -95,7 +95,7 @@ def measure(
     Raises:
         ConfigError: If `out_dir` holds a table of something else, or another process is writing to it.
         ModelError: If a token is outside the model's vocabulary, or there is no memory for a batch.
-        DataError: If the disk is full.
+        OSError: If the disk is full; what is measured stays, and the same call goes on from there.
 
     Gradient:
         None; the model runs in eval mode and is given back as it was.
@@ -233,10 +233,11 @@ def _example_row(example: Example, number: int, digest: int, counts: tuple[int, 
 
 
 def _digest(example: Example) -> int:
-    """64 bits of everything the table's rows depend on beside the model."""
+    """64 bits of everything the table's rows depend on beside the model; where the file lies is no part of it."""
     hashed = hashlib.blake2b(digest_size=8)
     for tensor in (example.input_ids, example.roles, example.weights, example.is_end):
         hashed.update(tensor.cpu().contiguous().numpy().tobytes())
         hashed.update(b"|")
-    hashed.update(repr((str(example.origin), example.task, example.language, example.source)).encode())
+    place = (example.origin.row, example.origin.line)
+    hashed.update(repr((*place, example.task, example.language, example.source)).encode())
     return int.from_bytes(hashed.digest(), "big")

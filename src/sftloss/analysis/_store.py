@@ -135,7 +135,7 @@ def write_whole(path: Path, content: pl.DataFrame | Mapping[str, Any]) -> None:
     """Write a frame (parquet) or a mapping (JSON) so that `path` is either absent or whole, also after a power cut.
 
     Raises:
-        DataError: If the disk is full or the directory cannot be written; what was there stays.
+        OSError: If the disk is full or the directory cannot be written; what was there stays.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # ranks write the same manifest
     try:
@@ -149,9 +149,7 @@ def write_whole(path: Path, content: pl.DataFrame | Mapping[str, Any]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise DataError(
-            f"measure: cannot write {path}: {error.strerror or error}; free the disk and run again."
-        ) from error
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def open_manifest(directory: Path, facts: Mapping[str, Any]) -> None:

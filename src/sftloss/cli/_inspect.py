@@ -31,6 +31,12 @@ class InspectOptions:
     format: str | None = option(None, "The data's format; found out for each row if not given.", panel=_IN)
     max_length: int | None = option(None, "Tokens kept of each example.", panel=_RUN, minimum=2)
     max_examples: int | None = option(None, "Rows read, from the start; all if not given.", panel=_RUN, minimum=1)
+    on_error: str = option(
+        "report",
+        "What an unusable row does: report and skip make it a finding, raise ends at the first.",
+        panel=_IN,
+        choices=("report", "skip", "raise"),
+    )
     examples: int = option(3, "Examples shown token by token.", panel=_RUN, minimum=0)
     template: str | None = option(None, "A file with a chat template, in place of the tokenizer's.", panel=_RUN)
     batch_size: int | None = option(None, "Examples in a micro-batch, to count steps.", panel=_RUN, minimum=1)
@@ -79,12 +85,14 @@ def _document(options: InspectOptions, tell: Any) -> Any:
     from sftloss.data import read_records
 
     # every unusable row is a finding here, however many they are
+    policy = "raise" if options.on_error == "raise" else "skip"
     records = read_records(
-        options.data, format=options.format, columns=options.columns, on_error="skip", limit=options.max_examples
+        options.data, format=options.format, columns=options.columns, on_error=policy, limit=options.max_examples
     )
-    tokenizer = load_tokenizer(options.tokenizer or options.model or "")
     template = None if options.template is None else _template(options.template)
-    plain = Plain(options.max_length, template, options.examples, options.batch_size, options.grad_accum)
+    tokenizer = load_tokenizer(options.tokenizer or options.model or "")
+    size = {"batch_size": options.batch_size, "grad_accum": options.grad_accum}
+    plain = Plain(options.max_length, template, options.examples, on_error=policy, **size)
     return inspect_records(records, tokenizer, plain, progress=tell)
 
 
@@ -121,6 +129,7 @@ def _print(report: Report, options: InspectOptions) -> None:
 
 def _write(report: Report, options: InspectOptions, manner: Manner) -> None:
     from sftloss.cli._show import note
+    from sftloss.report import write_all_atomic
 
     if options.json not in (None, "-"):
         report.to_json(Path(str(options.json)))
@@ -129,6 +138,6 @@ def _write(report: Report, options: InspectOptions, manner: Manner) -> None:
     if options.output is not None:
         folder = Path(options.output)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, write in zip(_PAGES, (report.to_html, report.to_json), strict=True):
-            write(folder / name)
+        texts = (report.to_html(), report.to_json())
+        write_all_atomic({folder / name: text for name, text in zip(_PAGES, texts, strict=True)})
         note(f"wrote {folder / _PAGES[0]}", manner)

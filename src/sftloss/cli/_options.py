@@ -34,7 +34,7 @@ def takes(schema: type) -> Callable[[Callable[..., int | None]], Callable[..., N
         def command(**given: Any) -> None:
             manner = Manner(given.pop("quiet"), given.pop("verbose"))
             config, print_config = given.pop("config", None), given.pop("print_config", False)
-            with exit_codes(manner.verbose), _hushed(manner):
+            with exit_codes(manner.verbose, [f.name for f in fields(schema)]), _hushed(manner):
                 # typer gives an empty list, not None, for a repeated flag that is absent
                 flags = {name: None if value in ([], ()) else value for name, value in given.items()}
                 options: Any = resolve(schema, flags, config=config)

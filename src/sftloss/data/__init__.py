@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sftloss.data._batches import IGNORED, align, batches, collate
+from sftloss.data._cures import CURES
 from sftloss.data._encode import ENCODE_REASONS, RowError, encode, encode_records
 from sftloss.data._formats import detect_format
 from sftloss.data._formats_columns import COLUMNS, FORMATS
@@ -14,6 +15,7 @@ from sftloss.data.records import ROLES, Batch, Example, Message, Origin, Record
 
 __all__ = [
     "COLUMNS",
+    "CURES",
     "ENCODE_REASONS",
     "FORMATS",
     "IGNORED",

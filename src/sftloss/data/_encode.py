@@ -251,7 +251,7 @@ def _finish(record: Record, draft: _Draft, max_length: int | None) -> Example:
     if not torch.isfinite(weights).all() or not weights.any():
         raise RowError("nothing-trained", record.origin, "no token has a weight: nothing in the row would be trained")
     if not weights[:kept].any():
-        detail = f"its {size} tokens are cut to {kept} and no trained one is left: raise max_length"
+        detail = f"its {size} tokens are cut to {kept} and no trained one is left; allow more"
         raise RowError("truncated-away", record.origin, detail)
     ids = torch.tensor(draft.input_ids, dtype=torch.int64)
     return Example(

@@ -18,7 +18,8 @@ CONTEXTS = ("input", "context")  # what the instruction is about: appended to it
 PAIRS = {f"{prompt}/{response}": (prompt, response) for prompt in PROMPTS for response in RESPONSES}
 PAIRS["alpaca"] = PAIRS.pop("instruction/output")
 PAIR_NAMES = {pair: name for name, pair in PAIRS.items()}
-FORMATS = ("messages", "sharegpt", "alpaca", "text", "tokens", *sorted(set(PAIRS) - {"alpaca"}))
+NAMED = ("messages", "sharegpt", "alpaca", "text", "tokens")
+FORMATS = (*NAMED, *sorted(set(PAIRS) - {"alpaca"}))
 """Every name `detect_format` can give and `read_records(format=...)` takes."""
 
 _PAYLOADS = ("messages", "prompt", "response", "input", "text", "input_ids", "labels")
@@ -37,15 +38,16 @@ class Shape:
 
     def __post_init__(self) -> None:
         if self.format is not None and self.format not in FORMATS:
-            raise ConfigError(f"read_records: no format {excerpt(self.format, 40)}{_meant(self.format, FORMATS)}.")
+            meant = _meant(self.format, FORMATS)
+            known = "" if meant else f"; formats are {', '.join(NAMED)}, or two columns as 'prompt/response'"
+            raise ConfigError(f"read_records: no format {excerpt(self.format, 40)}{meant or known + '.'}")
         for role, column in self.columns.items():
             if role not in COLUMNS:
-                raise ConfigError(
-                    f"read_records: columns cannot name {excerpt(role, 40)}{_meant(role, COLUMNS)};"
-                    f" it maps any of {', '.join(COLUMNS)} to a column of the data."
-                )
+                meant = _meant(role, COLUMNS)
+                known = "" if meant else f"; it says which column is the {', '.join(COLUMNS)}."
+                raise ConfigError(f"read_records: columns cannot name {excerpt(role, 40)}{meant or known}")
             if not isinstance(column, str) or not column:
-                raise ConfigError(f"read_records: columns[{role!r}] must be the name of a column, got {column!r}.")
+                raise ConfigError(f"read_records: columns: {role} must be the name of a column, got {column!r}.")
 
 
 def _meant(name: object, known: tuple[str, ...]) -> str:
@@ -86,7 +88,5 @@ def way_out(row: Mapping[str, Any]) -> str:
         return "the row is empty"
     names = excerpt(", ".join(map(str, row)), 60)
     if "chosen" in row:
-        return (
-            f"a preference row with the columns {names}; name the answer to train, as columns={{'response': 'chosen'}}"
-        )
-    return f"its columns are {names}; name them, as columns={{'prompt': ..., 'response': ...}}"
+        return f"a preference row with the columns {names}; name the answer to train: columns response=chosen"
+    return f"its columns are {names}; say which is which: columns prompt=...,response=..."

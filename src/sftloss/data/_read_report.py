@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
 
 from sftloss.data.records import Origin
 
@@ -115,20 +114,6 @@ class ReadReport:
         first = self.origins[reason][0]
         # in a JSON array line and row differ, and both help
         return f"{first} (row {first.row})" if first.line is not None and first.line != first.row + 1 else str(first)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {
-            "source": self.source,
-            "rows": self.rows,
-            "usable": self.usable,
-            "counts": {f"{READ_REASONS[name]} {name}": count for name, count in sorted(self.counts.items())},
-            "warnings": {f"{READ_WARNINGS[name]} {name}": count for name, count in sorted(self.warnings.items())},
-            "origins": {name: [str(origin) for origin in found] for name, found in sorted(self.origins.items())},
-            "formats": dict(sorted(self.formats.items())),
-            "unseen_columns": list(self.unseen_columns),
-            "complete": self.complete,
-        }
 
 
 class Tally:

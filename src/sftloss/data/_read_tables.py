@@ -102,9 +102,7 @@ class HubName:
             if key not in known or not equals or not value or key in given:
                 close = difflib.get_close_matches(key, known, n=1)
                 meant = f", did you mean {close[0]}=...?" if close else "."
-                raise ConfigError(
-                    f"read_records: {option!r} in {text!r} is not one of {', '.join(f'{k}=...' for k in known)}{meant}"
-                )
+                raise ConfigError(f"{option!r} in {text!r} is not one of {', '.join(f'{k}=...' for k in known)}{meant}")
             given[key] = value
         return cls(name, **given)
 
@@ -120,7 +118,8 @@ def read_hub(hub: HubName) -> Iterator[Row]:
             hub.name, hub.config, split=hub.split, revision=hub.revision, streaming=True, **safety
         )
     except Exception as error:  # network, permission, unknown config: all with their own classes
-        raise DataError(f"{hub.name}: the hub data set cannot be loaded ({_first_line(error)}).") from None
+        missing = "no such file or folder here, and as a hub data set it cannot be loaded"
+        raise DataError(f"{hub.name}: {missing} ({_first_line(error)}).") from None
     try:
         yield from _rows(_split_of(loaded, hub.name, hub.split), hub.name)
     except DataError:
@@ -133,7 +132,10 @@ def _datasets(source: str) -> Any:
     try:
         import datasets
     except ImportError:
-        raise DataError(f"{source}: reading it needs the datasets package: pip install datasets.") from None
+        raise DataError(
+            f"{source}: no file or folder of JSON or Parquet here; a hub data set, or one that datasets saved, needs "
+            "the datasets package: pip install datasets."
+        ) from None
     return datasets
 
 

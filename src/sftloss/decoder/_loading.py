@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sftloss.errors import ModelError
+from sftloss.errors import ConfigError, ModelError
 
 
 def load_model(
@@ -36,9 +36,11 @@ def load_model(
         The model and the tokenizer.
 
     Raises:
+        ConfigError: If there is no such device here; nothing is loaded then.
         ModelError: If either cannot be loaded, if the model is an encoder-decoder, if its weights exist only
             as pickle (``.bin``), or if the checkpoint lacks weights that would otherwise be random.
     """
+    where = _device(device)
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     name = str(name_or_path)
@@ -48,10 +50,14 @@ def load_model(
         config = AutoConfig.from_pretrained(name, **hub)
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"load_model: {name} is an encoder-decoder, give a causal (decoder-only) language model.")
+    source = name if tokenizer is None else str(tokenizer)
+    with _as_model_error("tokenizer", source):  # before the model, which takes longer
+        own = hub if tokenizer is None else {"trust_remote_code": trust_remote_code}
+        read = AutoTokenizer.from_pretrained(source, **own)
     with _as_model_error("model", name):
         options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
         loaded: Any = AutoModelForCausalLM.from_pretrained(name, config=config, **options, **hub)
-        model, info = loaded[0].to(device).eval(), loaded[1]
+        model, info = loaded[0].to(where).eval(), loaded[1]
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
@@ -59,10 +65,21 @@ def load_model(
             f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}), they would be random; "
             "give the complete causal language model."
         )
-    source = name if tokenizer is None else str(tokenizer)
-    with _as_model_error("tokenizer", source):
-        own = hub if tokenizer is None else {"trust_remote_code": trust_remote_code}
-        return model, AutoTokenizer.from_pretrained(source, **own)
+    return model, read
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """The device, or what is there instead: loading a model for minutes must not end in a mistyped name."""
+    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    here += [f"xpu:{i}" for i in range(torch.xpu.device_count())]
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f"load_model: device={device} is no device; here are {', '.join(here)}.") from None
+    if str(found) not in here and found.type not in {name.partition(":")[0] for name in here if not found.index}:
+        raise ConfigError(f"load_model: device={device} is not on this machine; here are {', '.join(here)}.")
+    return found
 
 
 def _check_directory(path: Path, name: str) -> None:
@@ -90,13 +107,14 @@ def _as_model_error(what: str, name: str) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ModelError(f"load_model: no memory for {name}, give a smaller dtype or another device.") from error
     except Exception as error:  # transformers, the Hub and safetensors share no base class
-        raise ModelError(f"load_model: cannot load the {what} of {name}: {first_line(error)}{_hint(error)}") from error
+        hint = " Say where one is: tokenizer=DIR." if what == "tokenizer" else _hint(error)
+        raise ModelError(f"load_model: cannot load the {what} of {name}: {first_line(error)}{hint}") from error
 
 
 def _hint(error: BaseException) -> str:
     text = str(error)
     if "trust_remote_code" in text:
-        return " It needs its repository's own code: read that code, then ask for trust_remote_code."
+        return " It needs its repository's own code: read it, then call load_model(..., trust_remote_code=True)."
     if "couldn't connect" in text or "offline mode" in text or "Max retries" in text:
         return " There is no connection and no cached copy: give a local directory."
     if "safetensors" in text:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftloss.errors import ConfigError
+from sftloss.pipeline._fixes import filled_in
 from sftloss.pipeline._folder import TABLE, check_folder, folder
 from sftloss.pipeline._meeting import meeting
 from sftloss.pipeline._question import objectives
@@ -81,14 +82,13 @@ def analyze(
                 "choose an --output that all ranks share, then start again with --resume."
             )
         document = describe(table, question, decode=_decoder_of(tokenizer), facts=_facts(model, examples, run))
+        document = filled_in(document, run.command)
         findings = sorted((*document.findings, *examples.findings()), key=lambda found: _SEVERITY[found.severity])
         report = Report(
             replace(document, findings=tuple(findings), provenance=(*_provenance(run), *document.provenance)),
             {"examples": table.examples().collect()},
         )
-        if place.page is not None and place.data is not None:
-            report.to_json(place.data)
-            report.to_html(place.page)
+        place.write(report)
     return report
 
 

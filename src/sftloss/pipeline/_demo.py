@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sftloss.pipeline._analyze import analyze
+from sftloss.pipeline._folder import check_folder
 from sftloss.pipeline._run import Run
 
 if TYPE_CHECKING:
@@ -24,12 +25,14 @@ def demo(run: Run | None = None, *, seed: int = 1) -> Report:
     Example:
         >>> print(demo().document.title)   # doctest: +SKIP
     """
+    run = run or Run()
+    check_folder(run, resumes=False)
     from sftloss.data.demo import demo_model, demo_records, demo_tokenizer
 
     rows = [_row(record) for record in demo_records(seed, count=EXAMPLES)]
     model = demo_model()
     model.config._name_or_path = "sftloss demo model"  # not this machine's path to it: equal runs give equal reports
-    return analyze(model, demo_tokenizer(), rows, losses=LOSSES, run=run or Run())
+    return analyze(model, demo_tokenizer(), rows, losses=LOSSES, run=run)
 
 
 def _row(record: Any) -> dict[str, Any]:

@@ -8,9 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sftloss.errors import ConfigError
 from sftloss.pipeline._run import Run
+from sftloss.report import write_all_atomic
+
+if TYPE_CHECKING:
+    from sftloss.report import Report
 
 PAGE, DATA, TABLE = "report.html", "report.json", "table"
 
@@ -23,10 +28,21 @@ class Folder:
     page: Path | None = None
     data: Path | None = None
 
+    def write(self, report: Report) -> None:
+        """Put page and JSON there, both or neither."""
+        if self.page is not None and self.data is not None:
+            write_all_atomic({self.data: report.to_json(), self.page: report.to_html()})
+
 
 @contextmanager
-def folder(run: Run) -> Iterator[Folder]:
+def folder(run: Run, *, resumes: bool = True) -> Iterator[Folder]:
     """The folder of `run`, checked before anything is computed; a temporary one where `run` names none.
+
+    A table without a single part that a run leaves behind because it failed is taken away again.
+
+    Args:
+        run: Says which folder, and what may happen to what is there.
+        resumes: Whether who asks can go on from an earlier table, so that the error may say so.
 
     Raises:
         ConfigError: If it holds an earlier report and `run` neither overwrites nor resumes, or cannot be written.
@@ -36,14 +52,20 @@ def folder(run: Run) -> Iterator[Folder]:
             yield Folder(Path(temporary) / TABLE)
         return
     root = Path(run.output).expanduser()
-    check_folder(run)
+    check_folder(run, resumes=resumes)
+    is_new = not root.exists()
     _make_writable(root)
     if run.overwrite:
         _clear(root / TABLE)
-    yield Folder(root / TABLE, root / PAGE, root / DATA)
+    try:
+        yield Folder(root / TABLE, root / PAGE, root / DATA)
+    except BaseException:
+        if run.shard[1] == 1:  # other ranks may still be writing
+            _take_away_empty(root, is_new=is_new)
+        raise
 
 
-def check_folder(run: Run) -> None:
+def check_folder(run: Run, *, resumes: bool = True) -> None:
     """Refuse a folder with an earlier report that `run` neither replaces nor goes on from; changes nothing.
 
     Raises:
@@ -54,9 +76,8 @@ def check_folder(run: Run) -> None:
     root = Path(run.output).expanduser()
     there = [name for name in (PAGE, DATA, TABLE) if (root / name).exists() or (root / name).is_symlink()]
     if there and not (run.overwrite or run.resume):
-        raise ConfigError(
-            f"{root} already has {', '.join(there)}; choose another --output, or say --overwrite or --resume."
-        )
+        go_on = " or --resume" if resumes and TABLE in there else ""
+        raise ConfigError(f"{root} already has {', '.join(there)}; choose another --output, or say --overwrite{go_on}.")
 
 
 def _make_writable(root: Path) -> None:
@@ -78,3 +99,12 @@ def _clear(table: Path) -> None:
     if not (table / "manifest.json").is_file() and any(table.iterdir()):
         raise ConfigError(f"{table} is no table of ours, so --overwrite leaves it; choose another --output.")
     shutil.rmtree(table)
+
+
+def _take_away_empty(root: Path, *, is_new: bool) -> None:
+    """After a failure: a table in which nothing was measured yet, and the folder if this run made it."""
+    table = root / TABLE
+    if table.is_dir() and not table.is_symlink() and not any(table.glob("*.parquet")):
+        shutil.rmtree(table, ignore_errors=True)
+    if is_new and root.is_dir() and not any(root.iterdir()):
+        root.rmdir()

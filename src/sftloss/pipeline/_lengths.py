@@ -70,7 +70,7 @@ def lengths(
         raise ConfigError("lengths: max_length counts tokens; give a tokenizer with it.")
     records = read_records(rows, format=run.format, columns=run.columns, on_error=run.on_error, limit=run.max_examples)
     account = Examples(records, tokenizer, max_length=run.max_length, on_error=run.on_error)
-    with folder(run) as place:
+    with folder(run, resumes=False) as place:
         found = _Found() if tokenizer is not None else _Found(unit="")
         for measured in _of_examples(account) if tokenizer is not None else _of_text(records, account, unit):
             found.add(measured)
@@ -81,9 +81,7 @@ def lengths(
         findings = tuple(sorted((*document.findings, *account.findings()), key=lambda one: _SEVERITY[one.severity]))
         told = (("command", run.command),) if run.command else ()
         report = Report(replace(document, findings=findings, provenance=(*told, *document.provenance)))
-        if place.page is not None and place.data is not None:
-            report.to_json(place.data)
-            report.to_html(place.page)
+        place.write(report)
     return report
 
 

@@ -50,28 +50,31 @@ class Examples:
             places.append(str(error.origin))
 
     def _judge(self) -> None:
+        from sftloss.data import CURES
+
         refused = sum(self._refused.values())
         if not refused or (self.used and (self._on_error == "skip" or refused <= _MOSTLY * (self.used + refused))):
             return
-        reason, count = self._refused.most_common(1)[0]
-        allowed = "" if not self.used else "; on_error 'skip' goes on regardless"
-        raise DataError(
-            f"{refused} of {self.used + refused} rows cannot be trained on, {count} of them because of '{reason}', "
-            f"first at {self._places[reason][0]}: {self._details[reason]}{allowed}."
-        )
+        whole, parts = self.used + refused, []
+        for reason, count in self._refused.most_common():
+            where = f"{count:,} for '{reason}', first {self._places[reason][0]}: {self._details[reason]}"
+            parts.append(f"{where}. To do: {CURES[reason]}")
+        allowed = "" if not self.used else "; or on_error='skip' goes on regardless"
+        raise DataError(f"{refused:,} of {whole:,} rows cannot be trained on: {'; '.join(parts)}{allowed}.")
 
     def findings(self) -> tuple[Finding, ...]:
         """One finding for each reason why rows were refused or are odd, reading first."""
-        from sftloss.data import ENCODE_REASONS, READ_REASONS, READ_WARNINGS
+        from sftloss.data import CURES, ENCODE_REASONS, READ_REASONS, READ_WARNINGS
 
         read: ReadReport = self._records.report
         found = []
         for reason, count in sorted(read.counts.items()):
             places = tuple(map(str, read.origins[reason]))
-            found.append(_finding(READ_REASONS[reason], count, read.rows, read.details[reason], places))
+            told = (read.details[reason], CURES[reason])
+            found.append(_finding(READ_REASONS[reason], count, read.rows, told, places))
         for reason, count in sorted(self._refused.items()):
-            code, places = ENCODE_REASONS[reason], tuple(self._places[reason])
-            found.append(_finding(code, count, read.rows, self._details[reason], places))
+            told, places = (self._details[reason], CURES[reason]), tuple(self._places[reason])
+            found.append(_finding(ENCODE_REASONS[reason], count, read.rows, told, places))
         for name, count in sorted(read.warnings.items()):
             places = tuple(map(str, read.origins[name]))
             sentence = f"{count:,} of {read.rows:,} rows are odd and kept: {name.replace('-', ' ')}."
@@ -87,13 +90,14 @@ class Examples:
         return (("data", f"{read.source} ({formats})"), ("rows used", f"{self.used:,} of {first}{read.rows:,}"))
 
 
-def _finding(code: str, count: int, rows: int, detail: str, places: tuple[str, ...]) -> Finding:
+def _finding(code: str, count: int, rows: int, told: tuple[str, str], places: tuple[str, ...]) -> Finding:
+    detail, cure = told
     return Finding(
         code,
         "error" if count > _MOSTLY * rows else "warning",
         f"{count:,} of {rows:,} rows are not in this report: {detail}.",
         "Many frameworks drop such a row without a word, or train it on the wrong tokens.",
-        "repair the rows listed, or leave them out of the data",
+        cure,
         count / rows,
         unit="share of rows",
         rows=places,

@@ -4,7 +4,7 @@ jinja2, matplotlib and rich load when a page, a chart or a terminal is first ren
 """
 
 from sftloss.report._comparison import render_comparison
-from sftloss.report._files import write_text_atomic
+from sftloss.report._files import write_all_atomic, write_text_atomic
 from sftloss.report._html import render_html
 from sftloss.report._json import from_json, schema, to_json
 from sftloss.report._markdown import render_markdown
@@ -20,5 +20,6 @@ __all__ = [
     "render_terminal",
     "schema",
     "to_json",
+    "write_all_atomic",
     "write_text_atomic",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -14,18 +15,37 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> Path:
 
     Raises:
         OSError: If the directory is missing or not writable, or the disk is full. The old file is then untouched
-            and no temporary file stays behind.
+            and no temporary file stays behind. Its `filename` is `path`.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    return write_all_atomic({path: text})[0]
+
+
+def write_all_atomic(texts: Mapping[str | os.PathLike[str], str]) -> list[Path]:
+    """As :func:`write_text_atomic`, several files that belong together: no old one is replaced before all are written.
+
+    Raises:
+        OSError: As there.
+    """
+    targets = [Path(path) for path in texts]
+    temporaries = [target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp") for target in targets]
+    try:
+        for target, temporary, text in zip(targets, temporaries, texts.values(), strict=True):
+            _write(target, temporary, text)
+        for target, temporary in zip(targets, temporaries, strict=True):
+            os.replace(temporary, target)
+    except BaseException:
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+        raise
+    return targets
+
+
+def _write(target: Path, temporary: Path, text: str) -> None:
     try:
         # "x" creates with the umask's permissions (mkstemp would leave a report nobody else can read)
         with open(temporary, "xb") as file:
             file.write(text.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return target
+    except OSError as error:  # writing to a file at hand names no file
+        raise OSError(error.errno, error.strerror or str(error), str(target)) from error
