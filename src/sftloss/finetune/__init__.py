@@ -1,0 +1,9 @@
+"""A data file, a model and a loss to a trained model: a run of the HF Trainer that can be killed and resumed."""
+
+from __future__ import annotations
+
+from sftloss.finetune._fine_tune import fine_tune
+from sftloss.finetune._outcome import Interrupted, Outcome
+from sftloss.finetune._recipe import Lora, Recipe
+
+__all__ = ["Interrupted", "Lora", "Outcome", "Recipe", "fine_tune"]

@@ -1,0 +1,99 @@
+"""The model that is trained: loaded or given, in the format asked for, with adapters where asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sftloss.errors import ConfigError, ModelError
+from sftloss.finetune._recipe import Lora, Recipe
+
+
+def model_and_tokenizer(recipe: Recipe, model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """What is given, else what the recipe names; in training mode, adapters on.
+
+    Raises:
+        ConfigError: If neither says which.
+        ModelError: If one cannot be loaded.
+    """
+    from sftloss.decoder import load_model
+
+    if model is None:
+        place = place_of(recipe.model)
+        model, loaded = load_model(
+            place, dtype=dtype_of(recipe), tokenizer=tokenizer_place(recipe), revision=recipe.revision
+        )
+        tokenizer = tokenizer or loaded
+        if recipe.model == "demo":
+            model.config._name_or_path = "sftloss demo model"  # not this machine's path to it
+    elif recipe.dtype != "auto":
+        model = model.to(getattr(torch, recipe.dtype))
+    tokenizer = tokenizer or _tokenizer(recipe)
+    return (model if recipe.lora is None else with_adapters(model, recipe.lora, recipe.seed)), tokenizer
+
+
+def place_of(name: str) -> str:
+    """A directory or hub name; ``"demo"`` is the model in this package."""
+    from sftloss.data.demo import MODEL_PATH
+
+    if not name:
+        raise ConfigError("fine_tune: no model; give model= or name one in the recipe.")
+    return str(MODEL_PATH) if name == "demo" else name
+
+
+def tokenizer_place(recipe: Recipe) -> str | None:
+    return None if recipe.tokenizer is None else place_of(recipe.tokenizer)
+
+
+def dtype_of(recipe: Recipe) -> torch.dtype | str:
+    """Parameters that are trained are float32 unless said otherwise; frozen ones stay as they are."""
+    if recipe.dtype == "auto":
+        return torch.float32 if recipe.lora is None else "auto"
+    return getattr(torch, recipe.dtype)
+
+
+def pad_id_of(tokenizer: Any) -> int:
+    """The id that fills rows up; which one does not matter, padding is masked."""
+    for name in ("pad_token_id", "eos_token_id"):
+        if getattr(tokenizer, name, None) is not None:
+            return int(getattr(tokenizer, name))
+    return 0
+
+
+def with_adapters(model: Any, lora: Lora, seed: int) -> Any:
+    """The model with low-rank adapters, whose random half is drawn from the seed.
+
+    Raises:
+        ConfigError: If peft is missing.
+        ModelError: If no layer has the names asked for.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise ConfigError('lora needs peft: pip install "sftloss[train]".') from None
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.r,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets) or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            raise ModelError(f"lora: {str(error).splitlines()[0].rstrip('.')}.") from None
+
+
+def _tokenizer(recipe: Recipe) -> Any:
+    from transformers import AutoTokenizer
+
+    source = tokenizer_place(recipe) or place_of(recipe.model)
+    try:
+        return AutoTokenizer.from_pretrained(source, revision=recipe.revision)
+    except Exception as error:  # transformers and the hub share no base class
+        raise ModelError(
+            f"fine_tune: cannot load the tokenizer of {source}: {str(error).splitlines()[0].rstrip('.')}."
+        ) from error

@@ -1,0 +1,173 @@
+"""What is trained on what, and how, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sftloss.errors import ConfigError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
+PLACES = ("auto", "cpu", "cuda", "mps")
+POLICIES = ("report", "skip", "raise")
+
+# what may differ between a run and the run that goes on from it: where results go, how often, what is shown
+_MANNER = ("output", "overwrite", "resume", "resume_from", "report_to", "run_name", "logging_every", "save_every")
+_FREE = (*_MANNER, "keep", "eval_every", "eval_batch_size", "device", "command")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters in place of the weights themselves; the rest of the model is frozen.
+
+    Attributes:
+        r: Rank.
+        alpha: Scale of the update, which is ``alpha / r`` times the product; None is ``2 * r``.
+        dropout: Share of the adapter's inputs dropped while training.
+        targets: Names of the layers, as ``("q_proj", "v_proj")``; empty for every linear layer but the head.
+    """
+
+    r: int = 16
+    alpha: float | None = None
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.r < 1 or not 0 <= self.dropout < 1:
+            raise ConfigError(f"Lora: r must be at least 1 and dropout from 0 to 1, got {self.r} and {self.dropout}.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A fine-tuning run. Every field is a plain value, so a recipe is also a YAML file and a JSON object.
+
+    Attributes:
+        model: A directory that `save_pretrained` wrote, a name on the hub, or ``"demo"`` for the model in this package.
+        tokenizer: Where the tokenizer is, if not with the model.
+        revision: Branch, tag or commit of a model on the hub.
+        data: A data file, a folder of them, a hub data set, or ``"demo"`` for generated examples.
+        eval_data: The same, held out.
+        eval_share: Share of `data` held out instead, by seed; rows with the same prompt stay together.
+        columns, format, on_error: How the data is read, as in :func:`sftloss.data.read_records`.
+        max_examples: Examples read, from the start.
+        max_length: Tokens kept of each example.
+        packing: Whether examples share rows of `max_length` tokens, kept apart by their positions.
+        loss: An objective, ``"cross_entropy + 1e-4 * z_loss"``.
+        alpha, roles, normaliser: As in :class:`sftloss.training.Loss`.
+        tasks: How the tasks of the data are weighted, ``{"strategy": name, ...}``; None leaves them alone.
+        batch_size, grad_accum: Rows of a micro-batch on each process, and micro-batches of an optimizer step.
+        learning_rate, schedule, warmup: The highest rate, its course, and the steps (a share of them below 1) to it.
+        epochs, max_steps: How long; `max_steps` wins.
+        weight_decay, max_grad_norm: Of the optimizer; a norm of 0 clips nothing.
+        optimizer: A name `transformers.TrainingArguments.optim` knows.
+        seed: Of the order of the rows, the held-out rows, new adapters and dropout.
+        dtype: Number format of the parameters. ``"auto"`` is float32 where all are trained (bfloat16 loses updates
+            smaller than 0.4% of a weight), the checkpoint's own where they are frozen under adapters.
+        autocast: ``"bfloat16"`` or ``"float16"`` computes in it, whatever the parameters are.
+        device: ``"auto"`` takes what Accelerate finds; under a launcher each process takes its own.
+        gradient_checkpointing: Whether activations are computed twice instead of kept.
+        lora: Adapters, or None to train every parameter.
+        eval_every, save_every, logging_every: Optimizer steps between two; None evaluates before and after only.
+        eval_batch_size: Rows of an evaluation batch; None is `batch_size`.
+        keep: Newest checkpoints kept; None keeps all.
+        report_to: Names of trackers that transformers knows: ``"tensorboard"``, ``"wandb"``, ``"trackio"``.
+        run_name: What trackers call the run.
+        output: Folder of the results; None writes nothing that stays.
+        overwrite: Replace an earlier run in that folder.
+        resume: Go on from the newest complete checkpoint in that folder, or start where there is none.
+        resume_from: Go on from this checkpoint instead, as ``"checkpoint-200"``.
+        command: The command line that asks for this run, for its provenance.
+
+    Raises:
+        ConfigError: If a value is none of those allowed, or two contradict each other.
+
+    Example:
+        >>> Recipe(model="demo", data="demo", loss="dft", max_steps=20).normaliser
+        'weights'
+    """
+
+    model: str = ""
+    tokenizer: str | None = None
+    revision: str | None = None
+    data: str = ""
+    eval_data: str | None = None
+    eval_share: float = 0.0
+    columns: Mapping[str, str] | None = None
+    format: str | None = None
+    on_error: str = "report"
+    max_examples: int | None = None
+    max_length: int | None = None
+    packing: bool = False
+    loss: str = "cross_entropy"
+    alpha: float = 0.0
+    roles: Mapping[str, float] | None = None
+    normaliser: str | float = "weights"
+    tasks: Mapping[str, Any] | None = None
+    batch_size: int = 8
+    grad_accum: int = 1
+    learning_rate: float = 2e-5
+    schedule: str = "linear"
+    warmup: float = 0.03
+    epochs: float = 1.0
+    max_steps: int | None = None
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    optimizer: str = "adamw_torch"
+    seed: int = 0
+    dtype: str = "auto"
+    autocast: str | None = None
+    device: str = "auto"
+    gradient_checkpointing: bool = False
+    lora: Lora | None = None
+    eval_every: int | None = None
+    save_every: int = 500
+    logging_every: int = 10
+    eval_batch_size: int | None = None
+    keep: int | None = 2
+    report_to: tuple[str, ...] = ()
+    run_name: str | None = None
+    output: str | None = None
+    overwrite: bool = False
+    resume: bool = False
+    resume_from: str | None = None
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        _among("on_error", self.on_error, POLICIES)
+        _among("schedule", self.schedule, SCHEDULES)
+        _among("dtype", self.dtype, DTYPES)
+        _among("autocast", self.autocast, (None, "bfloat16", "float16"))
+        _among("device", self.device, PLACES)
+        for name in ("batch_size", "grad_accum", "save_every", "logging_every"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("max_steps", "eval_every", "eval_batch_size", "keep", "max_examples"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("learning_rate", "epochs", "weight_decay", "max_grad_norm", "warmup", "eval_share", "seed"):
+            _at_least(name, getattr(self, name), 0)
+        _at_least("max_length", self.max_length, 2)
+        if not self.eval_share < 1 or (self.eval_share and self.eval_data is not None):
+            raise ConfigError("Recipe: eval_share is a share of data below 1, in place of eval_data; choose one.")
+        if self.packing and self.max_length is None:
+            raise ConfigError("Recipe: packing needs max_length, the tokens of a packed row.")
+        if self.overwrite and (self.resume or self.resume_from):
+            raise ConfigError("Recipe: overwrite starts anew and resume goes on; choose one.")
+
+    def plain(self) -> dict[str, Any]:
+        """Every field as JSON knows it."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide what the trained weights are: a run goes on only from a checkpoint that agrees."""
+        return {name: value for name, value in self.plain().items() if name not in _FREE}
+
+
+def _among(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"Recipe: {name} must be one of {', '.join(map(str, allowed))}, got {value!r}.")
+
+
+def _at_least(name: str, value: float | None, least: float) -> None:
+    if value is not None and not least <= value < float("inf"):
+        raise ConfigError(f"Recipe: {name} must be at least {least:g}, got {value}.")

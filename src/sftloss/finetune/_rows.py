@@ -1,0 +1,230 @@
+"""A data file as examples the Trainer can draw: read, held out, packed, in an order that the seed alone decides."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sftloss.data import ROLES, Example, Origin, RowError, collate, encode_records, first_fit_decreasing, read_records
+from sftloss.errors import ConfigError, DataError
+from sftloss.finetune._recipe import Recipe
+from sftloss.training import inputs_of
+
+_MOSTLY = 0.5
+_DEMO_EXAMPLES = 600
+FILLER = -1
+"""Index of the row that fills the last batches up where ranks need equally many: nothing in it is trained."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Examples in memory, about 14 bytes a token, and what the Trainer draws: rows of one example, or packed ones.
+
+    Attributes:
+        examples: In the order of the data.
+        rows: Indices into `examples` of each row.
+        source: Where they came from.
+        refused: Reason to number of the rows that cannot be trained on.
+    """
+
+    examples: tuple[Example, ...]
+    rows: tuple[tuple[int, ...], ...]
+    source: str
+    refused: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[int, ...]:
+        return (FILLER,) if index == FILLER else self.rows[index]
+
+    def names(self, of: str) -> tuple[str, ...]:
+        """Every task or language there is, sorted."""
+        return tuple(sorted({name for e in self.examples if (name := getattr(e, of)) is not None}))
+
+    @property
+    def trained_tokens(self) -> int:
+        return sum(int((e.weights != 0).sum()) for e in self.examples)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(e.input_ids) for e in self.examples)
+
+    def digest(self) -> str:
+        """Of what is trained: tokens, weights, roles and groups, whatever file, template or cut they came from."""
+        found = hashlib.sha256()
+        for e in self.examples:
+            for tensor in (e.input_ids, e.weights, e.roles):
+                found.update(tensor.contiguous().numpy().tobytes())
+            found.update(repr((e.task, e.language)).encode())
+        return found.hexdigest()
+
+
+def read(recipe: Recipe, source: Any, tokenizer: Any) -> DataSet:
+    """The examples of a source: a path, a name, rows as mappings, or examples made before.
+
+    Raises:
+        DataError: If no row can be trained on, or most cannot.
+    """
+    if not isinstance(source, str):
+        source = list(source)
+        if source and isinstance(source[0], Example):
+            return _data_set(recipe, source, "examples", Counter())
+    refused: list[RowError] = []
+    examples = list(
+        encode_records(
+            _records(recipe, source),
+            tokenizer,
+            max_length=recipe.max_length,
+            refused=None if recipe.on_error == "raise" else refused,
+        )
+    )
+    _judge(recipe, len(examples), refused)
+    name = source if isinstance(source, str) else "rows"
+    return _data_set(recipe, examples, name, Counter(error.reason for error in refused))
+
+
+def _records(recipe: Recipe, source: Any) -> Iterable[Any]:
+    if source == "demo":
+        from sftloss.data.demo import demo_records
+
+        return demo_records(1, count=min(recipe.max_examples or _DEMO_EXAMPLES, _DEMO_EXAMPLES))
+    return read_records(
+        source, format=recipe.format, columns=recipe.columns, on_error=recipe.on_error, limit=recipe.max_examples
+    )
+
+
+def _judge(recipe: Recipe, used: int, refused: Sequence[RowError]) -> None:
+    total = used + len(refused)
+    if used and (recipe.on_error == "skip" or len(refused) <= _MOSTLY * total):
+        return
+    if not refused:
+        raise DataError("fine_tune: there is no row to train on; give a file with at least one.")
+    first = refused[0]
+    raise DataError(f"{len(refused)} of {total} rows cannot be trained on, first {first}.")
+
+
+def _data_set(recipe: Recipe, examples: Sequence[Example], source: str, refused: Mapping[str, int]) -> DataSet:
+    if not examples:
+        raise DataError("fine_tune: there is no row to train on; give at least one.")
+    if recipe.roles is not None:
+        examples = [_with_every_role(example) for example in examples]
+    return DataSet(tuple(examples), tuple((i,) for i in range(len(examples))), source, dict(refused))
+
+
+def _with_every_role(example: Example) -> Example:
+    """Weights of all roles, for role weights to multiply: where the data trains nothing but answers, the others get
+    the row's largest weight. An answer that the data does not train stays untrained."""
+    is_answer = example.roles == ROLES.index("response")
+    weights = torch.where(is_answer | (example.weights != 0), example.weights, example.weights.max())
+    weights[0] = 0.0
+    return replace(example, weights=weights)
+
+
+def hold_out(data: DataSet, share: float, seed: int) -> tuple[DataSet, DataSet]:
+    """Two parts, the second about `share` of the rows, by seed; rows with the same prompt are on one side.
+
+    Raises:
+        ConfigError: If one part would be empty.
+    """
+    groups: dict[Any, list[int]] = {}
+    for i, example in enumerate(data.examples):
+        groups.setdefault(_prompt(example) or f"row {i}", []).append(i)
+    order = list(groups.values())
+    Random(f"hold out {seed}").shuffle(order)
+    room, held = round(share * len(data.examples)), set[int]()
+    for group in order:
+        if len(group) <= room - len(held):
+            held.update(group)
+    if not held or len(held) == len(data.examples):
+        raise ConfigError(
+            f"eval_share: {share:g} of {len(data.examples)} rows with {len(order)} different prompts leaves one part "
+            "empty; choose another share, or give eval_data."
+        )
+    return _part(data, lambda i: i not in held), _part(data, lambda i: i in held)
+
+
+def _prompt(example: Example) -> bytes:
+    """The tokens before the last answer; empty where the data has no prompt."""
+    trained = torch.nonzero((example.roles == ROLES.index("response")).diff() > 0)
+    start = int(trained[-1]) + 1 if len(trained) else 0
+    return example.input_ids[:start].numpy().tobytes()
+
+
+def _part(data: DataSet, belongs: Any) -> DataSet:
+    examples = tuple(example for i, example in enumerate(data.examples) if belongs(i))
+    return replace(data, examples=examples, rows=tuple((i,) for i in range(len(examples))))
+
+
+def pack(data: DataSet, capacity: int) -> DataSet:
+    """The same examples in rows of at most `capacity` tokens, packed 1,024 at a time."""
+    lengths = [len(example.input_ids) for example in data.examples]
+    rows: list[tuple[int, ...]] = []
+    for start in range(0, len(lengths), 1024):
+        bins = first_fit_decreasing(lengths[start : start + 1024], capacity)
+        rows += sorted(tuple(sorted(start + i for i in row)) for row in bins)
+    return replace(data, rows=tuple(rows))
+
+
+class Order:
+    """The order of the rows in each epoch: from the seed and the epoch alone, so every loss and every number of
+    ranks sees the same rows in the same step.
+
+    Where several ranks share the work, rows in which nothing is trained fill the last batches up; the Trainer would
+    repeat rows, which would then count twice.
+    """
+
+    def __init__(self, rows: int, *, multiple: int, seed: int | None) -> None:
+        self.rows, self.multiple, self.seed, self.epoch = rows, multiple, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.multiple) * self.multiple
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(range(self.rows))
+        if self.seed is not None:
+            Random(f"{self.seed} epoch {self.epoch}").shuffle(order)
+        yield from order
+        yield from [FILLER] * (len(self) - self.rows)
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Rows of indices to what an attached model takes, with `example_ids` and, where asked, `tasks`."""
+
+    examples: Sequence[Example]
+    pad_id: int
+    packed: bool = False
+    tasks: tuple[str, ...] = ()
+
+    def __call__(self, rows: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+        ids = [i for row in rows for i in row]
+        batch = collate([[self._example(i) for i in row] for row in rows], pad_id=self.pad_id, packed=self.packed)
+        inputs = inputs_of(batch)
+        inputs["example_ids"] = _spread(ids, batch.segments)
+        if self.tasks:
+            index = {name: i for i, name in enumerate(self.tasks)}
+            inputs["tasks"] = _spread([index.get(e.task or "", -1) for e in batch.examples], batch.segments)
+        return inputs
+
+    def _example(self, index: int) -> Example:
+        if index != FILLER:
+            return self.examples[index]
+        nothing = torch.zeros(2)
+        ids = torch.full((2,), self.pad_id, dtype=torch.int64)
+        return Example(ids, nothing.to(torch.int8), nothing, nothing.bool(), Origin("nothing", 0))
+
+
+def _spread(values: Sequence[int], segments: Tensor) -> Tensor:
+    """One value an example as one a position, -1 on padding."""
+    return torch.where(segments >= 0, torch.tensor(values)[segments.clamp(min=0)], -1)
