@@ -1,0 +1,179 @@
+"""One optimizer step of a Trainer: the model's own loss, ours, and TRL's fused head, side by side in one process.
+
+    python -m benchmarks.training                        # V=32000 and V=128256, one micro-batch and four
+    python -m benchmarks.training --vocab 32000 --accumulation 1 --rounds 20
+
+A step is what a Trainer does for it: count the items of the window, `training_step` for each micro-batch, the
+optimizer (SGD, so that little hides the loss), and the gradients dropped. The contenders take turns, so a ratio is
+between neighbours; wall time and the process's own time are both given, because the machine may have other work.
+Memory is the peak of a few steps in a process of its own, beyond what was resident before and beyond the gradients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.engine import resident
+
+CONTENDERS = ("plain", "ours", "trl")
+Shape = tuple[int, int, int, int]  # vocabulary, micro-batches, rows, columns
+
+
+def contender(name: str, shape: Shape, width: int, layers: int) -> tuple[Callable[[], float], int]:
+    """One optimizer step, which gives its loss; and the bytes of the model's gradients."""
+    import transformers
+
+    vocab, accumulation, rows, columns = shape
+    torch.manual_seed(0)
+    sizes = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers}
+    heads = {"num_attention_heads": width // 64, "num_key_value_heads": width // 64}
+    config = transformers.LlamaConfig(vocab_size=vocab, tie_word_embeddings=False, **sizes, **heads)
+    model = transformers.LlamaForCausalLM(config)
+    trainer = _trainer(name, model, accumulation, rows)
+    trainer.create_optimizer()
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, vocab, (accumulation, rows, columns), generator=generator)
+    window = [{"input_ids": i, "attention_mask": torch.ones_like(i), "labels": i.clone()} for i in ids]
+    model.train()
+    trainer.current_gradient_accumulation_steps = accumulation
+
+    def run() -> float:
+        batches, items = trainer.get_batch_samples(iter(window), accumulation, torch.device("cpu"))
+        losses = [float(trainer.training_step(model, dict(batch), items)) for batch in batches]
+        trainer.optimizer.step()
+        model.zero_grad()
+        return sum(losses)
+
+    return run, sum(4 * p.numel() for p in model.parameters())
+
+
+def _trainer(name: str, model: Any, accumulation: int, rows: int) -> Any:
+    import transformers
+
+    from sftloss.training import with_loss
+
+    options = {
+        "output_dir": tempfile.mkdtemp(),
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": accumulation,
+        "optim": "sgd",
+        "learning_rate": 1e-3,
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+    }
+    if name != "trl":
+        cls = transformers.Trainer if name == "plain" else with_loss(transformers.Trainer, "cross_entropy")
+        return cls(model=model, args=transformers.TrainingArguments(**options))
+    import trl
+    from datasets import Dataset
+
+    from sftloss.data.demo import demo_tokenizer
+
+    options |= {"max_length": None, "activation_checkpointing": False}
+    data = Dataset.from_dict({"input_ids": [[5, 6]], "labels": [[5, 6]]})
+    return trl.SFTTrainer(
+        model=model, args=trl.SFTConfig(**options), train_dataset=data, processing_class=demo_tokenizer()
+    )
+
+
+def times(shape: Shape, rounds: int, width: int, layers: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of each step, by contender and clock; the first round warms up."""
+    runs = {name: contender(name, shape, width, layers)[0] for name in CONTENDERS}
+    clocks = {"wall": time.perf_counter, "processor": time.process_time}
+    seconds = {name: {clock: [] for clock in clocks} for name in runs}
+    for turn in range(rounds + 1):
+        losses = {}
+        for name, run in runs.items():
+            start = {clock: read() for clock, read in clocks.items()}
+            losses[name] = run()
+            if turn:
+                for clock, read in clocks.items():
+                    seconds[name][clock].append(read() - start[clock])
+        # the three must be doing the same work
+        assert max(losses.values()) - min(losses.values()) < 1e-4 * losses["plain"], losses
+    return seconds
+
+
+def peak_mib(name: str, shape: Shape, width: int, layers: int) -> float:
+    """Peak resident memory of steps in a fresh process, beyond model and gradients."""
+    told = f"print(measure_here({name!r}, {shape!r}, {width}, {layers}))"
+    code = f"from benchmarks.training import measure_here; {told}"
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def measure_here(name: str, shape: Shape, width: int, layers: int) -> float:
+    contender(name, (512, 1, 1, 8), width, layers)[0]()  # load the libraries' code before counting
+    run, gradients = contender(name, shape, width, layers)
+    before = resident("VmRSS")
+    for _ in range(2):
+        run()
+    return (resident("VmHWM") - before) / 1024 - gradients / 2**20
+
+
+def table(shape: Shape, rounds: int, width: int, layers: int) -> dict[str, dict[str, float]]:
+    seconds = times(shape, rounds, width, layers)
+    rows = {}
+    for name in CONTENDERS:
+        row = {"seconds_wall_median": round(statistics.median(seconds[name]["wall"]), 3)}
+        for clock in ("wall", "processor"):
+            ratios = [a / b for a, b in zip(seconds[name][clock], seconds["plain"][clock], strict=True)]
+            row[f"{clock}_over_plain_median"] = round(statistics.median(ratios), 3)
+            row[f"{clock}_over_plain_min"], row[f"{clock}_over_plain_max"] = (
+                round(min(ratios), 3),
+                round(max(ratios), 3),
+            )
+        row["peak_mib_beyond_gradients"] = round(peak_mib(name, shape, width, layers), 1)
+        rows[name] = row
+        print(f"V={shape[0]} x{shape[1]} {name:6s} {row}", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocab", type=int, nargs="+", default=[32000, 128256])
+    parser.add_argument("--accumulation", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--rows", type=int, default=2)
+    parser.add_argument("--columns", type=int, default=256)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    args = parser.parse_args()
+    results = {}
+    for vocab in args.vocab:
+        for accumulation in args.accumulation:
+            shape = (vocab, accumulation, args.rows, args.columns)
+            results[f"V={vocab}, {accumulation} micro-batches"] = table(shape, args.rounds, args.width, args.layers)
+    if args.json:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+        import transformers
+        import trl
+
+        record = {
+            "command": " ".join(["python -m benchmarks.training", *sys.argv[1:]]),
+            "commit": commit,
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+            f"transformers {transformers.__version__}, trl {trl.__version__}",
+            "rows, columns, width, layers": [args.rows, args.columns, args.width, args.layers],
+            "results": results,
+        }
+        args.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
