@@ -3,6 +3,7 @@
 from ._definition import IGNORED, from_logits
 from ._engine import token_statistics
 from ._head import Head
+from ._map_logits import map_logits
 from ._measure import TokenSignal, measure_tokens
 from ._plan import Plan
 from ._sharded import Shard
@@ -17,6 +18,7 @@ __all__ = [
     "TokenSignal",
     "TokenStats",
     "from_logits",
+    "map_logits",
     "measure_tokens",
     "token_statistics",
 ]
