@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -152,6 +153,37 @@ def test_fix_is_copied_as_it_was_given(calm: Document):
     fix = "sftloss analyze --loss token_mean  --out a-b\nsecond: line  # with  spaces"
     finding = replace(calm.findings[1], fix=fix)
     assert fix in "".join(Page(render_html(replace(calm, findings=(finding,)))).text)
+
+
+def test_only_what_can_be_run_or_pasted_is_code(calm: Document):
+    def shown(fix: str) -> str:
+        return render_html(replace(calm, findings=(replace(calm.findings[1], fix=fix),)))
+
+    assert "<pre" not in shown("read the rows listed") and "Read the rows listed." in shown("read the rows listed")
+    both = shown("look at a milder loss: sftloss analyze --loss dft")
+    assert '<p class="do">Look at a milder loss:</p>' in both
+    assert re.search(r"<pre[^>]*><code>sftloss analyze <span", both)
+
+
+def test_numbers_of_a_chart_are_told_once():
+    line = Series("a", tuple(map(float, range(9))), (1.0,) * 9)
+    chart = Chart("c", "line", "Along", "x", "y", (line,), "It is flat")
+    rows = tuple((f"row {i}", 1.0) for i in range(9))
+    table = Table("c", "Along", (Column("a", "A"), Column("b", "B", "number")), rows)
+    section = Section("s", "S", "Lead.", charts=(chart, replace(chart, id="d", title="Other")), tables=(table,))
+    source = render_html(Document("d", (), (), (section,)))
+    assert source.count("row 8") == 1 and '<p class="says">It is flat.</p>' in source
+    short = replace(table, rows=rows[:3])  # it may say more than the chart, and is no burden
+    assert "row 2" in render_html(Document("d", (), (), (replace(section, tables=(short,)),))).split("Numbers of")[-1]
+    same = replace(section, lead="It is flat")
+    assert '<p class="says">' not in render_html(Document("d", (), (), (same,)))
+
+
+def test_no_line_breaks_inside_a_flag_or_before_a_percent_sign():
+    table = Table("t", "T", (Column("a", "A"), Column("b", "B")), (("x", "--normalization example-mean"),))
+    source = render_html(Document("d", ("24 % of it.",), (), (Section("s", "S", "l", tables=(table,)),)))
+    assert '<span class="whole">--normalization</span> <span class="whole">example-mean</span>' in source
+    assert "24\u00a0% of it." in source
 
 
 def test_undefined_cells_are_empty_and_never_zero(calm: Document):

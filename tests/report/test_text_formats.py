@@ -67,6 +67,23 @@ def test_narrow_terminal_gives_up_intervals_first_and_then_columns_but_never_the
     assert "third" not in narrow and "yes/no" in narrow and "more columns" in " ".join(narrow.split())
 
 
+def test_terminal_breaks_no_word_of_a_table():
+    labels = (
+        "trained with",
+        "signal at twice the length",
+        "examples that count",
+        "signal of the top 1 %",
+        "learned length",
+    )
+    columns = tuple(Column(f"c{i}", label, "number" if i else "text") for i, label in enumerate(labels))
+    table = Table("t", "T", columns, (("cross_entropy, example mean", 1.0, 2.0, 3.0, 4.0),))
+    document = Document("D", (), (), (Section("s", "S", "L", tables=(table,)),))
+    for width in (60, 80):
+        words = set(_terminal(document, width=width, color_system=None).split())
+        assert {"cross_entropy,", "signal", "twice", "examples"} <= words
+    assert "learned" in words  # nor is a column given up where all of them fit
+
+
 @pytest.mark.parametrize("width", [40, 80, 160])
 def test_terminal_keeps_to_the_width(calm: Document, width: int):
     from rich.cells import cell_len

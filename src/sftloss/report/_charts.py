@@ -6,7 +6,7 @@ import io
 import math
 import typing
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -211,8 +211,20 @@ def _height(chart: Chart) -> float:
     return 90 + max(32, 16 * lines + 10, thickness * series + 12) * max(1, len(xs))
 
 
-def render_chart(chart: Chart, *, prefix: str) -> str:
-    """The chart as one inline SVG. Equal charts and prefixes give equal bytes."""
+def _share_scale(axes: Axes, chart: Chart, alongside: Sequence[Chart], *, is_horizontal: bool) -> None:
+    """One scale for charts that are looked at side by side: a longer bar is more in every one of them."""
+    series = [series for one in (chart, *alongside) for series in one.series]
+    values = [v for one in series for _, *bounds in _points(one) for v in bounds if not math.isnan(v)]
+    if not alongside or chart.scale_y != "linear" or not values or min(values) == max(values):
+        return
+    low, high = min(values), max(values)
+    margin = 0.05 * (high - low)
+    low = min(0.0, low) if chart.kind == "bar" else low - margin
+    (axes.set_xlim if is_horizontal else axes.set_ylim)(low, high + margin)
+
+
+def render_chart(chart: Chart, *, prefix: str, alongside: Sequence[Chart] = ()) -> str:
+    """The chart as one inline SVG, on one scale with those `alongside`. Equal arguments give equal bytes."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -224,6 +236,7 @@ def render_chart(chart: Chart, *, prefix: str) -> str:
         (_draw_dots if draws_dots(chart) else _DRAW[chart.kind])(layout)
         if layout.is_categorical and not layout.is_horizontal and chart.kind == "bar" and layout.places:
             axes.set_xlim(-0.5, len(layout.places) - 0.5)
+        _share_scale(axes, chart, alongside, is_horizontal=layout.is_horizontal)
         dress_numbers(axes, chart, is_horizontal=layout.is_horizontal, is_categorical=layout.is_categorical)
         lines = 1
         if layout.is_categorical:

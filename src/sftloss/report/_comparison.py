@@ -9,26 +9,24 @@ from sftloss.analysis.document import Document, Finding
 from sftloss.report._format import finding_number
 from sftloss.report._html import render_page, within_budget
 from sftloss.report._order import SEVERITIES, by_severity, count_line
-from sftloss.report._text import clean
+from sftloss.report._text import clean, prose
 from sftloss.report._view import Limits, View, view
 
 
 def _finding_cell(finding: Finding) -> View:
     word = SEVERITIES[finding.severity].word
-    return {"severity": finding.severity, "word": word, "number": finding_number(finding)[0]}
+    number, interval = finding_number(finding)
+    told = {"number": number, "interval": interval, "sentence": prose(finding.sentence)}
+    return {"severity": finding.severity, "word": word, **told}
 
 
 def _finding_rows(documents: Sequence[Document]) -> list[View]:
-    """One row a finding id, worst first: the severity and number it has in each document, or nothing."""
+    """One row a finding id, worst first: what each document says of it, or nothing."""
     every = by_severity(tuple(finding for document in documents for finding in document.findings))
     rows = []
     for name in dict.fromkeys(finding.id for finding in every):
-        cells: list[View | None] = []
-        for document in documents:
-            found = next((f for f in by_severity(document.findings) if f.id == name), None)
-            cells.append(_finding_cell(found) if found else None)
-        sentence = next(finding.sentence for finding in every if finding.id == name)
-        rows.append({"id": clean(name), "sentence": clean(sentence), "cells": cells})
+        cells = [[_finding_cell(f) for f in by_severity(one.findings) if f.id == name] for one in documents]
+        rows.append({"id": clean(name), "cells": cells})
     return rows
 
 
@@ -77,7 +75,10 @@ def render_comparison(documents: Sequence[Document], labels: Sequence[str]) -> s
     }
 
     def page(limits: Limits) -> str:
-        views = [view(document, limits, prefix=f"d{i}-") for i, document in enumerate(documents)]
+        views = [
+            view(document, limits, prefix=f"d{i}-", others=[*documents[:i], *documents[i + 1 :]])
+            for i, document in enumerate(documents)
+        ]
         columns = list(zip(names, views, counts, strict=True))
         return render_page("comparison.html", fixed | {"columns": columns, "sections": _section_rows(views)})
 

@@ -10,7 +10,7 @@ from sftloss.report._chart_data import chart_table
 from sftloss.report._format import finding_number
 from sftloss.report._order import SEVERITIES, bucket, by_severity, count_line
 from sftloss.report._summary import rules, summary
-from sftloss.report._text import clean, clean_block, columns, shorten, visible
+from sftloss.report._text import clean, clean_block, columns, prose, shorten, visible, wrap
 
 if typing.TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +18,7 @@ if typing.TYPE_CHECKING:
 
 ROWS = 10
 TOKENS = 160
+_GAP = 3  # columns between two columns of a table
 # darker is more; a terminal may have no colours, so none and some also differ by brackets
 _BACKGROUNDS = ("", "on grey23", "on dark_blue", "on blue3", "on dodger_blue2", "black on sky_blue1")
 
@@ -27,7 +28,10 @@ def _say(console: Console, text: str, style: str = "") -> Text:
     from rich.text import Text
 
     encoding = console.encoding or "utf-8"
-    return Text(clean_block(text).encode(encoding, "replace").decode(encoding), style=style)
+    shown = clean_block(text)
+    # a blank that does not break is no question mark where the encoding lacks it
+    shown = shown if _is_unicode(console) else shown.replace("\u00a0", " ")
+    return Text(shown.encode(encoding, "replace").decode(encoding), style=style)
 
 
 def _is_unicode(console: Console) -> bool:
@@ -37,7 +41,7 @@ def _is_unicode(console: Console) -> bool:
 def render_terminal(document: Document, console: Console) -> None:
     """Print `document` to a rich console. Colour, width and encoding are the console's (it honours ``NO_COLOR``)."""
     for headline in document.headlines:
-        console.print(_say(console, clean(headline), "bold"))
+        console.print(_say(console, prose(headline), "bold"))
     console.print(_say(console, f"\n{clean(document.title)}", "bold underline"))
     findings = by_severity(document.findings)
     console.print(_say(console, f"Findings: {count_line(findings)}", "bold"))
@@ -60,11 +64,11 @@ def _finding(console: Console, finding: Finding) -> None:
     number, interval = finding_number(finding)
     line = _say(console, severity.shape if _is_unicode(console) else severity.ascii, severity.style)
     line.append(" ").append_text(_say(console, f"{severity.word} {clean(finding.id)}", severity.style))
-    line.append("  ").append_text(_say(console, clean(finding.sentence)))
+    line.append("  ").append_text(_say(console, prose(finding.sentence)))
     console.print()
     console.print(line)
     told = ", ".join(part for part in (number, interval) if part)
-    for text, style in ((told, "bold"), (clean(finding.why), "dim"), (finding.fix, "cyan")):
+    for text, style in ((told, "bold"), (prose(finding.why), "dim"), (finding.fix, "cyan")):
         if text:
             _indented(console, text, style)
     if finding.rows:
@@ -83,7 +87,7 @@ def _section(console: Console, section: Section) -> None:
     console.print()
     level = f"  [{clean(section.level).partition(':')[0]}]" if section.level else ""
     console.print(_say(console, clean(section.title) + level, "bold underline"))
-    console.print(_say(console, clean(section.lead)))
+    console.print(_say(console, prose(section.lead)))
     # a chart stands in only where a section has no table: a terminal shows its numbers, not its picture
     for table in section.tables or tuple(chart_table(chart) for chart in section.charts):
         if table.id == "advice":
@@ -97,7 +101,7 @@ def _section(console: Console, section: Section) -> None:
 def _advice(console: Console, table: Table) -> None:
     for sentence, fix in rules(table):
         console.print()
-        console.print(_say(console, clean(sentence)))
+        console.print(_say(console, prose(sentence)))
         if fix:
             _indented(console, clean(fix), "cyan")
 
@@ -109,18 +113,32 @@ def _width(shown: ShownTable, index: int, *, has_intervals: bool) -> int:
     return max([*cells, *words, 1])
 
 
-def _fitting(shown: ShownTable, width: int) -> tuple[int, bool]:
-    """How many columns fit and whether with their intervals: the intervals go first, then columns from the right."""
-    count = len(shown.columns)
-    # the first column names the row: it may wrap, so it never needs more than a third
+def _first(shown: ShownTable, width: int) -> int:
+    """Columns that the first one needs: it names the row and may wrap between words, but no word is broken."""
+    texts = [shown.label(0), *(row[0].text for row in shown.rows)]
+    longest = max((columns(word) for text in texts for word in text.split()), default=1)
+    wish = _width(shown, 0, has_intervals=False)
+    return min(max(min(wish, width // 3), longest), width // 2)
+
+
+def _fitting(shown: ShownTable, width: int) -> tuple[list[int], bool]:
+    """Widths of the columns that fit, and whether with intervals: those go first, then columns from the right."""
     for has_intervals in (True, False):
-        needed = [_width(shown, i, has_intervals=has_intervals) + 3 for i in range(count)]
-        needed[0] = min(needed[0], width // 3)
-        if sum(needed) <= width:
-            return count, has_intervals
-    while count > 1 and sum(needed[:count]) > width:
-        count -= 1
-    return count, False
+        needed = [_width(shown, i, has_intervals=has_intervals) for i in range(len(shown.columns))]
+        wish, needed[0] = needed[0], _first(shown, width)
+        if sum(needed) + _GAP * len(needed) <= width:
+            break
+    while len(needed) > 1 and sum(needed) + _GAP * len(needed) > width:
+        needed.pop()
+    spare = max(0, width - sum(needed) - _GAP * len(needed))
+    given = min(spare, max(0, wish - needed[0]))
+    needed[0] += given
+    labels = [shown.label(i) for i in range(len(needed))]
+    for _ in range(spare - given):  # the rest goes to whichever label stands on most lines
+        lines = [len(wrap(label, wide, lines=9)) for label, wide in zip(labels, needed, strict=True)]
+        if max(lines) > 1:
+            needed[lines.index(max(lines))] += 1
+    return needed, has_intervals
 
 
 def _table(console: Console, table: Table) -> None:
@@ -130,12 +148,14 @@ def _table(console: Console, table: Table) -> None:
     shown = show(table, ROWS)
     if not shown.columns:
         return
-    count, has_intervals = _fitting(shown, console.width)
+    widths, has_intervals = _fitting(shown, console.width)
+    count = len(widths)
     console.print(_say(console, f"\n{clean(table.title)}", "bold"))
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for i in range(count):
+    for i, wide in enumerate(widths):
         label = _say(console, shown.label(i))
-        grid.add_column(label, justify="right" if shown.is_number(i) else "left", overflow="fold")
+        # left to itself rich takes from the widest column until words break
+        grid.add_column(label, justify="right" if shown.is_number(i) else "left", overflow="fold", width=wide)
     for row in shown.rows:
         texts = (str(cell) if has_intervals else cell.text for cell in row[:count])
         grid.add_row(*(_say(console, shorten(text, 200)) for text in texts))

@@ -15,13 +15,15 @@ from sftloss.report._charts import DASHES, MARKERS, draws_dots, render_chart
 from sftloss.report._format import finding_number
 from sftloss.report._order import SEVERITIES, bucket, by_severity, explain_level
 from sftloss.report._svg import SERIES
-from sftloss.report._text import clean, clean_block, shorten, visible
+from sftloss.report._text import clean, clean_block, prose, shorten, visible
 
 if typing.TYPE_CHECKING:
     from markupsafe import Markup
 
 View = dict[str, typing.Any]
 LETTERS = "abcdefgh"  # one a measure of a strip
+_FOLDED = 6  # a longer table that a chart shows whole is opened by those who want its numbers
+_COMMAND = re.compile(r"(?:^|(?<=: ))(?:sftloss|torchrun|python|pip) \S", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,23 @@ def _cell_class(shown: ShownTable, index: int) -> str:
     return "w" if max((len(row[index].text) for row in shown.rows), default=0) > 14 else "s"
 
 
+def _cell(text: str, limits: Limits) -> str | list[str]:
+    """A text, or the words of one that holds flags: those must not be broken at their hyphens."""
+    text = shorten(prose(text), limits.cell)
+    return text.split(" ") if "--" in text else text
+
+
 def _table(table: Table, limits: Limits) -> View:
     shown = show(table, limits.rows)
     return {
         "title": clean(table.title),
         "columns": [
-            {"label": shown.label(i), "help": clean(column.help), "class": _cell_class(shown, i)}
+            {"label": prose(column.label), "help": prose(column.help), "class": _cell_class(shown, i)}
             for i, column in enumerate(shown.columns)
         ],
-        "rows": [[(shorten(cell.text, limits.cell), cell.interval) for cell in row] for row in shown.rows],
+        "rows": [[(_cell(cell.text, limits), cell.interval) for cell in row] for row in shown.rows],
         "hidden": len(table.rows) - len(shown.rows),
-        "note": clean(table.note),
+        "note": prose(table.note),
     }
 
 
@@ -86,17 +94,38 @@ def _legend(chart: Chart) -> list[View]:
     return entries
 
 
-def _chart(chart: Chart, prefix: str, limits: Limits) -> View:
+@dataclass(frozen=True)
+class _Context:
+    """What of a chart's surroundings changes how it is shown.
+
+    Attributes:
+        lead: What the section says first.
+        numbers: A table of the section with this chart's title: its numbers, better than the chart can tell them.
+        alongside: The same chart of other documents, whose values share its scale.
+    """
+
+    lead: str = ""
+    numbers: Table | None = None
+    alongside: tuple[Chart, ...] = ()
+
+
+def _sentence(text: str) -> str:
+    text = prose(text).rstrip()
+    return text if not text or text[-1] in ".!?:;…" else f"{text}."
+
+
+def _chart(chart: Chart, prefix: str, limits: Limits, context: _Context) -> View:
     from markupsafe import Markup
 
     # the only text of the page that is not escaped by the template: our own SVG, escaped by its XML writer
-    picture: Markup = Markup(render_chart(chart, prefix=prefix))
+    picture: Markup = Markup(render_chart(chart, prefix=prefix, alongside=context.alongside))
     has_interval = any(bound is not None for series in chart.series for bound in series.low or ())
     told = {"line": "shaded: interval", "bar": "thin line: interval", "point": "line: interval"}[chart.kind]
-    data = _table(chart_table(chart), Limits(rows=limits.data_rows, cell=limits.cell))
+    data = _table(context.numbers or chart_table(chart), Limits(rows=limits.data_rows, cell=limits.cell))
     return {
         "title": clean(chart.title),
-        "description": clean(chart.description),
+        # said once: where it is the section's lead it stays in the picture, for those who cannot see it
+        "description": "" if chart.description == context.lead else _sentence(chart.description),
         "svg": picture,
         "legend": _legend(chart),
         "interval": told if has_interval else "",
@@ -149,19 +178,36 @@ def _level(level: str) -> tuple[str, str]:
     return name.strip(), meaning.strip() or explain_level(name)
 
 
-def _section(section: Section, prefix: str, limits: Limits) -> View:
+def _section(section: Section, prefix: str, limits: Limits, others: Sequence[Section] = ()) -> View:
+    titles = {chart.title for chart in section.charts}
+    folded = {table.title: table for table in section.tables if len(table.rows) > _FOLDED and table.title in titles}
+    charts = []
+    for i, chart in enumerate(section.charts):
+        alongside = tuple(c for other in others for c in other.charts if c.id == chart.id and c.kind == chart.kind)
+        context = _Context(section.lead, folded.get(chart.title), alongside)
+        charts.append(_chart(chart, f"{prefix}-c{i}", limits, context))
     return {
         "anchor": prefix,
         "id": section.id,
         "title": clean(section.title),
-        "lead": clean(section.lead),
+        "lead": prose(section.lead),
         "level": _level(section.level),
-        "charts": [_chart(chart, f"{prefix}-c{i}", limits) for i, chart in enumerate(section.charts)],
-        "tables": [_table(table, limits) for table in section.tables],
+        "charts": charts,
+        "tables": [_table(table, limits) for table in section.tables if folded.get(table.title) is not table],
         "strip_groups": _strip_groups(section.strips, limits),
         "hidden_strips": max(0, len(section.strips) - limits.strips),
-        "notes": [clean(note) for note in section.notes],
+        "notes": [prose(note) for note in section.notes],
     }
+
+
+def _fix(fix: str) -> View:
+    """What to do in words, and what to run or to paste: only that is offered for copying."""
+    text = clean_block(fix).strip("\n")
+    found = _COMMAND.search(text)
+    start = found.start() if found else 0 if "\n" in text else len(text)
+    said = prose(text[:start]).strip()
+    code = [line.split(" ") for line in text[start:].split("\n")] if text[start:] else []
+    return {"said": said[:1].upper() + said[1:] + ("" if said.endswith((".", ":")) or not said else "."), "code": code}
 
 
 def _finding(finding: Finding, anchor: str) -> View:
@@ -172,11 +218,11 @@ def _finding(finding: Finding, anchor: str) -> View:
         "id": clean(finding.id),
         "severity": finding.severity,
         "word": severity.word,
-        "sentence": clean(finding.sentence),
+        "sentence": prose(finding.sentence),
         "number": number,
         "interval": interval,
-        "why": clean(finding.why),
-        "fix": [line.split(" ") for line in clean_block(finding.fix).strip("\n").split("\n")] if finding.fix else [],
+        "why": prose(finding.why),
+        **_fix(finding.fix),
         "rows": [clean(row) for row in finding.rows],
     }
 
@@ -197,17 +243,25 @@ def _pairs(pairs: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
     return [(clean(label), clean(value)) for label, value in pairs]
 
 
-def view(document: Document, limits: Limits | None = None, *, prefix: str = "") -> View:
-    """Everything the template needs for one document; `prefix` keeps the ids of two documents on a page apart."""
+def view(
+    document: Document, limits: Limits | None = None, *, prefix: str = "", others: Sequence[Document] = ()
+) -> View:
+    """Everything the template needs for one document; `prefix` keeps the ids of two documents on a page apart.
+
+    The charts of `others` with the same ids share their scales with this document's.
+    """
     limits = limits or Limits()
     findings = by_severity(document.findings)
     at = _anchors([f.id for f in findings], f"{prefix}f-")
+    beside: dict[str, list[Section]] = {}
+    for section in (section for other in others for section in other.sections):
+        beside.setdefault(section.id, []).append(section)
     sections = zip(document.sections, _anchors([s.id for s in document.sections], f"{prefix}s-"), strict=True)
     return {
         "title": clean(document.title),
-        "headlines": [clean(headline) for headline in document.headlines],
+        "headlines": [prose(headline) for headline in document.headlines],
         "findings": [_finding(finding, anchor) for finding, anchor in zip(findings, at, strict=True)],
-        "sections": [_section(section, anchor, limits) for section, anchor in sections],
+        "sections": [_section(part, anchor, limits, beside.get(part.id, ())) for part, anchor in sections],
         "facts": _pairs(document.facts),
         "provenance": _pairs(document.provenance),
         "schema_version": clean(document.schema_version),

@@ -1,4 +1,4 @@
-// Comfort only: copy buttons for the fixes, data tables opened for printing. The page is complete without it.
+// Comfort only: copy buttons for what can be run or pasted. The page is complete without it.
 "use strict";
 for (const pre of document.querySelectorAll(".fix pre")) {
   if (!navigator.clipboard) break;
