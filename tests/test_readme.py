@@ -23,7 +23,13 @@ def test_its_python_runs_and_prints(code, capsys):
 
 
 def test_its_python_examples_are_short():
-    assert len(BLOCKS) == 2 and all(len(block.splitlines()) <= 10 for block in BLOCKS)
+    assert len(BLOCKS) == 3 and all(len(block.splitlines()) <= 13 for block in BLOCKS)
+
+
+def test_its_first_example_prints_what_it_says(capsys):
+    exec(compile(BLOCKS[0], "README.md", "exec"), {})
+    (told,) = re.findall(r"```text\n(.*?)```", TEXT, re.S)
+    assert capsys.readouterr().out.strip() == told.strip()
 
 
 def test_its_tree_names_what_is_there():

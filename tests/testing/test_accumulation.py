@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,11 @@ import torch
 from tests.training.cases import model_of, ragged_rows, without
 from torch import Tensor
 
-from sftloss.testing import assert_accumulation, check_accumulation, check_trainer
+from sftloss.testing import REASONS, assert_accumulation, check_accumulation, check_loop, check_trainer
 
 transformers = pytest.importorskip("transformers")
 
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = without(ragged_rows(), "token_weights", "tasks", "row_ids")
 
 
@@ -94,7 +98,79 @@ def test_second_division_is_found_and_its_factor_told() -> None:
     report = check_accumulation(divides_twice, model_of(), BATCH)
     by_size = {split.micro_batches: split for split in report.splits}
     assert by_size[(1,) * 8].factor == pytest.approx(1 / 8, rel=1e-6)
-    assert report.sentence.startswith("Wrong scale") and "8 times too small" in report.sentence
+    assert report.reason == "divided twice" and "8 times too small" in report.sentence
+
+
+def test_sum_that_nothing_divides_is_told_from_a_mean() -> None:
+    """Any split gives the same, so the law holds; what grows with the data is said all the same."""
+
+    def total(model: Any, batch: Any, num_items_in_batch: Tensor) -> Tensor:
+        return losses(model, batch)[0].sum()
+
+    report = check_accumulation(total, model_of(), BATCH)
+    assert report.is_exact and report.uses_items is False and "it is a sum" in report.sentence
+    assert check_accumulation(right, model_of(), BATCH).uses_items is True
+    averaged = check_accumulation(lambda model, batch: losses(model, batch)[0].sum(), model_of(), BATCH)
+    assert averaged.reason == "divided twice" and "a sum that is normalised by nothing else" in averaged.sentence
+
+
+def test_loop_is_held_to_the_law() -> None:
+    def tutorial(model: Any, micro_batches: Any) -> None:
+        for batch in micro_batches:
+            (mean(model, batch) / len(micro_batches)).backward()
+
+    def undivided(model: Any, micro_batches: Any) -> None:
+        for batch in micro_batches:
+            (losses(model, batch)[0].sum() / losses(model, BATCH)[1].sum() * len(micro_batches)).backward()
+
+    def counted(model: Any, micro_batches: Any) -> None:
+        items = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in micro_batches)
+        for batch in micro_batches:
+            right(model, batch, torch.tensor(items)).backward()
+
+    assert check_loop(counted, model_of(), BATCH).is_exact
+    found = check_loop(tutorial, model_of(), BATCH)
+    assert found.reason == "mean of means"
+    assert found.worst_error == pytest.approx(check_accumulation(mean, model_of(), BATCH).worst_error)
+    assert check_loop(undivided, model_of(), BATCH).reason == "not divided"
+    with pytest.raises(ValueError, match="leaves no finite, non-zero gradient"):
+        check_loop(lambda *_: None, model_of(), BATCH)
+
+
+def test_loop_is_held_to_the_law_on_two_ranks() -> None:
+    """A normaliser counted on each rank is right on one process and wrong on two."""
+    script = """
+import torch, torch.distributed as dist
+from functools import partial
+from sftloss.testing import check_loop
+from tests.testing.test_accumulation import BATCH, losses, model_of
+dist.init_process_group("gloo")
+assert dist.get_world_size() == 2
+def loop(model, micro_batches, is_global):
+    items = sum((batch["labels"][:, 1:] != -100).sum() for batch in micro_batches).double()
+    if is_global:
+        dist.all_reduce(items)
+        items /= dist.get_world_size()
+    for batch in micro_batches:
+        (losses(model, batch)[0].sum() / items).backward()
+for is_global in (True, False):
+    report = check_loop(partial(loop, is_global=is_global), model_of(), BATCH)
+    if dist.get_rank() == 0:
+        print(report.reason, "|", report)
+dist.destroy_process_group()
+"""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    done = subprocess.run(
+        [*command, sys.executable, "-W", "ignore", "-c", script],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = done.stdout.splitlines()
+    assert first.startswith("exact | Exact: 6 splits")
+    assert second.startswith("ranks | Right on one process, not on several: with ranks of 6 and 2 rows")
 
 
 def test_loss_that_looks_at_its_micro_batch_is_found() -> None:
@@ -117,7 +193,7 @@ def test_items_may_be_anything_that_adds_up() -> None:
 
     # one a micro-batch is no count of anything in the step
     wrong = check_accumulation(sequences, model_of(), BATCH, items=lambda batch: 1)
-    assert "Wrong scale" in wrong.sentence and wrong.worst.factor == pytest.approx(1 / 8)
+    assert wrong.reason == "divided twice" and wrong.worst.factor == pytest.approx(1 / 8)
     assert check_accumulation(sequences, model_of(), BATCH, items=lambda batch: len(batch["labels"])).is_exact
 
 
@@ -174,3 +250,38 @@ def test_trainers_are_held_to_the_law(cls: Any, sentence: str, tmp_path: Path) -
     assert sentence in report.sentence
     with pytest.raises(ValueError, match="clipping hides"):
         check_trainer(partial(make, clip=1.0))
+
+
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the packages below TRL
+@pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")
+def test_trl_is_held_to_the_law(tmp_path: Path) -> None:
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    from tests.tiny import tiny_tokenizer
+
+    data = datasets.Dataset.from_list([{name: value.tolist() for name, value in row.items()} for row in ROWS])
+
+    def make(size: int, accumulation: int) -> Any:
+        args = trl.SFTConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            max_grad_norm=0.0,
+            max_length=None,
+            bf16=False,
+            report_to="none",
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )
+        model = model_of(dtype=torch.float32)
+        return trl.SFTTrainer(model=model, args=args, train_dataset=data, processing_class=tiny_tokenizer([]))
+
+    assert check_trainer(make).reason == "exact"
+
+
+def test_every_reason_is_one_that_is_named() -> None:
+    told = {check_accumulation(loss, model_of(), BATCH).reason for loss in (right, mean, divides_twice, unguarded)}
+    assert told == {"exact", "mean of means", "divided twice", "empty micro-batch"} and told <= set(REASONS)

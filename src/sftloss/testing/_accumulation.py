@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,31 +55,25 @@ def check_accumulation(
         >>> print(report)                                                  # doctest: +SKIP
         Mean of means: each micro-batch is divided by its own count, and the means are averaged; ...
     """
-    rows = _rows(batch)
-    _check_ragged(batch)
+    rows = rows_of(batch)
+    check_ragged(batch)
     takes_items = _items_name(compute_loss)
     count = items or labels_of
-    was_training, held = [m for m in model.modules() if m.training], _take(model)
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.training = False
-    try:
+    with borrowed(model):
         runner = _Runner(compute_loss, model, takes_items, count)
-        tolerance = _tolerance(model) if tolerance is None else tolerance
+        tolerance = tolerance_of(model) if tolerance is None else tolerance
         whole = runner.gradient([batch])
         if not float(whole.norm()) > 0:
             raise ValueError("check_accumulation: the whole batch has no finite, non-zero gradient in the model.")
-        splits = tuple(_judge(runner, cut(batch, sizes), sizes, whole) for sizes in _sizes(rows))
-        masked = None
+        splits = tuple(_judge(runner, cut(batch, sizes), sizes, whole) for sizes in sizes_of(rows))
+        masked = uses_items = None
+        if takes_items:
+            uses_items = _distance(2 * runner.gradient([batch], scale=2), whole) <= tolerance
         if takes_items and items is None:
             masked = _distance(runner.gradient([batch, _without_labels(batch)]), whole)
             masked = masked if runner.is_finite else float("inf")
-    finally:
-        _give(model, held)
-        for module in was_training:
-            module.training = True
     is_exact = all(split.error <= tolerance for split in splits) and not (masked or 0.0) > tolerance
-    return AccumulationReport(is_exact, splits, tolerance, masked)
+    return AccumulationReport(is_exact, splits, tolerance, masked, uses_items)
 
 
 def assert_accumulation(
@@ -103,7 +98,7 @@ def labels_of(batch: Mapping[str, Any]) -> Tensor:
 
 def cut(batch: Mapping[str, Any], sizes: Sequence[int]) -> list[dict[str, Any]]:
     """The batch in micro-batches of so many rows."""
-    rows, parts, start = _rows(batch), [], 0
+    rows, parts, start = rows_of(batch), [], 0
     for size in sizes:
         piece = slice(start, start + size)
         start += size
@@ -118,11 +113,11 @@ class _Runner:
         self.compute_loss, self.model, self.name, self.count = compute_loss, model, name, count
         self.is_finite = True
 
-    def gradient(self, parts: Sequence[Mapping[str, Any]]) -> Tensor:
+    def gradient(self, parts: Sequence[Mapping[str, Any]], scale: int = 1) -> Tensor:
         """The gradient accumulated over the micro-batches of one step, flat, in float64."""
         given: dict[str, Any] = {}
         if self.name is not None:
-            given[self.name] = torch.as_tensor(sum(self.count(part) for part in parts))
+            given[self.name] = scale * torch.as_tensor(sum(self.count(part) for part in parts))
         for parameter in self.model.parameters():
             parameter.grad = None
         for part in parts:
@@ -142,14 +137,21 @@ def flat_gradient(model: nn.Module) -> Tensor:
     return torch.cat(parts)
 
 
-def judge(gradient: Tensor, whole: Tensor, sizes: Sequence[int], means: Tensor | None = None) -> SplitResult:
+def judge(
+    gradient: Tensor,
+    whole: Tensor,
+    sizes: Sequence[int],
+    means: Tensor | None = None,
+    *,
+    is_over_ranks: bool = False,
+) -> SplitResult:
     """Compare an accumulated gradient with that of the whole batch."""
     size = float(whole.norm())
     along = float(gradient @ whole) / size**2
     norm = float(gradient.norm())
     cosine = along * size / norm if norm else 0.0
     distance = float("inf") if means is None else _nearest(gradient, means)
-    return SplitResult(tuple(sizes), _distance(gradient, whole), along, cosine, distance)
+    return SplitResult(tuple(sizes), _distance(gradient, whole), along, cosine, distance, is_over_ranks)
 
 
 def _judge(runner: _Runner, parts: list[dict[str, Any]], sizes: Sequence[int], whole: Tensor) -> SplitResult:
@@ -171,7 +173,7 @@ def _distance(ours: Tensor, truth: Tensor) -> float:
     return distance if distance == distance else float("inf")
 
 
-def _sizes(rows: int) -> list[tuple[int, ...]]:
+def sizes_of(rows: int) -> list[tuple[int, ...]]:
     """Row by row, pairs, halves, and one row against the others: each kind once."""
     cuts = [(1,) * rows, (rows // 2, rows - rows // 2), (1, rows - 1)]
     if rows > 2:
@@ -179,14 +181,14 @@ def _sizes(rows: int) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(cuts))
 
 
-def _rows(batch: Mapping[str, Any]) -> int:
+def rows_of(batch: Mapping[str, Any]) -> int:
     rows = len(batch["labels"]) if "labels" in batch else len(batch.get("shift_labels", ()))
     if rows < 2:
         raise ValueError("check_accumulation: give a batch of at least two rows, with labels.")
     return rows
 
 
-def _check_ragged(batch: Mapping[str, Any]) -> None:
+def check_ragged(batch: Mapping[str, Any]) -> None:
     labels = batch["labels"][..., 1:] if "labels" in batch else batch["shift_labels"]
     counts = (labels != -100).flatten(1).sum(dim=1)
     if bool((counts == counts[0]).all()):
@@ -210,16 +212,24 @@ def _items_name(compute_loss: Callable[..., Tensor]) -> str | None:
     return next((name for name in _ITEMS if name in parameters), None)
 
 
-def _tolerance(model: nn.Module) -> float:
+def tolerance_of(model: nn.Module) -> float:
     # rounding grows with the square root of some thousand terms and with the depth of the model
     bits = {torch.float64: 1e-8, torch.float32: 1e-3}
     return max(bits.get(p.dtype, 0.1) for p in model.parameters() if p.requires_grad)
 
 
-def _take(model: nn.Module) -> list[Tensor | None]:
-    return [parameter.grad for parameter in model.parameters()]
-
-
-def _give(model: nn.Module, held: Sequence[Tensor | None]) -> None:
-    for parameter, grad in zip(model.parameters(), held, strict=True):
-        parameter.grad = grad
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[None]:
+    """Without dropout meanwhile; gradients and modes are given back."""
+    held = [parameter.grad for parameter in model.parameters()]
+    was_training = [module for module in model.modules() if module.training]
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.training = False
+    try:
+        yield
+    finally:
+        for parameter, grad in zip(model.parameters(), held, strict=True):
+            parameter.grad = grad
+        for module in was_training:
+            module.training = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -17,6 +17,7 @@ class SplitResult:
         cosine: Of the angle between g and g*.
         mean_of_means: Relative distance of g, scaled, to the mean of the micro-batches' own gradients: near 0 where
             each micro-batch was divided by its own count.
+        is_over_ranks: Whether the rows were split over processes, `micro_batches` then being the rows of each.
     """
 
     micro_batches: tuple[int, ...]
@@ -24,6 +25,7 @@ class SplitResult:
     factor: float
     cosine: float
     mean_of_means: float = float("inf")
+    is_over_ranks: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class AccumulationReport:
         tolerance: The largest relative error that counts as rounding.
         masked: Relative error that a micro-batch without a single label brings; infinite where
             it or the loss is NaN, None if not tried.
+        uses_items: Whether the gradient follows the number of items it is given; None if it is given none.
     """
 
     is_exact: bool
     splits: tuple[SplitResult, ...]
     tolerance: float
     masked: float | None = None
+    uses_items: bool | None = None
 
     @property
     def worst(self) -> SplitResult:
@@ -54,44 +58,90 @@ class AccumulationReport:
         return max(self.worst.error, self.masked or 0.0)
 
     @property
+    def reason(self) -> str:
+        """One of `REASONS`: what kind of mistake makes these numbers."""
+        if self.is_exact:
+            return "exact"
+        worst = self.worst
+        if worst.error <= self.tolerance:
+            return "empty micro-batch"
+        if not worst.error < float("inf"):
+            return "not finite"
+        if all(split.error <= self.tolerance for split in self.splits if not split.is_over_ranks):
+            return "ranks"
+        if worst.cosine > 1 - 1e-4:
+            if self._has_factor(lambda count: 1 / count):
+                return "divided twice"
+            if self._has_factor(float):
+                return "not divided"
+            return "wrong scale"
+        if worst.mean_of_means <= max(100 * self.tolerance, 1e-6):
+            return "mean of means"
+        return "rows beside it"
+
+    @property
     def sentence(self) -> str:
         """The verdict, and where the reason is known, the reason and its size."""
         if self.is_exact:
-            return (
+            exact = (
                 f"Exact: {len(self.splits)} splits have the gradient of the whole batch, "
                 f"to a relative error of {self.worst_error:.1e}."
             )
-        worst = self.worst
-        if not worst.error <= self.tolerance:
-            return _why(worst, self.tolerance)
-        if self.masked == float("inf"):
-            return "A micro-batch without a single label makes the loss or its gradient NaN."
-        return f"A micro-batch without a single label changes the gradient by {self.masked:.0%}."
+            return exact if self.uses_items is not False else f"{exact} {_SUM}"
+        if self.reason == "empty micro-batch":
+            if self.masked == float("inf"):
+                return "A micro-batch without a single label makes the loss or its gradient NaN."
+            return f"A micro-batch without a single label changes the gradient by {self.masked:.0%}."
+        if self.reason == "not finite":
+            return f"With {_named(self.worst)} the gradient is not finite."
+        return REASONS[self.reason].format(wrong=_wrong(self.worst), how=self._how())
 
     def __str__(self) -> str:
         return self.sentence
 
+    def _how(self) -> str:
+        """What becomes of the means of a mean of means."""
+        summed = self.worst.factor > 1 + 0.5 * (len(self.worst.micro_batches) - 1)
+        return "summed over the window" if summed else "and the means are averaged"
 
-def _why(split: SplitResult, tolerance: float) -> str:
-    count, factor = len(split.micro_batches), split.factor
-    if split.error != split.error or split.error == float("inf"):
-        return f"With {_named(split.micro_batches)} the gradient is not finite."
-    wrong = f"with {_named(split.micro_batches)} the gradient is {split.error:.0%} wrong"
+    def _has_factor(self, of: Callable[[int], float]) -> bool:
+        """Whether each split in equal parts is too large by this function of their number."""
+        equal = [s for s in self.splits if len(set(s.micro_batches)) == 1 and not s.is_over_ranks]
+        return all(abs(split.factor / of(len(split.micro_batches)) - 1) < 0.01 for split in equal)
+
+
+REASONS = {
+    "exact": "",
+    "empty micro-batch": "",
+    "not finite": "",
+    "mean of means": "Mean of means: each micro-batch is divided by its own count, {how}; {wrong}.",
+    "divided twice": "Divided twice: {wrong}, in the right direction; it is divided by the number of micro-batches "
+    "although it is normalised over the step, or is a sum that is normalised by nothing else.",
+    "not divided": "Not divided: {wrong}, in the right direction; the losses of the micro-batches are added up, and "
+    "nothing divides them by their number or by the items of the step.",
+    "ranks": "Right on one process, not on several: {wrong}; each rank is divided by its own count, not by all ranks'.",
+    "wrong scale": "Wrong scale: {wrong}, in the right direction; look for a second division or multiplication.",
+    "rows beside it": "Not exact: {wrong}; the loss of a row depends on the rows beside it.",
+}
+"""What may be wrong, and how it is said."""
+
+_SUM = "But the number of items it is given changes nothing: it is a sum, and grows with the labels of a step."
+
+
+def _wrong(split: SplitResult) -> str:
+    named, factor = _named(split), split.factor
+    wrong = f"with {named} the gradient is {split.error:.0%} wrong"
     if split.error < 0.005:
-        wrong = f"with {_named(split.micro_batches)} the gradient's relative error is {split.error:.1e}"
-    scale = f" and {factor:.2g} times too large" if factor > 1.02 else ""
+        wrong = f"with {named} the gradient's relative error is {split.error:.1e}"
+    if factor > 1.02:
+        return f"{wrong} and {factor:.2g} times too large"
     if 0 < factor < 0.98:
-        scale = f" and {1 / factor:.2g} times too small"
-    if split.cosine > 1 - 1e-4 and scale:
-        return f"Wrong scale: {wrong}{scale}, in the right direction; look for a second division or multiplication."
-    if split.mean_of_means <= max(100 * tolerance, 1e-6):
-        summed = factor > 1 + 0.5 * (count - 1)
-        how = "summed over the window" if summed else "and the means are averaged"
-        return f"Mean of means: each micro-batch is divided by its own count, {how}; {wrong}{scale}."
-    return f"Not exact: {wrong}{scale}; the loss of a row depends on the rows beside it."
+        return f"{wrong} and {1 / factor:.2g} times too small"
+    return wrong
 
 
-def _named(sizes: Sequence[int]) -> str:
+def _named(split: SplitResult) -> str:
+    sizes, what = split.micro_batches, "ranks" if split.is_over_ranks else "micro-batches"
     if len(set(sizes)) == 1:
-        return f"{len(sizes)} micro-batches of {sizes[0]}"
-    return f"micro-batches of {', '.join(map(str, sizes[:-1]))} and {sizes[-1]} rows"
+        return f"{len(sizes)} {what} of {sizes[0]}"
+    return f"{what} of {', '.join(map(str, sizes[:-1]))} and {sizes[-1]} rows"

@@ -1,0 +1,94 @@
+"""The accumulation law for a loop of one's own, on one process or under torchrun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sftloss.testing._accumulation import (
+    borrowed,
+    check_ragged,
+    cut,
+    flat_gradient,
+    judge,
+    rows_of,
+    sizes_of,
+    tolerance_of,
+)
+from sftloss.testing._report import AccumulationReport
+
+
+def check_loop(
+    accumulate: Callable[[nn.Module, list[dict[str, Any]]], Any],
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    *,
+    tolerance: float | None = None,
+) -> AccumulationReport:
+    """Hold a training loop to the law: k micro-batches, on any number of ranks, have the gradient of one batch.
+
+    Under torchrun, with `torch.distributed` initialised, the rows are split over the ranks too, unevenly, and the
+    gradients are averaged as DDP does (so give the model itself, not its DDP wrapper). The truth is what the loop
+    makes of the whole batch in one micro-batch, the same on every rank.
+
+    Args:
+        accumulate: Your loop's inner part, ``accumulate(model, micro_batches)``: count what it counts, call
+            `backward` on each loss, and leave the gradients in the model. No optimizer step.
+        model: The model; its gradients are given back as they were. The same weights on every rank.
+        batch: At least two rows a rank, with different numbers of labels; the same batch on every rank.
+        tolerance: Relative error that counts as rounding; by default that of :func:`check_accumulation`.
+
+    Returns:
+        The report, the same on every rank.
+
+    Raises:
+        ValueError: If the batch has too few rows or tells nothing, or the loop leaves no gradient.
+
+    Example:
+        >>> def accumulate(model, micro_batches):                          # doctest: +SKIP
+        ...     for batch in micro_batches:
+        ...         (my_loss(model, batch) / len(micro_batches)).backward()
+        >>> print(check_loop(accumulate, model, batch))                    # doctest: +SKIP
+        Mean of means: ...
+    """
+    is_spread = torch.distributed.is_available() and torch.distributed.is_initialized()
+    ranks = torch.distributed.get_world_size() if is_spread else 1
+    rows = rows_of(batch)
+    check_ragged(batch)
+    if rows < 2 * ranks:
+        raise ValueError(f"check_loop: give at least two rows a rank, got {rows} rows for {ranks} ranks.")
+
+    def gradient(parts: Sequence[Mapping[str, Any]]) -> Tensor:
+        for parameter in model.parameters():
+            parameter.grad = None
+        accumulate(model, [dict(part) for part in parts])
+        found = flat_gradient(model)
+        if ranks > 1:
+            torch.distributed.all_reduce(found)
+        return found / ranks
+
+    with borrowed(model):
+        tolerance = tolerance_of(model) if tolerance is None else tolerance
+        whole = gradient([batch])
+        if not 0 < float(whole.norm()) < float("inf"):
+            raise ValueError("check_loop: the whole batch leaves no finite, non-zero gradient in the model.")
+        splits = []
+        for sizes in sizes_of(rows):  # every rank the same rows: what is wrong here is not the ranks' doing
+            parts = cut(batch, sizes)
+            means = torch.stack([gradient([part]) for part in parts]).mean(dim=0)
+            splits.append(judge(gradient(parts), whole, sizes, means))
+        if ranks > 1:
+            shares = _shares(rows, ranks)
+            mine = cut(batch, shares)[torch.distributed.get_rank()]
+            spread = [gradient([mine]), gradient(cut(mine, (1,) * rows_of(mine)))]
+            splits += [judge(found, whole, shares, is_over_ranks=True) for found in spread]
+    return AccumulationReport(all(s.error <= tolerance for s in splits), tuple(splits), tolerance)
+
+
+def _shares(rows: int, ranks: int) -> tuple[int, ...]:
+    """Rows of each rank, unequal: the first has what the others, with two each, leave, or nearly."""
+    others = max(2, (rows - 1) // (ranks + 1))
+    return (rows - others * (ranks - 1), *(others,) * (ranks - 1))
