@@ -1,0 +1,204 @@
+"""What a model writes after the prompts of held-out rows, by the generation of transformers."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sftloss.data import encode
+from sftloss.data.records import ROLES, Example, Record
+from sftloss.decoder import Decoder, open_decoder
+from sftloss.errors import DataError
+
+_RESPONSE = ROLES.index("response")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How outputs are drawn.
+
+    Attributes:
+        samples: Outputs of each row.
+        max_new_tokens: Tokens of an output at most, the end included; an output that needs more is cut off.
+        temperature: 0 takes the most probable token each time; 1 draws from the model's own distribution.
+        seed: Of the draws; the global random state is given back as it was.
+        outputs_per_batch: Outputs generated side by side; part of what decides the draws.
+    """
+
+    samples: int = 1
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    seed: int = 0
+    outputs_per_batch: int = 128
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "max_new_tokens", "outputs_per_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Sampling: {name} must be at least 1, got {getattr(self, name)}.")
+        if not self.temperature >= 0:
+            raise ValueError(f"Sampling: temperature must be >= 0, got {self.temperature}.")
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(f"Sampling: at temperature 0 all {self.samples} samples are equal; ask for one.")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One output.
+
+    Attributes:
+        row: Index of the row it answers.
+        sample: Which of the row's outputs, from 0.
+        tokens: Token ids, without the one that ends the answer.
+        text: The tokens decoded, special ones left out.
+        ended: Whether the model ended the answer itself; otherwise it was cut off at `max_new_tokens`.
+        reference_length: Tokens of the row's own answer, its end included.
+    """
+
+    row: int
+    sample: int
+    tokens: tuple[int, ...]
+    text: str
+    ended: bool
+    reference_length: int
+
+    @property
+    def length(self) -> int:
+        """Tokens generated, the end included: counted as `reference_length` is, and as the T of a loss."""
+        return len(self.tokens) + self.ended
+
+
+def generate(
+    model: nn.Module | Decoder,
+    tokenizer: Any,
+    rows: Sequence[Record | Example],
+    sampling: Sampling | None = None,
+    *,
+    max_length: int | None = None,
+) -> tuple[Generated, ...]:
+    """Outputs of a model for held-out rows: transformers' own `generate`, in batches padded at the left.
+
+    The prompt is everything before the row's last answer, token for token as in training, and an answer ends at the
+    tokenizer's eos or at what the template ends turns with. The model's own generation settings (top-k, penalties)
+    are set aside for the call, so that what is measured is the model and not its settings. Equal arguments give equal
+    outputs on one machine; each batch has its own seed, so no batch depends on the one before.
+
+    Args:
+        model: A causal language model, or one that `open_decoder` has opened.
+        tokenizer: A transformers tokenizer.
+        rows: Records are encoded, examples are taken as they are.
+        sampling: How outputs are drawn; one output a row, the most probable tokens, where not given.
+        max_length: Tokens kept of a record, as in training.
+
+    Returns:
+        ``len(rows) * samples`` outputs, by row, then by sample.
+
+    Raises:
+        RowError: If a row cannot be encoded.
+        DataError: If there is no row, or one has no answer.
+
+    Example:
+        >>> generate(model, tokenizer, rows, Sampling(samples=4, temperature=1.0))[0].text   # doctest: +SKIP
+        'saw pin rake'
+    """
+    sampling = sampling or Sampling()
+    examples = [row if isinstance(row, Example) else encode(row, tokenizer, max_length=max_length) for row in rows]
+    if not examples:
+        raise DataError("generate: there is no held-out row, give a test file.")
+    prompts, references = zip(*(_prompt(example) for example in examples), strict=True)
+    ends = end_ids(examples, tokenizer)
+    decoder = model if isinstance(model, Decoder) else open_decoder(model)
+    found: dict[tuple[int, int], Generated] = {}
+    with decoder.evaluating(), _own_settings(decoder.model):
+        for chosen in _groups(prompts, max(1, sampling.outputs_per_batch // sampling.samples)):
+            outputs = _run(decoder, [prompts[i] for i in chosen], ends, sampling, tokenizer)
+            for place, ids in enumerate(outputs.tolist()):
+                row, sample = chosen[place // sampling.samples], place % sampling.samples
+                found[row, sample] = _output((row, sample), ids, ends, references[row], tokenizer)
+    return tuple(found[key] for key in sorted(found))
+
+
+def end_ids(examples: Sequence[Example], tokenizer: Any) -> list[int]:
+    """Tokens that end an answer: the tokenizer's eos, and whatever the template ends turns with."""
+    found = {int(token) for example in examples for token in example.input_ids[example.is_end & (example.weights > 0)]}
+    return sorted(found | ({tokenizer.eos_token_id} - {None}))
+
+
+def _prompt(example: Example) -> tuple[Tensor, int]:
+    """What stands before the last answer, and the answer's length."""
+    is_answer = ((example.weights > 0) & (example.roles == _RESPONSE)).tolist()
+    stop = max((i + 1 for i, answer in enumerate(is_answer) if answer), default=0)
+    if not stop:
+        raise DataError(f"generate: {example.origin} has no answer, leave it out of the held-out rows.")
+    start = stop - 1
+    while start > 1 and is_answer[start - 1]:
+        start -= 1
+    return example.input_ids[:start], stop - start
+
+
+def _groups(prompts: Sequence[Tensor], size: int) -> Iterator[list[int]]:
+    """Rows of similar prompt length, longest first, so that the padding is short and memory fails at once or never."""
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
+def _run(decoder: Decoder, prompts: Sequence[Tensor], ends: list[int], sampling: Sampling, tokenizer: Any) -> Tensor:
+    """New tokens, ``(prompts * samples, new)``, padded after the end."""
+    from transformers import GenerationConfig
+
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), width), pad)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = prompt, 1
+    is_drawn = sampling.temperature > 0
+    drawn = {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if is_drawn else {}
+    settings = GenerationConfig(
+        do_sample=is_drawn,
+        num_return_sequences=sampling.samples,
+        max_new_tokens=sampling.max_new_tokens,
+        eos_token_id=ends,
+        pad_token_id=pad,
+        use_cache=True,
+        **drawn,
+    )
+    device = decoder.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(_seed(sampling.seed, ids))
+        out: Any = decoder.model.generate(  # type: ignore[operator]  # a mixin's, which nn.Module does not know
+            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings
+        )
+    return out[:, width:].cpu()
+
+
+def _seed(seed: int, ids: Tensor) -> int:
+    """Of a batch: its content decides, so that leaving rows out of other batches changes nothing here."""
+    return zlib.crc32(repr((seed, ids.tolist())).encode())
+
+
+def _output(key: tuple[int, int], ids: list[int], ends: list[int], reference: int, tokenizer: Any) -> Generated:
+    stop = next((i for i, token in enumerate(ids) if token in ends), None)
+    tokens = tuple(ids if stop is None else ids[:stop])
+    text = tokenizer.decode(list(tokens), skip_special_tokens=True)
+    return Generated(*key, tokens, text, stop is not None, reference)
+
+
+@contextmanager
+def _own_settings(model: nn.Module) -> Iterator[None]:
+    """Blank generation settings inside: transformers fills what a call leaves open from the model's own."""
+    from transformers import GenerationConfig
+
+    kept = {part: vars(part)["generation_config"] for part in model.modules() if "generation_config" in vars(part)}
+    try:
+        for part in kept:
+            part.generation_config = GenerationConfig()  # type: ignore[assignment]
+        yield
+    finally:
+        for part, settings in kept.items():
+            part.generation_config = settings

@@ -1,0 +1,38 @@
+"""Metrics of a trained model on held-out rows, as what each row contributes: so that arms can be compared in pairs.
+
+* :func:`evaluate_tokens`: one forward pass to a :class:`TokenTable`; :func:`token_metrics` of it: losses, accuracy,
+  calibration, entropy, the end; :func:`reliability` and :func:`end_reliability` are the diagrams.
+* :func:`output_metrics`: of what `sftloss.experiments.generate` wrote: right answers, lengths, repetition, diversity,
+  pass@k, abstention.
+* :func:`forgetting`: against the start, on a second data file.
+
+Every metric is a :class:`Ratio` of sums over rows or a :class:`Gap` between two distributions. It knows its value on
+any resampling of the rows (:class:`Metric`), can be restricted to groups (:func:`by_group`), and goes to disk as plain
+arrays (:func:`to_arrays`).
+"""
+
+from __future__ import annotations
+
+from sftloss.experiments.metrics._forgetting import forgetting
+from sftloss.experiments.metrics._of_outputs import output_metrics, pass_at
+from sftloss.experiments.metrics._of_tokens import Bin, end_reliability, reliability, token_metrics
+from sftloss.experiments.metrics._shapes import Gap, Metric, Ratio, by_group, from_arrays, to_arrays
+from sftloss.experiments.metrics._tokens import TokenTable, evaluate_tokens
+
+__all__ = [
+    "Bin",
+    "Gap",
+    "Metric",
+    "Ratio",
+    "TokenTable",
+    "by_group",
+    "end_reliability",
+    "evaluate_tokens",
+    "forgetting",
+    "from_arrays",
+    "output_metrics",
+    "pass_at",
+    "reliability",
+    "to_arrays",
+    "token_metrics",
+]

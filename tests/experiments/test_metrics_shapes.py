@@ -1,0 +1,54 @@
+"""Ratios and gaps: weights are repetitions, groups are subsets, files are exact."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sftloss.experiments.metrics import Gap, Ratio, by_group, from_arrays, to_arrays
+
+
+def metrics(seed: int, examples: int):
+    random = np.random.default_rng(seed)
+    top, bottom = random.normal(size=examples), random.integers(1, 9, examples).astype(float)
+    gap = random.normal(size=(examples, 4))
+    return {"mean": Ratio(top, bottom), "ece": Gap(gap, bottom), "a/b": Gap(gap, bottom, "max")}
+
+
+@given(st.integers(0, 10**6), st.lists(st.integers(0, 3), min_size=1, max_size=12))
+@settings(max_examples=50, deadline=None)
+def test_a_weight_is_how_often_an_example_is_there(seed, counts):
+    for metric in metrics(seed, len(counts)).values():
+        repeated = metric.pick(np.repeat(np.arange(len(counts)), counts)).value()
+        weighted = metric.value(np.array(counts, dtype=float))
+        assert weighted == pytest.approx(repeated, rel=1e-12, abs=1e-12, nan_ok=True)  # sums in another order
+        assert metric.value() == pytest.approx(metric.value(np.ones(len(counts))), rel=1e-12, abs=1e-12)
+
+
+def test_ratio_of_nothing_is_no_number():
+    assert np.isnan(Ratio(np.zeros(2), np.zeros(2)).value()) and np.isnan(Gap(np.zeros((2, 3)), np.zeros(2)).value())
+
+
+def test_gap_sums_bins_or_takes_the_largest():
+    gap, size = np.array([[1.0, -2.0], [1.0, 0.0]]), np.array([1.0, 1.0])
+    assert Gap(gap, size).value() == 2.0 and Gap(gap[:1], size[:1], "max").value() == 2.0
+
+
+def test_groups_are_the_rows_with_the_label():
+    found = by_group(Ratio(np.array([1.0, 2.0, 4.0]), np.ones(3)), np.array(["b", "a", "b"]))
+    assert {name: metric.value() for name, metric in found.items()} == {"a": 2.0, "b": 2.5}
+    assert by_group(Ratio(np.ones(1), np.ones(1)), np.array([""])) == {}
+
+
+def test_metrics_come_back_from_a_file_bit_for_bit():
+    given_metrics, file = metrics(0, 5), io.BytesIO()
+    np.savez(file, **to_arrays(given_metrics))
+    file.seek(0)
+    read = from_arrays(np.load(file))
+    assert list(read) == list(given_metrics)
+    for name, metric in given_metrics.items():
+        assert type(read[name]) is type(metric) and read[name].value() == metric.value()
