@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from sftloss.analysis.document import Document, Finding
 from sftloss.cli._app import app
+from sftloss.cli._report import ReportOptions
+from sftloss.config import command_line
 from sftloss.report import to_json
 
 
@@ -24,7 +26,7 @@ def run_folder(root: Path, name: str, value: float) -> Path:
 def test_two_runs_stand_side_by_side_under_their_folders_names(tmp_path: Path) -> None:
     before, after = run_folder(tmp_path, "before", 0.25), run_folder(tmp_path, "after", 0.75)
     page = tmp_path / "page.html"
-    outcome = CliRunner().invoke(app, ["report", "--run", str(before), "--run", str(after), "-o", str(page)])
+    outcome = CliRunner().invoke(app, ["report", str(before), str(after), "-o", str(page)])
     assert outcome.exit_code == 0, outcome.output
     text = page.read_text(encoding="utf-8")
     assert "before" in text and "after" in text and "0.25" in text and "0.75" in text
@@ -33,10 +35,10 @@ def test_two_runs_stand_side_by_side_under_their_folders_names(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--run", "before"], "at least two runs"),
-        (["--run", "before", "--run", "missing"], "missing is not there"),
-        (["--run", "before", "--run", "before", "--label", "x"], "one --label a run"),
-        (["--run", "before", "--run", "before", "-o", "before/report.json"], "--overwrite"),
+        (["before"], "at least two runs"),
+        (["before", "missing"], "missing is not there"),
+        (["before", "before", "--label", "x"], "one --label a run"),
+        (["before", "before", "-o", "before/report.json"], "--overwrite"),
     ],
 )
 def test_a_comparison_that_cannot_be_made_is_one_sentence(
@@ -53,7 +55,7 @@ def test_a_broken_report_is_named(tmp_path: Path) -> None:
     good = run_folder(tmp_path, "good", 1.0)
     bad = tmp_path / "bad.json"
     bad.write_text("{", encoding="utf-8")
-    outcome = CliRunner().invoke(app, ["report", "--run", str(good), "--run", str(bad)])
+    outcome = CliRunner().invoke(app, ["report", str(good), str(bad)])
     assert outcome.exit_code == 3 and "bad.json is no report.json" in outcome.output
 
 
@@ -68,3 +70,17 @@ def test_a_report_validates_against_the_schema(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, "run", 1.0)
     outcome = CliRunner().invoke(app, ["schema"])
     jsonschema.validate(json.loads(folder.joinpath("report.json").read_text()), json.loads(outcome.output))
+
+
+def test_the_runs_may_stand_in_a_configuration_too(tmp_path: Path) -> None:
+    before, after = run_folder(tmp_path, "before", 0.25), run_folder(tmp_path, "after", 0.75)
+    config = tmp_path / "c.yaml"
+    config.write_text(f"run: [{before}, {after}]\noutput: {tmp_path / 'page.html'}\n")
+    assert CliRunner().invoke(app, ["report", "-c", str(config)]).exit_code == 0
+    outcome = CliRunner().invoke(app, ["report"])
+    assert outcome.exit_code == 2 and "RUN is missing" in outcome.output
+
+
+def test_a_command_line_names_no_flag_where_there_is_none() -> None:
+    options = ReportOptions(run=("a", "b c"), label=("x", "y"))
+    assert command_line("report", options) == "sftloss report a 'b c' --label x --label y"

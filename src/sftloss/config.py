@@ -34,6 +34,7 @@ class Flag:
         required: Whether a value must come from the file or a flag.
         minimum: Smallest number allowed.
         takes_numbers: Whether a text option also accepts a bare number, as ``normalization: 0.5``.
+        is_positional: Whether the command line takes it without a flag, as ``report A B``; in YAML it is a key still.
     """
 
     help: str
@@ -44,6 +45,7 @@ class Flag:
     required: bool = False
     minimum: float | None = None
     takes_numbers: bool = False
+    is_positional: bool = False
 
 
 def option(default: Any, help: str, **details: Any) -> Any:
@@ -83,7 +85,8 @@ def resolve(schema: type[Options], flags: Mapping[str, Any], *, config: str | Pa
             values[name] = _checked(f"--{spelled(name)}", value, kinds[name], known[name])
     for name, flag in known.items():
         if flag.required and values.get(name) in (None, ""):
-            raise ConfigError(f"--{spelled(name)} is missing: give the flag, or '{spelled(name)}:' in the -c file.")
+            what = (flag.metavar or name.upper()) if flag.is_positional else f"--{spelled(name)}"
+            raise ConfigError(f"{what} is missing: give it, or '{spelled(name)}:' in the -c file.")
     return schema(**values)
 
 
@@ -103,6 +106,9 @@ def command_line(verb: str, options: Any) -> str:
         value, flag = getattr(options, f.name), f"--{spelled(f.name)}"
         default = f.default if f.default is not MISSING else {}
         if value == default:
+            continue
+        if f.metadata["flag"].is_positional:
+            words += map(str, value)
             continue
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{spelled(f.name)}")

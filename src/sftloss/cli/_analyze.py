@@ -22,8 +22,15 @@ class AnalyzeOptions:
     )
     tokenizer: str | None = option(None, "Where the tokenizer is, if not with the model.", panel=_IN)
     revision: str | None = option(None, "Branch, tag or commit of a model on the hub.", panel=_IN)
-    columns: dict[str, str] = option({}, "The data's own column names.", panel=_IN, metavar="prompt=Q,response=A")
-    format: str | None = option(None, "The data's format; found out for each row if not given.", panel=_IN)
+    columns: dict[str, str] = option(
+        {}, "What the data's own columns are: prompt, response, task, ...", panel=_IN, metavar="prompt=Q,response=A"
+    )
+    format: str | None = option(
+        None,
+        "messages, sharegpt, alpaca, text, tokens or two columns as prompt/response; found out for each row if not "
+        "given.",
+        panel=_IN,
+    )
     max_length: int | None = option(None, "Tokens kept of each example.", panel=_IN, minimum=2)
     max_examples: int | None = option(None, "Examples read, from the start; all if not given.", panel=_IN, minimum=1)
     on_error: str = option("report", "What an unusable row does.", panel=_IN, choices=("report", "skip", "raise"))
@@ -81,6 +88,8 @@ class AnalyzeOptions:
 
 def analyze(options: AnalyzeOptions, manner: Manner) -> int:
     """Show what each loss trains on. One forward pass over the data, then a report.
+
+    Example: sftloss analyze --model MODEL --data train.jsonl --loss cross_entropy --loss "focal(gamma=2)"
 
     Under torchrun the processes share the work, and the first one shows.
     """

@@ -27,8 +27,15 @@ class InspectOptions:
     data: str = option(
         "", "A JSON, JSON lines or Parquet file, a folder of them, or a hub name.", panel=_IN, required=True, short="-d"
     )
-    columns: dict[str, str] = option({}, "The data's own column names.", panel=_IN, metavar="prompt=Q,response=A")
-    format: str | None = option(None, "The data's format; found out for each row if not given.", panel=_IN)
+    columns: dict[str, str] = option(
+        {}, "What the data's own columns are: prompt, response, task, ...", panel=_IN, metavar="prompt=Q,response=A"
+    )
+    format: str | None = option(
+        None,
+        "messages, sharegpt, alpaca, text, tokens or two columns as prompt/response; found out for each row if not "
+        "given.",
+        panel=_IN,
+    )
     max_length: int | None = option(None, "Tokens kept of each example.", panel=_RUN, minimum=2)
     max_examples: int | None = option(None, "Rows read, from the start; all if not given.", panel=_RUN, minimum=1)
     on_error: str = option(
@@ -52,7 +59,10 @@ class InspectOptions:
 
 
 def inspect(options: InspectOptions, manner: Manner) -> int:
-    """Show what is trained on. The mask audit: tokenizer only, no model is run."""
+    """Show what is trained on. The mask audit: tokenizer only, no model is run.
+
+    Example: sftloss inspect --model MODEL --data train.jsonl
+    """
     from sftloss.cli._show import progress, verdict
     from sftloss.report import Report
 

@@ -25,8 +25,15 @@ class LengthsOptions:
         panel=_IN,
         choices=("characters", "words"),
     )
-    columns: dict[str, str] = option({}, "The data's own column names.", panel=_IN, metavar="prompt=Q,response=A")
-    format: str | None = option(None, "The data's format; found out for each row if not given.", panel=_IN)
+    columns: dict[str, str] = option(
+        {}, "What the data's own columns are: prompt, response, task, ...", panel=_IN, metavar="prompt=Q,response=A"
+    )
+    format: str | None = option(
+        None,
+        "messages, sharegpt, alpaca, text, tokens or two columns as prompt/response; found out for each row if not "
+        "given.",
+        panel=_IN,
+    )
     max_length: int | None = option(None, "Tokens kept of each example.", panel=_IN, minimum=2)
     max_examples: int | None = option(None, "Examples read, from the start; all if not given.", panel=_IN, minimum=1)
     on_error: str = option("report", "What an unusable row does.", panel=_IN, choices=("report", "skip", "raise"))
@@ -55,7 +62,10 @@ class LengthsOptions:
 
 
 def lengths(options: LengthsOptions, manner: Manner) -> int:
-    """Predict output lengths. What each normalization teaches, from the data alone; no model is run."""
+    """Predict output lengths. What each normalization teaches, from the data alone; no model is run.
+
+    Example: sftloss lengths --data train.jsonl --batch-size 4 --grad-accum 8
+    """
     from sftloss.analysis import LengthOptions
     from sftloss.cli._show import check_targets, note, progress, show, verdict
     from sftloss.pipeline import Run, lengths, normalisation

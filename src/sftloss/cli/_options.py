@@ -59,11 +59,22 @@ def _parameter(f: Field[Any], kind: Any) -> inspect.Parameter:
     annotation: Any = list[str] if origin is tuple else str if origin is dict else base
     name = spelled(f.name)
     names = [f"--{name}/--no-{name}" if base is bool else f"--{name}", *([flag.short] if flag.short else [])]
-    metavar = flag.metavar or ("|".join(flag.choices) if flag.choices else None)
+    metavar = flag.metavar or ("|".join(flag.choices) if flag.choices else None if base is bool else _metavar(f, base))
+    if flag.is_positional:
+        place: Any = typer.Argument(None, help=_help(f, flag), metavar=metavar, show_default=False)
+        return inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=place, annotation=annotation | None)
     info = typer.Option(
         None, *names, help=_help(f, flag), metavar=metavar, rich_help_panel=flag.panel, show_default=False
     )
     return inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=annotation | None)
+
+
+_METAVARS = {"model": "DIR|NAME", "tokenizer": "DIR|NAME", "data": "FILE|DIR|NAME", "template": "FILE"}
+
+
+def _metavar(f: Field[Any], base: Any) -> str:
+    """What to write for a value, where the option itself does not say."""
+    return _METAVARS.get(f.name, {int: "N", float: "X"}.get(base, "NAME"))
 
 
 def _help(f: Field[Any], flag: Flag) -> str:
@@ -95,7 +106,9 @@ def _common(schema: type) -> list[inspect.Parameter]:
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=typer.Option(default, *spellings, help=told, show_default=False),
+            default=typer.Option(
+                default, *spellings, help=told, show_default=False, metavar="FILE" if kind is str else None
+            ),
             annotation=kind if default is not None else kind | None,
         )
         for name, kind, default, spellings, told in flags

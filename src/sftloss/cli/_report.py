@@ -18,7 +18,11 @@ class ReportOptions:
     """Flags and YAML keys of `sftloss report`."""
 
     run: tuple[str, ...] = option(
-        (), "A folder of an earlier run, or its report.json; repeat it, two or more.", required=True, metavar="DIR"
+        (),
+        "Folders of earlier runs, or their report.json; two or more.",
+        required=True,
+        metavar="RUN",
+        is_positional=True,
     )
     label: tuple[str, ...] = option((), "What to call each run, in order; folder names if not given.", metavar="NAME")
     output: str = option("comparison.html", "The page.", short="-o", metavar="FILE")
@@ -31,17 +35,20 @@ class SchemaOptions:
 
 
 def report(options: ReportOptions, manner: Manner) -> None:
-    """Show several runs side by side. One page from their report.json; no model, no data."""
+    """Show several runs side by side. One page from their report.json; no model, no data.
+
+    Example: sftloss report run-a run-b --label "token mean" --label dft
+    """
     from sftloss.cli._show import note
     from sftloss.report import render_comparison, write_text_atomic
 
     if len(options.run) < 2:
-        raise ConfigError("report: name at least two runs, as in --run before --run after.")
+        raise ConfigError("name at least two runs, as in: sftloss report before after.")
     if options.label and len(options.label) != len(options.run):
-        raise ConfigError(f"report: {len(options.run)} runs and {len(options.label)} labels; give one --label a run.")
+        raise ConfigError(f"{len(options.run)} runs and {len(options.label)} labels; give one --label a run.")
     page = Path(options.output)
     if page.exists() and not options.overwrite:
-        raise ConfigError(f"report: {page} is there already; choose another --output, or say --overwrite.")
+        raise ConfigError(f"{page} is there already; choose another --output, or say --overwrite.")
     files = [Path(name) / "report.json" if Path(name).is_dir() else Path(name) for name in options.run]
     labels = options.label or tuple(_label(Path(name)) for name in options.run)
     write_text_atomic(page, render_comparison([_document(file) for file in files], labels))
@@ -66,6 +73,6 @@ def _document(file: Path):  # type: ignore[no-untyped-def]
     try:
         return from_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"report: {file} is not there; name a folder that sftloss analyze wrote.") from None
+        raise ConfigError(f"{file} is not there; name a folder that sftloss analyze wrote.") from None
     except (DataError, UnicodeDecodeError) as error:
-        raise DataError(f"report: {file} is no report.json of this version ({error}).") from None
+        raise DataError(f"{file} is no report.json of this version ({error}).") from None

@@ -10,7 +10,7 @@ from sftloss.report._chart_data import chart_table
 from sftloss.report._format import finding_number
 from sftloss.report._order import SEVERITIES, bucket, by_severity, count_line
 from sftloss.report._summary import rules, summary
-from sftloss.report._text import clean, clean_block, columns, prose, shorten, visible, wrap
+from sftloss.report._text import clean, clean_block, columns, shorten, visible, wrap
 
 if typing.TYPE_CHECKING:
     from rich.console import Console
@@ -28,10 +28,7 @@ def _say(console: Console, text: str, style: str = "") -> Text:
     from rich.text import Text
 
     encoding = console.encoding or "utf-8"
-    shown = clean_block(text)
-    # a blank that does not break is no question mark where the encoding lacks it
-    shown = shown if _is_unicode(console) else shown.replace("\u00a0", " ")
-    return Text(shown.encode(encoding, "replace").decode(encoding), style=style)
+    return Text(clean_block(text).encode(encoding, "replace").decode(encoding), style=style)
 
 
 def _is_unicode(console: Console) -> bool:
@@ -41,7 +38,7 @@ def _is_unicode(console: Console) -> bool:
 def render_terminal(document: Document, console: Console) -> None:
     """Print `document` to a rich console. Colour, width and encoding are the console's (it honours ``NO_COLOR``)."""
     for headline in document.headlines:
-        console.print(_say(console, prose(headline), "bold"))
+        console.print(_say(console, clean(headline), "bold"))
     console.print(_say(console, f"\n{clean(document.title)}", "bold underline"))
     findings = by_severity(document.findings)
     console.print(_say(console, f"Findings: {count_line(findings)}", "bold"))
@@ -64,11 +61,11 @@ def _finding(console: Console, finding: Finding) -> None:
     number, interval = finding_number(finding)
     line = _say(console, severity.shape if _is_unicode(console) else severity.ascii, severity.style)
     line.append(" ").append_text(_say(console, f"{severity.word} {clean(finding.id)}", severity.style))
-    line.append("  ").append_text(_say(console, prose(finding.sentence)))
+    line.append("  ").append_text(_say(console, clean(finding.sentence)))
     console.print()
     console.print(line)
     told = ", ".join(part for part in (number, interval) if part)
-    for text, style in ((told, "bold"), (prose(finding.why), "dim"), (finding.fix, "cyan")):
+    for text, style in ((told, "bold"), (clean(finding.why), "dim"), (finding.fix, "cyan")):
         if text:
             _indented(console, text, style)
     if finding.rows:
@@ -87,7 +84,7 @@ def _section(console: Console, section: Section) -> None:
     console.print()
     level = f"  [{clean(section.level).partition(':')[0]}]" if section.level else ""
     console.print(_say(console, clean(section.title) + level, "bold underline"))
-    console.print(_say(console, prose(section.lead)))
+    console.print(_say(console, clean(section.lead)))
     # a chart stands in only where a section has no table: a terminal shows its numbers, not its picture
     for table in section.tables or tuple(chart_table(chart) for chart in section.charts):
         if table.id == "advice":
@@ -101,7 +98,7 @@ def _section(console: Console, section: Section) -> None:
 def _advice(console: Console, table: Table) -> None:
     for sentence, fix in rules(table):
         console.print()
-        console.print(_say(console, prose(sentence)))
+        console.print(_say(console, clean(sentence)))
         if fix:
             _indented(console, clean(fix), "cyan")
 
