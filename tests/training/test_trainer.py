@@ -232,3 +232,14 @@ def test_trainer_class_itself_is_not_touched() -> None:
     cls = with_loss(transformers.Trainer, Loss())
     assert dict(vars(transformers.Trainer)) == before
     assert issubclass(cls, transformers.Trainer) and cls.__name__ == "Trainer"
+
+
+def test_the_first_step_and_the_one_after_an_evaluation_count_the_whole_window(tmp_path: Path) -> None:
+    """The Trainer counts a step before it puts the model into training mode, which loading and evaluating leave off."""
+    cls = with_loss(transformers.Trainer, Loss())
+    found = {}
+    for batch, accumulation in ((8, 1), (2, 4)):
+        args = arguments(tmp_path, batch, accumulation, max_steps=2, eval_strategy="steps", eval_steps=1)
+        _, found[batch] = train(cls, model_of().eval(), args, eval_dataset=ROWS)
+    for whole, split in zip(found[8], found[2], strict=True):
+        assert relative_error(split, whole) < 1e-10  # float64, another order of sums

@@ -39,6 +39,7 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
     class LossTrainer(trainer):
         # our loss is divided by the normaliser of the whole window
         loss_is_scaled_for_ga = True
+        _is_predicting = False
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
@@ -57,7 +58,8 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
         def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Step | None:
             """The step's normaliser, where the Trainer's own answer is a count of tokens."""
             has_labels = bool(batch_samples) and not {"labels", "shift_labels"}.isdisjoint(batch_samples[0])
-            if not has_labels or not self.model.training:
+            # not model.training: the Trainer counts before it calls model.train(), at the start and after evaluating
+            if not has_labels or self._is_predicting:
                 return None
             return step_total(chosen, batch_samples, device=device)
 
@@ -79,7 +81,11 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
             inputs = {**inputs, "output_logits": not prediction_loss_only}
             if inputs.get("shift_labels") is not None:  # the Trainer looks for labels by this name only
                 inputs.setdefault("labels", inputs["shift_labels"])
-            return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
+            self._is_predicting = True
+            try:
+                return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
+            finally:
+                self._is_predicting = False
 
         def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
             attachment = _attached(self, chosen)
