@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import os
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, DataError
 from sftloss.finetune._arguments import arguments, check_trackers
+from sftloss.finetune._callbacks import run_callback
+from sftloss.finetune._checkpoint import agree, checkpoints, chosen
+from sftloss.finetune._files import write_json, write_lines
+from sftloss.finetune._folder import folder_of
 from sftloss.finetune._groups import Groups
 from sftloss.finetune._model import model_and_tokenizer, pad_id_of
-from sftloss.finetune._outcome import Outcome
+from sftloss.finetune._outcome import Interrupted, Outcome
+from sftloss.finetune._provenance import data_facts, identity, model_facts, versions
 from sftloss.finetune._recipe import Recipe
 from sftloss.finetune._rows import Collator, DataSet, hold_out, pack, read
 from sftloss.finetune._trainer import Work, trainer_class
@@ -53,16 +58,19 @@ def fine_tune(
     """
     loss = loss_of(recipe)
     check_trackers(recipe.report_to)
-    with _folder(recipe) as folder:
+    started = time.monotonic()
+    with folder_of(recipe, rank_of_environment()) as folder:
+        resume = recipe.resume and folder.stays
+        checkpoint = chosen(folder.checkpoints, resume=resume, resume_from=recipe.resume_from)
         model, tokenizer = model_and_tokenizer(recipe, model, tokenizer)
         data, held_out = data_of(recipe, tokenizer, rows, eval_rows)
-        groups = () if held_out is None else tuple(Groups(loss, held_out.examples, of) for of in ("task", "language"))
-        work = Work(loss, data, held_out, groups)
-        trainer = _trainer(recipe, work, (model, tokenizer), (str(folder), callbacks))
-        trainer.train()
-        if held_out is not None:
+        work = Work(recipe, loss, data, held_out, folder, groups=groups_of(loss, held_out))
+        trainer = _trainer(work, (model, tokenizer), checkpoint, callbacks)
+        _begin(trainer, work, checkpoint)
+        _train(trainer, work, checkpoint)
+        if held_out is not None and work.evaluated != trainer.state.global_step:
             trainer.evaluate()
-        return _outcome(recipe, trainer, work, folder)
+        return _finish(trainer, work, checkpoint, time.monotonic() - started)
 
 
 def loss_of(recipe: Recipe) -> Loss:
@@ -90,39 +98,96 @@ def data_of(recipe: Recipe, tokenizer: Any, rows: Any = None, eval_rows: Any = N
     return (pack(data, recipe.max_length) if recipe.packing and recipe.max_length else data), held_out
 
 
-@contextmanager
-def _folder(recipe: Recipe) -> Iterator[Path]:
-    if recipe.output is None:
-        with tempfile.TemporaryDirectory(prefix="sftloss-") as temporary:
-            yield Path(temporary)
-        return
-    folder = Path(recipe.output).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
+def groups_of(loss: Loss, held_out: DataSet | None) -> tuple[Groups, ...]:
+    """Watchers of the evaluation, by task and by language."""
+    return () if held_out is None else tuple(Groups(loss, held_out.examples, of) for of in ("task", "language"))
 
 
-def _trainer(recipe: Recipe, work: Work, parts: tuple[Any, Any], place: tuple[str, Sequence[Any]]) -> Any:
+def rank_of_environment() -> int:
+    """This process among those a launcher started; 0 where it is alone."""
+    said = os.environ.get("RANK", "0")
+    return int(said) if said.isdigit() else 0
+
+
+def _trainer(work: Work, parts: tuple[Any, Any], checkpoint: Path | None, callbacks: Sequence[Any]) -> Any:
     from transformers import PrinterCallback
 
-    (model, tokenizer), (folder, callbacks) = parts, place
-    pad_id = pad_id_of(tokenizer)
+    (model, tokenizer), recipe, pad_id = parts, work.recipe, pad_id_of(parts[1])
+    made: list[Any] = []
+    has_eval = work.held_out is not None
     trainer = trainer_class(work)(
         model=model,
-        args=arguments(recipe, folder, has_eval=work.held_out is not None, is_new=True),
+        args=arguments(recipe, str(work.folder.root), has_eval=has_eval, is_new=checkpoint is None),
         train_dataset=work.data,
         eval_dataset=work.held_out,
-        data_collator=Collator(work.data.examples, pad_id, packed=recipe.packing),
+        data_collator=Collator(pad_id, recipe.packing, work.data.names("task")),
         processing_class=tokenizer,
-        callbacks=list(callbacks),
+        callbacks=[run_callback(work, checkpoint, lambda: made[0]), *callbacks],
     )
+    made.append(trainer)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _outcome(recipe: Recipe, trainer: Any, work: Work, folder: Path) -> Outcome:
+def _begin(trainer: Any, work: Work, checkpoint: Path | None) -> None:
+    """The last moment at which nothing has been written."""
+    work.facts = identity(work.recipe, work.data, work.held_out, trainer.args.world_size)
+    if checkpoint is not None:
+        agree(checkpoint, work.facts)
+    if work.recipe.overwrite and work.folder.stays and trainer.args.should_save:
+        work.folder.clear()
+    trainer.accelerator.wait_for_everyone()
+
+
+def _train(trainer: Any, work: Work, checkpoint: Path | None) -> None:
+    from transformers import TrainerState
+
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step >= state.max_steps:  # killed between the last step and the end
+            trainer._load_from_checkpoint(str(checkpoint))
+            trainer.state = state
+            return
+    try:
+        with work.stop.listening():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except FloatingPointError as error:
+        saved = next(iter(checkpoints(work.folder.checkpoints)), None)
+        hint = "" if saved is None else f" {saved} is the newest checkpoint."
+        raise DataError(f"{error}{hint}") from error
+    if work.stop.asked:
+        saved = next(iter(checkpoints(work.folder.checkpoints)), None)
+        raise Interrupted(trainer.state.global_step, work.stop.asked, saved)
+
+
+def _finish(trainer: Any, work: Work, checkpoint: Path | None, seconds: float) -> Outcome:
+    """Give the model its own forward back, and write what is to stay: weights first, the facts last."""
     model = trainer.accelerator.unwrap_model(trainer.model)
+    facts = {
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "resumed_from": None if checkpoint is None else checkpoint.name,
+        "ranks": trainer.args.world_size,
+        "metrics": work.metrics,
+        "model": model_facts(model),
+        "data": data_facts(work.data),
+        "held_out": None if work.held_out is None else data_facts(work.held_out),
+        "recipe": work.recipe.plain(),
+        "command": work.recipe.command,
+        "versions": versions(),
+        "seconds": round(seconds, 3),
+    }
+    history = tuple(trainer.state.log_history)
+    if work.folder.stays:
+        written = work.folder.checkpoints / ".model"
+        trainer.save_model(str(written))
+        if trainer.args.should_save:
+            work.folder.put_model(written)
+            write_lines(work.folder.history, list(history))
+            write_json(work.folder.facts, facts)
+        trainer.accelerator.wait_for_everyone()
     attachment = attachment_of(model)
     if attachment is not None:
         attachment.detach()
-    place = None if recipe.output is None else folder
-    return Outcome(place, model.eval(), tuple(trainer.state.log_history), work.metrics, trainer.state.global_step)
+    place = work.folder.root if work.folder.stays else None
+    return Outcome(place, model.eval(), history, work.metrics, trainer.state.global_step, facts)

@@ -19,6 +19,7 @@ from sftloss.training import inputs_of
 
 _MOSTLY = 0.5
 _DEMO_EXAMPLES = 600
+Row = tuple[tuple[int, "Example | None"], ...]
 FILLER = -1
 """Index of the row that fills the last batches up where ranks need equally many: nothing in it is trained."""
 
@@ -42,8 +43,10 @@ class DataSet:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[int, ...]:
-        return (FILLER,) if index == FILLER else self.rows[index]
+    def __getitem__(self, index: int) -> Row:
+        if index == FILLER:
+            return ((FILLER, None),)
+        return tuple((i, self.examples[i]) for i in self.rows[index])
 
     def names(self, of: str) -> tuple[str, ...]:
         """Every task or language there is, sorted."""
@@ -200,26 +203,24 @@ class Order:
 
 @dataclass(frozen=True)
 class Collator:
-    """Rows of indices to what an attached model takes, with `example_ids` and, where asked, `tasks`."""
+    """Rows to what an attached model takes, with `example_ids` and, where the data has tasks, `tasks`."""
 
-    examples: Sequence[Example]
     pad_id: int
     packed: bool = False
     tasks: tuple[str, ...] = ()
 
-    def __call__(self, rows: Sequence[tuple[int, ...]]) -> dict[str, Any]:
-        ids = [i for row in rows for i in row]
-        batch = collate([[self._example(i) for i in row] for row in rows], pad_id=self.pad_id, packed=self.packed)
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        examples = [[example or self._nothing() for _, example in row] for row in rows]
+        packed = self.packed and any(len(row) > 1 for row in rows)
+        batch = collate(examples, pad_id=self.pad_id, packed=packed)
         inputs = inputs_of(batch)
-        inputs["example_ids"] = _spread(ids, batch.segments)
+        inputs["example_ids"] = _spread([i for row in rows for i, _ in row], batch.segments)
         if self.tasks:
             index = {name: i for i, name in enumerate(self.tasks)}
             inputs["tasks"] = _spread([index.get(e.task or "", -1) for e in batch.examples], batch.segments)
         return inputs
 
-    def _example(self, index: int) -> Example:
-        if index != FILLER:
-            return self.examples[index]
+    def _nothing(self) -> Example:
         nothing = torch.zeros(2)
         ids = torch.full((2,), self.pad_id, dtype=torch.int64)
         return Example(ids, nothing.to(torch.int8), nothing, nothing.bool(), Origin("nothing", 0))

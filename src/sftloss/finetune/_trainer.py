@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from sftloss.finetune._checkpoint import publish
+from sftloss.finetune._folder import Folder
 from sftloss.finetune._groups import Groups, flat
+from sftloss.finetune._recipe import Recipe
 from sftloss.finetune._rows import DataSet, Order
+from sftloss.finetune._state import save_state
+from sftloss.finetune._stop import Stop
 from sftloss.training import Loss, attachment_of, with_loss
 
 _TOLD = ("loss", "cross_entropy", "entropy", "token_accuracy", "trained_tokens")
@@ -18,17 +25,28 @@ class Work:
     """What a run holds beside the Trainer.
 
     Attributes:
-        loss: What is trained.
+        recipe, loss: What is trained, and how.
         data, held_out: The rows.
+        folder: Where results go.
+        facts: What a checkpoint must agree with: ``recipe``, ``data``, ``held_out``, ``ranks``.
         groups: Watch the evaluation by task and by language.
+        keeps: Objects with `state_dict` and `load_state_dict` that checkpoints hold too, by name.
+        stop: Whether the run was asked to stop.
         metrics: Of the latest evaluation, as :class:`Outcome` has them.
+        evaluated: The step of the latest evaluation.
     """
 
+    recipe: Recipe
     loss: Loss
     data: DataSet
     held_out: DataSet | None
+    folder: Folder
+    facts: dict[str, Any] = field(default_factory=dict)
     groups: tuple[Groups, ...] = ()
+    keeps: dict[str, Any] = field(default_factory=dict)
+    stop: Stop = field(default_factory=Stop)
     metrics: dict[str, Any] = field(default_factory=dict)
+    evaluated: int = -1
     order: Order | None = None
 
 
@@ -38,10 +56,12 @@ def trainer_class(work: Work) -> Any:
 
     class FineTuner(with_loss(Trainer, work.loss)):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self.is_saving = False
             super().__init__(*args, **kwargs)
             attachment = attachment_of(self.model)
             assert attachment is not None
             attachment.observers += work.groups
+            attachment.task_names = work.data.names("task")
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Order:
             work.order = Order(len(work.data), multiple=_multiple(self, train=True), seed=self.args.seed)
@@ -58,13 +78,39 @@ def trainer_class(work: Work) -> Any:
             found = {f"{group.of}s": group.read(self.args.device) for group in work.groups}
             for group in work.groups:
                 output.metrics.update(flat(found[f"{group.of}s"], group.of, prefix))
-            work.metrics = {**_named(output.metrics, prefix), **found}
+            work.metrics, work.evaluated = {**_named(output.metrics, prefix), **found}, self.state.global_step
             return output
+
+        def _get_output_dir(self, trial: Any) -> str:
+            return str(work.folder.unfinished) if self.is_saving else super()._get_output_dir(trial)
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            """Written under another name by all ranks, then put in its place by the first."""
+            name = f"checkpoint-{self.state.global_step}"
+            if self.args.should_save:
+                shutil.rmtree(work.folder.unfinished, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+            unfinished = work.folder.unfinished / name
+            unfinished.mkdir(parents=True, exist_ok=True)
+            self.is_saving = True
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.is_saving = False
+            save_state(self, unfinished, work.keeps)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                facts = {**work.facts, "step": self.state.global_step}
+                publish(unfinished, work.folder.checkpoints / name, facts, work.recipe.keep)
+                work.folder.unfinished.rmdir()
+            self.accelerator.wait_for_everyone()
 
         def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
             super()._save(output_dir, state_dict)
-            _drop_pickled_arguments(output_dir or self.args.output_dir)
+            # the Trainer pickles its arguments beside the weights; nothing reads them
+            (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
 
+    FineTuner.__name__ = FineTuner.__qualname__ = "Trainer"
     return FineTuner
 
 
@@ -77,10 +123,3 @@ def _multiple(trainer: Any, *, train: bool) -> int:
 
 def _named(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:
     return {name: metrics[f"{prefix}_{name}"] for name in _TOLD if f"{prefix}_{name}" in metrics}
-
-
-def _drop_pickled_arguments(folder: str) -> None:
-    """The Trainer pickles its arguments beside the weights; nothing reads them, and a pickle runs code when read."""
-    from pathlib import Path
-
-    (Path(folder) / "training_args.bin").unlink(missing_ok=True)

@@ -41,6 +41,7 @@ class Attachment:
         spikes: Raises at a loss that is not finite and tells of one far above those before it, on this rank.
         tallies: Sums over the tokens trained ("train") and evaluated ("eval") since they were last read.
         observers: Functions called with what each forward pass with labels has seen.
+        task_names: What the log calls the batch's tasks, where the loss's own factors do not name them.
     """
 
     def __init__(self, model: Any, loss: Loss, form: HeadForm) -> None:
@@ -48,6 +49,7 @@ class Attachment:
         self.tallies = {"train": Tally(), "eval": Tally()}
         self.spikes = SpikeWatch()
         self.observers: list[Callable[[Pass], None]] = []
+        self.task_names: tuple[str, ...] = ()
         self.is_active = True
         self._before = vars(model).get("forward")
 
@@ -57,9 +59,20 @@ class Attachment:
 
     def metrics(self, which: str = "train", *, is_global: bool = True, group: Any = None) -> dict[str, float]:
         """Cross-entropy, entropy, accuracy, loss and shares since the last call, on all ranks; see `Tally.read`."""
-        names = () if self.loss.tasks is None else self.loss.tasks.names
+        names = self.task_names or (() if self.loss.tasks is None else self.loss.tasks.names)
         tally = self.tallies[which]
         return tally.read(device=_device(self.model), is_global=is_global, group=group, task_names=names)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What this rank remembers of the passes since the last log line; with it a resumed run logs what it would."""
+        sums, spikes = self.tallies["train"].state(), torch.tensor(self.spikes.state(), dtype=torch.float64)
+        return {"spikes": spikes} if sums is None else {"spikes": spikes, "sums": sums}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a `state_dict`."""
+        sums = state.get("sums")
+        self.tallies["train"].restore(None if sums is None else sums.to(_device(self.model)))
+        self.spikes.restore(state["spikes"].tolist())
 
     def detach(self) -> None:
         """Give the model its own forward back. What others wrapped around ours meanwhile stays, and ours passes on."""

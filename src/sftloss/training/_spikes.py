@@ -68,6 +68,14 @@ class SpikeWatch:
         self._before.append(mean)
         return begins
 
+    def state(self) -> list[float]:
+        """What is remembered, for a checkpoint."""
+        return [float(self._is_high), *self._before]
+
+    def restore(self, state: list[float]) -> None:
+        """Go on from the `state` of an earlier run."""
+        self._is_high, self._before = bool(state[0]), deque(state[1:], maxlen=WINDOW)
+
     def _bound(self) -> float | None:
         if len(self._before) < FEWEST:
             return None

@@ -53,6 +53,14 @@ class Tally:
         new = torch.cat([new, shares])
         self._sums = new if self._sums is None else self._sums + new
 
+    def state(self) -> Tensor | None:
+        """The sums since the last reading, for a checkpoint."""
+        return self._sums
+
+    def restore(self, sums: Tensor | None) -> None:
+        """Go on from the `state` of an earlier run."""
+        self._sums = sums
+
     def read(
         self,
         *,

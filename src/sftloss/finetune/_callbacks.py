@@ -1,0 +1,46 @@
+"""What happens at the Trainer's events: state restored, log lines written, a wish to stop heard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sftloss.finetune._files import line, write_lines
+from sftloss.finetune._state import load_state
+from sftloss.finetune._trainer import Work
+
+
+def run_callback(work: Work, checkpoint: Path | None, trainer_of: Callable[[], Any]) -> Any:
+    """One callback for a run.
+
+    Args:
+        work: The run.
+        checkpoint: What it goes on from.
+        trainer_of: Its Trainer, which is made after its callbacks.
+    """
+    from transformers import TrainerCallback
+
+    class RunCallback(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if checkpoint is not None:
+                load_state(trainer_of(), checkpoint, work.keeps)
+            if work.folder.stays and state.is_world_process_zero:
+                # lines after the checkpoint are of the run that was killed; a last line may be cut off
+                write_lines(work.folder.history, state.log_history)
+
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if work.order is not None:  # not every wrapper that skips rows hands the epoch on
+                work.order.set_epoch(int(state.epoch or 0))
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if work.stop.agreed(args.device):
+                control.should_training_stop = True
+                control.should_save = work.folder.stays
+
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if work.folder.stays and state.is_world_process_zero:
+                with open(work.folder.history, "a", encoding="utf-8") as file:
+                    file.write(line(state.log_history[-1]))
+
+    return RunCallback()

@@ -1,0 +1,63 @@
+"""What made a model: enough to make it again, and to refuse to go on from something else."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any
+
+from sftloss.finetune._files import plain
+from sftloss.finetune._recipe import Recipe
+from sftloss.finetune._rows import DataSet
+
+_PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "peft")
+
+
+def identity(recipe: Recipe, data: DataSet, held_out: DataSet | None, ranks: int) -> dict[str, Any]:
+    """What decides the trained weights, besides the versions."""
+    told = {
+        "recipe": recipe.identity(),
+        "data": data.digest(),
+        "held_out": None if held_out is None else held_out.digest(),
+        "ranks": ranks,
+    }
+    return plain(told)
+
+
+def versions() -> dict[str, str]:
+    from sftloss import __version__
+
+    found = {"sftloss": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def data_facts(data: DataSet) -> dict[str, Any]:
+    """Where rows came from, how many, and a digest of the tokens and weights they became."""
+    return {
+        "source": data.source,
+        "digest": data.digest(),
+        "examples": len(data.examples),
+        "rows": len(data),
+        "tokens": data.tokens,
+        "trained_tokens": data.trained_tokens,
+        "truncated": sum(e.truncated > 0 for e in data.examples),
+        "refused": dict(data.refused),
+        "tasks": list(data.names("task")),
+    }
+
+
+def model_facts(model: Any) -> dict[str, Any]:
+    config = model.config
+    return {
+        "name": str(getattr(config, "_name_or_path", "")) or None,
+        "commit": getattr(config, "_commit_hash", None),
+        "class": type(model).__name__,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+    }

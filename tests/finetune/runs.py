@@ -1,0 +1,72 @@
+"""Runs in this process and in their own: `from tests.finetune.runs import here, start, finish`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = str(Path(__file__).with_name("one_run.py"))
+# dropout, so that a run is only repeated if its random numbers are
+FIELDS: dict[str, Any] = {
+    "model": "demo",
+    "data": "demo",
+    "max_examples": 60,
+    "batch_size": 4,
+    "grad_accum": 2,
+    "epochs": 2.0,
+    "learning_rate": 1e-3,
+    "save_every": 3,
+    "logging_every": 2,
+    "eval_share": 0.2,
+    "eval_every": 4,
+    "keep": None,
+    "device": "cpu",
+}
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+
+
+def start(output: Path, *, ranks: int = 1, **fields: Any) -> subprocess.Popen[str]:
+    """A run as a process; under torchrun with several ranks."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    told = json.dumps({**FIELDS, "output": str(output), **fields})
+    return subprocess.Popen(
+        [sys.executable, *launcher, SCRIPT, told],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def here(output: Path | None, **fields: Any) -> Any:
+    """The same run in this process."""
+    from tests.finetune.one_run import run
+
+    return run({**FIELDS, "output": None if output is None else str(output), **fields})
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == code, out[-3000:]
+    return out
+
+
+def weights_digest(folder: Path) -> str:
+    return hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    """Log lines without what a clock says."""
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text("utf-8").splitlines()]
+    clocks = ("runtime", "per_second", "flos")
+    told = [{k: v for k, v in line.items() if not any(word in k for word in clocks)} for line in lines]
+    return [line for line in told if "train_loss" not in line]
