@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from sftloss.cli._analyze import AnalyzeOptions, analyze
+from sftloss.cli._compare import CompareOptions, compare
 from sftloss.cli._demo import DemoOptions, demo
 from sftloss.cli._env import EnvOptions, env
 from sftloss.cli._inspect import InspectOptions, inspect
@@ -12,6 +13,8 @@ from sftloss.cli._lengths import LengthsOptions, lengths
 from sftloss.cli._losses import LossesOptions, losses
 from sftloss.cli._options import takes
 from sftloss.cli._report import ReportOptions, SchemaOptions, report, schema
+from sftloss.cli._study import VERBS as STUDIES
+from sftloss.cli._study import StudyOptions
 
 app = typer.Typer(
     name="sftloss",
@@ -39,6 +42,7 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
 
 for _verb, _options in (
     (analyze, AnalyzeOptions),
+    (compare, CompareOptions),
     (demo, DemoOptions),
     (inspect, InspectOptions),
     (report, ReportOptions),
@@ -48,3 +52,9 @@ for _verb, _options in (
     (env, EnvOptions),
 ):
     app.command(_verb.__name__)(takes(_options)(_verb))
+
+study = typer.Typer(help="Run a study. Fixed comparisons that ask trained models about claims on losses.",
+                    no_args_is_help=True, rich_markup_mode=None)  # fmt: skip
+for _name, _study in STUDIES.items():
+    study.command(_name)(takes(StudyOptions)(_study))
+app.add_typer(study, name="study")

@@ -14,6 +14,7 @@ from sftloss.config import option
 class DemoOptions:
     """Flags of `sftloss demo`."""
 
+    compare: bool = option(False, "Train a tiny model in four ways with three seeds each, and compare them.")
     open: bool = option(False, "Open the page in the browser.")
     output: str = option(
         "sftloss-demo", "Folder for report.html, report.json and the table.", short="-o", metavar="DIR"
@@ -24,6 +25,9 @@ class DemoOptions:
 
 def demo(options: DemoOptions, manner: Manner) -> None:
     """Analyze a tiny model on generated tasks. No network, no GPU, under a minute."""
+    if options.compare:
+        _compare(options, manner)
+        return
     from sftloss.cli._show import check_targets, note, progress, show
     from sftloss.pipeline import Run, demo
 
@@ -36,3 +40,23 @@ def demo(options: DemoOptions, manner: Manner) -> None:
     note(f"wrote {page}", manner)
     if options.open:
         webbrowser.open(page.resolve().as_uri())
+
+
+def _compare(options: DemoOptions, manner: Manner) -> None:
+    import os
+
+    from sftloss.cli._compare import running, show_brief, told
+    from sftloss.cli._show import check_targets, hush_bars
+    from sftloss.experiments import compare
+    from sftloss.experiments._studies import DEMO
+
+    check_targets(options.json, replace=options.overwrite)
+    hush_bars()
+    output = options.output if options.output != DemoOptions.output else f"{DemoOptions.output}-compare"
+    # results do not depend on it: every process computes on one core
+    workers = min(2, os.cpu_count() or 1)
+    report = compare(DEMO, output=output, manner=running(manner, workers=workers), command="sftloss demo --compare")
+    show_brief(report, json=options.json)
+    told(output, manner)
+    if options.open:
+        webbrowser.open((Path(output) / "report.html").resolve().as_uri())

@@ -1,0 +1,149 @@
+"""`sftloss compare`: what does each loss really do to a model?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sftloss.cli._options import Manner
+from sftloss.config import command_line, option
+from sftloss.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sftloss.experiments import Manner as Running
+    from sftloss.experiments import Plan
+    from sftloss.report import Report
+
+_ARMS, _IN, _TRAIN, _ASK, _OUT = "What is compared", "Model and data", "Training", "Evaluation", "Where it runs"
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Flags and YAML keys of `sftloss compare`."""
+
+    loss: tuple[str, ...] = option(
+        ("cross_entropy",), "Train with this loss; repeat it. The first is what others are compared with.", panel=_ARMS
+    )
+    normalization: tuple[str, ...] = option(
+        ("token-mean",), "token-mean, example-mean, sqrt or an exponent of the length; repeat it.", panel=_ARMS,
+        metavar="NAME|ALPHA", takes_numbers=True,
+    )  # fmt: skip
+    prompt_weight: tuple[str, ...] = option(
+        (), "Weight of the prompt's tokens beside the answer's 1; repeat it.", panel=_ARMS, metavar="W",
+        takes_numbers=True,
+    )  # fmt: skip
+    tasks: tuple[str, ...] = option((), "Weight the tasks by this strategy; repeat it.", panel=_ARMS, metavar="NAME")
+    seeds: int = option(
+        3, "Train every arm with this many seeds; fewer than 3 give no verdicts.", panel=_ARMS, minimum=1
+    )
+    model: str = option("scratch", "A directory, a hub name, demo, or scratch for a small Llama.", panel=_IN)
+    tokenizer: str | None = option(None, "Its tokenizer, if not with the model.", panel=_IN)
+    width: int = option(64, "Width of a model from scratch.", panel=_IN, minimum=1)
+    layers: int = option(2, "Its layers.", panel=_IN, minimum=1)
+    heads: int = option(4, "Its heads.", panel=_IN, minimum=1)
+    data: str = option(
+        "generated", "A file, a folder or a hub name; generated for built-in tasks.", panel=_IN, short="-d"
+    )
+    eval_data: str | None = option(None, "Held-out rows; needed unless data is generated.", panel=_IN)
+    forget_data: str | None = option(None, "Other rows, for what the model forgets of them.", panel=_IN)
+    columns: dict[str, str] = option({}, "The data's own column names.", panel=_IN, metavar="prompt=Q,response=A")
+    format: str | None = option(None, "The data's format; found out for each row if not given.", panel=_IN)
+    train_rows: int | None = option(None, "Training rows, from the start.", panel=_IN, minimum=1)
+    eval_rows: int | None = option(None, "Held-out rows, from the start.", panel=_IN, minimum=2)
+    forget_rows: int | None = option(None, "Rows of forget-data, from the start.", panel=_IN, minimum=2)
+    noise: float = option(0.0, "Share of generated training rows with a wrong answer.", panel=_IN, minimum=0)
+    data_tasks: tuple[str, ...] = option((), "Generated tasks; all if not given.", panel=_IN, metavar="NAME")
+    max_length: int | None = option(None, "Tokens kept of each row.", panel=_IN, minimum=2)
+    batch_size: int = option(16, "Rows of a micro-batch.", panel=_TRAIN, minimum=1)
+    grad_accum: int = option(1, "Micro-batches of a step.", panel=_TRAIN, minimum=1)
+    learning_rate: float = option(3e-3, "Highest learning rate.", panel=_TRAIN, minimum=0)
+    schedule: str = option("cosine", "Its course, as transformers calls it.", panel=_TRAIN)
+    warmup: float = option(0.1, "Steps to the highest rate; a share of all below 1.", panel=_TRAIN, minimum=0)
+    weight_decay: float = option(0.0, "Of AdamW.", panel=_TRAIN, minimum=0)
+    max_grad_norm: float = option(1.0, "Gradients are clipped to it; 0 clips nothing.", panel=_TRAIN, minimum=0)
+    epochs: float = option(1.0, "Passes over the rows.", panel=_TRAIN, minimum=0)
+    steps: int | None = option(None, "Optimizer steps, in place of epochs.", panel=_TRAIN, minimum=1)
+    dtype: str = option("auto", "Number format of the parameters.", panel=_TRAIN)
+    autocast: str | None = option(None, "Compute in this format.", panel=_TRAIN, choices=("bfloat16", "float16"))
+    points: int = option(6, "Points of the learning curves.", panel=_ASK, minimum=1)
+    max_new_tokens: int = option(64, "Longest answer generated.", panel=_ASK, minimum=1)
+    samples: int = option(4, "Answers sampled for each held-out prompt.", panel=_ASK, minimum=0)
+    temperature: float = option(1.0, "Of the samples; 1 is what was learned.", panel=_ASK, minimum=0.01)
+    data_seed: int = option(0, "Of generated rows.", panel=_IN, minimum=0)
+    output: str = option("sftloss-compare", "Folder of arms and report; finished arms in it are kept.", panel=_OUT,
+                         short="-o", metavar="DIR")  # fmt: skip
+    devices: str | None = option(None, "One process each, as cuda:0,cuda:1.", panel=_OUT, metavar="LIST")
+    workers: int = option(1, "Processes on each device.", panel=_OUT, minimum=1)
+    save_every: int | None = option(None, "Steps between checkpoints of an arm; without, a killed arm starts anew.",
+                                    panel=_OUT, minimum=1)  # fmt: skip
+    json: str | None = option(None, "Also write the JSON here; '-' prints JSON alone.", panel=_OUT, metavar="FILE|-")
+    markdown: str | None = option(None, "Also write Markdown here.", panel=_OUT, metavar="FILE")
+
+
+_RENAMED = {"losses": "loss", "normalisations": "normalization", "prompt_weights": "prompt_weight"}
+
+
+def compare(options: CompareOptions, manner: Manner) -> None:
+    """Train and compare. The same model under several losses, at equal tokens; verdicts with intervals."""
+    from sftloss.cli._show import check_targets, hush_bars
+    from sftloss.experiments import compare
+
+    check_targets(options.json, options.markdown, replace=True)
+    plan = plan_of(options)
+    hush_bars()
+    devices = tuple(filter(None, (options.devices or "").split(",")))
+    report = compare(
+        plan,
+        output=options.output,
+        manner=running(manner, devices=devices, workers=options.workers, save_every=options.save_every),
+        command=command_line("compare", options),
+    )
+    show_brief(report, json=options.json, markdown=options.markdown)
+    told(options.output, manner)
+
+
+def plan_of(options: CompareOptions) -> Plan:
+    """The plan that the options ask for."""
+    from sftloss.experiments import Plan
+
+    given: dict[str, Any] = {f.name: getattr(options, _RENAMED.get(f.name, f.name)) for f in fields(Plan)}
+    given["seeds"] = tuple(range(options.seeds))
+    try:
+        given["prompt_weights"] = tuple(map(float, options.prompt_weight))
+    except ValueError:
+        raise ConfigError(f"--prompt-weight: expected numbers, got {', '.join(options.prompt_weight)[:60]}.") from None
+    return Plan(**given)
+
+
+def running(manner: Manner, **given: Any) -> Running:
+    """Devices and processes, with a line on stderr for every finished arm."""
+    from sftloss.cli._show import note
+    from sftloss.experiments import Manner as Running
+
+    return Running(**given, tell=lambda done, total, name: note(f"{done} of {total} trained: {name}", manner))
+
+
+def show_brief(report: Report, *, json: str | None = None, markdown: str | None = None) -> None:
+    """Headlines, findings and the first tables on the terminal; the page has the rest."""
+    from dataclasses import replace
+
+    from sftloss.cli._show import show
+    from sftloss.report import Report
+
+    if json is not None or markdown is not None:
+        report.to_json(None if json in (None, "-") else Path(json))
+        if markdown is not None:
+            report.to_markdown(Path(markdown))
+    if json == "-":
+        show(report, json="-")
+        return
+    sections = tuple(s for s in report.document.sections if s.id in ("metrics", "lengths"))
+    short = tuple(replace(s, charts=(), tables=s.tables[:2] if s.id == "metrics" else s.tables[:1]) for s in sections)
+    show(Report(replace(report.document, sections=short)))
+
+
+def told(output: str, manner: Manner) -> None:
+    from sftloss.cli._show import note
+
+    note(f"wrote {output}/report.html", manner)

@@ -1,0 +1,52 @@
+"""`sftloss study`: claims about losses, asked of trained models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sftloss.cli._options import Manner
+from sftloss.config import option
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Flags of every study; what is trained is fixed."""
+
+    output: str | None = option(
+        None, "Folder of arms, report, result and page; finished arms are kept.", short="-o", metavar="DIR"
+    )
+    devices: str | None = option(None, "One process each, as cuda:0,cuda:1.", metavar="LIST")
+    workers: int = option(1, "Processes on each device.", minimum=1)
+    json: str | None = option(None, "Also write the JSON here; '-' prints JSON alone.", metavar="FILE|-")
+
+
+def length(options: StudyOptions, manner: Manner) -> None:
+    """Does dividing by the length teach shorter answers? Exponents 0, 0.5 and 1."""
+    _run("length", options, manner)
+
+
+def focal(options: StudyOptions, manner: Manner) -> None:
+    """Does focal loss help? Against cross-entropy, with wrong answers among the training rows."""
+    _run("focal", options, manner)
+
+
+def instruction_response(options: StudyOptions, manner: Manner) -> None:
+    """Should the instruction be trained too? Weights 0, 0.1 and 1 of the prompt."""
+    _run("instruction-response", options, manner)
+
+
+VERBS = {"length": length, "focal": focal, "instruction-response": instruction_response}
+
+
+def _run(name: str, options: StudyOptions, manner: Manner) -> None:
+    from sftloss.cli._compare import running, show_brief, told
+    from sftloss.cli._show import check_targets, hush_bars
+    from sftloss.experiments import study
+
+    check_targets(options.json, replace=True)
+    hush_bars()
+    output = options.output or f"sftloss-study-{name}"
+    devices = tuple(filter(None, (options.devices or "").split(",")))
+    report = study(name, output=output, manner=running(manner, devices=devices, workers=options.workers))
+    show_brief(report, json=options.json)
+    told(output, manner)

@@ -1,0 +1,71 @@
+"""A finished comparison as a document: verdicts first, then what they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sftloss.analysis.document import Document, Section
+from sftloss.experiments._findings import findings, headlines
+from sftloss.experiments._plan import GENERATED, Arm, Plan, labels
+from sftloss.experiments._results import Answer
+from sftloss.experiments._sections import curves, metrics, verdicts
+from sftloss.experiments._sections_groups import calibration, forgetting, groups, outputs
+from sftloss.experiments._sections_lengths import lengths
+from sftloss.experiments._verdicts import Results, comparisons
+
+_METHOD = (
+    "Arms of one seed start from the same weights, see the same rows in the same order and the same number of tokens; "
+    "only the loss, the normalization or the weighting differs.",
+    "Differences are paired by seed and example. Their standard error comes from a two-way analysis of variance with "
+    "seeds and examples (rows of one prompt together) both drawn at random, with Satterthwaite's degrees of freedom. "
+    "It holds for seeds and examples like these, not for other models, data or training lengths.",
+    "All comparisons of all measures are one family: intervals are Bonferroni's, and a verdict is an interval that "
+    "excludes zero. Tables of groups and of further metrics are not part of the family and get no verdicts.",
+)
+
+
+def describe(plan: Plan, results: Results, said: Mapping[Arm, Sequence[Answer]] | None = None) -> Document:
+    """The report of a comparison.
+
+    Args:
+        plan: What was compared.
+        results: Every arm with every seed.
+        said: Answers of each arm's first seed, for the side by side.
+    """
+    names = dict(zip(results.arms, labels(results.arms), strict=True))
+    compared = comparisons(results)
+    sections = (
+        verdicts(results, compared, names),
+        metrics(results, names),
+        curves(results, names),
+        lengths(results, names),
+        groups(results, names),
+        calibration(results, names),
+        forgetting(results, names),
+        outputs(results, names, said or {}),
+        Section("method", "Method", "What was held equal, and what an interval means.", notes=_METHOD),
+    )
+    return Document(
+        f"Comparison of {len(results.arms)} ways to train",
+        headlines(results, compared, names),
+        findings(results, compared, names),
+        tuple(section for section in sections if section is not None),
+        _facts(plan, results, names[results.arms[0]]),
+        (("versions", ", ".join(f"{k} {v}" for k, v in sorted(results.first.versions.items()))),
+         ("digest of the plan", results.first.digest)),
+    )  # fmt: skip
+
+
+def _facts(plan: Plan, results: Results, reference: str) -> tuple[tuple[str, str], ...]:
+    first = results.first
+    data = "generated tasks" if plan.data == GENERATED else plan.data
+    noise = f", {100 * plan.noise:g}% of the answers wrong on purpose" if plan.noise else ""
+    model = f"Llama from scratch, {plan.layers} layers of width {plan.width}" if plan.model == "scratch" else plan.model
+    return (
+        ("model", model),
+        ("data", f"{data}{noise}"),
+        ("held-out rows", f"{len(first.examples.task):,}"),
+        ("each training", f"{first.steps:,} steps, {first.tokens:,} trained tokens"),
+        ("seeds", ", ".join(map(str, results.seeds))),
+        ("first arm", reference),
+    )

@@ -1,0 +1,172 @@
+"""What every arm shares: rows as tokens, and the model it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sftloss.data import Example, Record, RowError, encode, read_records
+from sftloss.data.records import answer_spans
+from sftloss.errors import ConfigError, DataError
+from sftloss.experiments._plan import DEMO, GENERATED, SCRATCH, Plan
+from sftloss.experiments._results import Examples, Forecast
+
+TRAIN_ROWS, EVAL_ROWS = 2000, 240
+_MOSTLY = 0.5
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Records that became examples, in order, one to one."""
+
+    records: tuple[Record, ...]
+    examples: tuple[Example, ...]
+
+    def groups(self) -> Examples:
+        """What the report needs to know of them; rows without a prompt are each their own."""
+        prompts = [e.prompts[-1] if e.prompts and e.prompts[-1] else -i - 1 for i, e in enumerate(self.examples)]
+        codes = np.unique(np.asarray(prompts), return_inverse=True)[1].ravel()
+        return Examples(
+            tuple(e.task or "" for e in self.examples),
+            tuple(e.language or "" for e in self.examples),
+            tuple(codes.tolist()),
+        )
+
+
+def training_rows(plan: Plan, tokenizer: Any) -> Rows:
+    """What is trained on."""
+    if plan.data != GENERATED:
+        return _from_file(plan, plan.data, plan.train_rows, tokenizer)
+    return _encoded(_generated(plan, "train", plan.train_rows or TRAIN_ROWS), plan, tokenizer)
+
+
+def held_out_rows(plan: Plan, tokenizer: Any) -> Rows:
+    """What arms are judged on; generated ones have no wrong answers."""
+    if plan.eval_data is not None:
+        return _from_file(plan, plan.eval_data, plan.eval_rows, tokenizer)
+    return _encoded(_generated(plan, "test", plan.eval_rows or EVAL_ROWS), plan, tokenizer)
+
+
+def second_rows(plan: Plan, tokenizer: Any) -> Rows | None:
+    """Rows to be forgotten, or not."""
+    return None if plan.forget_data is None else _from_file(plan, plan.forget_data, plan.forget_rows, tokenizer)
+
+
+def _generated(plan: Plan, split: str, count: int) -> Sequence[Record]:
+    from sftloss.data.tasks import study_rows
+
+    noise = plan.noise if split == "train" else 0.0
+    try:
+        return study_rows(plan.data_seed, count, split=split, noise=noise, tasks=plan.data_tasks or None)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _from_file(plan: Plan, source: str, limit: int | None, tokenizer: Any) -> Rows:
+    records = read_records(source, format=plan.format, columns=dict(plan.columns) or None, limit=limit)
+    return _encoded(records, plan, tokenizer)
+
+
+def _encoded(records: Iterable[Record], plan: Plan, tokenizer: Any) -> Rows:
+    kept, examples, refused = [], [], []
+    for record in records:
+        try:
+            examples.append(encode(record, tokenizer, max_length=plan.max_length))
+            kept.append(record)
+        except RowError as error:
+            refused.append(error)
+    if not kept or len(refused) > _MOSTLY * (len(kept) + len(refused)):
+        why = f", first {refused[0]}" if refused else ""
+        raise DataError(f"compare: {len(refused)} of {len(kept) + len(refused)} rows cannot be used{why}.")
+    return Rows(tuple(kept), tuple(examples))
+
+
+def forecasts(rows: Rows, alpha: float) -> dict[str, Forecast]:
+    """Mean answer length that T^-alpha teaches, by task and under the empty name of all rows."""
+    from sftloss.analysis._tilt import mean_length, within_groups
+
+    size = np.array([float(e.weights.sum()) for e in rows.examples])
+    output = np.array([_answer_tokens(e) for e in rows.examples])
+    prompts = np.asarray(rows.groups().prompt)
+    tasks = np.asarray(rows.groups().task)
+    weights = np.where(size > 0, np.maximum(size, 1e-9) ** -alpha, 0.0)
+    found = {}
+    for task in ("", *sorted(set(tasks) - {""})):
+        chosen = np.ones(len(size), bool) if not task else tasks == task
+        t, w = output[chosen], weights[chosen]
+        found[str(task)] = Forecast(float(t.mean()), within_groups(t, w, prompts[chosen]), mean_length(t, w))
+    return found
+
+
+def _answer_tokens(example: Example) -> float:
+    return float(sum(int((example.weights[a:b] > 0).sum()) for a, b in answer_spans(example)))
+
+
+def start(plan: Plan, seed: int) -> tuple[Any, Any]:
+    """Model and tokenizer as every arm of this seed starts from them.
+
+    Raises:
+        ModelError: If one cannot be loaded.
+    """
+    from sftloss.data.demo import MODEL_PATH, demo_tokenizer
+    from sftloss.decoder import load_model
+
+    if plan.model != SCRATCH:
+        place = str(MODEL_PATH) if plan.model == DEMO else plan.model
+        dtype = torch.float32 if plan.dtype == "auto" else getattr(torch, plan.dtype)
+        return load_model(place, dtype=dtype, tokenizer=plan.tokenizer)
+    tokenizer = demo_tokenizer() if plan.tokenizer is None else _tokenizer(plan.tokenizer)
+    return _llama(plan, tokenizer, seed), tokenizer
+
+
+def _tokenizer(place: str) -> Any:
+    from sftloss.analysis._inspect_tokenizer import load_tokenizer
+
+    return load_tokenizer(place)
+
+
+def _llama(plan: Plan, tokenizer: Any, seed: int) -> Any:
+    """A small Llama with tied embeddings whose weights the seed alone decides."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=plan.width,
+        intermediate_size=3 * plan.width,
+        num_hidden_layers=plan.layers,
+        num_attention_heads=plan.heads,
+        num_key_value_heads=plan.heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        initializer_range=0.8 * plan.width**-0.5,  # at 0.02 a model this narrow does not begin to copy
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=pad_id_of(tokenizer),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def pad_id_of(tokenizer: Any) -> int:
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
+
+
+def drawn_tokens(plan: Plan, rows: Rows, seed: int, steps: int) -> int:
+    """Trained tokens of all rows that `steps` optimizer steps draw, each as often as it was drawn."""
+    from sftloss.finetune._rows import Order
+
+    size = [int((e.weights > 0).sum()) for e in rows.examples]
+    order, total, done = Order(len(size), multiple=1, seed=seed), 0, 0
+    while done < steps:
+        drawn, each = list(order), plan.batch_size * plan.grad_accum
+        for begin in range(0, len(drawn), each):
+            if done < steps:
+                total += sum(size[i] for i in drawn[begin : begin + each])
+                done += 1
+        order.set_epoch(order.epoch + 1)
+    return total

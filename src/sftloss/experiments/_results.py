@@ -1,0 +1,222 @@
+"""What an arm leaves on disk: one JSON file, written whole or not at all, the same bytes for the same training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sftloss.errors import ConfigError, DataError
+from sftloss.experiments._plan import Arm, Plan, Run, digest_of, to_plain
+from sftloss.experiments.metrics import Bin, Gap, Metric, Ratio
+from sftloss.report import write_text_atomic
+
+RESULT, ANSWERS, PLAN = "result.json", "answers.jsonl", "plan.json"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The held-out rows, the same for every arm; one entry each."""
+
+    task: tuple[str, ...]
+    language: tuple[str, ...]
+    prompt: tuple[int, ...]  # code of the prompt: rows that share one are one draw
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a learning curve: optimizer steps done, and the mean loss of held-out tokens, nats."""
+
+    step: int
+    nll: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the length tilt says this normalisation teaches cross-entropy, from the training rows alone.
+
+    Attributes:
+        data: Mean length of the training answers, tokens.
+        within_prompt: Predicted mean where length varies only among the answers the data has to one prompt.
+        whole: Predicted mean if the prompt said nothing about length: the bound of the shift.
+    """
+
+    data: float
+    within_prompt: float
+    whole: float
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """A finished training.
+
+    Attributes:
+        run: Arm and seed.
+        digest: Of the plan's shared part.
+        steps, tokens: Optimizer steps, and tokens trained on, each as often as it was.
+        metrics: By name; every example's part is kept, so that differences can be paired.
+        forgetting: The same on the second data file; empty without one.
+        curve: Held-out loss during training.
+        reliability: Bins of the confidence with about equally many tokens each.
+        lengths: Tokens of each answer, the end included: of every sample, or of the greedy answers where none are
+            sampled; ``(examples, answers)``.
+        reference_lengths: Of the held-out answers, ``(examples,)``.
+        examples: The held-out rows.
+        forecasts: By task, and under the empty name of all rows.
+        versions: Of the packages that decide the numbers.
+    """
+
+    run: Run
+    digest: str
+    steps: int
+    tokens: int
+    metrics: Mapping[str, Metric]
+    curve: tuple[Point, ...]
+    reliability: tuple[Bin, ...]
+    lengths: tuple[tuple[int, ...], ...]
+    reference_lengths: tuple[int, ...]
+    examples: Examples
+    forgetting: Mapping[str, Metric] = field(default_factory=dict)
+    forecasts: Mapping[str, Forecast] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One held-out prompt and what one arm said."""
+
+    prompt: str
+    reference: str
+    greedy: str
+    samples: tuple[str, ...] = ()
+    score: float | None = None
+
+
+def arm_folder(folder: Path, run: Run) -> Path:
+    return folder / "arms" / run.name
+
+
+def claim(folder: Path, plan: Plan) -> str:
+    """Make `folder` the plan's, or check that it is; returns the digest.
+
+    Raises:
+        ConfigError: If it holds results of another plan; the message names what differs.
+    """
+    shared, file = plan.shared(), folder / PLAN
+    if file.exists():
+        try:
+            there = json.loads(file.read_text(encoding="utf-8"))["shared"]
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(f"{file} is no plan of ours; choose another --output.") from None
+        different = sorted(k for k in {*there, *shared} if there.get(k) != shared.get(k))
+        if different:
+            raise ConfigError(
+                f"{folder} holds arms of another comparison: {', '.join(different)} differ, and arms are compared "
+                "only where all else is equal; choose another --output."
+            )
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(file, json.dumps({"shared": shared}, sort_keys=True, indent=1) + "\n")
+    return digest_of(shared)
+
+
+def save(folder: Path, result: ArmResult, answers: Sequence[Answer]) -> None:
+    """Write an arm; `result.json` comes last, so an arm that has it is whole."""
+    place = arm_folder(folder, result.run)
+    place.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(to_plain(answer), sort_keys=True) for answer in answers)
+    write_text_atomic(place / ANSWERS, "".join(line + "\n" for line in lines))
+    write_text_atomic(place / RESULT, json.dumps(_plain(result), sort_keys=True, separators=(",", ":")) + "\n")
+
+
+def load(folder: Path, run: Run, digest: str) -> ArmResult | None:
+    """The finished arm, or None where it is not finished.
+
+    Raises:
+        DataError: If the file there is not this arm of this plan.
+    """
+    file = arm_folder(folder, run) / RESULT
+    if not file.exists():
+        return None
+    try:
+        result = _read(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{file} cannot be read ({type(error).__name__}); remove its folder to train it anew."
+        ) from None
+    if result.run != run or result.digest != digest:
+        raise DataError(f"{file} is of another comparison; remove its folder to train it anew.")
+    return result
+
+
+def answers(folder: Path, run: Run, limit: int | None = None) -> tuple[Answer, ...]:
+    """What an arm said, in the order of the held-out rows."""
+    text = (arm_folder(folder, run) / ANSWERS).read_text(encoding="utf-8")
+    return tuple(_answer(json.loads(line)) for line in text.split("\n")[:limit] if line)
+
+
+def _answer(values: dict[str, Any]) -> Answer:
+    return Answer(**{**values, "samples": tuple(values["samples"])})
+
+
+def _plain(result: ArmResult) -> dict[str, Any]:
+    return {
+        "arm": to_plain(result.run.arm),
+        "seed": result.run.seed,
+        "digest": result.digest,
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "metrics": {name: _metric(m) for name, m in result.metrics.items()},
+        "forgetting": {name: _metric(m) for name, m in result.forgetting.items()},
+        "curve": [[p.step, p.nll] for p in result.curve],
+        "reliability": [[b.low, b.high, b.count, b.predicted, b.observed] for b in result.reliability],
+        "lengths": [list(row) for row in result.lengths],
+        "reference_lengths": list(result.reference_lengths),
+        "examples": to_plain(result.examples),
+        "forecasts": {name: to_plain(f) for name, f in result.forecasts.items()},
+        "versions": dict(result.versions),
+    }
+
+
+def _metric(metric: Metric) -> dict[str, Any]:
+    if isinstance(metric, Ratio):
+        return {"top": _numbers(metric.top), "bottom": _numbers(metric.bottom)}
+    assert isinstance(metric, Gap)
+    gap = [_numbers(row) for row in np.asarray(metric.gap)]
+    return {"gap": gap, "size": _numbers(metric.size), "norm": metric.norm}
+
+
+def _numbers(values: Any) -> list[float]:
+    # whole numbers without their ".0": half the bytes of counts and scores
+    return [int(v) if v == int(v) else v for v in np.asarray(values, dtype=np.float64).tolist()]
+
+
+def _read_metric(values: Mapping[str, Any]) -> Metric:
+    def array(name: str) -> Any:
+        return np.asarray(values[name], dtype=np.float64)
+
+    if "top" in values:
+        return Ratio(array("top"), array("bottom"))
+    return Gap(array("gap"), array("size"), "max" if values["norm"] == "max" else "sum")
+
+
+def _read(values: Mapping[str, Any]) -> ArmResult:
+    return ArmResult(
+        Run(Arm(**values["arm"]), values["seed"]),
+        values["digest"],
+        values["steps"],
+        values["tokens"],
+        {name: _read_metric(m) for name, m in values["metrics"].items()},
+        tuple(Point(int(step), float(nll)) for step, nll in values["curve"]),
+        tuple(Bin(*bin) for bin in values["reliability"]),
+        tuple(map(tuple, values["lengths"])),
+        tuple(values["reference_lengths"]),
+        Examples(**{k: tuple(v) for k, v in values["examples"].items()}),
+        {name: _read_metric(m) for name, m in values["forgetting"].items()},
+        {name: Forecast(**f) for name, f in values["forecasts"].items()},
+        values["versions"],
+    )

@@ -1,0 +1,151 @@
+"""Sections by group and by answer: tasks, languages, calibration, forgetting, what the arms said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from sftloss.analysis.document import Chart, Column, Section, Series, Table
+from sftloss.experiments._findings import Names
+from sftloss.experiments._plan import Arm
+from sftloss.experiments._results import Answer
+from sftloss.experiments._sections import (
+    CALIBRATION,
+    FORGETTING,
+    Shown,
+    cells,
+    columns_of,
+    metric_table,
+)
+from sftloss.experiments._verdicts import Results
+
+_GROUPED = (
+    Shown("token_nll", "loss per token", "nats"),
+    Shown("exact_match", "right answers", "percent"),
+    Shown("length_ratio", "length / reference", "ratio"),
+)
+_SAMPLES, _WIDE = 12, 4
+
+
+def groups(results: Results, names: Names) -> Section | None:
+    """Loss and right answers of each task and language."""
+    examples = results.first.examples
+    tables = [
+        _group_table(results, names, np.asarray(labels), name)
+        for name, labels in (("task", examples.task), ("language", examples.language))
+        if len(set(labels) - {""}) > 1
+    ]
+    if not tables:
+        return None
+    return Section(
+        "groups",
+        "Tasks and languages",
+        "What is gained in one task may be lost in another; rows with few examples have wide intervals.",
+        tables=tuple(tables),
+        notes=("95% intervals over seeds and examples, each for itself: not corrected for their number.",),
+    )
+
+
+def _group_table(results: Results, names: Names, labels: np.ndarray, of: str) -> Table:
+    rows = []
+    there = [one for one in _GROUPED if results.mean(results.arms[0], one.key) is not None]
+    for group in sorted(set(labels) - {""}):
+        chosen = labels == group
+        for arm in results.arms:
+            found = (cell for one in there for cell in cells(results.mean(arm, one.key, chosen)))
+            rows.append((str(group), int(chosen.sum()), names[arm], *found))
+    columns = (Column(of, of), Column("examples", "examples", "integer"), Column("arm", "arm"), *columns_of(there))
+    return Table(f"groups-{of}", f"By {of}", columns, tuple(rows))
+
+
+def calibration(results: Results, names: Names) -> Section | None:
+    """Whether a model that says p is right in a share p of the cases."""
+    series = []
+    for arm in results.arms:
+        by_seed = [r.reliability for r in results.of(arm)]
+        count = min(len(bins) for bins in by_seed)
+        if count < 2:
+            return None
+        points = [[bins[i] for bins in by_seed] for i in range(count)]
+        series.append(
+            Series(
+                names[arm],
+                tuple(float(np.mean([b.predicted for b in column])) for column in points),
+                tuple(float(np.mean([b.observed for b in column])) for column in points),
+            )
+        )
+    table = metric_table(results, names, CALIBRATION, ("calibration", "Calibration"))
+    ends = (0.0, 1.0)
+    chart = Chart(
+        "reliability", "line", "Reliability", "confidence: probability of the top token", "share of top tokens right",
+        (Series("calibrated", ends, ends, is_reference=True), *series),
+        "Above the diagonal the model is right more often than it says, below it less often.",
+        format_x="percent", format_y="percent",
+    )  # fmt: skip
+    return Section(
+        "calibration",
+        "Calibration",
+        "Points on the diagonal mean that confidence can be believed.",
+        charts=(chart,),
+        tables=() if table is None else (table,),
+        notes=("Bins hold equal numbers of tokens; means over seeds.",),
+    )
+
+
+def forgetting(results: Results, names: Names) -> Section | None:
+    """What training did to the second data file."""
+    table = metric_table(results, names, FORGETTING, ("forgetting", "Second data file"))
+    if table is None:
+        return None
+    return Section(
+        "forgetting",
+        "Forgetting",
+        "The same rows before and after training: a loss that moves the model less forgets less.",
+        tables=(table,),
+        notes=("KL(before || after), the mean over the tokens of those rows, nats.",),
+    )
+
+
+def outputs(results: Results, names: Names, said: Mapping[Arm, Sequence[Answer]]) -> Section | None:
+    """Greedy answers of the first seed side by side, differing ones first, tasks in turn."""
+    arms = [arm for arm in results.arms if said.get(arm)]
+    if not arms:
+        return None
+    rows = list(zip(*(said[arm] for arm in arms), strict=True))
+    differing = [i for i, row in enumerate(rows) if len({answer.greedy for answer in row}) > 1]
+    picked = _in_turn(differing, results.first.examples.task) or list(range(len(rows)))
+    picked = picked[:_SAMPLES]
+    lead = f"{len(differing)} of {len(rows)} held-out prompts got different answers from different arms; some of them."
+    if len(arms) <= _WIDE:
+        columns = (Column("prompt", "prompt"), Column("reference", "reference"),
+                   *(Column(f"arm{i}", names[arm]) for i, arm in enumerate(arms)))  # fmt: skip
+        cells_ = tuple((rows[i][0].prompt, rows[i][0].reference, *map(_told, rows[i])) for i in picked)
+    else:
+        columns = (Column("prompt", "prompt"), Column("arm", "arm"), Column("answer", "answer"))
+        cells_ = tuple(
+            (answer.prompt if k == 0 else "", name, text)
+            for i in picked
+            for k, (answer, name, text) in enumerate(
+                [(rows[i][0], "reference", rows[i][0].reference),
+                 *((a, names[arm], _told(a)) for a, arm in zip(rows[i], arms, strict=True))]
+            )
+        )  # fmt: skip
+    table = Table(
+        "outputs", "Greedy answers, first seed", columns, cells_, note="✓ right, ✗ wrong, where it can be told."
+    )
+    return Section("outputs", "Sample answers", lead, tables=(table,))
+
+
+def _told(answer: Answer) -> str:
+    mark = {None: "", 1.0: " ✓", 0.0: " ✗"}.get(answer.score, "")
+    return (answer.greedy or "(empty)") + mark
+
+
+def _in_turn(rows: Sequence[int], tasks: Sequence[str]) -> list[int]:
+    """One of each task, then the next of each, so that a large task does not fill the table."""
+    by_task: dict[str, list[int]] = {}
+    for i in rows:
+        by_task.setdefault(tasks[i] if i < len(tasks) else "", []).append(i)
+    turns = max((len(v) for v in by_task.values()), default=0)
+    return [by_task[t][k] for k in range(turns) for t in sorted(by_task) if k < len(by_task[t])]

@@ -1,0 +1,97 @@
+"""Studies: fixed comparisons of claims about losses, each with its committed result and a page made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from sftloss.analysis.document import Document
+from sftloss.errors import ConfigError
+from sftloss.experiments._compare import compare
+from sftloss.experiments._plan import Plan
+from sftloss.experiments._runner import Manner
+from sftloss.report import Report, render_markdown, write_text_atomic
+
+_SEEDS = (0, 1, 2)
+_SIZE = {"seeds": _SEEDS, "train_rows": 4000, "eval_rows": 320, "steps": 600, "batch_size": 16, "max_new_tokens": 48}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question, what was claimed, and the comparison that asks it."""
+
+    name: str
+    title: str
+    claim: str
+    plan: Plan
+
+
+_ALL = (
+    Study(
+        "length",
+        "What normalization by length does to a model",
+        "A tutorial says that the sum of token losses makes models prefer short answers and that dividing by the "
+        "length repairs it. The arithmetic says the reverse: the sum leaves the lengths of the data as they are, and "
+        "dividing by the length teaches shorter answers wherever one prompt has answers of several lengths. Here "
+        "models are trained under the exponents 0 (token mean), 0.5 (sqrt) and 1 (example mean) of the length.",
+        Plan(normalisations=("token-mean", "sqrt", "example-mean"), **_SIZE),  # type: ignore[arg-type]
+    ),
+    Study(
+        "focal",
+        "Focal loss against cross-entropy",
+        "Focal loss is said to help with hard tokens by turning down the easy ones. One answer in ten of the training "
+        "rows is wrong on purpose, so that hard tokens are not always worth learning.",
+        Plan(losses=("cross_entropy", "focal(gamma=1)", "focal(gamma=2)"), noise=0.1, **_SIZE),  # type: ignore[arg-type]
+    ),
+    Study(
+        "instruction-response",
+        "Training on the instruction too",
+        "The loss of the prompt's tokens may be weighted against the answer's: 0 trains answers alone, 1 trains both "
+        "alike. The normalizer is the sum of the weights, so the learning rate is not hidden in them.",
+        Plan(prompt_weights=(0.0, 0.1, 1.0), **_SIZE),  # type: ignore[arg-type]
+    ),
+)
+
+STUDIES: Mapping[str, Study] = MappingProxyType({one.name: one for one in _ALL})
+"""The studies by name."""
+
+DEMO = Plan(
+    losses=("cross_entropy", "focal(gamma=2)"),
+    normalisations=("token-mean", "example-mean"),
+    train_rows=1600,
+    eval_rows=120,
+    steps=150,
+    samples=2,
+    points=5,
+    max_new_tokens=24,
+)
+"""What `sftloss demo --compare` trains: two losses, two normalizations, three seeds, a tiny Llama from scratch."""
+
+
+def study(name: str, *, output: str | Path, manner: Manner | None = None) -> Report:
+    """Run a study; beside the report, write ``<name>.json`` and ``<name>.md``, which `docs/studies` holds.
+
+    Raises:
+        ConfigError: If there is no such study, or `output` holds another comparison.
+
+    Example:
+        >>> study("length", output="study-length")   # doctest: +SKIP
+    """
+    if name not in STUDIES:
+        raise ConfigError(f"study: there is no {name!r}; there are {', '.join(STUDIES)}.")
+    report = compare(STUDIES[name].plan, output=output, manner=manner, command=f"sftloss study {name}")
+    folder = Path(output).expanduser()
+    report.to_json(folder / f"{name}.json")
+    write_text_atomic(folder / f"{name}.md", study_page(name, report.document))
+    return report
+
+
+def study_page(name: str, document: Document) -> str:
+    """The page of a study: the question, then what the result file says; every number is from the document."""
+    one = STUDIES[name]
+    kept = replace(document, title=one.title, sections=tuple(s for s in document.sections if s.id != "outputs"))
+    title, _, body = render_markdown(kept).partition("\n")
+    told = f"This page is written by `sftloss study {name}` from [{name}.json]({name}.json)."
+    return f"{title}\n\n{one.claim}\n\n{told}\n{body}"

@@ -1,0 +1,170 @@
+"""One arm from its start to its result on disk: train, evaluate, generate, write."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sftloss.experiments._evaluate import curve_point, evaluated, forgotten
+from sftloss.experiments._material import (
+    Rows,
+    drawn_tokens,
+    forecasts,
+    held_out_rows,
+    pad_id_of,
+    second_rows,
+    start,
+    training_rows,
+)
+from sftloss.experiments._plan import Plan, Run
+from sftloss.experiments._results import ArmResult, Point, arm_folder, save
+from sftloss.report import write_text_atomic
+
+_CURVE_ROWS = 96
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an arm is trained; nothing here changes its result.
+
+    Attributes:
+        folder: Of the comparison.
+        digest: Of its plan.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        save_every: Optimizer steps between two checkpoints, from which a killed arm goes on; None starts it anew.
+    """
+
+    folder: Path
+    digest: str
+    device: str = "auto"
+    save_every: int | None = None
+
+
+def train_arm(plan: Plan, run: Run, place: Place) -> None:
+    """Train one arm with one seed and write its result.
+
+    Raises:
+        SftlossError: If data, model or options cannot be used.
+    """
+    with _alone(run.seed):
+        model, tokenizer = start(plan, run.seed)
+        rows, held_out = training_rows(plan, tokenizer), held_out_rows(plan, tokenizer)
+        second = second_rows(plan, tokenizer)
+        before = None if second is None else copy.deepcopy(model).eval()
+        work = arm_folder(place.folder, run) / "checkpoints"
+        curve = _Curve(plan, held_out, tokenizer, work)
+        outcome = _fine_tuned(plan, run, place, (model, tokenizer, rows), (curve, work))
+        model = outcome.model
+        torch.manual_seed(run.seed)  # sampled answers do not depend on how long training was
+        found = evaluated(plan, model, tokenizer, held_out, run.seed)
+        result = ArmResult(
+            run,
+            place.digest,
+            outcome.steps,
+            drawn_tokens(plan, rows, run.seed, outcome.steps),
+            found.metrics,
+            tuple(curve.points),
+            found.reliability,
+            found.lengths,
+            found.reference_lengths,
+            held_out.groups(),
+            {} if before is None or second is None else forgotten(before, model, tokenizer, second),
+            forecasts(rows, run.arm.alpha),
+            {name: metadata.version(name) for name in ("torch", "transformers")},
+        )
+        save(place.folder, result, found.answers)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _alone(seed: int) -> Iterator[None]:
+    """Seeded generators, and one thread on the CPU: sums then have one order, on any number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fine_tuned(plan: Plan, run: Run, place: Place, start: tuple[Any, Any, Rows], watch: tuple[Any, Path]) -> Any:
+    from sftloss.finetune import Recipe, fine_tune
+
+    (model, tokenizer, rows), (curve, work), arm = start, watch, run.arm
+    prompt = arm.prompt_weight
+    resumable: dict[str, Any] = {"output": str(work), "resume": True, "save_every": place.save_every}
+    recipe = Recipe(
+        loss=arm.loss,
+        alpha=arm.alpha,
+        roles=None if prompt is None else {"prompt": prompt, "response": 1.0},
+        tasks={"strategy": arm.tasks} if arm.tasks else None,
+        batch_size=plan.batch_size,
+        grad_accum=plan.grad_accum,
+        learning_rate=plan.learning_rate,
+        schedule=plan.schedule,
+        warmup=plan.warmup,
+        epochs=plan.epochs,
+        max_steps=plan.steps,
+        weight_decay=plan.weight_decay,
+        max_grad_norm=plan.max_grad_norm,
+        seed=run.seed,
+        dtype=plan.dtype,
+        autocast=plan.autocast,
+        device=place.device,
+        logging_every=10**9,
+        **({} if place.save_every is None else resumable),
+    )
+    return fine_tune(recipe, model=model, tokenizer=tokenizer, rows=rows.examples, callbacks=(curve.callback(),))
+
+
+class _Curve:
+    """Held-out cross-entropy at evenly spaced steps, the same for every arm whatever it trains.
+
+    Points are kept beside the checkpoints, so that an arm that goes on from one has the earlier ones too.
+    """
+
+    def __init__(self, plan: Plan, rows: Rows, tokenizer: Any, folder: Path) -> None:
+        self.rows = Rows(rows.records[:_CURVE_ROWS], rows.examples[:_CURVE_ROWS])
+        self.count, self.pad_id, self.tokenizer = plan.points, pad_id_of(tokenizer), tokenizer
+        self.file = folder / "curve.json"
+        self.points: list[Point] = []
+
+    def see(self, model: Any, step: int) -> None:
+        known = {point.step: point for point in self._earlier() if point.step < step}
+        known |= {point.step: point for point in self.points}
+        known[step] = Point(step, curve_point(model, self.tokenizer, self.rows))
+        self.points = [known[at] for at in sorted(known)]
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(self.file, json.dumps([[p.step, p.nll] for p in self.points]))
+
+    def _earlier(self) -> list[Point]:
+        if self.points or not self.file.exists():
+            return []
+        return [Point(int(step), float(nll)) for step, nll in json.loads(self.file.read_text(encoding="utf-8"))]
+
+    def callback(self) -> Any:
+        from transformers import TrainerCallback
+
+        curve = self
+
+        class Watch(TrainerCallback):
+            def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+                if state.global_step == 0:
+                    curve.see(given["model"], 0)
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+                total, done = state.max_steps, state.global_step
+                if done in {round(total * k / curve.count) for k in range(1, curve.count + 1)}:
+                    curve.see(given["model"], done)
+
+        return Watch()

@@ -1,0 +1,135 @@
+"""Which differences the data supports, all comparisons taken together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from sftloss.experiments._paired import Floats, Mean, crossed_mean, linearised
+from sftloss.experiments._plan import Arm, Run
+from sftloss.experiments._results import ArmResult
+from sftloss.experiments.metrics import Ratio
+
+LEVEL = 0.95
+SEEDS = 3
+"""Fewest seeds for a verdict: with two, an interval that says 95 % covers 89 % where seeds are what varies."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric that verdicts are about.
+
+    Attributes:
+        key: Its name in :class:`ArmResult`.
+        name: As sentences call it.
+        better: The direction that is better, or neither.
+        unit: Of a difference, as sentences say it.
+        kind: As :class:`sftloss.analysis.document.Column` has it.
+    """
+
+    key: str
+    name: str
+    better: Literal["higher", "lower", ""]
+    unit: str = ""
+    kind: Literal["number", "percent", "nats", "ratio"] = "number"
+
+
+HEADLINE = (
+    Measure("token_nll", "held-out loss per token", "lower", "nats", "nats"),
+    Measure("example_nll", "held-out loss per example (mean of token means)", "lower", "nats", "nats"),
+    Measure("exact_match", "right answers", "higher", "", "percent"),
+    Measure("length_ratio", "answer length (generated over reference)", "", "", "ratio"),
+    Measure("brier", "token Brier score", "lower"),
+    Measure("forget_kl", "drift on the second data file (KL from the start)", "lower", "nats", "nats"),
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One arm against the first, on one measure.
+
+    Attributes:
+        measure, arm: Of what, and which.
+        difference: Arm minus reference, over seeds and examples.
+        level: Of the simultaneous interval: 1 - 0.05 / number of comparisons.
+    """
+
+    measure: Measure
+    arm: Arm
+    difference: Mean
+    level: float
+
+    @property
+    def is_different(self) -> bool:
+        """Whether the simultaneous interval excludes zero and there are seeds enough to believe it."""
+        bounds = self.difference.interval(self.level)
+        return self.difference.seeds >= SEEDS and bounds is not None and not bounds.low <= 0 <= bounds.high
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is an interval at all."""
+        return self.difference.seeds >= SEEDS and self.difference.interval(self.level) is not None
+
+
+@dataclass(frozen=True)
+class Results:
+    """All finished arms of a comparison, seeds in the same order for each."""
+
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    by_run: Mapping[Run, ArmResult]
+
+    def of(self, arm: Arm) -> tuple[ArmResult, ...]:
+        return tuple(self.by_run[Run(arm, seed)] for seed in self.seeds)
+
+    @property
+    def first(self) -> ArmResult:
+        return self.by_run[Run(self.arms[0], self.seeds[0])]
+
+    def ratios(self, arm: Arm, key: str) -> tuple[Ratio, ...] | None:
+        """The metric of each seed, where it is a ratio of sums over examples."""
+        found = [{**r.metrics, **r.forgetting}.get(key) for r in self.of(arm)]
+        return tuple(found) if all(isinstance(m, Ratio) for m in found) else None  # type: ignore[arg-type]
+
+    def mean(self, arm: Arm, key: str, chosen: np.ndarray | None = None) -> Mean | None:
+        """The metric of an arm over seeds and examples, of some of the examples where asked."""
+        table = self._table(arm, key, chosen)
+        return None if table is None else crossed_mean(table)
+
+    def difference(self, arm: Arm, key: str, chosen: np.ndarray | None = None) -> Mean | None:
+        """The same for arm minus the first arm, paired by seed and example."""
+        mine, theirs = self._table(arm, key, chosen), self._table(self.arms[0], key, chosen)
+        return None if mine is None or theirs is None else crossed_mean(mine - theirs)
+
+    def _table(self, arm: Arm, key: str, chosen: np.ndarray | None) -> Floats | None:
+        ratios = self.ratios(arm, key)
+        if ratios is None:
+            return None
+        top, bottom = (np.stack([getattr(r, side) for r in ratios]) for side in ("top", "bottom"))
+        groups = self._groups(top.shape[1])
+        if chosen is not None:
+            top, bottom, groups = top[:, chosen], bottom[:, chosen], None if groups is None else groups[chosen]
+        return linearised(top, bottom, groups) if (bottom.sum(axis=1) > 0).all() else None
+
+    def _groups(self, count: int) -> np.ndarray | None:
+        prompts = np.asarray(self.first.examples.prompt)
+        return prompts if len(prompts) == count else None  # the second file has rows of its own
+
+
+def comparisons(results: Results, measures: Sequence[Measure] = HEADLINE) -> tuple[Comparison, ...]:
+    """Every arm against the first on every measure that the data has, with one family-wise level.
+
+    Bonferroni's: whatever the dependence, the intervals hold all together with the stated confidence, and a verdict
+    is nothing but an interval that excludes zero.
+    """
+    found = [
+        (measure, arm, difference)
+        for measure in measures
+        for arm in results.arms[1:]
+        if (difference := results.difference(arm, measure.key)) is not None
+    ]
+    level = 1.0 - (1.0 - LEVEL) / max(1, len(found))
+    return tuple(Comparison(measure, arm, difference, level) for measure, arm, difference in found)

@@ -1,0 +1,58 @@
+"""Results of trainings that never were: `from tests.experiments.made import results`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sftloss.experiments._plan import Arm, Plan, Run
+from sftloss.experiments._results import Answer, ArmResult, Examples, Forecast, Point
+from sftloss.experiments._verdicts import Results
+from sftloss.experiments.metrics import Bin, Gap, Ratio
+
+PLAN = Plan(losses=("cross_entropy", "dft"), seeds=(0, 1, 2))
+ROWS = 60
+
+
+def arm_result(run: Run, shift: float, digest: str = "d") -> ArmResult:
+    """`shift` nats are added to every token of every example."""
+    random = np.random.default_rng(run.seed)
+    shared = np.random.default_rng(100)  # what makes an example hard, whatever the arm and the seed
+    size = shared.integers(1, 9, ROWS).astype(float)
+    nll = size * (1.0 + shared.gamma(2.0, 0.3, ROWS) + shift + 0.02 * random.normal(size=ROWS))
+    ones = np.ones(ROWS)
+    right = (shared.random(ROWS) + 0.05 * random.normal(size=ROWS) > 0.4).astype(float)
+    return ArmResult(
+        run,
+        digest,
+        steps=10,
+        tokens=500,
+        metrics={
+            "token_nll": Ratio(nll, size),
+            "example_nll": Ratio(nll / size, ones),
+            "exact_match": Ratio(right, ones),
+            "length_ratio": Ratio(size + 0.1 * random.normal(size=ROWS), size),
+            "ece": Gap(random.normal(size=(ROWS, 3)), size),
+        },
+        curve=(Point(0, 5.0), Point(5, 3.0), Point(10, 2.0 + shift)),
+        reliability=(Bin(0.0, 0.5, 9, 0.3, 0.2), Bin(0.5, 1.0, 9, 0.8, 0.9)),
+        lengths=tuple((int(n), int(n) + 1) for n in size),
+        reference_lengths=tuple(int(n) for n in size),
+        examples=Examples(("add", "copy") * (ROWS // 2), ("en",) * ROWS, tuple(range(ROWS))),
+        forecasts={"": Forecast(4.0, 3.5, 3.0), "add": Forecast(2.0, 2.0, 1.5), "copy": Forecast(6.0, 5.0, 4.0)},
+        versions={"torch": "2"},
+    )
+
+
+def results(shift: float = 0.0, *, plan: Plan = PLAN) -> Results:
+    """Both arms with every seed; the second arm's loss is `shift` nats a token higher."""
+    arms = plan.arms()
+    found = {run: arm_result(run, shift if run.arm != arms[0] else 0.0) for run in plan.runs()}
+    return Results(arms, plan.seeds, found)
+
+
+def said(arm: Arm) -> tuple[Answer, ...]:
+    """Answers with everything a page must not obey."""
+    return tuple(
+        Answer(f"<b>{i}</b>", "red", f"<script>alert('{arm.loss}')</script>", ("red", "blue"), float(i % 2))
+        for i in range(ROWS)
+    )

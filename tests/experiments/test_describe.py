@@ -1,0 +1,88 @@
+"""What a comparison's report says, and when it says nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jsonschema
+import pytest
+from tests.experiments.made import PLAN, arm_result, results, said
+
+from sftloss.experiments._describe import describe
+from sftloss.experiments._plan import Plan
+from sftloss.experiments._verdicts import Results, comparisons
+from sftloss.report import Report, schema, to_json
+
+
+def found(document, code):
+    return [finding for finding in document.findings if finding.id == code]
+
+
+def test_a_planted_difference_is_a_verdict_with_its_direction():
+    document = describe(PLAN, results(0.1))
+    sentences = [finding.sentence for finding in found(document, "CMP010")]
+    assert any("held-out loss per token higher by 0.1" in s and "which is worse" in s for s in sentences)
+    assert any("dft against cross_entropy" in line for line in document.headlines)
+
+
+def test_without_a_difference_the_report_says_so_and_what_it_could_have_seen():
+    document = describe(PLAN, results(0.0))
+    assert not found(document, "CMP010")
+    assert "no difference" in document.headlines[0]
+    told = [finding.sentence for finding in found(document, "CMP020")]
+    assert len(told) == 4 and all("smallest it would have found" in sentence for sentence in told)
+
+
+def test_two_seeds_give_no_verdict_whatever_they_show():
+    plan = replace(PLAN, seeds=(0, 1))
+    document = describe(plan, results(5.0, plan=plan))
+    assert found(document, "CMP001") and not found(document, "CMP010")
+    assert all("No verdict" in finding.sentence for finding in found(document, "CMP020"))
+
+
+def test_the_level_is_shared_by_all_comparisons():
+    compared = comparisons(results())
+    assert len(compared) == 4
+    assert {one.level for one in compared} == {1 - 0.05 / 4}
+    plan = Plan(losses=("cross_entropy", "dft", "focal(gamma=2)"))
+    assert {one.level for one in comparisons(results(plan=plan))} == {1 - 0.05 / 8}
+
+
+def test_unequal_tokens_are_an_error():
+    given = results()
+    last = list(given.by_run)[-1]
+    spoiled = {**given.by_run, last: replace(arm_result(last, 0.0), tokens=501)}
+    assert found(describe(PLAN, Results(given.arms, given.seeds, spoiled)), "CMP002")[0].severity == "error"
+
+
+def test_answers_are_shown_and_not_obeyed():
+    given = results()
+    page = Report(describe(PLAN, given, {arm: said(arm) for arm in given.arms})).to_html()
+    assert "<script>alert" not in page and "&lt;script&gt;alert" in page
+
+
+def test_predicted_lengths_stand_beside_generated_ones_for_cross_entropy_only():
+    (table,) = [t for s in describe(PLAN, results()).sections for t in s.tables if t.id == "lengths"]
+    rows = {row[0]: row for row in table.rows}
+    assert rows["cross_entropy"][1:3] == (3.5 / 4, 3.0 / 4)
+    assert rows["dft"][1:3] == (None, None)
+    assert rows["dft"][3] == pytest.approx(1.0, abs=0.1)
+
+
+def test_document_keeps_the_schema_and_equal_results_give_equal_bytes():
+    given = results(0.1)
+    answers = {arm: said(arm) for arm in given.arms}
+    document = describe(PLAN, given, answers)
+    text = to_json(document)
+    jsonschema.validate(__import__("json").loads(text), schema())
+    assert text == to_json(describe(PLAN, results(0.1), answers))
+    assert Report(document).to_html() == Report(describe(PLAN, results(0.1), answers)).to_html()
+
+
+def test_every_section_is_there():
+    given = results()
+    document = describe(PLAN, given, {arm: said(arm) for arm in given.arms})
+    ids = [section.id for section in document.sections]
+    assert ids == [
+        "comparison-verdicts", "metrics", "curves", "lengths", "groups", "calibration", "outputs", "method",
+    ]  # fmt: skip
