@@ -14,6 +14,7 @@ from sftloss.errors import ConfigError
 from sftloss.pipeline._fixes import filled_in
 from sftloss.pipeline._folder import TABLE, check_folder, folder
 from sftloss.pipeline._meeting import meeting
+from sftloss.pipeline._pieces import pieces
 from sftloss.pipeline._question import objectives
 from sftloss.pipeline._rows import Examples
 from sftloss.pipeline._run import Run
@@ -81,7 +82,9 @@ def analyze(
                 f"{place.table} lacks the shards of ranks {', '.join(map(str, missing))} of {world}; "
                 "choose an --output that all ranks share, then start again with --resume."
             )
-        document = describe(table, question, decode=_decoder_of(tokenizer), facts=_facts(model, examples, run))
+        document = describe(
+            table, question, decode=partial(pieces, tokenizer=tokenizer), facts=_facts(model, examples, run)
+        )
         document = filled_in(document, run.command)
         findings = sorted((*document.findings, *examples.findings()), key=lambda found: _SEVERITY[found.severity])
         report = Report(
@@ -150,11 +153,6 @@ def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[s
     grouped = partial(batches, pad_id=pad or 0, tokens_per_batch=run.tokens_per_batch)
     settings = Settings(identity=identity, shard=run.shard, progress=run.progress)
     return measure(open_decoder(model), examples, by_name, directory, batch=grouped, settings=settings)
-
-
-def _decoder_of(tokenizer: Any) -> Any:
-    """Token ids to one text a token, so that the pieces of a word stay apart."""
-    return lambda ids: [tokenizer.decode([int(token)]) for token in ids]
 
 
 def _facts(model: Any, examples: Examples, run: Run) -> tuple[tuple[str, str], ...]:

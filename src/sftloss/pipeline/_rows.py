@@ -95,7 +95,7 @@ def _finding(code: str, count: int, rows: int, told: tuple[str, str], places: tu
     return Finding(
         code,
         "error" if count > _MOSTLY * rows else "warning",
-        f"{count:,} of {rows:,} rows are not in this report: {detail}.",
+        f"{count:,} of {rows:,} rows are not in this report. The first: {detail}.",
         "Many frameworks drop such a row without a word, or train it on the wrong tokens.",
         cure,
         count / rows,
