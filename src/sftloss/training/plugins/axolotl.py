@@ -1,0 +1,94 @@
+"""Axolotl with any loss. In its YAML::
+
+    plugins:
+      - sftloss.training.plugins.axolotl.SftlossPlugin
+    sftloss:
+      objective: cross_entropy + 1e-4 * z_loss
+      alpha: 0.5
+
+Both classes below are made on first use, because what they inherit from is there only where Axolotl is. The interface
+is that of axolotl 0.19.0 (`integrations/base.py`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from sftloss.errors import ConfigError
+from sftloss.training._trainer import with_loss
+from sftloss.training.plugins._config import loss_from
+
+SECOND_LOSSES = (
+    "use_eaft",
+    "use_dft",
+    "chunked_cross_entropy",
+    "cut_cross_entropy",
+    "liger_cross_entropy",
+    "liger_fused_linear_cross_entropy",
+    "label_smoothing_factor",
+)
+"""Keys of its configuration that bring a loss of their own."""
+
+
+def check_config(cfg: Mapping[str, Any]) -> None:
+    """Refuse a configuration that cannot mean one loss.
+
+    Raises:
+        ConfigError: If the loss is impossible, a second one is asked for, or packing would make lengths unknown.
+    """
+    if cfg.get("sftloss") is None:
+        return
+    loss = loss_from(cfg["sftloss"])
+    for key in SECOND_LOSSES:
+        if cfg.get(key):
+            raise ConfigError(f"sftloss: {key} is a second loss; leave it out, the loss of sftloss is fused.")
+    if cfg.get("sample_packing") and (loss.alpha or loss.normaliser == "sequences"):
+        # its packed rows come with an attention mask, from which sequences cannot be told apart
+        raise ConfigError("sftloss: alpha and normaliser: sequences need rows told apart; set sample_packing: false.")
+
+
+def trainer_class(cfg: Mapping[str, Any]) -> Any:
+    """Axolotl's own trainer, or the one `trainer_cls` names, with the loss of the configuration; None without one."""
+    if cfg.get("sftloss") is None:
+        return None
+    module, _, name = (cfg.get("trainer_cls") or "axolotl.core.trainers.base.AxolotlTrainer").rpartition(".")
+    return with_loss(getattr(importlib.import_module(module), name), loss_from(cfg["sftloss"]))
+
+
+def _plugin() -> type:
+    base: Any = importlib.import_module("axolotl.integrations.base").BasePlugin
+
+    class SftlossPlugin(base):
+        """The loss of the key `sftloss`, in Axolotl's trainer."""
+
+        def get_input_args(self) -> str:
+            return f"{__name__}.SftlossArgs"
+
+        def register(self, cfg: Mapping[str, Any]) -> None:
+            check_config(cfg)
+
+        def get_trainer_cls(self, cfg: Mapping[str, Any]) -> Any:
+            check_config(cfg)
+            return trainer_class(cfg)
+
+    return SftlossPlugin
+
+
+def _arguments() -> type:
+    """The key `sftloss`, for Axolotl's check of its file: a string or a mapping."""
+    pydantic: Any = importlib.import_module("pydantic")
+    made: type = pydantic.create_model("SftlossArgs", sftloss=(str | dict[str, Any] | None, None))
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    makers = {"SftlossPlugin": _plugin, "SftlossArgs": _arguments}
+    if name not in makers:
+        raise AttributeError(f"module {__name__} has no attribute {name!r}")
+    globals()[name] = made = makers[name]()
+    return made
+
+
+__all__ = ["SECOND_LOSSES", "check_config", "trainer_class"]
