@@ -167,7 +167,12 @@ def _strip_groups(strips: Sequence[TokenStrip], limits: Limits) -> list[View]:
         ]
         names = [(letter, clean(measure)) for letter, measure in zip(LETTERS, measures, strict=False)]
         shown.append(
-            {"measures": names, "roles": [(min(i, 4), clean(r)) for i, r in enumerate(roles)], "strips": parts}
+            {
+                "measures": names,
+                "roles": [(min(i, 4), clean(r)) for i, r in enumerate(roles)],
+                "strips": parts,
+                "continues": any("·" in strip.tokens for strip in members),
+            }
         )
     return shown
 
