@@ -39,6 +39,8 @@ class Tally:
         counted = (seen.tokens.targets.to(value.device) != IGNORED) & (seen.coefficients != 0)
         nothing = value.new_zeros(())
         shares, is_told = _shares(loss, seen, counted)
+        if total is not None:  # batches with a normaliser each are added up by their weights, as their losses are
+            shares = shares * total
         parts = (
             counted.sum(),
             -stats.target_logprob.sum(dtype=torch.float64),
