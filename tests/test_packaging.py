@@ -17,7 +17,8 @@ import sftloss
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "sftloss"
 NAMED_OTHERWISE = {"yaml": "pyyaml", "markupsafe": "jinja2"}  # markupsafe is a part of jinja2
-OPTIONAL = {"datasets"}  # asked for by name where a hub data set is read, with a sentence where it is missing
+# asked for by name where a hub data set is read or adapters are trained, with a sentence where one is missing
+OPTIONAL = {"datasets", "peft"}
 
 
 def requirements(extra: str | None) -> dict[str, str]:

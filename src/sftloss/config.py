@@ -33,7 +33,7 @@ class Flag:
         metavar: What stands for the value in the help.
         required: Whether a value must come from the file or a flag.
         minimum: Smallest number allowed.
-        takes_numbers: Whether a text option also accepts a bare number, as ``normalization: 0.5``.
+        takes_numbers: Whether a text also accepts a bare number, as ``normalization: 0.5`` or ``roles: {prompt: 0.1}``.
         is_positional: Whether the command line takes it without a flag, as ``report A B``; in YAML it is a key still.
     """
 
@@ -143,7 +143,7 @@ def _checked(where: str, value: Any, kind: Any, flag: Flag) -> Any:
         items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         return tuple(_text(where, item, flag) for item in items)
     if origin is dict:
-        return _pairs(where, value)
+        return _pairs(where, _with_numbers_as_text(value) if flag.takes_numbers else value)
     if base is str:
         return _text(where, value, flag)
     if base is bool:
@@ -173,6 +173,13 @@ def _number(where: str, value: Any, kind: type, flag: Flag) -> int | float:
     if flag.minimum is not None and value < flag.minimum:
         raise ConfigError(f"{where}: expected at least {flag.minimum:g}, got {value}.")
     return kind(value)
+
+
+def _with_numbers_as_text(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    is_number = {name: isinstance(v, int | float) and not isinstance(v, bool) for name, v in value.items()}
+    return {name: str(v) if is_number[name] else v for name, v in value.items()}
 
 
 def _pairs(where: str, value: Any) -> dict[str, str]:

@@ -15,6 +15,7 @@ from sftloss.cli._options import takes
 from sftloss.cli._report import ReportOptions, SchemaOptions, report, schema
 from sftloss.cli._study import VERBS as STUDIES
 from sftloss.cli._study import StudyOptions
+from sftloss.cli._train import TrainOptions, train
 
 app = typer.Typer(
     name="sftloss",
@@ -45,6 +46,7 @@ for _verb, _options in (
     (compare, CompareOptions),
     (demo, DemoOptions),
     (inspect, InspectOptions),
+    (train, TrainOptions),
     (report, ReportOptions),
     (lengths, LengthsOptions),
     (losses, LossesOptions),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sftloss.finetune._fine_tune import fine_tune
 from sftloss.finetune._outcome import Interrupted, Outcome
+from sftloss.finetune._plan import Plan, plan, strip_of
 from sftloss.finetune._recipe import Lora, Recipe
 
-__all__ = ["Interrupted", "Lora", "Outcome", "Recipe", "fine_tune"]
+__all__ = ["Interrupted", "Lora", "Outcome", "Plan", "Recipe", "fine_tune", "plan", "strip_of"]

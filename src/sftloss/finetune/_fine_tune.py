@@ -79,6 +79,8 @@ def loss_of(recipe: Recipe) -> Loss:
     Raises:
         ConfigError: If it cannot be read.
     """
+    if recipe.tasks is not None:
+        raise ConfigError("tasks: weighting tasks within a run is not there yet; leave it out.")
     try:
         return Loss(recipe.loss, alpha=recipe.alpha, roles=recipe.roles, normaliser=recipe.normaliser)
     except (TypeError, ValueError) as error:

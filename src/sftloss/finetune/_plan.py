@@ -1,0 +1,140 @@
+"""What a run will do, before it does it: counts, and memory from the shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import torch
+
+from sftloss.analysis.document import TokenStrip
+from sftloss.data import ROLES, Example
+from sftloss.errors import ModelError
+from sftloss.finetune._model import dtype_of, place_of, tokenizer_place, with_adapters
+from sftloss.finetune._recipe import Recipe
+from sftloss.finetune._rows import DataSet
+
+# values an optimizer holds for each parameter it trains; those not named hold two, as Adam does
+_OPTIMIZER_VALUES = {"sgd": 0, "adafactor": 0.01, "rmsprop": 1, "adagrad": 1, "lion_32bit": 1}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it runs.
+
+    Attributes:
+        counts: ``examples``, ``rows``, ``tokens``, ``trained_tokens``, ``truncated``, ``refused``, ``held_out``,
+            ``rows_per_step``, ``steps``, ``longest``.
+        memory: Bytes on each process by what holds them; ``logits_not_held`` is what a loss from logits would hold on
+            top. Activations are a rule of thumb, everything else is counted.
+        first: The first example, for a look at what is trained.
+        tokenizer: Its tokenizer.
+    """
+
+    counts: Mapping[str, int]
+    memory: Mapping[str, int]
+    first: Example
+    tokenizer: Any
+
+    @property
+    def total(self) -> int:
+        """Bytes held at once on each process, logits apart."""
+        return sum(size for name, size in self.memory.items() if name != "logits_not_held")
+
+
+def plan(recipe: Recipe, *, ranks: int = 1) -> Plan:
+    """Read the data and the model's shape, not its weights, and say what the run would do.
+
+    Args:
+        recipe: The run.
+        ranks: Processes that will share it; each holds the whole model.
+
+    Raises:
+        ConfigError: If the recipe cannot be used.
+        DataError: If no row can be trained on.
+        ModelError: If the model's configuration or tokenizer cannot be read.
+
+    Example:
+        >>> plan(Recipe(model="demo", data="demo")).counts["steps"]
+        75
+    """
+    from sftloss.finetune._fine_tune import data_of, loss_of
+
+    loss_of(recipe)
+    model, tokenizer = _outline(recipe)
+    data, held_out = data_of(recipe, tokenizer)
+    return Plan(_counts(recipe, data, held_out, ranks), _memory(recipe, model, data), data.examples[0], tokenizer)
+
+
+def strip_of(example: Example, tokenizer: Any) -> TokenStrip:
+    """An example token by token, each with its weight as a part of the largest."""
+    largest = float(example.weights.abs().max()) or 1.0
+    shades = tuple(float(w) / largest for w in example.weights.abs().tolist())
+    roles = tuple(ROLES[code] for code in example.roles.tolist())
+    texts = tuple(tokenizer.decode([token]) for token in example.input_ids.tolist())
+    return TokenStrip(str(example.origin), ("weight",), texts, roles, (shades,))
+
+
+def _outline(recipe: Recipe) -> tuple[Any, Any]:
+    """The model without its numbers, and the tokenizer."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    place, revision = place_of(recipe.model), recipe.revision
+    try:
+        config = AutoConfig.from_pretrained(place, revision=revision)
+        dtype = dtype_of(recipe)
+        dtype = dtype if isinstance(dtype, torch.dtype) else getattr(config, "dtype", None) or torch.float32
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            if recipe.lora is not None:
+                model = with_adapters(model, recipe.lora, recipe.seed)
+        return model, AutoTokenizer.from_pretrained(tokenizer_place(recipe) or place, revision=revision)
+    except (OSError, ValueError) as error:
+        told = str(error).strip().splitlines()[0].rstrip(".")
+        raise ModelError(f"plan: cannot read the model {recipe.model}: {told}.") from error
+
+
+def _counts(recipe: Recipe, data: DataSet, held_out: DataSet | None, ranks: int) -> dict[str, int]:
+    batches = ceil(len(data) / (recipe.batch_size * ranks))
+    per_epoch = max(ceil(batches / recipe.grad_accum), 1)
+    return {
+        "examples": len(data.examples),
+        "rows": len(data),
+        "tokens": data.tokens,
+        "trained_tokens": data.trained_tokens,
+        "truncated": sum(e.truncated > 0 for e in data.examples),
+        "refused": sum(data.refused.values()),
+        "held_out": 0 if held_out is None else len(held_out.examples),
+        "longest": _longest(data),
+        "rows_per_step": recipe.batch_size * recipe.grad_accum * ranks,
+        "steps": recipe.max_steps or ceil(recipe.epochs * per_epoch),
+    }
+
+
+def _memory(recipe: Recipe, model: Any, data: DataSet) -> dict[str, int]:
+    parameters = list(model.parameters())
+    trained = sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)
+    config, tokens = model.config.get_text_config(), recipe.batch_size * _longest(data)
+    width = 2 if recipe.autocast or parameters[0].element_size() == 2 else parameters[0].element_size()
+    return {
+        "parameters": sum(p.numel() * p.element_size() for p in parameters),
+        "gradients": trained,
+        "optimizer": round(_OPTIMIZER_VALUES.get(recipe.optimizer, 2) * trained),
+        "activations": _activations(config, tokens, width, recipe.gradient_checkpointing),
+        # in the compute type, in float32, and their gradient in each
+        "logits_not_held": tokens * int(config.vocab_size) * (width + 4) * 2,
+    }
+
+
+def _activations(config: Any, tokens: int, width: int, is_checkpointed: bool) -> int:
+    """34 bytes a token, layer and hidden unit in two-byte formats, attention fused (Korthikanti et al., *Reducing
+    Activation Recomputation in Large Transformer Models*, 2022, section 4.1); two where they are computed twice."""
+    layers, hidden = int(config.num_hidden_layers), int(config.hidden_size)
+    one = tokens * hidden * width
+    return one * layers + 17 * one if is_checkpointed else 17 * one * layers
+
+
+def _longest(data: DataSet) -> int:
+    return max(sum(len(data.examples[i].input_ids) for i in row) for row in data.rows)

@@ -1,0 +1,88 @@
+"""`sftloss train` as a person uses it, on the demo."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from tests.cli_tools import run, write_rows
+
+pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+from sftloss.cli._train_options import TrainOptions
+from sftloss.finetune import Recipe
+
+DEMO = ("train", "--model", "demo", "--data", "demo", "--device", "cpu")
+SHORT = (*DEMO, "--max-examples", 60, "--max-steps", 3, "--logging-every", 1, "--eval-share", 0.2)
+
+
+def test_train_writes_a_model_a_history_and_where_they_came_from(tmp_path: Path) -> None:
+    done = run(*SHORT, "--loss", "dft", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert told["steps"] == 3 and told["recipe"]["loss"] == "dft" and told["command"].startswith("sftloss train")
+    assert told["versions"]["transformers"] and len(told["data"]["digest"]) == 64
+    assert {"loss", "cross_entropy"} <= told["metrics"]["tasks"]["add"].keys()
+    lines = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
+    assert (tmp_path / "out" / "model" / "tokenizer.json").is_file()
+    assert not list((tmp_path / "out").rglob("training_args.bin"))
+    from sftloss.decoder import load_model
+
+    load_model(tmp_path / "out" / "model")
+    assert "held out" in done.stdout and "step 3/3" in done.stderr
+
+
+def test_train_refuses_a_folder_with_a_run(tmp_path: Path) -> None:
+    assert run(*SHORT, "-q", "-o", tmp_path / "out").exit_code == 0
+    again = run(*SHORT, "-o", tmp_path / "out")
+    assert again.exit_code == 2 and "already has model" in again.stderr
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("model: demo\ndata: demo\nlearning-rate: 1e-3\nbatch-size: 4\nroles: {prompt: 0.1, response: 1}")
+    done = run("train", "-c", config, "--batch-size", 2, "--print-config")
+    assert "learning-rate: 0.001" in done.stdout and "batch-size: 2" in done.stdout and "grad-accum: 1" in done.stdout
+    assert run("train", "-c", config, "--max-steps", 1, "--max-examples", 8, "-q", "--device", "cpu", "-o",
+               tmp_path / "out").exit_code == 0  # fmt: skip
+    assert json.loads((tmp_path / "out" / "train.json").read_text())["recipe"]["roles"]["prompt"] == 0.1
+
+
+def test_dry_run_says_what_would_be_trained_and_writes_nothing(tmp_path: Path) -> None:
+    done = run(*DEMO, "--dry-run", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "learning-rate:" in done.stdout and "[trained]" in done.stdout and "logits" in done.stdout
+    told = json.loads(run(*DEMO, "--dry-run", "--json", "-").stdout)
+    assert told["counts"]["steps"] == 75 and told["counts"]["examples"] == 600
+    assert told["memory"]["optimizer"] == 2 * told["memory"]["gradients"] == 2 * told["memory"]["parameters"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_train_trains_adapters(tmp_path: Path) -> None:
+    words = ("train", "--model", "demo", "--data", write_rows(tmp_path / "rows.jsonl"), "--device", "cpu")
+    done = run(*words, "--lora-r", 4, "--max-steps", 2, "-q", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "model" / "adapter_model.safetensors").is_file()
+    told = json.loads((tmp_path / "out" / "train.json").read_text())["model"]
+    assert 0 < told["trained_parameters"] < told["parameters"]
+
+
+def test_a_tracker_without_its_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sftloss.finetune._arguments.find_spec", lambda name: None)
+    done = run(*SHORT, "--report-to", "wandb", "-o", tmp_path / "out")
+    assert done.exit_code == 2 and "pip install wandb" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_an_unknown_loss_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    done = run("train", "-m", "no/such", "-d", "demo", "--loss", "fokal", "-o", tmp_path / "out")
+    assert done.exit_code == 2 and "focal" in done.stderr
+
+
+def test_flags_and_recipe_have_the_same_defaults() -> None:
+    flags, recipe = ({f.name: f.default for f in fields(kind)} for kind in (TrainOptions, Recipe))
+    shared = (flags.keys() & recipe.keys()) - {"columns", "roles", "output"}
+    assert len(shared) > 35
+    assert {name: flags[name] for name in shared} == {name: recipe[name] for name in shared}
