@@ -154,13 +154,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
+    # now, not at the end: others may commit while this runs
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     results = {}
     for vocab in args.vocab:
         for accumulation in args.accumulation:
             shape = (vocab, accumulation, args.rows, args.columns)
             results[f"V={vocab}, {accumulation} micro-batches"] = table(shape, args.rounds, args.width, args.layers)
     if args.json:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
         import transformers
         import trl
 
