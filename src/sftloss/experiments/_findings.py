@@ -118,7 +118,7 @@ def _unjudged(rest: Sequence[Comparison], names: Names, reference: str) -> str:
 
 
 def headlines(results: Results, compared: Sequence[Comparison], names: Names) -> tuple[str, ...]:
-    """How many differences are supported, the largest of them, and the lengths predicted and generated."""
+    """How many differences are supported, the clearest of each arm, and the lengths predicted and generated."""
     shown = [one for one in compared if one.is_different]
     reference = names[results.arms[0]]
     arms = f"{len(results.arms)} arms with {len(results.seeds)} seed{'s' if len(results.seeds) > 1 else ''}"
@@ -127,7 +127,8 @@ def headlines(results: Results, compared: Sequence[Comparison], names: Names) ->
     else:
         lines = [f"{arms}: {len(shown)} of {len(compared)} comparisons with {reference} show a difference."]
         strongest = sorted(shown, key=lambda one: -abs(one.difference.value) / (one.difference.error or 1e-300))
-        lines += [said(one, (names[one.arm], reference)) for one in strongest[:2]]
+        first_of_arm = {one.arm: one for one in reversed(strongest)}  # the strongest of each arm
+        lines += [said(first_of_arm[arm], (names[arm], reference)) for arm in results.arms if arm in first_of_arm][:3]
     return (*lines, *_length_line(results, names))
 
 

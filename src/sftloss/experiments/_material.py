@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sftloss.data import Example, Record, RowError, encode, read_records
-from sftloss.data.records import answer_spans
+from sftloss.data import ROLES, Example, Record, RowError, encode, read_records
 from sftloss.errors import ConfigError, DataError
 from sftloss.experiments._plan import DEMO, GENERATED, SCRATCH, Plan
 from sftloss.experiments._results import Examples, Forecast
@@ -27,14 +26,28 @@ class Rows:
     examples: tuple[Example, ...]
 
     def groups(self) -> Examples:
-        """What the report needs to know of them; rows without a prompt are each their own."""
-        prompts = [e.prompts[-1] if e.prompts and e.prompts[-1] else -i - 1 for i, e in enumerate(self.examples)]
-        codes = np.unique(np.asarray(prompts), return_inverse=True)[1].ravel()
+        """What the report needs to know; rows with the same tokens before the last answer share a prompt."""
+        known: dict[bytes, int] = {}
         return Examples(
             tuple(e.task or "" for e in self.examples),
             tuple(e.language or "" for e in self.examples),
-            tuple(codes.tolist()),
+            tuple(known.setdefault(_prompt(e), len(known)) for e in self.examples),
         )
+
+
+def _answer(example: Example) -> np.ndarray:
+    """Which tokens are trained ones of an answer."""
+    return ((example.weights > 0) & (example.roles == ROLES.index("response"))).numpy()
+
+
+def _prompt(example: Example) -> bytes:
+    """The tokens before the last answer."""
+    places = np.flatnonzero(_answer(example))
+    if not len(places):
+        return example.input_ids.numpy().tobytes()
+    breaks = np.flatnonzero(np.diff(places) > 1)
+    begin = int(places[breaks[-1] + 1] if len(breaks) else places[0])
+    return example.input_ids[:begin].numpy().tobytes()
 
 
 def training_rows(plan: Plan, tokenizer: Any) -> Rows:
@@ -87,10 +100,8 @@ def _encoded(records: Iterable[Record], plan: Plan, tokenizer: Any) -> Rows:
 
 def forecasts(rows: Rows, alpha: float) -> dict[str, Forecast]:
     """Mean answer length that T^-alpha teaches, by task and under the empty name of all rows."""
-    from sftloss.analysis._tilt import mean_length, within_groups
-
     size = np.array([float(e.weights.sum()) for e in rows.examples])
-    output = np.array([_answer_tokens(e) for e in rows.examples])
+    output = np.array([float(_answer(e).sum()) for e in rows.examples])
     prompts = np.asarray(rows.groups().prompt)
     tasks = np.asarray(rows.groups().task)
     weights = np.where(size > 0, np.maximum(size, 1e-9) ** -alpha, 0.0)
@@ -98,12 +109,11 @@ def forecasts(rows: Rows, alpha: float) -> dict[str, Forecast]:
     for task in ("", *sorted(set(tasks) - {""})):
         chosen = np.ones(len(size), bool) if not task else tasks == task
         t, w = output[chosen], weights[chosen]
-        found[str(task)] = Forecast(float(t.mean()), within_groups(t, w, prompts[chosen]), mean_length(t, w))
+        of = np.unique(prompts[chosen], return_inverse=True)[1].ravel()
+        by_prompt = np.bincount(of, w * t) / np.maximum(np.bincount(of, w), 1e-300)
+        whole = float((w * t).sum() / w.sum()) if w.sum() > 0 else float("nan")
+        found[str(task)] = Forecast(float(t.mean()), float(by_prompt[of].mean()), whole)
     return found
-
-
-def _answer_tokens(example: Example) -> float:
-    return float(sum(int((example.weights[a:b] > 0).sum()) for a, b in answer_spans(example)))
 
 
 def start(plan: Plan, seed: int) -> tuple[Any, Any]:

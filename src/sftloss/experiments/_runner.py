@@ -101,9 +101,11 @@ class _Workers:
         for run in runs:
             waiting.put(run)
         by_name = {run.name: run for run in runs}
+        threads = []
         try:
             for place in self.places:
-                threading.Thread(target=self._serve, args=(self._start(place), waiting), daemon=True).start()
+                threads.append(threading.Thread(target=self._serve, args=(self._start(place), waiting), daemon=True))
+                threads[-1].start()
             for _ in runs:
                 answer = self.answers.get()
                 if "error" in answer:
@@ -112,7 +114,8 @@ class _Workers:
         finally:
             for process in self.processes:
                 process.kill()
-                process.wait()
+            for thread in threads:
+                thread.join()
 
     def _start(self, place: str) -> tuple[subprocess.Popen[str], Any]:
         kind, _, number = place.partition(":")
@@ -134,19 +137,25 @@ class _Workers:
         """One arm after another on one worker, in a thread of its own."""
         process, log = worker
         assert process.stdin is not None and process.stdout is not None
-        while True:
-            try:
-                run = waiting.get_nowait()
-            except queue.Empty:
-                process.stdin.close()
-                return
-            try:
-                process.stdin.write(run.name + "\n")
-                process.stdin.flush()
-                line = process.stdout.readline()
-            except (BrokenPipeError, ValueError):
-                line = ""
-            self.answers.put(json.loads(line) if line else {"run": run.name, **_death(process, log, run)})
+        with process, log:
+            while process.poll() is None:
+                try:
+                    run = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                self.answers.put(_ask(process, log, run))
+
+
+def _ask(process: subprocess.Popen[str], log: Any, run: Run) -> dict[str, str]:
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdin.write(run.name + "\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+    except BrokenPipeError:
+        line = ""
+    answer: dict[str, str] = json.loads(line) if line else {"run": run.name, **_death(process, log, run)}
+    return answer
 
 
 def _death(process: subprocess.Popen[str], log: Any, run: Run) -> dict[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+import numpy as np
 
 from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
 from sftloss.experiments._findings import Names
@@ -61,6 +63,10 @@ UNKNOWN = (
     Shown("abstains_unknown", "says unknown where it is", "percent", "Higher is better."),
     Shown("abstains_known", "says unknown where it is not", "percent", "Lower is better."),
 )
+_BOUNDS = {
+    one.key: (0.0, 1.0 if one.kind == "percent" else math.inf)
+    for one in (*LOSS, *CALIBRATION, *ANSWERS, *SAMPLES, *UNKNOWN)
+}
 FORGETTING = (
     Shown("forget_nll", "loss per token", "nats", "Of the second data file, after training."),
     Shown("forget_change", "change of the loss", "nats", "After training less before it."),
@@ -69,11 +75,13 @@ FORGETTING = (
 )
 
 
-def value_of(results: Results, arm: Arm, key: str) -> tuple[Cell, Cell, Cell]:
+def value_of(results: Results, arm: Arm, key: str, chosen: np.ndarray | None = None) -> tuple[Cell, Cell, Cell]:
     """Value and 95 % interval of a metric over seeds and examples; where it is no mean, the range of the seeds."""
-    mean = results.mean(arm, key)
+    mean = results.mean(arm, key, chosen)
     if mean is not None:
-        return cells(mean)
+        return cells(mean if mean.error else replace(mean, error=math.nan), bounds=_BOUNDS.get(key))
+    if chosen is not None:
+        return None, None, None
     found = [{**r.metrics, **r.forgetting}.get(key) for r in results.of(arm)]
     values = [m.value() for m in found if m is not None]
     values = [v for v in values if not math.isnan(v)]
@@ -82,11 +90,17 @@ def value_of(results: Results, arm: Arm, key: str) -> tuple[Cell, Cell, Cell]:
     return sum(values) / len(values), min(values), max(values)
 
 
-def cells(mean: Mean | None, level: float = 0.95) -> tuple[Cell, Cell, Cell]:
+def cells(
+    mean: Mean | None, level: float = 0.95, *, bounds: tuple[float, float] | None = None
+) -> tuple[Cell, Cell, Cell]:
+    """Value, low and high; an interval is cut where the metric itself ends."""
     if mean is None:
         return None, None, None
-    bounds = mean.interval(level)
-    return (mean.value, None, None) if bounds is None else (mean.value, bounds.low, bounds.high)
+    found = mean.interval(level)
+    if found is None:
+        return mean.value, None, None
+    least, most = bounds or (-math.inf, math.inf)
+    return mean.value, max(found.low, least), min(found.high, most)
 
 
 def columns_of(shown: Sequence[Shown]) -> tuple[Column, ...]:
@@ -192,8 +206,8 @@ def metrics(results: Results, names: Names) -> Section:
         "Cross-entropy on held-out rows is the common measure: an arm's own loss is not comparable with another's.",
         tables=tuple(table for table in tables if table is not None),
         notes=(
-            "Brackets are 95% intervals over seeds and examples. Where a metric is no mean over examples (calibration "
-            "error, KS, distinct-n) they are the lowest and the highest seed.",
+            "Brackets are 95% intervals over seeds and examples; none where all examples of all seeds agree. Where a "
+            "metric is no mean over examples (calibration error, KS) they are the lowest and the highest seed.",
             "These are many numbers without verdicts: one interval in twenty misses by chance.",
         ),
     )
@@ -229,6 +243,6 @@ def curves(results: Results, names: Names) -> Section | None:
         "Learning curves",
         f"At equal steps and equal tokens: {listed(tuple(ends))}.",
         charts=(chart,),
-        notes=("Cross-entropy of held-out tokens, whatever was trained. Lines are means over seeds, bands reach from "
-               "the lowest to the highest seed.",),
+        notes=("Cross-entropy of the tokens of the first 96 held-out rows, whatever was trained. Lines are means over "
+               "seeds, bands reach from the lowest to the highest seed.",),
     )  # fmt: skip

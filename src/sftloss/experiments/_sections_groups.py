@@ -14,9 +14,9 @@ from sftloss.experiments._sections import (
     CALIBRATION,
     FORGETTING,
     Shown,
-    cells,
     columns_of,
     metric_table,
+    value_of,
 )
 from sftloss.experiments._verdicts import Results
 
@@ -53,7 +53,7 @@ def _group_table(results: Results, names: Names, labels: np.ndarray, of: str) ->
     for group in sorted(set(labels) - {""}):
         chosen = labels == group
         for arm in results.arms:
-            found = (cell for one in there for cell in cells(results.mean(arm, one.key, chosen)))
+            found = (cell for one in there for cell in value_of(results, arm, one.key, chosen))
             rows.append((str(group), int(chosen.sum()), names[arm], *found))
     columns = (Column(of, of), Column("examples", "examples", "integer"), Column("arm", "arm"), *columns_of(there))
     return Table(f"groups-{of}", f"By {of}", columns, tuple(rows))

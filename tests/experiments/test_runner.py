@@ -1,0 +1,134 @@
+"""Arms on disk: equal bytes however they were run, nothing trained twice, nothing lost to a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sftloss.errors import ConfigError, DataError
+from sftloss.experiments import Manner, Plan, compare
+from sftloss.experiments._runner import run_arms
+
+TINY = Plan(
+    losses=("cross_entropy", "focal(gamma=2)"),
+    seeds=(0,),
+    width=16,
+    heads=2,
+    layers=1,
+    train_rows=48,
+    eval_rows=12,
+    steps=4,
+    batch_size=8,
+    points=2,
+    samples=2,
+    max_new_tokens=6,
+)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The comparison as it runs undisturbed."""
+    folder = tmp_path_factory.mktemp("straight")
+    compare(TINY, output=folder)
+    return folder
+
+
+def test_a_finished_arm_is_never_trained_again(straight, monkeypatch):
+    monkeypatch.setattr("sftloss.experiments._train.train_arm", None)
+    before = files(straight)
+    compare(TINY, output=straight)
+    assert files(straight) == before
+
+
+def test_a_lost_arm_is_trained_to_the_same_bytes(straight, tmp_path):
+    before = files(straight)
+    lost = straight / "arms" / "focal-gamma-2-token-mean-seed0" / "result.json"
+    lost.unlink()
+    told = []
+    compare(TINY, output=straight, manner=Manner(tell=lambda *given: told.append(given)))
+    assert files(straight) == before
+    assert told == [(2, 2, "focal-gamma-2-token-mean-seed0")]
+
+
+def test_arms_start_equal_and_see_equal_tokens(straight):
+    results = run_arms(TINY, straight, Manner())
+    first, second = (results.of(arm)[0] for arm in results.arms)
+    assert first.curve[0] == second.curve[0] and first.curve[-1] != second.curve[-1]
+    assert first.tokens == second.tokens > 0 and first.steps == second.steps == 4
+    assert [point.step for point in first.curve] == [0, 2, 4]
+
+
+def test_the_page_and_its_data_are_there(straight):
+    document = json.loads((straight / "report.json").read_text())
+    assert document["title"].startswith("Comparison") and document["findings"][0]["id"] == "CMP001"
+    assert (straight / "report.html").read_text().startswith("<!")
+
+
+def test_a_second_data_file_is_forgotten_or_not(tmp_path):
+    rows = tmp_path / "other.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"say {i}", "completion": f"word {i}"}) + "\n" for i in range(4)))
+    plan = replace(TINY, forget_data=str(rows), steps=2, losses=("cross_entropy", "dft"))
+    report = compare(plan, output=tmp_path / "out")
+    (section,) = [s for s in report.document.sections if s.id == "forgetting"]
+    keys = [column.key for column in section.tables[0].columns]
+    assert section.tables[0].rows[0][keys.index("forget_kl")] > 0
+
+
+def test_a_failing_arm_says_why(tmp_path):
+    with pytest.raises(DataError):
+        compare(replace(TINY, max_length=2), output=tmp_path)
+
+
+def test_a_folder_of_another_plan_is_refused(straight):
+    with pytest.raises(ConfigError, match="steps differ"):
+        compare(replace(TINY, steps=5), output=straight)
+
+
+@pytest.mark.slow  # two processes import transformers
+def test_workers_give_the_bytes_of_one_process(straight, tmp_path):
+    compare(TINY, output=tmp_path, manner=Manner(workers=2))
+    assert files(tmp_path) == files(straight)
+
+
+@pytest.mark.slow  # a process imports transformers, twice
+@pytest.mark.parametrize("save_every", [None, 1])
+def test_a_killed_comparison_goes_on_to_the_same_bytes(straight, tmp_path, save_every):
+    """kill -9 in the middle of the second arm."""
+    program = (
+        "from tests.experiments.test_runner import *\n"
+        f"compare(TINY, output={str(tmp_path)!r}, manner=Manner(save_every={save_every}))"
+    )
+    first = tmp_path / "arms" / "cross_entropy-token-mean-seed0" / "result.json"
+    second = tmp_path / "arms" / "focal-gamma-2-token-mean-seed0"
+    root = Path(__file__).parent.parent.parent
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        until = time.monotonic() + 200
+        # its curve is written at the start of training: from then on the arm is in the middle
+        while not (first.exists() and list(second.glob("checkpoints/curve.json"))):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (second / "result.json").exists()
+    compare(TINY, output=tmp_path, manner=Manner(save_every=save_every))
+    assert files(tmp_path) == files(straight)
+
+
+@pytest.mark.slow  # a process imports transformers
+def test_a_worker_that_fails_says_why(tmp_path):
+    with pytest.raises(DataError, match="cannot be used"):
+        compare(replace(TINY, max_length=2), output=tmp_path, manner=Manner(workers=2))
