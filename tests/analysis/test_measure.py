@@ -23,7 +23,7 @@ from sftloss.analysis._measure import Settings, measure  # noqa: E402
 from sftloss.analysis._store import complete_parts, token_schema  # noqa: E402
 from sftloss.analysis._table import Table  # noqa: E402
 from sftloss.decoder import Decoder, open_decoder  # noqa: E402
-from sftloss.errors import ConfigError, DataError, ModelError  # noqa: E402
+from sftloss.errors import ConfigError, ModelError  # noqa: E402
 from sftloss.statistics import FIELDS, TokenStats  # noqa: E402
 
 
