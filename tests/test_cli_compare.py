@@ -1,0 +1,94 @@
+"""`sftloss compare`, `sftloss study` and `sftloss demo --compare`, in this process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from tests.cli_tools import run
+
+from sftloss.cli._compare import CompareOptions, plan_of
+from sftloss.experiments import STUDIES, Plan, study_page
+from sftloss.report import from_json
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = (
+    "--width", 16, "--heads", 2, "--layers", 1, "--train-rows", 32, "--eval-rows", 8, "--steps", 2, "--batch-size", 8,
+    "--points", 1, "--samples", 0, "--max-new-tokens", 4, "--seeds", 1,
+)  # fmt: skip
+
+
+def test_compare_trains_shows_headlines_and_writes_the_report(tmp_path):
+    words = ("compare", "--loss", "cross_entropy", "--loss", "dft", *SMALL, "-o", tmp_path / "out")
+    result = run(*words)
+    assert result.exit_code == 0, result.stderr
+    document = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert document["headlines"][0] in " ".join(result.stdout.split())
+    assert "2 of 2 trained" in result.stderr and (tmp_path / "out" / "report.md").exists()
+    again = run(*words, "--json", "-")
+    assert json.loads(again.stdout)["title"] == document["title"] and "trained" not in again.stderr
+
+
+def test_a_config_file_gives_the_plan_of_its_flags(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("loss: [cross_entropy, dft]\nnormalization: [token-mean, 0.5]\nseeds: 2\nprompt-weight: [0, 0.1]\n")
+    shown = run("compare", "-c", file, "--print-config")
+    assert shown.exit_code == 0 and "prompt-weight" in shown.stdout
+    options = CompareOptions(
+        loss=("cross_entropy", "dft"), normalization=("token-mean", "0.5"), seeds=2, prompt_weight=("0", "0.1")
+    )
+    plan = plan_of(options)
+    assert plan.seeds == (0, 1) and plan.prompt_weights == (0.0, 0.1) and len(plan.arms()) == 8
+
+
+def test_flags_default_to_what_a_plan_defaults_to():
+    defaults, made = Plan(), plan_of(CompareOptions())
+    assert {f.name: getattr(made, f.name) for f in fields(Plan)} == {
+        f.name: getattr(defaults, f.name) for f in fields(Plan)
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--loss", "dft"), "one arm only"),
+        (("--loss", "dft", "--loss", "focl"), "focl"),
+        (("--loss", "dft", "--loss", "focal", "--devices", "tpu:0"), "tpu:0"),
+        (("--prompt-weight", "much", "--prompt-weight", "1"), "much"),
+        (("--loss", "dft", "--loss", "focal", "--data", "x.jsonl"), "eval-data"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_anything_is_trained(tmp_path, words, told):
+    result = run("compare", *words, "-o", tmp_path / "out")
+    assert result.exit_code == 2 and told in result.stderr
+    assert not (tmp_path / "out" / "arms").exists()
+
+
+def test_another_comparison_in_the_folder_is_refused(tmp_path):
+    words = ("compare", "--loss", "cross_entropy", "--loss", "dft", *SMALL, "-o", tmp_path)
+    assert run(*words).exit_code == 0
+    result = run(*words, "--learning-rate", "0.1")
+    assert result.exit_code == 2 and "--learning-rate" in result.stderr
+
+
+def test_every_study_has_a_command():
+    shown = run("study", "--help")
+    assert shown.exit_code == 0 and all(name in shown.stdout for name in STUDIES)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_can_differ_in_one_thing_only(name):
+    plan = STUDIES[name].plan
+    assert len(plan.seeds) >= 3
+    assert sum(len(set(column)) > 1 for column in zip(*(arm.parts for arm in plan.arms()), strict=True)) == 1
+
+
+COMMITTED = sorted((ROOT / "docs" / "studies").glob("*.json"))
+
+
+@pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.stem)
+def test_a_page_of_a_study_says_what_its_result_says(file):
+    page = file.with_suffix(".md").read_text(encoding="utf-8")
+    assert page == study_page(file.stem, from_json(file.read_text(encoding="utf-8")))
