@@ -7,6 +7,7 @@ from sftloss.training._collate import collate_rows, inputs_of
 from sftloss.training._loss import Loss, TaskFactors
 from sftloss.training._pass import Pass
 from sftloss.training._step import Step, step_total
+from sftloss.training._tokens import weigh_batch
 from sftloss.training._trainer import with_loss
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "detach",
     "inputs_of",
     "step_total",
+    "weigh_batch",
     "with_loss",
 ]

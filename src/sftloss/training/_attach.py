@@ -21,6 +21,7 @@ from sftloss.statistics import Plan
 from sftloss.training._head import HeadForm, last_hidden, no_logits, prove_head, unwrap
 from sftloss.training._loss import Loss, Objective, as_loss
 from sftloss.training._pass import Pass
+from sftloss.training._sharded_head import local_hidden
 from sftloss.training._spikes import SpikeWatch
 from sftloss.training._step import Step, contribution, step_total
 from sftloss.training._tally import Tally
@@ -55,7 +56,8 @@ class Attachment:
 
     def step(self, micro_batches: Sequence[Mapping[str, Any]], *, group: Any = None) -> Step:
         """The normaliser of an optimizer step; see :func:`step_total`."""
-        return step_total(self.loss, micro_batches, device=_device(self.model), group=group)
+        copies = self.form.copies if group is None else 1
+        return step_total(self.loss, micro_batches, device=_device(self.model), group=group, copies=copies)
 
     def metrics(self, which: str = "train", *, is_global: bool = True, group: Any = None) -> dict[str, float]:
         """Cross-entropy, entropy, accuracy, loss and shares since the last call, on all ranks; see `Tally.read`."""
@@ -123,8 +125,9 @@ class Attachment:
         # a cache, even an empty one, makes transformers drop the block-diagonal mask of packed rows
         inputs = {"use_cache": False, **inputs, "return_dict": True}
         if not wants_logits:
-            inputs["logits_to_keep"] = no_logits(inputs["labels"].device)
+            inputs["logits_to_keep"] = no_logits(inputs["labels"].device, self.form.mesh is not None)
         outputs, hidden = self._own_pass(model, inputs)
+        hidden = local_hidden(hidden)
         loss = self._loss(model, hidden, given, outputs.loss)
         kept = {name: value for name, value in outputs.items() if wants_logits or name != "logits"}
         outputs = type(outputs)(**{**kept, "loss": loss})
@@ -218,8 +221,8 @@ def attach(model: nn.Module, loss: Loss | str | Objective) -> Attachment:
         The attachment; its `step` counts the normaliser of an optimizer step, `detach` ends it.
 
     Raises:
-        ModelError: If the head's product is not the model's own logits (an adapter on the head, a packed or sharded
-            weight), or the model already has a loss attached.
+        ModelError: If the head's product is not the model's own logits (an adapter on the head, a packed weight), or
+            the model already has a loss attached.
 
     Example:
         >>> attachment = attach(model, "cross_entropy + 1e-4 * z_loss")        # doctest: +SKIP
@@ -231,7 +234,7 @@ def attach(model: nn.Module, loss: Loss | str | Objective) -> Attachment:
     if vars(base).get(_MARK) is not None:
         raise ModelError("attach: this model has a loss attached already; detach it first.")
     loss = as_loss(loss)
-    attachment = Attachment(base, loss, prove_head(base))
+    attachment = Attachment(base, loss, prove_head(base, model))
     if "logits_to_keep" not in _own_signature(base).parameters:
         raise ModelError(f"attach: {type(base).__name__} has no logits_to_keep, so it cannot leave its logits out.")
     attachment.bind()

@@ -13,7 +13,8 @@ from torch.distributed.tensor import DTensor
 
 from sftloss.decoder import open_decoder
 from sftloss.errors import ModelError
-from sftloss.statistics import Head
+from sftloss.statistics import Head, Shard
+from sftloss.training._sharded_head import prove_sharded
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,29 @@ class HeadForm:
 
     scale: float = 1.0
     softcap: float | None = None
+    mesh: Any = None
+    """The tensor-parallel mesh its rows are spread over, or None."""
+
+    @property
+    def copies(self) -> int:
+        """Ranks that hold the same tokens."""
+        return 1 if self.mesh is None else self.mesh.size()
 
     def read(self, model: nn.Module) -> Head:
         """The head with the weight it has now, whichever adapter is active and wherever FSDP gathered it."""
         output = model.get_output_embeddings()  # type: ignore[operator]
         if hasattr(output, "unshard"):
             output.unshard()  # a head that is a unit of FSDP2 by itself is sharded again after its own forward
-        return Head(output.weight, getattr(output, "bias", None), self.scale, self.softcap)
+        weight, shard = output.weight, None
+        if isinstance(weight, DTensor):
+            if weight.device_mesh != self.mesh:
+                raise ModelError(
+                    "sftloss: the head's weight is sharded inside the model's forward pass, as it was not when the "
+                    "loss was attached; make the model tensor-parallel first, then attach, and call the module that "
+                    "fully_shard was given last."
+                )
+            shard = Shard.of(weight)
+        return Head(weight, getattr(output, "bias", None), self.scale, self.softcap, shard)
 
 
 def unwrap(model: nn.Module) -> Any:
@@ -44,8 +61,10 @@ def unwrap(model: nn.Module) -> Any:
             return model
 
 
-def prove_head(model: nn.Module) -> HeadForm:
+def prove_head(model: nn.Module, outer: nn.Module | None = None) -> HeadForm:
     """Check once, on eight tokens, that hidden states and head give the model's own logits.
+
+    A sharded head is checked in a forward pass of the model itself, so every rank calls this.
 
     Raises:
         ModelError: If they do not, or could stop doing so while training (an adapter on the head starts at zero).
@@ -61,10 +80,7 @@ def prove_head(model: nn.Module) -> HeadForm:
                 "whole with modules_to_save."
             )
         if isinstance(getattr(output, "weight", None), DTensor):
-            raise ModelError(
-                f"attach: the head of {name} is sharded already; attach the loss first, then fully_shard the model "
-                "(tensor-parallel heads are not supported)."
-            )
+            return HeadForm(*prove_sharded(model, outer or model, output))
     decoder = open_decoder(model)
     if decoder.head is None:
         raise ModelError(
@@ -97,6 +113,9 @@ def last_hidden(model: nn.Module) -> Iterator[list[Tensor]]:
         hook.remove()
 
 
-def no_logits(device: torch.device) -> Tensor:
-    """`logits_to_keep` for none: the model's own forward then makes a (rows, 0, vocab) product."""
-    return torch.zeros(0, dtype=torch.long, device=device)
+def no_logits(device: torch.device, is_sharded: bool) -> Tensor:
+    """`logits_to_keep` for none: the model's own forward then makes a (rows, 0, vocab) product.
+
+    Of a sharded head it makes one position: a DTensor cannot be empty in between.
+    """
+    return torch.zeros(int(is_sharded), dtype=torch.long, device=device)

@@ -46,11 +46,14 @@ def contribution(loss: Loss, tokens: Tokens, factors: Tensor | None) -> Tensor:
     by = loss.normaliser
     if not isinstance(by, str):
         return torch.tensor(float(by), dtype=torch.float64, device=tokens.weights.device)
+    weights = tokens.weights
+    if by == "sequences" and tokens.shares is not None:  # a sequence lies on several ranks and counts once
+        weights, by = tokens.shares, "weights"
     if loss.tasks is not None and loss.tasks.is_mean_per_task:
         assert factors is not None and tokens.groups is not None
         count = factors.numel()
-        return group_normalisers(tokens.weights, tokens.groups, count=count, by=by, segments=tokens.segments)
-    return normaliser(tokens.weights, tokens.segments, by=by)
+        return group_normalisers(weights, tokens.groups, count=count, by=by, segments=tokens.segments)
+    return normaliser(weights, tokens.segments, by=by)
 
 
 def step_total(
@@ -59,6 +62,7 @@ def step_total(
     *,
     device: torch.device | None = None,
     group: Any = None,
+    copies: int = 1,
 ) -> Step:
     """Count the normaliser of an optimizer step: once, before its first forward pass.
 
@@ -70,6 +74,8 @@ def step_total(
         micro_batches: All micro-batches of this rank's step, as the model will be given them.
         device: Where the sum is made; the labels' own device by default. NCCL needs the GPU.
         group: The data-parallel process group; by default every process.
+        copies: How many ranks of `group` hold the same tokens: the size of the tensor-parallel group, where `group`
+            is not the data-parallel one.
 
     Returns:
         The step; pass it to each forward pass as ``num_items_in_batch``.
@@ -86,13 +92,13 @@ def step_total(
         raise ValueError("step_total: give at least one micro-batch.")
     factors = None if loss.tasks is None else loss.tasks.now()
     parts = [contribution(loss, read_tokens(loss, batch), factors) for batch in micro_batches]
-    ranks = _ranks(group)
+    ranks, together = _ranks(group) // copies, _ranks(group) > 1
     if not isinstance(loss.normaliser, str):
         return Step(parts[0], factors, len(micro_batches), ranks)
     total = torch.stack(parts).sum(dim=0).to(device or parts[0].device)
-    if ranks > 1:
+    if together:
         torch.distributed.all_reduce(total, group=group)
-    return Step(total, factors, len(micro_batches), ranks)
+    return Step(total / copies, factors, len(micro_batches), ranks)
 
 
 def _ranks(group: Any) -> int:

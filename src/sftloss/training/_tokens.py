@@ -13,9 +13,19 @@ from torch import Tensor
 from sftloss.data import align
 from sftloss.statistics import IGNORED
 from sftloss.training._loss import Loss
-from sftloss.weights import ROLES, length_weights, role_weights
+from sftloss.weights import ROLES, length_weights, role_weights, segment_lengths
 
-COLUMNS = ("token_weights", "example_weights", "roles", "segments", "tasks", "row_ids", "example_ids")
+COLUMNS = (
+    "token_weights",
+    "example_weights",
+    "roles",
+    "segments",
+    "tasks",
+    "row_ids",
+    "example_ids",
+    "loss_weights",
+    "sequence_shares",
+)
 """What a batch may hold beside what the model takes; see :func:`read_tokens`."""
 
 
@@ -32,6 +42,8 @@ class Tokens:
         columns: Length of a row, so that a token can be told its row.
         roles: Role code of each target, for the log; None where neither batch nor loss tells roles apart.
         tasks: Task of each token as the batch says it, for the log; None where it does not.
+        shares: What each token is of its sequence, so that they add up to the number of sequences wherever the batch
+            was cut; None where it holds sequences whole.
     """
 
     targets: Int[Tensor, " tokens"]
@@ -42,6 +54,7 @@ class Tokens:
     columns: int
     roles: Int[Tensor, " tokens"] | None = None
     tasks: Int[Tensor, " tokens"] | None = None
+    shares: Float[Tensor, " tokens"] | None = None
 
 
 def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
@@ -50,7 +63,8 @@ def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
     `labels` are as transformers has them: not shifted, -100 ignored; `shift_labels` are aligned already. Everything
     token by token (`token_weights`, `roles`, loss.extras) is laid out as the labels it comes with. `segments` names
     the sequence of each position (-1 is padding); without it a row is one sequence, and a row without attention mask
-    whose position ids restart is several. No target crosses from one sequence to the next.
+    whose position ids restart is several. No target crosses from one sequence to the next. A batch from
+    :func:`weigh_batch`, or any slice of its columns, says the weights itself.
 
     Raises:
         ValueError: If a tensor is missing or its shape is not the labels'.
@@ -71,6 +85,8 @@ def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
     if is_aligned:  # whoever aligned the labels has ended each sequence
         is_within = segments >= 0
     targets = flat("shift_labels" if is_aligned else "labels", IGNORED)
+    if batch.get("loss_weights") is not None:
+        return _weighed(loss, batch, labels)
     weights, targets = _role_weights(loss, batch, torch.where(is_within, targets, IGNORED), is_within)
     if batch.get("token_weights") is not None:
         weights = weights * flat("token_weights", 0).double()
@@ -90,6 +106,68 @@ def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
     if roles is None and loss.roles is not None:
         roles = _roles_by_label(flat("labels", IGNORED) != IGNORED)
     return Tokens(targets, weights, segments, groups, extras, labels.shape[1], roles, tasks)
+
+
+def weigh_batch(loss: Loss, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch whose columns may be cut over ranks: what the loss must know of whole sequences stands at each token.
+
+    Context and sequence parallelism give each rank a slice of every sequence. The last token of a slice predicts the
+    first of the next, and a sequence's length lies on several ranks; so targets and weights are found here, before
+    the cut. Cut the result along its columns in any way (contiguous, or balanced for causal attention) and give each
+    slice to the model and to :func:`step_total`, whose group holds the ranks of a sequence too.
+
+    Args:
+        loss: The loss that will be trained.
+        batch: Whole sequences, as :func:`read_tokens` takes them.
+
+    Returns:
+        The batch with `shift_labels`, `loss_weights` and `sequence_shares` instead of labels and weights, and with
+        `position_ids`; what else the loss reads is aligned. All are ``(rows, columns)``.
+
+    Example:
+        >>> batch = weigh_batch(Loss(alpha=1.0), {"labels": torch.tensor([[-100, 1, 2]])})
+        >>> batch["shift_labels"], batch["loss_weights"]
+        (tensor([[   1,    2, -100]]), tensor([[0.5000, 0.5000, 0.0000]], dtype=torch.float64))
+    """
+    tokens = read_tokens(loss, batch)
+    labels = batch["shift_labels" if batch.get("shift_labels") is not None else "labels"]
+    gone = ("labels", "token_weights", "example_weights", "segments", "roles", "tasks", *loss.extras)
+    out = {name: value for name, value in batch.items() if name not in gone}
+    is_trained = (tokens.weights != 0).double()
+    counts = segment_lengths(is_trained, tokens.segments)
+    found = {
+        "shift_labels": tokens.targets,
+        "loss_weights": tokens.weights,
+        "sequence_shares": is_trained / counts.clamp(min=1.0),
+        "roles": tokens.roles,
+        "tasks": tokens.tasks,
+        **tokens.extras,
+    }
+    out |= {name: value.view(labels.shape) for name, value in found.items() if value is not None}
+    if out.get("position_ids") is None:
+        out["position_ids"] = torch.arange(labels.shape[1], device=labels.device).expand(labels.shape)
+    return out
+
+
+def _weighed(loss: Loss, batch: Mapping[str, Any], labels: Tensor) -> Tokens:
+    """A slice of what `weigh_batch` made."""
+    if batch.get("shift_labels") is None or batch.get("sequence_shares") is None:
+        raise ValueError("sftloss: loss_weights come with shift_labels and sequence_shares; use weigh_batch.")
+
+    def flat(name: str) -> Tensor | None:
+        value = batch.get(name)
+        if value is not None and value.shape != labels.shape:
+            raise ValueError(f"sftloss: {name} has shape {tuple(value.shape)}, shift_labels {tuple(labels.shape)}.")
+        return None if value is None else value.reshape(-1)
+
+    targets, weights, shares, tasks = (flat(n) for n in ("shift_labels", "loss_weights", "sequence_shares", "tasks"))
+    assert targets is not None and weights is not None
+    if loss.tasks is not None and tasks is None:
+        raise ValueError("sftloss: the loss has task factors, so the batch must hold tasks, one index a row.")
+    groups = None if loss.tasks is None else torch.where(weights != 0, tasks, -1)  # type: ignore[arg-type]
+    rows = torch.arange(labels.shape[0], device=labels.device).repeat_interleave(labels.shape[1])
+    extras = {name: value for name in loss.extras if (value := flat(name)) is not None}
+    return Tokens(targets, weights, rows, groups, extras, labels.shape[1], flat("roles"), tasks, shares)
 
 
 def _segments(batch: Mapping[str, Any], labels: Tensor) -> Int[Tensor, " tokens"]:

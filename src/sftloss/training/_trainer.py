@@ -61,7 +61,7 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
             # not model.training: the Trainer counts before it calls model.train(), at the start and after evaluating
             if not has_labels or self._is_predicting:
                 return None
-            return step_total(chosen, batch_samples, device=device)
+            return step_total(chosen, batch_samples, device=device, copies=self.get_tp_size())
 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Step | None = None
