@@ -70,7 +70,7 @@ def examples(count: int, length: int, vocab: int) -> Iterator[Example]:
         ones = torch.ones(len(ids))
         is_end = torch.arange(len(ids)) == len(ids) - 1
         origin = Origin("data.jsonl", row, row + 1)
-        yield Example(ids, ones.to(torch.int8), ones, is_end, origin, "abc"[row % 3], "Latin", None, 0, row // 2)
+        yield Example(ids, ones.to(torch.int8), ones, is_end, origin, "abc"[row % 3], "Latin", None, 0, (1 + row // 2,))
 
 
 def bare(model: Any, cut: list[Batch]) -> None:

@@ -61,7 +61,7 @@ def make_table(examples, *, objectives=("cross_entropy",), seed=0):
                 "source": example.get("source"),
                 "n_tokens": n + 1,
                 "truncated": example.get("truncated", 0),
-                "prompt_hash": example.get("prompt", 1000 + i),
+                "prompts": example.get("prompts", [example.get("prompt", 1000 + i)]),
             }
         )
     floats = pl.col(pl.Float64).cast(pl.Float32)

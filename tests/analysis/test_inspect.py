@@ -391,7 +391,7 @@ def test_ledger_grows_by_machine_numbers_only():
     ledger = tally.ledger
     arrays = [value for value in vars(ledger).values() if isinstance(value, array)]
     assert {len(values) for values in arrays} == {40}
-    assert sum(values.itemsize for values in arrays) == 48
+    assert sum(values.itemsize for values in arrays) == 64
     assert len(ledger.paths) == 1 and not tally.faults.origins
 
 

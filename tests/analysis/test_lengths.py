@@ -19,6 +19,7 @@ from sftloss.analysis import (
     forecasts,
     micro_batch_mean,
 )
+from sftloss.analysis._answers import ready
 from sftloss.errors import ConfigError
 
 
@@ -212,16 +213,56 @@ def test_impossible_length_options_are_refused(wrong, said):
 
 def test_a_large_data_set_is_no_slower_in_its_intervals():
     """A million rows must take seconds: what grows with the data is sorting and summing, not resampling."""
-    from sftloss.analysis import _lengths
+    answers = ready(lengths_of(drawn(50_000), np.arange(50_000) // 2))
+    assert len(np.unique(answers.units)) <= 4096
 
-    seen = []
-    original = _lengths.GroupSums.add
 
-    def counted(self, ids, values, groups=None):
-        seen.append(len(ids))
-        return original(self, ids, values, groups)
+def test_lengths_say_when_the_data_cannot_tell():
+    ids, size = np.arange(60), np.arange(1.0, 61.0)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_lengths.GroupSums, "add", counted)
-        forecasts(lengths_of(drawn(50_000), np.arange(50_000) // 2), LengthOptions(batch_size=4))
-    assert max(seen) <= 4096
+    def told(*columns):
+        return ready(Lengths(*columns)).cannot_tell
+
+    assert "no prompt has two" in told(ids, size, size, ids) and "no prompt has two" in told(ids, size, size)
+    assert "plain text, which has no prompt" in told(ids, size, size, np.full(60, -1))
+    assert "fewer than 30" in told(ids[:9], size[:9], size[:9], ids[:9] // 2)
+    assert told(ids, size, size, ids // 2) == ""
+
+
+def test_plain_text_is_no_prompt_that_repeats():
+    """Rows without a prompt show no variation given one, whatever their lengths."""
+    found = means(lengths_of(drawn(), np.full(120, -1)))["example mean"]
+    assert found.where_seen is None and found.within_prompt.value == pytest.approx(drawn().mean())
+
+
+def test_an_answer_that_is_cut_off_has_no_length():
+    sizes, prompts = drawn(80), np.arange(80) // 2
+    extra = Lengths(
+        np.arange(82), np.append(sizes, [900.0, 900.0]), np.append(sizes, [900.0, 900.0]),
+        np.append(prompts, [0, 1]), None, np.arange(82) >= 80,
+    )  # fmt: skip
+    assert ready(extra).cut == 2
+    for one, two in zip(forecasts(lengths_of(sizes, prompts)), forecasts(extra), strict=True):
+        assert one.unconditional.value == pytest.approx(two.unconditional.value, rel=1e-12)
+        assert one.where_seen == pytest.approx(two.where_seen, rel=1e-12)
+
+
+def test_answers_of_a_conversation_have_lengths_of_their_own_and_one_weight():
+    """Training divides by the whole conversation; each answer is as long as it is, after all that comes before it."""
+    ids, output = np.array([0, 0, 1, 2, 2]), np.array([2.0, 8.0, 20.0, 2.0, 30.0])
+    size = np.array([10.0, 10.0, 20.0, 32.0, 32.0])
+    prompts = np.array([7, 8, 9, 7, 10])
+    found = means(Lengths(ids, size, output, prompts))["example mean"]
+    assert found.unconditional.value == pytest.approx((output / size).sum() / (1 / size).sum())
+    # both conversations answer prompt 7 with two tokens: what follows them does not make the prompt a conflict
+    assert found.where_seen is None
+    assert found.effective_examples == pytest.approx((1 / 10 + 1 / 20 + 1 / 32) ** 2 / (0.01 + 0.0025 + 1 / 32**2))
+
+
+def test_micro_batches_are_drawn_from_examples_not_from_answers():
+    """A conversation of many answers is one sequence of a micro-batch."""
+    ids, size = np.array([0, 1, 1, 1]), np.array([3.0, 9.0, 9.0, 9.0])
+    found = means(Lengths(ids, size, np.array([3.0, 3.0, 3.0, 3.0])), batch_size=2)
+    weights = {3.0: (1 / 6 + 1 / 12) / 2, 9.0: (1 / 12 + 1 / 18) / 2}
+    expected = sum(weights.values()) ** 2 / sum(w * w for w in weights.values())
+    assert found["token mean of 2 (whole step)"].effective_examples == pytest.approx(expected, rel=1e-9)

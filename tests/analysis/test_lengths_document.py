@@ -142,7 +142,7 @@ def test_the_page_speaks_of_the_optimum_of_cross_entropy_and_of_the_unit():
 
 
 def test_data_without_trained_text_is_refused():
-    with pytest.raises(DataError, match="none of the 3 examples has a trained token"):
+    with pytest.raises(DataError, match="no answer of 3 examples has a length: none has a trained token"):
         describe_lengths(lengths_of([0.0, 0.0, 0.0]))
 
 

@@ -143,7 +143,7 @@ def test_columns_and_types_are_the_schemas(decoder: Decoder, tmp_path: Path) -> 
     source = tiny_examples()[7]
     assert (row["example"], row["path"], row["row"], row["line"], row["task"]) == (7, "data.jsonl", 7, 8, None)
     assert (row["n_tokens"], row["n_targets"]) == (len(source.input_ids), len(source.input_ids) - 1)
-    assert (row["truncated"], row["prompt_hash"], row["language"], row["source"]) == (1, 7 << 40, "Latin", None)
+    assert (row["truncated"], row["prompts"], row["language"], row["source"]) == (1, [7 << 40], "Latin", None)
 
 
 def test_hidden_norm_times_l2_is_the_last_layer_gradient_of_a_token(tmp_path: Path) -> None:

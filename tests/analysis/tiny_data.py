@@ -23,7 +23,7 @@ def tiny_examples(count: int = 12, *, vocab_size: int = 61, seed: int = 0) -> li
         is_end = torch.arange(length) == length - 1
         origin = Origin("data.jsonl", row, row + 1)
         task = ("add", None, "copy")[row % 3]
-        examples.append(Example(ids, roles, weights, is_end, origin, task, "Latin", None, row % 2, row << 40))
+        examples.append(Example(ids, roles, weights, is_end, origin, task, "Latin", None, row % 2, (row << 40,)))
     return examples
 
 

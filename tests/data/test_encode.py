@@ -10,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.tiny import BOS, EOS, tiny_tokenizer
 
-from sftloss.data import ENCODE_REASONS, ROLES, Message, Origin, Record, RowError, encode, encode_records
+from sftloss.data import (
+    ENCODE_REASONS,
+    ROLES,
+    Example,
+    Message,
+    Origin,
+    Record,
+    RowError,
+    answer_spans,
+    encode,
+    encode_records,
+)
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -112,7 +123,7 @@ def test_encode_says_which_way_the_answer_was_found():
 def test_encode_gives_the_same_labels_by_tags_and_by_prefix_difference():
     record = conversation("hello", "hi\n\nthere", "and", "so on", system="be kind")
     by_prefix, by_tags = (encode(record, tokenizer_of(family)) for family in ("chatml", "chatml with tags"))
-    assert by_prefix.prompt_hash == by_tags.prompt_hash
+    assert by_prefix.prompts == by_tags.prompts and len(set(by_prefix.prompts)) == 2
     for name in ("input_ids", "weights", "roles", "is_end"):
         assert torch.equal(getattr(by_prefix, name), getattr(by_tags, name)), name
 
@@ -215,18 +226,40 @@ def test_encode_counts_what_truncation_cuts_and_refuses_when_no_answer_is_left()
     whole = encode(record, tokenizer)
     cut = encode(record, tokenizer, max_length=len(whole.input_ids) - 6)
     assert (cut.truncated, len(cut.input_ids) + cut.truncated) == (6, len(whole.input_ids))
-    assert not cut.is_end[cut.weights > 0].any() and cut.prompt_hash == whole.prompt_hash
+    assert not cut.is_end[cut.weights > 0].any() and cut.prompts == whole.prompts
     with pytest.raises(RowError) as caught:
         encode(record, tokenizer, max_length=10)
     assert caught.value.reason == "truncated-away"
 
 
-def test_prompt_hash_is_equal_exactly_for_equal_prompts():
+def test_the_prompt_of_an_answer_is_everything_before_it():
+    """Two conversations that open alike share their first prompt, whatever follows."""
     tokenizer = tokenizer_of("chatml")
-    hashes = [encode(conversation(*turns), tokenizer).prompt_hash for turns in ("ab", "ac", "xb", "abac", "abad")]
-    assert hashes[0] == hashes[1] and hashes[3] == hashes[4] and len(set(hashes)) == 3
-    # A number written down: it must not depend on the process, as Python's own hash would.
-    assert hashes[0] == encode(conversation("a", "b"), tokenizer).prompt_hash and 0 <= hashes[0] < 2**63
+    ab, ac, xb, abcd, abce, aecd = (
+        encode(conversation(*turns), tokenizer).prompts for turns in ("ab", "ac", "xb", "abcd", "abce", "aecd")
+    )
+    assert ab == ac == abcd[:1] == aecd[:1] and ab != xb
+    assert abcd == abce and abcd[1] != aecd[1] and len(abcd) == 2
+    assert ab == encode(conversation("a", "z"), tokenizer).prompts and 0 < ab[0] < 2**63
+
+
+def test_a_text_has_no_prompt_and_a_cut_answer_keeps_its_own():
+    tokenizer = tiny_tokenizer([])
+    assert encode(Record(HERE, text="hello"), tokenizer).prompts == (0,)
+    assert encode(Record(HERE, tokens={"input_ids": [5, 6, 7]}), tokenizer).prompts == (0,)
+    assert encode(Record(HERE, tokens={"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}), tokenizer).prompts == (0,)
+    cut = encode(conversation("a", "b", "c", "d"), tokenizer_of("chatml"), max_length=24)
+    assert len(cut.prompts) == 1 and cut.truncated
+
+
+def test_answers_are_stretches_of_response_tokens_up_to_their_ends():
+    tokenizer = tokenizer_of("chatml")
+    example = encode(conversation("a", "bee", "c", "dog"), tokenizer)
+    words = [tokenizer.decode(example.input_ids[a:b]) for a, b in answer_spans(example)]
+    assert words == ["bee<|im_end|>", "dog<|im_end|>"]
+    ends = torch.tensor([0, 0, 1, 1, 0, 1, 0]).bool()  # two end tokens in a row belong to the answer before them
+    row = Example(torch.arange(7), torch.ones(7, dtype=torch.int8), torch.ones(7), ends, HERE)
+    assert answer_spans(row) == [(1, 4), (4, 6), (6, 7)]
 
 
 def test_encode_never_starts_with_two_bos():
@@ -258,7 +291,7 @@ def test_encode_takes_pre_tokenised_rows_as_they_are():
         Record(HERE, tokens={**tokens, "weights": [9, 9, 0.5, 2], "roles": ["system", 0, 1, 1]}), tokenizer
     )
     assert weighted.weights.tolist() == [0, 0, 0.5, 2] and weighted.roles.tolist() == [2, 0, 1, 1]
-    assert weighted.prompt_hash == example.prompt_hash
+    assert weighted.prompts == example.prompts == (example.prompts[0],)
 
 
 @pytest.mark.parametrize(

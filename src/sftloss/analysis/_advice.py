@@ -5,10 +5,10 @@ from __future__ import annotations
 from sftloss.analysis import _fixes as fixes
 from sftloss.analysis import _numbers as numbers
 from sftloss.analysis._frames import Study
-from sftloss.analysis._section_length import answers_of, elasticity
+from sftloss.analysis._section_length import elasticity
 from sftloss.analysis._section_tokens import band_shares, describe_band, end_shares
 from sftloss.analysis._shares import bounds, cell, number, percent
-from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN, predict
+from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN
 from sftloss.analysis._token_groups import BAND_NAMES
 from sftloss.analysis._views import View
 from sftloss.analysis.document import Cell, Column, Section, Table
@@ -39,18 +39,18 @@ def advice_section(study: Study) -> Section:
 
 def _length_rules(study: Study) -> list[Rule]:
     options = study.options
-    data = float(study.output[study.size > 0].mean()) if (study.size > 0).any() else float("nan")
     rules: list[Rule] = []
-    what = answers_of(study)
-    limit = " (prompts that settle the length keep it)" if study.lengths.cannot_tell() else ""
+    data, limit = study.mean_length, ""
+    if study.answers.cannot_tell:
+        limit = " (prompts that settle the length keep it)"
     for wish, normalisation, then in (
         ("output as long as the data's", TOKEN_MEAN, "divide by the trained tokens of the whole step"),
         ("shorter output", EXAMPLE_MEAN, "average every example first"),
     ):
-        tilt = predict(study.lengths, normalisation, replicates=options.replicates, seed=options.seed)
-        because = f"it teaches {number(tilt.unconditional.value)} tokens {what}, the data has {number(data)}{limit}"
-        ends = bounds(tilt.unconditional.interval)
-        rules.append((wish, then, because, tilt.unconditional.value, *ends, fixes.alpha(normalisation.alpha)))
+        learned = study.forecast(normalisation).unconditional
+        because = f"it teaches {number(learned.value)} tokens an answer, the data has {number(data)}{limit}"
+        ends = bounds(learned.interval)
+        rules.append((wish, then, because, learned.value, *ends, fixes.alpha(normalisation.alpha)))
     if not numbers.cannot_tell(study.size):
         base = elasticity(study, View(study.objective, TOKEN_MEAN), options.level)
         # beyond [0, 1.5] the straight line is no description of the data, and dividing by that power equalises nothing

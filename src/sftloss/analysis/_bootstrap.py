@@ -1,12 +1,12 @@
 """Intervals for group sums: one streamed accumulator, the same Poisson replicates for every grouping.
 
-The bootstrap resamples *examples*, never tokens. A replicate gives each example an independent Poisson(1) count, so
-sums can be accumulated in one pass in any order: memory is replicates x groups x columns whatever the data's size
-(Chamandy et al., *Estimating uncertainty for massive data streams*, 2012). The count is a hash of
-(seed, example id, replicate). Two groupings of the same examples therefore see the same resampled data, and neither
-row order nor chunking changes a draw.
+The bootstrap resamples *examples*, never tokens, and examples that share their first prompt together. A replicate gives
+each unit an independent Poisson(1) count, so sums can be accumulated in one pass in any order: memory is replicates x
+groups x columns whatever the data's size (Chamandy et al., *Estimating uncertainty for massive data streams*, 2012).
+The count is a hash of (seed, unit, replicate). Two groupings of the same examples therefore see the same resampled
+data, and neither row order nor chunking changes a draw.
 
-Above 4096 examples, examples are thrown by a hash of their id into 4096 units, and units are resampled: the bootstrap
+Above 4096 units, they are thrown by a hash into 4096 larger ones, and those are resampled: the bootstrap
 of ratios of sums has the same limit, its time and memory no longer grow, and an interval's width is off by about 1 %.
 """
 
@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 REPLICATES = 1000
 _ROWS = 1024  # weights of a chunk: 1000 x 1024 doubles, 8 MB
 UNITS = 4096  # resampled at most
+FEW = 30  # prompts, below which their resampling says little
 _LANES = 4  # 16-bit draws in one 64-bit hash
 
 
@@ -55,11 +56,23 @@ def poisson_weights(ids: NDArray[np.int64], replicates: int, seed: int = 0) -> N
     return _TABLE[lanes].transpose(0, 2, 1).reshape(blocks * _LANES, -1)[:replicates]
 
 
-def resampling_units(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What each example is resampled with: itself, or its unit where there are more than `UNITS` examples."""
-    if len(ids) <= UNITS:
-        return ids
-    mixed = _mix(np.ascontiguousarray(ids).astype(np.int64).view(np.uint64))
+def resampling_units(ids: NDArray[np.int64], prompts: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """What each example is resampled with.
+
+    Examples of one prompt are no independent draws: they share a unit, where there are at least 30 units to draw from.
+    An example without a prompt (negative) is its own. Above `UNITS` units, they are thrown by a hash into so many.
+
+    Args:
+        ids: Of the examples, distinct, ``(examples,)``.
+        prompts: Their first prompts; None where prompts are not known.
+    """
+    units = np.ascontiguousarray(ids, dtype=np.int64)
+    if prompts is not None:
+        shared = np.where(prompts < 0, -1 - units, prompts)
+        units = shared if len(np.unique(shared)) >= FEW else units
+    if len(units) <= UNITS or len(np.unique(units)) <= UNITS:
+        return units
+    mixed = _mix(units.view(np.uint64))
     return (mixed % np.uint64(UNITS)).astype(np.int64)
 
 

@@ -13,7 +13,6 @@ from sftloss.analysis._frames import Study
 from sftloss.analysis._inspect_words import FAULTS, WHY_CUT
 from sftloss.analysis._lengths_findings import conflict_finding
 from sftloss.analysis._shares import percent
-from sftloss.analysis._tilt import conflicting
 from sftloss.analysis.document import Finding, Interval
 
 MOST_ROWS = 10
@@ -139,16 +138,12 @@ def other_roles_trained(study: Study) -> Finding | None:
 
 def prompt_conflict(study: Study) -> Finding | None:
     """DATA103: the same prompt with answers of different length, the condition under which the tilt acts."""
-    lengths = study.lengths
-    if lengths.prompts is None:
+    answers = study.answers
+    if not answers.seen.any():
         return None
-    trained = study.size > 0
-    conflict = np.zeros(len(trained), dtype=bool)
-    conflict[trained] = conflicting(lengths.output[trained], lengths.prompts[trained])
-    if not conflict.any():
-        return None
-    share, spread = share_of(study, conflict, trained)
-    return conflict_finding(share, spread, rows_where(study, conflict))
+    share = study.spread.ratio(answers.seen.astype(np.float64), np.ones(len(answers.seen)))
+    ids = np.unique(answers.ids[answers.seen])[:MOST_ROWS]
+    return conflict_finding(share.value, share.interval, study.origins(np.searchsorted(study.ids, ids)))
 
 
 def not_finite(study: Study) -> Finding | None:

@@ -19,7 +19,7 @@ from sftloss.analysis._section_groups import group_shares
 from sftloss.analysis._section_length import elasticity
 from sftloss.analysis._section_tokens import band_shares, describe_band
 from sftloss.analysis._shares import Shares, decide, percent, with_interval
-from sftloss.analysis._tilt import EXAMPLE_MEAN, Normalisation, predict
+from sftloss.analysis._tilt import EXAMPLE_MEAN, Normalisation
 from sftloss.analysis._token_groups import BAND_NAMES, band_key
 from sftloss.analysis._words import by_times, group_name, holds_and_takes
 from sftloss.analysis.document import Finding
@@ -28,10 +28,9 @@ TARGETS = {"per-token": 1.0, "per-example": 0.0}
 
 
 def _shift(study: Study, normalisation: Normalisation) -> Shift:
-    options = study.options
-    tilt = predict(study.lengths, normalisation, replicates=options.replicates, seed=options.seed)
-    data = float(study.output[study.size > 0].mean()) if (study.size > 0).any() else float("nan")
-    return Shift(data, tilt.unconditional, tilt.within_prompt, study.lengths.cannot_tell())
+    found = study.forecast(normalisation)
+    within = None if found.within_prompt is None else found.within_prompt.value
+    return Shift(study.mean_length, found.unconditional, within, study.answers.cannot_tell)
 
 
 def micro_batch_length(study: Study) -> Finding | None:

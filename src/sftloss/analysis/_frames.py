@@ -19,8 +19,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from sftloss.analysis._answers import Answers, Resampling, ready
 from sftloss.analysis._bootstrap import GroupSums, resampling_units
-from sftloss.analysis._tilt import Lengths, Normalisation, sequence_weights
+from sftloss.analysis._lengths import Forecast, forecast
+from sftloss.analysis._segments import answers, with_facts, with_spans
+from sftloss.analysis._tilt import TOKEN_MEAN, Lengths, Normalisation, sequence_weights
 from sftloss.analysis._views import ROLES, AnalysisOptions, View
 from sftloss.errors import DataError
 
@@ -85,8 +88,6 @@ def _facts() -> list[pl.Expr]:
         (trained & pl.col("is_end")).sum().alias("ends"),
         pl.col("is_end").sum().alias("all_ends"),
         pl.when(trained & ~answer).then(pl.col("u")).otherwise(0.0).sum().alias("other_roles"),
-        first.alias("first"),
-        pl.col("position").filter(trained).max().alias("last"),
         pl.col("token").filter(at_first).first().alias("first_token"),
         pl.col("target_logprob").filter(at_first).first().cast(pl.Float64).exp().alias("first_p"),
     ]
@@ -94,10 +95,15 @@ def _facts() -> list[pl.Expr]:
 
 @dataclass(frozen=True)
 class Study:
-    """A table under options. `base` has one row an example, in the order of ids; see `_sums` and `_facts`."""
+    """A table under options.
+
+    `base` has one row an example, in the order of ids; see `_sums` and `_facts`. `segments` has one row a stretch of
+    answer, see `_segments.answers`.
+    """
 
     table: SignalTable
     base: pl.DataFrame
+    segments: pl.DataFrame
     objectives: tuple[str, ...]
     columns: frozenset[str]
     options: AnalysisOptions
@@ -122,8 +128,14 @@ class Study:
 
     @cached_property
     def units(self) -> NDArray[np.int64]:
-        """What each example is resampled with, for intervals."""
-        return resampling_units(self.ids)
+        """What each example is resampled with, for intervals: those of one first prompt together."""
+        return resampling_units(self.ids, self._prompts_of_first)
+
+    @cached_property
+    def _prompts_of_first(self) -> NDArray[np.int64] | None:
+        if "prompts" not in self.base.columns:
+            return None
+        return self.base["prompts"].list.first().fill_null(0).replace(0, -1).to_numpy()
 
     @cached_property
     def _known(self) -> dict[Any, Any]:
@@ -139,12 +151,6 @@ class Study:
     def size(self) -> Floats:
         """T of each example: the sum of its weights."""
         return self.column("S0")
-
-    @cached_property
-    def output(self) -> Floats:
-        """Trained tokens of the answer; of any role where no answer is trained."""
-        answer = self.column("answer")
-        return answer if answer.any() else self.column("count")
 
     def column(self, name: str) -> Floats:
         return self.base[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
@@ -181,13 +187,32 @@ class Study:
         return codes.ravel().astype(np.int64), [str(name) for name in names]
 
     @cached_property
-    def lengths(self) -> Lengths:
-        prompts = self.base["prompt_hash"].fill_null(0).to_numpy() if "prompt_hash" in self.base.columns else None
-        known = prompts is not None and bool((prompts != 0).all())
-        tasks, names = self.codes("task")
-        return Lengths(
-            self.units, self.size, self.output, prompts if known else None, tasks if len(names) > 1 else None
-        )
+    def answers(self) -> Answers:
+        """The trained answers, for statements about output length."""
+        found = self.segments.filter(pl.col("count") > 0)
+        codes, names = self.codes("task")
+        tasks = codes if len(names) > 1 else None
+        if found.height == 0:  # no answer is trained: what is trained stands for it, without a prompt
+            cut = np.nan_to_num(self.column("truncated")) > 0 if "truncated" in self.base.columns else None
+            return ready(Lengths(self.ids, self.size, self.column("count"), None, tasks, cut))
+        at = np.searchsorted(self.ids, found["example"].to_numpy())
+        prompts = found["prompt"].to_numpy() if "prompts" in self.base.columns else None
+        columns = (found["count"].cast(pl.Float64).to_numpy(), prompts, None if tasks is None else tasks[at])
+        return ready(Lengths(self.ids[at], self.size[at], *columns, found["is_cut"].to_numpy()))
+
+    @cached_property
+    def spread(self) -> Resampling:
+        """Ratios of sums over the answers, with intervals."""
+        return Resampling(self.answers.units, replicates=self.options.replicates, seed=self.options.seed)
+
+    def forecast(self, rule: Normalisation) -> Forecast:
+        """The output length that a normalisation teaches, as `lengths` predicts it from the same rows."""
+        return self.once(("forecast", rule), lambda: forecast(self.answers, rule, self.spread))
+
+    @property
+    def mean_length(self) -> float:
+        """Mean length of the data's answers, of those that are not cut off."""
+        return self.forecast(TOKEN_MEAN).unconditional.value
 
     def example_sums(self, groups: NDArray[np.int64], count: int, views: tuple[View, ...], level: str) -> GroupSums:
         """Sums of (1, trained tokens, signal of each view) by a group of examples."""
@@ -195,10 +220,12 @@ class Study:
         return self.new_sums(count, len(values)).add(self.units, np.stack(values, axis=1), groups)
 
     def trained(self, needed: Sequence[str]) -> Iterator[tuple[NDArray[np.int64], pl.DataFrame]]:
-        """Chunks of the trained tokens with u, and with `first` and `last` of the example: and its row in `base`."""
-        spans = self.base.select("example", "first", "last")
-        for chunk in _chunks(self.table, self.options, self.objectives, self.columns, needed):
-            frame = chunk.filter(pl.col("u") > 0).join(spans, on="example", how="left", maintain_order="left")
+        """Chunks of the trained tokens with u, and `first` and `last` of their segment: and each one's row in `base`.
+
+        A segment is what one role says in one go, as an answer; first and last count its trained tokens.
+        """
+        for chunk in _chunks(self.table, self.options, self.objectives, self.columns, (*needed, "is_end")):
+            frame = with_spans(chunk).filter(pl.col("u") > 0)
             if frame.height:
                 yield np.searchsorted(self.ids, frame["example"].to_numpy()), frame
 
@@ -245,17 +272,17 @@ def _chunks(
 
 def _example_sums(
     table: SignalTable, options: AnalysisOptions, objectives: tuple[str, ...], columns: frozenset[str]
-) -> pl.DataFrame:
-    """One row an example that has tokens. Each example is added up by itself, in the order of its tokens."""
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """One row an example that has tokens, and one an answer. Each is added up by itself, in the order of its tokens."""
     facts = (*_sums(objectives, set(columns)), *_facts(), pl.col("is_broken").sum().alias("nonfinite"))
-    found = [
-        chunk.group_by("example", maintain_order=True).agg(facts)
-        for chunk in _chunks(table, options, objectives, columns, ("token", "is_end", "target_logprob"))
-    ]
+    found, segments = [], []
+    for chunk in _chunks(table, options, objectives, columns, ("token", "is_end", "target_logprob")):
+        found.append(chunk.group_by("example", maintain_order=True).agg(facts))
+        segments.append(answers(chunk))
     if found:
-        return pl.concat(found)
+        return pl.concat(found), pl.concat(segments).sort("example", "turn")
     nothing = _with_weights(table.tokens(is_sorted=False).head(0), options, objectives, columns)
-    return nothing.group_by("example").agg(facts).collect()
+    return nothing.group_by("example").agg(facts).collect(), answers(nothing.collect())
 
 
 def open_study(table: SignalTable, options: AnalysisOptions) -> Study:
@@ -268,10 +295,11 @@ def open_study(table: SignalTable, options: AnalysisOptions) -> Study:
         raise DataError(f"describe: the table measures {', '.join(objectives)}, not {options.objective!r}.")
     if options.level == "S2" and "hidden_norm" not in columns:
         raise DataError("describe: the table has no hidden_norm; choose level S0 or S1.")
-    sums = _example_sums(table, options, objectives, columns)
+    sums, segments = _example_sums(table, options, objectives, columns)
     base = table.examples(is_sorted=False).collect().join(sums, on="example", how="left").sort("example")
     if base.height == 0:
         raise DataError("describe: the table has no examples; check what was measured.")
     filled = [name for name in sums.columns if name.startswith(("S", "loss:", "size:"))]
     counts = [*(f"all {role}" for role in ROLES), "count", "answer", "ends", "all_ends", "other_roles", "nonfinite"]
-    return Study(table, base.with_columns(pl.col(*filled, *counts).fill_null(0)), objectives, columns, options)
+    base = base.with_columns(pl.col(*filled, *counts).fill_null(0))
+    return Study(table, base, with_facts(segments, base), objectives, columns, options)

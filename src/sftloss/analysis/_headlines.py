@@ -6,7 +6,6 @@ import numpy as np
 
 from sftloss.analysis._frames import Study
 from sftloss.analysis._section_groups import group_sentence, group_shares, moves
-from sftloss.analysis._section_length import answers_of, tilts
 from sftloss.analysis._section_tokens import band_shares, from_band, up_to_band
 from sftloss.analysis._shares import number, percent
 from sftloss.analysis._words import counted, doing
@@ -47,16 +46,18 @@ def _half_line(study: Study) -> str:
 
 
 def _length_line(study: Study) -> str:
-    data = float(study.output[study.size > 0].mean())
-    what = answers_of(study)
-    tilt = max(tilts(study), key=lambda tilt: abs(tilt.unconditional.value / data - 1.0))
-    shift = tilt.unconditional.value / data - 1.0
+    if not len(study.answers.ids):
+        return "How long answers are this data does not say: all of them are cut off."
+    data = study.mean_length
+    found = [study.forecast(rule) for rule in study.options.all_normalisations()]
+    far = max(found, key=lambda one: abs(one.unconditional.value / data - 1.0))
+    shift = far.unconditional.value / data - 1.0
     if not abs(shift) >= 0.02:
-        return f"Every normalisation compared keeps the data's mean length: {number(data)} tokens {what}."
-    verb = "could teach" if study.lengths.cannot_tell() else "teaches"
+        return f"Every normalisation compared keeps the data's mean length: {number(data)} tokens an answer."
+    verb = "could teach" if study.answers.cannot_tell else "teaches"
     return (
-        f"{doing(tilt.normalisation)} {verb} the model to write {'less' if shift < 0 else 'more'}: "
-        f"{number(tilt.unconditional.value)} tokens {what} instead of the data's {number(data)}, "
+        f"{doing(far.normalisation)} {verb} the model to write {'less' if shift < 0 else 'more'}: "
+        f"{number(far.unconditional.value)} tokens an answer instead of the data's {number(data)}, "
         "where the prompt does not settle the length."
     )
 

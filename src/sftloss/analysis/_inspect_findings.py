@@ -12,6 +12,7 @@ from sftloss.analysis._inspect_tally import MOST_ORIGINS, Tally
 from sftloss.analysis._inspect_words import FAULTS, WHY_CUT
 from sftloss.analysis._lengths_findings import conflict_finding
 from sftloss.analysis._shares import percent
+from sftloss.analysis._tilt import conflicting
 from sftloss.analysis.document import Finding, Severity
 from sftloss.data import CURES, ENCODE_REASONS, READ_REASONS, READ_WARNINGS, ReadReport
 
@@ -211,17 +212,17 @@ def _unusable(tally: Tally, read: ReadReport) -> Iterator[Finding]:
 
 def _repeated(tally: Tally) -> Iterator[Finding]:
     """DATA102 and DATA103: the same row twice, and the same prompt with other answers."""
-    answers, prompts = tally.ledger.numbers("answers"), tally.ledger.numbers("prompts")
-    if not len(answers):
+    rows = tally.ledger.numbers("contents")
+    if not len(rows):
         return
-    _, first = np.unique(answers, return_index=True)
-    again = np.setdiff1d(np.arange(len(answers)), first)
+    _, first = np.unique(rows, return_index=True)
+    again = np.setdiff1d(np.arange(len(rows)), first)
     if len(again):
-        share = len(again) / len(answers)
+        share = len(again) / len(rows)
         yield Finding(
             "DATA102",
             "warning" if share > 0.01 else "info",
-            f"{_of(len(again), len(answers))} repeat an earlier row exactly.",
+            f"{_of(len(again), len(rows))} repeat an earlier row exactly.",
             "Each copy weighs as much as another example would, and makes a held-out split leak.",
             "remove the copies, unless they are there on purpose",
             share,
@@ -229,26 +230,24 @@ def _repeated(tally: Tally) -> Iterator[Finding]:
             "share",
             tuple(tally.ledger.origin(int(i)) for i in again[:MOST_ORIGINS]),
         )
-    first = first[prompts[first] >= 0]  # of distinct rows, those with a prompt
-    _, which, count = np.unique(prompts[first], return_inverse=True, return_counts=True)
-    at = np.sort(first[count[which] > 1])
-    if len(at):
-        share = len(at) / len(answers)
-        sentence = (
-            f"{_of(len(at), len(answers))} share their prompt with a different answer; "
-            f"{_unequal(tally, at):,} of them with one of another length."
-        )
-        rows = tuple(tally.ledger.origin(int(i)) for i in at[:MOST_ORIGINS])
-        yield replace(conflict_finding(share, None, rows), id="DATA103", sentence=sentence, unit="share")
+    yield from _conflicts(tally)
 
 
-def _unequal(tally: Tally, at: np.ndarray) -> int:
-    prompts, lengths = tally.ledger.numbers("prompts")[at], tally.ledger.numbers("trained")[at]
-    _, which = np.unique(prompts, return_inverse=True)
-    least, most = np.full(which.max() + 1, np.iinfo(np.int64).max), np.zeros(which.max() + 1, dtype=np.int64)
-    np.minimum.at(least, which, lengths)
-    np.maximum.at(most, which, lengths)
-    return int((least != most)[which].sum())
+def _conflicts(tally: Tally) -> Iterator[Finding]:
+    """DATA103: answers to one prompt that differ, and how many of them in length."""
+    prompts, words, lengths, owners = map(tally.ledger.numbers, ("prompts", "words", "lengths", "owners"))
+    asked = prompts != 0
+    differ, unequal = (conflicting(of[asked], prompts[asked]) for of in (words, lengths))
+    if not differ.any():
+        return
+    share = int(differ.sum()) / len(prompts)
+    sentence = (
+        f"{_of(int(differ.sum()), len(prompts), 'answers')} share their prompt with a different answer; "
+        f"{int(unequal.sum()):,} of them with one of another length."
+    )
+    at = dict.fromkeys(owners[asked][differ].tolist())
+    rows = tuple(tally.ledger.origin(i) for i in list(at)[:MOST_ORIGINS])
+    yield replace(conflict_finding(share, None, rows), id="DATA103", sentence=sentence, unit="share")
 
 
 def _languages(tally: Tally) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""What an inspection counts while it goes through the rows: counters, first places, and 48 bytes a row."""
+"""What an inspection counts while it goes through the rows: counters, first places, 64 bytes a row."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sftloss.analysis._inspect_audit import Audit
-from sftloss.data import ROLES, Example, Origin, RowError
+from sftloss.data import ROLES, Example, Origin, RowError, answer_spans
 
 MOST_ORIGINS = 10
 
@@ -38,10 +39,17 @@ class Places:
 
 @dataclass
 class Ledger:
-    """Of every example: two hashes, three lengths and its origin, as machine numbers. `whole` is before truncation."""
+    """Of every example: a hash, three lengths and its origin, as machine numbers; `whole` is before truncation.
+
+    Of every trained answer that is not cut off: hashes of its `prompts` (0 for none) and of its `words`, its `lengths`
+    in tokens and its `owners`, the example.
+    """
 
     prompts: array[int] = field(default_factory=lambda: array("q"))
-    answers: array[int] = field(default_factory=lambda: array("q"))
+    words: array[int] = field(default_factory=lambda: array("q"))
+    lengths: array[int] = field(default_factory=lambda: array("i"))
+    owners: array[int] = field(default_factory=lambda: array("i"))
+    contents: array[int] = field(default_factory=lambda: array("q"))
     tokens: array[int] = field(default_factory=lambda: array("i"))
     whole: array[int] = field(default_factory=lambda: array("i"))
     trained: array[int] = field(default_factory=lambda: array("i"))
@@ -51,17 +59,26 @@ class Ledger:
     paths: dict[str, int] = field(default_factory=dict)
 
     def add(self, example: Example, audit: Audit) -> None:
-        first, _ = audit.answer
         origin = example.origin
-        has_prompt = first > 1 and example.method != "plain text"
-        self.prompts.append(example.prompt_hash if has_prompt else -1)
-        self.answers.append(_hash(example))
+        self._add_answers(example)
+        self.contents.append(_hash(example.input_ids, example.weights != 0))
         self.tokens.append(len(audit.roles))
         self.whole.append(len(audit.roles) + example.truncated)
         self.trained.append(sum(audit.trained))
         self.files.append(self.paths.setdefault(origin.path, len(self.paths)))
         self.rows.append(origin.row)
         self.lines.append(-1 if origin.line is None else origin.line)
+
+    def _add_answers(self, example: Example) -> None:
+        owner, last = len(self.contents), len(example.roles)
+        for (start, stop), prompt in zip(answer_spans(example), example.prompts, strict=True):
+            is_cut = example.truncated and stop == last and not bool(example.is_end[stop - 1])
+            length = int((example.weights[start:stop] != 0).sum())
+            if length and not is_cut:
+                self.prompts.append(prompt)
+                self.words.append(_hash(example.input_ids[start:stop]))
+                self.lengths.append(length)
+                self.owners.append(owner)
 
     def numbers(self, name: str) -> NDArray[np.int64]:
         return np.asarray(getattr(self, name), dtype=np.int64)
@@ -72,9 +89,9 @@ class Ledger:
         return str(Origin(path, self.rows[index], None if line < 0 else line))
 
 
-def _hash(example: Example) -> int:
-    """63 bits of the tokens and of which are trained."""
-    data = example.input_ids.numpy().tobytes() + (example.weights != 0).numpy().tobytes()
+def _hash(*tensors: Tensor) -> int:
+    """63 bits of what the tensors hold."""
+    data = b"".join(tensor.numpy().tobytes() for tensor in tensors)
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
 
 

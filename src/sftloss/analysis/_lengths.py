@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sftloss.analysis._bootstrap import REPLICATES, GroupSums, ratio_interval
+from sftloss.analysis._answers import Answers, Resampling, ready
+from sftloss.analysis._bootstrap import FEW, REPLICATES
 from sftloss.analysis._numbers import Estimate, kish_ess
 from sftloss.analysis._tilt import (
     EXAMPLE_MEAN,
@@ -29,8 +30,6 @@ from sftloss.errors import ConfigError
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 STEEPEST = 20.0  # T^-20 of a million characters is 1e-120, its square still a double
-_BINS = 4096
-_FEW = 30
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Forecast:
 
     Attributes:
         normalisation: Which.
-        unconditional: Mean length if the prompt says nothing about length. Of the shift it is the upper bound.
+        unconditional: Mean length of an answer if its prompt says nothing about length: of the shift the upper bound.
         within_prompt: Mean length if length varies only among the answers that the data has to one prompt; None
             where prompts are unknown. Few answers to a prompt show little of their variation: it understates.
         within_task: The same for tasks; None where there are none.
@@ -108,18 +107,6 @@ class Forecast:
     effective_examples: float
 
 
-def trained(lengths: Lengths) -> Lengths:
-    """The examples with trained tokens, groups as codes from 0."""
-    keep = lengths.size > 0
-
-    def codes(groups: Codes | None) -> Codes | None:
-        return None if groups is None else np.unique(groups[keep], return_inverse=True)[1].ravel()
-
-    return Lengths(
-        lengths.ids[keep], lengths.size[keep], lengths.output[keep], codes(lengths.prompts), codes(lengths.tasks)
-    )
-
-
 def forecasts(lengths: Lengths, options: LengthOptions | None = None) -> tuple[Forecast, ...]:
     r"""The mean output length that each normalisation teaches, from the lengths alone.
 
@@ -127,12 +114,12 @@ def forecasts(lengths: Lengths, options: LengthOptions | None = None) -> tuple[F
         \text{ or } E\,\frac{1}{T + T'_1 + \dots + T'_{k-1}}
 
     Args:
-        lengths: Each example's length, prompt and task; arrays of shape ``(examples,)``.
+        lengths: Each answer's length, prompt and task; arrays of shape ``(answers,)``.
         options: Which normalisations, and the size of a step.
 
     Returns:
         One forecast a normalisation, in the order of `LengthOptions.all_normalisations`. Intervals: 95 %, bootstrap
-        over prompts where there are at least 30, else over examples.
+        over examples, those of one prompt together where there are at least 30 prompts.
 
     Example:
         >>> import numpy as np
@@ -140,37 +127,23 @@ def forecasts(lengths: Lengths, options: LengthOptions | None = None) -> tuple[F
         >>> [round(one.within_prompt.value, 2) for one in forecasts(two)]     # sum, sqrt, example mean
         [5.0, 4.0, 3.2]
     """
-    options, lengths = options or LengthOptions(), trained(lengths)
-    rules = options.all_normalisations()
-    spread = resampling(lengths, options)
-    return tuple(_forecast(lengths, rule, spread) for rule in rules)
+    options, answers = options or LengthOptions(), ready(lengths)
+    spread = Resampling(answers.units, replicates=options.replicates, seed=options.seed)
+    return tuple(forecast(answers, rule, spread) for rule in options.all_normalisations())
 
 
-Ratio = Callable[[Floats, Floats], Estimate]
-
-
-def resampling(lengths: Lengths, options: LengthOptions) -> Ratio:
-    """A function from two columns of examples to the ratio of their sums, with its interval.
-
-    Answers to one prompt are resampled together. Above 4096 units, units are first thrown together at random into
-    4096 sums, whose bootstrap has the same limit: the time no longer grows with the data, and the interval's width
-    is off by about 1 %.
-    """
-    groups = lengths.prompts
-    count = 0 if groups is None else len(np.unique(groups))
-    units = np.unique(lengths.ids, return_inverse=True)[1].ravel() if groups is None or count < _FEW else groups
-    total = int(units.max(initial=-1)) + 1
-    if total > _BINS:
-        units = np.random.default_rng(options.seed).integers(0, _BINS, total)[units]
-        total = _BINS
-
-    def ratio(top: Floats, bottom: Floats) -> Estimate:
-        columns = np.stack([bin_sums(units, part, total) for part in (top, bottom)], axis=1)
-        sums = GroupSums(1, 2, replicates=options.replicates, seed=options.seed).add(np.arange(total), columns)
-        value = sums.total[0, 0] / sums.total[0, 1] if sums.total[0, 1] > 0 else math.nan
-        return Estimate(float(value), ratio_interval(sums.replicates[:, 0, 0], sums.replicates[:, 0, 1]))
-
-    return ratio
+def forecast(answers: Answers, rule: Normalisation, spread: Resampling) -> Forecast:
+    """What one normalisation teaches: the one place where it is computed, for `lengths` and for `analyze`."""
+    weights = answers.weights(rule)
+    whole = spread.ratio(weights * answers.output, weights)
+    return Forecast(
+        rule,
+        whole,
+        None if answers.prompts is None else _within_prompt(answers, weights, whole, spread),
+        None if answers.tasks is None else float(group_means(answers.output, weights, answers.tasks).mean()),
+        _where_seen(answers, weights),
+        kish_ess(sequence_weights(answers.sizes, rule)),
+    )
 
 
 def bin_sums(codes: Codes, values: Floats, count: int = 0) -> Floats:
@@ -178,43 +151,28 @@ def bin_sums(codes: Codes, values: Floats, count: int = 0) -> Floats:
     return np.asarray(np.bincount(codes, values, minlength=count), dtype=np.float64)
 
 
-def _forecast(lengths: Lengths, rule: Normalisation, spread: Ratio) -> Forecast:
-    weights = sequence_weights(lengths.size, rule)
-    whole = spread(weights * lengths.output, weights)
-    return Forecast(
-        rule,
-        whole,
-        None if lengths.prompts is None else _within_prompt(lengths, weights, whole, spread),
-        None if lengths.tasks is None else float(group_means(lengths, weights, lengths.tasks).mean()),
-        _where_seen(lengths, weights),
-        kish_ess(weights),
-    )
+def group_means(output: Floats, weights: Floats, groups: Codes) -> Floats:
+    """Each answer's predicted mean length: that of its group under `weights`."""
+    return (np.bincount(groups, weights * output) / np.bincount(groups, weights))[groups]
 
 
-def group_means(lengths: Lengths, weights: Floats, groups: Codes) -> Floats:
-    """Each example's predicted mean length: that of its group under `weights`."""
-    return (np.bincount(groups, weights * lengths.output) / np.bincount(groups, weights))[groups]
-
-
-def _within_prompt(lengths: Lengths, weights: Floats, whole: Estimate, spread: Ratio) -> Estimate:
-    assert lengths.prompts is not None
-    count = int(lengths.prompts.max(initial=-1)) + 1
-    if count == 1:  # the prompt says nothing indeed
+def _within_prompt(answers: Answers, weights: Floats, whole: Estimate, spread: Resampling) -> Estimate:
+    assert answers.prompts is not None
+    count = int(answers.prompts.max(initial=-1)) + 1
+    if count == 1 and answers.has_prompt.all():  # the prompt says nothing indeed
         return whole
-    means = group_means(lengths, weights, lengths.prompts)
-    if count < _FEW:
-        return Estimate(float(means.mean()), reason=f"{count} prompts, fewer than {_FEW}")
-    return spread(means, np.ones(len(means)))
+    means = group_means(answers.output, weights, answers.prompts)
+    if count < FEW:
+        return Estimate(float(means.mean()), reason=f"{count} prompts, fewer than {FEW}")
+    return spread.ratio(means, np.ones(len(means)))
 
 
-def _where_seen(lengths: Lengths, weights: Floats) -> float | None:
-    if lengths.prompts is None:
+def _where_seen(answers: Answers, weights: Floats) -> float | None:
+    seen = answers.seen
+    if answers.prompts is None or not seen.any():
         return None
-    seen = conflicting(lengths.output, lengths.prompts)
-    if not seen.any():
-        return None
-    means = group_means(lengths, weights, lengths.prompts)
-    return float(means[seen].sum() / lengths.output[seen].sum() - 1.0)
+    means = group_means(answers.output, weights, answers.prompts)
+    return float(means[seen].sum() / answers.output[seen].sum() - 1.0)
 
 
 def alpha_for_length(lengths: Lengths, target: float, given: Codes | None = None) -> float:
@@ -229,16 +187,20 @@ def alpha_for_length(lengths: Lengths, target: float, given: Codes | None = None
         >>> round(alpha_for_length(two, 3.2), 6)      # the harmonic mean
         1.0
     """
-    lengths = trained(Lengths(lengths.ids, lengths.size, lengths.output, given))
+    answers = ready(replace(lengths, prompts=given))
+    return solve(answers, target, answers.prompts)
+
+
+def solve(answers: Answers, target: float, given: Codes | None) -> float:
+    """`alpha_for_length` of answers made ready; `given` are codes of theirs."""
     if given is None:
-        size, output, count = _distinct(lengths)
+        size, output, count = _distinct(answers)
         codes, rest = np.zeros(len(size), dtype=np.int64), 0.0
     else:
-        assert lengths.prompts is not None
-        varied = conflicting(lengths.output, lengths.prompts)
-        size, output = lengths.size[varied], lengths.output[varied]
-        count, rest = np.ones(len(size)), float(lengths.output[~varied].sum())
-        codes = np.unique(lengths.prompts[varied], return_inverse=True)[1].ravel()
+        varied = conflicting(answers.output, given)
+        size, output = answers.size[varied], answers.output[varied]
+        count, rest = np.ones(len(size)), float(answers.output[~varied].sum())
+        codes = np.unique(given[varied], return_inverse=True)[1].ravel()
     if not len(size):
         return math.nan
     logs = np.log(size) - np.log(_group_min(size, codes))[codes]
@@ -247,7 +209,7 @@ def alpha_for_length(lengths: Lengths, target: float, given: Codes | None = None
     def gap(alpha: float) -> float:
         weights = count * np.exp(-alpha * logs)  # the shortest of a group has weight 1: nothing overflows within +-20
         means = np.bincount(codes, weights * output) / np.bincount(codes, weights)
-        return float(members @ means + rest) / len(lengths.size) - target
+        return float(members @ means + rest) / len(answers.size) - target
 
     return _root(gap)
 
@@ -262,9 +224,9 @@ def _root(gap: Callable[[float], float]) -> float:
     return (low + high) / 2.0
 
 
-def _distinct(lengths: Lengths) -> tuple[Floats, Floats, Floats]:
-    """Distinct pairs of size and output with how often each occurs: few, however many examples there are."""
-    pairs, count = np.unique(lengths.size + 1j * lengths.output, return_counts=True)
+def _distinct(answers: Answers) -> tuple[Floats, Floats, Floats]:
+    """Distinct pairs of size and output with how often each occurs: few, however many answers there are."""
+    pairs, count = np.unique(answers.size + 1j * answers.output, return_counts=True)
     return pairs.real, pairs.imag, count.astype(np.float64)
 
 

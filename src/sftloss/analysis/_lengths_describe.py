@@ -8,7 +8,8 @@ import numpy as np
 
 from sftloss.analysis import _lengths_findings as wording
 from sftloss.analysis import _numbers as numbers
-from sftloss.analysis._lengths import LengthOptions, trained
+from sftloss.analysis._answers import ready
+from sftloss.analysis._lengths import LengthOptions
 from sftloss.analysis._lengths_findings import Shift
 from sftloss.analysis._lengths_sections import (
     distribution_section,
@@ -36,7 +37,7 @@ def describe_lengths(
     """Which output lengths each normalisation teaches, from the lengths alone; no model is run.
 
     Args:
-        lengths: Each example's length, prompt and task; arrays of shape ``(examples,)``. Prompts are what the shift
+        lengths: Each answer's length, prompt and task; arrays of shape ``(answers,)``. Prompts are what the shift
             is conditioned on: without them only its upper bound is known.
         options: The normalisations, the size of a step, a wanted mean length.
         origins: From ids of examples to "file:line"; findings then list rows.
@@ -46,7 +47,7 @@ def describe_lengths(
         The document. The order of rows changes nothing but the last bits of sums.
 
     Raises:
-        DataError: If no example has a trained token.
+        DataError: If there is no trained answer of known length.
 
     Example:
         >>> import numpy as np
@@ -55,10 +56,12 @@ def describe_lengths(
         >>> [(row[0], round(row[1], 3)) for row in page.sections[0].tables[0].rows]
         [('token mean', 8.5), ('sqrt', 7.29), ('example mean', 6.039)]
     """
-    options, kept = options or LengthOptions(), trained(lengths)
+    options, kept = options or LengthOptions(), ready(lengths)
+    count = len(np.unique(lengths.ids))
     if not len(kept.ids):
-        raise DataError(f"describe_lengths: none of the {len(lengths.ids)} examples has a trained token.")
-    study = LengthStudy(kept, len(lengths.ids), options, origins)
+        why = f"all {kept.cut} trained answers are cut off" if kept.cut else "none has a trained token"
+        raise DataError(f"describe_lengths: no answer of {count} examples has a length: {why}.")
+    study = LengthStudy(kept, count, options, origins)
     sections = [forecast_section(study), evidence_section(study), distribution_section(study)]
     if options.target_mean is not None:
         sections.insert(1, target_section(study))
@@ -86,7 +89,7 @@ def _headlines(study: LengthStudy) -> tuple[str, ...]:
             if one.within_prompt is not None
         )
         second = (
-            f"Given the prompt: {given} {unit}; {percent(study.seen_share.value)} of the examples share their prompt "
+            f"Given the prompt: {given} {unit}; {percent(study.seen_share.value)} of the answers share their prompt "
             f"with an answer of another length ({seen})."
         )
     third = "Dividing by length favours short answers; the sum, or one token mean over all the data, favours neither."
@@ -110,8 +113,8 @@ def _findings(study: LengthStudy) -> tuple[Finding, ...]:
     if smallest is not None:
         shift = _shift(study, smallest)
         found.append(wording.micro_batch_finding(smallest.micro_batch or 1, shift, is_used=used == smallest))
-    if study.seen.any():
-        rows = study.rows(np.flatnonzero(study.seen)[:10])
+    if study.answers.seen.any():
+        rows = study.rows(np.flatnonzero(study.answers.seen))
         found.append(wording.conflict_finding(study.seen_share.value, study.seen_share.interval, rows))
     found.append(_concentrated(study, used or TOKEN_MEAN))
     kept = [finding for finding in found if finding is not None]
@@ -120,17 +123,22 @@ def _findings(study: LengthStudy) -> tuple[Finding, ...]:
 
 def _concentrated(study: LengthStudy, rule: Normalisation) -> Finding | None:
     """NORM004 on the nominal signal: the coefficients an example receives."""
-    size = study.lengths.size
+    size, ids = study.answers.sizes, study.answers.examples
     if len(size) < 100:
         return None  # the top 1 % is not one example
     signal = size * sequence_weights(size, rule)
-    rows = study.rows(np.lexsort((study.lengths.ids, -signal))[:10])
+    top = ids[np.lexsort((ids, -signal))[:10]]
+    rows = () if study.origins is None else study.origins(top)
     return wording.concentration_finding(numbers.kish_ess(signal) / len(signal), numbers.top_share(signal, 0.01), rows)
 
 
 def _facts(study: LengthStudy) -> tuple[tuple[str, str], ...]:
-    prompts = study.lengths.prompts
-    told = [("examples", f"{study.count:,}"), ("with trained text", f"{len(study.lengths.ids):,}")]
-    if prompts is not None:
-        told.append(("distinct prompts", f"{int(prompts.max()) + 1:,}"))
+    answers = study.answers
+    told = [("examples", f"{study.count:,}"), ("with trained text", f"{len(answers.examples):,}")]
+    if len(answers.ids) + answers.cut != len(answers.examples):
+        told.append(("trained answers", f"{len(answers.ids) + answers.cut:,}"))
+    if answers.cut:
+        told.append(("answers cut off, left out here", f"{answers.cut:,}"))
+    if answers.prompts is not None and answers.has_prompt.any():
+        told.append(("distinct prompts", f"{len(np.unique(answers.prompts[answers.has_prompt])):,}"))
     return (*told, ("lengths count", study.options.unit))

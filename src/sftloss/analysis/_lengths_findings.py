@@ -80,12 +80,12 @@ def conflict_finding(share: float, spread: Interval | None, rows: tuple[str, ...
     return Finding(
         "DATA103",
         "info",
-        f"{percent(share)} of the examples answer a prompt that another example answers at another length.",
+        f"{percent(share)} of the answers have a prompt that is also answered at another length.",
         "There a normalisation by length decides which of the answers is learned, not only how fast.",
         "",
         share,
         spread,
-        "share of examples",
+        "share of answers",
         rows,
     )
 

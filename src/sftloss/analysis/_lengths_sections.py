@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.analysis import _numbers as numbers
-from sftloss.analysis._lengths import STEEPEST, Forecast, alpha_for_length, bin_sums
+from sftloss.analysis._lengths import STEEPEST, Forecast, bin_sums, solve
 from sftloss.analysis._lengths_study import LengthStudy
 from sftloss.analysis._shares import bounds, cell, number, percent
-from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN, Normalisation, sequence_weights
+from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN, Normalisation
 from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
 
 Floats = NDArray[np.float64]
@@ -40,7 +40,7 @@ def forecast_section(study: LengthStudy) -> Section:
         Column("given_task", "given the task", "number"),
     )
     # where no prompt has two lengths, the number given the prompt is the data's mean whatever the truth: not shown
-    rows = [_forecast_row(one, data, is_seen=bool(study.seen.any())) for one in study.forecasts]
+    rows = [_forecast_row(one, data, is_seen=bool(study.answers.seen.any())) for one in study.forecasts]
     shown = [at for at in range(len(columns)) if any(row[at] is not None for row in rows)]
     kept = tuple(tuple(row[at] for at in shown) for row in rows)
     title = f"Predicted mean length ({unit})"
@@ -86,14 +86,14 @@ def _forest(study: LengthStudy) -> Chart:
 
 def evidence_section(study: LengthStudy) -> Section:
     """Whether the data can show a tilt at all."""
-    output, prompts = study.lengths.output, study.lengths.prompts
+    answers, output = study.answers, study.answers.output
     low, high = np.quantile(output, (0.1, 0.9))
     distinct, share = len(np.unique(output)), study.seen_share
     checks: list[tuple[Cell, ...]] = [
-        ("examples with trained text", f"{len(output):,}", "30", len(output) >= 30),
+        ("answers of known length", f"{len(output):,}", "30", len(output) >= 30),
         ("distinct lengths", f"{distinct:,}", "5", distinct >= 5),
         ("90th over 10th percentile of length", f"{high / low:.2f}", "1.5", bool(high / low >= 1.5)),
-        ("examples whose prompt has answers of several lengths", percent(share.value), "some", bool(study.seen.any())),
+        ("answers whose prompt has answers of several lengths", percent(share.value), "some", bool(answers.seen.any())),
     ]
     columns = (
         Column("check", "what is needed"),
@@ -105,15 +105,24 @@ def evidence_section(study: LengthStudy) -> Section:
         lead = f"This data cannot tell whether a normalisation shifts output length: {study.reason}."
     else:
         spread = "" if share.interval is None else f" [{percent(share.interval.low)}, {percent(share.interval.high)}]"
-        lead = f"{percent(share.value)}{spread} of the examples share their prompt with an answer of another length."
+        lead = f"{percent(share.value)}{spread} of the answers share their prompt with an answer of another length."
     notes = [
         "Only variation of length given the prompt can be tilted. A prompt with one answer shows none of it, and a few "
         "answers show a part: the number given the prompt understates, the other overstates."
     ]
-    if prompts is None:
+    if answers.cut:
+        notes.append(
+            f"{answers.cut:,} answers are cut off by the maximal length: how long they are is not known, so they are "
+            "left out of all lengths on this page. The data's mean and the predicted ones are then lower than the "
+            "truth, because it is long answers that are cut."
+        )
+    if answers.prompts is None:
         notes.append("Prompts are not known here.")
-    elif int(prompts.max()) == 0 and len(prompts) > 1:
-        notes.append("All examples have one prompt (plain text has none): both numbers are then the same.")
+    elif not answers.has_prompt.all():
+        without = int((~answers.has_prompt).sum())
+        notes.append(f"{without:,} answers have no prompt, as plain text has none: they show no variation given one.")
+    elif int(answers.prompts.max()) == 0 and len(output) > 1:
+        notes.append("All answers have one prompt, which says nothing about length: both numbers are the same.")
     table = Table("length-evidence", "What it takes to tell", columns, tuple(checks))
     return Section("evidence", "Can this data tell?", lead, tables=(table,), notes=tuple(notes))
 
@@ -121,9 +130,9 @@ def evidence_section(study: LengthStudy) -> Section:
 def distribution_section(study: LengthStudy) -> Section:
     """The lengths of the data, and as each normalisation reweights them."""
     unit = study.options.unit
-    values, code = np.unique(study.lengths.output, return_inverse=True)
+    values, code = np.unique(study.answers.output, return_inverse=True)
     rules = study.options.all_normalisations()
-    held = {rule.name: bin_sums(code.ravel(), sequence_weights(study.lengths.size, rule)) for rule in rules}
+    held = {rule.name: bin_sums(code.ravel(), study.answers.weights(rule)) for rule in rules}
     percentiles = (0.1, 0.5, 0.9, 0.99)
     columns = (
         Column("normalisation", "normalisation"),
@@ -159,7 +168,7 @@ def _label(rule: Normalisation) -> str:
 
 def _given_prompt(study: LengthStudy, rule: Normalisation) -> Floats:
     """Weights that tilt inside each prompt only: every prompt keeps its part of the examples."""
-    weights, prompts = sequence_weights(study.lengths.size, rule), study.lengths.prompts
+    weights, prompts = study.answers.weights(rule), study.answers.prompts
     assert prompts is not None
     return weights * (np.bincount(prompts) / np.bincount(prompts, weights))[prompts]
 
@@ -195,12 +204,12 @@ def target_section(study: LengthStudy) -> Section:
     target = study.options.target_mean
     assert target is not None
     asked: list[tuple[str, np.ndarray | None]] = [(_BOUND, None)]
-    if study.seen.any():
-        asked.append((_GIVEN, study.lengths.prompts))
+    if study.answers.seen.any():
+        asked.append((_GIVEN, study.answers.prompts))
     rows: list[tuple[Cell, ...]] = []
     for name, groups in asked:
         low, high = _reach(study, groups)
-        alpha = alpha_for_length(study.lengths, target, groups)
+        alpha = solve(study.answers, target, groups)
         rows.append((name, cell(alpha), cell(low), cell(high), _verdict(alpha)))
     columns = (
         Column("assumption", "assumption"),
@@ -233,7 +242,7 @@ def _verdict(alpha: float) -> str:
 
 def _reach(study: LengthStudy, groups: np.ndarray | None) -> tuple[float, float]:
     """The least and the greatest mean that reweighting inside groups can give."""
-    output = study.lengths.output
+    output = study.answers.output
     if groups is None:
         return float(output.min()), float(output.max())
     low, high = np.full(int(groups.max()) + 1, np.inf), np.zeros(int(groups.max()) + 1)
@@ -251,10 +260,11 @@ def method_section(study: LengthStudy) -> Section:
         "to represent it, other losses have other optima, and decoding changes length again.",
         "Averages of token means over k sequences weigh a sequence by E[1/(T + the others)], integrated exactly over "
         "the data's own lengths. Over a whole step that is nearly, not exactly, the sum.",
-        "T is the sum of an example's trained weights, all of its answers together. Weights that the prefix determines "
+        "T is the sum of an example's trained weights, all of its answers together. Lengths are of single answers, and "
+        "the prompt of an answer is everything before it, earlier answers too. Weights that the prefix determines "
         "(role, task, language) move nothing at the optimum; weights of whole rows do and are not in these numbers.",
-        "Intervals: 95 %, percentile bootstrap over prompts (over examples where there are fewer than 30 prompts), "
-        "with the weights held fixed.",
+        "Intervals: 95 %, percentile bootstrap over examples, those with the same first prompt together (each by "
+        "itself where there are fewer than 30), with the weights held fixed.",
     ]
     if study.options.unit != "tokens":
         notes.append(

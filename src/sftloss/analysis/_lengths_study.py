@@ -9,26 +9,30 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sftloss.analysis._lengths import Forecast, LengthOptions, forecasts, resampling
+from sftloss.analysis._answers import Answers, Resampling
+from sftloss.analysis._lengths import Forecast, LengthOptions, forecast
 from sftloss.analysis._numbers import Estimate
-from sftloss.analysis._tilt import TOKEN_MEAN, Lengths, Normalisation, conflicting
+from sftloss.analysis._tilt import TOKEN_MEAN, Normalisation
 
-Floats = NDArray[np.float64]
 Origins = Callable[[NDArray[np.int64]], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class LengthStudy:
-    """The trained examples of a data set (`lengths`), how many there are with the untrained ones, and the question."""
+    """The answers of a data set, how many examples there are with the untrained ones, and the question."""
 
-    lengths: Lengths
+    answers: Answers
     count: int
     options: LengthOptions
     origins: Origins | None = None
 
     @cached_property
+    def spread(self) -> Resampling:
+        return Resampling(self.answers.units, replicates=self.options.replicates, seed=self.options.seed)
+
+    @cached_property
     def forecasts(self) -> tuple[Forecast, ...]:
-        return forecasts(self.lengths, self.options)
+        return tuple(forecast(self.answers, rule, self.spread) for rule in self.options.all_normalisations())
 
     @property
     def used(self) -> Normalisation | None:
@@ -47,23 +51,17 @@ class LengthStudy:
         """Mean length of the data: what alpha 0 teaches."""
         return self.forecast(TOKEN_MEAN).unconditional
 
-    @cached_property
+    @property
     def reason(self) -> str:
         """Why the data cannot show a tilt given the prompt; empty where it can."""
-        return self.lengths.cannot_tell()
-
-    @cached_property
-    def seen(self) -> NDArray[np.bool_]:
-        """Examples whose prompt has answers of several lengths."""
-        if self.lengths.prompts is None:
-            return np.zeros(len(self.lengths.ids), dtype=bool)
-        return conflicting(self.lengths.output, self.lengths.prompts)
+        return self.answers.cannot_tell
 
     @cached_property
     def seen_share(self) -> Estimate:
-        spread = resampling(self.lengths, self.options)
-        return spread(self.seen.astype(np.float64), np.ones(len(self.seen)))
+        seen = self.answers.seen
+        return self.spread.ratio(seen.astype(np.float64), np.ones(len(seen)))
 
     def rows(self, at: NDArray[np.int64]) -> tuple[str, ...]:
-        """ "file:line" of trained examples, where the reader told."""
-        return () if self.origins is None else self.origins(self.lengths.ids[at])
+        """ "file:line" of the examples of answers, each once, at most ten."""
+        ids = np.array(list(dict.fromkeys(self.answers.ids[at].tolist()))[:10], dtype=np.int64)
+        return () if self.origins is None else self.origins(ids)

@@ -227,7 +227,7 @@ def _example_row(example: Example, number: int, digest: int, counts: tuple[int, 
     place = example.origin
     values = (
         *(number, place.path, place.row, place.line, example.task, example.language, example.source),
-        *(example.input_ids.numel(), counts[0], counts[1], example.truncated, example.prompt_hash, digest),
+        *(example.input_ids.numel(), counts[0], counts[1], example.truncated, list(example.prompts), digest),
     )
     return dict(zip(EXAMPLE_SCHEMA, values, strict=True))
 

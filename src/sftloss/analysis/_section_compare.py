@@ -9,7 +9,7 @@ import polars as pl
 
 from sftloss.analysis import _numbers as numbers
 from sftloss.analysis._frames import Study
-from sftloss.analysis._section_length import elasticity, tilts
+from sftloss.analysis._section_length import elasticity
 from sftloss.analysis._section_tokens import mean_loss
 from sftloss.analysis._shares import bounds, cell, forest, percent
 from sftloss.analysis._views import LEVELS, ROLES, View
@@ -31,12 +31,13 @@ def comparison_section(study: Study) -> Section:
         Column("length", "learned length", "number", "tokens, where the prompt does not settle it: an upper bound"),
         Column("loss", "mean loss", "nats", "of a trained token, each loss in its own terms: not comparable"),
     )
-    predicted = {tilt.normalisation: tilt.unconditional.value for tilt in tilts(study)}
+    rules = study.options.all_normalisations()
+    predicted = {rule: study.forecast(rule).unconditional.value for rule in rules}
     rows: list[tuple[Cell, ...]] = []
     slopes = []
     trained = study.size > 0
     for objective in study.objectives:
-        for one in study.options.all_normalisations():
+        for one in rules:
             view = View(objective, one)
             signal, slope = study.signal(view, level)[trained], elasticity(study, view, level)
             slopes.append((_label(study, view), slope))

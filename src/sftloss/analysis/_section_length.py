@@ -20,7 +20,6 @@ from sftloss.analysis._shares import (
     shares,
     with_interval,
 )
-from sftloss.analysis._tilt import Normalisation, Tilt, predict
 from sftloss.analysis._views import LEVELS, View
 from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
 
@@ -33,20 +32,6 @@ def elasticity(study: Study, view: View, level: str) -> Estimate:
         lambda: numbers.elasticity(
             study.size, study.signal(view, level), study.units, replicates=options.replicates, seed=options.seed
         ),
-    )
-
-
-def tilts(study: Study) -> tuple[Tilt, ...]:
-    """The predicted output length of every normalisation, the trained one first."""
-    return tuple(tilt(study, normalisation) for normalisation in study.options.all_normalisations())
-
-
-def tilt(study: Study, normalisation: Normalisation) -> Tilt:
-    """The predicted output length of one normalisation."""
-    options = study.options
-    return study.once(
-        ("tilt", normalisation),
-        lambda: predict(study.lengths, normalisation, replicates=options.replicates, seed=options.seed),
     )
 
 
@@ -73,13 +58,6 @@ def length_section(study: Study) -> Section:
     )
     tables = (_numbers_table(study, level, found), deciles)
     return Section("length", "Length", lead, LEVELS[level], (slopes, curves, bins), tables, notes=notes)
-
-
-def answers_of(study: Study) -> str:
-    """What a length counts: an answer, or all answers of a conversation."""
-    trained = study.size > 0
-    turns = float(study.column("ends")[trained].mean()) if trained.any() else 0.0
-    return "a conversation" if turns > 1.2 else "an answer"
 
 
 def _lead(study: Study, found: list[tuple[View, Estimate]], reason: str) -> str:
@@ -118,7 +96,8 @@ def _numbers_table(study: Study, level: str, found: list[tuple[View, Estimate]])
     trained = study.size > 0
     size = study.size[trained]
     difficulty = study.column(f"loss:{study.objective}")[trained] / size
-    tasks = None if study.lengths.tasks is None else study.lengths.tasks[trained]
+    codes, names = study.codes("task")
+    tasks = codes[trained] if len(names) > 1 else None
     for view, estimate in found:
         signal = study.signal(view, level)[trained]
         keep = signal > 0
@@ -189,44 +168,58 @@ def _correlations(study: Study, trained: np.ndarray) -> str:
 
 def tilt_section(study: Study) -> Section:
     """Predicted mean output length of every normalisation, from the lengths alone."""
-    found = tilts(study)
-    data = float(study.output[study.size > 0].mean()) if (study.size > 0).any() else float("nan")
-    reason = study.lengths.cannot_tell()
+    found = [study.forecast(rule) for rule in study.options.all_normalisations()]
+    answers, data = study.answers, study.mean_length
+    reason = answers.cannot_tell
     columns = (
         Column("normalisation", "normalisation"),
         Column("predicted", "mean length, if the prompt says nothing about it", "number", "if the prompt says nothing"),
         Column("low", "low", "number", "end of the 95 % interval"),
         Column("high", "high", "number", "end of the 95 % interval"),
         Column("within_prompt", "given the prompt", "number", "only answers to the same prompt differ"),
+        Column("within_low", "low, given the prompt", "number", "end of the 95 % interval"),
+        Column("within_high", "high, given the prompt", "number", "end of the 95 % interval"),
         Column("within_task", "given the task", "number", "length varies only inside tasks"),
         Column("effective", "effective examples", "number", "Kish: as many equally weighted examples"),
     )
     rows: list[tuple[Cell, ...]] = []
-    for tilt in found:
-        ends = bounds(tilt.unconditional.interval)
-        given = None if reason else tilt.within_prompt  # a number would read as "nothing happens"
-        values = (tilt.unconditional.value, *ends, given, tilt.within_task, tilt.effective_examples)
-        rows.append((tilt.normalisation.name, *(cell(v) for v in values)))
+    for one in found:
+        given = None if reason else one.within_prompt  # a number would read as "nothing happens"
+        shown = (None, None, None) if given is None else (given.value, *bounds(given.interval))
+        ends = bounds(one.unconditional.interval)
+        values = (one.unconditional.value, *ends, *shown, one.within_task, one.effective_examples)
+        rows.append((one.normalisation.name, *(cell(v) for v in values)))
     table = _without_empty(Table("tilt", "Predicted mean output length", columns, tuple(rows)))
-    said = ", ".join(f"{number(tilt.unconditional.value)} under {tilt.normalisation.name}" for tilt in found)
+    said = ", ".join(f"{number(one.unconditional.value)} under {one.normalisation.name}" for one in found)
     lead = (
-        f"The data has {number(data)} trained tokens {answers_of(study)}. Where the prompt does not settle the length, "
-        f"the model learns to write {said}."
+        f"The data has {number(data)} trained tokens an answer. Where the prompt does not settle the length, the model "
+        f"learns to write {said}."
     )
     if reason:
         lead += f" How much of that happens here the data cannot tell: {reason}."
     chart = forest(
-        [(tilt.normalisation.name, tilt.unconditional) for tilt in found],
+        [(one.normalisation.name, one.unconditional) for one in found],
         id="tilt-lengths",
         title="Predicted mean output length",
         x_label="tokens",
         description=f"{said}; the data's own mean is {number(data)} tokens.",
     )
-    notes = (
+    return Section("tilt", "Output length", lead, "", (chart,), (table,), notes=_tilt_notes(study))
+
+
+def _tilt_notes(study: Study) -> tuple[str, ...]:
+    notes = [
         "At its optimum, cross-entropy weighted by w(T) learns the data reweighted by w(T). It is a statement about "
         "the optimum: short training moves less, and length that the prompt determines does not move at all.",
-    )
-    return Section("tilt", "Output length", lead, "", (chart,), (table,), notes=notes)
+        "Lengths are of single answers; T is of the whole example, and the prompt of an answer is all before it. "
+        "`sftloss lengths` says more, and the same numbers.",
+    ]
+    if study.answers.cut:
+        notes.append(
+            f"{study.answers.cut:,} answers are cut off: their length is not known, so they are in no length here. "
+            "All means are then lower than the truth, because it is long answers that are cut."
+        )
+    return tuple(notes)
 
 
 def _without_empty(table: Table) -> Table:

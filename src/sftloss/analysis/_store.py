@@ -22,7 +22,7 @@ import polars as pl
 from sftloss.errors import ConfigError, DataError
 from sftloss.statistics import FIELDS
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "2.0"
 MANIFEST = "manifest.json"
 SIGNALS = ("loss", "l1", "l2")
 _PART = re.compile(r"(tokens|examples)-(\d{5})-(\d{6})\.parquet(\.\d+\.tmp)?")
@@ -39,7 +39,7 @@ EXAMPLE_SCHEMA: dict[str, Any] = {
     "n_targets": pl.Int32,
     "n_nonfinite": pl.Int32,
     "truncated": pl.Int32,
-    "prompt_hash": pl.Int64,
+    "prompts": pl.List(pl.Int64),
     "digest": pl.UInt64,
 }
 

@@ -6,6 +6,10 @@ At its optimum, cross-entropy with a weight w(y) on every token of sequence y le
 telescopes. So a normalisation that depends on the length T teaches the mean length
 :math:`\sum_i w_i T_i / \sum_i w_i`: the arithmetic mean for w = 1, the harmonic mean for w = 1/T.
 
+A conversation with several trained answers is one sequence to the normalisation: all its tokens have the weight w(T) of
+the whole. At the optimum each answer is then learned from the data reweighted by w(T), given everything before it, so
+the same formula holds answer by answer, with the answer's own length in place of T in the mean.
+
 The limits are part of the answer. It is a statement about the optimum of cross-entropy. Only the variation of length
 *given the prompt* tilts: the unconditional mean is an upper bound of the shift, the within-prompt mean is the
 shift that the data can show, and data without repeated prompts cannot tell.
@@ -18,11 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sftloss.analysis._bootstrap import REPLICATES, GroupSums, ratio_interval
-from sftloss.analysis._numbers import Estimate, cannot_tell, kish_ess
-
 Floats = NDArray[np.float64]
-SHARED = 0.05  # share of examples whose prompt has other answers, below which they stand for nobody else
 
 
 @dataclass(frozen=True)
@@ -98,16 +98,6 @@ def mean_length(lengths: ArrayLike, weights: ArrayLike) -> float:
     return float(weights @ lengths / total) if total > 0 else float("nan")
 
 
-def within_groups(lengths: ArrayLike, weights: ArrayLike, groups: ArrayLike) -> float:
-    """Mean predicted length where only the variation inside each group tilts, groups as frequent as in the data."""
-    lengths, weights = np.asarray(lengths, dtype=np.float64), np.asarray(weights, dtype=np.float64)
-    codes = np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
-    total, weighted = np.bincount(codes, weights), np.bincount(codes, weights * lengths)
-    size = np.bincount(codes, weights > 0)
-    has = total > 0
-    return float((size[has] * weighted[has] / total[has]).sum() / size.sum()) if has.any() else float("nan")
-
-
 def conflicting(lengths: ArrayLike, groups: ArrayLike) -> NDArray[np.bool_]:
     """Which examples share their group with an example of another length: where the tilt can act."""
     lengths = np.asarray(lengths, dtype=np.float64)
@@ -119,29 +109,17 @@ def conflicting(lengths: ArrayLike, groups: ArrayLike) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
-class Tilt:
-    """What one normalisation teaches about length.
+class Lengths:
+    """Facts about the length of each answer, shape ``(answers,)``; a conversation may hold several.
 
     Attributes:
-        normalisation: Which.
-        unconditional: Mean length if the prompt says nothing about length: the upper bound of the shift.
-        within_prompt, within_task: Mean length if length varies only inside prompts or tasks; None without groups.
-        effective_examples: Kish's effective number of sequences under w(T).
-    """
-
-    normalisation: Normalisation
-    unconditional: Estimate
-    within_prompt: float | None
-    within_task: float | None
-    effective_examples: float
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Each example's facts about length, shape ``(examples,)``.
-
-    `size` is T, what the normalisation divides by (sum of weights); `output` the tokens a reader counts as the answer.
-    `prompts` is None where prompts are not known; `tasks` where there are none.
+        ids: The example an answer is in; rows of one example are in the order of its answers.
+        size: T of that example, what the normalisation divides by: the sum of its weights, all answers together.
+        output: Trained tokens of this answer, which a reader counts.
+        prompts: What comes before the answer, as a number that is equal for equal prompts; negative where there is no
+            prompt, as in plain text. None where prompts are not known.
+        tasks: Code of the task; None where there are none.
+        cut: Whether the answer was cut off: its length is then not known. None where none was.
     """
 
     ids: NDArray[np.int64]
@@ -149,56 +127,4 @@ class Lengths:
     output: Floats
     prompts: NDArray[np.int64] | None = None
     tasks: NDArray[np.int64] | None = None
-
-    def cannot_tell(self) -> str:
-        """Why the data cannot show a tilt given the prompt, or an empty string."""
-        reason = cannot_tell(self.output[self.size > 0])
-        if reason:
-            return reason
-        shared = 0.0 if self.prompts is None else float(conflicting(self.output, self.prompts).mean())
-        if shared == 0:
-            return "no prompt has two answers of different length"
-        if shared < SHARED:
-            return f"only {100 * shared:.1f} % of the examples share a prompt with an answer of another length"
-        return ""
-
-
-def predict(lengths: Lengths, normalisation: Normalisation, *, replicates: int = REPLICATES, seed: int = 0) -> Tilt:
-    """The mean output length that cross-entropy with this normalisation learns, and on how much data it rests."""
-    weights = sequence_weights(lengths.size, normalisation)
-    columns = np.stack([weights * lengths.output, weights], axis=1)
-    sums = GroupSums(1, 2, replicates=replicates, seed=seed).add(lengths.ids, columns).replicates[:, 0]
-    return Tilt(
-        normalisation,
-        Estimate(mean_length(lengths.output, weights), ratio_interval(sums[:, 0], sums[:, 1])),
-        None if lengths.prompts is None else within_groups(lengths.output, weights, lengths.prompts),
-        None if lengths.tasks is None else within_groups(lengths.output, weights, lengths.tasks),
-        kish_ess(weights),
-    )
-
-
-def alpha_for_mean(lengths: ArrayLike, target: float) -> float:
-    """The exponent alpha at which T^-alpha teaches the mean length `target`; NaN where no exponent does.
-
-    The mean falls as alpha grows (its derivative is minus the covariance of T and log T under the weights), so
-    bisection finds the one solution. Negative means that longer answers must be favoured.
-    """
-    lengths = np.asarray(lengths, dtype=np.float64)
-    lengths = lengths[lengths > 0]
-    if len(lengths) == 0 or not lengths.min() < target < lengths.max():
-        return float("nan")
-    logs = np.log(lengths) - np.log(target)
-
-    def gap(alpha: float) -> float:
-        weights = -alpha * logs
-        return mean_length(lengths, np.exp(weights - weights.max())) - target
-
-    low, high = -1.0, 1.0
-    while gap(low) < 0:
-        low *= 2.0
-    while gap(high) > 0:
-        high *= 2.0
-    for _ in range(80):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if gap(middle) > 0 else (low, middle)
-    return (low + high) / 2.0
+    cut: NDArray[np.bool_] | None = None

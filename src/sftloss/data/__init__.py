@@ -11,7 +11,16 @@ from sftloss.data._language import script_of
 from sftloss.data._packing import first_fit_decreasing
 from sftloss.data._read import ReadBounds, Records, read_records
 from sftloss.data._read_report import READ_REASONS, READ_WARNINGS, BadRow, ReadReport
-from sftloss.data.records import ROLES, Batch, Example, Message, Origin, Record
+from sftloss.data.records import (
+    ROLES,
+    Batch,
+    Example,
+    Message,
+    Origin,
+    Record,
+    answer_spans,
+    segment_breaks,
+)
 
 __all__ = [
     "COLUMNS",
@@ -33,6 +42,7 @@ __all__ = [
     "Records",
     "RowError",
     "align",
+    "answer_spans",
     "batches",
     "collate",
     "detect_format",
@@ -41,4 +51,5 @@ __all__ = [
     "first_fit_decreasing",
     "read_records",
     "script_of",
+    "segment_breaks",
 ]

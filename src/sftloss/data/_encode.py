@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from sftloss.data._template import Rendering, TemplateFailure, render, renderer
-from sftloss.data.records import ROLES, Example, Message, Origin, Record
+from sftloss.data.records import ROLES, Example, Message, Origin, Record, answer_spans
 from sftloss.errors import DataError
 
 ENCODE_REASONS: Mapping[str, str] = MappingProxyType(
@@ -28,6 +28,7 @@ ENCODE_REASONS: Mapping[str, str] = MappingProxyType(
 """Why a record cannot become an example, and the code under which reports name it."""
 
 _ROLE_OF = {"user": 0, "assistant": 1, "system": 2, "developer": 2, "tool": 3, "function": 3, "ipython": 3}
+PLAIN_TEXT = "plain text"
 _PROMPT, _RESPONSE = ROLES.index("prompt"), ROLES.index("response")
 
 
@@ -47,7 +48,6 @@ class _Draft:
     roles: list[int]
     weights: list[float]
     ends: frozenset[int]
-    prompt: int
     method: str
     notes: tuple[str, ...] = ()
 
@@ -139,7 +139,6 @@ def _draft_of_rendering(rendering: Rendering, messages: Sequence[Message], token
     ids = rendering.input_ids
     roles, weights = [_PROMPT] * len(ids), [0.0] * len(ids)
     special, ends = _special_ids(tokenizer), _eos_ids(tokenizer)
-    trained = []
     for span in (*rendering.answers, *rendering.others):
         if span.message is None:
             continue
@@ -154,11 +153,8 @@ def _draft_of_rendering(rendering: Rendering, messages: Sequence[Message], token
         # What follows the end of an answer is the template's, not the assistant's.
         roles[span.start : span.stop] = [role if i < stop or role != _RESPONSE else _PROMPT for i in _range(span)]
         weights[span.start : stop] = [weight] * (stop - span.start)
-        if role == _RESPONSE and weight != 0 and stop > span.start:
-            trained.append(span.start)
     notes = rendering.notes if ends else (*rendering.notes, "no_end_token")
-    prompt = max(trained, default=len(ids))
-    return _Draft(ids, roles, weights, ends, prompt, rendering.method, notes)
+    return _Draft(ids, roles, weights, ends, rendering.method, notes)
 
 
 def _range(span: Any) -> range:
@@ -188,7 +184,7 @@ def _from_text(text: str, tokenizer: Any) -> _Draft:
     ids, ends = list(tokenizer(text).input_ids), _eos_ids(tokenizer)
     if ends and (not ids or ids[-1] not in ends):
         ids.append(tokenizer.eos_token_id)
-    return _Draft(ids, [_RESPONSE] * len(ids), [1.0] * len(ids), ends, 0, "plain text")
+    return _Draft(ids, [_RESPONSE] * len(ids), [1.0] * len(ids), ends, PLAIN_TEXT)
 
 
 def _from_tokens(record: Record, tokenizer: Any) -> _Draft:
@@ -217,16 +213,7 @@ def _from_tokens(record: Record, tokenizer: Any) -> _Draft:
     codes = [ROLES.index(role) if role in ROLES else role for role in roles]
     if not all(isinstance(code, int) and 0 <= code < len(ROLES) for code in codes):
         raise RowError("bad-labels", record.origin, f"roles must be names or codes of {', '.join(ROLES)}")
-    prompt = _last_run(weights)
-    return _Draft(ids, codes, weights, _eos_ids(tokenizer), prompt, "labels")
-
-
-def _last_run(weights: Sequence[float]) -> int:
-    """Start of the last run of trained tokens."""
-    at = next((i for i in range(len(weights) - 1, -1, -1) if weights[i]), len(weights))
-    while 0 < at < len(weights) and weights[at - 1]:
-        at -= 1
-    return at
+    return _Draft(ids, codes, weights, _eos_ids(tokenizer), "labels")
 
 
 def _without_double_bos(draft: _Draft, bos: int | None) -> _Draft:
@@ -238,7 +225,7 @@ def _without_double_bos(draft: _Draft, bos: int | None) -> _Draft:
         return draft
     ids, roles, weights = draft.input_ids[extra:], draft.roles[extra:], draft.weights[extra:]
     notes = (*draft.notes, "double_bos")
-    return _Draft(ids, roles, weights, draft.ends, max(draft.prompt - extra, 0), draft.method, notes)
+    return _Draft(ids, roles, weights, draft.ends, draft.method, notes)
 
 
 def _finish(record: Record, draft: _Draft, max_length: int | None) -> Example:
@@ -254,7 +241,7 @@ def _finish(record: Record, draft: _Draft, max_length: int | None) -> Example:
         detail = f"its {size} tokens are cut to {kept} and no trained one is left; allow more"
         raise RowError("truncated-away", record.origin, detail)
     ids = torch.tensor(draft.input_ids, dtype=torch.int64)
-    return Example(
+    example = Example(
         input_ids=ids[:kept],
         roles=torch.tensor(draft.roles, dtype=torch.int8)[:kept],
         weights=weights[:kept],
@@ -264,13 +251,18 @@ def _finish(record: Record, draft: _Draft, max_length: int | None) -> Example:
         language=record.language,
         source=record.source,
         truncated=size - kept,
-        prompt_hash=_hash(draft.input_ids[: draft.prompt]),
         method=draft.method,
         notes=draft.notes,
     )
+    return replace(example, prompts=_prompts(example))
 
 
-def _hash(ids: Sequence[int]) -> int:
-    """63 bits, so that it fits a signed column of a table; Python's own hash changes between versions."""
-    text = ",".join(map(str, ids)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+def _prompts(example: Example) -> tuple[int, ...]:
+    """A hash of what stands before each answer: 63 bits, so that it fits a signed column of a table."""
+    hashed, at, found = hashlib.blake2b(digest_size=8), 0, []
+    for start, _ in answer_spans(example):
+        hashed.update(example.input_ids[at:start].numpy().tobytes())
+        at = start
+        has_prompt = start > 1 and example.method != PLAIN_TEXT  # one token before it is a bos, not a prompt
+        found.append(int.from_bytes(hashed.digest(), "big") >> 1 if has_prompt else 0)
+    return tuple(found)

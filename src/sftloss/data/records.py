@@ -10,6 +10,7 @@ from torch import Tensor
 
 ROLES = ("prompt", "response", "system", "tool")
 """Whose words a token belongs to; a token's role code is the index here. `prompt` is the user's side."""
+_RESPONSE = ROLES.index("response")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ class Example:
         task, language, source: group names, None where the data has none.
         origin: the row it came from.
         truncated: number of tokens cut off.
-        prompt_hash: equal for examples with the same prompt (stable across runs).
+        prompts: for each answer in `answer_spans`, a hash of all tokens before it: equal for answers to the same
+            prompt, whatever they are and whatever follows them (stable across runs). 0 where there is no prompt: plain
+            text, or an answer that nothing but one token precedes.
         method: how the trained tokens were found: "generation tags", "prefix difference", "plain text" or "labels".
         notes: what `encode` had to repair or could not render, as "double_bos" or "tools_not_rendered".
     """
@@ -82,9 +85,36 @@ class Example:
     language: str | None = None
     source: str | None = None
     truncated: int = 0
-    prompt_hash: int = 0
+    prompts: tuple[int, ...] = ()
     method: str = ""
     notes: tuple[str, ...] = ()
+
+
+def answer_spans(example: Example) -> list[tuple[int, int]]:
+    """Start and stop of each answer: a stretch of response tokens, which is over after the tokens that end a turn.
+
+    Whether it is trained does not matter. The first token of an example is never predicted and so in no answer.
+
+    Example:
+        >>> import torch
+        >>> roles = torch.tensor([0, 1, 1, 0, 1, 1], dtype=torch.int8)
+        >>> ends = torch.tensor([False, False, True, False, False, True])
+        >>> answer_spans(Example(torch.arange(6), roles, roles.float(), ends, Origin("rows", 0)))
+        [(1, 3), (4, 6)]
+    """
+    roles, count = example.roles, len(example.roles)
+    breaks = (segment_breaks(roles[1:], example.is_end[1:]).nonzero()[:, 0] + 2).tolist()
+    edges = [1, *breaks, count]
+    return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < b and int(roles[a]) == _RESPONSE]
+
+
+def segment_breaks(roles: Any, is_end: Any) -> Any:
+    """Whether each token but the first begins a stretch: the role changes, or the tokens that end a turn are over.
+
+    Args:
+        roles, is_end: Of tokens in their order, ``(tokens,)``; both tensors or both arrays.
+    """
+    return (roles[1:] != roles[:-1]) | (is_end[:-1] & ~is_end[1:])
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sftloss.errors import ConfigError, DataError
 from sftloss.pipeline._folder import folder
@@ -85,14 +85,21 @@ def lengths(
     return report
 
 
+class _Answer(NamedTuple):
+    """One answer: its length, a hash of what comes before it (-1 for nothing), whether it was cut off."""
+
+    output: float
+    prompt: int
+    is_cut: bool = False
+
+
 @dataclass(frozen=True)
 class _Measured:
-    """One row: T, the answer's length, a hash of the prompt."""
+    """One row: T, and its answers."""
 
     size: float
-    output: float
+    answers: tuple[_Answer, ...]
     other: float  # trained length of other roles than the answer
-    prompt: int
     task: str | None
     origin: Origin
     unit: str
@@ -100,17 +107,19 @@ class _Measured:
 
 @dataclass
 class _Found:
-    """Columns of numbers, eight bytes a cell, however many rows there are."""
+    """Columns of numbers, eight bytes a cell, however many rows there are: of each row, and of each answer."""
 
     unit: str = "tokens"
     size: array[float] = field(default_factory=lambda: array("d"))
-    output: array[float] = field(default_factory=lambda: array("d"))
     other: array[float] = field(default_factory=lambda: array("d"))
-    prompts: array[int] = field(default_factory=lambda: array("q"))
     tasks: array[int] = field(default_factory=lambda: array("q"))
     rows: array[int] = field(default_factory=lambda: array("q"))
     lines: array[int] = field(default_factory=lambda: array("q"))
     paths: array[int] = field(default_factory=lambda: array("q"))
+    owners: array[int] = field(default_factory=lambda: array("q"))
+    output: array[float] = field(default_factory=lambda: array("d"))
+    prompts: array[int] = field(default_factory=lambda: array("q"))
+    cut: array[int] = field(default_factory=lambda: array("b"))
     names: dict[str | None, int] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
 
@@ -122,10 +131,13 @@ class _Found:
                     "all in tokens."
                 )
             self.unit = row.unit
+        for answer in row.answers or (_Answer(0.0, -1),):  # a row that trains nothing is a row
+            self.owners.append(len(self.size))
+            self.output.append(answer.output)
+            self.prompts.append(answer.prompt)
+            self.cut.append(answer.is_cut)
         self.size.append(row.size)
-        self.output.append(row.output)
         self.other.append(row.other)
-        self.prompts.append(row.prompt)
         self.tasks.append(self.names.setdefault(row.task, len(self.names)))
         self.rows.append(row.origin.row)
         self.lines.append(-1 if row.origin.line is None else row.origin.line)
@@ -136,10 +148,12 @@ class _Found:
 
         from sftloss.analysis import Lengths
 
-        # as in the analysis of a model: where no answer is trained, what is trained is the output
-        output = np.asarray(self.output) if any(self.output) else np.asarray(self.other)
-        tasks = np.asarray(self.tasks) if len(self.names) > 1 else None
-        return Lengths(np.arange(len(self.size)), np.asarray(self.size), output, np.asarray(self.prompts), tasks)
+        size, tasks = np.asarray(self.size), np.asarray(self.tasks) if len(self.names) > 1 else None
+        if not any(self.output):  # as in the analysis of a model: what is trained then is the output
+            return Lengths(np.arange(len(size)), size, np.asarray(self.other), None, tasks)
+        at = np.asarray(self.owners)
+        columns = (np.asarray(self.output), np.asarray(self.prompts), None if tasks is None else tasks[at])
+        return Lengths(at, size[at], *columns, np.asarray(self.cut, dtype=bool))
 
     def origins(self, ids: np.ndarray) -> tuple[str, ...]:
         files = list(self.files)
@@ -151,14 +165,17 @@ class _Found:
 
 def _of_examples(examples: Iterable[Example]) -> Iterator[_Measured]:
     """Tokens, exactly as training sees them."""
-    from sftloss.data import ROLES
+    from sftloss.data import answer_spans
 
-    response = ROLES.index("response")
     for example in examples:
-        trained = example.weights > 0
-        answer = int((trained & (example.roles == response)).sum())
-        size, other = float(example.weights.sum()), int(trained.sum()) - answer
-        yield _Measured(size, answer, other, example.prompt_hash, example.task, example.origin, "tokens")
+        trained, last = example.weights > 0, len(example.weights)
+        found = []
+        for (start, stop), prompt in zip(answer_spans(example), example.prompts, strict=True):
+            is_cut = example.truncated > 0 and stop == last and not bool(example.is_end[stop - 1])
+            found.append(_Answer(float(trained[start:stop].sum()), prompt or -1, is_cut))
+        other = float(trained.sum()) - sum(one.output for one in found)
+        size = float(example.weights.sum())
+        yield _Measured(size, tuple(found), other, example.task, example.origin, "tokens")
 
 
 def _of_text(records: Records, account: Examples, unit: str) -> Iterator[_Measured]:
@@ -169,23 +186,25 @@ def _of_text(records: Records, account: Examples, unit: str) -> Iterator[_Measur
 
 
 def _of_words(record: Record, unit: str) -> _Measured:
-    messages, size, answer, other, last = record.messages or (), 0.0, 0.0, 0.0, 0
-    for at, message in enumerate(messages):
+    messages, size, other = record.messages or (), 0.0, 0.0
+    found, hashed = [], hashlib.blake2b(json.dumps(record.tools, default=str).encode(), digest_size=8)
+    for message in messages:
         is_answer = message.role == "assistant"
         weight = float(is_answer) if message.weight is None else message.weight
         length = _count(message, unit) if weight > 0 else 0
         size += weight * length
-        answer, other = (answer + length, other) if is_answer else (answer, other + length)
-        last = at if is_answer and length else last
-    if record.text is not None:  # trained whole
-        size = answer = float(_count_text(record.text, unit))
-    before = [(m.role, m.content, m.tool_calls) for m in messages[:last]]
-    prompt = _hash(json.dumps([before, record.tools], default=str, ensure_ascii=True))
-    return _Measured(size * record.weight, answer, other, prompt, record.task, record.origin, unit)
+        other += 0 if is_answer else length
+        if is_answer:
+            found.append(_Answer(float(length), _number(hashed)))
+        hashed.update(json.dumps([message.role, message.content, message.tool_calls], default=str).encode())
+    if record.text is not None:  # trained whole, without a prompt
+        size = float(_count_text(record.text, unit))
+        found.append(_Answer(size, -1))
+    return _Measured(size * record.weight, tuple(found), other, record.task, record.origin, unit)
 
 
 def _of_tokens(record: Record) -> _Measured:
-    """Pre-tokenised rows need no tokenizer to be counted. The first token is never predicted."""
+    """Pre-tokenised rows need no tokenizer to be counted; without one a stretch of labels is an answer."""
     tokens = record.tokens or {}
     ids = list(tokens["input_ids"])
     labels, weights = tokens.get("labels"), tokens.get("weights")
@@ -194,16 +213,14 @@ def _of_tokens(record: Record) -> _Measured:
         raise DataError(f"{record.origin}: input_ids, labels and weights differ in length; repair the row.")
     if labels is not None:
         weight = [w if label != -100 else 0.0 for w, label in zip(weight, labels, strict=True)]
-    weight[:1] = [0.0] * len(weight[:1])
-    trained = [w > 0 for w in weight]
-    start = len(trained)
-    while start and not trained[start - 1]:
-        start -= 1
-    while start and trained[start - 1]:
-        start -= 1
-    prompt = _hash(json.dumps([int(i) for i in ids[:start]]))
-    size, count = sum(weight) * record.weight, float(sum(trained))
-    return _Measured(size, count, 0.0, prompt, record.task, record.origin, "tokens")
+    weight[:1] = [0.0] * len(weight[:1])  # the first token is never predicted
+    found, hashed, at = [], hashlib.blake2b(digest_size=8), 0
+    edges = [i for i in range(len(ids) + 1) if (i < len(ids) and weight[i] > 0) != (i > 0 and weight[i - 1] > 0)]
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        hashed.update(array("q", ids[at:start]).tobytes())
+        at = start
+        found.append(_Answer(float(stop - start), _number(hashed) if start > 1 else -1))
+    return _Measured(sum(weight) * record.weight, tuple(found), 0.0, record.task, record.origin, "tokens")
 
 
 def _count(message: Message, unit: str) -> int:
@@ -216,5 +233,6 @@ def _count_text(text: str, unit: str) -> int:
     return len(text) if unit == "characters" else len(text.split())
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+def _number(hashed: Any) -> int:
+    """63 bits of a running hash: equal for equal beginnings."""
+    return int.from_bytes(hashed.digest(), "big") >> 1
