@@ -57,7 +57,7 @@ def test_samples_are_the_same_for_a_seed_and_leave_the_random_state_alone():
 
 
 def test_samples_are_drawn_from_the_models_own_distribution_whatever_its_settings():
-    """Top-1 as the model's setting would give one word; drawn freely, words come as often as the model says."""
+    """Top-1 or min-p as the model sets it would give one word; drawn freely, words come as often as the model says."""
     model, tokenizer, _ = demo()
     row = Record(Origin("rows", 0), (Message("user", "list fruits"), Message("assistant", "fig")))
     example = encode(row, tokenizer)
@@ -65,7 +65,7 @@ def test_samples_are_drawn_from_the_models_own_distribution_whatever_its_setting
     with torch.no_grad():
         p = model(input_ids=example.input_ids[None, :start]).logits[0, -1].softmax(0)
     kept = model.generation_config
-    model.generation_config = type(kept)(do_sample=True, top_k=1, repetition_penalty=3.0)
+    model.generation_config = type(kept)(do_sample=True, top_k=1, min_p=0.99)
     settings = model.generation_config
     try:
         outputs = generate(model, tokenizer, [row], Sampling(400, 1, 1.0, outputs_per_batch=400))

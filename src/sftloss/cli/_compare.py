@@ -33,7 +33,6 @@ class CompareOptions:
         (), "Weight of the prompt's tokens beside the answer's 1; repeat it.", panel=_ARMS, metavar="W",
         takes_numbers=True,
     )  # fmt: skip
-    tasks: tuple[str, ...] = option((), "Weight the tasks by this strategy; repeat it.", panel=_ARMS, metavar="NAME")
     seeds: int = option(
         3, "Train every arm with this many seeds; fewer than 3 give no verdicts.", panel=_ARMS, minimum=1
     )
@@ -107,7 +106,9 @@ def plan_of(options: CompareOptions) -> Plan:
     """The plan that the options ask for."""
     from sftloss.experiments import Plan
 
-    given: dict[str, Any] = {f.name: getattr(options, _RENAMED.get(f.name, f.name)) for f in fields(Plan)}
+    given: dict[str, Any] = {
+        f.name: getattr(options, _RENAMED.get(f.name, f.name)) for f in fields(Plan) if f.name != "tasks"
+    }
     given["seeds"] = tuple(range(options.seeds))
     try:
         given["prompt_weights"] = tuple(map(float, options.prompt_weight))

@@ -178,7 +178,7 @@ def _verdict_table(compared: Sequence[Comparison], names: Names) -> Table:
         value, low, high = cells(one.difference, one.level)
         judged = "different" if one.is_different else "no difference shown" if one.is_settled else "too few seeds"
         least = one.difference.detectable(one.level)
-        rows.append((one.measure.name, names[one.arm], value, low, high, judged, one.difference.p, least))
+        rows.append((one.measure.name, names[one.arm], value, low, high, judged, least))
     columns = (
         Column("measure", "measure"),
         Column("arm", "arm"),
@@ -186,7 +186,6 @@ def _verdict_table(compared: Sequence[Comparison], names: Names) -> Table:
         Column("difference_low", "low", "number"),
         Column("difference_high", "high", "number"),
         Column("verdict", "verdict"),
-        Column("p", "p", "number", "Of one comparison alone, not corrected."),
         Column("detectable", "detectable", "number", "Smallest true difference found in 80% of such experiments."),
     )
     return Table("comparisons", "All comparisons", columns, tuple(rows))
@@ -203,7 +202,8 @@ def metrics(results: Results, names: Names) -> Section:
     return Section(
         "metrics",
         "All metrics",
-        "Cross-entropy on held-out rows is the common measure: an arm's own loss is not comparable with another's.",
+        "Cross-entropy on held-out rows is the common measure: an arm's own loss is not comparable with another's. It "
+        "favours arms that train it; right answers, lengths and calibration favour none.",
         tables=tuple(table for table in tables if table is not None),
         notes=(
             "Brackets are 95% intervals over seeds and examples; none where all examples of all seeds agree. Where a "

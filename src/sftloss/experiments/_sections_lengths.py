@@ -70,7 +70,8 @@ def _by_task(results: Results, names: Names) -> Table | None:
     if len(set(tasks)) < 2 or ratios is None:
         return None
     rows = []
-    for task in sorted(set(tasks) - {""}):
+    # first the tasks in which a tilt is predicted: a page that is cut short then shows them
+    for task in sorted(set(tasks) - {""}, key=lambda task: (-_shift(results, task), task)):
         chosen = tasks == task
         for arm in results.arms:
             told = _forecast(results, arm, task)
@@ -86,6 +87,12 @@ def _by_task(results: Results, names: Names) -> Table | None:
         Column("generated_high", "high", "ratio"),
     )
     return Table("lengths-task", "By task", columns, tuple(rows))
+
+
+def _shift(results: Results, task: str) -> float:
+    """The largest shift that any arm predicts for a task."""
+    told = [_forecast(results, arm, task) for arm in results.arms]
+    return round(max((abs(f.within_prompt / f.data - 1) for f in told if f is not None and f.data > 0), default=0.0), 6)
 
 
 def _distribution(results: Results, names: Names) -> Chart:

@@ -5,6 +5,7 @@
 * :func:`output_metrics`: of what `sftloss.experiments.generate` wrote: right answers, lengths, repetition, diversity,
   pass@k, abstention.
 * :func:`forgetting`: against the start, on a second data file.
+* :func:`paired_difference`: of any metric between two arms, with its error over examples and seeds.
 
 Every metric is a :class:`Ratio` of sums over rows or a :class:`Gap` between two distributions. It knows its value on
 any resampling of the rows (:class:`Metric`), can be restricted to groups (:func:`by_group`), and goes to disk as plain
@@ -13,6 +14,7 @@ arrays (:func:`to_arrays`).
 
 from __future__ import annotations
 
+from sftloss.experiments.metrics._differences import paired_difference
 from sftloss.experiments.metrics._forgetting import forgetting
 from sftloss.experiments.metrics._of_outputs import output_metrics, pass_at
 from sftloss.experiments.metrics._of_tokens import Bin, end_reliability, reliability, token_metrics
@@ -31,6 +33,7 @@ __all__ = [
     "forgetting",
     "from_arrays",
     "output_metrics",
+    "paired_difference",
     "pass_at",
     "reliability",
     "to_arrays",

@@ -1,0 +1,90 @@
+r"""Differences of any metric between two arms, with an error over examples and seeds: by resampling.
+
+For ratios :func:`sftloss.experiments._paired.crossed_mean` has the error in closed form. A calibration error or a
+distance between distributions is no mean of anything, so here examples are resampled, the same draw for both arms and
+all seeds, and the seeds' own differences vary as they do:
+
+.. math:: \operatorname{Var} = \operatorname{Var}_{boot}\Big[\tfrac1S \sum_s d_s\Big]
+    + \tfrac1S \cdot \tfrac1{S-1} \sum_s (d_s - \bar d)^2,
+
+with Satterthwaite's degrees of freedom. The design is crossed: every seed is judged on the same examples, so an
+example that is drawn twice is drawn twice for all of them (Owen, *The pigeonhole bootstrap*, 2007). Resampling
+examples afresh within each seed would take the same examples for new ones and make intervals too short by up to
+:math:`\sqrt S`. What varies by example and seed together is counted in both terms, which can only widen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sftloss.analysis._bootstrap import poisson_weights
+from sftloss.experiments._paired import Mean
+from sftloss.experiments.metrics._shapes import Floats, Metric
+
+
+def paired_difference(
+    first: Sequence[Metric],
+    second: Sequence[Metric],
+    groups: NDArray[np.int64] | None = None,
+    *,
+    replicates: int = 500,
+    seed: int = 0,
+) -> Mean:
+    """Metric of the first arm minus the second's, over seeds and examples.
+
+    Args:
+        first, second: One metric a training seed, in the same order of seeds, all of the same examples.
+        groups: Code of each example's prompt; examples of one prompt are one draw. None: each its own.
+        replicates: Resampled data sets.
+        seed: Of the resampling: a hash of seed and example, so every metric and arm sees the same data sets.
+
+    Returns:
+        The mean over seeds of their differences, with its standard error. With one seed the error is over examples
+        alone and says nothing about another training; with two, an interval that says 95 % covers about 88 % where
+        seeds are what varies; from three on, 93 % or more.
+
+    Raises:
+        ValueError: If the two do not have the same seeds and examples.
+
+    Example:
+        >>> from sftloss.experiments.metrics import Ratio
+        >>> better, worse = (Ratio(np.array(values), np.ones(2)) for values in ([1.0, 2.0], [2.0, 4.0]))
+        >>> paired_difference([better], [worse]).value
+        -1.5
+    """
+    sizes = {metric.examples for metric in (*first, *second)}
+    if len(first) != len(second) or len(sizes) != 1:
+        raise ValueError(
+            f"paired_difference: {len(first)} and {len(second)} seeds, examples {sorted(sizes)}; "
+            "give both arms the same seeds and the same held-out rows."
+        )
+    count = sizes.pop()
+    codes = np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1].ravel()
+    values = _differences(first, second, None)
+    units = int(codes.max(initial=-1)) + 1
+    if units < 2:
+        return Mean(float(values.mean()), float("nan"), 1.0, len(first))
+    weights = poisson_weights(codes.astype(np.int64), replicates, seed).astype(np.float64)
+    drawn = np.array([_differences(first, second, line).mean() for line in weights])
+    return _mean(values, drawn[np.isfinite(drawn)], replicates, units)
+
+
+def _differences(first: Sequence[Metric], second: Sequence[Metric], weights: Floats | None) -> Floats:
+    """Of each seed."""
+    return np.array([a.value(weights) - b.value(weights) for a, b in zip(first, second, strict=True)])
+
+
+def _mean(values: Floats, drawn: Floats, replicates: int, units: int) -> Mean:
+    seeds, value = len(values), float(values.mean())
+    if len(drawn) < 0.95 * replicates:  # the data cannot say, as in sftloss.analysis
+        return Mean(value, float("nan"), 1.0, seeds)
+    parts = [(float(drawn.var(ddof=1)), units - 1)]
+    if seeds > 1:
+        parts.append((float(values.var(ddof=1)) / seeds, seeds - 1))
+    total = sum(part for part, _ in parts)
+    if total == 0:
+        return Mean(value, 0.0, float(units - 1), seeds)
+    return Mean(value, float(np.sqrt(total)), total**2 / sum(part**2 / df for part, df in parts), seeds)
