@@ -47,7 +47,7 @@ def weighted_loss(
         ValueError: If shapes, dtypes, devices or ids cannot be right, or the objective mixes tokens undeclared.
 
     Gradient:
-        Exact, in `hidden`, `head.weight` and `head.bias`. In one pass the head's gradient is held from forward to
+        Exact, in `hidden` and every tensor of `head`. In one pass the head's gradient is held from forward to
         backward, in float32. Second derivatives raise.
 
     Example:
@@ -75,7 +75,7 @@ def weighted_loss(
     if plan.mode == "two_pass":
         return _two_passes(hidden, head, targets, coefficients, objective, (extras, fields, plan))
     work = Work(targets, coefficients, objective, extras, fields, head.scale, head.softcap, plan, head.shard)
-    loss, *values = OnePass.apply(hidden, head.weight, head.bias, work)
+    loss, *values = OnePass.apply(hidden, head.weight, head.bias, head.low_rank, work)
     return loss, TokenStats(dict(zip(work.returned, values, strict=True)), head.vocab, extras)
 
 

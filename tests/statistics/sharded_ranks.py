@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sftloss.objectives import OBJECTIVES
 from sftloss.statistics import FIELDS, Head, Plan, Shard, from_logits, measure_tokens, token_statistics
 
 PLANS = {"one pass": Plan("one_pass", tokens=3), "two passes": Plan("two_pass", tokens=4, columns=3)}
-KINDS = ("plain", "bias", "padded", "scale", "softcap")
+KINDS = ("plain", "bias", "padded", "scale", "softcap", "low_rank_and_all")
 UPSTREAM = -1.7  # ones would hide a factor applied twice
 
 
@@ -34,21 +35,17 @@ def edges(vocab: int) -> list[int]:
 def cut(head: Head, how: str) -> tuple[Head, list[torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
     """This rank's head, its leaves, and the rows of a whole gradient that are its own."""
     vocab, rank = head.weight.shape[0], dist.get_rank()
+    parts = {name: p for name in ("weight", "bias", "low_rank") if (p := getattr(head, name)) is not None}
     if how == "DTensor":
         mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("tp",))
-        leaves = [
-            distribute_tensor(p.detach(), mesh, [Rows(0)]).requires_grad_()
-            for p in (head.weight, head.bias)
-            if p is not None
-        ]
-        shard = Shard.of(leaves[0])
-        mine = slice(shard.start, shard.start + leaves[0].to_local().shape[0])
+        own = {name: distribute_tensor(p.detach(), mesh, [Rows(0)]).requires_grad_() for name, p in parts.items()}
+        shard = Shard.of(own["weight"])
+        mine = slice(shard.start, shard.start + own["weight"].to_local().shape[0])
     else:
         mine = slice(*edges(vocab)[rank : rank + 2])
         shard = Shard(mine.start, vocab, dist.group.WORLD)
-        leaves = [p.detach()[mine].clone().requires_grad_() for p in (head.weight, head.bias) if p is not None]
-    bias = leaves[1] if len(leaves) > 1 else None
-    return Head(leaves[0], bias, head.scale, head.softcap, shard), leaves, lambda whole: whole[mine]
+        own = {name: p.detach()[mine].clone().requires_grad_() for name, p in parts.items()}
+    return replace(head, **own, shard=shard), list(own.values()), lambda whole: whole[mine]
 
 
 def error(got: Any, true: torch.Tensor) -> float:
@@ -60,7 +57,7 @@ def error(got: Any, true: torch.Tensor) -> float:
 def law(kind: str, plan: Plan, how: str, objective: Any = everything) -> float:
     head, (hidden, targets, c) = make_head(kind), make_tokens()
     wanted = reference(hidden, head, targets, c, objective)
-    parameters = [p for p in (hidden, head.weight, head.bias) if p is not None]
+    parameters = [p for p in (hidden, head.weight, head.bias, head.low_rank) if p is not None]
     true = torch.autograd.grad(wanted * UPSTREAM, parameters)
     part, leaves, mine = cut(head, how)
     again = hidden.detach().clone().requires_grad_()

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from sftloss.loss import weighted_loss
 from sftloss.statistics import FIELDS, Head, Plan, TokenStats, from_logits, measure_tokens, token_statistics
 
+KINDS = ["plain", "bias", "padded", "scale", "softcap", "low_rank", "low_rank_and_all"]
 PLANS = {
     "one_pass": Plan("one_pass", tokens=3),
     "one_chunk": Plan("one_pass", tokens=1000),
@@ -38,12 +39,16 @@ def make_head(kind: str, vocab: int = 17, width: int = 6) -> Head:
     if kind == "padded":
         bias[-3:] = float("-inf")
     bias.requires_grad_()
+    whole, factor = (part.detach().clone().requires_grad_() for part in (weight[:, :4], weight[:, 4:]))
     return {
         "plain": Head(weight),
         "bias": Head(weight, bias),
         "padded": Head(weight, bias),
         "scale": Head(weight, bias, scale=0.3),
         "softcap": Head(weight, bias, scale=2.0, softcap=5.0),
+        # an adapter beside a frozen weight, as LoRA has it, and beside one that learns too
+        "low_rank": Head(weight.detach()[:, :4], low_rank=weight[:, 4:].detach().clone().requires_grad_()),
+        "low_rank_and_all": Head(whole, bias, scale=2.0, softcap=5.0, low_rank=factor),
     }[kind]
 
 
@@ -57,14 +62,15 @@ def make_tokens(tokens: int = 11, width: int = 6) -> tuple[torch.Tensor, torch.T
 
 
 def parameters(hidden: torch.Tensor, head: Head) -> list[torch.Tensor]:
-    return [p for p in (hidden, head.weight, head.bias) if p is not None and p.requires_grad]
+    every = (hidden, head.weight, head.bias, head.low_rank)
+    return [p for p in every if p is not None and p.requires_grad]
 
 
 def reference(hidden: torch.Tensor, head: Head, targets: torch.Tensor, c: torch.Tensor, f: Callable) -> torch.Tensor:
     return (torch.where(targets == -100, 0.0, c) * f(from_logits(head.logits(hidden), targets))).sum()
 
 
-@pytest.mark.parametrize("kind", ["plain", "bias", "padded", "scale", "softcap"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_the_fused_loss_is_its_definition_and_so_are_its_gradients(kind: str, plan: Plan) -> None:
     head, (hidden, targets, c) = make_head(kind), make_tokens()
@@ -88,7 +94,7 @@ def test_gradcheck_holds_for_the_fused_loss(plan: Plan) -> None:
     assert torch.autograd.gradcheck(function, (hidden, head.weight, head.bias))
 
 
-@pytest.mark.parametrize("kind", ["plain", "padded", "softcap"])
+@pytest.mark.parametrize("kind", ["plain", "padded", "softcap", "low_rank_and_all"])
 def test_token_statistics_are_the_definition_whatever_the_tiles(kind: str) -> None:
     head, (hidden, targets, _) = make_head(kind), make_tokens()
     true = from_logits(head.logits(hidden), targets)
@@ -253,7 +259,7 @@ def test_only_what_is_read_is_computed() -> None:
     assert_close(stats.entropy[kept], true.entropy[kept].detach())
 
 
-@pytest.mark.parametrize("kind", ["plain", "padded", "softcap"])
+@pytest.mark.parametrize("kind", ["plain", "padded", "softcap", "low_rank_and_all"])
 def test_measured_norms_are_those_of_the_gradient_in_the_logits(kind: str) -> None:
     head, (hidden, targets, _) = make_head(kind), make_tokens()
     objectives = {"ce": lambda s: -s.target_logprob, "everything": everything}

@@ -16,7 +16,7 @@ from sftloss.objectives import OBJECTIVES
 from sftloss.statistics import Head, Shard
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = ("plain", "bias", "padded", "scale", "softcap")
+KINDS = ("plain", "bias", "padded", "scale", "softcap", "low_rank_and_all")
 PLANS = ("one pass", "two passes")
 EXACT = [
     *(f"{kind}, {plan}, {how}" for kind in KINDS for plan in PLANS for how in ("DTensor", "group")),

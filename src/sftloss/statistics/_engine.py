@@ -41,7 +41,7 @@ def token_statistics(
         ValueError: If shapes, dtypes, devices or ids cannot be right.
 
     Gradient:
-        Exact, in `hidden`, `head.weight` and `head.bias`, whichever want it. Second derivatives raise.
+        Exact, in `hidden` and every tensor of `head`, whichever want it. Second derivatives raise.
 
     Example:
         >>> stats = token_statistics(torch.zeros(1, 2), Head(torch.zeros(4, 2)), torch.tensor([1]))
@@ -54,7 +54,7 @@ def token_statistics(
         raise ValueError(f"token_statistics: there is no statistic {unknown[0]!r}; choose from {', '.join(FIELDS)}.")
     names = tuple(dict.fromkeys((*FREE, *fields)))
     request = Request(targets, names, head.scale, head.softcap, plan or Plan(), head.shard)
-    values = TwoPass.apply(hidden, head.weight, head.bias, request)
+    values = TwoPass.apply(hidden, head.weight, head.bias, head.low_rank, request)
     return TokenStats(dict(zip(names, values, strict=True)), finite_columns(head, values[0].dtype)[1])
 
 
@@ -65,12 +65,13 @@ def check_inputs(who: str, hidden: Tensor, head: Head, targets: Tensor) -> None:
             f"{who}: hidden must be a floating (tokens, hidden) matrix, got {hidden.dtype} {tuple(hidden.shape)}. "
             "Flatten batch and time: hidden.reshape(-1, hidden.shape[-1])."
         )
-    width = head.weight.shape[1]
-    if hidden.shape[1] != width:
+    if hidden.shape[1] != head.width:
+        beside = "" if head.low_rank is None else f", its adapter's input {head.low_rank.shape[1]} more beside it"
         raise ValueError(
-            f"{who}: hidden is {hidden.shape[1]} wide, head.weight is (vocab {head.vocab}, hidden {width})."
+            f"{who}: hidden is {hidden.shape[1]} wide, head.weight is (vocab {head.vocab}, hidden "
+            f"{head.weight.shape[1]}){beside}."
         )
-    for name, other in (("head.weight", head.weight), ("targets", targets)):
-        if other.device != hidden.device:
+    for name, other in (("head.weight", head.weight), ("head.low_rank", head.low_rank), ("targets", targets)):
+        if other is not None and other.device != hidden.device:
             raise ValueError(f"{who}: hidden is on {hidden.device}, {name} on {other.device}. Move them together.")
     check_targets(who, targets, hidden.shape[0], head.vocab)

@@ -19,7 +19,7 @@ _PROJECT_ROWS = 512  # rows of the weight that a processor multiplies at a time
 class Head:
     r"""How hidden states become logits.
 
-    .. math:: z = \mathrm{cap}(s\,(h W^\top + b)), \qquad \mathrm{cap}(x) = c \tanh(x / c)
+    .. math:: z = \mathrm{cap}(s\,(h W^\top + u B^\top + b)), \qquad \mathrm{cap}(x) = c \tanh(x / c)
 
     Args:
         weight: ``(vocab, hidden)``; frozen (``requires_grad=False``) costs no gradient product.
@@ -28,6 +28,9 @@ class Head:
         softcap: The cap :math:`c > 0` (Gemma 2's ``final_logit_softcapping``) or None.
         shard: Which rows of a tensor-parallel head `weight` and `bias` are; None where they are all of it. With one
             they may be DTensors; the gradient of a shard is its own rank's, that of the hidden states is summed.
+        low_rank: ``(vocab, r)``, the factor :math:`B` of a low-rank adapter or None. The hidden states then come with
+            :math:`u` beside them, ``torch.cat([h, u], dim=1)``: what the adapter makes of its input, scaled, dropped
+            out and differentiated by its own autograd. Neither :math:`W + BA` nor the logits are ever held.
 
     Raises:
         ValueError: If a shape or a number is impossible, or a DTensor comes without saying what it is a shard of.
@@ -35,6 +38,12 @@ class Head:
     Example:
         >>> Head(torch.eye(3)).logits(torch.tensor([[1.0, 2.0, 3.0]]))
         tensor([[1., 2., 3.]])
+        >>> hidden, a, b = torch.ones(1, 3), torch.ones(2, 3), torch.ones(3, 2)     # LoRA: u = scaling * h A^T
+        >>> Head(torch.eye(3), low_rank=b).logits(torch.cat([hidden, 0.5 * hidden @ a.t()], dim=1))
+        tensor([[4., 4., 4.]])
+
+    Source:
+        Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, 2021 (arXiv:2106.09685), eq. 3.
     """
 
     weight: Tensor
@@ -42,11 +51,13 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
     shard: Shard | None = None
+    low_rank: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.shard is not None:
             object.__setattr__(self, "weight", local_rows(self.weight))
             object.__setattr__(self, "bias", local_rows(self.bias))
+            object.__setattr__(self, "low_rank", local_rows(self.low_rank))
         elif hasattr(self.weight, "to_local"):
             raise ValueError(
                 "Head: weight is a DTensor. A tensor-parallel head is Head(weight, shard=Shard.of(weight)); one that "
@@ -62,6 +73,10 @@ class Head:
             raise ValueError(
                 f"Head: bias has shape {tuple(self.bias.shape)}, the vocabulary is {self.weight.shape[0]}."
             )
+        if self.low_rank is not None and (self.low_rank.ndim != 2 or self.low_rank.shape[0] != self.weight.shape[0]):
+            raise ValueError(
+                f"Head: low_rank has shape {tuple(self.low_rank.shape)}, it is ({self.weight.shape[0]}, r) like weight."
+            )
         if self.softcap is not None and not self.softcap > 0:
             raise ValueError(f"Head: softcap must be > 0 or None, got {self.softcap}.")
         if self.shard is not None:
@@ -73,6 +88,18 @@ class Head:
     def vocab(self) -> int:
         """Rows of the head, on all ranks together."""
         return self.weight.shape[0] if self.shard is None else self.shard.vocab
+
+    @property
+    def factors(self) -> tuple[tuple[slice, Tensor], ...]:
+        """What is multiplied with which columns of the hidden states; the logits are the sum of the products."""
+        width = self.weight.shape[1]
+        first = (slice(0, width), self.weight)
+        return (first,) if self.low_rank is None else (first, (slice(width, self.width), self.low_rank))
+
+    @property
+    def width(self) -> int:
+        """Columns of the hidden states."""
+        return self.weight.shape[1] + (0 if self.low_rank is None else self.low_rank.shape[1])
 
     @property
     def start(self) -> int:
@@ -89,7 +116,11 @@ class Head:
 
         Of a shard, this rank's columns.
         """
-        z = torch.nn.functional.linear(hidden, self.weight, self.bias) * self.scale
+        (columns, weight), *more = self.factors
+        z = torch.nn.functional.linear(hidden[:, columns], weight, self.bias)
+        for columns, weight in more:
+            z = z + torch.nn.functional.linear(hidden[:, columns], weight)
+        z = z * self.scale
         return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
 
 
@@ -98,15 +129,22 @@ def compute_dtype(hidden: Tensor) -> torch.dtype:
     return torch.float64 if hidden.dtype == torch.float64 else torch.float32
 
 
-def blocks(head: Head, dtype: torch.dtype, rows: int | None = None) -> Iterator[tuple[slice, Tensor]]:
-    """The weight in blocks of vocabulary rows in `dtype`; one block, uncopied, where nothing forbids it."""
+Factors = list[tuple[slice, Tensor]]
+
+
+def blocks(head: Head, dtype: torch.dtype, rows: int | None = None) -> Iterator[tuple[slice, Factors]]:
+    """The factors in blocks of vocabulary rows in `dtype`; one block, uncopied, where nothing forbids it."""
     vocab = head.weight.shape[0]
-    weight = head.weight.detach()
     if rows is None:
-        rows = vocab if weight.dtype == dtype else _CAST_ROWS
+        rows = vocab if head.weight.dtype == dtype else _CAST_ROWS
     for start in range(0, vocab, rows):
         piece = slice(start, min(start + rows, vocab))
-        yield piece, weight[piece].to(dtype)
+        yield piece, factors_of(head, piece, dtype)
+
+
+def factors_of(head: Head, piece: slice, dtype: torch.dtype) -> Factors:
+    """The factors' rows of one block of the vocabulary."""
+    return [(columns, factor.detach()[piece].to(dtype)) for columns, factor in head.factors]
 
 
 def projected_rows(hidden: Tensor) -> int | None:
@@ -126,9 +164,10 @@ def finite_columns(head: Head, dtype: torch.dtype) -> tuple[Tensor | None, int |
     return finite, total(finite.sum(), head.shard)
 
 
-def project(hidden: Tensor, weight: Tensor, head: Head, piece: slice, out: Tensor) -> Tensor | None:
+def project(hidden: Tensor, factors: Factors, head: Head, piece: slice, out: Tensor) -> Tensor | None:
     """Write the logits of one block of the vocabulary into `out`; return d(capped)/d(uncapped), None without a cap."""
-    torch.mm(hidden, weight.t(), out=out)
+    for columns, factor in factors:
+        out.addmm_(hidden[:, columns], factor.t(), beta=float(columns.start > 0))
     if head.bias is not None:
         out += head.bias.detach()[piece].to(out.dtype)
     if head.scale != 1.0:

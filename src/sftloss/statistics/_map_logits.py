@@ -43,8 +43,8 @@ def map_logits(
             value a token.
 
     Gradient:
-        Exact, in every source's hidden states, weight and bias that want it: a teacher under ``torch.no_grad()`` or
-        detached gets none. What `function` closes over gets none. Second derivatives raise.
+        Exact, in every source's hidden states and tensors of its head that want it: a teacher under
+        ``torch.no_grad()`` or detached gets none. What `function` closes over gets none. Second derivatives raise.
 
     Example:
         >>> def kl(student, teacher):
@@ -70,7 +70,7 @@ def map_logits(
     width = sum(head.weight.shape[0] * compute_dtype(hidden).itemsize for hidden, head in sources)
     step = max(1, (plan or Plan()).chunk(tokens, 1, width))
     work = _Work(function, tuple(head for _, head in sources), tuple(rows), step)
-    flat = [tensor for hidden, head in sources for tensor in (hidden, head.weight, head.bias)]
+    flat = [tensor for hidden, head in sources for tensor in (hidden, head.weight, head.bias, head.low_rank)]
     out: Tensor = _MapLogits.apply(work, *flat)
     return out
 
@@ -95,7 +95,7 @@ class _Work:
 
 
 class _MapLogits(torch.autograd.Function):
-    """(work, hidden, weight, bias, hidden, weight, bias, ...) -> (tokens,)."""
+    """(work, hidden, weight, bias, low_rank, hidden, weight, bias, low_rank, ...) -> (tokens,)."""
 
     @staticmethod
     def forward(ctx: Any, work: _Work, *flat: Tensor | None) -> Tensor:
@@ -128,7 +128,7 @@ def _add_chunk(
 ) -> None:
     """Recompute a chunk's logits, pull the gradient back to them, and multiply it out."""
     made = [_logits(flat, k, head, piece) for k, head in enumerate(work.heads)]
-    is_wanted = [any(g is not None for g in grads[3 * k : 3 * k + 3]) for k in range(len(made))]
+    is_wanted = [any(g is not None for g in grads[4 * k : 4 * k + 4]) for k in range(len(made))]
     with torch.enable_grad():
         leaves = [z.requires_grad_(want) for (_, z), want in zip(made, is_wanted, strict=True)]
         out = work.values(leaves, piece)
@@ -142,25 +142,25 @@ def _add_chunk(
             continue
         if head.softcap is not None:
             dz = dz * (1 - (z.detach() / head.softcap).square())
-        d_hidden, d_weight, d_bias = grads[3 * k : 3 * k + 3]
-        weight = flat[3 * k + 1]
-        assert weight is not None
-        if d_hidden is not None:
-            torch.mm(dz, weight.to(dz.dtype), out=d_hidden[piece])
-            d_hidden[piece] *= head.scale
-        if d_weight is not None:
-            d_weight.addmm_(dz.t(), hidden, alpha=head.scale)
+        d_hidden, d_weight, d_bias, d_low_rank = grads[4 * k : 4 * k + 4]
+        for (columns, factor), gradient in zip(head.factors, (d_weight, d_low_rank), strict=False):
+            if d_hidden is not None:
+                d_hidden[piece, columns].addmm_(dz, factor.detach().to(dz.dtype), alpha=head.scale)
+            if gradient is not None:
+                gradient.addmm_(dz.t(), hidden[:, columns], alpha=head.scale)
         if d_bias is not None:
             d_bias.add_(dz.sum(dim=0), alpha=head.scale)
 
 
 def _logits(flat: Sequence[Tensor | None], k: int, head: Head, piece: slice) -> tuple[Tensor, Tensor]:
     """Hidden states and logits of one source's chunk, both in the compute dtype, without a graph."""
-    hidden, weight, bias = (None if t is None else t.detach() for t in flat[3 * k : 3 * k + 3])
-    assert hidden is not None and weight is not None
+    hidden, *of_head = flat[4 * k : 4 * k + 4]
+    assert hidden is not None
     dtype = compute_dtype(hidden)
-    h = hidden[piece].to(dtype)
-    whole = replace(head, weight=weight.to(dtype), bias=None if bias is None else bias.to(dtype))
+    h = hidden.detach()[piece].to(dtype)
+    weight, bias, low_rank = (None if t is None else t.detach().to(dtype) for t in of_head)
+    assert weight is not None
+    whole = replace(head, weight=weight, bias=bias, low_rank=low_rank)
     return h, whole.logits(h)
 
 

@@ -65,7 +65,7 @@ def measure_tokens(
     check_targets("measure_tokens", targets, hidden.shape[0], head.vocab)
     dtype = compute_dtype(hidden)
     kept = torch.nonzero(targets != IGNORED)[:, 0]
-    state = _State(hidden, head, dtype, (False, False, False), kept.shape[0])
+    state = _State(hidden, head, dtype, (False,) * 4, kept.shape[0])
     step = (plan or Plan()).chunk(kept.shape[0], head.common, 2 * dtype.itemsize)
     columns: dict[str, list[Tensor]] = {}
     for start in range(0, kept.shape[0], step):

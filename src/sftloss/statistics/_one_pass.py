@@ -31,8 +31,8 @@ class Work:
     plan: Plan
     shard: Shard | None = None
 
-    def head(self, weight: Tensor, bias: Tensor | None) -> Head:
-        return Head(weight, bias, self.scale, self.softcap, self.shard)
+    def head(self, weight: Tensor, bias: Tensor | None, low_rank: Tensor | None) -> Head:
+        return Head(weight, bias, self.scale, self.softcap, self.shard, low_rank)
 
     @property
     def returned(self) -> tuple[str, ...]:
@@ -47,17 +47,18 @@ class Gradients:
     hidden: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
+    low_rank: Tensor | None
 
 
 class OnePass(torch.autograd.Function):
-    """(hidden, weight, bias, work) -> loss, then the statistics of `work.returned`, which carry no graph."""
+    """(hidden, weight, bias, low_rank, work) -> loss, then the statistics of `work.returned`, which carry no graph."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, work):  # type: ignore[no-untyped-def]
-        wanted = tuple(ctx.needs_input_grad[:3])
+    def forward(ctx, hidden, weight, bias, low_rank, work):  # type: ignore[no-untyped-def]
+        wanted = tuple(ctx.needs_input_grad[:4])
         with torch.autocast(hidden.device.type, enabled=False):
-            loss, stats, gradients, largest = sweep(hidden, work.head(weight, bias), work, wanted)
-        ctx.save_for_backward(hidden, weight, bias)
+            loss, stats, gradients, largest = sweep(hidden, work.head(weight, bias, low_rank), work, wanted)
+        ctx.save_for_backward(hidden, weight, bias, low_rank)
         ctx.work, ctx.wanted, ctx.gradients, ctx.largest = work, wanted, gradients, largest
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*stats)
@@ -67,18 +68,17 @@ class OnePass(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream, *of_statistics):  # type: ignore[no-untyped-def]
         if upstream is None:
-            return None, None, None, None
-        hidden, weight, bias = ctx.saved_tensors
+            return None, None, None, None, None
+        inputs = ctx.saved_tensors
+        hidden = inputs[0]
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:  # a second backward through a retained graph: the first one took the buffers
             with torch.autocast(hidden.device.type, enabled=False), torch.no_grad():
-                _, _, gradients, _ = sweep(hidden, ctx.work.head(weight, bias), ctx.work, ctx.wanted)
+                _, _, gradients, _ = sweep(hidden, ctx.work.head(*inputs[1:]), ctx.work, ctx.wanted)
         factor = upstream * ctx.largest
         out = [
             None if value is None else value.mul_(factor).to(like.dtype)
-            for value, like in zip(
-                (gradients.hidden, gradients.weight, gradients.bias), (hidden, weight, bias), strict=True
-            )
+            for value, like in zip(vars(gradients).values(), inputs, strict=True)
         ]
         return (*out, None)
 
@@ -118,13 +118,14 @@ class _State:
     def __init__(self, hidden: Tensor, head: Head, dtype: torch.dtype, wanted: tuple[bool, ...], kept: int) -> None:
         self.head, self.dtype = head, dtype
         self.finite, self.vocab_size = finite_columns(head, dtype)
-        vocab, width = head.weight.shape
+        vocab = head.weight.shape[0]
         like = torch.empty(0, dtype=dtype, device=hidden.device)
         # the first chunk overwrites what is in them; with no chunk they are the zero gradient
         make = like.new_empty if kept else like.new_zeros
-        self.d_hidden = make((kept, width)) if wanted[0] else None
-        self.d_weight = make((vocab, width)) if wanted[1] else None
+        self.d_hidden = make((kept, head.width)) if wanted[0] else None
+        self.d_weight = make(head.weight.shape) if wanted[1] else None
         self.d_bias = like.new_zeros(vocab) if wanted[2] else None
+        self.d_low_rank = make(head.low_rank.shape) if wanted[3] and head.low_rank is not None else None
         self.wants_gradient = any(wanted)
         self.buffer = self.spare = self.centre = like
         self.is_first = True
@@ -158,18 +159,19 @@ class _State:
         self.is_first = False
         if self.d_bias is not None:
             self.d_bias.add_(dz.sum(dim=0), alpha=scale)
-        for columns, weight in blocks(self.head, self.dtype):
-            part = dz[:, columns]
-            if self.d_hidden is not None:
-                self.d_hidden[piece].addmm_(part, weight, beta=float(columns.start > 0), alpha=scale)
-            if self.d_weight is not None:
-                self.d_weight[columns].addmm_(part.t(), hidden, beta=beta, alpha=scale)
+        for rows, factors in blocks(self.head, self.dtype):
+            part = dz[:, rows]
+            for (columns, factor), gradient in zip(factors, (self.d_weight, self.d_low_rank), strict=False):
+                if self.d_hidden is not None:
+                    self.d_hidden[piece, columns].addmm_(part, factor, beta=float(rows.start > 0), alpha=scale)
+                if gradient is not None:
+                    gradient[rows].addmm_(part.t(), hidden[:, columns], beta=beta, alpha=scale)
 
     def finish(self, tokens: int, kept: Tensor, everything: bool) -> Gradients:
         d_hidden = None if self.d_hidden is None else total(self.d_hidden, self.head.shard)
         if d_hidden is not None and not everything:
             d_hidden = d_hidden.new_zeros(tokens, d_hidden.shape[1]).index_copy_(0, kept, d_hidden)
-        return Gradients(d_hidden, self.d_weight, self.d_bias)
+        return Gradients(d_hidden, self.d_weight, self.d_bias, self.d_low_rank)
 
 
 def read_chunk(
@@ -184,7 +186,7 @@ def read_chunk(
             state.spare = torch.empty_like(state.buffer)
     z = state.buffer[:tokens]
     parts = blocks(head, state.dtype, projected_rows(hidden))
-    slopes = [project(hidden, weight, head, columns, z[:, columns]) for columns, weight in parts]
+    slopes = [project(hidden, factors, head, columns, z[:, columns]) for columns, factors in parts]
     slope = None if head.softcap is None else torch.cat([s for s in slopes if s is not None], dim=1)
     sums = Sums.start(tokens, needed, z)
     hole = take_target(z, targets, head.start, sums)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._definition import IGNORED, spread
-from ._head import Head, compute_dtype, finite_columns, project
+from ._head import Head, compute_dtype, factors_of, finite_columns, project
 from ._plan import Plan
 from ._rows import RowGradient, Rows, needs, row_gradient, statistics_of
 from ._sharded import Shard, merge, total
@@ -27,23 +27,23 @@ class Request:
     plan: Plan
     shard: Shard | None = None
 
-    def head(self, weight: Tensor, bias: Tensor | None) -> Head:
-        return Head(weight, bias, self.scale, self.softcap, self.shard)
+    def head(self, weight: Tensor, bias: Tensor | None, low_rank: Tensor | None) -> Head:
+        return Head(weight, bias, self.scale, self.softcap, self.shard, low_rank)
 
 
 class TwoPass(torch.autograd.Function):
-    """(hidden, weight, bias, request) -> the statistics of `request.fields`, each ``(tokens,)``."""
+    """(hidden, weight, bias, low_rank, request) -> the statistics of `request.fields`, each ``(tokens,)``."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, request):  # type: ignore[no-untyped-def]
-        head = request.head(weight, bias)
+    def forward(ctx, hidden, weight, bias, low_rank, request):  # type: ignore[no-untyped-def]
+        head = request.head(weight, bias, low_rank)
         kept = torch.nonzero(request.targets != IGNORED)[:, 0]
         with torch.autocast(hidden.device.type, enabled=False):
             h, y = hidden[kept].to(compute_dtype(hidden)), request.targets[kept]
             rows = read_rows(h, head, y, needs(request.fields), request.plan)
         values = statistics_of(rows, request.fields)
         out = [spread(value, kept, hidden.shape[0]) for value in values.values()]
-        ctx.save_for_backward(hidden, weight, bias, kept, *[v for v in vars(rows).values() if v is not None])
+        ctx.save_for_backward(hidden, weight, bias, low_rank, kept, *[v for v in vars(rows).values() if v is not None])
         ctx.names = [name for name, value in vars(rows).items() if value is not None]
         ctx.request = request
         ctx.set_materialize_grads(False)
@@ -53,25 +53,23 @@ class TwoPass(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, *upstream):  # type: ignore[no-untyped-def]
-        hidden, weight, bias, kept, *numbers = ctx.saved_tensors
+        hidden, weight, bias, low_rank, kept, *numbers = ctx.saved_tensors
         rows, request = Rows(**dict(zip(ctx.names, numbers, strict=True))), ctx.request
         leaves = rows.leaves()
         with torch.enable_grad():
             values = statistics_of(leaves, request.fields)
         asked = [(values[n], up[kept]) for n, up in zip(request.fields, upstream, strict=True) if up is not None]
         if not asked:
-            return None, None, None, None
+            return None, None, None, None, None
         grad = row_gradient([value for value, _ in asked], [up for _, up in asked], leaves)
-        head = request.head(weight, bias)
+        head = request.head(weight, bias, low_rank)
         with torch.autocast(hidden.device.type, enabled=False):
             h = hidden[kept].to(compute_dtype(hidden))
-            d_h, d_weight, d_bias = _gradients(
-                h, head, request, (request.targets[kept], rows, grad), ctx.needs_input_grad
-            )
+            d_h, *of_head = _gradients(h, head, request, (request.targets[kept], rows, grad), ctx.needs_input_grad)
         d_hidden = None
         if d_h is not None:
             d_hidden = torch.zeros_like(hidden).index_copy_(0, kept, d_h.to(hidden.dtype))
-        return d_hidden, d_weight, d_bias, None
+        return d_hidden, *of_head, None
 
 
 def read_rows(hidden: Tensor, head: Head, targets: Tensor, needed: set[str], plan: Plan) -> Rows:
@@ -86,7 +84,7 @@ def read_rows(hidden: Tensor, head: Head, targets: Tensor, needed: set[str], pla
         for left in range(0, vocab, width):
             piece = slice(left, min(left + width, vocab))
             z = h.new_empty(h.shape[0], piece.stop - left)
-            project(h, head.weight.detach()[piece].to(h.dtype), head, piece, z)
+            project(h, factors_of(head, piece, h.dtype), head, piece, z)
             hole = take_target(z, y, head.start + left, sums)
             add_block(z, sums, hole, finite is not None)
         parts.append(merge(sums, head.shard, y).rows(vocab_size))
@@ -98,16 +96,20 @@ def read_rows(hidden: Tensor, head: Head, targets: Tensor, needed: set[str], pla
 
 def _gradients(
     hidden: Tensor, head: Head, request: Request, tokens: tuple[Tensor, Rows, RowGradient], wanted: tuple[bool, ...]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Each block of dW is written once for every super-chunk of tokens; dh accumulates over the blocks."""
+) -> tuple[Tensor | None, ...]:
+    """In hidden, weight, bias and low_rank; each block of dW is written once for every super-chunk of tokens."""
     finite, vocab_size = finite_columns(head, hidden.dtype)
     vocab = head.weight.shape[0]
     height, width = request.plan.tile(hidden.shape[0], vocab, hidden.dtype.itemsize)
     d_hidden = torch.zeros_like(hidden) if wanted[0] else None
     is_single = hidden.shape[0] <= height
     # with one super-chunk a block of dW is final when written, so no float32 copy of the whole is needed
-    dtype = head.weight.dtype if is_single else hidden.dtype
-    d_weight = torch.zeros(head.weight.shape, dtype=dtype, device=hidden.device) if wanted[1] else None
+    d_factors = [
+        torch.zeros(factor.shape, dtype=factor.dtype if is_single else hidden.dtype, device=hidden.device)
+        if want
+        else None
+        for (_, factor), want in zip(head.factors, (wanted[1], wanted[3]), strict=False)
+    ]
     d_bias = torch.zeros(vocab, dtype=hidden.dtype, device=hidden.device) if wanted[2] else None
     for start in range(0, hidden.shape[0], height):
         part = slice(start, min(start + height, hidden.shape[0]))
@@ -115,17 +117,19 @@ def _gradients(
         cut = (targets[part], rows.map(operator.itemgetter(part)), grad.map(operator.itemgetter(part)))
         for left in range(0, vocab, width):
             piece = slice(left, min(left + width, vocab))
-            weight = head.weight.detach()[piece].to(hidden.dtype)
-            dz = _tile_gradient(hidden[part], weight, head, piece, cut, finite, vocab_size)
-            if d_hidden is not None:
-                d_hidden[part].addmm_(dz, weight, alpha=head.scale)
-            if d_weight is not None:
-                _add_product(d_weight[piece], dz, hidden[part], head.scale, is_single)
+            factors = factors_of(head, piece, hidden.dtype)
+            dz = _tile_gradient(hidden[part], factors, head, piece, cut, finite, vocab_size)
+            for (columns, factor), gradient in zip(factors, d_factors, strict=True):
+                if d_hidden is not None:
+                    d_hidden[part, columns].addmm_(dz, factor, alpha=head.scale)
+                if gradient is not None:
+                    _add_product(gradient[piece], dz, hidden[part, columns], head.scale, is_single)
             if d_bias is not None:
                 d_bias[piece].add_(dz.sum(dim=0), alpha=head.scale)
-    d_weight = None if d_weight is None else d_weight.to(head.weight.dtype)
     d_hidden = None if d_hidden is None else total(d_hidden, head.shard)
-    return d_hidden, d_weight, None if d_bias is None else d_bias.to(head.bias.dtype)  # type: ignore[union-attr]
+    d_weight, d_low_rank = (*d_factors, None)[:2]
+    found = ((d_weight, head.weight), (d_bias, head.bias), (d_low_rank, head.low_rank))
+    return d_hidden, *(None if g is None or like is None else g.to(like.dtype) for g, like in found)
 
 
 def _add_product(out: Tensor, dz: Tensor, hidden: Tensor, scale: float, is_single: bool) -> None:
@@ -135,11 +139,11 @@ def _add_product(out: Tensor, dz: Tensor, hidden: Tensor, scale: float, is_singl
         out.addmm_(dz.t(), hidden, beta=0.0 if is_single else 1.0, alpha=scale)
 
 
-def _tile_gradient(hidden, weight, head, piece, tokens, finite, vocab_size):  # type: ignore[no-untyped-def]
+def _tile_gradient(hidden, factors, head, piece, tokens, finite, vocab_size):  # type: ignore[no-untyped-def]
     """The gradient in the raw product h W^T of one tile."""
     targets, rows, grad = tokens
     z = hidden.new_empty(hidden.shape[0], piece.stop - piece.start)
-    slope = project(hidden, weight, head, piece, z)
+    slope = project(hidden, factors, head, piece, z)
     start = head.start + piece.start
     take_target(z, targets, start, Sums.start(hidden.shape[0], set(), z))
     z -= rows.m[:, None]
