@@ -102,6 +102,30 @@ def fsdp2(is_head_alone: bool) -> float:
     return relative_error(full, truth())
 
 
+def adapters(how: str, is_head_alone: bool = False) -> float:
+    """LoRA on the head and on frozen layers, wrapped by what Accelerate wraps PEFT models with."""
+    from peft import LoraConfig, get_peft_model
+    from torch.distributed.fsdp import fully_shard
+
+    def made() -> Any:
+        torch.manual_seed(0)
+        config = LoraConfig(target_modules=["q_proj", "lm_head"], r=2, init_lora_weights=False)
+        return get_peft_model(model_of(), config).train()
+
+    alone, model = made(), made()
+    attach(alone, LOSS)
+    alone(**pad(ROWS)).loss.backward()
+    wrapped = DistributedDataParallel(model) if how == "ddp" else model
+    attachment = attach(model, LOSS) if how == "attached, then fsdp2" else None
+    if how != "ddp":
+        base = model.get_base_model()
+        for layer in [*base.model.layers, *([base.lm_head] if is_head_alone else []), model]:
+            fully_shard(layer)
+    run(wrapped, attachment or attach(model, LOSS), mine())
+    found = {n: g.full_tensor() if how != "ddp" else g for n, g in gradients(model).items()}
+    return relative_error(found, gradients(alone))
+
+
 def trainer(folder: str) -> float:
     import transformers
 
@@ -162,6 +186,8 @@ def main(out: str) -> None:
         "mean of means": partial(ddp, is_ours=False),
         "fsdp2": partial(fsdp2, False),
         "fsdp2, head alone": partial(fsdp2, True),
+        **{f"LoRA on the head, {how}": partial(adapters, how) for how in ("ddp", "fsdp2", "attached, then fsdp2")},
+        "LoRA on the head alone in fsdp2": partial(adapters, "fsdp2", is_head_alone=True),
         "accelerate": accelerate_loop,
         "trainer": partial(trainer, str(Path(out).parent)),
     }

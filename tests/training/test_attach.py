@@ -169,14 +169,6 @@ def test_signature_is_the_models_own_and_the_losss() -> None:
     assert {"token_weights", "tasks", "row_ids", "reference"} <= set(ours)
 
 
-def test_adapter_on_the_head_is_refused_though_it_starts_at_zero() -> None:
-    peft = pytest.importorskip("peft")
-    config = peft.LoraConfig(target_modules=["q_proj", "lm_head"], r=2)
-    model = peft.get_peft_model(model_of(), config)
-    with pytest.raises(ModelError, match="lora_A, lora_B beside weight.*leave the head out of target_modules"):
-        attach(model, "cross_entropy")
-
-
 def test_packed_head_is_refused() -> None:
     model = model_of()
     full = model.lm_head.weight.detach().clone()

@@ -12,8 +12,13 @@ import pytest
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
+pytest.importorskip("peft")
 ROOT = Path(__file__).resolve().parents[2]
-EXACT = ["ddp", "attach after ddp", "masked rank", "fsdp2", "fsdp2, head alone", "accelerate", "trainer"]
+EXACT = [
+    *("ddp", "attach after ddp", "masked rank", "fsdp2", "fsdp2, head alone", "accelerate", "trainer"),
+    *(f"LoRA on the head, {how}" for how in ("ddp", "fsdp2", "attached, then fsdp2")),
+    "LoRA on the head alone in fsdp2",
+]
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])

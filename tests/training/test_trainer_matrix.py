@@ -30,17 +30,18 @@ def truth_of(model: Any) -> dict[str, torch.Tensor]:
     return gradients(model)
 
 
-@pytest.mark.parametrize("kind", ["body", "modules_to_save", "tied"])
+@pytest.mark.parametrize("kind", ["body", "modules_to_save", "tied", "head", "tied head"])
 @pytest.mark.filterwarnings("ignore:.*tie_word_embeddings:UserWarning")
 def test_adapters_train_as_with_the_models_own_logits(kind: str, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     saved = ["lm_head"] if kind == "modules_to_save" else None
-    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2, init_lora_weights=False, modules_to_save=saved)
-    model = peft.get_peft_model(model_of(tie_word_embeddings=kind == "tied"), config)
+    targets = ["q_proj", "v_proj", *(["lm_head"] if "head" in kind else [])]
+    config = peft.LoraConfig(target_modules=targets, r=2, init_lora_weights=False, modules_to_save=saved)
+    model = peft.get_peft_model(model_of(tie_word_embeddings="tied" in kind), config)
     truth = truth_of(model)
     assert any("lora" in name for name in truth)
-    assert any("lm_head" in name for name in truth) == (kind == "modules_to_save")
+    assert any("lm_head" in name for name in truth) == (kind not in ("body", "tied"))
     _, (steps,) = train(OURS, model, arguments(tmp_path, 2, 4), ROWS)
     assert relative_error(steps, truth) < 1e-10
 

@@ -166,13 +166,13 @@ class Attachment:
                 f"sftloss: the decoder gave {tuple(hidden.shape[:2])} positions for labels of "
                 f"{tokens.targets.numel() // tokens.columns, tokens.columns}."
             )
-        head = self.form.read(model)
+        states, head = self.form.read(model, hidden.flatten(0, 1))
         device = head.weight.device
         step, own_total = self._step_of(given, tokens)
         coefficients = step.coefficients(tokens).to(device)
         extras = {name: value.to(device) for name, value in tokens.extras.items()}
         value, stats = weighted_loss(
-            hidden.flatten(0, 1).to(device),
+            states,
             head,
             tokens.targets.to(device),
             coefficients,
@@ -221,8 +221,8 @@ def attach(model: nn.Module, loss: Loss | str | Objective) -> Attachment:
         The attachment; its `step` counts the normaliser of an optimizer step, `detach` ends it.
 
     Raises:
-        ModelError: If the head's product is not the model's own logits (an adapter on the head, a packed weight), or
-            the model already has a loss attached.
+        ModelError: If the head's product is not the model's own logits (an adapter other than LoRA on the head, a
+            packed weight), or the model already has a loss attached.
 
     Example:
         >>> attachment = attach(model, "cross_entropy + 1e-4 * z_loss")        # doctest: +SKIP

@@ -13,8 +13,9 @@ from torch.distributed.tensor import DTensor
 
 from sftloss.decoder import open_decoder
 from sftloss.errors import ModelError
-from sftloss.statistics import Head, Shard
-from sftloss.training._sharded_head import prove_sharded
+from sftloss.statistics import Head
+from sftloss.training._adapters import acting, is_lora, read_head
+from sftloss.training._sharded_head import prove_in_forward
 
 
 @dataclass(frozen=True)
@@ -31,21 +32,18 @@ class HeadForm:
         """Ranks that hold the same tokens."""
         return 1 if self.mesh is None else self.mesh.size()
 
-    def read(self, model: nn.Module) -> Head:
-        """The head with the weight it has now, whichever adapter is active and wherever FSDP gathered it."""
+    def read(self, model: nn.Module, hidden: Tensor) -> tuple[Tensor, Head]:
+        """The head with the weight it has now, wherever FSDP gathered it, and the hidden states as it takes them."""
         output = model.get_output_embeddings()  # type: ignore[operator]
         if hasattr(output, "unshard"):
             output.unshard()  # a head that is a unit of FSDP2 by itself is sharded again after its own forward
-        weight, shard = output.weight, None
-        if isinstance(weight, DTensor):
-            if weight.device_mesh != self.mesh:
-                raise ModelError(
-                    "sftloss: the head's weight is sharded inside the model's forward pass, as it was not when the "
-                    "loss was attached; make the model tensor-parallel first, then attach, and call the module that "
-                    "fully_shard was given last."
-                )
-            shard = Shard.of(weight)
-        return Head(weight, getattr(output, "bias", None), self.scale, self.softcap, shard)
+        if isinstance(output.weight, DTensor) and output.weight.device_mesh != self.mesh:
+            raise ModelError(
+                "sftloss: the head's weight is sharded inside the model's forward pass, as it was not when the "
+                "loss was attached; make the model tensor-parallel first, then attach, and call the module that "
+                "fully_shard was given last."
+            )
+        return read_head(output, hidden, self.scale, self.softcap)
 
 
 def unwrap(model: nn.Module) -> Any:
@@ -64,23 +62,17 @@ def unwrap(model: nn.Module) -> Any:
 def prove_head(model: nn.Module, outer: nn.Module | None = None) -> HeadForm:
     """Check once, on eight tokens, that hidden states and head give the model's own logits.
 
-    A sharded head is checked in a forward pass of the model itself, so every rank calls this.
+    A sharded head, or one with adapters, is checked in a forward pass of the model itself, so every rank calls this.
 
     Raises:
-        ModelError: If they do not, or could stop doing so while training (an adapter on the head starts at zero).
+        ModelError: If they do not.
     """
-    name = type(model).__name__
     output = getattr(model, "get_output_embeddings", lambda: None)()
     if output is not None:
-        further = sorted({n.split(".")[0] for n, _ in _active(output).named_parameters()} - {"weight", "bias"})
-        if further:
-            raise ModelError(
-                f"attach: the head of {name} has {', '.join(further)} beside weight and bias (an adapter?), "
-                "so its logits are not weight times hidden states; leave the head out of target_modules, or train it "
-                "whole with modules_to_save."
-            )
-        if isinstance(getattr(output, "weight", None), DTensor):
-            return HeadForm(*prove_sharded(model, outer or model, output))
+        acting(output)
+        if is_lora(output) or isinstance(getattr(output, "weight", None), DTensor):
+            return HeadForm(*prove_in_forward(model, outer or model, output))
+    name = type(model).__name__
     decoder = open_decoder(model)
     if decoder.head is None:
         raise ModelError(
@@ -88,17 +80,6 @@ def prove_head(model: nn.Module, outer: nn.Module | None = None) -> HeadForm:
             "loaded, with a head in a floating type, before anything shards it."
         )
     return HeadForm(decoder.head.scale, decoder.head.softcap)
-
-
-def _active(output: nn.Module) -> nn.Module:
-    """The copy that PEFT's modules_to_save trains, or the module itself."""
-    copies = getattr(output, "modules_to_save", None)
-    if copies is None:
-        return output
-    active = getattr(output, "active_adapter", None)
-    active = active[0] if isinstance(active, (list, tuple)) and active else active
-    chosen: Any = copies[active] if active in copies else output.original_module  # noqa: SIM401
-    return chosen
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""A head that is sharded when the loss is attached: proved inside a forward pass of the model, where it can be read."""
+"""A head that is sharded, or has adapters, when the loss is attached: proved inside a forward pass of the model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from sftloss.decoder._decoder import Decoder, _declared, _distance, _probe_ids
 from sftloss.errors import ModelError
-from sftloss.statistics import Head, Shard
+from sftloss.training._adapters import read_head
 
 
 @dataclass
@@ -28,18 +28,16 @@ class Attempt:
 
     def read(self, output: nn.Module, forms: list[tuple[float, float | None]]) -> None:
         """Every form's logits of the hidden states the decoder has just given; the weight is whole rows only now."""
-        weight: Any = output.weight
-        shard = Shard.of(weight) if isinstance(weight, DTensor) else None
-        if shard is not None:
-            self.mesh, self.start = weight.device_mesh, shard.start
+        self.mesh = getattr(output.weight, "device_mesh", None)
         for scale, softcap in forms:
-            head = Head(weight, getattr(output, "bias", None), scale, softcap, shard)
-            hidden = local_hidden(self.hidden[0]).flatten(0, 1)
-            self.logits.append(head.logits(hidden.to(head.weight.device, head.weight.dtype)))
+            hidden, head = read_head(output, local_hidden(self.hidden[0]).flatten(0, 1), scale, softcap)
+            self.start = head.start
+            low_rank = None if head.low_rank is None else head.low_rank.to(head.weight.dtype)
+            self.logits.append(replace(head, low_rank=low_rank).logits(hidden.to(head.weight.dtype)))
 
 
-def prove_sharded(model: Any, outer: nn.Module, output: nn.Module) -> tuple[float, float | None, Any]:
-    """Scale, cap and tensor-parallel mesh of a head that FSDP2 or tensor parallelism has sharded.
+def prove_in_forward(model: Any, outer: nn.Module, output: nn.Module) -> tuple[float, float | None, Any]:
+    """Scale, cap and tensor-parallel mesh of a head that can be read only while the model runs.
 
     Args:
         model: The transformers model.
@@ -59,7 +57,7 @@ def prove_sharded(model: Any, outer: nn.Module, output: nn.Module) -> tuple[floa
         with _evaluating(outer):
             own = outer(input_ids=ids, use_cache=False).logits
     except (RuntimeError, ValueError) as error:
-        raise ModelError(f"attach: the sharded head of {name} cannot be read: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"attach: the head of {name} cannot be read: {str(error).splitlines()[0]}") from error
     finally:
         body.remove()
         before.remove()
@@ -72,7 +70,7 @@ def prove_sharded(model: Any, outer: nn.Module, output: nn.Module) -> tuple[floa
             return scale, softcap, attempt.mesh
     raise ModelError(
         f"attach: the logits of {name} are not the declared function of hidden states and head weight, so the loss "
-        "cannot be fused with its sharded head; attach before it is sharded to see why."
+        "cannot be fused with its head; where it is sharded, attach before that to see why."
     )
 
 
