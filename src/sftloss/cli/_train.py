@@ -99,7 +99,9 @@ def _show(outcome: Any, options: TrainOptions, manner: Manner) -> None:
         with open(options.json, "w", encoding="utf-8") as file:
             file.write(text)
     _show_metrics(outcome.metrics)
-    note(f"wrote {outcome.folder}/model after {outcome.steps} steps", manner)
+    best = outcome.facts["best"]
+    chosen = "" if best is None else f": step {best['step']}, whose held-out loss is the lowest, {best['loss']:.4g}"
+    note(f"wrote {outcome.folder}/model after {outcome.steps} steps{chosen}", manner)
 
 
 def _show_metrics(metrics: Any) -> None:

@@ -78,6 +78,9 @@ class TrainOptions:
     save_every: int = option(500, "Steps between checkpoints.", panel=_OUT, minimum=1)
     logging_every: int = option(10, "Steps between log lines.", panel=_OUT, minimum=1)
     keep: int | None = option(2, "Checkpoints kept.", panel=_OUT, minimum=1)
+    keep_best: bool = option(
+        False, "Save with every evaluation, keep the lowest held-out loss, end with it.", panel=_OUT
+    )
     report_to: tuple[str, ...] = option((), "tensorboard, wandb, trackio; repeat it.", panel=_OUT, metavar="NAME")
     run_name: str | None = option(None, "What trackers call the run.", panel=_OUT)
     output: str = option("sftloss-train", "Folder of the results.", panel=_OUT, short="-o", metavar="DIR")

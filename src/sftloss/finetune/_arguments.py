@@ -39,7 +39,7 @@ def arguments(recipe: Recipe, folder: str, *, has_eval: bool, is_new: bool) -> A
             eval_strategy="steps" if has_eval and recipe.eval_every else "no",
             eval_steps=recipe.eval_every,
             save_strategy="no" if recipe.output is None else "steps",
-            save_steps=recipe.save_every,
+            save_steps=(recipe.eval_every if recipe.keep_best else None) or recipe.save_every,
             logging_steps=recipe.logging_every,
             report_to=list(recipe.report_to) or "none",
             run_name=recipe.run_name,

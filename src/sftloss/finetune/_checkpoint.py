@@ -81,8 +81,8 @@ def verify(checkpoint: Path) -> dict[str, Any]:
     return facts
 
 
-def publish(unfinished: Path, target: Path, facts: Mapping[str, Any], keep: int | None) -> None:
-    """Add the manifest, put the folder in its place, and remove the oldest beyond `keep`."""
+def publish(unfinished: Path, target: Path, facts: Mapping[str, Any], keep: int | None, best: int = 0) -> None:
+    """Add the manifest, put the folder in its place, and remove the oldest beyond `keep`, but for the step `best`."""
     files = {
         str(path.relative_to(unfinished)): {
             "bytes": path.stat().st_size,
@@ -96,7 +96,8 @@ def publish(unfinished: Path, target: Path, facts: Mapping[str, Any], keep: int 
         shutil.rmtree(target)
     rename_folder(unfinished, target)
     for old in checkpoints(target.parent)[keep:] if keep is not None else ():
-        shutil.rmtree(old)
+        if step_of(old) != best:
+            shutil.rmtree(old)
 
 
 def agree(checkpoint: Path, facts: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from sftloss.errors import ConfigError, DataError
 from sftloss.finetune._arguments import arguments, check_trackers
 from sftloss.finetune._callbacks import run_callback
-from sftloss.finetune._checkpoint import agree, checkpoints, chosen
+from sftloss.finetune._checkpoint import agree, checkpoints, chosen, verify
 from sftloss.finetune._files import write_json, write_lines
 from sftloss.finetune._folder import folder_of
 from sftloss.finetune._groups import Groups
@@ -20,6 +20,7 @@ from sftloss.finetune._outcome import Interrupted, Outcome
 from sftloss.finetune._provenance import data_facts, identity, model_facts, versions
 from sftloss.finetune._recipe import Recipe
 from sftloss.finetune._rows import Collator, DataSet, hold_out, pack, read
+from sftloss.finetune._state import load_kept
 from sftloss.finetune._trainer import Work, trainer_class
 from sftloss.training import Loss, attachment_of
 
@@ -65,9 +66,13 @@ def fine_tune(
         model, tokenizer = model_and_tokenizer(recipe, model, tokenizer)
         data, held_out = data_of(recipe, tokenizer, rows, eval_rows)
         work = Work(recipe, loss, data, held_out, folder, groups=groups_of(loss, held_out))
+        if recipe.keep_best:
+            work.keeps["best"] = work.best
         trainer = _trainer(work, (model, tokenizer), checkpoint, callbacks)
         _begin(trainer, work, checkpoint)
         _train(trainer, work, checkpoint)
+        if recipe.keep_best:
+            _take_best(trainer, work)
         if held_out is not None and work.evaluated != trainer.state.global_step:
             trainer.evaluate()
         return _finish(trainer, work, checkpoint, time.monotonic() - started)
@@ -97,6 +102,8 @@ def data_of(recipe: Recipe, tokenizer: Any, rows: Any = None, eval_rows: Any = N
         held_out = read(recipe, recipe.eval_data if eval_rows is None else eval_rows, tokenizer)
     elif recipe.eval_share:
         data, held_out = hold_out(data, recipe.eval_share, recipe.seed)
+    elif recipe.keep_best:
+        raise ConfigError("keep_best: no rows are held out; give eval_share or eval_data.")
     return (pack(data, recipe.max_length) if recipe.packing and recipe.max_length else data), held_out
 
 
@@ -149,6 +156,7 @@ def _train(trainer: Any, work: Work, checkpoint: Path | None) -> None:
         if state.global_step >= state.max_steps:  # killed between the last step and the end
             trainer._load_from_checkpoint(str(checkpoint))
             trainer.state = state
+            load_kept(trainer, checkpoint, work.keeps)
             return
     try:
         with work.stop.listening():
@@ -162,6 +170,15 @@ def _train(trainer: Any, work: Work, checkpoint: Path | None) -> None:
         raise Interrupted(trainer.state.global_step, work.stop.asked, saved)
 
 
+def _take_best(trainer: Any, work: Work) -> None:
+    """Put the weights of the best checkpoint into the model; its evaluation is then the run's."""
+    if work.best.step != trainer.state.global_step:
+        checkpoint = work.folder.checkpoints / f"checkpoint-{work.best.step}"
+        verify(checkpoint)
+        trainer._load_from_checkpoint(str(checkpoint))
+    work.metrics, work.evaluated = dict(work.best.metrics), trainer.state.global_step
+
+
 def _finish(trainer: Any, work: Work, checkpoint: Path | None, seconds: float) -> Outcome:
     """Give the model its own forward back, and write what is to stay: weights first, the facts last."""
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -170,6 +187,7 @@ def _finish(trainer: Any, work: Work, checkpoint: Path | None, seconds: float) -
         "epochs": trainer.state.epoch,
         "resumed_from": None if checkpoint is None else checkpoint.name,
         "ranks": trainer.args.world_size,
+        "best": {"step": work.best.step, "loss": work.best.loss} if work.recipe.keep_best else None,
         "metrics": work.metrics,
         "model": model_facts(model),
         "data": data_facts(work.data),

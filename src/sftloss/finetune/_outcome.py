@@ -17,10 +17,12 @@ class Outcome:
             recipe names no output.
         model: The trained model, its own forward back in place, in evaluation mode.
         history: What was logged, in order, each with its `step`; losses in nats.
-        metrics: The last evaluation: ``loss`` (the one trained), ``cross_entropy``, ``entropy``, ``token_accuracy``,
-            ``trained_tokens``, and ``tasks`` and ``languages``: name to the same. Empty without held-out rows.
+        metrics: The last evaluation, or with `keep_best` that of the step handed out: ``loss`` (the one trained),
+            ``cross_entropy``, ``entropy``, ``token_accuracy``, ``trained_tokens``, and ``tasks`` and ``languages``:
+            name to the same. Empty without held-out rows.
         steps: Optimizer steps in all.
-        facts: What `train.json` says beside these: versions, command, data, ranks, tokens.
+        facts: What `train.json` says: versions, command, data, ranks, tokens, and with `keep_best` under ``best`` the
+            step handed out and its held-out loss.
     """
 
     folder: Path | None

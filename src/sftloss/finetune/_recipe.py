@@ -72,6 +72,8 @@ class Recipe:
         eval_every, save_every, logging_every: Optimizer steps between two; None evaluates before and after only.
         eval_batch_size: Rows of an evaluation batch; None is `batch_size`.
         keep: Newest checkpoints kept; None keeps all.
+        keep_best: Save a checkpoint with every evaluation (in place of `save_every`), keep the one with the lowest
+            held-out loss beside the newest, and hand it out at the end.
         report_to: Names of trackers that transformers knows: ``"tensorboard"``, ``"wandb"``, ``"trackio"``.
         run_name: What trackers call the run.
         output: Folder of the results; None writes nothing that stays.
@@ -126,6 +128,7 @@ class Recipe:
     logging_every: int = 10
     eval_batch_size: int | None = None
     keep: int | None = 2
+    keep_best: bool = False
     report_to: tuple[str, ...] = ()
     run_name: str | None = None
     output: str | None = None
@@ -151,6 +154,8 @@ class Recipe:
             raise ConfigError("Recipe: eval_share is a share of data below 1, in place of eval_data; choose one.")
         if self.packing and self.max_length is None:
             raise ConfigError("Recipe: packing needs max_length, the tokens of a packed row.")
+        if self.keep_best and (self.eval_every is None or self.output is None):
+            raise ConfigError("Recipe: keep_best chooses among evaluated checkpoints; give eval_every and output.")
         if self.overwrite and (self.resume or self.resume_from):
             raise ConfigError("Recipe: overwrite starts anew and resume goes on; choose one.")
 

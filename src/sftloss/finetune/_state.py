@@ -52,19 +52,34 @@ def load_state(trainer: Any, folder: Path, keeps: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: If the file does not hold what this run remembers.
     """
-    from safetensors import safe_open
-
-    path = folder / state_file(trainer.args.process_index)
-    with safe_open(path, framework="pt") as file:
-        found: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found |= json.loads((file.metadata() or {}).get("words", "{}"))
+    found = _found(trainer, folder)[1]
     trainer._tr_loss.copy_(found["loss"][0])
     trainer._globalstep_last_logged = int(found["last_logged"])
+    load_kept(trainer, folder, keeps)
+
+
+def load_kept(trainer: Any, folder: Path, keeps: Mapping[str, Any]) -> None:
+    """The part of it that is not the Trainer's own.
+
+    Raises:
+        ConfigError: If the file does not hold what this run remembers.
+    """
+    path, found = _found(trainer, folder)
     for name, kept in _kept(trainer, keeps).items():
         own = {key.removeprefix(f"{name}/"): value for key, value in found.items() if key.startswith(f"{name}/")}
         if not own:
             raise ConfigError(f"{path} has no state of {name}; go on with the options of the run that wrote it.")
         kept.load_state_dict(own)
+
+
+def _found(trainer: Any, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """This rank's file and what is in it."""
+    from safetensors import safe_open
+
+    path = folder / state_file(trainer.args.process_index)
+    with safe_open(path, framework="pt") as file:
+        found: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return path, found | json.loads((file.metadata() or {}).get("words", "{}"))
 
 
 def _kept(trainer: Any, keeps: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sftloss.finetune._best import Best
 from sftloss.finetune._checkpoint import publish
 from sftloss.finetune._folder import Folder
 from sftloss.finetune._groups import Groups, flat
@@ -34,6 +35,7 @@ class Work:
         stop: Whether the run was asked to stop.
         metrics: Of the latest evaluation, as :class:`Outcome` has them.
         evaluated: The step of the latest evaluation.
+        best: Of all evaluations since the first step.
     """
 
     recipe: Recipe
@@ -47,6 +49,7 @@ class Work:
     stop: Stop = field(default_factory=Stop)
     metrics: dict[str, Any] = field(default_factory=dict)
     evaluated: int = -1
+    best: Best = field(default_factory=Best)
     order: Order | None = None
 
 
@@ -79,6 +82,7 @@ def trainer_class(work: Work) -> Any:
             for group in work.groups:
                 output.metrics.update(flat(found[f"{group.of}s"], group.of, prefix))
             work.metrics, work.evaluated = {**_named(output.metrics, prefix), **found}, self.state.global_step
+            work.best.look(work.evaluated, work.metrics)
             return output
 
         def _get_output_dir(self, trial: Any) -> str:
@@ -101,7 +105,8 @@ def trainer_class(work: Work) -> Any:
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 facts = {**work.facts, "step": self.state.global_step}
-                publish(unfinished, work.folder.checkpoints / name, facts, work.recipe.keep)
+                best = work.best.step if work.recipe.keep_best else 0
+                publish(unfinished, work.folder.checkpoints / name, facts, work.recipe.keep, best)
                 work.folder.unfinished.rmdir()
             self.accelerator.wait_for_everyone()
 
