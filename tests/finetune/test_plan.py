@@ -1,0 +1,71 @@
+"""What a dry run says a run will hold, beside what the run held."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.finetune.runs import environment
+
+pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+from sftloss.finetune import Lora, Recipe, plan
+
+_SCRIPT = """
+import ctypes, json, sys
+from dataclasses import replace
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from sftloss.data.demo import demo_tokenizer
+from sftloss.finetune import Recipe, fine_tune, plan
+
+torch.set_num_threads(1)
+folder, rows = sys.argv[1], int(sys.argv[2])
+demo_tokenizer().save_pretrained(folder)
+config = dict(hidden_size=512, intermediate_size=1376, num_hidden_layers=2, num_attention_heads=8)
+LlamaForCausalLM(LlamaConfig(vocab_size=512, **config)).save_pretrained(folder)
+recipe = Recipe(model=folder, data="demo", max_examples=100, max_steps=2, batch_size=rows, device="cpu")
+
+def resident(field):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field + ":"))
+
+fine_tune(replace(recipe, model="demo", batch_size=2))  # everything that is loaded once
+told = plan(recipe).total
+ctypes.CDLL("libc.so.6").malloc_trim(0)
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins here
+before = resident("VmRSS")
+fine_tune(recipe)
+print(json.dumps([told, resident("VmHWM") - before]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from /proc, on Linux")
+@pytest.mark.parametrize("rows", [pytest.param(2, marks=pytest.mark.slow), 32])
+def test_the_memory_told_is_what_a_run_takes(rows: int, tmp_path: Path) -> None:
+    """Two rows are parameters and optimizer, thirty-two are activations too; a rule of thumb is within half."""
+    done = subprocess.run(
+        [sys.executable, "-c", _SCRIPT, str(tmp_path), str(rows)], env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    told, measured = json.loads(done.stdout.splitlines()[-1])
+    assert told > 100 * 2**20
+    assert measured / 1.5 < told < 1.5 * measured
+
+
+def test_activations_computed_twice_are_told_to_be_fewer() -> None:
+    kept, again = (
+        plan(Recipe(model="demo", data="demo", max_examples=20, gradient_checkpointing=g)).memory for g in (False, True)
+    )
+    assert again["activations"] < kept["activations"] and again["parameters"] == kept["parameters"]
+
+
+@pytest.mark.filterwarnings("ignore:.*(tie_word_embeddings|save_embedding_layers):UserWarning")
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_adapters_are_what_gradients_and_optimizer_are_told_of() -> None:
+    pytest.importorskip("peft")
+    found = plan(Recipe(model="demo", data="demo", max_examples=20, lora=Lora(4, targets=("lm_head",)))).memory
+    # the demo model is 64 wide and has 461 tokens
+    assert found["gradients"] == 4 * 4 * (64 + 461) and found["optimizer"] == 2 * found["gradients"]
