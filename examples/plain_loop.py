@@ -41,10 +41,10 @@ def main() -> list[float]:
         losses.append(seen["cross_entropy"])
         if rank == 0:
             print("  ".join(f"{name} {value:.4f}" for name, value in seen.items()))
-    if world > 1:
-        torch.distributed.destroy_process_group()
     return losses
 
 
 if __name__ == "__main__":
     main()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # once the wrapped model is gone; with gloo, before it may hang
