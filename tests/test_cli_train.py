@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -33,6 +36,28 @@ def test_train_writes_a_model_a_history_and_where_they_came_from(tmp_path: Path)
 
     load_model(tmp_path / "out" / "model")
     assert "held out" in done.stdout and "step 3/3" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
+def test_a_run_told_to_stop_saves_a_checkpoint_and_exits_by_its_code(number: int, code: int, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = [*DEMO, "--max-steps", "2000", "--logging-every", "1", "-o", out]
+    command = [sys.executable, "-c", "from sftloss.cli import main; main()", *map(str, words)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        assert any(line.startswith("step 2/") for line in iter(process.stderr.readline, "")), "it ended before"
+        process.send_signal(number)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code, told
+    (saved,) = (out / "checkpoints").glob("checkpoint-*")
+    stop = told.splitlines()[-1]
+    assert stop == f"stopped after step {saved.name[11:]}; {saved} is complete, --resume goes on from it."
+    assert not (out / "model").exists()
 
 
 def test_train_refuses_a_folder_with_a_run(tmp_path: Path) -> None:
@@ -68,6 +93,19 @@ def test_train_trains_adapters(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model" / "adapter_model.safetensors").is_file()
     told = json.loads((tmp_path / "out" / "train.json").read_text())["model"]
     assert 0 < told["trained_parameters"] < told["parameters"]
+
+
+def test_adapters_on_the_head_come_by_a_file(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("model: demo\ndata: demo\nlora-r: 2\nlora-targets: [q_proj, lm_head]\nlearning-rate: 1e-3")
+    done = run("train", "-c", config, "--max-steps", 2, "--max-examples", 8, "-q", "--device", "cpu", "-o",
+               tmp_path / "out")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    from safetensors.torch import load_file
+
+    saved = load_file(tmp_path / "out" / "model" / "adapter_model.safetensors")
+    (learned,) = (value for name, value in saved.items() if "lm_head.lora_B" in name)
+    assert learned.abs().sum() > 0  # it starts at zero
 
 
 def test_a_tracker_without_its_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ _UNITS = (("GB", 2**30), ("MB", 2**20), ("kB", 2**10))
 
 
 def train(options: TrainOptions, manner: Manner) -> int:
-    """Fine-tune a model on a data file under any loss. Killed at any time, it goes on with --resume."""
+    """Fine-tune a model on a data file under any loss. Killed at any time, it goes on with --resume; Ctrl-C and SIGTERM
+    finish the step, save a checkpoint and exit with 130 and 143."""
     from sftloss.cli._ranks import shard_of_environment
     from sftloss.cli._show import check_targets, hush_bars, note
     from sftloss.finetune import Interrupted, fine_tune, plan
