@@ -14,6 +14,8 @@ pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 from safetensors.torch import load_file
 
+from sftloss.errors import ConfigError
+
 # lengths and tasks differ from row to row; 60 rows in steps of 8 leave an incomplete window at the end
 STEP: dict[str, Any] = {"dtype": "float64", "dropout": 0.0, "epochs": 1.0, "eval_share": 0.0, "eval_every": None}
 HARD: dict[str, Any] = {**STEP, "loss": "focal(gamma=2)", "alpha": 0.5, "optimizer": "sgd", "learning_rate": 0.05}
@@ -65,7 +67,9 @@ def test_activations_computed_twice_do_not_change_the_trained_weights(whole: Any
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes; 54 rows are no multiple of 2 x 4, so one rank's last batch is filled up with nothing."""
     output = tmp_path_factory.mktemp("ranks")
-    told = finish(start(output, ranks=2, batch_size=4, grad_accum=1, **RANKED))
+    # auto finds the processor too: left alone, Accelerate would join no processes there
+    device = "cpu" if torch.accelerator.is_available() else "auto"
+    told = finish(start(output, ranks=2, batch_size=4, grad_accum=1, **{**RANKED, "device": device}))
     assert told.count("world 2") == 2, told
     return output
 
@@ -73,6 +77,14 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return here(tmp_path_factory.mktemp("alone"), batch_size=8, grad_accum=1, **RANKED)
+
+
+def test_processes_that_would_each_be_a_run_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sftloss.finetune._arguments._is_cpu", lambda device: False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="started 2 processes, of which Accelerate joins 1"):
+        here(tmp_path, max_steps=1)
+    assert not (tmp_path / "checkpoints" / "checkpoint-1").exists()
 
 
 def test_two_ranks_end_where_one_process_ends(ranks: Path, alone: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,14 +19,15 @@ def arguments(recipe: Recipe, folder: str, *, has_eval: bool, is_new: bool) -> A
     """`transformers.TrainingArguments` of a recipe.
 
     Raises:
-        ConfigError: If the device is not there, a tracker's package is missing, or transformers refuses a value.
+        ConfigError: If the device is not there, a tracker's package is missing, transformers refuses a value, or the
+            processes that a launcher started do not make one run.
     """
     from transformers import TrainingArguments
 
     _check_device(recipe.device)
     check_trackers(recipe.report_to)
     try:
-        return TrainingArguments(
+        made = TrainingArguments(
             output_dir=folder,
             per_device_train_batch_size=recipe.batch_size,
             per_device_eval_batch_size=recipe.eval_batch_size or recipe.batch_size,
@@ -34,7 +36,7 @@ def arguments(recipe: Recipe, folder: str, *, has_eval: bool, is_new: bool) -> A
             max_steps=recipe.max_steps or -1,
             seed=recipe.seed,
             data_seed=recipe.seed,
-            use_cpu=recipe.device == "cpu",
+            use_cpu=_is_cpu(recipe.device),
             eval_on_start=has_eval and is_new,
             eval_strategy="steps" if has_eval and recipe.eval_every else "no",
             eval_steps=recipe.eval_every,
@@ -53,6 +55,13 @@ def arguments(recipe: Recipe, folder: str, *, has_eval: bool, is_new: bool) -> A
         )
     except ValueError as error:
         raise ConfigError(f"fine_tune: {str(error).splitlines()[0].rstrip('.')}.") from error
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if made.world_size != started:
+        raise ConfigError(
+            f"fine_tune: the launcher started {started} processes, of which Accelerate joins {made.world_size}, so "
+            "each would be a run of its own; name the device, or launch one process."
+        )
+    return made
 
 
 def _optimizer(recipe: Recipe) -> dict[str, Any]:
@@ -85,6 +94,11 @@ def check_trackers(names: tuple[str, ...]) -> None:
         packages = _PACKAGES.get(name, (name,))
         if not any(find_spec(package) for package in packages):
             raise ConfigError(f"report_to: {name} needs its package: pip install {packages[0]}.")
+
+
+def _is_cpu(device: str) -> bool:
+    """Said, because under a launcher on a machine without accelerators Accelerate would join no processes."""
+    return device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
 
 
 def _check_device(device: str) -> None:
