@@ -37,7 +37,7 @@ def weighted_loss(
             not differentiated. Rows with coefficient 0 are dropped before any product.
         objective: Statistics to one loss a token, in nats.
         extras: Your own tensors, first axis ``tokens``, read by the objective as ``stats.extras[...]``.
-        plan: How the work is cut; every plan gives the same numbers.
+        plan: How the work is cut; every plan gives the same numbers unless it filters gradients.
 
     Returns:
         The loss, a scalar in float32 or better, and the detached statistics of the same pass, ``(tokens,)`` each;

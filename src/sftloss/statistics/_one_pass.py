@@ -151,14 +151,17 @@ class _State:
             put_target(dz, targets, self.head.start, grad, self.vocab_size)
             if slope is not None:
                 dz *= slope
-            self._products(dz, hidden, piece)
+            self._products(dz, hidden, piece, work.plan.skip_below)
         return {name: value.detach() for name, value in values.items()}, loss
 
-    def _products(self, dz: Tensor, hidden: Tensor, piece: slice) -> None:
+    def _products(self, dz: Tensor, hidden: Tensor, piece: slice, skip_below: float) -> None:
         beta, scale = (0.0 if self.is_first else 1.0), self.head.scale
-        self.is_first = False
         if self.d_bias is not None:
             self.d_bias.add_(dz.sum(dim=0), alpha=scale)
+        if skip_below:
+            self._filtered_products(dz, hidden, piece, skip_below)
+            return
+        self.is_first = False
         for rows, factors in blocks(self.head, self.dtype):
             part = dz[:, rows]
             for (columns, factor), gradient in zip(factors, (self.d_weight, self.d_low_rank), strict=False):
@@ -166,6 +169,20 @@ class _State:
                     self.d_hidden[piece, columns].addmm_(part, factor, beta=float(rows.start > 0), alpha=scale)
                 if gradient is not None:
                     gradient[rows].addmm_(part.t(), hidden[:, columns], beta=beta, alpha=scale)
+
+    def _filtered_products(self, dz: Tensor, hidden: Tensor, piece: slice, skip_below: float) -> None:
+        """The same from the columns of dz that reach `skip_below`."""
+        rows = torch.nonzero(torch.linalg.vector_norm(dz, float("inf"), dim=0) >= skip_below)[:, 0]
+        part, scale = dz.index_select(1, rows), self.head.scale
+        for (columns, factor), gradient in zip(self.head.factors, (self.d_weight, self.d_low_rank), strict=False):
+            if gradient is not None and self.is_first:
+                gradient.zero_()
+            if self.d_hidden is not None:
+                block = factor.detach().index_select(0, rows).to(self.dtype)
+                self.d_hidden[piece, columns].addmm_(part, block, beta=0.0, alpha=scale)
+            if gradient is not None:
+                gradient.index_add_(0, rows, part.t() @ hidden[:, columns], alpha=scale)
+        self.is_first = False
 
     def finish(self, tokens: int, kept: Tensor, everything: bool) -> Gradients:
         d_hidden = None if self.d_hidden is None else total(self.d_hidden, self.head.shard)

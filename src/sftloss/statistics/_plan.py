@@ -12,7 +12,7 @@ _SUPER_CHUNK = 8192  # tokens the two-pass mode keeps in one vocabulary sweep
 
 @dataclass(frozen=True)
 class Plan:
-    """How a fused loss computes; every choice gives the same numbers.
+    """How a fused loss computes; every choice gives the same numbers, but for `skip_below`.
 
     Attributes:
         mode: "one_pass" finishes the gradients of a chunk of tokens while its logits are alive: three matrix
@@ -21,12 +21,22 @@ class Plan:
         tokens: Tokens in a chunk (one pass) or None to choose by memory.
         columns: Vocabulary columns in a tile (two passes) or None to choose by memory.
         fields: Statistics to return beside those the objective reads and those that are free.
+        skip_below: Gradient filtering in one pass, 0 for none: vocabulary columns in which no token of a chunk has a
+            logit gradient of this size, relative to the largest coefficient, are left out of the gradient products.
+            With t = skip_below max|c| and the head's scale s an entry of dh errs by at most |s| t times the sum of |W|
+            over its column, one of dW by |s| t times the sum of |h| over its column; the loss, the statistics and the
+            bias's gradient stay exact. Finding the columns waits for the device once a chunk.
+
+    Source:
+        Wijmans et al., *Cut Your Losses in Large-Vocabulary Language Models*, 2024, section 4.3 (arXiv:2411.09009);
+        there whole blocks of a sorted vocabulary.
     """
 
     mode: Literal["auto", "one_pass", "two_pass"] = "auto"
     tokens: int | None = None
     columns: int | None = None
     fields: tuple[str, ...] = ()
+    skip_below: float = 0.0
 
     def __post_init__(self) -> None:
         if self.mode not in ("auto", "one_pass", "two_pass"):
@@ -35,6 +45,11 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"Plan: {name} must be at least 1 or None, got {value}.")
+
+        if not 0 <= self.skip_below < 1:
+            raise ValueError(f"Plan: skip_below must be at least 0 and below 1, got {self.skip_below}.")
+        if self.skip_below and self.mode == "two_pass":
+            raise ValueError("Plan: skip_below is for one pass; two passes are exact.")
 
     def chunk(self, tokens: int, vocab: int, logit_bytes: int) -> int:
         """Tokens in one chunk of the one-pass mode; chunks of nearly equal size."""
