@@ -7,6 +7,7 @@ from sftloss.training._collate import collate_rows, inputs_of
 from sftloss.training._loss import Loss, TaskFactors
 from sftloss.training._pass import Pass
 from sftloss.training._step import Step, step_total
+from sftloss.training._task_weighting import TaskWeighting
 from sftloss.training._tokens import weigh_batch
 from sftloss.training._trainer import with_loss
 
@@ -16,6 +17,7 @@ __all__ = [
     "Pass",
     "Step",
     "TaskFactors",
+    "TaskWeighting",
     "attach",
     "attachment_of",
     "collate_rows",

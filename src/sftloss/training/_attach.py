@@ -10,6 +10,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from sftloss.training._sharded_head import local_hidden
 from sftloss.training._spikes import SpikeWatch
 from sftloss.training._step import Step, contribution, step_total
 from sftloss.training._tally import Tally
+from sftloss.training._task_weighting import TaskWeighting
 from sftloss.training._tokens import COLUMNS, read_tokens
 
 _OURS = (*COLUMNS, "output_logits", "num_items_in_batch", "shift_labels")
@@ -50,6 +52,8 @@ class Attachment:
         self.tallies = {"train": Tally(), "eval": Tally()}
         self.spikes = SpikeWatch()
         self.observers: list[Callable[[Pass], None]] = []
+        if isinstance(loss.tasks, TaskWeighting):
+            self.observers.append(partial(loss.tasks.observe, loss))
         self.task_names: tuple[str, ...] = ()
         self.is_active = True
         self._before = vars(model).get("forward")
@@ -195,7 +199,7 @@ class Attachment:
         if isinstance(items, Step):
             return items, False
         if items is None:
-            factors = None if loss.tasks is None else loss.tasks.now()
+            factors = self._own_factors()
             return Step(contribution(loss, tokens, factors), factors), adds_up
         if not loss.counts_tokens or any(given.get(name) is not None for name in ("token_weights", "example_weights")):
             raise ValueError(
@@ -204,6 +208,17 @@ class Attachment:
                 "sftloss.training.with_loss(Trainer, loss)."
             )
         return Step(torch.as_tensor(items, dtype=torch.float64)), False
+
+    def _own_factors(self) -> Tensor | None:
+        """Factors of a pass that is no part of a step."""
+        if not isinstance(self.loss.tasks, TaskWeighting):
+            return None if self.loss.tasks is None else self.loss.tasks.now()
+        if self.model.training:
+            raise ValueError(
+                "sftloss: task weights move once an optimizer step, so a pass must know its step; pass "
+                "num_items_in_batch=attachment.step(micro_batches)."
+            )
+        return None  # an evaluation weights no task
 
 
 def attach(model: nn.Module, loss: Loss | str | Objective) -> Attachment:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from sftloss.objectives import objective as read_objective
 from sftloss.statistics import TokenStats
 from sftloss.weights import NORMALISERS, ROLES
+
+if TYPE_CHECKING:
+    from sftloss.training._task_weighting import TaskWeighting
 
 Objective = Callable[[TokenStats], Tensor]
 
@@ -51,7 +55,7 @@ class Loss:
             says roles by a tensor ``roles``; without one, a token whose label is ignored is the prompt's and the
             others are the response's. None trains what the labels do not ignore.
         normaliser: ``"weights"``, ``"sequences"`` or ``"tokens"``: what Z counts. A number is Z itself.
-        tasks: Factors by task; the batch then holds ``tasks``, one index a row or a token.
+        tasks: Factors by task, fixed or moved by a strategy; the batch then holds ``tasks``, an index a row or a token.
         extras: Names of batch tensors, laid out as the labels are, that the objective reads as ``stats.extras``.
         is_checked: Whether a non-finite loss raises, naming the rows. Asking waits for the device once a micro-batch.
 
@@ -68,7 +72,7 @@ class Loss:
     alpha: float = 0.0
     roles: Mapping[str, float] | None = None
     normaliser: str | float = "weights"
-    tasks: TaskFactors | None = None
+    tasks: TaskFactors | TaskWeighting | None = None
     extras: tuple[str, ...] = ()
     is_checked: bool = True
 

@@ -49,8 +49,8 @@ def contribution(loss: Loss, tokens: Tokens, factors: Tensor | None) -> Tensor:
     weights = tokens.weights
     if by == "sequences" and tokens.shares is not None:  # a sequence lies on several ranks and counts once
         weights, by = tokens.shares, "weights"
-    if loss.tasks is not None and loss.tasks.is_mean_per_task:
-        assert factors is not None and tokens.groups is not None
+    if factors is not None and loss.tasks is not None and loss.tasks.is_mean_per_task:
+        assert tokens.groups is not None
         count = factors.numel()
         return group_normalisers(weights, tokens.groups, count=count, by=by, segments=tokens.segments)
     return normaliser(weights, tokens.segments, by=by)

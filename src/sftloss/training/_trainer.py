@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from sftloss.errors import ConfigError
 from sftloss.training._attach import attach, attachment_of
 from sftloss.training._loss import Loss, Objective, as_loss
 from sftloss.training._step import Step, step_total
+from sftloss.training._task_weighting import TaskWeighting
 from sftloss.training._tokens import COLUMNS
 
 
@@ -35,6 +37,7 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
         >>> trainer = with_loss(Trainer, "focal(gamma=2)")(model=model, args=args)   # doctest: +SKIP
     """
     chosen = as_loss(loss)
+    tasks = chosen.tasks if isinstance(chosen.tasks, TaskWeighting) else None
 
     class LossTrainer(trainer):
         # our loss is divided by the normaliser of the whole window
@@ -46,6 +49,8 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
             _check(self)
             self.model_accepts_loss_kwargs = True
             _attached(self, chosen)
+            if tasks is not None:
+                self.add_callback(_end_of_step(tasks))
 
         def _set_signature_columns_if_needed(self) -> None:
             super()._set_signature_columns_if_needed()
@@ -99,10 +104,32 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
             if "loss" in logs:  # every rank logs its training loss, so every rank adds up its tokens here
                 seen = _attached(self, chosen).metrics("train")
                 logs.update({name: value for name, value in seen.items() if name != "loss"})
+                logs.update({} if tasks is None else tasks.metrics())
             super().log(logs, *args, **kwargs)
+
+        def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            if tasks is not None and self.args.should_save:  # the same on every rank
+                tasks.save(Path(output_dir))
+
+        def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if tasks is not None and checkpoint is not None:
+                tasks.load(Path(checkpoint))
 
     LossTrainer.__name__ = LossTrainer.__qualname__ = trainer.__name__
     return LossTrainer
+
+
+def _end_of_step(tasks: TaskWeighting) -> Any:
+    """The weights move right after the optimizer, before anything is logged, evaluated or saved."""
+    from transformers import TrainerCallback
+
+    class EndOfStep(TrainerCallback):
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            tasks.step()
+
+    return EndOfStep()
 
 
 def _attached(trainer: Any, loss: Loss) -> Any:

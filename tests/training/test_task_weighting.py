@@ -1,0 +1,248 @@
+"""Task weights at work in training: those of the steps before, exact under any split, kept with the checkpoint."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.training.cases import chunks, definition, gradients, model_of, ragged_rows, relative_error
+
+from sftloss.errors import ConfigError
+from sftloss.tasks import MultiTaskLoss, Rules
+from sftloss.training import Loss, TaskFactors, TaskWeighting, attach, collate_rows, with_loss
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+# a CPU has no memory to pin
+pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")
+
+ROWS = ragged_rows()
+pad = partial(collate_rows, pad_id=0)
+
+
+def weighting_of(strategy: Any = "gls", **rules: Any) -> TaskWeighting:
+    return TaskWeighting(MultiTaskLoss(["a", "b"], strategy, rules=Rules(**rules)))
+
+
+def steps_of(tasks: TaskWeighting, splits: list[list[dict[str, Any]]], **loss: Any) -> tuple[Any, list[list[float]]]:
+    """A plain loop, one optimizer step a split; the model, and the weights after each step."""
+    model = model_of()
+    attachment = attach(model, Loss(tasks=tasks, **loss))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    weights = []
+    for micro_batches in splits:
+        step = attachment.step(micro_batches)
+        for batch in micro_batches:
+            model(**batch, num_items_in_batch=step).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        tasks.step()
+        weights.append(tasks.weighting.weights.tolist())
+    return model, weights
+
+
+def plain_steps(loss: Loss, count: int) -> Any:
+    """The same loop under a loss that nothing moves."""
+    model = model_of()
+    attachment = attach(model, loss)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(count):
+        model(**pad(ROWS), num_items_in_batch=attachment.step([pad(ROWS)])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+def task_loss(model: Any, task: int) -> torch.Tensor:
+    rows = [row for row in ROWS if row["tasks"] == task]
+    return definition(model, rows, lambda row: row["token_weights"][1:])
+
+
+@pytest.mark.parametrize("base", ["task_mean", "token_mean"])
+def test_a_step_is_weighted_by_what_the_step_before_has_shown(base: str) -> None:
+    """gls: weights are in proportion to 1 / L_k. The first step has weights 1, the second those of its losses."""
+    tasks = weighting_of(base=base)
+    model, _ = steps_of(tasks, [[pad(ROWS)]])
+    before = model_of()
+    losses = torch.stack([task_loss(before, k).detach() for k in (0, 1)])
+    expected = (1 / losses) / (1 / losses).mean()
+    # float64, but for rotary angles and norms, which the model takes in float32 of equal inputs
+    assert torch.allclose(tasks.weighting.weights, expected, rtol=1e-10)
+    step = model._sftloss_attachment.step([pad(ROWS)])
+    model(**pad(ROWS), num_items_in_batch=step).loss.backward()
+    got = gradients(model)
+    sizes = [
+        sum(float(r["token_weights"][1:][r["labels"][1:] != -100].double().sum()) for r in ROWS if r["tasks"] == k)
+        for k in (0, 1)
+    ]
+    parts = [1.0, 1.0] if base == "task_mean" else [size / sum(sizes) for size in sizes]
+    model._sftloss_attachment.detach()
+    sum(float(expected[k]) * parts[k] * task_loss(model, k) for k in (0, 1)).backward()  # type: ignore[union-attr]
+    assert relative_error(got, gradients(model)) < 1e-10
+
+
+@pytest.mark.parametrize("loss", [{}, {"objective": "focal(gamma=2)", "alpha": 0.5, "normaliser": "sequences"}])
+def test_any_split_of_the_steps_is_the_whole(loss: dict[str, Any]) -> None:
+    whole, expected = steps_of(weighting_of("uncertainty"), [[pad(ROWS)]] * 3, **loss)
+    pack = partial(pad, packed=True)
+    for split in (
+        [pad(part) for part in chunks(ROWS, 2)],
+        [pad(part) for part in chunks(ROWS, 3)],
+        [pack(ROWS[:5]), pad(ROWS[5:])],
+        [pad([row]) for row in ROWS],
+    ):
+        model, weights = steps_of(weighting_of("uncertainty"), [split] * 3, **loss)
+        # sums of float64 in another order, three steps long
+        assert torch.allclose(torch.tensor(weights), torch.tensor(expected), rtol=1e-10)
+        for one, other in zip(model.parameters(), whole.parameters(), strict=True):
+            assert torch.allclose(one, other, atol=1e-10)
+
+
+def test_weights_that_move_within_a_step_fail_this_law() -> None:
+    """The negative control: each micro-batch a step of its own."""
+    whole, _ = steps_of(weighting_of(), [[pad(ROWS)]] * 2)
+    model, _ = steps_of(weighting_of(), [[pad(part)] for part in chunks(ROWS, 4)])
+    assert any(not torch.allclose(a, b, atol=1e-3) for a, b in zip(model.parameters(), whole.parameters(), strict=True))
+
+
+def test_a_step_whose_end_is_forgotten_ends_when_the_next_is_counted() -> None:
+    told = steps_of(weighting_of(), [[pad(ROWS)]] * 2)[1]
+    tasks, model = weighting_of(), model_of()
+    attachment = attach(model, Loss(tasks=tasks))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        step = attachment.step([pad(ROWS)])
+        model(**pad(ROWS), num_items_in_batch=step).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert tasks.weighting.weights.tolist() == told[0]
+    assert tasks.now().tolist() == told[1]
+
+
+def test_fixed_weights_are_the_factors_of_that_loss() -> None:
+    """From the second step on: a task not seen yet has weight 1."""
+    model = steps_of(weighting_of({"a": 1.5, "b": 0.5}), [[pad(ROWS)]] * 3)[0]
+    factors = iter([(1.0, 1.0), (1.5, 0.5), (1.5, 0.5)])
+    other = plain_steps(Loss(tasks=TaskFactors(lambda: torch.tensor(next(factors)))), 3)
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(one, two, rtol=1e-12)  # 1.5 by way of its logarithm
+
+
+def test_equal_weights_of_token_means_are_plain_training_bit_for_bit() -> None:
+    model = steps_of(weighting_of({"a": 1.0, "b": 1.0}, base="token_mean"), [[pad(ROWS)]] * 2)[0]
+    for one, two in zip(model.parameters(), plain_steps(Loss(), 2).parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_an_evaluation_weights_no_task_and_moves_no_weight() -> None:
+    tasks = weighting_of()
+    model, weights = steps_of(tasks, [[pad(ROWS)]] * 2)
+    model.eval()
+    value = float(model(**pad(ROWS)).loss.detach())
+    assert tasks.now().tolist() == weights[-1] and not tasks.weighting.passes
+    model._sftloss_attachment.detach()
+    attach(model, Loss())
+    assert value == float(model(**pad(ROWS)).loss.detach())
+
+
+def test_a_task_of_weight_zero_counts_as_absent() -> None:
+    """Its tokens are not looked at, so a loss of 0 would be an invention; in the first step its weight is 1."""
+    tasks = weighting_of({"a": 2.0, "b": 0.0})
+    steps_of(tasks, [[pad(ROWS)]] * 3)
+    told = tasks.weighting.get_task_statistics()
+    assert told["a"]["num_updates"] == 3 and told["b"]["num_updates"] == 1
+    assert told["b"]["current_loss"] > 1
+
+
+def test_a_pass_that_knows_no_step_is_refused() -> None:
+    model = model_of()
+    attach(model, Loss(tasks=weighting_of()))
+    with pytest.raises(ValueError, match="num_items_in_batch=attachment.step"):
+        model(**pad(ROWS))
+
+
+def test_what_training_does_not_show_is_refused_in_one_sentence() -> None:
+    with pytest.raises(ConfigError, match="once an optimizer step here"):
+        TaskWeighting(MultiTaskLoss(["a", "b"], "gls", update_freq=1))
+
+
+def trainer_of(path: Path, tasks: TaskWeighting, rows: Any = ROWS, **more: Any) -> Any:
+    options = {"max_steps": 6, "save_steps": 3, "learning_rate": 1e-2, "logging_steps": 2, "report_to": "none",
+               "use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False, "remove_unused_columns": False,
+               "save_strategy": "steps", **more}  # fmt: skip
+    args = transformers.TrainingArguments(
+        output_dir=str(path), per_device_train_batch_size=2, gradient_accumulation_steps=2, **options
+    )
+    cls = with_loss(transformers.Trainer, Loss(tasks=tasks))
+    return cls(model=model_of(), args=args, train_dataset=rows, data_collator=pad)
+
+
+def test_trainer_moves_the_weights_once_a_step_and_logs_them(tmp_path: Path) -> None:
+    tasks = weighting_of("uncertainty")
+    trainer = trainer_of(tmp_path, tasks)
+    trainer.train()
+    assert int(tasks.weighting.steps) == 6 and not tasks.weighting.passes
+    log = trainer.state.log_history[2]
+    told = tasks.weighting.get_task_statistics()
+    for name in ("a", "b"):
+        assert log[f"task_weight/{name}"] == told[name]["weight"] != 1.0
+        assert log[f"task_loss/{name}"] == told[name]["current_loss"]
+        assert 0 < log[f"task_token_share/{name}"] < 1 and 0 < log[f"task_effective_share/{name}"] < 1
+    assert sum(log[f"task_weight/{name}"] for name in ("a", "b")) == pytest.approx(2.0, abs=1e-12)
+
+
+def test_trainer_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    whole = trainer_of(tmp_path / "whole", weighting_of("uncertainty"))
+    whole.train()
+    trainer_of(tmp_path / "cut", weighting_of("uncertainty"), max_steps=6).train()
+    tasks = weighting_of("uncertainty")
+    resumed = trainer_of(tmp_path / "cut", tasks)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-3"))
+    for one, two in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+    saved = tmp_path / "whole" / "checkpoint-6" / "task_weights.safetensors"
+    assert (tmp_path / "cut" / "checkpoint-6" / saved.name).read_bytes() == saved.read_bytes()
+
+
+def test_a_resumed_trainer_that_forgets_its_weights_ends_elsewhere(tmp_path: Path) -> None:
+    """The negative control: the weights of the steps before are in the result."""
+    tasks = weighting_of("uncertainty")
+    trainer = trainer_of(tmp_path, tasks)
+    trainer.train()
+    fresh = weighting_of("uncertainty")
+    fresh.load = lambda folder: None  # type: ignore[method-assign]
+    resumed = trainer_of(tmp_path / "other", fresh)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert fresh.weighting.weights.tolist() != tasks.weighting.weights.tolist()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "checkpoint-3 lacks task_weights.safetensors"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "task_weights.safetensors is damaged"),
+    ],
+)
+def test_a_missing_or_truncated_state_is_refused_by_name(tmp_path: Path, damage: Any, message: str) -> None:
+    trainer_of(tmp_path, weighting_of(), max_steps=3).train()
+    damage(tmp_path / "checkpoint-3" / "task_weights.safetensors")
+    with pytest.raises(ConfigError, match=message):
+        trainer_of(tmp_path, weighting_of()).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (MultiTaskLoss(["a", "c"], "gls"), '"task c"'),
+        (MultiTaskLoss(["a", "b"], "dwa"), "strategy is gls, this one's dwa"),
+    ],
+)
+def test_the_state_of_other_tasks_or_another_strategy_is_refused(
+    tmp_path: Path, other: MultiTaskLoss, message: str
+) -> None:
+    weighting_of().save(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        TaskWeighting(other).load(tmp_path)
