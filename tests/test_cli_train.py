@@ -38,6 +38,25 @@ def test_train_writes_a_model_a_history_and_where_they_came_from(tmp_path: Path)
     assert "held out" in done.stdout and "step 3/3" in done.stderr
 
 
+def test_tasks_are_weighted_logged_and_shown(tmp_path: Path) -> None:
+    done = run(*SHORT, "--tasks", "gls(base=token_mean)", "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "out" / "train.json").read_text())["tasks"]
+    assert told["strategy"] == "gls" and told["base"] == "token_mean" and told["by_task"]["copy"]["weight"] != 1
+    lines = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
+    over_time = [line["task_weight/copy"] for line in lines if "task_weight/copy" in line]
+    assert len(over_time) == 3 and over_time[-1] == told["by_task"]["copy"]["weight"]
+    assert "effective" in done.stdout and f"{over_time[-1]:.3f}" in done.stdout
+
+
+def test_dry_run_shows_the_tasks_and_refuses_a_strategy_there_is_none_of(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("tasks: dwa(temperature=2)\n")
+    done = run(*SHORT, "-c", tmp_path / "config.yaml", "--dry-run")
+    assert done.exit_code == 0 and "tasks: dwa(temperature=2)" in done.stdout and "task copy" in done.stdout
+    refused = run(*SHORT, "--tasks", "dwaa", "--dry-run")
+    assert refused.exit_code == 2 and "Did you mean 'dwa'?" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
 )

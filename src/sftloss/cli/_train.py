@@ -100,6 +100,7 @@ def _show(outcome: Any, options: TrainOptions, manner: Manner) -> None:
         with open(options.json, "w", encoding="utf-8") as file:
             file.write(text)
     _show_metrics(outcome.metrics)
+    _show_tasks(outcome.facts["tasks"])
     best = outcome.facts["best"]
     chosen = "" if best is None else f": step {best['step']}, whose held-out loss is the lowest, {best['loss']:.4g}"
     note(f"wrote {outcome.folder}/model after {outcome.steps} steps{chosen}", manner)
@@ -120,10 +121,30 @@ def _show_metrics(metrics: Any) -> None:
     Console(highlight=False).print(table)
 
 
+def _show_tasks(facts: Any) -> None:
+    """Where the weights of the tasks ended."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if facts is None:
+        return
+    table = Table("task", "weight", "loss", "trend", "share of tokens", "effective share")
+    for name, row in facts["by_task"].items():
+        shares = (_percent(row["token_share"]), _percent(row["effective_share"]))
+        loss = "" if row["current_loss"] is None else f"{row['current_loss']:.4f}"
+        table.add_row(name, f"{row['weight']:.3f}", loss, row["loss_trend"], *shares)
+    Console(highlight=False).print(table)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
 def _show_plan(plan: Any, options: TrainOptions) -> None:
     """Options, the first example coloured, counts and memory; with ``--json -`` the last two alone."""
     if options.json is not None:
-        text = json.dumps({"counts": dict(plan.counts), "memory": {**plan.memory, "total": plan.total}}, indent=2)
+        told = {"counts": dict(plan.counts), "tasks": plan.tasks, "memory": {**plan.memory, "total": plan.total}}
+        text = json.dumps(told, indent=2)
         if options.json == "-":
             sys.stdout.write(text + "\n")
             return
@@ -138,6 +159,9 @@ def _show_plan(plan: Any, options: TrainOptions) -> None:
     console.print()
     for name, count in plan.counts.items():
         console.print(f"{name.replace('_', ' '):<16}{count:>16,}", markup=False)
+    for name, told in plan.tasks.items():
+        share = told["trained_tokens"] / plan.counts["trained_tokens"]
+        console.print(f"task {name:<11}{told['examples']:>16,}  rows, {share:.1%} of the trained tokens", markup=False)
     console.print("\nMemory of each process, before anything is split over them; activations are a rule of thumb")
     for name, size in {**plan.memory, "total": plan.total}.items():
         if name != "logits_not_held":

@@ -42,6 +42,10 @@ class TrainOptions:
         "weights", "What a step is divided by: weights, sequences, tokens, or a number.", panel=_LOSS,
         takes_numbers=True,
     )  # fmt: skip
+    tasks: str | None = option(
+        None, "Weight the tasks that the data names: uncertainty, 'dwa(temperature=2)', 'static(qa=2, code=0.5)'.",
+        panel=_LOSS, metavar="STRATEGY",
+    )  # fmt: skip
     batch_size: int = option(8, "Rows of a micro-batch, on each process.", panel=_HOW, minimum=1)
     grad_accum: int = option(1, "Micro-batches of an optimizer step.", panel=_HOW, minimum=1)
     learning_rate: float = option(2e-5, "The highest learning rate.", panel=_HOW, minimum=0)

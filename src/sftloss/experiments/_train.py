@@ -107,7 +107,7 @@ def _fine_tuned(plan: Plan, run: Run, place: Place, start: tuple[Any, Any, Rows]
         loss=arm.loss,
         alpha=arm.alpha,
         roles=None if prompt is None else {"prompt": prompt, "response": 1.0},
-        tasks={"strategy": arm.tasks} if arm.tasks else None,
+        tasks=arm.tasks or None,
         batch_size=plan.batch_size,
         grad_accum=plan.grad_accum,
         learning_rate=plan.learning_rate,

@@ -21,8 +21,9 @@ from sftloss.finetune._provenance import data_facts, identity, model_facts, vers
 from sftloss.finetune._recipe import Recipe
 from sftloss.finetune._rows import Collator, DataSet, hold_out, pack, read
 from sftloss.finetune._state import load_kept
+from sftloss.finetune._task_weights import read_choice, task_facts, weighted
 from sftloss.finetune._trainer import Work, trainer_class
-from sftloss.training import Loss, attachment_of
+from sftloss.training import Loss, TaskWeighting, attachment_of
 
 
 def fine_tune(
@@ -65,6 +66,7 @@ def fine_tune(
         checkpoint = chosen(folder.checkpoints, resume=resume, resume_from=recipe.resume_from)
         model, tokenizer = model_and_tokenizer(recipe, model, tokenizer)
         data, held_out = data_of(recipe, tokenizer, rows, eval_rows)
+        loss = weighted(loss, recipe.tasks, data)
         work = Work(recipe, loss, data, held_out, folder, groups=groups_of(loss, held_out))
         if recipe.keep_best:
             work.keeps["best"] = work.best
@@ -85,7 +87,7 @@ def loss_of(recipe: Recipe) -> Loss:
         ConfigError: If it cannot be read.
     """
     if recipe.tasks is not None:
-        raise ConfigError("tasks: weighting tasks within a run is not there yet; leave it out.")
+        read_choice(recipe.tasks)  # its weights are made when the data has named the tasks
     try:
         return Loss(recipe.loss, alpha=recipe.alpha, roles=recipe.roles, normaliser=recipe.normaliser)
     except (TypeError, ValueError) as error:
@@ -157,6 +159,8 @@ def _train(trainer: Any, work: Work, checkpoint: Path | None) -> None:
             trainer._load_from_checkpoint(str(checkpoint))
             trainer.state = state
             load_kept(trainer, checkpoint, work.keeps)
+            if isinstance(work.loss.tasks, TaskWeighting):
+                work.loss.tasks.load(checkpoint)
             return
     try:
         with work.stop.listening():
@@ -189,6 +193,7 @@ def _finish(trainer: Any, work: Work, checkpoint: Path | None, seconds: float) -
         "ranks": trainer.args.world_size,
         "best": {"step": work.best.step, "loss": work.best.loss} if work.recipe.keep_best else None,
         "metrics": work.metrics,
+        "tasks": task_facts(work.loss),
         "model": model_facts(model),
         "data": data_facts(work.data),
         "held_out": None if work.held_out is None else data_facts(work.held_out),

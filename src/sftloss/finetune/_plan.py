@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
@@ -27,6 +27,7 @@ class Plan:
     Attributes:
         counts: ``examples``, ``rows``, ``tokens``, ``trained_tokens``, ``truncated``, ``refused``, ``held_out``,
             ``rows_per_step``, ``steps``, ``longest``.
+        tasks: By task, where tasks are weighted: ``examples`` and ``trained_tokens``.
         memory: Bytes on each process by what holds them; ``logits_not_held`` is what a loss from logits would hold on
             top. Activations are a rule of thumb, everything else is counted.
         first: The first example, for a look at what is trained.
@@ -37,6 +38,7 @@ class Plan:
     memory: Mapping[str, int]
     first: Example
     tokenizer: Any
+    tasks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -61,11 +63,14 @@ def plan(recipe: Recipe, *, ranks: int = 1) -> Plan:
         75
     """
     from sftloss.finetune._fine_tune import data_of, loss_of
+    from sftloss.finetune._task_weights import weighted
 
-    loss_of(recipe)
+    loss = loss_of(recipe)
     model, tokenizer = _outline(recipe)
     data, held_out = data_of(recipe, tokenizer)
-    return Plan(_counts(recipe, data, held_out, ranks), _memory(recipe, model, data), data.examples[0], tokenizer)
+    weighted(loss, recipe.tasks, data)
+    counts, memory = _counts(recipe, data, held_out, ranks), _memory(recipe, model, data)
+    return Plan(counts, memory, data.examples[0], tokenizer, {} if recipe.tasks is None else _by_task(data))
 
 
 def strip_of(example: Example, tokenizer: Any) -> TokenStrip:
@@ -111,6 +116,15 @@ def _counts(recipe: Recipe, data: DataSet, held_out: DataSet | None, ranks: int)
         "rows_per_step": recipe.batch_size * recipe.grad_accum * ranks,
         "steps": recipe.max_steps or ceil(recipe.epochs * per_epoch),
     }
+
+
+def _by_task(data: DataSet) -> dict[str, dict[str, int]]:
+    found = {name: {"examples": 0, "trained_tokens": 0} for name in data.names("task")}
+    for example in data.examples:
+        told = found[example.task or ""]
+        told["examples"] += 1
+        told["trained_tokens"] += int((example.weights != 0).sum())
+    return found
 
 
 def _memory(recipe: Recipe, model: Any, data: DataSet) -> dict[str, int]:

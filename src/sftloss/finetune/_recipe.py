@@ -56,7 +56,9 @@ class Recipe:
         packing: Whether examples share rows of `max_length` tokens, kept apart by their positions.
         loss: An objective, ``"cross_entropy + 1e-4 * z_loss"``.
         alpha, roles, normaliser: As in :class:`sftloss.training.Loss`.
-        tasks: How the tasks of the data are weighted, ``{"strategy": name, ...}``; None leaves them alone.
+        tasks: How the tasks that the data names are weighted, ``"uncertainty"``, ``"dwa(temperature=2)"``,
+            ``"static(qa=2, code=0.5)"``, each also with ``base``, ``low``, ``high``, ``warmup_steps``, ``window`` and
+            ``on_nonfinite`` of :class:`sftloss.tasks.Rules`; None leaves them alone.
         batch_size, grad_accum: Rows of a micro-batch on each process, and micro-batches of an optimizer step.
         learning_rate, schedule, warmup: The highest rate, its course, and the steps (a share of them below 1) to it.
         epochs, max_steps: How long; `max_steps` wins.
@@ -106,7 +108,7 @@ class Recipe:
     alpha: float = 0.0
     roles: Mapping[str, float] | None = None
     normaliser: str | float = "weights"
-    tasks: Mapping[str, Any] | None = None
+    tasks: str | None = None
     batch_size: int = 8
     grad_accum: int = 1
     learning_rate: float = 2e-5

@@ -1,0 +1,127 @@
+"""``tasks:`` of a recipe: a strategy's name and numbers as text, to task weights for the tasks that the data names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sftloss.errors import ConfigError
+from sftloss.finetune._rows import DataSet
+from sftloss.tasks import MultiTaskLoss, Rules, strategy_named
+from sftloss.training import Loss, TaskWeighting
+
+_CALL = re.compile(r"\s*(\w+)\s*(?:\((.*)\))?\s*", re.DOTALL)
+_RULES = ("base", "low", "high", "warmup_steps", "on_nonfinite", "window")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A weighting as it was written.
+
+    Attributes:
+        strategy: Its name.
+        hyper: Its hyper-parameters; for ``static`` the weight of each task by name.
+        rules: What holds for every strategy.
+    """
+
+    strategy: str
+    hyper: Mapping[str, Any]
+    rules: Rules
+
+
+def read_choice(text: str) -> Choice:
+    """``"dwa(temperature=2, base=token_mean)"`` or ``"static(qa=2, summaries=0.5)"`` as a choice.
+
+    Raises:
+        ConfigError: If it cannot be read, or names a strategy, a hyper-parameter or a rule there is none of.
+
+    Example:
+        >>> read_choice("dwa(temperature=2)").hyper
+        {'temperature': 2}
+    """
+    match = _CALL.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"tasks: expected a strategy, as uncertainty or dwa(temperature=2), got {text[:60]!r}.")
+    name, given = match[1], _given(match[2] or "")
+    told = {key: given.pop(key) for key in _RULES if key in given}
+    low, high = told.pop("low", 0.1), told.pop("high", 10.0)
+    try:
+        rules = Rules(**{**told, "bounds": (low, high)})
+        if name == "static":
+            if bad := [key for key, value in given.items() if isinstance(value, str)]:
+                raise ConfigError(f"tasks: the weight of {bad[0]} is no number.")
+            strategy_named(name)
+        else:
+            strategy_named(name, given)
+    except TypeError:
+        raise ConfigError(f"tasks: a value in {text[:60]!r} is a word where {name} takes a number.") from None
+    except ValueError as error:
+        raise ConfigError(f"tasks: {re.sub('^MultiTaskLoss: ', '', str(error))}") from None
+    return Choice(name, given, rules)
+
+
+def weighted(loss: Loss, text: str | None, data: DataSet) -> Loss:
+    """The loss with the task weights that `text` asks for; as it was where it asks for none.
+
+    Raises:
+        ConfigError: If rows name no task, fixed weights are not those of the data's tasks, or the strategy needs what
+            training does not show.
+    """
+    if text is None:
+        return loss
+    choice, names = read_choice(text), data.names("task")
+    nameless = [example for example in data.examples if example.task is None]
+    if nameless:
+        raise ConfigError(
+            f"tasks: {len(nameless)} of {len(data.examples)} rows name no task, the first at {nameless[0].origin}; "
+            "give each a field task, or name the column that holds it with columns task=NAME."
+        )
+    if choice.strategy == "static":
+        weights = {key: float(value) for key, value in choice.hyper.items()} or dict.fromkeys(names, 1.0)
+        if set(weights) != set(names):
+            raise ConfigError(f"tasks: weights for {_listed(weights)}, but the data's tasks are {_listed(names)}.")
+        return _with(loss, MultiTaskLoss(names, weights, rules=choice.rules))
+    return _with(loss, MultiTaskLoss(names, strategy_named(choice.strategy, choice.hyper), rules=choice.rules))
+
+
+def task_facts(loss: Loss) -> dict[str, Any] | None:
+    """What a finished run says of its tasks: the strategy, and by task the last weight, loss, shares and trend."""
+    if not isinstance(loss.tasks, TaskWeighting):
+        return None
+    weighting = loss.tasks.weighting
+    return {
+        "strategy": weighting.strategy.name,
+        "base": weighting.rules.base,
+        "by_task": weighting.get_task_statistics(),
+    }
+
+
+def _with(loss: Loss, weighting: MultiTaskLoss) -> Loss:
+    return replace(loss, tasks=TaskWeighting(weighting))
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names))
+
+
+def _given(text: str) -> dict[str, Any]:
+    parts = [part.partition("=") for part in text.split(",") if part.strip()]
+    found: dict[str, Any] = {}
+    for left, sep, right in parts:
+        key = left.strip()
+        if not sep or not key or not right.strip() or key in found:
+            raise ConfigError(f"tasks: expected name=value, each name once, got {f'{left}{sep}{right}'.strip()!r}.")
+        found[key] = _value(right.strip())
+    return found
+
+
+def _value(text: str) -> Any:
+    """A number where it reads as one, else the word."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
