@@ -53,6 +53,7 @@ class Attachment:
         self.spikes = SpikeWatch()
         self.observers: list[Callable[[Pass], None]] = []
         if isinstance(loss.tasks, TaskWeighting):
+            loss.tasks.bind(model)
             self.observers.append(partial(loss.tasks.observe, loss))
         self.task_names: tuple[str, ...] = ()
         self.is_active = True

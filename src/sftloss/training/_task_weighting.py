@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sftloss.errors import ConfigError
 from sftloss.training._pass import Pass
 
 if TYPE_CHECKING:
-    from sftloss.tasks import MultiTaskLoss
+    from sftloss.tasks import MultiTaskLoss, TaskGradients
     from sftloss.training._loss import Loss
 
 FILE = "task_weights.safetensors"
@@ -28,6 +30,11 @@ class TaskWeighting:
 
         loss = Loss("cross_entropy", tasks=TaskWeighting(MultiTaskLoss(["qa", "summaries"], "uncertainty")))
         trainer = with_loss(Trainer, loss)(...)              # batches hold tasks, an index a row or a token
+
+    A strategy that looks at the tasks' gradients (`gradient_balance`, `grad_norm`, `upgrad` and the other methods on
+    the Gramian) has them from the same backward pass: those of the trained linear layers, adapters included, without
+    the head. A Trainer of :func:`with_loss` does the rest; in a loop of your own forward and backward run within
+    `capture`. Their weights act one step later, as all do here.
 
     In evaluation no task is weighted, so losses before and after, and of other strategies, can be compared.
 
@@ -51,6 +58,9 @@ class TaskWeighting:
         if weighting.update_freq is not None:
             raise ConfigError("tasks: weights move once an optimizer step here; leave update_freq out.")
         self.weighting = weighting
+        self._model: Any = None
+        self._gradients: TaskGradients | None = None
+        self._captured = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,6 +69,41 @@ class TaskWeighting:
     @property
     def is_mean_per_task(self) -> bool:
         return self.weighting.rules.base == "task_mean"
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the strategy looks at the tasks' gradients."""
+        return self.weighting.strategy.needs == "gramian"
+
+    def bind(self, model: Any) -> None:
+        """Work for this model; :func:`attach` calls it.
+
+        Raises:
+            ConfigError: If the strategy needs gradients by task and this model's cannot be told apart.
+        """
+        self._model, self._gradients = model, None
+        if self.needs_gradients:
+            check_attributable(model, self.weighting.strategy.name)
+
+    @contextmanager
+    def capture(self, batch: Mapping[str, Any]) -> Iterator[None]:
+        """Follow one forward and backward pass of a batch; does nothing where the strategy needs no gradients.
+
+        Raises:
+            ValueError: If the gradients cannot be told apart by task; see :class:`sftloss.tasks.TaskGradients`.
+        """
+        if not self.needs_gradients:
+            yield
+            return
+        if self._gradients is None:
+            from sftloss.tasks import TaskGradients
+
+            self._gradients = TaskGradients(self._model, tasks=len(self.names), parameters=followed(self._model))
+        # without a mask, position ids that restart keep packed sequences apart in every attention of transformers
+        is_packed = batch.get("attention_mask") is None and batch.get("position_ids") is not None
+        with self._gradients.capture(batch["tasks"], is_packed=is_packed):
+            yield
+        self._captured += 1
 
     def now(self) -> Tensor:
         """The weights of the step that begins, ``(tasks,)``, float64; every rank calls.
@@ -88,8 +133,20 @@ class TaskWeighting:
 
         Raises:
             FloatingPointError: If a task's loss is not finite and the rules say so.
+            ValueError: If the strategy needs gradients by task and a pass was not captured.
         """
-        self.weighting.step()
+        if not self.needs_gradients:
+            self.weighting.step()
+            return
+        passes, captured, self._captured = self.weighting.passes, self._captured, 0
+        if self._gradients is None or captured != passes:
+            raise ValueError(
+                f"TaskWeighting.step: {self.weighting.strategy.name} needs the tasks' gradients, and {captured} of "
+                f"{passes} passes were captured; run forward and backward within TaskWeighting.capture(batch)."
+            )
+        gramian = self._gradients.gramian(self.weighting.weights, group=self.weighting.process_group)
+        self._gradients.zero()
+        self.weighting.step(gramian)
 
     def metrics(self) -> dict[str, float]:
         """By task, for the log: ``task_loss/<name>`` of the last step it was in, ``task_weight`` of the next one,
@@ -143,3 +200,28 @@ class TaskWeighting:
             raise ConfigError(f"{path} is damaged ({error}); go on from another checkpoint.") from None
         except RuntimeError as error:
             raise ConfigError(f"{path} does not fit this run: {' '.join(str(error).split())}") from None
+
+
+def followed(model: Any) -> list[nn.Parameter]:
+    """Trained weights of plain linear layers but the head, whose product is not taken by its module here."""
+    head = {id(p) for p in model.get_output_embeddings().parameters()}
+    layers = [module for module in model.modules() if type(module) is nn.Linear]
+    found = {id(p): p for layer in layers for p in layer.parameters() if p.requires_grad and id(p) not in head}
+    return list(found.values())
+
+
+def check_attributable(model: Any, name: str) -> None:
+    """Refuse a model whose gradients no one backward pass tells apart by task.
+
+    Raises:
+        ConfigError: In one sentence that says why.
+    """
+    if getattr(model.config, "output_router_logits", False):
+        why = "the router loss of this model mixes tasks; set output_router_logits=False"
+    elif any(hasattr(p, "device_mesh") for p in model.parameters()):
+        why = "its weights are sharded over ranks; train with data parallel copies"
+    elif not followed(model):
+        why = "no plain linear layer of it is trained; train adapters"
+    else:
+        return
+    raise ConfigError(f"tasks: {name} needs each task's gradient: {why}, or choose a strategy that needs losses only.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            _check(self)
+            _check(self, tasks)
             self.model_accepts_loss_kwargs = True
             _attached(self, chosen)
             if tasks is not None:
@@ -79,6 +80,10 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
             _attached(self, chosen)
             outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+        def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            with nullcontext() if tasks is None else tasks.capture(inputs):
+                return super().training_step(model, inputs, *args, **kwargs)
 
         def prediction_step(
             self, model: Any, inputs: Any, prediction_loss_only: bool, *args: Any, **kwargs: Any
@@ -137,8 +142,13 @@ def _attached(trainer: Any, loss: Loss) -> Any:
     return attachment_of(trainer.model) or attach(trainer.model, loss)
 
 
-def _check(trainer: Any) -> None:
+def _check(trainer: Any, tasks: TaskWeighting | None) -> None:
     args = trainer.args
+    if tasks is not None and tasks.needs_gradients and args.fp16:
+        raise ConfigError(
+            f"with_loss: {tasks.weighting.strategy.name} compares gradients of different steps, which the loss scale "
+            "of fp16 changes; use bf16."
+        )
     if args.label_smoothing_factor:
         raise ConfigError(
             "with_loss: label_smoothing_factor is a second loss; write it in the objective, as "
