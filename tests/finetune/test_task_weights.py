@@ -88,18 +88,22 @@ def trained(output: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("batch", "accumulation"), [(2, 4), (8, 1)])
-def test_micro_batches_do_not_change_the_trained_weights(batch: int, accumulation: int) -> None:
+@pytest.mark.parametrize("tasks", [TASKS, "gradient_balance"])
+def test_micro_batches_do_not_change_the_trained_weights(batch: int, accumulation: int, tasks: str) -> None:
     """In float64; sums in another order."""
-    one = here(None, batch_size=4, grad_accum=2, **ONE_STEP)
-    other = here(None, batch_size=batch, grad_accum=accumulation, **ONE_STEP)
+    fields = {**ONE_STEP, "tasks": tasks}
+    one = here(None, batch_size=4, grad_accum=2, **fields)
+    other = here(None, batch_size=batch, grad_accum=accumulation, **fields)
     assert furthest(one.model.state_dict(), other.model) < 1e-10
 
 
-def test_two_ranks_end_where_one_process_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tasks", [TASKS, pytest.param("gradient_balance", marks=pytest.mark.slow)])
+def test_two_ranks_end_where_one_process_ends(tmp_path: Path, tasks: str) -> None:
     """54 rows are no multiple of 2 x 4: a rank's last batch is filled up with rows of no task."""
-    told = finish(start(tmp_path, ranks=2, batch_size=4, grad_accum=1, **RANKED))
+    fields = {**RANKED, "tasks": tasks}
+    told = finish(start(tmp_path, ranks=2, batch_size=4, grad_accum=1, **fields))
     assert told.count("world 2") == 2, told
-    alone = here(None, batch_size=8, grad_accum=1, **RANKED)
+    alone = here(None, batch_size=8, grad_accum=1, **fields)
     assert furthest(trained(tmp_path), alone.model) < 1e-10
     found = json.loads((tmp_path / "train.json").read_text())["tasks"]["by_task"]
     for name, values in alone.facts["tasks"]["by_task"].items():
