@@ -33,6 +33,10 @@ class CompareOptions:
         (), "Weight of the prompt's tokens beside the answer's 1; repeat it.", panel=_ARMS, metavar="W",
         takes_numbers=True,
     )  # fmt: skip
+    tasks: tuple[str, ...] = option(
+        (), "Weight the tasks that the data names by this strategy, or none; repeat it.", panel=_ARMS,
+        metavar="STRATEGY",
+    )  # fmt: skip
     seeds: int = option(
         3, "Train every arm with this many seeds; fewer than 3 give no verdicts.", panel=_ARMS, minimum=1
     )
@@ -106,9 +110,7 @@ def plan_of(options: CompareOptions) -> Plan:
     """The plan that the options ask for."""
     from sftloss.experiments import Plan
 
-    given: dict[str, Any] = {
-        f.name: getattr(options, _RENAMED.get(f.name, f.name)) for f in fields(Plan) if f.name != "tasks"
-    }
+    given: dict[str, Any] = {f.name: getattr(options, _RENAMED.get(f.name, f.name)) for f in fields(Plan)}
     given["seeds"] = tuple(range(options.seeds))
     try:
         given["prompt_weights"] = tuple(map(float, options.prompt_weight))

@@ -11,6 +11,7 @@ from sftloss.experiments._results import Answer
 from sftloss.experiments._sections import curves, metrics, verdicts
 from sftloss.experiments._sections_groups import calibration, forgetting, groups, outputs
 from sftloss.experiments._sections_lengths import lengths
+from sftloss.experiments._sections_tasks import task_weights
 from sftloss.experiments._verdicts import Results, comparisons
 
 _METHOD = (
@@ -40,6 +41,7 @@ def describe(plan: Plan, results: Results, said: Mapping[Arm, Sequence[Answer]] 
         curves(results, names),
         lengths(results, names),
         groups(results, names),
+        task_weights(results, names),
         calibration(results, names),
         forgetting(results, names),
         outputs(results, names, said or {}),

@@ -70,11 +70,12 @@ def second_rows(plan: Plan, tokenizer: Any) -> Rows | None:
 
 
 def _generated(plan: Plan, split: str, count: int) -> Sequence[Record]:
-    from sftloss.data.tasks import study_rows
+    from sftloss.data.tasks import MULTITASK, study_rows
 
     noise = plan.noise if split == "train" else 0.0
+    tasks = MULTITASK if plan.data_tasks == ("multitask",) else plan.data_tasks or None
     try:
-        return study_rows(plan.data_seed, count, split=split, noise=noise, tasks=plan.data_tasks or None)
+        return study_rows(plan.data_seed, count, split=split, noise=noise, tasks=tasks)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

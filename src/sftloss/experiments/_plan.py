@@ -14,6 +14,7 @@ from typing import Any
 from sftloss.errors import ConfigError
 
 GENERATED, SCRATCH, DEMO = "generated", "scratch", "demo"
+NONE = "none"
 _ARMS = ("losses", "normalisations", "prompt_weights", "tasks", "seeds")
 _FORMAT = 1  # of result.json: a folder of another is not gone on with
 
@@ -27,7 +28,7 @@ class Arm:
         normalisation: ``"token mean"``, ``"example mean"``, ``"sqrt"``, or ``"T^-0.7"``.
         alpha: Its exponent of the length.
         prompt_weight: Weight of the prompt's tokens beside the answer's 1; None trains what the data says.
-        tasks: Name of a task weighting, or empty.
+        tasks: How tasks are weighted, as :class:`sftloss.finetune.Recipe` has it; empty leaves them alone.
     """
 
     loss: str = "cross_entropy"
@@ -68,7 +69,8 @@ class Plan:
 
     Attributes:
         losses, normalisations, prompt_weights, tasks: The arms are all combinations of these. A prompt weight of 0
-            trains answers alone; without prompt weights the data says what is trained.
+            trains answers alone; without prompt weights the data says what is trained. A task weighting is a
+            strategy's name, with hyper-parameters where wanted; ``"none"`` leaves tasks alone.
         seeds: Each arm is trained with each. A seed decides the order of the rows, and the initial weights where the
             model starts from scratch; arms of one seed share both.
         model: ``"scratch"``, ``"demo"``, a folder that `save_pretrained` wrote, or a hub name.
@@ -80,7 +82,7 @@ class Plan:
         columns, format: How files are read.
         train_rows, eval_rows, forget_rows: How many, from the start; None reads all of a file.
         noise: Share of generated training rows with a wrong answer.
-        data_tasks: Names of the generated tasks; empty for all.
+        data_tasks: Names of the generated tasks; empty for all, ``("multitask",)`` for those of the study of that name.
         max_length: Tokens kept of a row.
         batch_size, grad_accum, learning_rate, schedule, warmup, weight_decay, epochs, steps: Of the training; `steps`
             wins over `epochs`.
@@ -154,9 +156,10 @@ class Plan:
 
         losses = tuple(objectives(self.losses))
         rules = tuple(normalisation(text) for text in self.normalisations)
+        weightings = tuple("" if text == NONE else _read(text) for text in self.tasks) or ("",)
         found = dict.fromkeys(
             Arm(loss, rule.name, rule.alpha, prompt, tasks)
-            for loss, rule, prompt, tasks in product(losses, rules, self.prompt_weights or (None,), self.tasks or ("",))
+            for loss, rule, prompt, tasks in product(losses, rules, self.prompt_weights or (None,), weightings)
         )
         if len(found) < 2:
             raise ConfigError("compare: there is one arm only; name a second loss, normalization or weighting.")
@@ -179,6 +182,13 @@ class Plan:
         return digest_of(self.shared())
 
 
+def _read(weighting: str) -> str:
+    from sftloss.finetune import read_choice
+
+    read_choice(weighting)
+    return weighting.strip()
+
+
 def to_plain(value: Any) -> dict[str, Any]:
     """A record of plain values as JSON has it."""
     return {k: list(v) if isinstance(v, tuple) else dict(v) if isinstance(v, Mapping) else v
@@ -199,7 +209,8 @@ def digest_of(facts: Mapping[str, Any]) -> str:
 def labels(arms: tuple[Arm, ...]) -> tuple[str, ...]:
     """A name for each arm that says only what differs between them."""
     varies = [len(set(column)) > 1 for column in zip(*(arm.parts for arm in arms), strict=True)]
-    named = tuple(", ".join(p for p, v in zip(arm.parts, varies, strict=True) if v and p) for arm in arms)
+    told = ((*arm.parts[:-1], arm.tasks or "unweighted") for arm in arms)
+    named = tuple(", ".join(p for p, v in zip(parts, varies, strict=True) if v and p) for parts in told)
     return tuple(name or "as the data says" for name in named)
 
 

@@ -29,10 +29,26 @@ class Examples:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a learning curve: optimizer steps done, and the mean loss of held-out tokens, nats."""
+    """One point of a learning curve.
+
+    Attributes:
+        step: Optimizer steps done.
+        nll: Mean loss of held-out tokens, nats.
+        tasks: Where tasks are weighted, what :meth:`sftloss.training.TaskWeighting.metrics` says there.
+    """
 
     step: int
     nll: float
+    tasks: Mapping[str, float] = field(default_factory=dict)
+
+    def plain(self) -> list[Any]:
+        """As JSON has it."""
+        return [self.step, self.nll, *([dict(self.tasks)] if self.tasks else [])]
+
+    @staticmethod
+    def read(values: Sequence[Any]) -> Point:
+        """What `plain` wrote."""
+        return Point(int(values[0]), float(values[1]), *values[2:])
 
 
 @dataclass(frozen=True)
@@ -172,7 +188,7 @@ def _plain(result: ArmResult) -> dict[str, Any]:
         "tokens": result.tokens,
         "metrics": {name: _metric(m) for name, m in result.metrics.items()},
         "forgetting": {name: _metric(m) for name, m in result.forgetting.items()},
-        "curve": [[p.step, p.nll] for p in result.curve],
+        "curve": [p.plain() for p in result.curve],
         "reliability": [[b.low, b.high, b.count, b.predicted, b.observed] for b in result.reliability],
         "lengths": [list(row) for row in result.lengths],
         "reference_lengths": list(result.reference_lengths),
@@ -211,7 +227,7 @@ def _read(values: Mapping[str, Any]) -> ArmResult:
         values["steps"],
         values["tokens"],
         {name: _read_metric(m) for name, m in values["metrics"].items()},
-        tuple(Point(int(step), float(nll)) for step, nll in values["curve"]),
+        tuple(map(Point.read, values["curve"])),
         tuple(Bin(*bin) for bin in values["reliability"]),
         tuple(map(tuple, values["lengths"])),
         tuple(values["reference_lengths"]),

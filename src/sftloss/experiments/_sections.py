@@ -161,7 +161,7 @@ def _forest(measure: Measure, compared: Sequence[Comparison], names: Names, refe
     zero = Series("no difference", arms, (0.0,) * len(arms), is_reference=True)
     kind = {"percent": "percent", "nats": "nats"}.get(measure.kind, "number")
     return Chart(
-        f"forest-{measure.key}",
+        f"forest-{measure.id}",
         "point",
         f"{measure.name[0].upper()}{measure.name[1:]}",
         f"against {reference}",

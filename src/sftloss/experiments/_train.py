@@ -127,6 +127,15 @@ def _fine_tuned(plan: Plan, run: Run, place: Place, start: tuple[Any, Any, Rows]
     return fine_tune(recipe, model=model, tokenizer=tokenizer, rows=rows.examples, callbacks=(curve.callback(),))
 
 
+def _task_metrics(model: Any) -> dict[str, float]:
+    """Where the weights of the tasks are now; empty where none are."""
+    from sftloss.training import TaskWeighting, attachment_of
+
+    attachment = attachment_of(model)
+    tasks = None if attachment is None else attachment.loss.tasks
+    return tasks.metrics() if isinstance(tasks, TaskWeighting) else {}
+
+
 class _Curve:
     """Held-out cross-entropy at evenly spaced steps, the same for every arm whatever it trains.
 
@@ -142,15 +151,15 @@ class _Curve:
     def see(self, model: Any, step: int) -> None:
         known = {point.step: point for point in self._earlier() if point.step < step}
         known |= {point.step: point for point in self.points}
-        known[step] = Point(step, curve_point(model, self.tokenizer, self.rows))
+        known[step] = Point(step, curve_point(model, self.tokenizer, self.rows), _task_metrics(model))
         self.points = [known[at] for at in sorted(known)]
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(self.file, json.dumps([[p.step, p.nll] for p in self.points]))
+        write_text_atomic(self.file, json.dumps([p.plain() for p in self.points]))
 
     def _earlier(self) -> list[Point]:
         if self.points or not self.file.exists():
             return []
-        return [Point(int(step), float(nll)) for step, nll in json.loads(self.file.read_text(encoding="utf-8"))]
+        return list(map(Point.read, json.loads(self.file.read_text(encoding="utf-8"))))
 
     def callback(self) -> Any:
         from transformers import TrainerCallback

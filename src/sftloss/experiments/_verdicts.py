@@ -28,6 +28,7 @@ class Measure:
         better: The direction that is better, or neither.
         unit: Of a difference, as sentences say it.
         kind: As :class:`sftloss.analysis.document.Column` has it.
+        task: Of this task's examples alone; empty for all.
     """
 
     key: str
@@ -35,6 +36,12 @@ class Measure:
     better: Literal["higher", "lower", ""]
     unit: str = ""
     kind: Literal["number", "percent", "nats", "ratio"] = "number"
+    task: str = ""
+
+    @property
+    def id(self) -> str:
+        """A name that no other measure has."""
+        return f"{self.key}-{self.task}" if self.task else self.key
 
 
 HEADLINE = (
@@ -45,6 +52,18 @@ HEADLINE = (
     Measure("brier", "token Brier score", "lower"),
     Measure("forget_kl", "drift on the second data file (KL from the start)", "lower", "nats", "nats"),
 )
+
+
+def measures_of(results: Results) -> tuple[Measure, ...]:
+    """What verdicts are about: where arms weight tasks differently, the loss of each task, for one pays for another;
+    few other measures then, because all share one family."""
+    if len({arm.tasks for arm in results.arms}) < 2:
+        return HEADLINE
+    by_task = (
+        Measure("token_nll", f"held-out loss per token of {task}", "lower", "nats", "nats", task)
+        for task in sorted(set(results.first.examples.task) - {""})
+    )
+    return (*(one for one in HEADLINE if one.key in ("token_nll", "exact_match")), *by_task)
 
 
 @dataclass(frozen=True)
@@ -119,17 +138,19 @@ class Results:
         return prompts if len(prompts) == count else None  # the second file has rows of its own
 
 
-def comparisons(results: Results, measures: Sequence[Measure] = HEADLINE) -> tuple[Comparison, ...]:
+def comparisons(results: Results, measures: Sequence[Measure] | None = None) -> tuple[Comparison, ...]:
     """Every arm against the first on every measure that the data has, with one family-wise level.
 
     Bonferroni's: whatever the dependence, the intervals hold all together with the stated confidence, and a verdict
-    is nothing but an interval that excludes zero.
+    is nothing but an interval that excludes zero. Without measures they are those of :func:`measures_of`.
     """
+    tasks = np.asarray(results.first.examples.task)
     found = [
         (measure, arm, difference)
-        for measure in measures
+        for measure in (measures_of(results) if measures is None else measures)
         for arm in results.arms[1:]
-        if (difference := results.difference(arm, measure.key)) is not None
+        if (difference := results.difference(arm, measure.key, tasks == measure.task if measure.task else None))
+        is not None
     ]
     level = 1.0 - (1.0 - LEVEL) / max(1, len(found))
     return tuple(Comparison(measure, arm, difference, level) for measure, arm, difference in found)

@@ -1,0 +1,115 @@
+"""Task weightings as arms of a comparison: named, trained, judged task by task, their weights shown over time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.cli_tools import run
+from tests.experiments.made import PLAN, results
+from tests.experiments.test_runner import TINY
+
+from sftloss.errors import ConfigError
+from sftloss.experiments._plan import labels
+from sftloss.experiments._results import Point
+from sftloss.experiments._sections_tasks import task_weights
+from sftloss.experiments._verdicts import HEADLINE, Results, comparisons, measures_of
+
+WEIGHTED = replace(PLAN, losses=("cross_entropy",), tasks=("none", "gls", "static"))
+
+
+def test_arms_are_named_by_their_weighting() -> None:
+    arms = WEIGHTED.arms()
+    assert [arm.tasks for arm in arms] == ["", "gls", "static"]
+    assert labels(arms) == ("unweighted", "gls", "static")
+    assert arms[0].slug == "cross_entropy-token-mean"  # as without weightings, so a finished arm is found
+
+
+@pytest.mark.parametrize(("text", "message"), [("glss", "Did you mean 'gls'"), ("gls(x=1)", "gls has no x")])
+def test_a_weighting_that_cannot_be_read_is_refused_before_anything_is_trained(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(WEIGHTED, tasks=("none", text)).arms()
+
+
+def test_verdicts_are_about_each_task_where_weightings_differ() -> None:
+    found = results(0.5, plan=WEIGHTED)
+    assert [measure.id for measure in measures_of(found)] == [
+        "token_nll", "exact_match", "token_nll-add", "token_nll-copy"
+    ]  # fmt: skip
+    assert measures_of(results(0.5)) == HEADLINE
+    compared = comparisons(found)
+    assert len(compared) == 2 * 4 and {round(one.level, 6) for one in compared} == {round(1 - 0.05 / 8, 6)}
+    by_task = {one.measure.task: one for one in compared if one.arm.tasks == "gls" and one.measure.task}
+    tasks = found.first.examples.task
+    for task, one in by_task.items():
+        chosen = [name == task for name in tasks]
+        expected = found.difference(one.arm, "token_nll", np.asarray(chosen))
+        assert one.difference == expected and one.is_different
+
+
+def test_a_point_with_task_metrics_is_read_as_it_was_written() -> None:
+    for point in (Point(3, 1.5), Point(3, 1.5, {"task_weight/qa": 1.25})):
+        assert Point.read(json.loads(json.dumps(point.plain()))) == point
+    assert Point(3, 1.5).plain() == [3, 1.5]
+
+
+def moving(weight: float) -> Results:
+    """Results of which one arm has weights that moved and one has weights that did not."""
+    found = results(0.5, plan=WEIGHTED)
+    for one, result in found.by_run.items():
+        end = {"gls": weight, "static": 1.0}.get(one.arm.tasks)
+        if end is not None:
+            points = [(0, 1.0), (5, (1 + end) / 2), (10, end + 0.02 * one.seed * (end != 1))]
+            curve = tuple(Point(s, 1.0, {"task_weight/add": w, "task_weight/copy": 2 - w}) for s, w in points)
+            found.by_run[one] = replace(result, curve=curve)  # type: ignore[index]
+    return found
+
+
+def test_weights_are_shown_over_time_where_they_moved_and_at_the_end_of_every_arm() -> None:
+    found = moving(1.5)
+    names = dict(zip(found.arms, labels(found.arms), strict=True))
+    section = task_weights(found, names)
+    assert section is not None and section.lead.startswith("Weights moved in 1 of 2 arms")
+    (chart,) = section.charts
+    assert chart.title == "gls" and [series.label for series in chart.series] == ["add", "copy"]
+    assert chart.series[0].x == (5.0, 10.0) and chart.series[0].y[-1] == pytest.approx(1.52)
+    assert (chart.series[0].low[-1], chart.series[0].high[-1]) == pytest.approx((1.5, 1.54))
+    assert [row[:2] for row in section.tables[0].rows] == [
+        ("gls", "add"), ("gls", "copy"), ("static", "add"), ("static", "copy")
+    ]  # fmt: skip
+    assert task_weights(results(0.5), names) is None
+
+
+def test_compare_trains_task_weightings_from_the_command_line(tmp_path: Path) -> None:
+    """The arm of weights 1 over all tokens is the unweighted arm, number by number."""
+    words = [
+        "compare", "--tasks", "none", "--tasks", "static(base=token_mean)", "--tasks", "gradient_balance", "--seeds", 1,
+        "--width", 16, "--heads", 2, "--layers", 1, "--train-rows", 48, "--eval-rows", 24, "--data-tasks", "multitask",
+        "--steps", 4, "--batch-size", 8, "--points", 2, "--samples", 0, "--max-new-tokens", 6, "-o", tmp_path,
+    ]  # fmt: skip
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "report.json").read_text())
+    (section,) = [s for s in told["sections"] if s["id"] == "task-weights"]
+    assert {row[1] for row in section["tables"][0]["rows"]} == {"classify", "qa", "summarise", "translate"}
+    arms = {path.name: json.loads((path / "result.json").read_text()) for path in (tmp_path / "arms").iterdir()}
+    plain = arms["cross_entropy-token-mean-seed0"]
+    equal = arms["cross_entropy-token-mean-static-base-token_mean-seed0"]
+    other = arms["cross_entropy-token-mean-gradient_balance-seed0"]
+    assert plain["metrics"] == equal["metrics"] != other["metrics"]
+    assert len(other["curve"][1]) == 3 and len(plain["curve"][1]) == 2
+
+
+def test_a_lost_arm_of_task_weights_is_trained_to_the_same_bytes(tmp_path: Path) -> None:
+    plan = replace(TINY, losses=("cross_entropy",), tasks=("none", "gls"))
+    from sftloss.experiments import compare
+
+    compare(plan, output=tmp_path)
+    lost = tmp_path / "arms" / "cross_entropy-token-mean-gls-seed0" / "result.json"
+    before = lost.read_bytes()
+    lost.unlink()
+    compare(plan, output=tmp_path)
+    assert lost.read_bytes() == before
