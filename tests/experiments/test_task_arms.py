@@ -12,11 +12,14 @@ from tests.cli_tools import run
 from tests.experiments.made import PLAN, results
 from tests.experiments.test_runner import TINY
 
+from sftloss.analysis.document import Column, Table
 from sftloss.errors import ConfigError
+from sftloss.experiments._findings import headlines
 from sftloss.experiments._plan import labels
 from sftloss.experiments._results import Point
-from sftloss.experiments._sections_tasks import task_weights
+from sftloss.experiments._sections_tasks import _parts, by_task, task_weights
 from sftloss.experiments._verdicts import HEADLINE, Results, comparisons, measures_of
+from sftloss.experiments._words import conclusion
 
 WEIGHTED = replace(PLAN, losses=("cross_entropy",), tasks=("none", "gls", "static"))
 
@@ -77,9 +80,10 @@ def test_weights_are_shown_over_time_where_they_moved_and_at_the_end_of_every_ar
     assert chart.title == "gls" and [series.label for series in chart.series] == ["add", "copy"]
     assert chart.series[0].x == (5.0, 10.0) and chart.series[0].y[-1] == pytest.approx(1.52)
     assert (chart.series[0].low[-1], chart.series[0].high[-1]) == pytest.approx((1.5, 1.54))
-    assert [row[:2] for row in section.tables[0].rows] == [
+    assert [row[:2] for row in section.tables[1].rows] == [
         ("gls", "add"), ("gls", "copy"), ("static", "add"), ("static", "copy")
     ]  # fmt: skip
+    assert section.tables[0].rows[0] == ("gls", *map(pytest.approx, (1.52, 1.5, 1.54, 0.48, 0.46, 0.5)))
     assert task_weights(results(0.5), names) is None
 
 
@@ -94,7 +98,7 @@ def test_compare_trains_task_weightings_from_the_command_line(tmp_path: Path) ->
     assert done.exit_code == 0, done.output
     told = json.loads((tmp_path / "report.json").read_text())
     (section,) = [s for s in told["sections"] if s["id"] == "task-weights"]
-    assert {row[1] for row in section["tables"][0]["rows"]} == {"classify", "qa", "summarise", "translate"}
+    assert {row[1] for row in section["tables"][1]["rows"]} == {"classify", "qa", "summarise", "translate"}
     arms = {path.name: json.loads((path / "result.json").read_text()) for path in (tmp_path / "arms").iterdir()}
     plain = arms["cross_entropy-token-mean-seed0"]
     equal = arms["cross_entropy-token-mean-static-base-token_mean-seed0"]
@@ -113,3 +117,38 @@ def test_a_lost_arm_of_task_weights_is_trained_to_the_same_bytes(tmp_path: Path)
     lost.unlink()
     compare(plan, output=tmp_path)
     assert lost.read_bytes() == before
+
+
+def test_what_each_task_gained_or_lost_is_said_in_one_sentence_and_one_row_an_arm() -> None:
+    """Half a nat more on every token of two arms: both raised every loss, none lowered one."""
+    found = results(0.5, plan=WEIGHTED)
+    names = dict(zip(found.arms, labels(found.arms), strict=True))
+    compared = comparisons(found)
+    section = by_task(compared, names)
+    assert section is not None
+    assert section.lead == (
+        "0 of 2 lowered a held-out loss; 2 raised one: gls (all tokens, add, copy) and static (all tokens, add, copy); "
+        "0 show no difference."
+    )
+    (table,) = section.tables
+    assert [row[0] for row in table.rows] == ["gls", "static"]
+    assert table.rows[0][-1] == "all higher, add higher, copy higher" and table.rows[0][1] == pytest.approx(
+        0.5, abs=0.1
+    )
+    assert section.lead in headlines(found, compared, names)[1]
+    same = results(0.0, plan=WEIGHTED)
+    assert "0 raised one; 2 show no difference" in conclusion(comparisons(same), names)
+    assert by_task(comparisons(results(0.5)), names) is None
+
+
+def test_one_seed_gives_no_conclusion() -> None:
+    found = results(0.5, plan=replace(WEIGHTED, seeds=(0,)))
+    names = dict(zip(found.arms, labels(found.arms), strict=True))
+    assert conclusion(comparisons(found), names) == "Too few seeds for a verdict on any task."
+
+
+def test_a_table_of_many_arms_comes_in_parts_that_a_page_shows_whole() -> None:
+    rows = tuple((str(i),) for i in range(25))
+    parts = _parts(Table("t", "All", (Column("arm", "arm"),), rows))
+    assert [len(part.rows) for part in parts] == [12, 12, 1] and sum((part.rows for part in parts), ()) == rows
+    assert parts[1].title == "All (2 of 3)" and len({part.id for part in parts}) == 3

@@ -35,7 +35,12 @@ def instruction_response(options: StudyOptions, manner: Manner) -> None:
     _run("instruction-response", options, manner)
 
 
-VERBS = {"length": length, "focal": focal, "instruction-response": instruction_response}
+def multitask(options: StudyOptions, manner: Manner) -> None:
+    """Do task weights that move help? Every strategy against equal weights, task by task."""
+    _run("multitask", options, manner)
+
+
+VERBS = {"length": length, "focal": focal, "instruction-response": instruction_response, "multitask": multitask}
 
 
 def _run(name: str, options: StudyOptions, manner: Manner) -> None:

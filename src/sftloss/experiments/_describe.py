@@ -11,7 +11,7 @@ from sftloss.experiments._results import Answer
 from sftloss.experiments._sections import curves, metrics, verdicts
 from sftloss.experiments._sections_groups import calibration, forgetting, groups, outputs
 from sftloss.experiments._sections_lengths import lengths
-from sftloss.experiments._sections_tasks import task_weights
+from sftloss.experiments._sections_tasks import by_task, task_weights
 from sftloss.experiments._verdicts import Results, comparisons
 
 _METHOD = (
@@ -37,6 +37,7 @@ def describe(plan: Plan, results: Results, said: Mapping[Arm, Sequence[Answer]] 
     compared = comparisons(results)
     sections = (
         verdicts(results, compared, names),
+        by_task(compared, names),
         metrics(results, names),
         curves(results, names),
         lengths(results, names),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from sftloss.analysis.document import Finding, Interval
 from sftloss.experiments._plan import Arm
 from sftloss.experiments._verdicts import SEEDS, Comparison, Measure, Results
-from sftloss.experiments._words import listed, number, said, signed, silent
+from sftloss.experiments._words import conclusion, listed, number, said, signed, silent
 
 Names = Mapping[Arm, str]
 
@@ -126,6 +126,9 @@ def headlines(results: Results, compared: Sequence[Comparison], names: Names) ->
         lines = [f"{arms}: no difference from {reference} that this data can show, in {len(compared)} comparisons."]
     else:
         lines = [f"{arms}: {len(shown)} of {len(compared)} comparisons with {reference} show a difference."]
+    if any(one.measure.task for one in compared):  # one task pays for another: the whole, not the clearest of each arm
+        lines.append(f"Against {reference}: {conclusion(compared, names)}")
+    elif shown:
         strongest = sorted(shown, key=lambda one: -abs(one.difference.value) / (one.difference.error or 1e-300))
         first_of_arm = {one.arm: one for one in reversed(strongest)}  # the strongest of each arm
         lines += [said(first_of_arm[arm], (names[arm], reference)) for arm in results.arms if arm in first_of_arm][:3]

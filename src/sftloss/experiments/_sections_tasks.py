@@ -1,14 +1,19 @@
-"""What weighting tasks did: where each weight went during training, and where it ended."""
+"""What weighting tasks did: what each task gained or lost by it, and where the weights went."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
 from sftloss.experiments._findings import Names
 from sftloss.experiments._plan import Arm
-from sftloss.experiments._verdicts import Results
+from sftloss.experiments._sections import cells
+from sftloss.experiments._verdicts import Comparison, Results
+from sftloss.experiments._words import conclusion
 
+_NONE = (None, None, None)
+_ROWS = 12  # as many as a page of Markdown shows
 _ENDS = (
     ("weight", "weight", "number", "Mean over seeds after the last step; weights have mean 1."),
     ("weight_low", "low", "number", "Lowest seed."),
@@ -18,6 +23,53 @@ _ENDS = (
     ("loss", "training loss", "nats", "In the last step it was in."),
     ("slope", "slope", "number", "Change of its log loss a step, over the last 100 it was in."),
 )
+
+
+def by_task(compared: Sequence[Comparison], names: Names) -> Section | None:
+    """Every arm against the first, task by task, in one row."""
+    measures = tuple(dict.fromkeys(one.measure for one in compared if one.measure.key == "token_nll"))
+    if not any(measure.task for measure in measures):
+        return None
+    rows = []
+    for arm in dict.fromkeys(one.arm for one in compared):
+        ours = {one.measure: one for one in compared if one.arm == arm}
+        told = [
+            f"{one.measure.task or 'all'} {'higher' if one.difference.value > 0 else 'lower'}"
+            for one in ours.values()
+            if one.is_different and one.measure in measures
+        ]
+        found = (cell for m in measures for cell in (cells(ours[m].difference, ours[m].level) if m in ours else _NONE))
+        rows.append((names[arm], *found, ", ".join(told) or "no difference shown"))
+    columns = [Column("arm", "arm")]
+    for measure in measures:
+        columns += _folded(measure.id, measure.task or "all tokens")
+    columns.append(Column("verdict", "verdict"))
+    table = Table("by-task", "Held-out loss: difference from the first arm", tuple(columns), tuple(rows))
+    return Section(
+        "comparison-tasks",
+        "Task by task",
+        conclusion(compared, names),
+        tables=_parts(table),
+        notes=("Nats a token; the intervals of all verdicts hold together at 95%.",),
+    )
+
+
+def _folded(key: str, label: str) -> tuple[Column, ...]:
+    """A value and its bounds, which a page shows as one."""
+    ends = (Column(f"{key}_{end}", end, "number") for end in ("low", "high"))
+    return (Column(key, label, "number"), *ends)
+
+
+def _parts(table: Table) -> tuple[Table, ...]:
+    """The table in pieces that a page shows whole."""
+    starts = range(0, len(table.rows), _ROWS)
+    if len(starts) < 2:
+        return (table,)
+    return tuple(
+        replace(table, id=f"{table.id}-{i}", title=f"{table.title} ({i} of {len(starts)})",
+                rows=table.rows[start : start + _ROWS])
+        for i, start in enumerate(starts, 1)
+    )  # fmt: skip
 
 
 def task_weights(results: Results, names: Names) -> Section | None:
@@ -35,9 +87,24 @@ def task_weights(results: Results, names: Names) -> Section | None:
         "Task weights",
         f"{lead}; in {still} they stayed within 1% of where they began." if still else f"{lead}.",
         charts=charts,
-        tables=(Table("task-weights-end", "Where weights ended", columns, rows),),
+        tables=(*_parts(_ends(results, arms, names)), Table("task-weights-end", "The last step", columns, rows)),
         notes=("Lines are means over seeds, bands reach from the lowest to the highest seed.",),
     )
+
+
+def _ends(results: Results, arms: Sequence[Arm], names: Names) -> Table:
+    tasks = sorted({task for arm in arms for task in _tasks(results, arm)})
+    rows = []
+    for arm in arms:
+        last = results.of(arm)[0].curve[-1].step
+        found = [_values(results, arm, f"task_weight/{task}", last) for task in tasks]
+        rows.append(
+            (names[arm], *(cell for w in found for cell in (_mean(w), min(w, default=None), max(w, default=None))))
+        )
+    columns = [Column("arm", "arm")]
+    for task in tasks:
+        columns += _folded(task, task)
+    return Table("task-weights-by-arm", "Where weights ended", tuple(columns), tuple(rows))
 
 
 def _tasks(results: Results, arm: Arm) -> list[str]:

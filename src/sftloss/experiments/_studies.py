@@ -28,6 +28,16 @@ class Study:
     plan: Plan
 
 
+# fixed weights first: equal ones of task means, the plain mean over tokens, by size; then those that losses move, by
+# chance, and those that gradients move
+_WEIGHTINGS = (
+    "static", "none", "temperature(temperature=2)",
+    "uncertainty", "uw_so", "imtl_l", "gls", "stch", "focal_dtp", "difficulty_adaptive", "group_dro",
+    "dwa", "performance_based", "learning_progress", "rlw",
+    "gradient_balance", "grad_norm", "imtl_g", "pcgrad", "mgda", "cagrad", "nash_mtl", "aligned_mtl", "upgrad",
+    "fairgrad",
+)  # fmt: skip
+
 _ALL = (
     Study(
         "length",
@@ -51,6 +61,26 @@ _ALL = (
         "The loss of the prompt's tokens may be weighted against the answer's: 0 trains answers alone, 1 trains both "
         "alike. The normalizer is the sum of the weights, so the learning rate is not hidden in them.",
         Plan(prompt_weights=(0.0, 0.1, 1.0), **_SIZE),  # type: ignore[arg-type]
+    ),
+    Study(
+        "multitask",
+        "Task weights that move against weights that stay",
+        "A tutorial trains question answering, summarisation, translation and classification together and says that "
+        "weights which follow the losses balance them. Here four such tasks, half of the rows of one of them, are "
+        "trained under every strategy of `sftloss.tasks`, all at equal steps and tokens. Each is compared with equal "
+        "weights of the tasks' mean losses (`static`); `unweighted` is plain training, a mean over tokens, and `rlw` "
+        "draws its weights at random. What gradients decide acts one step later.",
+        Plan(
+            tasks=_WEIGHTINGS,
+            data_tasks=("multitask",),
+            seeds=(0, 1, 2, 3, 4),
+            train_rows=1600,
+            eval_rows=320,
+            steps=200,
+            points=12,
+            samples=0,
+            max_new_tokens=32,
+        ),
     ),
 )
 

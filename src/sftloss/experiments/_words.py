@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from sftloss.analysis.document import Interval
+from sftloss.experiments._plan import Arm
 from sftloss.experiments._verdicts import Comparison, Measure
 
 
@@ -29,6 +32,32 @@ def between(bounds: Interval, measure: Measure) -> str:
 def listed(names: tuple[str, ...]) -> str:
     """ "a", "a and b", "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
+
+
+def conclusion(compared: Sequence[Comparison], names: Mapping[Arm, str]) -> str:
+    """What weighting tasks did, in as many words as it takes: who gained, who lost, who did neither."""
+    judged = [one for one in compared if one.measure.key == "token_nll"]
+    arms = tuple(dict.fromkeys(one.arm for one in judged))
+    if not any(one.is_settled for one in judged):
+        return "Too few seeds for a verdict on any task."
+
+    def told(sign: int) -> tuple[str, ...]:
+        found = []
+        for arm in arms:
+            where = [one.measure.task or "all tokens" for one in judged
+                     if one.arm == arm and one.is_different and one.difference.value * sign > 0]  # fmt: skip
+            if where:
+                found.append(f"{names[arm]} ({', '.join(where)})")
+        return tuple(found)
+
+    lower, higher = told(-1), told(1)
+    silent = len(arms) - len({one.arm for one in judged if one.is_different})
+    parts = [
+        f"{len(lower)} of {len(arms)} lowered a held-out loss" + (f": {listed(lower)}" if lower else ""),
+        f"{len(higher)} raised one" + (f": {listed(higher)}" if higher else ""),
+        f"{silent} show no difference",
+    ]
+    return "; ".join(parts) + "."
 
 
 def said(comparison: Comparison, names: tuple[str, str]) -> str:
