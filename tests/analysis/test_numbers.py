@@ -106,37 +106,11 @@ def test_quantile_bins_keep_equal_values_together():
     assert numbers.quantile_bins(np.arange(1000.0), 10)[0].tolist() == (np.arange(1000) // 100).tolist()
 
 
-def test_ks_distance_is_scipys():
-    assert numbers.ks_distance(X, Y) == pytest.approx(stats.ks_2samp(X, Y).statistic)
-
-
 def test_theil_sen_is_scipys_and_ignores_an_outlier():
     x, y = np.log(X[:60]), np.log(Y[:60])
     assert numbers.theil_sen(x, y) == pytest.approx(stats.theilslopes(y, x).slope)
     line = np.arange(50.0)
     assert numbers.theil_sen(line, np.where(line == 7, 1e6, 2 * line)) == pytest.approx(2.0)
-
-
-def test_elasticity_is_the_least_squares_slope():
-    slope = stats.linregress(np.log(X), np.log(Y)).slope
-    assert numbers.elasticity(X, Y, np.arange(200)).value == pytest.approx(slope, rel=1e-10)
-
-
-def test_elasticity_of_a_power_law_is_its_exponent():
-    estimate = numbers.elasticity(X, 5 * X**0.7, np.arange(200))
-    assert estimate.value == pytest.approx(0.7, rel=1e-10)
-    assert estimate.interval.low == pytest.approx(0.7, rel=1e-8)
-
-
-def test_elasticity_leaves_out_examples_without_signal():
-    signal = np.where(np.arange(200) < 20, 0.0, X**0.7)
-    assert numbers.elasticity(X, signal, np.arange(200)).value == pytest.approx(0.7, rel=1e-10)
-
-
-@pytest.mark.parametrize("lengths, reason", [([3.0] * 50, "same length"), ([1.0, 2.0], "2 examples")])
-def test_elasticity_says_why_it_is_undefined(lengths, reason):
-    estimate = numbers.elasticity(lengths, lengths, np.arange(len(lengths)))
-    assert np.isnan(estimate.value) and estimate.interval is None and reason in estimate.reason
 
 
 @pytest.mark.parametrize(

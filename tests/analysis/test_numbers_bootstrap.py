@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sftloss.analysis import _numbers as numbers
 from sftloss.analysis._bootstrap import GroupSums, interval, poisson_weights, ratio_interval
+from sftloss.analysis._elasticity import elasticity
 
 
 def test_poisson_weights_have_the_moments_of_poisson_one():
@@ -75,7 +75,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     for trial in range(200):
         lengths = rng.integers(2, 60, 80).astype(float)
         signal = lengths**0.5 * rng.lognormal(sigma=0.5, size=80)
-        found = numbers.elasticity(lengths, signal, ids, replicates=200, seed=trial).interval
+        found = elasticity(lengths, signal, ids, replicates=200, seed=trial).interval
         group = rng.integers(0, 2, 80)
         size = rng.exponential(size=80) * (1 + group)
         share = GroupSums(2, 1, replicates=200, seed=trial).add(ids, size[:, None], group).shares()[1][:, 1, 0]

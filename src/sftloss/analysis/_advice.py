@@ -5,7 +5,7 @@ from __future__ import annotations
 from sftloss.analysis import _fixes as fixes
 from sftloss.analysis import _numbers as numbers
 from sftloss.analysis._frames import Study
-from sftloss.analysis._section_length import elasticity
+from sftloss.analysis._section_length import elasticity, is_bad_fit, misfit
 from sftloss.analysis._section_tokens import band_shares, describe_band, end_shares
 from sftloss.analysis._shares import bounds, cell, number, percent
 from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN
@@ -38,7 +38,6 @@ def advice_section(study: Study) -> Section:
 
 
 def _length_rules(study: Study) -> list[Rule]:
-    options = study.options
     rules: list[Rule] = []
     data, limit = study.mean_length, ""
     if study.answers.cannot_tell:
@@ -51,16 +50,27 @@ def _length_rules(study: Study) -> list[Rule]:
         because = f"it teaches {number(learned.value)} tokens an answer, the data has {number(data)}{limit}"
         ends = bounds(learned.interval)
         rules.append((wish, then, because, learned.value, *ends, fixes.alpha(normalisation.alpha)))
-    if not numbers.cannot_tell(study.size):
-        base = elasticity(study, View(study.objective, TOKEN_MEAN), options.level)
-        # beyond [0, 1.5] the straight line is no description of the data, and dividing by that power equalises nothing
-        if 0 < base.value <= fixes.STEEPEST and base.interval is not None:
-            because = f"counting tokens alike, twice the length gets {2.0**base.value:.2f} times the signal"
-            near = round(base.value) if abs(base.value - round(base.value)) < 0.05 else base.value
-            wish = "equal signal from short and long examples"
-            then = "average every example first" if near == 1 else f"divide every example by T^{near:.2f}"
-            rules.append((wish, then, because, base.value, *bounds(base.interval), fixes.alpha(near)))
-    return rules
+    return [*rules, *_equal_rule(study)]
+
+
+def _equal_rule(study: Study) -> list[Rule]:
+    """How to give short and long examples equal signal: no rule where the data cannot tell or no small power does."""
+    view, level = View(study.objective, TOKEN_MEAN), study.options.level
+    if numbers.cannot_tell(study.size):
+        return []
+    wish, base = "equal signal from short and long examples", elasticity(study, view, level)
+    if is_bad_fit(study, view, level):
+        wrong = misfit(study, view, level)
+        because = f"the best power of length puts {percent(wrong)} of the signal at the wrong lengths"
+        return [
+            (wish, "weight rows yourself: dividing by a power of length does not do it", because, wrong, None, None, "")
+        ]
+    if not 0 < base.value <= fixes.STEEPEST or base.interval is None:
+        return []
+    because = f"counting tokens alike, twice the length gets {2.0**base.value:.2f} times the signal"
+    near = round(base.value) if abs(base.value - round(base.value)) < 0.05 else base.value
+    then = "average every example first" if near == 1 else f"divide every example by T^{near:.2f}"
+    return [(wish, then, because, base.value, *bounds(base.interval), fixes.alpha(near))]
 
 
 def _signal_rules(study: Study) -> list[Rule]:

@@ -16,7 +16,7 @@ from sftloss.analysis._frames import Study
 from sftloss.analysis._lengths_findings import Shift, concentration_finding, example_mean_finding, micro_batch_finding
 from sftloss.analysis._numbers import Estimate
 from sftloss.analysis._section_groups import group_shares
-from sftloss.analysis._section_length import elasticity
+from sftloss.analysis._section_length import elasticity, is_bad_fit, misfit
 from sftloss.analysis._section_tokens import band_shares, describe_band
 from sftloss.analysis._shares import Shares, decide, percent, with_interval
 from sftloss.analysis._tilt import EXAMPLE_MEAN, Normalisation
@@ -62,20 +62,31 @@ def policy(study: Study) -> Finding | None:
     said = f"elasticity of {level} signal in length {with_interval(estimate)}, wanted {TARGETS[wanted]:.0f} \u00b1 0.1"
     if verdict == "insufficient data":
         said = reason or estimate.reason or "no interval"
-    # dividing by another T^a lowers the slope by a
-    target_alpha = study.options.normalisation.alpha + estimate.value - TARGETS[wanted]
-    is_power = study.view.normalisation.micro_batch is None and 0 <= target_alpha <= fixes.STEEPEST
-    fix = fixes.alpha(target_alpha) if verdict == "off target" and is_power else ""
+    elif is_bad_fit(study, study.view, level):
+        # a mean slope on target may hide lengths that are all off it
+        verdict = "inconclusive" if verdict == "on target" else verdict
+        said += f"; no power of length fits, {percent(misfit(study, study.view, level))} of the signal is elsewhere"
+    is_off = verdict == "off target"
     return Finding(
         "NORM003",
-        "warning" if verdict == "off target" else "info",
+        "warning" if is_off else "info",
         f"Policy {wanted}: {verdict} ({said}).",
         "The policy is a choice; this says only whether the loss does what was chosen.",
-        fix or (fixes.GLOBAL_MEAN if verdict == "off target" else ""),
+        _fix_of_policy(study, estimate.value, TARGETS[wanted]) if is_off else "",
         estimate.value if np.isfinite(estimate.value) else None,
         estimate.interval,
         "elasticity",
     )
+
+
+def _fix_of_policy(study: Study, slope: float, target: float) -> str:
+    """The exponent that reaches the target, where the signal follows one: dividing by another T^a lowers it by a."""
+    if study.view.normalisation.micro_batch is not None:
+        return fixes.GLOBAL_MEAN if target == 1 else fixes.alpha(1.0)
+    alpha = study.options.normalisation.alpha + slope - target
+    if is_bad_fit(study, study.view, study.options.level) or not 0 <= alpha <= fixes.STEEPEST:
+        return fixes.BY_HAND
+    return fixes.alpha(alpha)
 
 
 def _task_policy(study: Study) -> Finding:

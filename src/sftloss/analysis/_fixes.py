@@ -8,10 +8,11 @@ LONGER = "train with a larger maximal length, or drop the rows that are cut off"
 GLOBAL_MEAN = "divide by the trained tokens of the whole step, all micro-batches and ranks (--normalization token-mean)"
 READ_ROWS = "read the rows listed here"
 FOCAL = "sftloss analyze --model MODEL --data DATA --loss cross_entropy --loss 'focal(gamma=2)'"
+BY_HAND = "give the rows of the lengths that get too little a weight of their own in the data; the deciles name them"
 ENDS = "give end tokens a larger weight in the data, then look at generated lengths"
 
 STEEPEST = 1.5
-"""The largest exponent that is ever advised: beyond it the slope in length is a sign of a bad fit, not of a cure."""
+"""The largest exponent that is ever advised: beyond it a few short examples hold nearly everything."""
 
 _NAMES = {0.0: "token-mean", 0.5: "sqrt", 1.0: "example-mean"}
 

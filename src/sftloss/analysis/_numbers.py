@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sftloss.analysis._bootstrap import REPLICATES, GroupSums, interval
 from sftloss.analysis.document import Interval
 
 Floats = NDArray[np.float64]
@@ -159,16 +158,6 @@ def quantile_bins(values: ArrayLike, count: int = 10) -> tuple[NDArray[np.int64]
     return codes, bounds
 
 
-def ks_distance(x: ArrayLike, y: ArrayLike) -> float:
-    """Kolmogorov-Smirnov distance: the largest gap between the two distribution functions."""
-    x, y = np.sort(_float(x)), np.sort(_float(y))
-    if len(x) == 0 or len(y) == 0:
-        return float("nan")
-    at = np.concatenate([x, y])
-    gap = np.searchsorted(x, at, side="right") / len(x) - np.searchsorted(y, at, side="right") / len(y)
-    return float(np.abs(gap).max())
-
-
 def theil_sen(x: ArrayLike, y: ArrayLike, *, pairs: int = 200_000, seed: int = 0) -> float:
     """Median slope over pairs: all of them, or `pairs` drawn at random where there are more."""
     x, y = _float(x), _float(y)
@@ -183,36 +172,6 @@ def theil_sen(x: ArrayLike, y: ArrayLike, *, pairs: int = 200_000, seed: int = 0
         return float("nan")
     i, j = i[distinct], j[distinct]
     return float(np.median((y[j] - y[i]) / (x[j] - x[i])))
-
-
-def slope_from_sums(sums: Floats) -> Floats:
-    """Least-squares slope from sums of (1, x, y, xx, xy) on the last axis; NaN where x does not vary."""
-    n, x, y, xx, xy = np.moveaxis(_float(sums), -1, 0)
-    spread = xx * n - x * x
-    # what is left of n*xx after cancellation is rounding, not spread
-    return np.where(spread > 1e-10 * np.abs(xx * n), _ratio(xy * n - x * y, spread), np.nan)
-
-
-def elasticity(
-    lengths: ArrayLike, signal: ArrayLike, ids: ArrayLike, *, replicates: int = REPLICATES, seed: int = 0
-) -> Estimate:
-    r"""Slope :math:`\beta` of log signal on log length over examples, with a pairs-bootstrap interval.
-
-    1: signal in proportion to length; 0: the same for every example; below 0: short examples get more.
-    Examples with no signal or no length have no logarithm and are left out.
-    """
-    lengths, signal, ids = _float(lengths), _float(signal), np.asarray(ids)
-    keep = (lengths > 0) & (signal > 0) & np.isfinite(signal)
-    if keep.sum() < 3:
-        return Estimate(float("nan"), reason=f"{int(keep.sum())} examples with a length and a signal")
-    x, y = np.log(lengths[keep]), np.log(signal[keep])
-    x, y = x - x.mean(), y - y.mean()  # the slope is the same, the sums lose nothing to cancellation
-    columns = np.stack([np.ones_like(x), x, y, x * x, x * y], axis=1)
-    sums = GroupSums(1, 5, replicates=replicates, seed=seed).add(ids[keep], columns)
-    value = float(slope_from_sums(sums.total[0]))
-    if not np.isfinite(value):
-        return Estimate(float("nan"), reason="all examples have the same length")
-    return Estimate(value, interval(slope_from_sums(sums.replicates[:, 0])))
 
 
 def cannot_tell(lengths: ArrayLike) -> str:

@@ -9,7 +9,7 @@ import polars as pl
 
 from sftloss.analysis import _numbers as numbers
 from sftloss.analysis._frames import Study
-from sftloss.analysis._section_length import elasticity
+from sftloss.analysis._section_length import elasticity, is_bad_fit
 from sftloss.analysis._section_tokens import mean_loss
 from sftloss.analysis._shares import bounds, cell, forest, percent
 from sftloss.analysis._views import LEVELS, ROLES, View
@@ -23,7 +23,12 @@ def comparison_section(study: Study) -> Section:
     level = study.options.level
     columns = (
         Column("view", "trained with"),
-        Column("twice", "signal at twice the length", "ratio", "2^elasticity: 2 counts tokens alike, 1 examples"),
+        Column(
+            "twice",
+            "signal at twice the length",
+            "ratio",
+            "2^elasticity: 2 counts tokens alike, 1 examples; empty where no power of length fits",
+        ),
         Column("low", "low", "ratio", "end of the 95 % interval"),
         Column("high", "high", "ratio", "end of the 95 % interval"),
         Column("ess", "examples that count", "percent", "Kish's effective number of examples over their number"),
@@ -40,6 +45,8 @@ def comparison_section(study: Study) -> Section:
         for one in rules:
             view = View(objective, one)
             signal, slope = study.signal(view, level)[trained], elasticity(study, view, level)
+            if is_bad_fit(study, view, level):
+                slope = numbers.Estimate(float("nan"), reason="no power of length fits")
             slopes.append((_label(study, view), slope))
             ess = numbers.kish_ess(signal) / max(len(signal), 1)
             times = [None if e is None else 2.0**e for e in (slope.value, *bounds(slope.interval))]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from sftloss.analysis import _elasticity as laws
 from sftloss.analysis import _numbers as numbers
 from sftloss.analysis._frames import Study
 from sftloss.analysis._numbers import Estimate
@@ -29,10 +30,23 @@ def elasticity(study: Study, view: View, level: str) -> Estimate:
     options = study.options
     return study.once(
         ("elasticity", view, level),
-        lambda: numbers.elasticity(
+        lambda: laws.elasticity(
             study.size, study.signal(view, level), study.units, replicates=options.replicates, seed=options.seed
         ),
     )
+
+
+def misfit(study: Study, view: View, level: str) -> float:
+    """Share of a view's signal that its elasticity puts at the wrong lengths; NaN where there is none."""
+    return study.once(
+        ("misfit", view, level),
+        lambda: laws.misfit(study.size, study.signal(view, level), elasticity(study, view, level).value),
+    )
+
+
+def is_bad_fit(study: Study, view: View, level: str) -> bool:
+    """Whether no one exponent describes how signal grows with length, so that none may be advised."""
+    return misfit(study, view, level) > laws.BAD_FIT
 
 
 def length_section(study: Study) -> Section:
@@ -63,12 +77,24 @@ def length_section(study: Study) -> Section:
 def _lead(study: Study, found: list[tuple[View, Estimate]], reason: str) -> str:
     if reason:
         return f"This data cannot tell how signal depends on length: {reason}."
-    parts = ", ".join(f"{_twice(e.value)} under {view.normalisation.name}" for view, e in found if np.isfinite(e.value))
-    return (
-        f"A straight line through log signal and log length gives an example of twice the length this many times the "
-        f"signal: {parts}; the deciles below show how well it fits. "
-        "2 means that every token counts alike, 1 that every example does; neither is wrong in itself."
-    )
+    level = study.options.level
+    bad = [view for view, _ in found if is_bad_fit(study, view, level)]
+    good = [
+        f"{_twice(e.value)} under {v.normalisation.name}" for v, e in found if np.isfinite(e.value) and v not in bad
+    ]
+    said = []
+    if good:
+        said = [
+            f"An example of twice the length gets this many times the signal: {', '.join(good)}.",
+            "2 means that every token counts alike, 1 that every example does; neither is wrong in itself.",
+        ]
+    if bad:
+        worst = max(misfit(study, view, level) for view in bad)
+        said.append(
+            f"No power of length describes the signal under {', '.join(view.normalisation.name for view in bad)}: the "
+            f"best puts {'up to ' if len(bad) > 1 else ''}{percent(worst)} at the wrong lengths; read the deciles."
+        )
+    return " ".join(said) or "This data cannot tell how signal depends on length."
 
 
 def _twice(elasticity: float) -> str:
@@ -82,11 +108,14 @@ def _numbers_table(study: Study, level: str, found: list[tuple[View, Estimate]])
             "elasticity",
             "elasticity",
             "number",
-            "slope of log signal on log T: twice the length, 2^elasticity the signal",
+            "exponent of the mean signal in T: twice the length, 2^elasticity the signal",
         ),
         Column("low", "low", "number", "end of the 95 % interval"),
         Column("high", "high", "number", "end of the 95 % interval"),
-        Column("theil_sen", "Theil-Sen", "number", "median slope over pairs: a check that resists outliers"),
+        Column(
+            "misfit", "misfit", "percent", "signal that this exponent puts at the wrong lengths; above 10 %: no law"
+        ),
+        Column("theil_sen", "Theil-Sen", "number", "median slope of the logarithms over pairs: the typical example"),
         Column("concentration", "concentration index", "number", "above 0: long examples hold more than their part"),
         Column("kakwani", "Kakwani", "number", "0: in proportion to tokens; below: short examples get more"),
         Column("spearman", "Spearman", "number"),
@@ -103,7 +132,7 @@ def _numbers_table(study: Study, level: str, found: list[tuple[View, Estimate]])
         keep = signal > 0
         robust = numbers.theil_sen(np.log(size[keep]), np.log(signal[keep])) if keep.sum() > 2 else float("nan")
         partial = numbers.partial_spearman(size, signal, difficulty, tasks) if len(size) > 9 else float("nan")
-        slope = (estimate.value, *bounds(estimate.interval), robust)
+        slope = (estimate.value, *bounds(estimate.interval), misfit(study, view, level), robust)
         ranked = (numbers.concentration_index(signal, size), numbers.kakwani(signal, size))
         values = (*slope, *ranked, numbers.spearman(size, signal), partial)
         rows.append((view.normalisation.name, *(cell(v) for v in values)))
