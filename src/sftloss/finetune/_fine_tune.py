@@ -66,7 +66,7 @@ def fine_tune(
         checkpoint = chosen(folder.checkpoints, resume=resume, resume_from=recipe.resume_from)
         model, tokenizer = model_and_tokenizer(recipe, model, tokenizer)
         data, held_out = data_of(recipe, tokenizer, rows, eval_rows)
-        loss = weighted(loss, recipe.tasks, data)
+        loss = weighted(loss, recipe, data)
         work = Work(recipe, loss, data, held_out, folder, groups=groups_of(loss, held_out))
         if recipe.keep_best:
             work.keeps["best"] = work.best

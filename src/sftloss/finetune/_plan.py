@@ -68,7 +68,7 @@ def plan(recipe: Recipe, *, ranks: int = 1) -> Plan:
     loss = loss_of(recipe)
     model, tokenizer = _outline(recipe)
     data, held_out = data_of(recipe, tokenizer)
-    weighted(loss, recipe.tasks, data)
+    weighted(loss, recipe, data)
     counts, memory = _counts(recipe, data, held_out, ranks), _memory(recipe, model, data)
     return Plan(counts, memory, data.examples[0], tokenizer, {} if recipe.tasks is None else _by_task(data))
 

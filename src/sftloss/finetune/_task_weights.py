@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sftloss.errors import ConfigError
+from sftloss.finetune._recipe import Recipe
 from sftloss.finetune._rows import DataSet
 from sftloss.tasks import MultiTaskLoss, Rules, strategy_named
 from sftloss.training import Loss, TaskWeighting
@@ -62,16 +63,16 @@ def read_choice(text: str) -> Choice:
     return Choice(name, given, rules)
 
 
-def weighted(loss: Loss, text: str | None, data: DataSet) -> Loss:
-    """The loss with the task weights that `text` asks for; as it was where it asks for none.
+def weighted(loss: Loss, recipe: Recipe, data: DataSet) -> Loss:
+    """The loss with the task weights that the recipe asks for; as it was where it asks for none.
 
     Raises:
-        ConfigError: If rows name no task, fixed weights are not those of the data's tasks, or the strategy needs what
-            training does not show.
+        ConfigError: If rows name no task, fixed weights are not those of the data's tasks, or the strategy needs
+            evaluations that the recipe has none of.
     """
-    if text is None:
+    if recipe.tasks is None:
         return loss
-    choice, names = read_choice(text), data.names("task")
+    choice, names = read_choice(recipe.tasks), data.names("task")
     nameless = [example for example in data.examples if example.task is None]
     if nameless:
         raise ConfigError(
@@ -83,7 +84,13 @@ def weighted(loss: Loss, text: str | None, data: DataSet) -> Loss:
         if set(weights) != set(names):
             raise ConfigError(f"tasks: weights for {_listed(weights)}, but the data's tasks are {_listed(names)}.")
         return _with(loss, MultiTaskLoss(names, weights, rules=choice.rules))
-    return _with(loss, MultiTaskLoss(names, strategy_named(choice.strategy, choice.hyper), rules=choice.rules))
+    strategy = strategy_named(choice.strategy, choice.hyper)
+    if strategy.needs == "validation" and recipe.eval_every is None:
+        raise ConfigError(
+            f"tasks: {choice.strategy} needs the held-out loss of each task during training; give eval_share (or "
+            "eval_data) and eval_every."
+        )
+    return _with(loss, MultiTaskLoss(names, strategy, rules=choice.rules))
 
 
 def task_facts(loss: Loss) -> dict[str, Any] | None:

@@ -53,7 +53,7 @@ class Attachment:
         self.spikes = SpikeWatch()
         self.observers: list[Callable[[Pass], None]] = []
         if isinstance(loss.tasks, TaskWeighting):
-            loss.tasks.bind(model)
+            loss.tasks.bind(model, loss)
             self.observers.append(partial(loss.tasks.observe, loss))
         self.task_names: tuple[str, ...] = ()
         self.is_active = True
@@ -186,6 +186,9 @@ class Attachment:
             plan=_PLAN,
         )
         seen = Pass(model.training, stats, tokens, coefficients.detach(), value.detach(), given)
+        if isinstance(loss.tasks, TaskWeighting) and loss.tasks.is_looking_again:
+            loss.tasks.observe(loss, seen)
+            return value
         is_spike = loss.is_checked and self.spikes.look(loss, seen)
         total = step.total.to(device) if step.total.dim() == 0 and own_total else None
         self.tallies["train" if model.training else "eval"].add(loss, seen, total, is_spike)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 FILE = "task_weights.safetensors"
 """What a checkpoint holds of it."""
 
+REFERENCE = "reference_logprob"
+"""What batches hold of a reference model: its log-probability of each target, laid out as the labels are."""
+
 
 class TaskWeighting:
     r"""Task weights that a strategy moves: :math:`c = w_g \, u / Z_g`, w of the steps before.
@@ -36,6 +39,9 @@ class TaskWeighting:
     the head. A Trainer of :func:`with_loss` does the rest; in a loop of your own forward and backward run within
     `capture`. Their weights act one step later, as all do here.
 
+    `coba` looks at the losses of evaluations, `famo` runs each batch once more after the optimizer's step, without
+    gradients, and `doremi` reads :data:`REFERENCE`.
+
     In evaluation no task is weighted, so losses before and after, and of other strategies, can be compared.
 
     Args:
@@ -43,24 +49,18 @@ class TaskWeighting:
             normaliser, ``"token_mean"`` all by one.
 
     Raises:
-        ConfigError: If the strategy needs what training does not show.
+        ConfigError: If the weighting has an `update_freq`.
     """
 
     def __init__(self, weighting: MultiTaskLoss) -> None:
-        needs = weighting.strategy.needs
-        if needs not in ("losses", "gramian"):
-            from sftloss.tasks.strategies import EXTRA
-
-            raise ConfigError(
-                f"tasks: {weighting.strategy.name} needs {EXTRA[needs]}, which training does not show; feed "
-                "MultiTaskLoss.observe_extra in your own loop, or choose another strategy."
-            )
         if weighting.update_freq is not None:
             raise ConfigError("tasks: weights move once an optimizer step here; leave update_freq out.")
         self.weighting = weighting
         self._model: Any = None
         self._gradients: TaskGradients | None = None
         self._captured = 0
+        self._batches: list[Mapping[str, Any]] = []
+        self.is_looking_again = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,15 +75,22 @@ class TaskWeighting:
         """Whether the strategy looks at the tasks' gradients."""
         return self.weighting.strategy.needs == "gramian"
 
-    def bind(self, model: Any) -> None:
-        """Work for this model; :func:`attach` calls it.
+    def bind(self, model: Any, loss: Loss) -> None:
+        """Work for this model under this loss; :func:`attach` calls it.
 
         Raises:
-            ConfigError: If the strategy needs gradients by task and this model's cannot be told apart.
+            ConfigError: If the strategy needs gradients by task and this model's cannot be told apart, or a reference
+                that batches do not hold.
         """
         self._model, self._gradients = model, None
+        strategy = self.weighting.strategy
         if self.needs_gradients:
-            check_attributable(model, self.weighting.strategy.name)
+            check_attributable(model, strategy.name)
+        if strategy.needs == "excess" and REFERENCE not in loss.extras:
+            raise ConfigError(
+                f"tasks: {strategy.name} needs what a reference model gives to each token: a tensor {REFERENCE} in the "
+                f'batches and Loss(extras=("{REFERENCE}",)), or choose another strategy.'
+            )
 
     @contextmanager
     def capture(self, batch: Mapping[str, Any]) -> Iterator[None]:
@@ -116,17 +123,44 @@ class TaskWeighting:
 
     def observe(self, loss: Loss, seen: Pass) -> None:
         """Add a training pass to its step. Nothing waits for the device."""
-        if not seen.is_training:
+        needs, tokens, device = self.weighting.strategy.needs, seen.tokens, seen.coefficients.device
+        if not seen.is_training and needs != "validation":
             return
-        device = seen.coefficients.device
         if self.weighting.weights.device != device:
             self.weighting.to(device)
-        tokens = seen.tokens
         assert tokens.groups is not None
         # a task of weight 0 has coefficients 0 and was not looked at: it counts as absent
         weights = torch.where(seen.coefficients != 0, tokens.weights.to(device), 0.0)
-        values = loss.objective(seen.stats).detach()  # type: ignore[operator]
-        self.weighting.observe(values, tokens.groups.to(device), weights)
+        values, groups = loss.objective(seen.stats).detach(), tokens.groups.to(device)  # type: ignore[operator]
+        if self.is_looking_again or not seen.is_training:
+            self.weighting.observe_extra(values, groups, weights)
+            return
+        self.weighting.observe(values, groups, weights)
+        if needs == "after":
+            self._batches.append(seen.batch)
+        if needs == "excess":
+            excess = tokens.extras[REFERENCE].to(device) - seen.stats.target_logprob
+            self.weighting.observe_extra(excess.clamp(min=0), groups, weights)
+
+    def end_evaluation(self) -> None:
+        """Share an evaluation's sums out over the ranks, so that each may keep the checkpoint; every rank calls."""
+        if self.weighting.strategy.needs != "validation":
+            return
+        from sftloss.tasks._ranks import sum_over_ranks, world_size
+
+        weighting, group = self.weighting, self.weighting.process_group
+        both = sum_over_ranks(torch.stack([weighting.extra_sums, weighting.extra_counts]), group) / world_size(group)
+        weighting.extra_sums, weighting.extra_counts = both[0], both[1]
+
+    def _look_again(self) -> None:
+        """The step's own tokens once more, after the optimizer has moved the weights."""
+        self.is_looking_again = True
+        try:
+            with torch.no_grad():
+                for batch in self._batches:
+                    self._model(**batch)
+        finally:
+            self.is_looking_again, self._batches = False, []
 
     def step(self) -> None:
         """End an optimizer step: one collective of 2K numbers, then the next weights. Every rank calls.
@@ -135,6 +169,8 @@ class TaskWeighting:
             FloatingPointError: If a task's loss is not finite and the rules say so.
             ValueError: If the strategy needs gradients by task and a pass was not captured.
         """
+        if self._batches:
+            self._look_again()
         if not self.needs_gradients:
             self.weighting.step()
             return

@@ -103,6 +103,8 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
             output = super().evaluation_loop(*args, **kwargs)
             prefix = kwargs.get("metric_key_prefix", "eval")
             output.metrics.update({f"{prefix}_{k}": v for k, v in attachment.metrics("eval").items()})
+            if tasks is not None:
+                tasks.end_evaluation()
             return output
 
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
