@@ -39,6 +39,7 @@ def make_table(examples, *, objectives=("cross_entropy",), seed=0):
             "role": role.astype(np.int8),
             "weight": np.broadcast_to(example.get("weight", 1.0), n).astype(np.float32),
             "is_end": np.asarray(example.get("is_end", ends)),
+            "end_logprob": np.log(np.broadcast_to(example.get("end_p", np.nan), n)),
             "target_logprob": np.log(p),
             "other_logprob": np.log1p(-p),
             "entropy": -np.log(p),

@@ -246,3 +246,37 @@ def test_a_group_that_gets_far_more_than_its_part_is_found():
         example["p"] = np.full(len(example["p"]), 0.3 if i % 10 == 0 else 0.97)
     finding = found(examples)["NORM005"]
     assert finding.sentence.startswith("The task 'hard' is") and finding.interval.low > 3
+
+
+def ends(expected, count=120):
+    """Examples of ten tokens; the model expects so many ends of each, spread over all of it."""
+    return [{"p": np.full(10, 0.5), "end_p": expected / 10} for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "expected, severity, word", [(0.5, "warning", "runs on"), (2.0, "warning", "early"), (0.01, "info", "not learned")]
+)
+def test_a_model_that_does_not_stop_where_answers_do_is_found(expected, severity, word):
+    finding = found(ends(expected))["SIG003"]
+    assert finding.value == pytest.approx(expected) and finding.severity == severity
+    assert word in finding.why and finding.fix and finding.interval is not None
+
+
+def test_ends_expected_as_often_as_they_are_raise_nothing():
+    assert not {"SIG003"} & (set(found(ends(0.85))) | set(found(ends(1.2))) | set(found(ends(0.5, count=29))))
+
+
+def test_examples_without_an_end_token_say_nothing_about_stopping():
+    unknown = [{"p": np.full(10, 0.5), "is_end": np.zeros(10, dtype=bool)} for _ in range(120)]
+    assert found([*ends(0.5), *unknown])["SIG003"].value == pytest.approx(0.5)
+
+
+def test_one_group_under_two_names_is_one_finding_and_others_are_named():
+    examples = clean(300)
+    for i, example in enumerate(examples):
+        kind = ("hard", "easy", "plain")[min(i % 10, 2)]
+        example |= {"task": kind, "source": kind + ".jsonl", "language": "en"}
+        example["p"] = np.full(20, {"hard": 0.05, "easy": 0.99, "plain": 0.9}[kind])
+    finding = found(examples)["NORM005"]
+    assert finding.sentence.startswith("The task 'easy' (the same rows as the source 'easy.jsonl') is 10 %")
+    assert finding.sentence.endswith("So far off are also the task 'hard'.") and finding.rows[0] == "data.jsonl:2"

@@ -84,6 +84,7 @@ def truth(model: torch.nn.Module, count: int = 12) -> dict[str, torch.Tensor]:
             "off_target_sq": off.square().sum(1),
             "is_top1": logp.argmax(1) == y,
             "max_logprob": logp.amax(1),
+            "end_logprob": logp[:, ids[-1]],  # the last token of each of these examples is its own end
             "token": y,
             "position": torch.arange(1, len(ids)),
             "weight": example.weights[1:],
@@ -128,7 +129,7 @@ def test_model_without_readable_head_gives_the_same_table(decoder: Decoder, tmp_
     table = run(opened, tmp_path)
     tokens, examples = collected(table)
     expected = truth(model)
-    for name in ("target_logprob", "entropy", "loss:dft", "l1:dft", "l2:smoothed", "l1:smoothed"):
+    for name in ("target_logprob", "end_logprob", "entropy", "loss:dft", "l1:dft", "l2:smoothed", "l1:smoothed"):
         torch.testing.assert_close(torch.tensor(tokens[name].to_numpy()).double(), expected[name], rtol=2e-4, atol=2e-5)
     assert "hidden_norm" not in tokens.columns  # no last-layer signal, rather than one of zero
     assert examples["n_nonfinite"].sum() == 0

@@ -6,25 +6,30 @@ equivalence; where it is not, only effects on output length and extreme concentr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 
 from sftloss.analysis import _fixes as fixes
 from sftloss.analysis import _numbers as numbers
 from sftloss.analysis._bootstrap import interval
+from sftloss.analysis._findings import share_of
 from sftloss.analysis._frames import Study
 from sftloss.analysis._lengths_findings import Shift, concentration_finding, example_mean_finding, micro_batch_finding
 from sftloss.analysis._numbers import Estimate
-from sftloss.analysis._section_groups import group_shares
+from sftloss.analysis._section_groups import group_codes, group_shares
 from sftloss.analysis._section_length import elasticity, is_bad_fit, misfit
 from sftloss.analysis._section_tokens import band_shares, describe_band
-from sftloss.analysis._shares import Shares, decide, percent, with_interval
+from sftloss.analysis._shares import Shares, decide, number, percent, with_interval
 from sftloss.analysis._tilt import EXAMPLE_MEAN, Normalisation
 from sftloss.analysis._token_groups import BAND_NAMES, band_key
 from sftloss.analysis._words import by_times, group_name, holds_and_takes
 from sftloss.analysis.document import Finding
 
 TARGETS = {"per-token": 1.0, "per-example": 0.0}
+ENDS_LOW, ENDS_HIGH = 0.8, 1.25  # expected over actual ends, beyond which stopping is off
 
 
 def _shift(study: Study, normalisation: Normalisation) -> Shift:
@@ -130,35 +135,62 @@ def concentrated(study: Study) -> Finding | None:
 
 
 def group_off(study: Study) -> Finding | None:
-    """NORM005: a group's signal share is over three times its token share, or under a third, interval and all."""
+    """NORM005: a group's signal share is over three times its token share, or under a third, interval and all.
+
+    Groups of the same rows, as a task that is also a source, are one. The farthest is described, the others named.
+    """
+    groups = sorted(_off_groups(study), key=lambda group: -abs(np.log(max(group.ratio.value, 1e-12))))
+    if not groups:
+        return None
+    worst = groups[0]
+    same = [one for one in groups[1:] if np.array_equal(one.rows, worst.rows)]
+    others = {one.rows.tobytes(): one.name for one in reversed(groups[1:]) if one not in same}
+    aka = f" (the same rows as {' and '.join(_inside(one.name) for one in same)})" if same else ""
+    sentence = f"{worst.name}{aka} {worst.said}: {by_times(worst.ratio.value)}."
+    if others:
+        sentence += f" So far off are also {', '.join(_inside(name) for name in list(others.values())[::-1][:5])}."
+    return Finding(
+        "NORM005",
+        "warning",
+        sentence,
+        "It learns far faster or slower than its size suggests: right where it is hard or already known, wrong where "
+        "it is only short, long or mislabelled.",
+        "read a few of its rows; to change it, give the group a weight of its own in the data",
+        worst.ratio.value,
+        worst.ratio.interval,
+        "ratio",
+        study.origins(worst.rows[:10]),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _OffGroup:
+    """A group whose part of the signal is not its part of the tokens; `rows` are its examples."""
+
+    name: str
+    rows: np.ndarray
+    ratio: Estimate
+    said: str
+
+
+def _off_groups(study: Study) -> Iterator[_OffGroup]:
     current = study.view.normalisation.name
-    worst: tuple[float, Finding] | None = None
     for column in study.options.group_by:
-        of = group_shares(study, column)
-        if of is None:
+        coded, of = group_codes(study, column), group_shares(study, column)
+        if coded is None or of is None:
             continue
-        for group, label in enumerate(of.labels):
+        for code, label in enumerate(coded[1]):
+            group = of.labels.index(label)
             ratio = of.ratio(group, current, "tokens")
             if ratio.interval is None or not (ratio.interval.low > 3.0 or ratio.interval.high < 1.0 / 3.0):
                 continue
-            size = abs(float(np.log(max(ratio.value, 1e-12))))
-            found = Finding(
-                "NORM005",
-                "warning",
-                f"{group_name(column, label)} {_parts(of, group, current)}: {by_times(ratio.value)}.",
-                "It learns far faster or slower than its size suggests: right where it is hard or already known, wrong "
-                "where it is only short, long or mislabelled.",
-                "read a few of its rows; to change it, give the group a weight of its own in the data",
-                ratio.value,
-                ratio.interval,
-                "ratio",
-            )
-            worst = (size, found) if worst is None or size > worst[0] else worst
-    return None if worst is None else worst[1]
+            said = holds_and_takes(float(of.column("tokens")[group]), float(of.column(current)[group]))
+            yield _OffGroup(group_name(column, label), np.flatnonzero(coded[0] == code), ratio, said)
 
 
-def _parts(of: Shares, group: int, current: str) -> str:
-    return holds_and_takes(float(of.column("tokens")[group]), float(of.column(current)[group]))
+def _inside(name: str) -> str:
+    """The name of a group inside a sentence."""
+    return name[0].lower() + name[1:]
 
 
 def wasted(study: Study) -> Finding | None:
@@ -216,4 +248,33 @@ def _rows_of_band(study: Study, band: int) -> np.ndarray:
     return order[signal[order] > 0]
 
 
-SIGNAL_FINDINGS = (micro_batch_length, example_mean_length, policy, concentrated, group_off, wasted)
+def end_calibration(study: Study) -> Finding | None:
+    """SIG003: the model expects far more or far fewer ends than there are, interval and all.
+
+    Expected are the probabilities of an end token summed over the trained tokens of answers. Examples that show no
+    end token do not count: which token would end them is not known.
+    """
+    seen = study.column("ends_seen")
+    if seen.sum() < 30:
+        return None
+    ratio, spread = share_of(study, study.column("ends_expected"), seen)
+    if spread is None or (spread.high >= ENDS_LOW and spread.low <= ENDS_HIGH):
+        return None
+    runs_on = ratio < 1
+    # a tenth of the ends, or text that the model hardly knows: it has not met this way of ending answers yet
+    is_new = runs_on and (ratio < 0.1 or describe_band(band_shares(study), BAND_NAMES[0], "tokens")[0] > 0.2)
+    return Finding(
+        "SIG003",
+        "info" if is_new else "warning",
+        f"The model expects {number(ratio)} ends for each end of an answer that the data has.",
+        "It has not learned to end answers with this token: training must teach it, so its ends must be trained."
+        if is_new
+        else f"It {'runs on past the end' if runs_on else 'stops early'}, whatever its loss is.",
+        fixes.ENDS if runs_on else f"see that end tokens stand only where answers end: {fixes.INSPECT}",
+        ratio,
+        spread,
+        "expected over actual ends",
+    )
+
+
+SIGNAL_FINDINGS = (micro_batch_length, example_mean_length, policy, concentrated, group_off, wasted, end_calibration)

@@ -77,16 +77,19 @@ def _finite(objectives: tuple[str, ...], columns: frozenset[str]) -> pl.Expr:
     return pl.all_horizontal([pl.col(n).is_finite() for n in (*names, "hidden_norm") if n in columns])
 
 
-def _facts() -> list[pl.Expr]:
+def _facts(columns: frozenset[str]) -> list[pl.Expr]:
     """What the mask audit and the positions need to know of an example."""
     trained, answer = pl.col("u") > 0, pl.col("role") == RESPONSE
     first = pl.col("position").filter(trained).min()
     at_first = trained & (pl.col("position") == first)
+    p_end = pl.col("end_logprob").cast(pl.Float64).exp() if "end_logprob" in columns else pl.lit(float("nan"))
+    could_end = trained & answer & p_end.is_not_nan()
     return [
+        pl.when(could_end).then(p_end).otherwise(0.0).sum().alias("ends_expected"),
+        (could_end & pl.col("is_end")).sum().alias("ends_seen"),
         *((pl.col("role") == code).sum().alias(f"all {role}") for code, role in enumerate(ROLES)),
         (trained & answer).sum().alias("answer"),
         (trained & pl.col("is_end")).sum().alias("ends"),
-        pl.col("is_end").sum().alias("all_ends"),
         pl.when(trained & ~answer).then(pl.col("u")).otherwise(0.0).sum().alias("other_roles"),
         pl.col("token").filter(at_first).first().alias("first_token"),
         pl.col("target_logprob").filter(at_first).first().cast(pl.Float64).exp().alias("first_p"),
@@ -274,9 +277,9 @@ def _example_sums(
     table: SignalTable, options: AnalysisOptions, objectives: tuple[str, ...], columns: frozenset[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """One row an example that has tokens, and one an answer. Each is added up by itself, in the order of its tokens."""
-    facts = (*_sums(objectives, set(columns)), *_facts(), pl.col("is_broken").sum().alias("nonfinite"))
+    facts = (*_sums(objectives, set(columns)), *_facts(columns), pl.col("is_broken").sum().alias("nonfinite"))
     found, segments = [], []
-    for chunk in _chunks(table, options, objectives, columns, ("token", "is_end", "target_logprob")):
+    for chunk in _chunks(table, options, objectives, columns, ("token", "is_end", "end_logprob", "target_logprob")):
         found.append(chunk.group_by("example", maintain_order=True).agg(facts))
         segments.append(answers(chunk))
     if found:
@@ -299,7 +302,5 @@ def open_study(table: SignalTable, options: AnalysisOptions) -> Study:
     base = table.examples(is_sorted=False).collect().join(sums, on="example", how="left").sort("example")
     if base.height == 0:
         raise DataError("describe: the table has no examples; check what was measured.")
-    filled = [name for name in sums.columns if name.startswith(("S", "loss:", "size:"))]
-    counts = [*(f"all {role}" for role in ROLES), "count", "answer", "ends", "all_ends", "other_roles", "nonfinite"]
-    base = base.with_columns(pl.col(*filled, *counts).fill_null(0))
+    base = base.with_columns(pl.col(*(set(sums.columns) - {"example", "first_token", "first_p"})).fill_null(0))
     return Study(table, base, with_facts(segments, base), objectives, columns, options)

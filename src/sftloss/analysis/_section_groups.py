@@ -14,8 +14,8 @@ from sftloss.analysis.document import Section
 MOST = 20  # groups shown; the smallest are added up
 
 
-def group_shares(study: Study, column: str) -> Shares | None:
-    """Shares of examples, tokens and signal by a column of the examples; None where it has one group."""
+def group_codes(study: Study, column: str) -> tuple[NDArray[np.int64], list[str]] | None:
+    """A column of the examples as codes and names, the smallest groups added up; None where it has one group."""
     if column not in study.base.columns:
         return None
     codes, names = study.codes(column)
@@ -27,6 +27,15 @@ def group_shares(study: Study, column: str) -> Shares | None:
         place = np.empty(len(names), dtype=np.int64)
         place[order] = np.minimum(np.arange(len(names)), MOST - 1)
         codes, names = place[codes], [*(names[i] for i in order[: MOST - 1]), f"{len(names) - MOST + 1} smaller groups"]
+    return codes, names
+
+
+def group_shares(study: Study, column: str) -> Shares | None:
+    """Shares of examples, tokens and signal by a column of the examples; None where it has one group."""
+    found = group_codes(study, column)
+    if found is None:
+        return None
+    codes, names = found
     heads = ["examples", "tokens", *(view.normalisation.name for view in study.views)]
     return shares(study.example_sums(codes, len(names), study.views, study.options.level), names, heads)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from sftloss.analysis._frames import Study
-from sftloss.analysis._shares import Shares, cell, largest, percent, share_chart, share_table, shares
+from sftloss.analysis._shares import Shares, cell, largest, number, percent, share_chart, share_table, shares
 from sftloss.analysis._tilt import TOKEN_MEAN
 from sftloss.analysis._token_groups import BAND_NAMES, groupings, token_sums
 from sftloss.analysis._views import LEVELS, ROLES, View
@@ -133,12 +133,21 @@ def positions_section(study: Study) -> Section:
         )
     notes = (
         "Positions count from an example's first trained token to its last.",
-        "EOS calibration (expected over actual ends) needs p(EOS) where the answer does not end, which the table does "
-        "not hold: it is left out.",
+        _calibration(study),
     )
     ends = _ends_table(study)
     level = LEVELS[study.options.level]
     return Section("positions", "Positions and the end", lead, level, tuple(charts), (*tables, ends), notes=notes)
+
+
+def _calibration(study: Study) -> str:
+    expected, seen = float(study.column("ends_expected").sum()), int(study.column("ends_seen").sum())
+    if not seen:
+        return "Whether the model stops where answers end is not known: no answer shows an end token."
+    return (
+        f"EOS calibration: over all trained tokens of answers the model expects {number(expected)} ends, the data has "
+        f"{seen:,}: a ratio of {number(expected / seen)}, 1 being right."
+    )
 
 
 def end_shares(study: Study) -> Shares:

@@ -22,7 +22,7 @@ import polars as pl
 from sftloss.errors import ConfigError, DataError
 from sftloss.statistics import FIELDS
 
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "2.1"
 MANIFEST = "manifest.json"
 SIGNALS = ("loss", "l1", "l2")
 _PART = re.compile(r"(tokens|examples)-(\d{5})-(\d{6})\.parquet(\.\d+\.tmp)?")
@@ -54,7 +54,8 @@ def token_schema(objectives: Sequence[str], *, has_hidden: bool = True) -> dict[
     stats = {name: pl.Boolean if name == "is_top1" else pl.Float32 for name in FIELDS}
     signals = {f"{signal}:{name}": pl.Float32 for name in objectives for signal in SIGNALS}
     hidden = {"hidden_norm": pl.Float32} if has_hidden else {}
-    return {**where, "is_end": pl.Boolean, **stats, "vocab": pl.Int32, **hidden, **signals}
+    ends = {"is_end": pl.Boolean, "end_logprob": pl.Float32}
+    return {**where, **ends, **stats, "vocab": pl.Int32, **hidden, **signals}
 
 
 @dataclass(frozen=True)

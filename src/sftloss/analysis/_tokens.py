@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from sftloss.data.records import Batch
 from sftloss.decoder import Decoder
-from sftloss.statistics import FIELDS, IGNORED, TokenSignal, TokenStats, from_logits, measure_tokens
+from sftloss.statistics import FIELDS, IGNORED, Head, TokenSignal, TokenStats, from_logits, measure_tokens
 
 Objectives = Mapping[str, Callable[[TokenStats], Tensor]]
 
@@ -22,11 +23,13 @@ def batch_tokens(decoder: Decoder, batch: Batch, objectives: Objectives) -> pl.D
     """Every target of the batch as a row, with its ``segment`` and whether a number of it is not finite.
 
     ``l2 * hidden_norm`` is the norm of the token's gradient in the head's weight, up to the head's constant scale, and
-    an upper bound of it under a softcap. Without a readable head there is no ``hidden_norm``.
+    an upper bound of it under a softcap. Without a readable head there is no ``hidden_norm``. ``end_logprob`` is the
+    log-probability of a token that ends a turn anywhere in the same example, NaN where none does.
     """
     is_target = batch.targets != IGNORED
     targets = batch.targets[is_target]
-    stats, signals, norms = _statistics(decoder, batch, is_target, objectives)
+    ends = torch.unique(targets[batch.is_end[is_target]])
+    stats, signals, norms, end_logits = _statistics(decoder, batch, is_target, objectives, ends)
     columns = {
         "segment": batch.segments[is_target],
         # the token predicted at a position is the next one of the same example
@@ -36,6 +39,7 @@ def batch_tokens(decoder: Decoder, batch: Batch, objectives: Objectives) -> pl.D
         "weight": batch.weights[is_target],
         "is_end": batch.is_end[is_target],
         **{name: getattr(stats, name) for name in FIELDS},
+        "end_logprob": _end_logprob(batch, is_target, ends, end_logits.cpu()) - stats.logsumexp.cpu(),
         "vocab": torch.as_tensor(stats.vocab_size).expand(targets.shape[0]),
         **({} if norms is None else {"hidden_norm": norms}),
     }
@@ -46,19 +50,40 @@ def batch_tokens(decoder: Decoder, batch: Batch, objectives: Objectives) -> pl.D
 
 
 def _statistics(
-    decoder: Decoder, batch: Batch, is_target: Tensor, objectives: Objectives
-) -> tuple[TokenStats, Mapping[str, TokenSignal], Tensor | None]:
+    decoder: Decoder, batch: Batch, is_target: Tensor, objectives: Objectives, ends: Tensor
+) -> tuple[TokenStats, Mapping[str, TokenSignal], Tensor | None, Tensor]:
+    """Statistics, signals, norms of the hidden states where they can be read, and the logits of `ends`."""
     inputs = (batch.input_ids, batch.position_ids, batch.attention_mask)
     targets = batch.targets[is_target]
     if decoder.head is None:
         rows = decoder.logits(*inputs)
         rows = rows[is_target.to(rows.device)]
         stats, signals = measure_logits(rows, targets.to(rows.device), objectives)
-        return stats, signals, None
+        return stats, signals, None, rows[:, ends.to(rows.device)].float()
     hidden = decoder.hidden(*inputs)
     hidden = hidden[is_target.to(hidden.device)]
     stats, signals = measure_tokens(hidden, decoder.head, targets.to(hidden.device), objectives)
-    return stats, signals, torch.linalg.vector_norm(hidden.float(), dim=1)
+    norms = torch.linalg.vector_norm(hidden.float(), dim=1)
+    return stats, signals, norms, _rows_of(decoder.head, ends).logits(hidden.float())
+
+
+def _rows_of(head: Head, ids: Tensor) -> Head:
+    """The part of a head that gives the logits of a few tokens, in float32."""
+    at = ids.to(head.weight.device)
+    bias, low_rank = (None if part is None else part[at].float() for part in (head.bias, head.low_rank))
+    return replace(head, weight=head.weight[at].float(), bias=bias, low_rank=low_rank)
+
+
+def _end_logprob(batch: Batch, is_target: Tensor, ends: Tensor, logits: Tensor) -> Tensor:
+    """The logit of ending a turn at each target, over the end tokens of its own example; NaN where there is none.
+
+    What ends a turn is read off each example by itself, so the number does not depend on the batch.
+    """
+    segments, is_end = batch.segments[is_target], batch.is_end[is_target]
+    own = torch.zeros(len(batch.examples), len(ends), dtype=torch.bool)
+    own[segments[is_end], torch.searchsorted(ends, batch.targets[is_target][is_end])] = True
+    found = torch.where(own[segments], logits, -torch.inf).logsumexp(1)
+    return torch.where(own.any(1)[segments], found, torch.nan)
 
 
 def measure_logits(
