@@ -26,7 +26,7 @@ LOSSES = {
     "constant": Loss(normaliser=100.0),
     "prompt": Loss(roles={"prompt": 0.2, "response": 1.0}),
     "task means": Loss(tasks=TaskFactors((1.0, 0.25))),
-    "task factors": Loss(tasks=TaskFactors(lambda: torch.tensor([1.0, 0.25]), is_mean_per_task=False), alpha=0.5),
+    "task factors": Loss(tasks=TaskFactors((1.0, 0.25), is_mean_per_task=False), alpha=0.5),
 }
 
 

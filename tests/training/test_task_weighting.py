@@ -126,10 +126,10 @@ def test_a_step_whose_end_is_forgotten_ends_when_the_next_is_counted() -> None:
 
 
 def test_fixed_weights_are_the_factors_of_that_loss() -> None:
-    """From the second step on: a task not seen yet has weight 1."""
-    model = steps_of(weighting_of({"a": 1.5, "b": 0.5}), [[pad(ROWS)]] * 3)[0]
-    factors = iter([(1.0, 1.0), (1.5, 0.5), (1.5, 0.5)])
-    other = plain_steps(Loss(tasks=TaskFactors(lambda: torch.tensor(next(factors)))), 3)
+    tasks = weighting_of({"a": 1.5, "b": 0.5})
+    tasks.weighting.weights = torch.tensor([1.5, 0.5], dtype=torch.float64)  # a task not seen yet has weight 1
+    model = steps_of(tasks, [[pad(ROWS)]] * 2)[0]
+    other = plain_steps(Loss(tasks=TaskFactors((1.5, 0.5))), 2)
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.allclose(one, two, rtol=1e-12)  # 1.5 by way of its logarithm
 
@@ -324,3 +324,29 @@ def test_gradients_that_cannot_be_told_apart_are_refused_in_one_sentence(
         attach(model_of(family, **given), Loss(tasks=weighting_of("upgrad")))
     assert "choose a strategy that needs losses only" in str(caught.value)
     attach(model_of(family, **given), Loss(tasks=weighting_of("gls")))
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the packages below TRL
+def test_sft_trainer_takes_the_same_line(tmp_path: Path) -> None:
+    """Rows keep their column `tasks`, the collator lays it out."""
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    from tests.tiny import tiny_tokenizer
+
+    plain = [{k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in row.items()} for row in ROWS]
+    args = trl.SFTConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=4, gradient_accumulation_steps=2, max_steps=3,
+        logging_steps=1, report_to="none", use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False,
+        save_strategy="no", max_length=None, bf16=False, activation_checkpointing=False,
+    )  # fmt: skip
+    tasks = weighting_of("gls")
+    trainer = with_loss(trl.SFTTrainer, Loss(tasks=tasks))(
+        model=model_of(),
+        args=args,
+        train_dataset=datasets.Dataset.from_list(plain),
+        data_collator=pad,
+        processing_class=tiny_tokenizer([]),
+    )
+    trainer.train()
+    log = [line["task_weight/a"] for line in trainer.state.log_history if "task_weight/a" in line]
+    assert int(tasks.weighting.steps) == 3 and len(set(log)) == 3 and log[-1] == float(tasks.weighting.weights[0])

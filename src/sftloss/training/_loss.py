@@ -24,22 +24,19 @@ class TaskFactors:
     r"""Factors that multiply after the normalisation: :math:`c = \lambda_g \, u / Z_g`.
 
     Attributes:
-        factors: One number a task, or a callable without arguments that gives them. It is called once an optimizer
-            step, before the first forward pass, so an adaptive strategy may answer from earlier steps; on every rank
-            it must give the same.
+        factors: One number a task.
         is_mean_per_task: Whether each task is divided by its own normaliser (the loss is a weighted sum of task
             means) or all by one.
         names: What the log calls the tasks, in the order of their indices.
     """
 
-    factors: Sequence[float] | Callable[[], Tensor]
+    factors: Sequence[float]
     is_mean_per_task: bool = True
     names: tuple[str, ...] = ()
 
     def now(self) -> Tensor:
         """The factors of this step, ``(tasks,)``, float64."""
-        given = self.factors() if callable(self.factors) else self.factors
-        return torch.as_tensor(given, dtype=torch.float64).detach().cpu()
+        return torch.tensor(self.factors, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
