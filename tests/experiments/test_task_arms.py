@@ -66,7 +66,12 @@ def moving(weight: float) -> Results:
         end = {"gls": weight, "static": 1.0}.get(one.arm.tasks)
         if end is not None:
             points = [(0, 1.0), (5, (1 + end) / 2), (10, end + 0.02 * one.seed * (end != 1))]
-            curve = tuple(Point(s, 1.0, {"task_weight/add": w, "task_weight/copy": 2 - w}) for s, w in points)
+            curve = tuple(
+                Point(
+                    s, 1.0, {"task_weight/add": w, "task_weight/copy": 2 - w, **({"task_loss/add": 3.0} if s else {})}
+                )
+                for s, w in points
+            )
             found.by_run[one] = replace(result, curve=curve)  # type: ignore[index]
     return found
 
@@ -76,7 +81,9 @@ def test_weights_are_shown_over_time_where_they_moved_and_at_the_end_of_every_ar
     names = dict(zip(found.arms, labels(found.arms), strict=True))
     section = task_weights(found, names)
     assert section is not None and section.lead.startswith("Weights moved in 1 of 2 arms")
-    (chart,) = section.charts
+    chart, loss = section.charts  # no arm knows a loss of the other task
+    assert loss.title == "Training loss of add"
+    assert [series.label for series in loss.series] == ["gls", "static"] and loss.series[0].y == (3.0, 3.0)
     assert chart.title == "gls" and [series.label for series in chart.series] == ["add", "copy"]
     assert chart.series[0].x == (5.0, 10.0) and chart.series[0].y[-1] == pytest.approx(1.52)
     assert (chart.series[0].low[-1], chart.series[0].high[-1]) == pytest.approx((1.5, 1.54))

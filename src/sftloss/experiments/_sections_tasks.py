@@ -14,6 +14,7 @@ from sftloss.experiments._words import conclusion
 
 _NONE = (None, None, None)
 _ROWS = 12  # as many as a page of Markdown shows
+_LINES = 8
 _ENDS = (
     ("weight", "weight", "number", "Mean over seeds after the last step; weights have mean 1."),
     ("weight_low", "low", "number", "Lowest seed."),
@@ -86,10 +87,40 @@ def task_weights(results: Results, names: Names) -> Section | None:
         "task-weights",
         "Task weights",
         f"{lead}; in {still} they stayed within 1% of where they began." if still else f"{lead}.",
-        charts=charts,
+        charts=(*charts, *_losses(results, arms, names)),
         tables=(*_parts(_ends(results, arms, names)), Table("task-weights-end", "The last step", columns, rows)),
         notes=("Lines are means over seeds, bands reach from the lowest to the highest seed.",),
     )
+
+
+def _losses(results: Results, arms: Sequence[Arm], names: Names) -> list[Chart]:
+    """The training loss of each task, a line an arm; more lines than a few tell nothing."""
+    if len(arms) > _LINES:
+        return []
+    charts = []
+    for task in sorted({task for arm in arms for task in _tasks(results, arm)}):
+        series = tuple(
+            one for arm in arms if (one := _course(results, arm, f"task_loss/{task}", names[arm])) is not None
+        )
+        if not series:
+            continue
+        ends = (f"{one.label} {one.y[-1]:.3f}" for one in series)
+        charts.append(
+            Chart(f"task-loss-{task}", "line", f"Training loss of {task}", "optimizer step", "loss of a step, nats",
+                  series, f"At the end: {', '.join(ends)}.", format_x="integer", format_y="nats")
+        )  # fmt: skip
+    return charts
+
+
+def _course(results: Results, arm: Arm, key: str, label: str) -> Series | None:
+    """What every seed knows of it over time: mean, lowest and highest; without the start, where nothing has moved."""
+    columns = {p.step: _values(results, arm, key, p.step) for p in results.of(arm)[0].curve[1:]}
+    columns = {step: values for step, values in columns.items() if values}
+    if not columns:
+        return None
+    means = tuple(sum(values) / len(values) for values in columns.values())
+    ends = (tuple(map(min, columns.values())), tuple(map(max, columns.values())))
+    return Series(label, tuple(map(float, columns)), means, *ends)
 
 
 def _ends(results: Results, arms: Sequence[Arm], names: Names) -> Table:
@@ -123,23 +154,16 @@ def _mean(values: Sequence[float]) -> Cell:
 
 
 def _chart(results: Results, arm: Arm, name: str, number: int) -> Chart | None:
-    """One line a task; None where nothing moved."""
-    # weights are 1 before a task is seen, so the course begins after the first point
-    steps = [p.step for p in results.of(arm)[0].curve][1:]
-    series, ends, moved = [], [], False
-    for task in _tasks(results, arm):
-        columns = [_values(results, arm, f"task_weight/{task}", step) for step in steps]
-        means = [sum(column) / len(column) for column in columns]
-        moved |= max(map(max, columns)) - min(map(min, columns)) > 0.01
-        series.append(
-            Series(task, tuple(map(float, steps)), tuple(means), tuple(map(min, columns)), tuple(map(max, columns)))
-        )
-        ends.append(f"{task} {means[-1]:.2f}")
-    if not moved or len(steps) < 2:
+    """The weights, one line a task; None where nothing moved."""
+    found = (_course(results, arm, f"task_weight/{task}", task) for task in _tasks(results, arm))
+    series = tuple(one for one in found if one is not None)
+    moved = any(max(one.high or ()) - min(one.low or ()) > 0.01 for one in series)  # type: ignore[type-var, operator]
+    if not moved or len(series[0].x) < 2:
         return None
+    ends = ", ".join(f"{one.label} {one.y[-1]:.2f}" for one in series)
     return Chart(
-        f"task-weights-{number}", "line", name, "optimizer step", "weight", tuple(series),
-        f"At the end: {', '.join(ends)}.", format_x="integer",
+        f"task-weights-{number}", "line", name, "optimizer step", "weight", series, f"At the end: {ends}.",
+        format_x="integer",
     )  # fmt: skip
 
 
