@@ -350,3 +350,12 @@ def test_sft_trainer_takes_the_same_line(tmp_path: Path) -> None:
     trainer.train()
     log = [line["task_weight/a"] for line in trainer.state.log_history if "task_weight/a" in line]
     assert int(tasks.weighting.steps) == 3 and len(set(log)) == 3 and log[-1] == float(tasks.weighting.weights[0])
+
+
+def test_sharded_weights_and_a_loss_scale_are_refused(tmp_path: Path) -> None:
+    model = model_of()
+    model.model.layers[0].mlp.up_proj.weight.device_mesh = None  # as a DTensor has one
+    with pytest.raises(ConfigError, match="its weights are sharded over ranks"):
+        attach(model, Loss(tasks=weighting_of("upgrad")))
+    with pytest.raises(ConfigError, match="use bf16"):
+        trainer_of(tmp_path, weighting_of("upgrad"), fp16=True)
