@@ -40,6 +40,13 @@ class Shift:
     def relative(self) -> float:
         return self.bound.value / self.data - 1.0
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether the data itself shows a shift of 5 % or more."""
+        return (
+            not self.cannot_tell and self.given_prompt is not None and abs(self.given_prompt / self.data - 1.0) >= SHIFT
+        )
+
 
 def micro_batch_finding(sequences: int, shift: Shift, *, is_used: bool) -> Finding | None:
     """NORM001: token means of micro-batches shorten answers. None where the shift is below 5 %."""
@@ -48,8 +55,15 @@ def micro_batch_finding(sequences: int, shift: Shift, *, is_used: bool) -> Findi
 
 
 def example_mean_finding(shift: Shift, *, is_used: bool) -> Finding | None:
-    """NORM002: the example mean teaches the harmonic mean length. None where the shift is below 5 %."""
-    return _shift_finding("NORM002", "Averaging every example first", shift, is_used=is_used)
+    """NORM002: the example mean teaches the harmonic mean length. None where the shift is below 5 %.
+
+    Where it is not used and the data shows no shift there is nothing to report: the forecast has its upper bound.
+    """
+    return (
+        None
+        if not is_used and not shift.is_shown
+        else _shift_finding("NORM002", "Averaging every example first", shift, is_used=is_used)
+    )
 
 
 def _shift_finding(id: str, subject: str, shift: Shift, *, is_used: bool) -> Finding | None:
@@ -68,8 +82,7 @@ def _shift_finding(id: str, subject: str, shift: Shift, *, is_used: bool) -> Fin
     else:
         why += "."
         sentence += f" What the data can show of it, given the prompt: {number(given)}."
-    is_shown = not shift.cannot_tell and abs(given / shift.data - 1.0) >= SHIFT
-    severity: Severity = "warning" if is_used and is_shown else "info"
+    severity: Severity = "warning" if is_used and shift.is_shown else "info"
     value, spread = shift.bound.value, shift.bound.interval
     fix = fixes.GLOBAL_MEAN if is_used or id == "NORM001" else ""  # micro-batches are named by who trains with them
     return Finding(id, severity, sentence, why, fix, value, spread, shift.unit)
