@@ -1,4 +1,4 @@
-"""Faults planted in real files are found by their ids through the public door; a clean file raises no warning."""
+"""Faults planted in a file are found by their ids through `sftloss.analyze` and `lengths`; a clean file raises none."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from sftloss import analyze
-from sftloss.analysis import EXAMPLE_MEAN, AnalysisOptions, micro_batch_mean
+from sftloss.analysis import EXAMPLE_MEAN, AnalysisOptions, LengthOptions, micro_batch_mean
 from sftloss.analysis.document import Finding
 from sftloss.data.demo import demo_model, demo_records, demo_tokenizer
+from sftloss.pipeline import Run, lengths
 
 Row = dict[str, Any]
 
@@ -63,9 +64,20 @@ def tokenised(tokenizer: Any, rows: list[Row]) -> list[Row]:
     return out
 
 
-def test_a_clean_file_raises_no_warning(found, tokenizer):
+def test_a_clean_file_raises_no_finding(found, tokenizer):
+    """Not even a note: answers of 2 to 12 words that the model knows, each prompt once."""
     for rows in (clean(), tokenised(tokenizer, clean())):
-        assert [f for f in found(rows).values() if f.severity != "info"] == []
+        assert found(rows) == {}
+
+
+def test_a_clean_file_of_several_tasks_raises_no_finding(found):
+    """As a practitioner has them: three tasks of unequal length, size and difficulty."""
+    rows = {}
+    for record in demo_records(3, count=1000):
+        if record.task in ("add", "reverse", "list") and record.messages is not None:
+            prompt, answer = (message.content for message in record.messages)
+            rows.setdefault(prompt, conversation(prompt, answer, task=record.task))
+    assert found(list(rows.values())) == {}
 
 
 def test_ends_that_are_never_supervised_are_mask003(found, tokenizer):
@@ -83,6 +95,19 @@ def test_an_empty_mask_is_mask001(found, tokenizer):
     finding = found(rows)["MASK001"]
     assert finding.severity == "warning" and finding.value == pytest.approx(3 / 60)
     assert [row.rpartition("data.jsonl:")[2] for row in finding.rows] == ["5", "10", "12"]
+
+
+def test_answers_that_are_cut_off_are_mask007(model, tokenizer, tmp_path):
+    path = tmp_path / "data.jsonl"
+    rows = clean()
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    sizes = [len(row["input_ids"]) for row in tokenised(tokenizer, rows)]
+    limit = sorted(sizes)[-4]
+    cut = [i for i, size in enumerate(sizes, 1) if size > limit]
+    report = analyze(model, tokenizer, path, question=AnalysisOptions(replicates=100), run=Run(max_length=limit))
+    (finding,) = (one for one in report.document.findings if one.id == "MASK007")
+    assert finding.value == pytest.approx(len(cut) / len(rows)) and finding.severity == "warning"
+    assert finding.rows == tuple(f"data.jsonl:{i}" for i in cut) and "maximal length" in finding.fix
 
 
 def test_a_trained_prompt_is_mask010(found):
@@ -124,3 +149,82 @@ def test_one_task_that_dominates_is_norm005(found):
     finding = found([*(row | {"task": "copy"} for row in known), *noise])["NORM005"]
     assert finding.severity == "warning" and finding.sentence.startswith("The task 'noise'")
     assert finding.interval is not None and finding.interval.low > 3
+
+
+def test_a_policy_that_is_missed_is_norm003(found):
+    """The example mean weighs examples alike at S0, where a policy of equal tokens wants length."""
+    finding = found(clean(), policy="per-token", level="S0", normalisation=EXAMPLE_MEAN)["NORM003"]
+    assert finding.severity == "warning" and finding.value == pytest.approx(0.0, abs=1e-6)
+    assert finding.fix == "--normalization token-mean"
+    assert "on target" in found(clean(), policy="per-token", level="S0")["NORM003"].sentence
+
+
+def test_a_few_examples_that_hold_the_signal_are_norm004(found):
+    """Two long rows of noise among 198 that the model copies."""
+    noise = [conversation(f"noise {k}", " ".join(f"q{i * 37 % 91}x" for i in range(60))) for k in range(2)]
+    rows = [*clean(198, "copy"), *noise]
+    finding = found(rows)["NORM004"]
+    assert finding.value < 0.1 and finding.rows[:2] in (
+        ("data.jsonl:199", "data.jsonl:200"),
+        ("data.jsonl:200", "data.jsonl:199"),
+    )
+    assert finding.severity == "warning" and "read the rows" in finding.fix
+
+
+def test_wrong_labels_are_sig001(found):
+    """Three answers in sixty are another row's: what the model holds impossible takes the signal."""
+    rows = clean(60, "copy")
+    for i in (10, 20, 30):
+        rows[i]["messages"][1]["content"] = rows[i + 5]["messages"][1]["content"]
+    finding = found(rows)["SIG001"]
+    assert "p < 0.01" in finding.sentence and finding.interval is not None and finding.severity == "warning"
+    assert set(finding.rows[:3]) == {"data.jsonl:11", "data.jsonl:21", "data.jsonl:31"} and finding.fix
+
+
+def test_answers_that_end_too_early_are_sig003(found):
+    """Half of the answers stop in the middle: the model expects about half of the ends that the data has."""
+    rows = clean(60)
+    for row in rows[::2]:
+        words = row["messages"][1]["content"].split()
+        row["messages"][1]["content"] = " ".join(words[: len(words) // 2])
+    finding = found(rows)["SIG003"]
+    assert 0.3 < finding.value < 0.7 and finding.severity == "warning" and "weight" in finding.fix
+
+
+def test_numbers_that_are_not_finite_are_num001(tokenizer, tmp_path):
+    model = demo_model()
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in clean()), encoding="utf-8")
+    word = clean()[3]["messages"][1]["content"].split()[0]
+    token = tokenizer(word)["input_ids"][0]
+    model.get_input_embeddings().weight.data[token] = float("nan")
+    report = analyze(model, tokenizer, path, question=AnalysisOptions(replicates=100))
+    (finding,) = (one for one in report.document.findings if one.id == "NUM001")
+    assert finding.severity == "error" and "data.jsonl:4" in finding.rows
+
+
+def predicted(tmp_path: Path, tokenizer: Any, rows: list[Row], **options: Any) -> dict[str, Finding]:
+    """Findings of `lengths` on the same file."""
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    report = lengths(path, tokenizer, question=LengthOptions(replicates=100, unit="tokens", **options))
+    return {finding.id: finding for finding in report.document.findings}
+
+
+def test_lengths_of_a_clean_file_raise_no_finding(tokenizer, tmp_path):
+    assert predicted(tmp_path, tokenizer, clean()) == {}
+
+
+def test_lengths_find_what_analyze_finds(found, tokenizer, tmp_path):
+    for rule, id in ((micro_batch_mean(2), "NORM001"), (EXAMPLE_MEAN, "NORM002")):
+        have = predicted(tmp_path, tokenizer, two_lengths(), normalisations=(rule,))
+        assert have[id] == found(two_lengths(), normalisation=rule)[id]
+        assert have[id].severity == "warning" and have["DATA103"].value == 1.0
+        assert [row.rpartition("/")[2] for row in have["DATA103"].rows[:2]] == ["data.jsonl:1", "data.jsonl:2"]
+
+
+def test_lengths_find_a_few_giant_answers(tokenizer, tmp_path):
+    rows = [*clean(198), *(conversation(f"long {k}", "ab " * 3000) for k in range(2))]
+    finding = predicted(tmp_path, tokenizer, rows)["NORM004"]
+    rows_found = {row.rpartition("/")[2] for row in finding.rows[:2]}
+    assert rows_found == {"data.jsonl:199", "data.jsonl:200"} and finding.value < 0.1

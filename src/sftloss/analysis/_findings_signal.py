@@ -88,7 +88,7 @@ def _fix_of_policy(study: Study, slope: float, target: float) -> str:
     """The exponent that reaches the target, where the signal follows one: dividing by another T^a lowers it by a."""
     if study.view.normalisation.micro_batch is not None:
         return fixes.GLOBAL_MEAN if target == 1 else fixes.alpha(1.0)
-    alpha = study.options.normalisation.alpha + slope - target
+    alpha = round(study.options.normalisation.alpha + slope - target, 2)
     if is_bad_fit(study, study.view, study.options.level) or not 0 <= alpha <= fixes.STEEPEST:
         return fixes.BY_HAND
     return fixes.alpha(alpha)
