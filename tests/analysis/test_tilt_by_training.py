@@ -22,7 +22,7 @@ def learned_mean_length(alpha: float, micro_batch: int | None, seed: int) -> flo
     net = torch.nn.Sequential(torch.nn.Embedding(LONGEST, 32), torch.nn.Tanh())
     head = torch.nn.Linear(32, 2)
     parameters = [*net.parameters(), *head.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=3e-2)
+    optimizer = torch.optim.Adam(parameters, lr=1e-2)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, STEPS)
     for _ in range(STEPS):
         lengths = torch.randint(SHORTEST, LONGEST + 1, (BATCH,), generator=generator)
@@ -53,6 +53,7 @@ SCHEMES = {
     "micro-batch token mean of 1": (0.0, 1),
     "micro-batch token mean of 2": (0.0, 2),
     "micro-batch token mean of 4": (0.0, 4),
+    "micro-batch token mean of 32": (0.0, 32),
 }
 
 
@@ -62,10 +63,10 @@ def test_the_learned_mean_length_is_the_predicted_one(scheme: str) -> None:
     alpha, micro_batch = SCHEMES[scheme]
     lengths = np.arange(SHORTEST, LONGEST + 1)
     rule = tilt.micro_batch_mean(micro_batch) if micro_batch else tilt.Normalisation(scheme, alpha)
-    predicted = tilt.mean_length(lengths, tilt.sequence_weights(lengths, rule))
+    predicted = np.average(lengths, weights=tilt.sequence_weights(lengths, rule))
     learned = np.mean([learned_mean_length(alpha, micro_batch, seed) for seed in (0, 1)])
     print(f"{scheme}: predicted {predicted:.3f}, learned {learned:.3f}")
-    # 48,000 draws have a standard error of 0.02 in their own mean length; Adam's noise adds a little
-    assert abs(learned - predicted) < 0.1
+    # Adam's noise: the sum's own mean errs by 0.02 to 0.03, that of the lengths drawn by 0.003
+    assert abs(learned - predicted) < 0.06
     if scheme != "sum":
-        assert learned < 8.3  # the data's mean is 8.5: every division by length shortens
+        assert learned < (8.5 + predicted) / 2  # the data's mean is 8.5: every division by length shortens

@@ -14,9 +14,7 @@ from sftloss.analysis._section_groups import group_section
 from sftloss.analysis._section_length import length_section, tilt_section
 from sftloss.analysis._section_tokens import confidence_section, positions_section, roles_section
 from sftloss.analysis._views import LEVELS, AnalysisOptions
-from sftloss.analysis.document import Document, Finding, Section
-
-_ORDER = {"error": 0, "warning": 1, "info": 2}
+from sftloss.analysis.document import Document, Finding, Section, by_severity
 
 
 def describe(
@@ -56,8 +54,7 @@ def describe(
 
 def findings(study: Study) -> tuple[Finding, ...]:
     """All findings, the most severe first, then by id."""
-    found = [finding for rule in (*MASK_FINDINGS, *SIGNAL_FINDINGS) if (finding := rule(study)) is not None]
-    return tuple(sorted(found, key=lambda finding: (_ORDER[finding.severity], finding.id)))
+    return by_severity(found for rule in (*MASK_FINDINGS, *SIGNAL_FINDINGS) if (found := rule(study)) is not None)
 
 
 def _sections(study: Study, decode: Decode | None) -> list[Section]:
@@ -105,7 +102,7 @@ def _nothing_trained(study: Study, decode: Decode | None, facts: Sequence[tuple[
     return Document(
         study.options.title,
         (f"None of the {len(study.ids)} examples has a trained token: this training would learn nothing.",),
-        tuple(finding for rule in MASK_FINDINGS if (finding := rule(study)) is not None),
+        by_severity(found for rule in MASK_FINDINGS if (found := rule(study)) is not None),
         (strips_section(study, decode), _method(study)),
         (*facts, *_facts(study)),
     )

@@ -13,10 +13,9 @@ from sftloss.analysis._inspect_words import FAULTS, WHY_CUT
 from sftloss.analysis._lengths_findings import conflict_finding
 from sftloss.analysis._shares import percent
 from sftloss.analysis._tilt import conflicting
-from sftloss.analysis.document import Finding, Severity
+from sftloss.analysis.document import Finding, Severity, by_severity
 from sftloss.data import CURES, ENCODE_REASONS, READ_REASONS, READ_WARNINGS, ReadReport
 
-_ORDER = {"error": 0, "warning": 1, "info": 2}
 _NO_LANGUAGE = ("script:none", "script:Mixed", "script:Other")
 _REFUSED = {"nothing-trained": "MASK001", "prefix-broken": "MASK006"}
 
@@ -35,7 +34,7 @@ def findings(
         *_repeated(tally),
         *_languages(tally),
     ]
-    return tuple(sorted(found, key=lambda finding: (_ORDER[finding.severity], finding.id)))
+    return by_severity(found)
 
 
 def _of(count: int, whole: int, noun: str = "rows") -> str:

@@ -21,10 +21,8 @@ from sftloss.analysis._lengths_sections import (
 from sftloss.analysis._lengths_study import LengthStudy, Origins
 from sftloss.analysis._shares import number, percent
 from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN, Lengths, Normalisation, sequence_weights
-from sftloss.analysis.document import Document, Finding
+from sftloss.analysis.document import Document, Finding, by_severity
 from sftloss.errors import DataError
-
-_ORDER = {"error": 0, "warning": 1, "info": 2}
 
 
 def describe_lengths(
@@ -117,8 +115,7 @@ def _findings(study: LengthStudy) -> tuple[Finding, ...]:
         rows = study.rows(np.flatnonzero(study.answers.seen))
         found.append(wording.conflict_finding(study.seen_share.value, study.seen_share.interval, rows))
     found.append(_concentrated(study, used or TOKEN_MEAN))
-    kept = [finding for finding in found if finding is not None]
-    return tuple(sorted(kept, key=lambda finding: (_ORDER[finding.severity], finding.id)))
+    return by_severity(finding for finding in found if finding is not None)
 
 
 def _concentrated(study: LengthStudy, rule: Normalisation) -> Finding | None:

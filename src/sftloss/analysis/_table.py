@@ -63,31 +63,15 @@ class Table:
             frame = pl.read_parquet(part.tokens, columns=[*dict.fromkeys(("example", "position", *columns))])
             yield frame.sort("example", "position")
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether every rank of one run came to its end."""
-        worlds = {int(path.stem.rsplit("-", 1)[1]) for path in self.directory.glob("done-*-of-*.json")}
-        return any(not self.missing(world) for world in worlds)
-
     def missing(self, world: int) -> tuple[int, ...]:
         """Ranks of a run of `world` processes whose part is not all there."""
         return missing_ranks(self.directory, world)
-
-    def nonfinite(self, *, limit: int = 10) -> list[tuple[str, int]]:
-        """Origins of examples with NaN or infinite statistics, and how many tokens each has; at most `limit`."""
-        bad = self.examples().filter(pl.col("n_nonfinite") > 0).head(limit).collect()
-        return [(origin(row), row["n_nonfinite"]) for row in bad.iter_rows(named=True)]
 
     def _schema(self) -> dict[str, Any]:
         return token_schema(self.objectives, has_hidden=not self.manifest["model"]["own_logits_because"])
 
     def _parts(self) -> list[Part]:
         return complete_parts(self.directory)
-
-
-def origin(row: dict[str, Any]) -> str:
-    """Where a row of the examples came from, as the data's own messages say it."""
-    return f"{row['path']}:{row['line']}" if row["line"] is not None else f"{row['path']} row {row['row']}"
 
 
 def token_stats(tokens: pl.DataFrame) -> TokenStats:

@@ -91,13 +91,6 @@ def _micro_batch_weights(lengths: Floats, sequences: int) -> Floats:
     return result[code.ravel()]
 
 
-def mean_length(lengths: ArrayLike, weights: ArrayLike) -> float:
-    """Mean output length of the data reweighted: sum w T / sum w; NaN where nothing has weight."""
-    lengths, weights = np.asarray(lengths, dtype=np.float64), np.asarray(weights, dtype=np.float64)
-    total = weights.sum()
-    return float(weights @ lengths / total) if total > 0 else float("nan")
-
-
 def conflicting(lengths: ArrayLike, groups: ArrayLike) -> NDArray[np.bool_]:
     """Which examples share their group with an example of another length: where the tilt can act."""
     lengths = np.asarray(lengths, dtype=np.float64)

@@ -6,8 +6,9 @@ Numbers stay numbers; every text may contain the user's data and is escaped wher
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 Severity = Literal["error", "warning", "info"]
 Cell = str | int | float | bool | None
@@ -44,6 +45,12 @@ class Finding:
     interval: Interval | None = None
     unit: str = ""
     rows: tuple[str, ...] = ()
+
+
+def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The most severe first, then by id: the order of every page."""
+    order = get_args(Severity)
+    return tuple(sorted(findings, key=lambda one: (order.index(one.severity), one.id)))
 
 
 @dataclass(frozen=True)

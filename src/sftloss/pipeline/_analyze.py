@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sftloss.analysis.document import by_severity
 from sftloss.errors import ConfigError
 from sftloss.pipeline._fixes import filled_in
 from sftloss.pipeline._folder import TABLE, check_folder, folder
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from sftloss.analysis import AnalysisOptions, Table
     from sftloss.data import Records
     from sftloss.report import Report
-
-_SEVERITY = {"error": 0, "warning": 1, "info": 2}
 
 
 def analyze(
@@ -86,9 +85,9 @@ def analyze(
             table, question, decode=partial(pieces, tokenizer=tokenizer), facts=_facts(model, examples, run)
         )
         document = filled_in(document, run.command)
-        findings = sorted((*document.findings, *examples.findings()), key=lambda found: _SEVERITY[found.severity])
+        findings = by_severity((*document.findings, *examples.findings()))
         report = Report(
-            replace(document, findings=tuple(findings), provenance=(*_provenance(run), *document.provenance)),
+            replace(document, findings=findings, provenance=(*_provenance(run), *document.provenance)),
             {"examples": table.examples().collect()},
         )
         place.write(report)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sftloss.analysis.document import by_severity
 from sftloss.errors import ConfigError, DataError
 from sftloss.pipeline._folder import folder
 from sftloss.pipeline._rows import Examples
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from sftloss.report import Report
 
 _UNITS = ("characters", "words")
-_SEVERITY = {"error": 0, "warning": 1, "info": 2}
 _TOLD = 1000  # rows between two words on progress
 
 
@@ -78,7 +78,7 @@ def lengths(
                 run.progress(len(found.size), None)
         question = replace(question, unit=found.unit)
         document = describe_lengths(found.lengths(), question, origins=found.origins, facts=account.facts())
-        findings = tuple(sorted((*document.findings, *account.findings()), key=lambda one: _SEVERITY[one.severity]))
+        findings = by_severity((*document.findings, *account.findings()))
         told = (("command", run.command),) if run.command else ()
         report = Report(replace(document, findings=findings, provenance=(*told, *document.provenance)))
         place.write(report)
