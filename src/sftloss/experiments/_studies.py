@@ -69,7 +69,9 @@ _ALL = (
         "weights which follow the losses balance them. Here four such tasks, half of the rows of one of them, are "
         "trained under every strategy of `sftloss.tasks`, all at equal steps and tokens. Each is compared with equal "
         "weights of the tasks' mean losses (`static`); `unweighted` is plain training, a mean over tokens, and `rlw` "
-        "draws its weights at random. What gradients decide acts one step later.",
+        "draws its weights at random, the same draws under every seed. What gradients decide acts one step later. "
+        "AdamW, which the size of a gradient leaves alone, and no clipping. Not in it: `coba`, which wants held-out "
+        "losses while it trains, and `doremi`, which wants a reference model.",
         Plan(
             tasks=_WEIGHTINGS,
             data_tasks=("multitask",),
@@ -78,6 +80,7 @@ _ALL = (
             eval_rows=320,
             steps=160,
             points=8,
+            max_grad_norm=0.0,  # a sum of task means has larger gradients: clipping would tell arms apart
             samples=0,
             max_new_tokens=32,
         ),
