@@ -69,6 +69,9 @@ def length_section(study: Study) -> Section:
     notes = (
         _correlations(study, trained),
         "T is the sum of an example's token weights; deciles are fixed on the data.",
+        "Elasticity is the power of T that the mean signal follows (gamma quasi-likelihood, log link): examples with "
+        "little or no signal count as they are. Misfit compares its signal with the deciles'; above "
+        f"{percent(laws.BAD_FIT)} no multiple and no exponent is given.",
     )
     tables = (_numbers_table(study, level, found), deciles)
     return Section("length", "Length", lead, LEVELS[level], (slopes, curves, bins), tables, notes=notes)
@@ -243,6 +246,11 @@ def _tilt_notes(study: Study) -> tuple[str, ...]:
         "Lengths are of single answers; T is of the whole example, and the prompt of an answer is all before it. "
         "`sftloss lengths` says more, and the same numbers.",
     ]
+    if any(rule.micro_batch for rule in study.options.all_normalisations()):
+        notes.append(
+            "Averages of token means over k sequences weigh a sequence by E[1/(T + the others)]: the others are drawn "
+            "from the same data, and the expectation is an integral over its lengths, not a sample."
+        )
     if study.answers.cut:
         notes.append(
             f"{study.answers.cut:,} answers are cut off: their length is not known, so they are in no length here. "
