@@ -10,7 +10,7 @@ from typing import Any
 from sftloss.errors import ConfigError
 from sftloss.finetune._recipe import Recipe
 from sftloss.finetune._rows import DataSet
-from sftloss.tasks import MultiTaskLoss, Rules, strategy_named
+from sftloss.tasks import MultiTaskLoss, Rules
 from sftloss.training import Loss, TaskWeighting
 
 _CALL = re.compile(r"\s*(\w+)\s*(?:\((.*)\))?\s*", re.DOTALL)
@@ -42,6 +42,8 @@ def read_choice(text: str) -> Choice:
         >>> read_choice("dwa(temperature=2)").hyper
         {'temperature': 2}
     """
+    from sftloss.tasks import strategy_named
+
     match = _CALL.fullmatch(text)
     if match is None:
         raise ConfigError(f"tasks: expected a strategy, as uncertainty or dwa(temperature=2), got {text[:60]!r}.")
@@ -72,6 +74,8 @@ def weighted(loss: Loss, recipe: Recipe, data: DataSet) -> Loss:
     """
     if recipe.tasks is None:
         return loss
+    from sftloss.tasks import strategy_named
+
     choice, names = read_choice(recipe.tasks), data.names("task")
     nameless = [example for example in data.examples if example.task is None]
     if nameless:
