@@ -59,11 +59,9 @@ def example_mean_finding(shift: Shift, *, is_used: bool) -> Finding | None:
 
     Where it is not used and the data shows no shift there is nothing to report: the forecast has its upper bound.
     """
-    return (
-        None
-        if not is_used and not shift.is_shown
-        else _shift_finding("NORM002", "Averaging every example first", shift, is_used=is_used)
-    )
+    if not (is_used or shift.is_shown):
+        return None
+    return _shift_finding("NORM002", "Averaging every example first", shift, is_used=is_used)
 
 
 def _shift_finding(id: str, subject: str, shift: Shift, *, is_used: bool) -> Finding | None:
