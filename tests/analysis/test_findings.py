@@ -262,6 +262,12 @@ def test_a_model_that_does_not_stop_where_answers_do_is_found(expected, severity
     assert word in finding.why and finding.fix and finding.interval is not None
 
 
+def test_a_model_that_hardly_knows_the_data_is_not_blamed_for_stopping_early():
+    unfamiliar = [{"p": np.r_[np.full(4, 0.001), np.full(6, 0.5)], "end_p": 0.2} for _ in range(120)]
+    finding = found(unfamiliar)["SIG003"]
+    assert finding.value == pytest.approx(2.0) and finding.severity == "info" and "not learned" in finding.why
+
+
 def test_ends_expected_as_often_as_they_are_raise_nothing():
     assert not {"SIG003"} & (set(found(ends(0.85))) | set(found(ends(1.2))) | set(found(ends(0.5, count=29))))
 

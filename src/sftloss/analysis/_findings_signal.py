@@ -262,12 +262,12 @@ def end_calibration(study: Study) -> Finding | None:
         return None
     runs_on = ratio < 1
     # a tenth of the ends, or text that the model hardly knows: it has not met this way of ending answers yet
-    is_new = runs_on and (ratio < 0.1 or describe_band(band_shares(study), BAND_NAMES[0], "tokens")[0] > 0.2)
+    is_new = ratio < 0.1 or describe_band(band_shares(study), BAND_NAMES[0], "tokens")[0] > 0.2
     return Finding(
         "SIG003",
         "info" if is_new else "warning",
         f"The model expects {number(ratio)} ends for each end of an answer that the data has.",
-        "It has not learned to end answers with this token: training must teach it, so its ends must be trained."
+        "It has not learned yet where these answers end: training must teach it, so their ends must be trained."
         if is_new
         else f"It {'runs on past the end' if runs_on else 'stops early'}, whatever its loss is.",
         fixes.ENDS if runs_on else f"see that end tokens stand only where answers end: {fixes.INSPECT}",
