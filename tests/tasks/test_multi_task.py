@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from sftloss.tasks import STRATEGIES, MultiTaskLoss, Rules, task_sums
-from sftloss.tasks.strategies import dwa, performance_based
+from sftloss.tasks.strategies import EXTRA, dwa, performance_based
 from sftloss.weights import coefficients
 
 NAMES = ["qa", "summaries", "translation", "classes"]
@@ -27,9 +28,16 @@ def losses_at(step: int, seed: int = 0) -> dict[str, Tensor]:
     return dict(zip(NAMES, values, strict=True))
 
 
+def seen(module: MultiTaskLoss, losses: Mapping[str, Tensor] | Tensor, *rest: Tensor) -> None:
+    """The extra forward pass, if the strategy has one."""
+    if module.strategy.needs in EXTRA:
+        module.observe_extra(losses, *rest)
+
+
 def trained(module: MultiTaskLoss, steps: int, start: int = 0) -> MultiTaskLoss:
     for step in range(start, start + steps):
         module(losses_at(step))
+        seen(module, losses_at(step, seed=1))
         module.step(torch.diag(torch.rand(4, generator=torch.Generator().manual_seed(step), dtype=torch.float64)))
     return module
 
@@ -63,6 +71,7 @@ def test_no_graph_outlives_its_step(name):
     for step in range(3):
         total, info = module({key: leaf * value for key, value in losses_at(step).items()})
         total.backward()
+        seen(module, {key: leaf * value for key, value in losses_at(step, seed=1).items()})
         module.step(torch.eye(4, dtype=torch.float64))
         assert not info["total_loss"].requires_grad
     assert not any(buffer.requires_grad for buffer in copy.deepcopy(module).buffers())
@@ -96,6 +105,7 @@ def test_one_task_is_the_plain_loss_bit_for_bit(name):
     for _ in range(4):
         total, _info = module(losses, torch.zeros(40, dtype=torch.long), weights)
         assert torch.equal(total, (coefficients(weights, weights.double().sum()) * losses).sum())
+        seen(module, losses, torch.zeros(40, dtype=torch.long), weights)
         module.step(torch.full((1, 1), 3.0))
         assert module.weights.tolist() == [1.0]
 
@@ -115,8 +125,10 @@ def test_any_split_of_a_step_into_micro_batches_is_the_same_step(name, cuts, see
         totals = split.totals((data[2][part], data[1][part]) for part in parts)
         for part in parts:
             split(leaf_split[part], data[1][part], data[2][part], totals=totals)[0].backward()
+            seen(split, data[0][part].sqrt(), data[1][part], data[2][part])
         # float64: the order of addition only
         assert_close(leaf_split.grad, leaf.grad, rtol=1e-12, atol=1e-14)
+        seen(whole, data[0].sqrt(), *data[1:])
         whole.step()
         split.step()
         assert_close(split.weights, whole.weights, rtol=1e-11, atol=0)
@@ -167,7 +179,7 @@ def test_an_absent_task_is_none_and_changes_no_other_weight():
     part = losses_at(9)
     del part["translation"]
     total, info = module(part)
-    assert info["individual_losses"]["translation"] is None and info["weighted_losses"]["translation"] is None
+    assert info["individual_losses"]["translation"] is None and info["weighted_losses"][2] is None
     assert_close(total, sum(before[NAMES.index(name)] * loss for name, loss in part.items()))
     module.step()
     assert module.state["loss"][2] == known[2] and (module.state["loss"][[0, 1, 3]] != known[[0, 1, 3]]).all()
@@ -224,7 +236,9 @@ def test_every_strategy_moves_its_weights_in_a_short_run(name):
     module = MultiTaskLoss(NAMES, name)
     for step in range(60):
         falling = {key: loss * math.exp(-0.02 * k * step) for k, (key, loss) in enumerate(losses_at(step).items())}
-        module({key: loss for key, loss in falling.items() if step % 2 or key != "qa"})
+        part = {key: loss for key, loss in falling.items() if step % 2 or key != "qa"}
+        module(part)
+        seen(module, {key: 0.9 * loss for key, loss in part.items()})
         module.step(torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0])))
     # temperature counts a dict's losses as one each, so the task present half the time has another size
     assert name == "static" or module.weights.std() > 0.01
@@ -235,7 +249,9 @@ def test_weights_keep_mean_one_and_the_bounds(name):
     """Tutorial flaws B5 and 10: sums of 1 and of K, so the learning rate changed with the strategy."""
     module = MultiTaskLoss(NAMES, name, rules=Rules(bounds=(0.5, 2.0)))
     for step in range(40):
-        module({key: loss * 10.0 ** (2 * k) for k, (key, loss) in enumerate(losses_at(step).items())})
+        far = {key: loss * 10.0 ** (2 * k) for k, (key, loss) in enumerate(losses_at(step).items())}
+        module(far)
+        seen(module, {key: loss * (1 - 0.1 * k) for k, (key, loss) in enumerate(far.items())})
         module.step(torch.diag(10.0 ** torch.arange(4).double()))
         assert_close(module.weights.mean(), torch.ones((), dtype=torch.float64))
         if module.strategy.adaptive:
@@ -290,6 +306,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_ends(name, t
     straight, first = (trained(MultiTaskLoss(NAMES, name), 15) for _ in range(2))
     for module in (straight, first):
         module(losses_at(99))
+        seen(module, losses_at(98))
     torch.save(first.state_dict(), tmp_path / "tasks.pt")
     resumed = MultiTaskLoss(NAMES, name)
     resumed.load_state_dict(torch.load(tmp_path / "tasks.pt", weights_only=True))
@@ -358,6 +375,7 @@ def test_forward_never_waits_for_a_device(name):
     module(torch.rand(6, device="meta"), torch.zeros(6, dtype=torch.long, device="meta"))
     module({"qa": torch.ones((), device="meta")})
     module.observe(torch.rand(6, device="meta"), torch.zeros(6, dtype=torch.long, device="meta"))
+    seen(module, torch.rand(6, device="meta"), torch.zeros(6, dtype=torch.long, device="meta"))
     module.step(torch.eye(4, device="meta"))
     with pytest.raises((RuntimeError, NotImplementedError)):
         module.weights.tolist()
@@ -400,6 +418,17 @@ def test_the_tutorials_four_names_work_in_its_call_form(name):
     assert set(info) == {"individual_losses", "task_weights", "weighted_losses", "total_loss"}
     assert_close(total, sum(task_losses.values()))
     assert set(module.get_task_statistics()) == set(NAMES)
+
+
+def test_an_extra_pass_is_asked_for_and_only_where_there_is_use_for_it():
+    module = MultiTaskLoss(NAMES, "famo")
+    module(losses_at(0))
+    with pytest.raises(ValueError, match="famo: needs the losses of the step's own tokens, again"):
+        module.step()
+    with pytest.raises(ValueError, match="gls needs no extra forward pass"):
+        MultiTaskLoss(NAMES, "gls").observe_extra(losses_at(0))
+    with pytest.raises(ValueError, match="observe_extra: token losses need task_ids"):
+        module.observe_extra(torch.ones(3))
 
 
 def test_gradient_balance_without_gradients_is_an_error():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,8 +17,10 @@ from sftloss.tasks.strategies import (
     Observation,
     State,
     Strategy,
+    coba,
     difficulty_adaptive,
     dwa,
+    famo,
     gls,
     imtl_l,
     learning_progress,
@@ -31,6 +35,7 @@ SHORT = {
     "dwa": partial(dwa, window=2),
     "performance_based": partial(performance_based, window=3),
     "learning_progress": partial(learning_progress, window=3),
+    "coba": partial(coba, window=3, warmup=2),
 }
 EVERY = {name: SHORT.get(name, make) for name, make in STRATEGIES.items()} | {
     "uncertainty, sgd": partial(uncertainty, learn="sgd", lr=0.1),
@@ -51,20 +56,22 @@ def observations(seed: int = 0, tasks: int = TASKS, steps: int = STEPS) -> list[
         losses = torch.rand(tasks, generator=generator, dtype=torch.float64) * 2 / (1 + 0.1 * step) + 0.1
         rows = torch.randn(tasks, 6, generator=generator, dtype=torch.float64)
         counts = torch.randint(1, 50, (tasks,), generator=generator).double()
-        found.append(Observation(losses, counts, rows @ rows.T))
+        extra = losses * (0.5 + 0.5 * torch.rand(tasks, generator=generator, dtype=torch.float64))
+        found.append(Observation(losses, counts, rows @ rows.T, extra))
     return found
 
 
 def without(observation: Observation, task: int, value: float = 0.0) -> Observation:
     """The step in which a task is absent; its loss is anything."""
     losses, counts = observation.losses.clone(), observation.counts.clone()
-    gramian = observation.gramian.clone()
-    losses[task], counts[task], gramian[task], gramian[:, task] = value, 0, 0, 0
-    return Observation(losses, counts, gramian)
+    gramian, extra = observation.gramian.clone(), observation.extra.clone()
+    losses[task], counts[task], gramian[task], gramian[:, task], extra[task] = value, 0, 0, 0, torch.nan
+    return Observation(losses, counts, gramian, extra)
 
 
 def rows_of(observation: Observation, rows: Tensor) -> Observation:
-    return Observation(observation.losses[rows], observation.counts[rows], observation.gramian[rows][:, rows])
+    gramian, extra = observation.gramian[rows][:, rows], observation.extra[rows]
+    return Observation(observation.losses[rows], observation.counts[rows], gramian, extra)
 
 
 def state_rows(state: State, rows: Tensor) -> State:
@@ -149,17 +156,20 @@ def test_a_loss_that_is_not_finite_leaves_no_trace(make, bad):
     before, last = run(make(), observations()), observations(seed=1)[0]
     losses = last.losses.clone()
     losses[2] = bad
-    after = make().update(before, Observation(losses, last.counts, last.gramian))
-    assert_same(
-        after, make().update(before, Observation(losses, last.counts * (losses == losses.clamp(0, 9)), last.gramian))
-    )
+    after = make().update(before, replace(last, losses=losses))
+    there = losses == losses.clamp(0, 9)
+    assert_same(after, make().update(before, replace(last, losses=losses, counts=last.counts * there)))
+    extra = last.extra.clone()
+    extra[2] = bad
+    after = make().update(after, replace(last, extra=extra))
     assert torch.isfinite(make().weights(after)).all()
 
 
 @every
 def test_a_step_without_any_task_changes_nothing(make):
     before = run(make(), observations())
-    nothing = Observation(torch.zeros(TASKS), torch.zeros(TASKS), torch.zeros(TASKS, TASKS))
+    zero = torch.zeros(TASKS)
+    nothing = Observation(zero, zero, torch.zeros(TASKS, TASKS), torch.full((TASKS,), torch.nan))
     assert_same(make().update(before, nothing), before)
 
 
@@ -182,22 +192,32 @@ def test_shapes_of_the_state_never_change(make):
 def test_small_and_negative_losses_give_finite_weights(make):
     """Tutorial flaw B33; and an objective such as -p is negative everywhere."""
     for level in (1e-30, -0.5, 1e4):
-        low = [Observation(seen.losses * level, seen.counts, seen.gramian) for seen in observations()]
+        low = [replace(seen, losses=seen.losses * level, extra=seen.extra * level) for seen in observations()]
         assert torch.isfinite(make().weights(run(make(), low))).all()
 
 
-SCALE_FREE = ["static", "temperature", "dwa", "difficulty_adaptive", "performance_based", "learning_progress", "rlw"]
+SCALE_FREE = [
+    "static",
+    "temperature",
+    "dwa",
+    "difficulty_adaptive",
+    "performance_based",
+    "learning_progress",
+    "rlw",
+] + ["coba"]
 INVERSE = {
     "gls": gls,
     "uncertainty": uncertainty,
     "stch": stch,
+    "famo": famo,
     "gradient_balance": STRATEGIES["gradient_balance"],
     "grad_norm": STRATEGIES["grad_norm"],
 }
 
 
 def scaled(seen: Observation, factors: Tensor) -> Observation:
-    return Observation(seen.losses * factors, seen.counts, seen.gramian * torch.outer(factors, factors))
+    gramian = seen.gramian * torch.outer(factors, factors)
+    return Observation(seen.losses * factors, seen.counts, gramian, seen.extra * factors)
 
 
 @pytest.mark.parametrize("name", SCALE_FREE)
@@ -220,7 +240,7 @@ def test_inverse_strategies_give_a_loss_in_other_units_the_same_influence(make):
 
 def constant(losses: list[float], steps: int) -> list[Observation]:
     values = torch.tensor(losses, dtype=torch.float64)
-    return [Observation(values, torch.ones(len(losses)))] * steps
+    return [Observation(values, torch.ones(len(losses)), extra=values)] * steps
 
 
 LEVELS = [2.0, 0.5, 0.1]
@@ -365,13 +385,15 @@ def test_rlw_neither_reads_nor_moves_a_random_state():
 
 def falling(rates: list[float], steps: int) -> list[Observation]:
     rate = torch.tensor(rates, dtype=torch.float64)
-    return [Observation(3 * torch.exp(rate * t), torch.ones(len(rates))) for t in range(steps)]
+    levels = [3 * torch.exp(rate * t) for t in range(steps + 1)]
+    # what an extra pass shows: of the same tokens after the step
+    return [Observation(now, torch.ones(len(rates)), extra=after) for now, after in pairwise(levels)]
 
 
-@pytest.mark.parametrize("name", ["performance_based", "dwa", "difficulty_adaptive", "grad_norm"])
+@pytest.mark.parametrize("name", ["performance_based", "dwa", "difficulty_adaptive", "grad_norm", "coba"])
 def test_a_slower_task_never_has_less_weight(name):
-    rates = [-0.1, -0.05, -0.02, 0.05]
-    seen = [Observation(s.losses, s.counts, torch.eye(4, dtype=torch.float64)) for s in falling(rates, 60)]
+    rates = [-0.1, -0.05, -0.02, 0.05] if name != "coba" else [-0.1, -0.05, -0.02, -0.01]
+    seen = [replace(s, gramian=torch.eye(4, dtype=torch.float64)) for s in falling(rates, 60)]
     weights = STRATEGIES[name]().weights(run(STRATEGIES[name](), seen))
     assert (weights.diff() >= -1e-12).all() and weights[0] < weights[-1]
 
@@ -473,6 +495,12 @@ def test_static_factors_are_scaled_to_mean_one_and_may_be_zero():
         ("gls", {"decay": -0.1}),
         ("stch", {"mu": 0.0}),
         ("focal_dtp", {"gamma": -1.0}),
+        ("famo", {"lr": 0.0}),
+        ("famo", {"gamma": -1.0}),
+        ("coba", {"window": 1}),
+        ("coba", {"tau": -1.0}),
+        ("doremi", {"eta": 0.0}),
+        ("doremi", {"smoothing": 1.0}),
         ("gradient_balance", {"decay": 2.0}),
         ("grad_norm", {"alpha": -1.0}),
     ],

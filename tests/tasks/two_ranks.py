@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 
 from sftloss.tasks import STRATEGIES, MultiTaskLoss, TaskGradients
+from sftloss.tasks.strategies import EXTRA
 
 NAMES = ["a", "b", "c"]
 
@@ -33,6 +36,10 @@ def compare(name: str, rank: int) -> None:
         (coefficients * whole).sum().backward()
         for part in (slice(0, 11), slice(11, 30)):  # one process adds what two would, in their order
             alone.observe(losses[part], ids[part], weights[part])
+            if alone.strategy.needs in EXTRA:
+                alone.observe_extra(losses[part].sqrt(), ids[part], weights[part])
+        if shared.strategy.needs in EXTRA:
+            shared.observe_extra(losses[mine].sqrt(), ids[mine], weights[mine])
         # DDP averages over two ranks; float64, other orders of addition in Z
         torch.testing.assert_close(leaf.grad / 2, whole.grad[mine], rtol=1e-13, atol=0)
         shared.step()
@@ -84,8 +91,9 @@ def main() -> None:
     compare_gramians(dist.get_rank())
     dist.barrier()
     if dist.get_rank() == 0:
-        print("OK, world size 2")
-    dist.destroy_process_group()
+        print("OK, world size 2", flush=True)
+    dist.barrier()
+    os._exit(0)  # gloo's threads may still drop a tensor, which aborts a closing interpreter
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@
 * :func:`task_sums`: token losses to a sum and a count for each task,
 * :class:`MultiTaskLoss`: names, micro-batches, ranks, bounds, checkpoint and statistics,
 * :class:`TaskGradients`: each task's gradient from one backward pass, and their Gramian,
-* :mod:`sftloss.tasks.gramian`: weights from it.
+* :mod:`sftloss.tasks.gramian`: weights from it,
+* :class:`Conflicts`: how the gradients lie to each other, under any weights.
 """
 
 from __future__ import annotations
 
+from ._choice import strategy_named
+from ._conflicts import Conflicts
 from ._multi_task import MultiTaskLoss
 from ._rules import Rules
 from ._sums import task_sums
@@ -18,12 +21,14 @@ from .strategies import STRATEGIES, Observation, Strategy
 
 __all__ = [
     "STRATEGIES",
+    "Conflicts",
     "MultiTaskLoss",
     "Observation",
     "Rules",
     "Strategy",
     "TaskGradients",
     "Trend",
+    "strategy_named",
     "task_sums",
     "trend",
 ]

@@ -21,6 +21,8 @@ def first_buffers(count: int, window: int) -> dict[str, Tensor]:
         "weight_seen": torch.zeros(count, dtype=number),
         "last_step": torch.zeros(count, dtype=whole),
         "history": torch.full((count, window), torch.nan, dtype=number),
+        "extra_sums": torch.zeros(count, dtype=number),
+        "extra_counts": torch.zeros(count, dtype=number),
     }
 
 
@@ -40,16 +42,29 @@ class Complaints:
     errors: list[str]
 
 
-def by_name(module: Any, saved: dict[str, Any], prefix: str, complaints: Complaints) -> dict[str, Any]:
+def in_order(ring: Tensor, count: int) -> Tensor:
+    """What a ring of one task holds after ``count`` entries, from oldest to newest."""
+    return ring[:count] if count < ring.numel() else ring.roll(-(count % ring.numel()))
+
+
+def by_name(
+    module: Any,
+    saved: dict[str, Any],
+    prefix: str,
+    complaints: Complaints,
+    *,
+    square: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
     """The checkpoint with each task's rows where this module has the task; the caller's dict is left as it is.
 
-    Another strategy is an error. Other tasks are, under ``strict``; else tasks are added (fresh) and dropped.
+    Another strategy is an error. Other tasks are, under ``strict``; else tasks are added (fresh) and dropped. Buffers
+    in ``square`` have a column for each task too.
     """
     told = saved.get(f"{prefix}_extra_state")
     if told is None:
         return saved
     theirs, ours = list(told["task_names"]), list(module.task_names)
-    if told["strategy"] != module.strategy.name:
+    if "strategy" in told and told["strategy"] != module.strategy.name:
         complaints.errors.append(
             f"MultiTaskLoss: the checkpoint's strategy is {told['strategy']}, this one's {module.strategy.name}."
         )
@@ -60,10 +75,16 @@ def by_name(module: Any, saved: dict[str, Any], prefix: str, complaints: Complai
     common = [name for name in ours if name in theirs]
     here = torch.tensor([ours.index(name) for name in common], dtype=torch.int64)
     there = torch.tensor([theirs.index(name) for name in common], dtype=torch.int64)
-    for name, own in nn.Module.named_buffers(module):
+    for name, own in nn.Module.named_buffers(module, recurse=False):
         rows = saved.get(prefix + name)
-        if rows is not None and own.dim() and rows.shape[1:] == own.shape[1:] and rows.shape[0] == len(theirs):
-            fresh = own.clone()
-            fresh[here.to(own.device)] = rows[there.to(rows.device)].to(own)
-            result[prefix + name] = fresh
+        if rows is None or not own.dim() or own.shape[0] != len(ours) or rows.shape[0] != len(theirs):
+            continue
+        to, of, fresh = here.to(own.device), there.to(rows.device), own.clone()
+        if name in square:
+            fresh[to[:, None], to] = rows[of[:, None], of].to(own)
+        elif rows.shape[1:] == own.shape[1:]:
+            fresh[to] = rows[of].to(own)
+        else:
+            continue
+        result[prefix + name] = fresh
     return result

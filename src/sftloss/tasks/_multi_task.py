@@ -16,11 +16,12 @@ from sftloss.weights import group_coefficients, group_normalisers
 from . import _checkpoint
 from ._bounds import bounded
 from ._choice import checked_names, chosen_strategy
+from ._conflicts import Conflicts
 from ._ranks import sum_over_ranks, world_size
-from ._report import task_statistics
+from ._report import step_info, task_statistics
 from ._rules import Rules
-from ._sums import task_sums
-from .strategies import Observation, State, Strategy
+from ._sums import checked_means, flat_tokens, sums_of_means, task_sums, zero_nonfinite
+from .strategies import EXTRA, Observation, State, Strategy
 
 _FORGOTTEN = 256  # passes without a step after which someone has probably forgotten it
 
@@ -75,6 +76,8 @@ class MultiTaskLoss(nn.Module):
     weight_seen: Tensor
     last_step: Tensor
     history: Tensor
+    extra_sums: Tensor
+    extra_counts: Tensor
 
     def __init__(
         self,
@@ -92,7 +95,8 @@ class MultiTaskLoss(nn.Module):
             raise ValueError(f"MultiTaskLoss: update_freq must be >= 1 or None, got {update_freq}.")
         self.update_freq, self.rules = update_freq, rules or Rules()
         self.process_group: dist.ProcessGroup | None = None
-        self.passes = 0
+        self.conflicts = Conflicts(self.task_names, self.rules.window)
+        self.passes = self.extra_passes = 0
         count = len(self.task_names)
         for name, value in _checkpoint.first_buffers(count, self.rules.window).items():
             self.register_buffer(name, value)
@@ -138,35 +142,26 @@ class MultiTaskLoss(nn.Module):
             return self._of_means(losses)
         if task_ids is None:
             raise ValueError("MultiTaskLoss: token losses need task_ids.")
-        flat, ids, each = self._flat(losses, task_ids, weights)
+        flat, ids, each = flat_tokens(losses, task_ids, weights)
         coefficients = self._coefficients(each, ids, totals)
         terms = torch.where(coefficients != 0, flat, 0)
-        total = (self._skipped(terms, ids) * coefficients.to(flat.dtype)).sum()
+        total = (self._kept(terms, ids) * coefficients.to(flat.dtype)).sum()
         sums, counts = self._add(flat, ids, each)
         means = torch.where(counts > 0, sums / counts.clamp(min=1e-300), torch.nan)
-        return total, self._info(dict(zip(self.task_names, means, strict=True)), total)
+        return total, step_info(self, dict(zip(self.task_names, means, strict=True)), total)
 
     def _of_means(self, losses: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
-        unknown = sorted(set(losses) - set(self.task_names))
-        if unknown:
-            raise ValueError(f"MultiTaskLoss: unknown task {unknown[0]!r}; the tasks are {', '.join(self.task_names)}.")
-        bad = [name for name, loss in losses.items() if loss.dim()]
-        if bad:
-            raise ValueError(
-                f"MultiTaskLoss: the loss of {bad[0]!r} must be a scalar; give token losses with task_ids."
-            )
+        checked_means(losses, self.task_names)
         total = self._weighted(losses)
         if self.training and losses:
-            zero, one = self.weights.new_zeros(()), self.weights.new_ones(())
-            seen = [losses[name].detach().to(zero) if name in losses else zero for name in self.task_names]
-            self._collect(torch.stack(seen), torch.stack([one if n in losses else zero for n in self.task_names]))
-        return total, self._info({name: loss.detach() for name, loss in losses.items()}, total)
+            self._collect(*sums_of_means(losses, self.task_names, self.weights))
+        return total, step_info(self, {name: loss.detach() for name, loss in losses.items()}, total)
 
     def _weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Losses may differ in device and dtype: the first one's device, float32 or better."""
         total: Tensor | None = None
         for name, loss in losses.items():
-            exact = self._skipped(loss if loss.dtype == torch.float64 else loss.float())
+            exact = self._kept(loss if loss.dtype == torch.float64 else loss.float())
             term = exact * self.weights[self.task_names.index(name)].to(exact)
             total = term if total is None else total + term.to(total.device)
         # nothing present: a zero that backward accepts, so that ranks with a task do not wait for this one
@@ -196,7 +191,7 @@ class MultiTaskLoss(nn.Module):
         """
         found = torch.zeros_like(self.weights)
         for weights, ids in micro_batches:
-            _, flat, each = self._flat(weights, ids, weights)
+            _, flat, each = flat_tokens(weights, ids, weights)
             found = found + group_normalisers(each, flat, count=len(self.task_names)).to(found.device)
         return sum_over_ranks(found, self.process_group)
 
@@ -204,35 +199,78 @@ class MultiTaskLoss(nn.Module):
         self, token_losses: Float[Tensor, " tokens"], task_ids: Int[Tensor, " tokens"], weights: Tensor | None = None
     ) -> None:
         """Adds a micro-batch's token losses to the step's sums; :meth:`forward` does so itself, in training."""
-        self._add(*self._flat(token_losses, task_ids, weights))
+        self._add(*flat_tokens(token_losses, task_ids, weights))
+
+    @torch.no_grad()
+    def observe_extra(
+        self,
+        losses: Mapping[str, Tensor] | Float[Tensor, "*tokens"],
+        task_ids: Int[Tensor, "*tokens"] | None = None,
+        weights: Float[Tensor, "*tokens"] | None = None,
+    ) -> None:
+        """Adds the extra forward pass of famo, coba or doremi to the step; what it should show is in ``EXTRA``.
+
+        Called before :meth:`step`, in training mode or not, with losses in either form of :meth:`forward`. famo and
+        doremi need it in every step, coba whenever there are new validation losses.
+
+        Raises:
+            ValueError: If the strategy has no use for one, or the losses are not as in :meth:`forward`.
+        """
+        if self.strategy.needs not in EXTRA:
+            raise ValueError(f"MultiTaskLoss.observe_extra: {self.strategy.name} needs no extra forward pass.")
+        if isinstance(losses, Mapping):
+            sums, counts = sums_of_means(losses, self.task_names, self.weights)
+        elif task_ids is None:
+            raise ValueError("MultiTaskLoss.observe_extra: token losses need task_ids.")
+        else:
+            flat, ids, each = flat_tokens(losses, task_ids, weights)
+            sums, counts = task_sums(flat, ids, count=len(self.task_names), weights=each)
+        self.extra_sums = self.extra_sums + sums.to(self.extra_sums)
+        self.extra_counts = self.extra_counts + counts.to(self.extra_counts)
+        self.extra_passes += 1
 
     @torch.no_grad()
     def step(self, gramian: Float[Tensor, "tasks tasks"] | None = None) -> None:
-        """Ends an optimizer step: sums over the ranks (2K numbers), the strategy's update, the next weights.
+        """Ends an optimizer step: sums over the ranks, the strategy's update, the next weights.
 
         Args:
-            gramian: Inner products of the tasks' gradients, for a strategy that needs them; the same on all ranks.
+            gramian: Inner products of the tasks' gradients, for a strategy that needs them, and under any for
+                :attr:`conflicts`; the same on all ranks.
 
         Raises:
             FloatingPointError: If a task's loss is not finite and the rules say so; nothing has been updated then.
+            ValueError: If the strategy needs a Gramian or an extra pass that it was not given.
         """
-        both = sum_over_ranks(torch.stack([self.pending_sums, self.pending_counts]), self.process_group)
-        self.pending_sums, self.pending_counts = torch.zeros_like(both[0]), torch.zeros_like(both[1])
-        self.passes = 0
-        losses = torch.where(both[1] > 0, both[0] / both[1].clamp(min=1e-300), torch.nan)
+        losses, counts, extra = self._summed()
         if self.rules.on_nonfinite == "raise":
-            bad = ((both[1] > 0) & ~torch.isfinite(losses)).tolist()
+            bad = ((counts > 0) & ~torch.isfinite(losses)).tolist()
             if any(bad):
                 named = ", ".join(name for name, is_bad in zip(self.task_names, bad, strict=True) if is_bad)
                 raise FloatingPointError(
                     f"MultiTaskLoss.step: the loss of {named} is not finite; look for the batch, or leave the task out "
                     'of such steps with Rules(on_nonfinite="skip_task").'
                 )
-        observation = Observation(losses, both[1], gramian)
+        observation = Observation(losses, counts, gramian, extra)
+        if gramian is not None:
+            self.conflicts.update(gramian, observation.present)
         for key, value in self.strategy.update(self.state, observation).items():
             setattr(self, f"state_{key}", value)
         self._remember(observation)
         self.weights = self._next_weights()
+
+    def _summed(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Mean losses, their counts and the extra pass's means, over all ranks: one collective of 2K or 4K numbers."""
+        names = ["pending_sums", "pending_counts"]
+        if self.strategy.needs in EXTRA:
+            names += ["extra_sums", "extra_counts"]
+        found = sum_over_ranks(torch.stack([getattr(self, name) for name in names]), self.process_group)
+        means = torch.where(found[1::2] > 0, found[0::2] / found[1::2].clamp(min=1e-300), torch.nan)
+        # a strategy that was told nothing extra in a step with losses says so itself; none at all leaves it as it was
+        is_told = len(names) == 4 and (self.extra_passes > 0 or self.passes == 0)
+        for name in names:
+            setattr(self, name, torch.zeros_like(found[0]))
+        self.passes = self.extra_passes = 0
+        return means[0], found[1], means[1] if is_told else None
 
     def _next_weights(self) -> Tensor:
         weights = self.strategy.weights(self.state).to(self.weights)
@@ -259,15 +297,6 @@ class MultiTaskLoss(nn.Module):
         """
         return task_statistics(self)
 
-    def _flat(self, losses: Tensor, ids: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        if ids.dim() == losses.dim() - 1 and ids.shape == losses.shape[:-1]:
-            ids = ids[..., None].expand(losses.shape)
-        if ids.shape != losses.shape or (weights is not None and weights.shape != losses.shape):
-            shapes = [tuple(x.shape) for x in (losses, ids) + (() if weights is None else (weights,))]
-            raise ValueError(f"MultiTaskLoss: losses, task_ids and weights have shapes {shapes}; they must be equal.")
-        each = torch.ones_like(losses, dtype=torch.float32) if weights is None else weights
-        return losses.reshape(-1), ids.reshape(-1), each.detach().reshape(-1)
-
     def _coefficients(self, weights: Tensor, ids: Tensor, totals: Tensor | None) -> Tensor:
         z = group_normalisers(weights, ids, count=len(self.task_names)) if totals is None else totals.to(weights.device)
         if self.rules.base == "token_mean":
@@ -276,16 +305,9 @@ class MultiTaskLoss(nn.Module):
         ranks = world_size(self.process_group) if totals is not None and self.rules.averaged else 1
         return found if ranks == 1 else found * ranks
 
-    def _skipped(self, losses: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Under ``skip_task``: 0 where the task has a loss that is not finite, so that it adds nothing here."""
-        if self.rules.on_nonfinite != "skip_task":
-            return losses
-        bad = ~torch.isfinite(losses)
-        if ids is not None:
-            slots = torch.zeros(len(self.task_names) + 1, device=losses.device)
-            slot = torch.where(ids < 0, len(self.task_names), ids.long())
-            bad = slots.index_add_(0, slot, bad.to(slots.dtype))[slot] > 0
-        return torch.where(bad, 0, losses)
+    def _kept(self, losses: Tensor, ids: Tensor | None = None) -> Tensor:
+        is_skipping = self.rules.on_nonfinite == "skip_task"
+        return zero_nonfinite(losses, ids, count=len(self.task_names)) if is_skipping else losses
 
     @torch.no_grad()
     def _add(self, losses: Tensor, ids: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -305,18 +327,6 @@ class MultiTaskLoss(nn.Module):
                 stacklevel=4,
             )
 
-    def _info(self, losses: Mapping[str, Tensor], total: Tensor) -> dict[str, Any]:
-        by_name = dict(zip(self.task_names, self.weights, strict=True))
-        return {
-            "individual_losses": {name: losses.get(name) for name in self.task_names},
-            "task_weights": by_name,
-            "weighted_losses": {
-                name: None if name not in losses else losses[name] * by_name[name].to(losses[name].device)
-                for name in self.task_names
-            },
-            "total_loss": total.detach(),
-        }
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiTaskLoss:
         """Follows the model to its device but not to its dtype: counts and sums in bfloat16 would stop growing."""
         device = fn(torch.zeros(1, device=self.weights.device)).device
@@ -324,11 +334,12 @@ class MultiTaskLoss(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Names and strategy, so that a checkpoint is read by name."""
-        return {"task_names": list(self.task_names), "strategy": self.strategy.name, "passes": self.passes}
+        passes = {"passes": self.passes, "extra_passes": self.extra_passes}
+        return {"task_names": list(self.task_names), "strategy": self.strategy.name, **passes}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Takes up the number of passes; names were dealt with while the buffers were read."""
-        self.passes = int(state["passes"])
+        self.passes, self.extra_passes = int(state["passes"]), int(state["extra_passes"])
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:  # type: ignore[no-untyped-def]
         state_dict = _checkpoint.by_name(self, state_dict, prefix, _checkpoint.Complaints(missing, unexpected, errors))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ._checkpoint import in_order
 from ._trend import trend
 
 
@@ -14,9 +17,11 @@ def task_statistics(module: Any) -> dict[str, dict[str, Any]]:
     history, counts = module.history.cpu(), module.observations.tolist()
     weights, tokens, last = module.weights.cpu(), module.weight_seen.cpu(), module.last_step.tolist()
     pulls, steps = weights * tokens, int(module.steps)
+    norms = module.conflicts.norm_statistics()
     return {
         name: {
             **_losses(history[k], counts[k]),
+            **norms[name],
             "weight": float(weights[k]),
             "token_share": _share(tokens, k),
             "effective_share": _share(pulls, k),
@@ -27,14 +32,14 @@ def task_statistics(module: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def _share(amounts: torch.Tensor, k: int) -> float | None:
+def _share(amounts: Tensor, k: int) -> float | None:
     total = float(amounts.sum())
     return float(amounts[k]) / total if total > 0 else None
 
 
-def _losses(ring: torch.Tensor, count: int) -> dict[str, Any]:
+def _losses(ring: Tensor, count: int) -> dict[str, Any]:
     """From oldest to newest, then judged."""
-    values = ring[:count] if count < ring.numel() else ring.roll(-(count % ring.numel()))
+    values = in_order(ring, count)
     found = trend(values)
     finite = values[torch.isfinite(values)]
     return {
@@ -44,4 +49,19 @@ def _losses(ring: torch.Tensor, count: int) -> dict[str, Any]:
         "loss_trend": found.name,
         "trend_slope": found.slope,
         "trend_p": found.p,
+    }
+
+
+def step_info(module: Any, losses: Mapping[str, Tensor], total: Tensor) -> dict[str, Any]:
+    """What a forward pass is made of, detached and on the device, in the tutorial's form."""
+    weights = list(module.weights)
+    weighted = [
+        None if name not in losses else losses[name] * weight.to(losses[name].device)
+        for name, weight in zip(module.task_names, weights, strict=True)
+    ]
+    return {
+        "individual_losses": {name: losses.get(name) for name in module.task_names},
+        "task_weights": weights,
+        "weighted_losses": weighted,
+        "total_loss": total.detach(),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -45,3 +47,54 @@ def task_sums(
     terms = torch.where(weights != 0, losses.to(counts.dtype) * weights.to(counts.dtype), 0)
     sums = counts.new_zeros(count + 1).index_add_(0, torch.where(tasks < 0, count, tasks.long()), terms)
     return sums[:-1], counts
+
+
+def checked_means(losses: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    """Refuses mean losses that are no task's, or no scalars.
+
+    Raises:
+        ValueError: Naming the task.
+    """
+    unknown = sorted(set(losses) - set(names))
+    if unknown:
+        raise ValueError(f"MultiTaskLoss: unknown task {unknown[0]!r}; the tasks are {', '.join(names)}.")
+    bad = [name for name, loss in losses.items() if loss.dim()]
+    if bad:
+        raise ValueError(f"MultiTaskLoss: the loss of {bad[0]!r} must be a scalar; give token losses with task_ids.")
+
+
+def sums_of_means(losses: Mapping[str, Tensor], names: Sequence[str], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums and counts of mean losses by name, each of which counts as one; on the device and in the dtype of another.
+
+    Raises:
+        ValueError: As :func:`checked_means`.
+    """
+    checked_means(losses, names)
+    zero, one = like.new_zeros(()), like.new_ones(())
+    seen = [losses[name].detach().to(zero) if name in losses else zero for name in names]
+    return torch.stack(seen), torch.stack([one if name in losses else zero for name in names])
+
+
+def flat_tokens(losses: Tensor, ids: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses, tasks and weights of tokens, one axis each; tasks may be given by row, weights are 1 if not given.
+
+    Raises:
+        ValueError: If shapes differ.
+    """
+    if ids.dim() == losses.dim() - 1 and ids.shape == losses.shape[:-1]:
+        ids = ids[..., None].expand(losses.shape)
+    if ids.shape != losses.shape or (weights is not None and weights.shape != losses.shape):
+        shapes = [tuple(x.shape) for x in (losses, ids) + (() if weights is None else (weights,))]
+        raise ValueError(f"MultiTaskLoss: losses, task_ids and weights have shapes {shapes}; they must be equal.")
+    each = torch.ones_like(losses, dtype=torch.float32) if weights is None else weights
+    return losses.reshape(-1), ids.reshape(-1), each.detach().reshape(-1)
+
+
+def zero_nonfinite(losses: Tensor, ids: Tensor | None, *, count: int) -> Tensor:
+    """0 where the task has a loss that is not finite, so that it adds nothing; without ids each loss is a task."""
+    bad = ~torch.isfinite(losses)
+    if ids is not None:
+        slots = torch.zeros(count + 1, device=losses.device)
+        slot = torch.where(ids < 0, count, ids.long())
+        bad = slots.index_add_(0, slot, bad.to(slots.dtype))[slot] > 0
+    return torch.where(bad, 0, losses)

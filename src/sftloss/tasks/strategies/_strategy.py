@@ -16,6 +16,14 @@ SMALLEST = 1e-8
 """Where a strategy takes a loss's logarithm or divides by it, a smaller one, or a negative one, counts as this."""
 
 
+EXTRA = {
+    "after": "the losses of the step's own tokens, again after the optimizer step",
+    "validation": "validation losses, in the first step and whenever there are new ones",
+    "excess": "the mean over tokens of max(loss - the reference model's loss, 0)",
+}
+"""What a strategy that needs one small forward pass more wants to be told, by its ``needs``."""
+
+
 @dataclass(frozen=True)
 class Observation:
     """What one optimizer step showed, over all its micro-batches and ranks. Detached.
@@ -25,11 +33,13 @@ class Observation:
         counts: Weight (tokens, usually) behind each mean, ``(tasks,)``; 0 says that the task is absent.
         gramian: Inner products of the tasks' gradients, ``(tasks, tasks)``, for strategies with
             ``needs="gramian"``; rows of absent tasks may hold anything.
+        extra: What a strategy's extra forward pass showed, ``(tasks,)``, NaN where nothing; see :data:`EXTRA`.
     """
 
     losses: Float[Tensor, " tasks"]
     counts: Float[Tensor, " tasks"]
     gramian: Float[Tensor, "tasks tasks"] | None = None
+    extra: Float[Tensor, " tasks"] | None = None
 
     @property
     def present(self) -> Tensor:
@@ -49,7 +59,7 @@ class Strategy:
         init: Number of tasks to the first state.
         update: State and observation to the next state; a new one, the old one is left as it was.
         weights: State to weights ``(tasks,)``, float64: mean 1 over the tasks seen so far, 1 for one never seen.
-        needs: ``"losses"`` or ``"gramian"``.
+        needs: ``"losses"``, ``"gramian"``, or a key of :data:`EXTRA`.
         adaptive: Whether weights answer to losses or gradients; only those of adaptive ones are bounded.
     """
 
@@ -90,9 +100,14 @@ def strategy(name: str, rule: Rule, *, needs: str = "losses", adaptive: bool = T
     def update(state: State, observation: Observation) -> State:
         if needs == "gramian" and observation.gramian is None:
             raise ValueError(f"{name}: needs the Gramian of the tasks' gradients, and the observation has none.")
-        present = rule.observed(observation)
+        if needs in EXTRA and observation.extra is None:
+            if needs == "validation":  # not measured at this step: nothing new is known
+                return dict(state)
+            raise ValueError(f"{name}: needs {EXTRA[needs]}, and the observation has no extra.")
+        present = _observed(rule, needs, observation)
         losses = torch.where(present, observation.losses.detach().double(), 0)
-        safe = Observation(losses, torch.where(present, observation.counts, 0), observation.gramian)
+        extra = None if observation.extra is None else torch.where(present, observation.extra.detach().double(), 0)
+        safe = Observation(losses, torch.where(present, observation.counts, 0), observation.gramian, extra)
         fresh = {**rule.observe(state, safe), "seen": state["seen"] + 1}
         return {**state, **{key: _frozen(present, value, state[key]) for key, value in fresh.items()}}
 
@@ -100,6 +115,14 @@ def strategy(name: str, rule: Rule, *, needs: str = "losses", adaptive: bool = T
         return mean_one(rule.log_weights(state), state["seen"] > 0)
 
     return Strategy(name, init, update, weights, needs, adaptive)
+
+
+def _observed(rule: Rule, needs: str, observation: Observation) -> Tensor:
+    if needs not in EXTRA or observation.extra is None:
+        return rule.observed(observation)
+    known = torch.isfinite(observation.extra)
+    # validation knows a task that trained on nothing in this step
+    return known if needs == "validation" else known & rule.observed(observation)
 
 
 def _frozen(present: Tensor, new: Tensor, old: Tensor) -> Tensor:
