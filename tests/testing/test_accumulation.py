@@ -140,7 +140,7 @@ def test_loop_is_held_to_the_law() -> None:
 def test_loop_is_held_to_the_law_on_two_ranks() -> None:
     """A normaliser counted on each rank is right on one process and wrong on two."""
     script = """
-import torch, torch.distributed as dist
+import os, torch, torch.distributed as dist
 from functools import partial
 from sftloss.testing import check_loop
 from tests.testing.test_accumulation import BATCH, losses, model_of
@@ -156,8 +156,9 @@ def loop(model, micro_batches, is_global):
 for is_global in (True, False):
     report = check_loop(partial(loop, is_global=is_global), model_of(), BATCH)
     if dist.get_rank() == 0:
-        print(report.reason, "|", report)
-dist.destroy_process_group()
+        print(report.reason, "|", report, flush=True)
+dist.barrier()
+os._exit(0)
 """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     done = subprocess.run(
