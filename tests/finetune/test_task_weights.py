@@ -170,3 +170,34 @@ def test_a_choice_is_read_as_written() -> None:
     assert choice.strategy == "static" and dict(choice.hyper) == {"qa": 2, "tool calls": 0.5}
     assert choice.rules.base == "token_mean"
     assert read_choice("dwa(high=5, window=7)").rules.bounds == (0.1, 5)
+
+
+def test_coba_without_evaluations_and_doremi_without_a_reference_are_refused() -> None:
+    with pytest.raises(ConfigError, match="give eval_share .or eval_data. and eval_every"):
+        here(None, tasks="coba", eval_every=None, max_steps=1)
+    with pytest.raises(ConfigError, match="doremi needs what a reference model gives"):
+        here(None, tasks="doremi", max_steps=1)
+
+
+@pytest.mark.parametrize("tasks", ["coba(warmup=2)", pytest.param("famo", marks=pytest.mark.slow)])
+def test_a_strategy_with_a_pass_of_its_own_resumes_to_the_same_bytes(tmp_path: Path, tasks: str) -> None:
+    """Step 8 is evaluated and saved, and what was seen there moves the weights of step 9."""
+    fields: dict[str, Any] = {"tasks": tasks, "eval_every": 2, "save_every": 4, "keep": None}
+    outcome = here(tmp_path, **fields)
+    before = weights_digest(tmp_path)
+    assert any(task["weight"] != 1 for task in outcome.facts["tasks"]["by_task"].values())
+    here(tmp_path, resume_from="checkpoint-8", **fields)
+    assert weights_digest(tmp_path) == before
+
+
+# coba's quotients of slopes, which are small differences of losses, enlarge the rounding of sums in another order
+@pytest.mark.slow
+@pytest.mark.parametrize(("tasks", "limit"), [("coba(warmup=2)", 1e-7), ("famo", 1e-10)])
+def test_two_ranks_of_a_strategy_with_a_pass_of_its_own_end_where_one_process_ends(
+    tmp_path: Path, tasks: str, limit: float
+) -> None:
+    fields = {**RANKED, "tasks": tasks, "eval_every": 1, "epochs": 2.0}
+    finish(start(tmp_path, ranks=2, batch_size=4, grad_accum=1, **fields))
+    alone = here(None, batch_size=8, grad_accum=1, **fields)
+    assert furthest(trained(tmp_path), alone.model) < limit
+    assert any(task["weight"] != 1 for task in alone.facts["tasks"]["by_task"].values())

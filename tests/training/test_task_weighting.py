@@ -12,6 +12,7 @@ from tests.training.cases import chunks, definition, gradients, model_of, ragged
 
 from sftloss.errors import ConfigError
 from sftloss.tasks import MultiTaskLoss, Rules
+from sftloss.tasks.strategies import coba
 from sftloss.training import Loss, TaskFactors, TaskWeighting, attach, collate_rows, with_loss
 
 transformers = pytest.importorskip("transformers")
@@ -359,3 +360,64 @@ def test_sharded_weights_and_a_loss_scale_are_refused(tmp_path: Path) -> None:
         attach(model, Loss(tasks=weighting_of("upgrad")))
     with pytest.raises(ConfigError, match="use bf16"):
         trainer_of(tmp_path, weighting_of("upgrad"), fp16=True)
+
+
+def test_famo_looks_at_the_steps_own_tokens_after_the_optimizer_has_moved() -> None:
+    """Any split of the step shows the same; what the log counts is not changed by it."""
+    weights, told = [], []
+    for split in ([pad(ROWS)], [pad(part) for part in chunks(ROWS, 3)]):
+        tasks = weighting_of("famo")
+        model, found = steps_of(tasks, [split] * 3)
+        weights.append(torch.tensor(found))
+        told.append(model._sftloss_attachment.metrics(is_global=False))
+    # sums of float64 in another order
+    assert torch.allclose(weights[0], weights[1], rtol=1e-9) and weights[0][-1].tolist() != [1.0, 1.0]
+    assert told[0]["trained_tokens"] == told[1]["trained_tokens"] == 3 * sum(
+        int((row["labels"][1:] != -100).sum()) for row in ROWS
+    )
+
+
+def test_famo_is_shown_the_losses_of_the_moved_model() -> None:
+    tasks, shown = weighting_of("famo"), []
+    own = tasks.weighting.observe_extra
+    tasks.weighting.observe_extra = lambda *given: (shown.append(given), own(*given))  # type: ignore[method-assign]
+    model, _ = steps_of(tasks, [[pad(ROWS)]])
+    losses, groups, weights = shown[0]
+    model._sftloss_attachment.detach()
+    for task in (0, 1):
+        at = groups == task
+        expected = float(task_loss(model, task).detach())
+        assert float((losses[at] * weights[at]).sum() / weights[at].sum()) == pytest.approx(expected, rel=1e-10)
+
+
+def test_coba_looks_at_evaluations_and_goes_on_without_one() -> None:
+    tasks = TaskWeighting(MultiTaskLoss(["a", "b"], coba(warmup=2)))
+    model, _ = steps_of(tasks, [[pad(ROWS)]])
+    for _ in range(4):
+        model.eval()
+        with torch.no_grad():
+            model(**pad(ROWS))
+        tasks.end_evaluation()
+        model.train()
+        step = model._sftloss_attachment.step([pad(ROWS)])
+        model(**pad(ROWS), num_items_in_batch=step).loss.backward()
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+        model.zero_grad()
+        tasks.step()
+    before = tasks.weighting.weights.tolist()
+    assert before != [1.0, 1.0]
+    step = model._sftloss_attachment.step([pad(ROWS)])
+    model(**pad(ROWS), num_items_in_batch=step).loss.backward()
+    tasks.step()
+    assert tasks.weighting.weights.tolist() == before
+
+
+def test_doremi_reads_a_reference_and_is_refused_without() -> None:
+    with pytest.raises(ConfigError, match="a tensor reference_logprob in the batches"):
+        attach(model_of(), Loss(tasks=weighting_of("doremi")))
+    reference = [torch.full((len(row["input_ids"]),), -5.0 + 4.9 * row["tasks"]) for row in ROWS]
+    batch = {**pad(ROWS), "reference_logprob": torch.nn.utils.rnn.pad_sequence(reference, batch_first=True)}
+    tasks = weighting_of("doremi")
+    steps_of(tasks, [[batch]] * 2, extras=("reference_logprob",))
+    # a's loss is near the reference's 5 nats, b's far above its 0.1
+    assert tasks.weighting.weights[1] > 1 > tasks.weighting.weights[0]
