@@ -372,8 +372,10 @@ def test_famo_looks_at_the_steps_own_tokens_after_the_optimizer_has_moved() -> N
         told.append(model._sftloss_attachment.metrics(is_global=False))
     # sums of float64 in another order
     assert torch.allclose(weights[0], weights[1], rtol=1e-9) and weights[0][-1].tolist() != [1.0, 1.0]
-    assert told[0]["trained_tokens"] == told[1]["trained_tokens"] == 3 * sum(
-        int((row["labels"][1:] != -100).sum()) for row in ROWS
+    assert (
+        told[0]["trained_tokens"]
+        == told[1]["trained_tokens"]
+        == 3 * sum(int((row["labels"][1:] != -100).sum()) for row in ROWS)
     )
 
 

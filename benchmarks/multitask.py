@@ -1,0 +1,241 @@
+"""What it costs to weight tasks: a training step of adapters, alone, under a loss-only strategy, and with the tasks'
+gradients, ours from one backward pass beside those of TorchJD, side by side in one process.
+
+    python -m benchmarks.multitask                                 # 4 tasks
+    python -m benchmarks.multitask --tasks 8 --rounds 20
+
+A step is forward, token losses, backward and SGD on LoRA adapters of every linear layer; rows are of one task each.
+All contenders with gradients end with the weights of UPGrad and must agree on the gradient. Floating-point operations
+are counted by `torch.utils.flop_counter` (products of matrices), time is the process's own. The contenders take turns,
+so a ratio is between neighbours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from sftloss.tasks import MultiTaskLoss, TaskGradients
+from sftloss.tasks.gramian import on_present, upgrad
+
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model with adapters and one batch; of each row, its task."""
+
+    model: Any
+    trained: list[torch.nn.Parameter]
+    ids: Tensor
+    targets: Tensor
+    tasks: Tensor
+    count: int
+
+    def token_losses(self) -> Tensor:
+        logits = self.model(input_ids=self.ids).logits
+        return F.cross_entropy(logits.flatten(0, 1), self.targets.flatten(), reduction="none").view_as(self.targets)
+
+    def means(self, losses: Tensor) -> list[Tensor]:
+        return [losses[self.tasks == k].mean() for k in range(self.count)]
+
+
+def case(options: argparse.Namespace) -> Case:
+    """The same for every contender."""
+    import peft
+    import transformers
+
+    torch.manual_seed(0)
+    width = options.width
+    sizes = {"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": options.layers}
+    heads = {"num_attention_heads": width // 64, "num_key_value_heads": width // 64}
+    # eager: vmap, on which TorchJD may run, has no rule for the fused attention of the CPU
+    config = transformers.LlamaConfig(vocab_size=options.vocab, attn_implementation="eager", **sizes, **heads)
+    adapters = peft.LoraConfig(r=options.rank, target_modules="all-linear", init_lora_weights=False)
+    model = peft.get_peft_model(transformers.LlamaForCausalLM(config), adapters)
+    ids = torch.randint(3, options.vocab, (options.rows, options.columns + 1))
+    tasks = torch.arange(options.rows) % options.tasks
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return Case(model, trained, ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), tasks, options.tasks)
+
+
+def plain(case: Case) -> Step:
+    return lambda: case.token_losses().mean().backward()
+
+
+def loss_only(case: Case) -> Step:
+    weighted = MultiTaskLoss([str(k) for k in range(case.count)], "uncertainty")
+
+    def step() -> None:
+        weighted(case.token_losses(), case.tasks)[0].backward()
+        weighted.step()
+
+    return step
+
+
+def one_pass(case: Case) -> Step:
+    weighted = MultiTaskLoss([str(k) for k in range(case.count)], "static")
+    gradients = TaskGradients(case.model, tasks=case.count, parameters=case.trained)
+    present = torch.ones(case.count, dtype=torch.bool)
+
+    def step() -> None:
+        with gradients.capture(case.tasks):
+            weighted(case.token_losses(), case.tasks)[0].backward()
+        gramian = gradients.gramian()
+        gradients.apply(on_present(upgrad, gramian, present))
+        weighted.step(gramian)
+        gradients.zero()
+
+    return step
+
+
+def autojac(case: Case) -> Step:
+    from torchjd.aggregation import UPGrad
+    from torchjd.autojac import backward, jac_to_grad
+
+    def step() -> None:
+        backward(case.means(case.token_losses()), inputs=case.trained, parallel_chunk_size=1)
+        jac_to_grad(case.trained, UPGrad())
+
+    return step
+
+
+def mtl_backward(case: Case) -> Step:
+    """Features are the last hidden states; the adapter of the one head that all tasks share is then a task's own."""
+    from torchjd.aggregation import UPGrad
+    from torchjd.autojac import jac_to_grad, mtl_backward
+
+    head = {id(p) for p in case.model.get_base_model().lm_head.parameters()}
+    shared = [p for p in case.trained if id(p) not in head]
+
+    def step() -> None:
+        hidden = case.model.get_base_model().model(input_ids=case.ids).last_hidden_state
+        logits = case.model.get_base_model().lm_head(hidden)
+        flat = F.cross_entropy(logits.flatten(0, 1), case.targets.flatten(), reduction="none")
+        losses = case.means(flat.view_as(case.targets))
+        mtl_backward(losses, hidden, shared_params=shared, retain_graph=True, parallel_chunk_size=1)
+        jac_to_grad(shared, UPGrad())
+
+    return step
+
+
+def autogram(case: Case) -> Step:
+    from torchjd.aggregation import UPGradWeighting
+    from torchjd.autogram import Engine
+
+    engine, weighting = Engine(case.model, batch_dim=None), UPGradWeighting()
+
+    def step() -> None:
+        losses = torch.stack(case.means(case.token_losses()))
+        losses.backward(weighting(engine.compute_gramian(losses)))
+
+    return step
+
+
+CONTENDERS: dict[str, Callable[[Case], Step]] = {
+    "plain": plain,
+    "loss-only strategy": loss_only,
+    "one-pass capture + UPGrad": one_pass,
+    "TorchJD autojac.backward + UPGrad": autojac,
+    "TorchJD mtl_backward + UPGrad": mtl_backward,
+    "TorchJD autogram + UPGrad": autogram,
+}
+
+
+def measured(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Operations of a step and ratios of times, by contender."""
+    chosen = {name: make for name, make in CONTENDERS.items() if options.only in name or name == "plain"}
+    cases = {name: case(options) for name in chosen}
+    steps = {name: make(cases[name]) for name, make in chosen.items()}
+    flops, gradients = {}, {}
+    for name, step in steps.items():
+        step()  # the first pass of a capture is verified
+        zero(cases[name])
+        with FlopCounterMode(display=False) as counter:
+            step()
+        flops[name] = counter.get_total_flops()
+        gradients[name] = zero(cases[name])
+    check(gradients)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    optimizers = {name: torch.optim.SGD(one.trained, lr=1e-4) for name, one in cases.items()}
+    for _ in range(options.rounds):
+        for name, step in steps.items():
+            start = time.process_time()
+            step()
+            optimizers[name].step()
+            optimizers[name].zero_grad()
+            seconds[name].append(time.process_time() - start)
+    return {name: row(name, flops, seconds) for name in steps}
+
+
+def row(name: str, flops: Mapping[str, int], seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    ratios = [ours / plain for ours, plain in zip(seconds[name], seconds["plain"], strict=True)]
+    found = {
+        "gflop": round(flops[name] / 1e9, 3),
+        "flop_over_plain": round(flops[name] / flops["plain"], 4),
+        "seconds_median": round(statistics.median(seconds[name]), 4),
+        "time_over_plain_median": round(statistics.median(ratios), 3),
+        "time_over_plain_min": round(min(ratios), 3),
+        "time_over_plain_max": round(max(ratios), 3),
+    }
+    print(f"{name:34s} {found}", flush=True)
+    return found
+
+
+def zero(case: Case) -> Tensor:
+    """The gradient of the step, which is dropped."""
+    found = torch.cat([p.grad.flatten() for p in case.trained if p.grad is not None])
+    for p in case.trained:
+        p.grad = None
+    return found
+
+
+def check(gradients: Mapping[str, Tensor]) -> None:
+    """Contenders for the same thing must have done it: theirs has a ridge of 1e-4 of the trace, ours none."""
+    names = [name for name in gradients if "UPGrad" in name and "mtl" not in name]
+    for one, other in zip(names, names[1:], strict=False):
+        a, b = gradients[one], gradients[other]
+        assert float((a - b).norm() / b.norm()) < 1e-3, (one, other, float((a - b).norm() / b.norm()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in {"tasks": 4, "rows": 8, "columns": 128, "width": 512, "layers": 4, "rank": 16, "vocab": 8000,
+                        "rounds": 9}.items():  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--only", default="", help="contenders whose name holds this, beside the plain step")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    results = measured(options)
+    if options.json:
+        used = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "torchjd"))
+        record = {
+            "command": " ".join(["python -m benchmarks.multitask", *sys.argv[1:]]),
+            "commit": commit,
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {used}",
+            "shape": {k: v for k, v in vars(options).items() if isinstance(v, int)},
+            "results": results,
+        }
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
