@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from sftloss.pipeline import analyze
     from sftloss.report import Report
     from sftloss.statistics import Head, TokenStats, from_logits, token_statistics
+    from sftloss.tasks import MultiTaskLoss
     from sftloss.training import attach, detach
 
 __all__ = [
     "Head",
+    "MultiTaskLoss",
     "Report",
     "TokenStats",
     "analyze",
@@ -32,6 +34,7 @@ __all__ = [
 
 _HOME = {
     "Head": "statistics",
+    "MultiTaskLoss": "tasks",
     "Report": "report",
     "TokenStats": "statistics",
     "analyze": "pipeline",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from ._bounds import bounded
 from ._choice import checked_names, chosen_strategy
 from ._conflicts import Conflicts
 from ._ranks import sum_over_ranks, world_size
-from ._report import step_info, task_statistics
+from ._report import step_info, task_statistics, tell_of_forgotten_step
 from ._rules import Rules
 from ._sums import checked_means, flat_tokens, sums_of_means, task_sums, zero_nonfinite
 from .strategies import EXTRA, Observation, State, Strategy
@@ -321,11 +320,7 @@ class MultiTaskLoss(nn.Module):
         self.pending_counts = self.pending_counts + counts.to(self.pending_counts)
         self.passes += 1
         if self.passes == _FORGOTTEN and self.update_freq is None:
-            warnings.warn(
-                f"MultiTaskLoss: {_FORGOTTEN} forward passes without step(), so the weights have not moved; call "
-                "step() after optimizer.step(), or give update_freq=1.",
-                stacklevel=4,
-            )
+            tell_of_forgotten_step(self.passes, stacklevel=5)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiTaskLoss:
         """Follows the model to its device but not to its dtype: counts and sums in bfloat16 would stop growing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from ._trend import trend
 
 def task_statistics(module: Any) -> dict[str, dict[str, Any]]:
     """See :meth:`MultiTaskLoss.get_task_statistics`; one copy to the host for all tasks."""
+    if module.passes > 1 and not int(module.steps):
+        tell_of_forgotten_step(module.passes, stacklevel=4)
     history, counts = module.history.cpu(), module.observations.tolist()
     weights, tokens, last = module.weights.cpu(), module.weight_seen.cpu(), module.last_step.tolist()
     pulls, steps = weights * tokens, int(module.steps)
@@ -30,6 +33,15 @@ def task_statistics(module: Any) -> dict[str, dict[str, Any]]:
         }
         for k, name in enumerate(module.task_names)
     }
+
+
+def tell_of_forgotten_step(passes: int, stacklevel: int) -> None:
+    """A loop that never says where an optimizer step ends, as the tutorial's, would see weights of 1 for ever."""
+    warnings.warn(
+        f"MultiTaskLoss: {passes} forward passes without step(), so nothing has moved; call step() after "
+        "optimizer.step(), or give update_freq=1.",
+        stacklevel=stacklevel,
+    )
 
 
 def _share(amounts: Tensor, k: int) -> float | None:
