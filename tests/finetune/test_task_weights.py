@@ -132,6 +132,15 @@ def test_evaluation_weights_no_task(tmp_path: Path) -> None:
     assert found[0] == found[1] and found[0]["eval_task_new_loss"] > 0.1
 
 
+def test_conflicts_are_in_the_log_and_in_the_facts() -> None:
+    outcome = here(None, tasks="static(conflicts=true)", max_steps=4, grad_accum=1, eval_every=None)
+    lines = [line for line in outcome.history if "task_conflict_rate" in line]
+    assert lines and all("task_cosine/add, copy" in line and line["task_gradient/copy"] > 0 for line in lines[1:])
+    told = outcome.facts["tasks"]["conflicts"]
+    assert told["steps"] == 4 and told["pairs"]["add, copy"]["steps"] > 0
+    assert here(None, tasks="static", max_steps=1).facts["tasks"]["conflicts"] is None
+
+
 def test_dry_run_counts_the_tasks() -> None:
     told = plan(Recipe(model="demo", data="demo", max_examples=60, tasks="gls"))
     assert sum(task["examples"] for task in told.tasks.values()) == 60
@@ -149,6 +158,8 @@ def test_dry_run_counts_the_tasks() -> None:
         ("dwa(temperature)", "expected name=value"),
         ("dwa(", "expected a strategy"),
         ("gls(base=mean)", "base must be one of task_mean, token_mean"),
+        ("static(conflicts=perhaps)", "conflicts is true or false, got 'perhaps'"),
+        ("upgrad(layerwise=true)", "set gradient_accumulation_steps=1"),
         ("static(copy=lots)", "the weight of copy is no number"),
         ("static(copy=1, sing=2)", "the data's tasks are add, copy, list, reverse, yes_no"),
     ],
@@ -170,6 +181,7 @@ def test_a_choice_is_read_as_written() -> None:
     assert choice.strategy == "static" and dict(choice.hyper) == {"qa": 2, "tool calls": 0.5}
     assert choice.rules.base == "token_mean"
     assert read_choice("dwa(high=5, window=7)").rules.bounds == (0.1, 5)
+    assert read_choice("upgrad(layerwise=true, conflicts=false)").flags == {"layerwise": True, "conflicts": False}
 
 
 def test_coba_without_evaluations_and_doremi_without_a_reference_are_refused() -> None:

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from sftloss.tasks import STRATEGIES, MultiTaskLoss, Rules, task_sums
+from sftloss.tasks.gramian import WEIGHTINGS
 from sftloss.tasks.strategies import EXTRA, dwa, performance_based
 from sftloss.weights import coefficients
 
 NAMES = ["qa", "summaries", "translation", "classes"]
+EVERY = [*STRATEGIES, *WEIGHTINGS]
 LOSS_ONLY = [name for name in STRATEGIES if not name.startswith("grad")]
 every_loss_only = pytest.mark.parametrize("name", LOSS_ONLY)
 
@@ -34,11 +36,18 @@ def seen(module: MultiTaskLoss, losses: Mapping[str, Tensor] | Tensor, *rest: Te
         module.observe_extra(losses, *rest)
 
 
+def gramian_at(step: int) -> Tensor:
+    """Of gradients of unequal length, some of which conflict."""
+    generator = torch.Generator().manual_seed(step)
+    rows = torch.randn(4, 6, generator=generator, dtype=torch.float64) * torch.tensor([[1.0], [2.0], [3.0], [4.0]])
+    return rows @ rows.T
+
+
 def trained(module: MultiTaskLoss, steps: int, start: int = 0) -> MultiTaskLoss:
     for step in range(start, start + steps):
         module(losses_at(step))
         seen(module, losses_at(step, seed=1))
-        module.step(torch.diag(torch.rand(4, generator=torch.Generator().manual_seed(step), dtype=torch.float64)))
+        module.step(gramian_at(step))
     return module
 
 
@@ -51,7 +60,7 @@ def tokens(seed: int, count: int = 40) -> tuple[Tensor, Tensor, Tensor]:
     return losses, ids, weights
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_derivative_of_the_total_in_a_loss_is_its_weight(name):
     """Tutorial flaws B28 and 2: two of four tasks were ascended."""
     module = trained(MultiTaskLoss(NAMES, name), 60)
@@ -64,7 +73,7 @@ def test_derivative_of_the_total_in_a_loss_is_its_weight(name):
         assert (module.weights != 1).any()
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_no_graph_outlives_its_step(name):
     """Tutorial flaw 1: the second backward raised, and buffers held a graph, which cannot be copied."""
     module, leaf = MultiTaskLoss(NAMES, name), torch.ones((), requires_grad=True)
@@ -97,7 +106,7 @@ def test_equal_weights_on_token_means_are_plain_training_bit_for_bit():
     assert torch.equal(module(losses, ids, weights)[0], (coefficients(weights, weights.double().sum()) * losses).sum())
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_one_task_is_the_plain_loss_bit_for_bit(name):
     module = MultiTaskLoss(["only"], name)
     losses, _, weights = tokens(2)
@@ -230,7 +239,7 @@ def test_losses_of_several_dtypes_add_in_float32_or_better():
     assert total.dtype == torch.float32 and total == 1 + 2.0**-12
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_strategy_moves_its_weights_in_a_short_run(name):
     """Tutorial flaws B31 and 7: in its demonstration three strategies printed identical rows."""
     module = MultiTaskLoss(NAMES, name)
@@ -239,12 +248,12 @@ def test_every_strategy_moves_its_weights_in_a_short_run(name):
         part = {key: loss for key, loss in falling.items() if step % 2 or key != "qa"}
         module(part)
         seen(module, {key: 0.9 * loss for key, loss in part.items()})
-        module.step(torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0])))
+        module.step(gramian_at(step))
     # temperature counts a dict's losses as one each, so the task present half the time has another size
     assert name == "static" or module.weights.std() > 0.01
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_weights_keep_mean_one_and_the_bounds(name):
     """Tutorial flaws B5 and 10: sums of 1 and of K, so the learning rate changed with the strategy."""
     module = MultiTaskLoss(NAMES, name, rules=Rules(bounds=(0.5, 2.0)))
@@ -300,7 +309,7 @@ def test_a_task_whose_loss_is_not_finite_can_be_skipped():
     assert module.state["loss"][1] == known[1] and torch.isfinite(module.weights).all()
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_ends(name, tmp_path):
     """Tutorial flaws B32 and 14: counters, histories and optimiser states were lost. Saved in mid-accumulation."""
     straight, first = (trained(MultiTaskLoss(NAMES, name), 15) for _ in range(2))
@@ -368,7 +377,7 @@ def test_memory_does_not_grow():
     assert told["loss_std"] == pytest.approx(last[:, 1].std().item()) and told["num_updates"] == 50
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_forward_never_waits_for_a_device(name):
     """Tutorial flaws B32 and 12. On the meta device reading any value raises."""
     module = MultiTaskLoss(NAMES, name, rules=Rules(on_nonfinite="skip_task")).to("meta")
@@ -376,7 +385,8 @@ def test_forward_never_waits_for_a_device(name):
     module({"qa": torch.ones((), device="meta")})
     module.observe(torch.rand(6, device="meta"), torch.zeros(6, dtype=torch.long, device="meta"))
     seen(module, torch.rand(6, device="meta"), torch.zeros(6, dtype=torch.long, device="meta"))
-    module.step(torch.eye(4, device="meta"))
+    if name not in WEIGHTINGS:  # solved on the host, once a step
+        module.step(torch.eye(4, device="meta"))
     with pytest.raises((RuntimeError, NotImplementedError)):
         module.weights.tolist()
 

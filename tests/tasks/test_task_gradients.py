@@ -210,6 +210,65 @@ def test_balanced_tasks_pull_equally_hard(strategy):
     assert_close(pulls, pulls.mean().expand(3), rtol=1e-6, atol=0)
 
 
+def test_layer_by_layer_gives_the_same_gramian_and_holds_no_gradients():
+    model, data = tiny(), rows()
+    gradients = TaskGradients(model, tasks=TASKS, layerwise=True)
+    with gradients.capture(data[2]):
+        token_losses(model, *data[:2]).sum().backward()
+    assert gradients.buffers == []
+    assert_close(gradients.gramian(), captured(tiny(), data).gramian(), rtol=1e-12, atol=0)
+
+
+def test_layer_by_layer_two_backward_passes_give_the_weighted_gradient():
+    """The first shows the Gramian, the second is of the weighted loss; no gradient of a task is kept."""
+    model, (ids, targets, tasks) = tiny(), rows()
+    gradients, losses = TaskGradients(model, tasks=TASKS, layerwise=True), None
+    with gradients.capture(tasks):
+        losses = token_losses(model, ids, targets)
+        losses.sum().backward(retain_graph=True)
+    weights = on_present(upgrad, gradients.gramian(), torch.ones(TASKS, dtype=torch.bool))
+    model.zero_grad()
+    (weights[tasks][:, None] * losses).sum().backward()
+    expected = captured(other := tiny(), (ids, targets, tasks))
+    expected.apply(on_present(upgrad, expected.gramian(), torch.ones(TASKS, dtype=torch.bool)))
+    for p, q in zip(trained_of(model), trained_of(other), strict=True):
+        assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_layer_by_layer_takes_one_pass_a_step_and_each_layer_once():
+    model, data = tiny(), rows()
+    gradients = TaskGradients(model, tasks=TASKS, layerwise=True)
+    for _ in range(2):
+        with gradients.capture(data[2]):
+            token_losses(model, *data[:2]).sum().backward()
+        gradients.zero()
+    with gradients.capture(data[2]):
+        token_losses(model, *data[:2]).sum().backward()
+    with pytest.raises(ValueError, match="one pass a step"), gradients.capture(data[2]):
+        pass
+    for call in (lambda: gradients.apply(torch.ones(TASKS)), lambda: gradients.add({})):
+        with pytest.raises(ValueError, match="layerwise holds no gradients"):
+            call()
+    twice = nn.Linear(3, 3)
+    gradients = TaskGradients(twice, tasks=1, layerwise=True)
+    with pytest.raises(ValueError, match="uses twice"), gradients.capture(torch.zeros(2, dtype=torch.long)):
+        twice(twice(torch.ones(2, 3))).sum().backward()
+
+
+def test_any_negative_task_is_no_task():
+    """-100 is how labels say it."""
+    ids, targets, tasks = rows()
+    found = []
+    for none in (-1, -100):
+        model = tiny()
+        gradients = TaskGradients(model, tasks=TASKS)
+        chosen = torch.where(tasks == 2, none, tasks)
+        with gradients.capture(chosen):
+            (token_losses(model, ids, targets) * (chosen >= 0)[:, None]).sum().backward()
+        found.append(gradients.gramian())
+    assert torch.equal(*found) and (found[0][2] == 0).all()
+
+
 class Fused(nn.Linear):
     pass
 
@@ -219,6 +278,13 @@ class Bypass(Tiny):
 
     def forward(self, ids: Tensor, segments: Tensor | None = None) -> Tensor:
         return super().forward(ids, segments) + self.head.weight.sum(1) * ids[..., None]
+
+
+class Around(Tiny):
+    """A kernel that takes the weight and never calls the module."""
+
+    def forward(self, ids: Tensor, segments: Tensor | None = None) -> Tensor:
+        return self.block(self.embedding(ids), segments) @ self.head.weight.T
 
 
 def with_norm(model: Tiny) -> Tiny:
@@ -251,8 +317,9 @@ def with_batch_norm(model: Tiny) -> Tiny:
         (lambda: with_tied(tiny()), "belongs to head.weight, other.weight"),
         (lambda: with_batch_norm(tiny()), "extra is a batch norm"),
         (lambda: Bypass().double(), "head.weight do not add up"),
+        (lambda: Around().double(), "head.weight do not add up"),
     ],
-    ids=["norm", "subclass", "tied", "batch norm", "bypassed"],
+    ids=["norm", "subclass", "tied", "batch norm", "bypassed", "gone around"],
 )
 def test_what_cannot_be_attributed_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
@@ -277,6 +344,19 @@ def test_tokens_of_no_task_must_have_no_gradient():
     gradients = captured(tiny(), (ids, targets, torch.where(tasks == 2, -1, tasks)))
     with pytest.raises(ValueError, match="negative task id have a gradient"):
         gradients.gramian()
+
+
+def test_backward_pass_outside_of_capture_is_noticed_and_a_second_one_is_not_counted():
+    model, (ids, targets, tasks) = tiny(), rows()
+    with pytest.raises(ValueError, match="and no backward pass"), TaskGradients(model, tasks=TASKS).capture(tasks):
+        token_losses(model, ids, targets)
+    gradients = TaskGradients(model, tasks=TASKS)
+    with gradients.capture(tasks):
+        loss = token_losses(model, ids, targets).sum()
+        loss.backward(retain_graph=True)
+    before = gradients.gramian()
+    loss.backward()
+    assert torch.equal(gradients.gramian(), before)
 
 
 def test_hooks_are_gone_after_a_pass_that_failed():

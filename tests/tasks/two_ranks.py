@@ -73,6 +73,11 @@ def compare_gramians(rank: int) -> None:
         alone(x).square().sum().backward()
     gramian = found.gramian()
     torch.testing.assert_close(gramian, expected.gramian(), rtol=1e-12, atol=0)
+    layers = TaskGradients(wrapped, tasks=3, layerwise=True)
+    shared.zero_grad()
+    with layers.capture(ids[mine]):
+        (2 * wrapped(x[mine]).square().sum()).backward()
+    torch.testing.assert_close(layers.gramian(), gramian, rtol=1e-12, atol=0)
     both = [torch.empty_like(gramian) for _ in range(2)]
     dist.all_gather(both, gramian)
     assert torch.equal(*both)

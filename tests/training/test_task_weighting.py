@@ -177,9 +177,8 @@ def trainer_of(path: Path, tasks: TaskWeighting, rows: Any = ROWS, **more: Any) 
     options = {"max_steps": 6, "save_steps": 3, "learning_rate": 1e-2, "logging_steps": 2, "report_to": "none",
                "use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False, "remove_unused_columns": False,
                "save_strategy": "steps", **more}  # fmt: skip
-    args = transformers.TrainingArguments(
-        output_dir=str(path), per_device_train_batch_size=2, gradient_accumulation_steps=2, **options
-    )
+    options = {"gradient_accumulation_steps": 2, **options}
+    args = transformers.TrainingArguments(output_dir=str(path), per_device_train_batch_size=2, **options)
     cls = with_loss(transformers.Trainer, Loss(tasks=tasks))
     return cls(model=model_of(), args=args, train_dataset=rows, data_collator=pad)
 
@@ -282,6 +281,46 @@ def test_a_gradient_strategy_has_the_tasks_gradients_of_the_same_backward_pass(s
         truth = expected_gramian(model)
         assert torch.allclose(seen[0], truth, rtol=0.0, atol=1e-7 * float(truth.max()))
         assert tasks.weighting.weights.tolist() != [1.5, 0.5]
+
+
+def test_conflicts_are_watched_under_weights_that_stay() -> None:
+    """The cosine of the two gradients, to the log; nothing that is trained changes by it."""
+    watched = TaskWeighting(MultiTaskLoss(["a", "b"], "static"), conflicts=True)
+    model = model_of()
+    attachment = attach(model, Loss(tasks=watched))
+    truth, split = expected_gramian(model_of()), [pad(part) for part in chunks(ROWS, 2)]
+    step = attachment.step(split)
+    for batch in split:
+        with watched.capture(batch):
+            model(**batch, num_items_in_batch=step).loss.backward()
+    watched.step()
+    told = watched.metrics()
+    # the model's norms round gradients to float32
+    assert told["task_cosine/a, b"] == pytest.approx(float(truth[0, 1] / (truth[0, 0] * truth[1, 1]).sqrt()), abs=1e-6)
+    assert told["task_gradient/a"] == pytest.approx(float(truth[0, 0].sqrt()), rel=1e-6)
+    assert told["task_conflict_rate"] == float(truth[0, 1] < 0) and told["task_weight/a"] == 1.0
+    got = gradients(model)
+    other = model_of()
+    plain = attach(other, Loss(tasks=weighting_of("static")))
+    step = plain.step(split)
+    for batch in split:
+        other(**batch, num_items_in_batch=step).loss.backward()
+    assert all(torch.equal(one, two) for one, two in zip(got.values(), gradients(other).values(), strict=True))
+    with pytest.raises(ConfigError, match="the watch for conflicts needs each task's gradient: the router loss"):
+        attach(model_of("mixtral"), Loss(tasks=TaskWeighting(MultiTaskLoss(["a", "b"], "static"), conflicts=True)))
+
+
+def test_layer_by_layer_trains_to_the_same_weights_and_takes_no_accumulation(tmp_path: Path) -> None:
+    found = []
+    for layerwise in (False, True):
+        tasks = TaskWeighting(MultiTaskLoss(["a", "b"], "upgrad"), layerwise=layerwise)
+        trainer_of(tmp_path, tasks, gradient_accumulation_steps=1, save_strategy="no").train()
+        found.append(tasks.weighting.weights)
+        assert tasks._gradients is not None and bool(tasks._gradients.buffers) != layerwise
+    # sums over layers in another order
+    assert torch.allclose(*found, rtol=1e-9, atol=0) and found[0].tolist() != [1.0, 1.0]
+    with pytest.raises(ConfigError, match="set gradient_accumulation_steps=1"):
+        trainer_of(tmp_path, tasks)
 
 
 def test_a_pass_that_was_not_captured_is_refused() -> None:

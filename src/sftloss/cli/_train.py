@@ -133,7 +133,12 @@ def _show_tasks(facts: Any) -> None:
         shares = (_percent(row["token_share"]), _percent(row["effective_share"]))
         loss = "" if row["current_loss"] is None else f"{row['current_loss']:.4f}"
         table.add_row(name, f"{row['weight']:.3f}", loss, row["loss_trend"], *shares)
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    conflicts = facts["conflicts"]
+    if conflicts is not None and conflicts["steps"]:
+        rate, cosine = _percent(conflicts["conflict_rate"]), conflicts["mean_cosine"]
+        console.print(f"gradients of two tasks conflicted in {rate} of the pairs, mean cosine {cosine:+.3f}")
 
 
 def _percent(share: float | None) -> str:

@@ -58,7 +58,8 @@ class Recipe:
         alpha, roles, normaliser: As in :class:`sftloss.training.Loss`.
         tasks: How the tasks that the data names are weighted, ``"uncertainty"``, ``"dwa(temperature=2)"``,
             ``"static(qa=2, code=0.5)"``, each also with ``base``, ``low``, ``high``, ``warmup_steps``, ``window`` and
-            ``on_nonfinite`` of :class:`sftloss.tasks.Rules`; None leaves them alone.
+            ``on_nonfinite`` of :class:`sftloss.tasks.Rules`, and ``conflicts=true`` or ``layerwise=true`` of
+            :class:`sftloss.training.TaskWeighting`; None leaves them alone.
         batch_size, grad_accum: Rows of a micro-batch on each process, and micro-batches of an optimizer step.
         learning_rate, schedule, warmup: The highest rate, its course, and the steps (a share of them below 1) to it.
         epochs, max_steps: How long; `max_steps` wins.

@@ -14,6 +14,7 @@ from sftloss.tasks import MultiTaskLoss, Rules
 from sftloss.training import Loss, TaskWeighting
 
 _CALL = re.compile(r"\s*(\w+)\s*(?:\((.*)\))?\s*", re.DOTALL)
+_FLAGS = ("conflicts", "layerwise")
 _RULES = ("base", "low", "high", "warmup_steps", "on_nonfinite", "window")
 
 
@@ -25,11 +26,13 @@ class Choice:
         strategy: Its name.
         hyper: Its hyper-parameters; for ``static`` the weight of each task by name.
         rules: What holds for every strategy.
+        flags: ``conflicts`` and ``layerwise`` of :class:`sftloss.training.TaskWeighting`, where given.
     """
 
     strategy: str
     hyper: Mapping[str, Any]
     rules: Rules
+    flags: Mapping[str, bool]
 
 
 def read_choice(text: str) -> Choice:
@@ -49,6 +52,7 @@ def read_choice(text: str) -> Choice:
         raise ConfigError(f"tasks: expected a strategy, as uncertainty or dwa(temperature=2), got {text[:60]!r}.")
     name, given = match[1], _given(match[2] or "")
     told = {key: given.pop(key) for key in _RULES if key in given}
+    flags = {key: _flag(key, given.pop(key)) for key in _FLAGS if key in given}
     low, high = told.pop("low", 0.1), told.pop("high", 10.0)
     try:
         rules = Rules(**{**told, "bounds": (low, high)})
@@ -62,7 +66,7 @@ def read_choice(text: str) -> Choice:
         raise ConfigError(f"tasks: a value in {text[:60]!r} is a word where {name} takes a number.") from None
     except ValueError as error:
         raise ConfigError(f"tasks: {re.sub('^MultiTaskLoss: ', '', str(error))}") from None
-    return Choice(name, given, rules)
+    return Choice(name, given, rules, flags)
 
 
 def weighted(loss: Loss, recipe: Recipe, data: DataSet) -> Loss:
@@ -87,14 +91,14 @@ def weighted(loss: Loss, recipe: Recipe, data: DataSet) -> Loss:
         weights = {key: float(value) for key, value in choice.hyper.items()} or dict.fromkeys(names, 1.0)
         if set(weights) != set(names):
             raise ConfigError(f"tasks: weights for {_listed(weights)}, but the data's tasks are {_listed(names)}.")
-        return _with(loss, MultiTaskLoss(names, weights, rules=choice.rules))
+        return _with(loss, MultiTaskLoss(names, weights, rules=choice.rules), choice)
     strategy = strategy_named(choice.strategy, choice.hyper)
     if strategy.needs == "validation" and recipe.eval_every is None:
         raise ConfigError(
             f"tasks: {choice.strategy} needs the held-out loss of each task during training; give eval_share (or "
             "eval_data) and eval_every."
         )
-    return _with(loss, MultiTaskLoss(names, strategy, rules=choice.rules))
+    return _with(loss, MultiTaskLoss(names, strategy, rules=choice.rules), choice)
 
 
 def task_facts(loss: Loss) -> dict[str, Any] | None:
@@ -106,11 +110,12 @@ def task_facts(loss: Loss) -> dict[str, Any] | None:
         "strategy": weighting.strategy.name,
         "base": weighting.rules.base,
         "by_task": weighting.get_task_statistics(),
+        "conflicts": weighting.conflicts.report() if loss.tasks.needs_gradients else None,
     }
 
 
-def _with(loss: Loss, weighting: MultiTaskLoss) -> Loss:
-    return replace(loss, tasks=TaskWeighting(weighting))
+def _with(loss: Loss, weighting: MultiTaskLoss, choice: Choice) -> Loss:
+    return replace(loss, tasks=TaskWeighting(weighting, **choice.flags))
 
 
 def _listed(names: Any) -> str:
@@ -126,6 +131,12 @@ def _given(text: str) -> dict[str, Any]:
             raise ConfigError(f"tasks: expected name=value, each name once, got {f'{left}{sep}{right}'.strip()!r}.")
         found[key] = _value(right.strip())
     return found
+
+
+def _flag(key: str, value: Any) -> bool:
+    if value not in ("true", "false"):
+        raise ConfigError(f"tasks: {key} is true or false, got {value!r}.")
+    return bool(value == "true")
 
 
 def _value(text: str) -> Any:

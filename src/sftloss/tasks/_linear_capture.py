@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -62,45 +63,66 @@ def owners_of(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Owners:
     return Owners(each, parameters, [names[id(p)] for p in parameters])
 
 
+Take = Callable[[int, Iterable[tuple[int, Tensor]]], None]
+"""Gets a parameter's index and the gradients of one use of it, task by task."""
+
+
 @contextmanager
-def capturing(owners: Owners, buffers: Sequence[Tensor], ids: Tensor, *, verify: bool) -> Iterator[None]:
+def capturing(owners: Owners, take: Take, ids: Tensor, *, verify: bool) -> Iterator[None]:
     """Hooks in place for one forward and backward pass; gone afterwards, whatever happens."""
-    before = [buffer.sum(0) for buffer in buffers] if verify else []
-    truth: dict[int, Tensor] = {}
-    handles = [owner.module.register_forward_hook(_watch(owner, buffers, _Places(ids))) for owner in owners.each]
+    check = _Check(owners, take)
+    places = _Places(ids)
+    given = check.take if verify else take
+    handles = [owner.module.register_forward_hook(_watch(owner, given, places)) for owner in owners.each]
     if verify:
         # a parameter's own hook sees the gradient before any reduction over ranks
-        handles += [p.register_hook(_adding(truth, i)) for i, p in enumerate(owners.parameters)]
+        handles += [p.register_hook(partial(check.compare, i)) for i, p in enumerate(owners.parameters)]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-    for i, start in enumerate(before):
-        found, expected = buffers[i].sum(0) - start, truth.get(i)
-        if expected is None:
-            continue
-        if float((found - expected).norm()) > _SUM_ERROR * float(expected.norm()):
-            raise ValueError(
-                f"TaskGradients: the tasks' gradients of {owners.names[i]} do not add up to its gradient; something "
-                "(a fused kernel?) passes its module by. Give losses to add() instead."
-            )
+        places.is_open = False
+    if places.is_waiting:
+        raise ValueError("TaskGradients: a forward pass was followed and no backward pass; run both within capture.")
+    if check.wrong:
+        raise ValueError(
+            f"TaskGradients: the tasks' gradients of {check.wrong[0]} do not add up to its gradient; something "
+            "(a fused kernel?) passes its module by. Give losses to add() instead."
+        )
 
 
-def _adding(truth: dict[int, Tensor], i: int) -> Callable[[Tensor], None]:
-    def add(gradient: Tensor) -> None:
-        # a copy: autograd may make this very tensor .grad, which DDP then averages in place
-        exact = gradient.detach().to(torch.promote_types(gradient.dtype, torch.float32), copy=True)
-        truth[i] = exact if i not in truth else truth[i] + exact
+class _Check:
+    """Holds the tasks' gradients of a parameter, added up, until autograd's own comes."""
 
-    return add
+    def __init__(self, owners: Owners, take: Take) -> None:
+        self.owners, self._take = owners, take
+        self.sums: dict[int, Tensor] = {}
+        self.wrong: list[str] = []
+
+    def take(self, i: int, parts: Iterable[tuple[int, Tensor]]) -> None:
+        several = list(parts)
+        found = torch.stack([part for _, part in several]).sum(0)
+        self.sums[i] = found if i not in self.sums else self.sums[i] + found
+        self._take(i, several)
+
+    def compare(self, i: int, gradient: Tensor) -> None:
+        expected = gradient.detach().to(torch.promote_types(gradient.dtype, torch.float32))
+        error = expected if i not in self.sums else self.sums.pop(i) - expected
+        if float(error.norm()) > _SUM_ERROR * float(expected.norm()):
+            self.wrong.append(self.owners.names[i])
 
 
 class _Places:
-    """Where each task's tokens are, once for each shape of activations; tokens of no task are the last slot's."""
+    """Where each task's tokens are, once for each shape of activations; tokens of no task are the last slot's.
+
+    Attributes:
+        is_open: Whether the pass goes on; hooks on a graph that was kept live longer.
+        is_waiting: Whether activations have been seen and none of their gradients.
+    """
 
     def __init__(self, ids: Tensor) -> None:
-        self.ids = ids
+        self.ids, self.is_open, self.is_waiting = ids, True, False
         self.found: dict[tuple[tuple[int, ...], torch.device], list[tuple[int, Tensor]]] = {}
 
     def of(self, activations: Tensor) -> list[tuple[int, Tensor]]:
@@ -125,22 +147,23 @@ def _size(shape: tuple[int, ...]) -> int:
     return torch.Size(shape).numel()
 
 
-def _watch(owner: Owner, buffers: Sequence[Tensor], places: _Places) -> Callable[..., None]:
+def _watch(owner: Owner, take: Take, places: _Places) -> Callable[..., None]:
     def after_forward(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if not output.requires_grad:  # the first of two forwards of a reentrant checkpoint
             return
         where, a = places.of(inputs[0]), inputs[0].detach()
+        places.is_waiting = True
 
         def on_gradient(delta: Tensor) -> None:
+            if not places.is_open:
+                return
+            places.is_waiting = False
             rows, columns = delta.reshape(-1, delta.shape[-1]), a.reshape(-1, a.shape[-1])
-            for task, index in where:
-                part = rows[index]
-                if owner.weight is not None:
-                    to = buffers[owner.weight]
-                    to[task] += part.to(to.dtype).T @ columns[index].to(to.dtype)
-                if owner.bias is not None:
-                    to = buffers[owner.bias]
-                    to[task] += part.to(to.dtype).sum(0)
+            exact = torch.promote_types(module.weight.dtype, torch.float32)  # type: ignore[arg-type]
+            if owner.weight is not None:
+                take(owner.weight, ((t, rows[at].to(exact).T @ columns[at].to(exact)) for t, at in where))
+            if owner.bias is not None:
+                take(owner.bias, ((t, rows[at].to(exact).sum(0)) for t, at in where))
 
         output.register_hook(on_gradient)
 

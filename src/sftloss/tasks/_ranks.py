@@ -20,3 +20,11 @@ def sum_over_ranks(values: Tensor, group: dist.ProcessGroup | None = None) -> Te
     gathered = [torch.empty_like(values) for _ in range(world_size(group))]
     dist.all_gather(gathered, values.contiguous(), group=group)
     return torch.stack(gathered).sum(0)
+
+
+def average(values: Tensor, group: dist.ProcessGroup | None = None) -> None:
+    """In place the mean over all ranks, as gradients are averaged; bits may differ from rank to rank."""
+    ranks = world_size(group)
+    if ranks > 1:
+        dist.all_reduce(values, group=group)
+        values /= ranks

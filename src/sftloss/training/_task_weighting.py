@@ -47,15 +47,17 @@ class TaskWeighting:
     Args:
         weighting: Names, strategy and rules. Its `base` says what a task is divided by: ``"task_mean"`` by its own
             normaliser, ``"token_mean"`` all by one.
+        conflicts: Watch how the tasks' gradients lie to each other, under a strategy that does not look at them too.
+        layerwise: Hold no gradients by task but one layer's at a time, for full fine-tuning; a step is then one batch.
 
     Raises:
         ConfigError: If the weighting has an `update_freq`.
     """
 
-    def __init__(self, weighting: MultiTaskLoss) -> None:
+    def __init__(self, weighting: MultiTaskLoss, *, conflicts: bool = False, layerwise: bool = False) -> None:
         if weighting.update_freq is not None:
             raise ConfigError("tasks: weights move once an optimizer step here; leave update_freq out.")
-        self.weighting = weighting
+        self.weighting, self.is_watching, self.is_layerwise = weighting, conflicts, layerwise
         self._model: Any = None
         self._gradients: TaskGradients | None = None
         self._captured = 0
@@ -72,8 +74,14 @@ class TaskWeighting:
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether the strategy looks at the tasks' gradients."""
-        return self.weighting.strategy.needs == "gramian"
+        """Whether the strategy, or someone, looks at the tasks' gradients."""
+        return self.is_watching or self.weighting.strategy.needs == "gramian"
+
+    @property
+    def told(self) -> str:
+        """Who looks at gradients, for messages."""
+        strategy = self.weighting.strategy
+        return strategy.name if strategy.needs == "gramian" else "the watch for conflicts"
 
     def bind(self, model: Any, loss: Loss) -> None:
         """Work for this model under this loss; :func:`attach` calls it.
@@ -85,7 +93,7 @@ class TaskWeighting:
         self._model, self._gradients = model, None
         strategy = self.weighting.strategy
         if self.needs_gradients:
-            check_attributable(model, strategy.name)
+            check_attributable(model, self.told)
         if strategy.needs == "excess" and REFERENCE not in loss.extras:
             raise ConfigError(
                 f"tasks: {strategy.name} needs what a reference model gives to each token: a tensor {REFERENCE} in the "
@@ -105,7 +113,13 @@ class TaskWeighting:
         if self._gradients is None:
             from sftloss.tasks import TaskGradients
 
-            self._gradients = TaskGradients(self._model, tasks=len(self.names), parameters=followed(self._model))
+            self._gradients = TaskGradients(
+                self._model,
+                tasks=len(self.names),
+                parameters=followed(self._model),
+                layerwise=self.is_layerwise,
+                group=self.weighting.process_group,
+            )
         # without a mask, position ids that restart keep packed sequences apart in every attention of transformers
         is_packed = batch.get("attention_mask") is None and batch.get("position_ids") is not None
         with self._gradients.capture(batch["tasks"], is_packed=is_packed):
@@ -177,31 +191,34 @@ class TaskWeighting:
         passes, captured, self._captured = self.weighting.passes, self._captured, 0
         if self._gradients is None or captured != passes:
             raise ValueError(
-                f"TaskWeighting.step: {self.weighting.strategy.name} needs the tasks' gradients, and {captured} of "
-                f"{passes} passes were captured; run forward and backward within TaskWeighting.capture(batch)."
+                f"TaskWeighting.step: the tasks' gradients are looked at, and {captured} of {passes} passes were "
+                "captured; run forward and backward within TaskWeighting.capture(batch)."
             )
-        gramian = self._gradients.gramian(self.weighting.weights, group=self.weighting.process_group)
+        gramian = self._gradients.gramian(self.weighting.weights)
         self._gradients.zero()
         self.weighting.step(gramian)
 
     def metrics(self) -> dict[str, float]:
         """By task, for the log: ``task_loss/<name>`` of the last step it was in, ``task_weight`` of the next one,
         ``task_token_share`` and ``task_effective_share`` (of weight times tokens), and ``task_slope``, the relative
-        change of its loss a step where the trend is clear. It waits for the device."""
+        change of its loss a step where the trend is clear. Where gradients are looked at, ``task_gradient/<name>``, its
+        norm, ``task_cosine/<name>, <name>`` of each pair that met, and ``task_conflict_rate``, the share of pairs since
+        the start whose cosine was negative. It waits for the device."""
         named = {
             "loss": "current_loss",
             "weight": "weight",
             "token_share": "token_share",
             "effective_share": "effective_share",
             "slope": "trend_slope",
+            "gradient": "current_gradient",
         }
         told = self.weighting.get_task_statistics()
-        return {
-            f"task_{short}/{name}": told[name][key]
-            for short, key in named.items()
-            for name in self.names
-            if told[name][key] is not None
-        }
+        found = {f"task_{short}/{name}": told[name][key] for short, key in named.items() for name in self.names}
+        if self.needs_gradients:
+            conflicts = self.weighting.conflicts.report()
+            found |= {f"task_cosine/{pair}": each["cosine"] for pair, each in conflicts["pairs"].items()}
+            found["task_conflict_rate"] = conflicts["conflict_rate"]
+        return {key: value for key, value in found.items() if value is not None}
 
     def save(self, folder: Path) -> None:
         """Write the state into a checkpoint."""

@@ -148,8 +148,13 @@ def _check(trainer: Any, tasks: TaskWeighting | None) -> None:
     args = trainer.args
     if tasks is not None and tasks.needs_gradients and args.fp16:
         raise ConfigError(
-            f"with_loss: {tasks.weighting.strategy.name} compares gradients of different steps, which the loss scale "
+            f"with_loss: {tasks.told} compares gradients of different steps, which the loss scale "
             "of fp16 changes; use bf16."
+        )
+    if tasks is not None and tasks.is_layerwise and args.gradient_accumulation_steps > 1:
+        raise ConfigError(
+            "with_loss: layerwise task gradients take one batch a step, because Gramians of micro-batches do not add "
+            "up; set gradient_accumulation_steps=1, or hold them all with layerwise=False."
         )
     if args.label_smoothing_factor:
         raise ConfigError(
