@@ -19,6 +19,7 @@ from sftloss.tasks.gramian import (
     pcgrad,
     upgrad,
 )
+from sftloss.tasks.strategies import Observation, of_gramian
 
 every = pytest.mark.parametrize("weighting", WEIGHTINGS.values(), ids=WEIGHTINGS)
 NON_CONFLICTING = {name: WEIGHTINGS[name] for name in ("mgda", "upgrad", "nash_mtl", "fairgrad", "imtl_g")}
@@ -270,3 +271,17 @@ def test_pcgrad_of_two_is_that_of_torchjd():
     for seed in range(5):
         g = gramian(tasks=2, seed=seed)
         assert_close(pcgrad(g), aggregation.PCGradWeighting()(g))
+
+
+def test_any_weighting_of_torchjd_is_a_strategy_too():
+    """The plug-in: Gramian to weights, absent tasks left out, in float64 whatever came."""
+    aggregation = pytest.importorskip("torchjd.aggregation", reason="torchjd is not installed")
+    present, g = torch.tensor([True, False, True, True]), gramian(seed=3)
+    here = g[present][:, present]
+    theirs = aggregation.MGDAWeighting()
+    assert_close(on_present(theirs, g.bfloat16(), present)[present], theirs(g.bfloat16().double()[present][:, present]))
+    chosen = of_gramian(theirs, name="theirs", smoothing=0.0)
+    losses = torch.ones(4, dtype=torch.float64)
+    weights = chosen.weights(chosen.update(chosen.init(4), Observation(losses, present.double(), g)))
+    assert weights[1] == 1 and theirs(here).argmax() == weights[present].argmax()
+    assert_close(weights[present] / 3, theirs(here))

@@ -1,0 +1,27 @@
+"""What docs/multitask.md says of strategies and laws is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sftloss.tasks import STRATEGIES
+from sftloss.tasks.gramian import WEIGHTINGS
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "multitask.md").read_text(encoding="utf-8")
+
+
+def test_every_law_names_tests_that_exist() -> None:
+    rows = re.findall(r"^\| ([a-z])\. .*\| (.*) \|$", PAGE, re.MULTILINE)
+    assert [law for law, _ in rows] == list("abcdefghijkl")
+    for law, told in rows:
+        named = re.findall(r"`(tests/\S+?\.py)::(test_\w+)`", told)
+        assert named, f"law {law} names no test"
+        for path, test in named:
+            assert re.search(rf"^def {test}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), test
+
+
+def test_every_strategy_stands_in_the_table() -> None:
+    table = PAGE[PAGE.index("| name | weight before scaling") : PAGE.index("### One small forward pass more")]
+    assert not [name for name in (*STRATEGIES, *WEIGHTINGS) if f"`{name}`" not in table]
