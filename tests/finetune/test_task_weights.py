@@ -187,11 +187,17 @@ def test_a_choice_is_read_as_written() -> None:
 def test_coba_without_evaluations_and_doremi_without_a_reference_are_refused() -> None:
     with pytest.raises(ConfigError, match="give eval_share .or eval_data. and eval_every"):
         here(None, tasks="coba", eval_every=None, max_steps=1)
-    with pytest.raises(ConfigError, match="doremi needs what a reference model gives"):
+    with pytest.raises(
+        ConfigError, match=r"doremi needs a reference model.* say where it is, doremi\(reference=PATH\)"
+    ):
         here(None, tasks="doremi", max_steps=1)
 
 
-@pytest.mark.parametrize("tasks", ["coba(warmup=2)", pytest.param("famo", marks=pytest.mark.slow)])
+DOREMI = "doremi(reference=demo)"
+OWN = ["coba(warmup=2)", *(pytest.param(x, marks=pytest.mark.slow) for x in ("famo", DOREMI))]
+
+
+@pytest.mark.parametrize("tasks", OWN)
 def test_a_strategy_with_a_pass_of_its_own_resumes_to_the_same_bytes(tmp_path: Path, tasks: str) -> None:
     """Step 8 is evaluated and saved, and what was seen there moves the weights of step 9."""
     fields: dict[str, Any] = {"tasks": tasks, "eval_every": 2, "save_every": 4, "keep": None}
@@ -204,7 +210,7 @@ def test_a_strategy_with_a_pass_of_its_own_resumes_to_the_same_bytes(tmp_path: P
 
 # coba's quotients of slopes, which are small differences of losses, enlarge the rounding of sums in another order
 @pytest.mark.slow
-@pytest.mark.parametrize(("tasks", "limit"), [("coba(warmup=2)", 1e-7), ("famo", 1e-10)])
+@pytest.mark.parametrize(("tasks", "limit"), [("coba(warmup=2)", 1e-7), ("famo", 1e-10), (DOREMI, 1e-10)])
 def test_two_ranks_of_a_strategy_with_a_pass_of_its_own_end_where_one_process_ends(
     tmp_path: Path, tasks: str, limit: float
 ) -> None:

@@ -462,3 +462,36 @@ def test_doremi_reads_a_reference_and_is_refused_without() -> None:
     steps_of(tasks, [[batch]] * 2, extras=("reference_logprob",))
     # a's loss is near the reference's 5 nats, b's far above its 0.1
     assert tasks.weighting.weights[1] > 1 > tasks.weighting.weights[0]
+
+
+def test_doremi_asks_a_reference_model_for_the_same_tokens() -> None:
+    """As if batches held its log-probabilities; padded, packed and accumulated; it is not trained."""
+    torch.manual_seed(5)
+    reference, split = model_of(), [pad(ROWS[:5], packed=True), pad(ROWS[5:])]
+    for p in reference.parameters():
+        p.data += 0.3 * torch.randn_like(p)
+    before = [p.clone() for p in reference.parameters()]
+    held = []
+    for batch in split:
+        given = {k: v for k, v in batch.items() if k in ("input_ids", "attention_mask", "position_ids")}
+        with torch.no_grad():
+            logits = reference(**given, use_cache=False)  # with one, packed rows would see each other
+        logprobs, labels = logits.logits[:, :-1].log_softmax(-1), batch["labels"][:, 1:].clamp(min=0)
+        told = torch.zeros(batch["labels"].shape, dtype=torch.float64)
+        told[:, 1:] = logprobs.gather(-1, labels[..., None])[..., 0]
+        held.append({**batch, "reference_logprob": told})
+    expected = weighting_of("doremi")
+    steps_of(expected, [held] * 3, extras=("reference_logprob",))
+    tasks = TaskWeighting(MultiTaskLoss(["a", "b"], "doremi"), reference=reference)
+    steps_of(tasks, [split] * 3)
+    # float64, but the model's norms are float32's
+    assert torch.allclose(tasks.weighting.weights, expected.weighting.weights, rtol=1e-6)
+    assert tasks.weighting.weights.tolist() != [1.0, 1.0]
+    assert all(torch.equal(p, q) and not p.requires_grad for p, q in zip(reference.parameters(), before, strict=True))
+
+
+def test_a_reference_of_another_vocabulary_is_refused() -> None:
+    other = model_of()
+    other.resize_token_embeddings(7)
+    with pytest.raises(ConfigError, match="the reference model has 7 tokens"):
+        attach(model_of(), Loss(tasks=TaskWeighting(MultiTaskLoss(["a", "b"], "doremi"), reference=other)))

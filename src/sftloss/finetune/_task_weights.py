@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sftloss.errors import ConfigError
+from sftloss.finetune._model import dtype_of, place_of
 from sftloss.finetune._recipe import Recipe
 from sftloss.finetune._rows import DataSet
-from sftloss.tasks import MultiTaskLoss, Rules
+from sftloss.tasks import MultiTaskLoss, Rules, strategy_named
 from sftloss.training import Loss, TaskWeighting
 
 _CALL = re.compile(r"\s*(\w+)\s*(?:\((.*)\))?\s*", re.DOTALL)
@@ -27,12 +28,19 @@ class Choice:
         hyper: Its hyper-parameters; for ``static`` the weight of each task by name.
         rules: What holds for every strategy.
         flags: ``conflicts`` and ``layerwise`` of :class:`sftloss.training.TaskWeighting`, where given.
+        reference: For ``doremi``, where the reference model is.
     """
 
     strategy: str
     hyper: Mapping[str, Any]
     rules: Rules
     flags: Mapping[str, bool]
+    reference: str | None = None
+
+    @property
+    def needs(self) -> str:
+        """What the strategy looks at, as :class:`sftloss.tasks.Strategy` says it."""
+        return "losses" if self.strategy == "static" else strategy_named(self.strategy, self.hyper).needs
 
 
 def read_choice(text: str) -> Choice:
@@ -45,14 +53,13 @@ def read_choice(text: str) -> Choice:
         >>> read_choice("dwa(temperature=2)").hyper
         {'temperature': 2}
     """
-    from sftloss.tasks import strategy_named
-
     match = _CALL.fullmatch(text)
     if match is None:
         raise ConfigError(f"tasks: expected a strategy, as uncertainty or dwa(temperature=2), got {text[:60]!r}.")
     name, given = match[1], _given(match[2] or "")
     told = {key: given.pop(key) for key in _RULES if key in given}
     flags = {key: _flag(key, given.pop(key)) for key in _FLAGS if key in given}
+    reference = given.pop("reference", None) if name == "doremi" else None
     low, high = told.pop("low", 0.1), told.pop("high", 10.0)
     try:
         rules = Rules(**{**told, "bounds": (low, high)})
@@ -66,7 +73,7 @@ def read_choice(text: str) -> Choice:
         raise ConfigError(f"tasks: a value in {text[:60]!r} is a word where {name} takes a number.") from None
     except ValueError as error:
         raise ConfigError(f"tasks: {re.sub('^MultiTaskLoss: ', '', str(error))}") from None
-    return Choice(name, given, rules, flags)
+    return Choice(name, given, rules, flags, None if reference is None else str(reference))
 
 
 def weighted(loss: Loss, recipe: Recipe, data: DataSet) -> Loss:
@@ -74,12 +81,11 @@ def weighted(loss: Loss, recipe: Recipe, data: DataSet) -> Loss:
 
     Raises:
         ConfigError: If rows name no task, fixed weights are not those of the data's tasks, or the strategy needs
-            evaluations that the recipe has none of.
+            evaluations or a reference that the recipe has none of.
+        ModelError: If the reference cannot be loaded.
     """
     if recipe.tasks is None:
         return loss
-    from sftloss.tasks import strategy_named
-
     choice, names = read_choice(recipe.tasks), data.names("task")
     nameless = [example for example in data.examples if example.task is None]
     if nameless:
@@ -98,7 +104,19 @@ def weighted(loss: Loss, recipe: Recipe, data: DataSet) -> Loss:
             f"tasks: {choice.strategy} needs the held-out loss of each task during training; give eval_share (or "
             "eval_data) and eval_every."
         )
-    return _with(loss, MultiTaskLoss(names, strategy, rules=choice.rules), choice)
+    weighting = MultiTaskLoss(names, strategy, rules=choice.rules)
+    return _with(loss, weighting, choice, _reference(recipe, choice) if strategy.needs == "excess" else None)
+
+
+def _reference(recipe: Recipe, choice: Choice) -> Any:
+    from sftloss.decoder import load_model
+
+    if choice.reference is None:
+        raise ConfigError(
+            f"tasks: {choice.strategy} needs a reference model, one trained on the same tasks with fixed weights; say "
+            f"where it is, {choice.strategy}(reference=PATH)."
+        )
+    return load_model(place_of(choice.reference), dtype=dtype_of(recipe))[0]
 
 
 def task_facts(loss: Loss) -> dict[str, Any] | None:
@@ -114,8 +132,8 @@ def task_facts(loss: Loss) -> dict[str, Any] | None:
     }
 
 
-def _with(loss: Loss, weighting: MultiTaskLoss, choice: Choice) -> Loss:
-    return replace(loss, tasks=TaskWeighting(weighting, **choice.flags))
+def _with(loss: Loss, weighting: MultiTaskLoss, choice: Choice, reference: Any = None) -> Loss:
+    return replace(loss, tasks=TaskWeighting(weighting, **choice.flags, reference=reference))
 
 
 def _listed(names: Any) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sftloss.errors import ConfigError
 from sftloss.training._pass import Pass
+from sftloss.training._reference import Reference
 
 if TYPE_CHECKING:
     from sftloss.tasks import MultiTaskLoss, TaskGradients
@@ -40,7 +41,7 @@ class TaskWeighting:
     `capture`. Their weights act one step later, as all do here.
 
     `coba` looks at the losses of evaluations, `famo` runs each batch once more after the optimizer's step, without
-    gradients, and `doremi` reads :data:`REFERENCE`.
+    gradients, and `doremi` runs it through a reference model, or reads :data:`REFERENCE` where batches hold it.
 
     In evaluation no task is weighted, so losses before and after, and of other strategies, can be compared.
 
@@ -49,15 +50,19 @@ class TaskWeighting:
             normaliser, ``"token_mean"`` all by one.
         conflicts: Watch how the tasks' gradients lie to each other, under a strategy that does not look at them too.
         layerwise: Hold no gradients by task but one layer's at a time, for full fine-tuning; a step is then one batch.
+        reference: For `doremi`: a model of the same vocabulary, which is not trained.
 
     Raises:
         ConfigError: If the weighting has an `update_freq`.
     """
 
-    def __init__(self, weighting: MultiTaskLoss, *, conflicts: bool = False, layerwise: bool = False) -> None:
+    def __init__(
+        self, weighting: MultiTaskLoss, *, conflicts: bool = False, layerwise: bool = False, reference: Any = None
+    ) -> None:
         if weighting.update_freq is not None:
             raise ConfigError("tasks: weights move once an optimizer step here; leave update_freq out.")
         self.weighting, self.is_watching, self.is_layerwise = weighting, conflicts, layerwise
+        self.reference = None if reference is None else Reference(reference)
         self._model: Any = None
         self._gradients: TaskGradients | None = None
         self._captured = 0
@@ -94,10 +99,12 @@ class TaskWeighting:
         strategy = self.weighting.strategy
         if self.needs_gradients:
             check_attributable(model, self.told)
-        if strategy.needs == "excess" and REFERENCE not in loss.extras:
+        if self.reference is not None:
+            self.reference.bind(model, loss)
+        elif strategy.needs == "excess" and REFERENCE not in loss.extras:
             raise ConfigError(
-                f"tasks: {strategy.name} needs what a reference model gives to each token: a tensor {REFERENCE} in the "
-                f'batches and Loss(extras=("{REFERENCE}",)), or choose another strategy.'
+                f"tasks: {strategy.name} needs a reference model, TaskWeighting(..., reference=model), or what it "
+                f'gives to each token: a tensor {REFERENCE} in the batches and Loss(extras=("{REFERENCE}",)).'
             )
 
     @contextmanager
@@ -153,7 +160,8 @@ class TaskWeighting:
         if needs == "after":
             self._batches.append(seen.batch)
         if needs == "excess":
-            excess = tokens.extras[REFERENCE].to(device) - seen.stats.target_logprob
+            told = None if self.reference is None else self.reference.logprob(seen.batch, device)
+            excess = (tokens.extras[REFERENCE].to(device) if told is None else told) - seen.stats.target_logprob
             self.weighting.observe_extra(excess.clamp(min=0), groups, weights)
 
     def end_evaluation(self) -> None:
