@@ -114,6 +114,42 @@ def test_compare_trains_task_weightings_from_the_command_line(tmp_path: Path) ->
     assert len(other["curve"][1]) == 3 and len(plain["curve"][1]) == 2
 
 
+@pytest.mark.parametrize("weighting", ["coba(warmup=2)", "doremi", "famo"])
+def test_a_weighting_that_wants_more_than_training_rows_gets_it(tmp_path: Path, weighting: str) -> None:
+    """Held-out losses of another draw, or a reference trained first; nothing of it stays in the folder."""
+    from sftloss.experiments import compare
+
+    plan = replace(TINY, losses=("cross_entropy",), tasks=("static", weighting), steps=8, samples=0)
+    compare(plan, output=tmp_path)
+    equal, moved = (
+        json.loads((tmp_path / "arms" / f"{arm.slug}-seed0" / "result.json").read_text()) for arm in plan.arms()
+    )
+    weights = {k: v for k, v in moved["curve"][-1][2].items() if k.startswith("task_weight/")}
+    assert weights and any(abs(v - 1) > 1e-3 for v in weights.values())
+    assert equal["tokens"] == moved["tokens"] and equal["metrics"] != moved["metrics"]
+    assert not list(tmp_path.rglob("reference"))
+
+
+def test_a_second_draw_holds_no_question_that_was_trained() -> None:
+    from sftloss.data.demo import demo_tokenizer
+    from sftloss.experiments._material import _prompt, held_out_rows, second_draw, training_rows
+
+    plan, tokenizer = replace(TINY, data_tasks=("multitask",), train_rows=400, eval_rows=100), demo_tokenizer()
+    trained, judged = training_rows(plan, tokenizer), held_out_rows(plan, tokenizer)
+    drawn = second_draw(plan, tokenizer, trained)
+    assert {e.task for e in drawn.examples} == {e.task for e in trained.examples}
+    seen = {_prompt(e) for e in (*trained.examples, *judged.examples)}
+    assert not seen & {_prompt(e) for e in drawn.examples}
+
+
+def test_held_out_losses_of_a_file_are_for_the_judge_alone(tmp_path: Path) -> None:
+    from sftloss.experiments import compare
+
+    plan = replace(TINY, losses=("cross_entropy",), tasks=("static", "coba"), data="a.jsonl", eval_data="b.jsonl")
+    with pytest.raises(ConfigError, match="coba looks at held-out losses while it trains"):
+        compare(plan, output=tmp_path)
+
+
 def test_a_lost_arm_of_task_weights_is_trained_to_the_same_bytes(tmp_path: Path) -> None:
     plan = replace(TINY, losses=("cross_entropy",), tasks=("none", "gls"))
     from sftloss.experiments import compare

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,17 @@ def training_rows(plan: Plan, tokenizer: Any) -> Rows:
     if plan.data != GENERATED:
         return _from_file(plan, plan.data, plan.train_rows, tokenizer)
     return _made(plan, "train", plan.train_rows or TRAIN_ROWS, tokenizer)
+
+
+def second_draw(plan: Plan, tokenizer: Any, known: Rows) -> Rows:
+    """Generated training rows drawn anew, without noise; of a task that has questions not in `known`, only those."""
+    other = replace(plan, data_seed=plan.data_seed + 1, noise=0.0)
+    drawn = _made(other, "train", EVAL_ROWS, tokenizer)
+    prompts = {_prompt(e) for e in known.examples}
+    fresh = [_prompt(e) not in prompts for e in drawn.examples]
+    renewed = {e.task for e, is_fresh in zip(drawn.examples, fresh, strict=True) if is_fresh}
+    kept = [i for i, e in enumerate(drawn.examples) if fresh[i] or e.task not in renewed]
+    return Rows(tuple(drawn.records[i] for i in kept), tuple(drawn.examples[i] for i in kept))
 
 
 def held_out_rows(plan: Plan, tokenizer: Any) -> Rows:

@@ -18,6 +18,7 @@ from sftloss import errors
 from sftloss.errors import ConfigError
 from sftloss.experiments._plan import Plan, Run, to_plain
 from sftloss.experiments._results import claim, load
+from sftloss.experiments._task_needs import check_needs
 from sftloss.experiments._verdicts import Results
 
 
@@ -53,6 +54,7 @@ def run_arms(plan: Plan, folder: Path, manner: Manner) -> Results:
         SftlossError: What the first failing arm said; finished arms stay.
     """
     arms, runs = plan.arms(), plan.runs()
+    check_needs(plan)
     names = {run.name for run in runs}
     if len(names) < len(runs):
         raise ConfigError("compare: two arms would share a folder; spell their losses differently.")

@@ -27,6 +27,7 @@ from sftloss.experiments._material import (
 )
 from sftloss.experiments._plan import Plan, Run
 from sftloss.experiments._results import ArmResult, Point, arm_folder, save
+from sftloss.experiments._task_needs import with_needs
 from sftloss.report import write_text_atomic
 
 _CURVE_ROWS = 96
@@ -82,7 +83,8 @@ def train_arm(plan: Plan, run: Run, place: Place) -> None:
             {name: metadata.version(name) for name in ("torch", "transformers")},
         )
         save(place.folder, result, found.answers)
-        shutil.rmtree(work, ignore_errors=True)
+        for left in (work, work.parent / "reference"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
@@ -124,7 +126,9 @@ def _fine_tuned(plan: Plan, run: Run, place: Place, start: tuple[Any, Any, Rows]
         logging_every=10**9,
         **({} if place.save_every is None else resumable),
     )
-    return fine_tune(recipe, model=model, tokenizer=tokenizer, rows=rows.examples, callbacks=(curve.callback(),))
+    recipe, validation = with_needs(plan, recipe, start, work.parent / "reference")
+    given = {"model": model, "tokenizer": tokenizer, "rows": rows.examples, "eval_rows": validation}
+    return fine_tune(recipe, **given, callbacks=(curve.callback(),))
 
 
 def _task_metrics(model: Any) -> dict[str, float]:

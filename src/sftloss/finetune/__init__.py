@@ -6,6 +6,17 @@ from sftloss.finetune._fine_tune import fine_tune
 from sftloss.finetune._outcome import Interrupted, Outcome
 from sftloss.finetune._plan import Plan, plan, strip_of
 from sftloss.finetune._recipe import Lora, Recipe
-from sftloss.finetune._task_weights import read_choice
+from sftloss.finetune._task_weights import read_choice, with_reference
 
-__all__ = ["Interrupted", "Lora", "Outcome", "Plan", "Recipe", "fine_tune", "plan", "read_choice", "strip_of"]
+__all__ = [
+    "Interrupted",
+    "Lora",
+    "Outcome",
+    "Plan",
+    "Recipe",
+    "fine_tune",
+    "plan",
+    "read_choice",
+    "strip_of",
+    "with_reference",
+]

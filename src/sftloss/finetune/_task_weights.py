@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from sftloss.errors import ConfigError
@@ -28,7 +29,7 @@ class Choice:
         hyper: Its hyper-parameters; for ``static`` the weight of each task by name.
         rules: What holds for every strategy.
         flags: ``conflicts`` and ``layerwise`` of :class:`sftloss.training.TaskWeighting`, where given.
-        reference: For ``doremi``, where the reference model is.
+        reference: For ``doremi``, where the reference model is; written last.
     """
 
     strategy: str
@@ -41,6 +42,12 @@ class Choice:
     def needs(self) -> str:
         """What the strategy looks at, as :class:`sftloss.tasks.Strategy` says it."""
         return "losses" if self.strategy == "static" else strategy_named(self.strategy, self.hyper).needs
+
+
+def with_reference(text: str, place: Path) -> str:
+    """A weighting as it was written, and where its reference model is."""
+    name, _, inside = text.partition("(")
+    return f"{name.strip()}({inside.rstrip().removesuffix(')')}, reference={place})"
 
 
 def read_choice(text: str) -> Choice:
@@ -56,10 +63,12 @@ def read_choice(text: str) -> Choice:
     match = _CALL.fullmatch(text)
     if match is None:
         raise ConfigError(f"tasks: expected a strategy, as uncertainty or dwa(temperature=2), got {text[:60]!r}.")
-    name, given = match[1], _given(match[2] or "")
+    name, inside, reference = match[1], match[2] or "", ""
+    if name == "doremi":  # a path may hold commas, so it comes last
+        inside, _, reference = inside.partition("reference=")
+    given = _given(inside)
     told = {key: given.pop(key) for key in _RULES if key in given}
     flags = {key: _flag(key, given.pop(key)) for key in _FLAGS if key in given}
-    reference = given.pop("reference", None) if name == "doremi" else None
     low, high = told.pop("low", 0.1), told.pop("high", 10.0)
     try:
         rules = Rules(**{**told, "bounds": (low, high)})
@@ -73,7 +82,7 @@ def read_choice(text: str) -> Choice:
         raise ConfigError(f"tasks: a value in {text[:60]!r} is a word where {name} takes a number.") from None
     except ValueError as error:
         raise ConfigError(f"tasks: {re.sub('^MultiTaskLoss: ', '', str(error))}") from None
-    return Choice(name, given, rules, flags, None if reference is None else str(reference))
+    return Choice(name, given, rules, flags, reference.strip() or None)
 
 
 def weighted(loss: Loss, recipe: Recipe, data: DataSet) -> Loss:
