@@ -33,7 +33,7 @@ class Study:
 _WEIGHTINGS = (
     "static", "none", "temperature(temperature=2)",
     "uncertainty", "uw_so", "imtl_l", "gls", "stch", "focal_dtp", "difficulty_adaptive", "group_dro",
-    "dwa", "performance_based", "learning_progress", "rlw",
+    "dwa", "performance_based", "learning_progress", "famo", "coba", "doremi", "rlw",
     "gradient_balance", "grad_norm", "imtl_g", "pcgrad", "mgda", "cagrad", "nash_mtl", "aligned_mtl", "upgrad",
     "fairgrad",
 )  # fmt: skip
@@ -70,8 +70,9 @@ _ALL = (
         "trained under every strategy of `sftloss.tasks`, all at equal steps and tokens. Each is compared with equal "
         "weights of the tasks' mean losses (`static`); `unweighted` is plain training, a mean over tokens, and `rlw` "
         "draws its weights at random, the same draws under every seed. What gradients decide acts one step later. "
-        "AdamW, which the size of a gradient leaves alone, and no clipping. Not in it: `coba`, which wants held-out "
-        "losses while it trains, and `doremi`, which wants a reference model.",
+        "AdamW, which the size of a gradient leaves alone, and no clipping. `coba` looks at the losses of another draw of "
+        "questions, and the reference of `doremi` is a model trained before with equal weights, whose steps are not "
+        "counted.",
         Plan(
             tasks=_WEIGHTINGS,
             data_tasks=("multitask",),
