@@ -70,9 +70,8 @@ _ALL = (
         "trained under every strategy of `sftloss.tasks`, all at equal steps and tokens. Each is compared with equal "
         "weights of the tasks' mean losses (`static`); `unweighted` is plain training, a mean over tokens, and `rlw` "
         "draws its weights at random, the same draws under every seed. What gradients decide acts one step later. "
-        "AdamW, which the size of a gradient leaves alone, and no clipping. `coba` looks at the losses of another draw of "
-        "questions, and the reference of `doremi` is a model trained before with equal weights, whose steps are not "
-        "counted.",
+        "AdamW, which the size of a gradient leaves alone, and no clipping. `coba` looks at the losses of another draw "
+        "of questions; the reference of `doremi` is trained before, with equal weights, and its steps are not counted.",
         Plan(
             tasks=_WEIGHTINGS,
             data_tasks=("multitask",),
