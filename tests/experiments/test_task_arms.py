@@ -17,7 +17,7 @@ from sftloss.errors import ConfigError
 from sftloss.experiments._findings import headlines
 from sftloss.experiments._plan import labels
 from sftloss.experiments._results import Point
-from sftloss.experiments._sections_tasks import _parts, by_task, task_weights
+from sftloss.experiments._sections_tasks import _parts, by_task, conflicts, task_weights
 from sftloss.experiments._verdicts import HEADLINE, Results, comparisons, measures_of
 from sftloss.experiments._words import conclusion
 
@@ -94,10 +94,35 @@ def test_weights_are_shown_over_time_where_they_moved_and_at_the_end_of_every_ar
     assert task_weights(results(0.5), names) is None
 
 
+def test_shares_and_trend_are_shown_over_time_and_conflicts_where_someone_looked() -> None:
+    found = moving(1.5)
+    names = dict(zip(found.arms, labels(found.arms), strict=True))
+    assert conflicts(found, names) is None
+    for one, result in found.by_run.items():
+        if one.arm.tasks:
+            more = {"task_slope/add": -0.1, "task_effective_share/add": 0.75, "task_token_share/add": 0.5}
+            if one.arm.tasks == "static":
+                more |= {"task_conflict_rate": 0.25, "task_cosine/add, copy": -0.5}
+            curve = tuple(replace(point, tasks={**point.tasks, **more}) for point in result.curve)
+            found.by_run[one] = replace(result, curve=curve)  # type: ignore[index]
+    charts = {chart.title: chart for chart in task_weights(found, names).charts}  # type: ignore[union-attr]
+    assert {"Training loss of add", "Effective share of add", "Trend of add"} <= charts.keys()
+    shares = charts["Effective share of add"]
+    assert [(one.label, one.y[-1]) for one in shares.series] == [
+        ("gls", 0.75),
+        ("static", 0.75),
+        ("share of tokens", 0.5),
+    ]
+    section = conflicts(found, names)
+    assert section is not None and section.lead.endswith("in 25% of the pairs.")
+    assert section.tables[0].rows == (("static", 0.25, -0.5),) and section.charts[0].series[0].y == (0.25, 0.25)
+
+
 def test_compare_trains_task_weightings_from_the_command_line(tmp_path: Path) -> None:
     """The arm of weights 1 over all tokens is the unweighted arm, number by number."""
     words = [
-        "compare", "--tasks", "none", "--tasks", "static(base=token_mean)", "--tasks", "gradient_balance", "--seeds", 1,
+        "compare", "--tasks", "none", "--tasks", "static(base=token_mean, conflicts=true)",
+        "--tasks", "gradient_balance", "--seeds", 1,
         "--width", 16, "--heads", 2, "--layers", 1, "--train-rows", 48, "--eval-rows", 24, "--data-tasks", "multitask",
         "--steps", 4, "--batch-size", 8, "--points", 2, "--samples", 0, "--max-new-tokens", 6, "-o", tmp_path,
     ]  # fmt: skip
@@ -108,7 +133,7 @@ def test_compare_trains_task_weightings_from_the_command_line(tmp_path: Path) ->
     assert {row[1] for row in section["tables"][1]["rows"]} == {"classify", "qa", "summarise", "translate"}
     arms = {path.name: json.loads((path / "result.json").read_text()) for path in (tmp_path / "arms").iterdir()}
     plain = arms["cross_entropy-token-mean-seed0"]
-    equal = arms["cross_entropy-token-mean-static-base-token_mean-seed0"]
+    equal = arms["cross_entropy-token-mean-static-base-token_mean-conflicts-true-seed0"]
     other = arms["cross_entropy-token-mean-gradient_balance-seed0"]
     assert plain["metrics"] == equal["metrics"] != other["metrics"]
     assert len(other["curve"][1]) == 3 and len(plain["curve"][1]) == 2

@@ -11,7 +11,7 @@ from sftloss.experiments._results import Answer
 from sftloss.experiments._sections import curves, metrics, verdicts
 from sftloss.experiments._sections_groups import calibration, forgetting, groups, outputs
 from sftloss.experiments._sections_lengths import lengths
-from sftloss.experiments._sections_tasks import by_task, task_weights
+from sftloss.experiments._sections_tasks import by_task, conflicts, task_weights
 from sftloss.experiments._verdicts import Results, comparisons
 
 _METHOD = (
@@ -43,6 +43,7 @@ def describe(plan: Plan, results: Results, said: Mapping[Arm, Sequence[Answer]] 
         lengths(results, names),
         groups(results, names),
         task_weights(results, names),
+        conflicts(results, names),
         calibration(results, names),
         forgetting(results, names),
         outputs(results, names, said or {}),

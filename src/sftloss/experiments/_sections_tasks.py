@@ -15,6 +15,11 @@ from sftloss.experiments._words import conclusion
 _NONE = (None, None, None)
 _ROWS = 12  # as many as a page of Markdown shows
 _LINES = 8
+_OVER_TIME = (
+    ("loss", "Training loss", "loss of a step, nats", "nats"),
+    ("effective_share", "Effective share", "share of the weighted tokens so far", "percent"),
+    ("slope", "Trend", "change of its log loss a step", "number"),
+)
 _ENDS = (
     ("weight", "weight", "number", "Mean over seeds after the last step; weights have mean 1."),
     ("weight_low", "low", "number", "Lowest seed."),
@@ -87,29 +92,59 @@ def task_weights(results: Results, names: Names) -> Section | None:
         "task-weights",
         "Task weights",
         f"{lead}; in {still} they stayed within 1% of where they began." if still else f"{lead}.",
-        charts=(*charts, *_losses(results, arms, names)),
+        charts=(*charts, *_courses(results, arms, names)),
         tables=(*_parts(_ends(results, arms, names)), Table("task-weights-end", "The last step", columns, rows)),
         notes=("Lines are means over seeds, bands reach from the lowest to the highest seed.",),
     )
 
 
-def _losses(results: Results, arms: Sequence[Arm], names: Names) -> list[Chart]:
-    """The training loss of each task, a line an arm; more lines than a few tell nothing."""
+def _courses(results: Results, arms: Sequence[Arm], names: Names) -> list[Chart]:
+    """Loss, shares and trend of each task over time, a line an arm; more lines than a few tell nothing."""
     if len(arms) > _LINES:
         return []
     charts = []
     for task in sorted({task for arm in arms for task in _tasks(results, arm)}):
-        series = tuple(
-            one for arm in arms if (one := _course(results, arm, f"task_loss/{task}", names[arm])) is not None
-        )
-        if not series:
-            continue
-        ends = (f"{one.label} {one.y[-1]:.3f}" for one in series)
-        charts.append(
-            Chart(f"task-loss-{task}", "line", f"Training loss of {task}", "optimizer step", "loss of a step, nats",
-                  series, f"At the end: {', '.join(ends)}.", format_x="integer", format_y="nats")
-        )  # fmt: skip
+        for key, title, label, kind in _OVER_TIME:
+            found = [_course(results, arm, f"task_{key}/{task}", names[arm]) for arm in arms]
+            if key == "effective_share":  # the same rows in the same order for every arm
+                found.append(_course(results, arms[0], f"task_token_share/{task}", "share of tokens"))
+            chart = _lines(f"task-{key}-{task}", f"{title} of {task}", label, kind, tuple(filter(None, found)))
+            charts += [] if chart is None else [chart]
     return charts
+
+
+def _lines(key: str, title: str, label: str, kind: str, series: tuple[Series, ...]) -> Chart | None:
+    if not series:
+        return None
+    ends = ", ".join(f"{one.label} {one.y[-1]:.3g}" for one in series)
+    return Chart(
+        key, "line", title, "optimizer step", label, series, f"At the end: {ends}.", format_x="integer", format_y=kind
+    )
+
+
+def conflicts(results: Results, names: Names) -> Section | None:
+    """How the tasks' gradients lay to each other, of the arms that looked at them."""
+    key = "task_conflict_rate"
+    arms = [arm for arm in results.arms if any(key in point.tasks for r in results.of(arm) for point in r.curve)]
+    if not arms:
+        return None
+    last = results.of(arms[0])[0].curve[-1]
+    pairs = sorted(name for name in last.tasks if name.startswith("task_cosine/"))
+    columns = [Column("arm", "arm"), Column("rate", "conflicts", "percent", "Of the pairs of tasks in a step.")]
+    columns += [Column(pair, pair.removeprefix("task_cosine/"), "number", "Cosine in the last step.") for pair in pairs]
+    rows = [(names[arm], *(_mean(_values(results, arm, name, last.step)) for name in (key, *pairs))) for arm in arms]
+    found = (_course(results, arm, key, names[arm]) for arm in arms)
+    shown = tuple(one for one in found if one is not None) if len(arms) <= _LINES else ()
+    chart = _lines("task-conflicts-rate", "Share of conflicts so far", "share of pairs", "percent", shown)
+    rates = sorted({f"{row[1]:.0%}" for row in rows if isinstance(row[1], float)}, key=lambda text: int(text[:-1]))
+    return Section(
+        "task-conflicts",
+        "Conflicts of gradients",
+        f"Gradients of two tasks pointed against each other in {' to '.join(dict.fromkeys((rates[0], rates[-1])))} of the pairs.",
+        charts=() if chart is None else (chart,),
+        tables=_parts(Table("task-conflicts-end", "At the end", tuple(columns), tuple(rows))),
+        notes=("Means over seeds. Weights do not change the sign of a cosine, but the path that is trained.",),
+    )
 
 
 def _course(results: Results, arm: Arm, key: str, label: str) -> Series | None:
