@@ -137,10 +137,11 @@ def conflicts(results: Results, names: Names) -> Section | None:
     shown = tuple(one for one in found if one is not None) if len(arms) <= _LINES else ()
     chart = _lines("task-conflicts-rate", "Share of conflicts so far", "share of pairs", "percent", shown)
     rates = sorted({f"{row[1]:.0%}" for row in rows if isinstance(row[1], float)}, key=lambda text: int(text[:-1]))
+    told = " to ".join(dict.fromkeys((rates[0], rates[-1])))
     return Section(
         "task-conflicts",
         "Conflicts of gradients",
-        f"Gradients of two tasks pointed against each other in {' to '.join(dict.fromkeys((rates[0], rates[-1])))} of the pairs.",
+        f"Gradients of two tasks pointed against each other in {told} of the pairs.",
         charts=() if chart is None else (chart,),
         tables=_parts(Table("task-conflicts-end", "At the end", tuple(columns), tuple(rows))),
         notes=("Means over seeds. Weights do not change the sign of a cosine, but the path that is trained.",),
