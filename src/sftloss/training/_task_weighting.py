@@ -112,6 +112,7 @@ class TaskWeighting:
         """Follow one forward and backward pass of a batch; does nothing where the strategy needs no gradients.
 
         Raises:
+            ConfigError: If the model has been sharded since the loss was attached.
             ValueError: If the gradients cannot be told apart by task; see :class:`sftloss.tasks.TaskGradients`.
         """
         if not self.needs_gradients:
@@ -120,6 +121,7 @@ class TaskWeighting:
         if self._gradients is None:
             from sftloss.tasks import TaskGradients
 
+            check_attributable(self._model, self.told)  # it may have been sharded since
             self._gradients = TaskGradients(
                 self._model,
                 tasks=len(self.names),
