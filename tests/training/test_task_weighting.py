@@ -283,6 +283,34 @@ def test_a_gradient_strategy_has_the_tasks_gradients_of_the_same_backward_pass(s
         assert tasks.weighting.weights.tolist() != [1.5, 0.5]
 
 
+@pytest.mark.parametrize("is_reentrant", [False, True])
+def test_gradients_by_task_are_the_same_under_checkpointing(is_reentrant: bool) -> None:
+    found = []
+    for checkpointing in (False, True):
+        model, tasks = model_of(), weighting_of("upgrad")
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": is_reentrant})
+            model.enable_input_require_grads()
+        step = attach(model, Loss(tasks=tasks)).step([pad(ROWS)])
+        with tasks.capture(pad(ROWS)):
+            model(**pad(ROWS), num_items_in_batch=step).loss.backward()
+        assert tasks._gradients is not None
+        found.append(tasks._gradients.gramian())
+    assert torch.equal(*found) and (found[0].diagonal() > 0).all()
+
+
+def test_gradients_by_task_under_autocast_are_near_the_exact_ones() -> None:
+    """bfloat16 activations have 8 bits; the largest of two layers' errors stays below five of them."""
+    model, tasks = model_of().float(), weighting_of("upgrad")
+    step = attach(model, Loss(tasks=tasks)).step([pad(ROWS)])
+    with tasks.capture(pad(ROWS)), torch.autocast("cpu", dtype=torch.bfloat16):
+        model(**pad(ROWS), num_items_in_batch=step).loss.backward()
+    assert tasks._gradients is not None
+    truth = expected_gramian(model_of())
+    error = (tasks._gradients.gramian() - truth).abs().max() / truth.abs().max()
+    assert 0 < float(error) < 2**-5
+
+
 def test_conflicts_are_watched_under_weights_that_stay() -> None:
     """The cosine of the two gradients, to the log; nothing that is trained changes by it."""
     watched = TaskWeighting(MultiTaskLoss(["a", "b"], "static"), conflicts=True)
