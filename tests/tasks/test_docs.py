@@ -25,3 +25,7 @@ def test_every_law_names_tests_that_exist() -> None:
 def test_every_strategy_stands_in_the_table() -> None:
     table = PAGE[PAGE.index("| name | weight before scaling") : PAGE.index("### One small forward pass more")]
     assert not [name for name in (*STRATEGIES, *WEIGHTINGS) if f"`{name}`" not in table]
+
+
+def test_every_method_on_the_gramian_says_that_its_weights_are_of_this_step() -> None:
+    assert not [name for name, weighting in WEIGHTINGS.items() if "Of this step" not in (weighting.__doc__ or "")]

@@ -237,6 +237,20 @@ def test_two_quadratics_reach_their_pareto_front(weighting):
     assert float((x - a - along * (b - a)).norm()) < 2e-2
 
 
+@pytest.mark.parametrize("weighting", [upgrad, nash_mtl, fairgrad, mgda, cagrad], ids=lambda w: w.__name__)
+def test_three_quadratics_reach_their_pareto_front(weighting):
+    """s_k |x - a_k|^2: the front is the triangle of the a_k, whatever the scales; the start is off its plane."""
+    corners = torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 2.0, 0.0]]).double()
+    scales, x = torch.tensor([[1.0], [4.0], [9.0]]).double(), torch.tensor([-1.0, -2.0, 3.0]).double()
+    for step in range(300):
+        rows = 2 * scales * (x - corners)
+        d = weighting(rows @ rows.T) @ rows
+        x = x - 0.06 / (1 + 0.02 * step) * d / max(1.0, float(d.norm()))
+    inside = torch.stack([x[0], x[1], 2 - x[0] - x[1]])
+    # the steps shrink to 1e-2
+    assert abs(float(x[2])) < 2e-2 and float(inside.min()) > -2e-2
+
+
 ORACLES = {
     "imtl_g": (imtl_g, "IMTLGWeighting", {}, 1e-8),
     "mgda": (mgda, "MGDAWeighting", {"epsilon": 1e-9, "max_iters": 20_000}, 2e-3),  # theirs is Frank-Wolfe

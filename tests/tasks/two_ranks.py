@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -42,7 +43,11 @@ def compare(name: str, rank: int) -> None:
             shared.observe_extra(losses[mine].sqrt(), ids[mine], weights[mine])
         # DDP averages over two ranks; float64, other orders of addition in Z
         torch.testing.assert_close(leaf.grad / 2, whole.grad[mine], rtol=1e-13, atol=0)
-        shared.step()
+        with mock.patch("torch.distributed.all_gather", wraps=dist.all_gather) as collective:
+            shared.step()
+        # one collective a step, of sums and counts; of an extra forward pass too, where there is one
+        sizes = [call.args[1].numel() for call in collective.call_args_list]
+        assert sizes == [(4 if shared.strategy.needs in EXTRA else 2) * len(NAMES)], (name, sizes)
         step_alone(alone)
         both = [torch.empty_like(shared.weights) for _ in range(2)]
         dist.all_gather(both, shared.weights)
@@ -51,8 +56,6 @@ def compare(name: str, rank: int) -> None:
 
 
 def step_alone(module: MultiTaskLoss) -> None:
-    from unittest import mock
-
     with mock.patch("sftloss.tasks._ranks.world_size", return_value=1):
         module.step()
 

@@ -211,7 +211,7 @@ class TaskWeighting:
     def metrics(self) -> dict[str, float]:
         """By task, for the log: ``task_loss/<name>`` of the last step it was in, ``task_weight`` of the next one,
         ``task_token_share`` and ``task_effective_share`` (of weight times tokens), and ``task_slope``, the relative
-        change of its loss a step where the trend is clear. Where gradients are looked at, ``task_gradient/<name>``, its
+        change of its loss a step once there are enough. Where gradients are looked at, ``task_gradient/<name>``, its
         norm, ``task_cosine/<name>, <name>`` of each pair that met, and ``task_conflict_rate``, the share of pairs since
         the start whose cosine was negative. It waits for the device."""
         named = {
