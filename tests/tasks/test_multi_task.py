@@ -391,6 +391,20 @@ def test_forward_never_waits_for_a_device(name):
         module.weights.tolist()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", LOSS_ONLY)
+def test_forward_never_waits_for_a_gpu(name):
+    """Torch itself says so where there is one."""
+    module = MultiTaskLoss(NAMES, name, rules=Rules(on_nonfinite="skip_task")).cuda()
+    losses, ids = torch.rand(6, device="cuda", requires_grad=True), torch.zeros(6, dtype=torch.long, device="cuda")
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        module(losses, ids)[0].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_a_model_in_half_precision_leaves_the_sums_exact():
     """In bfloat16 a count stops growing at 256."""
     model = nn.ModuleDict({"tasks": MultiTaskLoss(NAMES)}).to(torch.bfloat16)
