@@ -47,7 +47,8 @@ def test_hf_trainer_runs(tmp_path: Path) -> None:
 def test_loops_run_on_two_processes(name: str) -> None:
     pytest.importorskip("accelerate")
     is_two = "import os, runpy, sys; assert os.environ['WORLD_SIZE'] == '2'; "
-    told = is_two + "runpy.run_path(sys.argv[1], run_name='__main__')"
+    # at once: gloo's threads may drop a tensor while the interpreter closes, which aborts the process
+    told = is_two + "runpy.run_path(sys.argv[1], run_name='__main__'); sys.stdout.flush(); os._exit(0)"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(

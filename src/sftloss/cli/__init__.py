@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
+import time
 
 __all__ = ["main"]
 
@@ -26,4 +29,6 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        atexit.register(time.sleep, 0.5)  # gloo's threads drop their last tensors; while Python closes, that aborts it
     app()
