@@ -79,8 +79,8 @@ def plain(case: Case) -> Step:
     return lambda: case.token_losses().mean().backward()
 
 
-def loss_only(case: Case) -> Step:
-    weighted = MultiTaskLoss([str(k) for k in range(case.count)], "uncertainty")
+def loss_only(case: Case, strategy: str = "uncertainty") -> Step:
+    weighted = MultiTaskLoss([str(k) for k in range(case.count)], strategy)
 
     def step() -> None:
         weighted(case.token_losses(), case.tasks)[0].backward()
