@@ -108,6 +108,41 @@ def test_one_backward_equals_one_for_each_task(checkpointing):
         assert_close(p.grad, true.sum(0), rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize("checkpointing", [None, False, True], ids=["plain", "checkpointed", "reentrant"])
+def test_norms_and_embeddings_are_followed_too(checkpointing):
+    def everything(**keywords) -> Tiny:
+        model = tiny(**keywords)
+        model.embedding.requires_grad_(True)
+        return with_norm(model)
+
+    data = rows()
+    expected = by_autograd(everything(), data)
+    assert len(expected) == 13  # embedding, norm and head, and two adapters of two maps
+    assert_gradients(captured(everything(checkpointing=checkpointing), data), expected)
+
+
+def test_norm_within_heads_is_followed_by_the_task_of_the_token():
+    """As families normalise queries: (rows, columns, heads, width)."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm = nn.Linear(4, 6), nn.RMSNorm(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.first(x).unflatten(-1, (2, 3))).flatten(2)
+
+    torch.manual_seed(0)
+    model, x, ids = Heads().double(), torch.randn(2, 5, 4).double(), torch.tensor([[0, 0, 1, 1, 1], [2, 2, 2, 0, 0]])
+    model.norm.weight.data.normal_()
+    gradients = TaskGradients(model, tasks=TASKS)
+    with gradients.capture(ids, is_packed=True):
+        model(x).square().sum().backward()
+    losses = model(x).square().sum(-1)
+    found = [torch.autograd.grad(losses[ids == k].sum(), trained_of(model), retain_graph=True) for k in range(TASKS)]
+    assert_gradients(gradients, [torch.stack(each) for each in zip(*found, strict=True)])
+
+
 def test_micro_batches_add_up():
     one, two = rows(0), rows(1, count=3)
     expected = [a + b for a, b in zip(by_autograd(tiny(), one), by_autograd(tiny(), two), strict=True)]
@@ -292,6 +327,11 @@ def with_norm(model: Tiny) -> Tiny:
     return model
 
 
+def with_convolution(model: Tiny) -> Tiny:
+    model.extra = nn.Conv1d(1, 1, 1)
+    return model
+
+
 def with_fused(model: Tiny) -> Tiny:
     model.head = Fused(WIDTH, VOCAB).double()
     return model
@@ -312,14 +352,14 @@ def with_batch_norm(model: Tiny) -> Tiny:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: with_norm(tiny()), "norm.weight belongs to a LayerNorm"),
+        (lambda: with_convolution(tiny()), "extra.weight belongs to a Conv1d"),
         (lambda: with_fused(tiny()), "head.weight belongs to a Fused"),
         (lambda: with_tied(tiny()), "belongs to head.weight, other.weight"),
         (lambda: with_batch_norm(tiny()), "extra is a batch norm"),
         (lambda: Bypass().double(), "head.weight do not add up"),
         (lambda: Around().double(), "head.weight do not add up"),
     ],
-    ids=["norm", "subclass", "tied", "batch norm", "bypassed", "gone around"],
+    ids=["convolution", "subclass", "tied", "batch norm", "bypassed", "gone around"],
 )
 def test_what_cannot_be_attributed_is_refused(make, message):
     with pytest.raises(ValueError, match=message):

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ._layer_capture import Owners, capturing, owners_of
 from ._layer_gramians import LayerGramians, rows_gramian
-from ._linear_capture import Owners, capturing, owners_of
 from ._ranks import average, world_size
 
 
@@ -19,7 +19,7 @@ class TaskGradients:
     r"""Gradients of each task in chosen weights, added up over the micro-batches of an optimizer step.
 
     Every token belongs to one task, so one backward pass holds all tasks' gradients of a linear map:
-    :math:`\sum_{t \in k} \delta_t a_t^\top`. Nothing is run K times, and ``.grad`` is as it would be. ::
+    :math:`\sum_{t \in k} \delta_t a_t^\top`, and of an embedding or a norm over the last axis. Nothing is run K times, and ``.grad`` is as it would be. ::
 
         gradients = TaskGradients(model, tasks=4, parameters=[p for p in model.parameters() if p.requires_grad])
         for ... in micro_batches:
@@ -77,7 +77,8 @@ class TaskGradients:
                 tokens of one task learn from another's loss, and no split of the gradient exists.
 
         Raises:
-            ValueError: If a followed weight is no ``nn.Linear``'s, is shared, or the model mixes rows; if a row holds
+            ValueError: If a followed weight is of another layer than ``nn.Linear``, ``nn.Embedding`` or a norm over
+                the last axis, is shared, or the model mixes rows; if a row holds
                 several tasks undeclared, or shapes do not agree; if gradients do not add up (a fused kernel passes the
                 module by).
         """

@@ -1,8 +1,8 @@
-"""Hooks on linear maps that split their weight gradient by the task of the token."""
+"""Hooks on layers that treat tokens alone, which split their weights' gradient by the task of the token."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,16 +16,15 @@ _SUM_ERROR = 0.05  # of the norm: bfloat16 activations err by less, a missing to
 
 @dataclass(frozen=True)
 class Owner:
-    """A linear map with followed weights: indices into the list of parameters, None for one that is not followed."""
+    """A layer with followed weights: by name, their indices into the list of parameters."""
 
-    module: nn.Linear
-    weight: int | None
-    bias: int | None
+    module: nn.Module
+    own: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class Owners:
-    """Every map to watch, and the parameters in order."""
+    """Every layer to watch, and the parameters in order."""
 
     each: Sequence[Owner]
     parameters: Sequence[nn.Parameter]
@@ -36,7 +35,7 @@ def owners_of(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Owners:
     """Finds who uses each parameter.
 
     Raises:
-        ValueError: If a parameter is not one plain ``nn.Linear``'s alone, or a layer mixes rows.
+        ValueError: If a parameter is not that of one layer of a known kind alone, or a layer mixes rows.
     """
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm):
@@ -49,18 +48,24 @@ def owners_of(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Owners:
         own = {key: index[id(p)] for key, p in module._parameters.items() if p is not None and id(p) in index}
         for key, i in own.items():
             users.setdefault(i, []).append(f"{where}.{key}")
-            if type(module) is not nn.Linear:
+            if not _is_known(module):
                 raise ValueError(
-                    f"TaskGradients: {where}.{key} belongs to a {type(module).__name__}; only nn.Linear (and so LoRA) "
-                    "can be followed. Leave it out of parameters, or give losses to add()."
+                    f"TaskGradients: {where}.{key} belongs to a {type(module).__name__}; nn.Linear (and so LoRA), "
+                    "nn.Embedding and norms over the last axis can be followed. Leave it out of parameters, or give "
+                    "losses to add()."
                 )
-        if own and type(module) is nn.Linear:
-            each.append(Owner(module, own.get("weight"), own.get("bias")))
+        if own:
+            each.append(Owner(module, own))
     for i in range(len(parameters)):
         if len(users.get(i, [])) != 1:
             told = ", ".join(users.get(i, [])) or "no module of the model"
             raise ValueError(f"TaskGradients: a weight of shape {tuple(parameters[i].shape)} belongs to {told}.")
     return Owners(each, parameters, [names[id(p)] for p in parameters])
+
+
+def _is_known(module: nn.Module) -> bool:
+    """Whether the layer treats each token alone. Families have RMS norms of their own, over the last axis all."""
+    return type(module) in (nn.Linear, nn.Embedding, nn.LayerNorm) or type(module).__name__.endswith("RMSNorm")
 
 
 Take = Callable[[int, Iterable[tuple[int, Tensor]]], None]
@@ -125,13 +130,22 @@ class _Places:
         self.ids, self.is_open, self.is_waiting = ids, True, False
         self.found: dict[tuple[tuple[int, ...], torch.device], list[tuple[int, Tensor]]] = {}
 
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Nothing is followed meanwhile."""
+        self.is_open = False
+        try:
+            yield
+        finally:
+            self.is_open = True
+
     def of(self, activations: Tensor) -> list[tuple[int, Tensor]]:
         shape = tuple(activations.shape[:-1])
         if (shape, activations.device) not in self.found:
             ids = self.ids
-            if ids.dim() == 1 and len(shape) > 1 and shape[0] == ids.numel():
-                ids = ids[:, None].expand(shape[0], _size(shape[1:]))
-            if ids.numel() != _size(shape):
+            if ids.shape == shape[: ids.dim()]:  # of each row, or of each token of several heads
+                ids = ids.reshape(*ids.shape, *[1] * (len(shape) - ids.dim())).expand(shape)
+            if ids.numel() != torch.Size(shape).numel():
                 raise ValueError(
                     f"TaskGradients: a layer sees {shape} tokens, task_ids have shape {tuple(self.ids.shape)}; give "
                     "one a row or one a token, in the model's own layout."
@@ -143,28 +157,42 @@ class _Places:
         return self.found[shape, activations.device]
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()
-
-
 def _watch(owner: Owner, take: Take, places: _Places) -> Callable[..., None]:
     def after_forward(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if not output.requires_grad:  # the first of two forwards of a reentrant checkpoint
+        # no gradient in the first of two forwards of a reentrant checkpoint; closed while a layer is run once more
+        if not output.requires_grad or not places.is_open:
             return
-        where, a = places.of(inputs[0]), inputs[0].detach()
+        where, tokens = places.of(output), output.dim() - 1
+        a = inputs[0].detach().flatten(0, tokens - 1)
         places.is_waiting = True
 
         def on_gradient(delta: Tensor) -> None:
             if not places.is_open:
                 return
             places.is_waiting = False
-            rows, columns = delta.reshape(-1, delta.shape[-1]), a.reshape(-1, a.shape[-1])
-            exact = torch.promote_types(module.weight.dtype, torch.float32)  # type: ignore[arg-type]
-            if owner.weight is not None:
-                take(owner.weight, ((t, rows[at].to(exact).T @ columns[at].to(exact)) for t, at in where))
-            if owner.bias is not None:
-                take(owner.bias, ((t, rows[at].to(exact).sum(0)) for t, at in where))
+            rows = delta.reshape(-1, delta.shape[-1])
+            if type(module) is not nn.Linear:
+                with places.closed():
+                    _other_layer(owner, take, [(t, a[at], rows[at]) for t, at in where])
+                return
+            exact = torch.promote_types(module.weight.dtype, torch.float32)
+            if "weight" in owner.own:
+                take(owner.own["weight"], ((t, rows[at].to(exact).T @ a[at].to(exact)) for t, at in where))
+            if "bias" in owner.own:
+                take(owner.own["bias"], ((t, rows[at].to(exact).sum(0)) for t, at in where))
 
         output.register_hook(on_gradient)
 
     return after_forward
+
+
+def _other_layer(owner: Owner, take: Take, parts: Sequence[tuple[int, Tensor, Tensor]]) -> None:
+    """A norm or an embedding is cheap: it is run once more on each task's tokens, (task, inputs, gradients)."""
+    found: list[tuple[int, tuple[Tensor, ...]]] = []
+    with torch.enable_grad():
+        for task, inputs, delta in parts:
+            fresh = {name: p.detach().requires_grad_() for name, p in owner.module.named_parameters()}
+            output = torch.func.functional_call(owner.module, fresh, (inputs,))
+            found.append((task, torch.autograd.grad(output, [fresh[name] for name in owner.own], delta)))
+    for place, i in enumerate(owner.own.values()):
+        take(i, [(task, gradients[place]) for task, gradients in found])
