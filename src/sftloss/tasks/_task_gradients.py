@@ -19,7 +19,8 @@ class TaskGradients:
     r"""Gradients of each task in chosen weights, added up over the micro-batches of an optimizer step.
 
     Every token belongs to one task, so one backward pass holds all tasks' gradients of a linear map:
-    :math:`\sum_{t \in k} \delta_t a_t^\top`, and of an embedding or a norm over the last axis. Nothing is run K times, and ``.grad`` is as it would be. ::
+    :math:`\sum_{t \in k} \delta_t a_t^\top`, and of an embedding or a norm over the last
+    axis. Nothing is run K times, and ``.grad`` is as it would be. ::
 
         gradients = TaskGradients(model, tasks=4, parameters=[p for p in model.parameters() if p.requires_grad])
         for ... in micro_batches:
