@@ -237,7 +237,7 @@ def test_two_quadratics_reach_their_pareto_front(weighting):
     assert float((x - a - along * (b - a)).norm()) < 2e-2
 
 
-@pytest.mark.parametrize("weighting", [upgrad, nash_mtl, fairgrad, mgda, cagrad], ids=lambda w: w.__name__)
+@pytest.mark.parametrize("weighting", [upgrad, nash_mtl, mgda], ids=lambda w: w.__name__)
 def test_three_quadratics_reach_their_pareto_front(weighting):
     """s_k |x - a_k|^2: the front is the triangle of the a_k, whatever the scales; the start is off its plane."""
     corners = torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 2.0, 0.0]]).double()

@@ -351,6 +351,15 @@ def test_layer_by_layer_trains_to_the_same_weights_and_takes_no_accumulation(tmp
         trainer_of(tmp_path, tasks)
 
 
+def test_packed_rows_of_several_tasks_are_refused_where_attention_may_mix_them() -> None:
+    """A mask of padding alone lets packed sequences see each other, so their gradients have no owner."""
+    tasks, model, packed = weighting_of("upgrad"), model_of(), pad(ROWS[:5], packed=True)
+    attach(model, Loss(tasks=tasks))
+    mixed = {**packed, "attention_mask": torch.ones_like(packed["input_ids"])}
+    with pytest.raises(ValueError, match="a row holds several tasks"), tasks.capture(mixed):
+        pass
+
+
 def test_a_pass_that_was_not_captured_is_refused() -> None:
     tasks = weighting_of("upgrad")
     with pytest.raises(ValueError, match="0 of 1 passes were captured"):
