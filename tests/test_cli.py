@@ -82,6 +82,40 @@ def test_the_first_loss_and_normalization_are_the_trained_ones(analyze):
     assert ["loss", "dft, example mean"] in json.loads(text)["facts"]
 
 
+def levels_of(report) -> set[str]:
+    return {section["level"].partition(" ")[0] for section in report["sections"] if section["level"]}
+
+
+@pytest.mark.parametrize("level", ["S0", "S1", "S2"])
+def test_the_level_of_signal_is_chosen_and_named_in_every_form(analyze, level, tmp_path):
+    result = analyze("--level", level, "--markdown", tmp_path / "r.md")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert levels_of(report) <= {level, "S1"}  # the strips' colours are S1 whatever the shares are
+    assert dict(report["facts"])["signal level"].startswith(level)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"[{level} " in result.stdout and f"({level} " in (tmp_path / "r.md").read_text() and f"{level} " in page
+
+
+def test_levels_and_roles_are_answered_from_the_table_without_a_second_pass(analyze, monkeypatch, tmp_path):
+    analyze()
+    monkeypatch.setattr("sftloss.analysis._measure.batch_tokens", lambda *a: 1 / 0)
+    result = analyze("--resume", "--level", "S2", "--roles", "prompt=0.5,response=1")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert ["role weights", "prompt 0.5, response 1; other roles 0"] in report["facts"]
+    (roles,) = (s["tables"][0] for s in report["sections"] if s["id"] == "roles")
+    assert {row[0] for row in roles["rows"]} == {"prompt", "response"}
+    assert "MASK010" in {finding["id"] for finding in report["findings"]}
+
+
+def test_shares_are_broken_down_by_what_is_asked_for(analyze, data):
+    write_rows(data, [row | {"task": "ab"[i % 2], "language": "cd"[i // 3]} for i, row in enumerate(ROWS)])
+    for words, expected in (((), {"task", "language"}), (("--group-by", "task"), {"task"})):
+        sections = json.loads(analyze("--overwrite", *words, "--json", "-").stdout)["sections"]
+        assert {s["id"] for s in sections} & {"task", "language", "source"} == expected
+
+
 def test_refused_rows_are_findings_with_their_places(analyze, data):
     write_rows(data, [*ROWS, {"nothing": 1}])
     found = {finding["id"]: finding for finding in json.loads(analyze("--json", "-").stdout)["findings"]}
@@ -104,6 +138,10 @@ def test_fail_on_turns_findings_into_exit_code_1(analyze, data, fail_on, code):
         (["--normalization", "mean"], "--normalization: 'mean' is none of token-mean"),
         (["--policy", "fair"], "--policy: 'fair' is none of per-token"),
         (["--max-length", "1"], "--max-length: expected at least 2"),
+        (["--level", "S3"], "--level: 'S3' is none of S0, S1, S2"),
+        (["--roles", "promt=1"], "--roles: 'promt=1'; give weights"),
+        (["--roles", "prompt=-1"], "--roles: 'prompt=-1'"),
+        (["--group-by", "lang"], "--group-by: 'lang' is none of task, language, source; did you mean 'language'?"),
         (["--columns", "prompt"], "--columns: expected name=column pairs"),
         (["--columns", "promt=q"], "did you mean"),
         (["--format", "alpacca"], "alpaca"),

@@ -88,12 +88,14 @@ def _method(study: Study) -> Section:
 
 
 def _facts(study: Study) -> tuple[tuple[str, str], ...]:
+    weights = ", ".join(f"{role} {weight:g}" for role, weight in study.options.role_weights or ())
     return (
         ("loss", study.view.label),
         ("compared losses", ", ".join(study.objectives)),
         ("examples", f"{len(study.ids):,}"),
         ("trained tokens", f"{int(study.column('count').sum()):,}"),
         ("signal level", LEVELS[study.options.level]),
+        *((("role weights", f"{weights}; other roles 0"),) if weights else ()),
     )
 
 

@@ -131,7 +131,7 @@ def concentrated(study: Study) -> Finding | None:
         return None  # the top 1 % is not one example
     rows = np.argsort(-study.signal(study.view, study.options.level), kind="stable")[:10]
     effective = numbers.kish_ess(signal) / len(signal)
-    return concentration_finding(effective, numbers.top_share(signal, 0.01), study.origins(rows))
+    return concentration_finding(effective, numbers.top_share(signal, 0.01), study.options.level, study.origins(rows))
 
 
 def group_off(study: Study) -> Finding | None:
@@ -185,6 +185,7 @@ def _off_groups(study: Study) -> Iterator[_OffGroup]:
             if ratio.interval is None or not (ratio.interval.low > 3.0 or ratio.interval.high < 1.0 / 3.0):
                 continue
             said = holds_and_takes(float(of.column("tokens")[group]), float(of.column(current)[group]))
+            said += f" at {study.options.level}"
             yield _OffGroup(group_name(column, label), np.flatnonzero(coded[0] == code), ratio, said)
 
 
@@ -210,7 +211,8 @@ def wasted(study: Study) -> Finding | None:
     return Finding(
         "SIG001",
         "warning",
-        f"{percent(tokens)} of the tokens have {band}, and they take {percent(signal)} of the training signal.",
+        f"{percent(tokens)} of the tokens have {band}, and they take {percent(signal)} of the training signal at "
+        f"{study.options.level}.",
         why if low else "These tokens are known; the loss spends its strength on them.",
         fixes.READ_ROWS if low else f"look at a loss that lets certain tokens rest: {fixes.FOCAL}",
         signal,

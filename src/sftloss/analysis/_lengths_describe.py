@@ -126,7 +126,8 @@ def _concentrated(study: LengthStudy, rule: Normalisation) -> Finding | None:
     signal = size * sequence_weights(size, rule)
     top = ids[np.lexsort((ids, -signal))[:10]]
     rows = () if study.origins is None else study.origins(top)
-    return wording.concentration_finding(numbers.kish_ess(signal) / len(signal), numbers.top_share(signal, 0.01), rows)
+    top_share = numbers.top_share(signal, 0.01)
+    return wording.concentration_finding(numbers.kish_ess(signal) / len(signal), top_share, "S0", rows)
 
 
 def _facts(study: LengthStudy) -> tuple[tuple[str, str], ...]:

@@ -101,15 +101,15 @@ def conflict_finding(share: float, spread: Interval | None, rows: tuple[str, ...
     )
 
 
-def concentration_finding(effective: float, top: float, rows: tuple[str, ...]) -> Finding | None:
+def concentration_finding(effective: float, top: float, level: str, rows: tuple[str, ...]) -> Finding | None:
     """NORM004: few examples hold most of the signal. Takes Kish's share of all examples and the top 1 %'s share."""
     if not (effective < 0.1 or top > 0.2):
         return None
     return Finding(
         "NORM004",
         "warning",
-        f"1 % of the examples take {percent(top)} of the training signal; the data counts like {percent(effective)} "
-        "of its examples.",
+        f"1 % of the examples take {percent(top)} of the training signal at {level}; the data counts like "
+        f"{percent(effective)} of its examples.",
         "Most examples hardly move the model; a few, perhaps broken ones, move it a lot.",
         f"read the rows listed; if they are as you want them, a milder step is {fixes.alpha(0.5)}",
         effective,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,6 +19,7 @@ LEVELS: dict[str, str] = {
     "S2": "S2 last layer, sum of token norms: c times the L2 norm in the logits times the norm of the hidden state",
 }
 ROLES = ("prompt", "response", "system", "tool")
+GROUPS = ("task", "language", "source")
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class AnalysisOptions:
         micro_batch: Sequences of one micro-batch: adds the token mean of micro-batches to the comparison.
         level: Level at which shares are reported, S0, S1 or S2.
         policy: What the user wants each token, example or task to weigh; None states no wish.
-        role_weights: Weights by role that replace the data's (a what-if); None keeps the data's.
-        group_by: Columns of the examples to break down by, where they have more than one group.
+        role_weights: Weights by role that replace the data's (a what-if), 0 for one not named; None keeps the data's.
+        group_by: What to break down by: task, language, source, where the data has more than one of them.
         strips, strip_tokens: How many examples are shown token by token, and how long.
         top: How many examples are listed.
         replicates, seed: Of the bootstrap.
@@ -57,7 +59,7 @@ class AnalysisOptions:
     level: Level = "S1"
     policy: Policy | None = None
     role_weights: tuple[tuple[str, float], ...] | None = None
-    group_by: tuple[str, ...] = ("task", "language", "source")
+    group_by: tuple[str, ...] = GROUPS
     strips: int = 8
     strip_tokens: int = 200
     top: int = 10
@@ -72,8 +74,11 @@ class AnalysisOptions:
             raise ConfigError(
                 f"AnalysisOptions: policy must be per-token, per-example or per-task, got {self.policy!r}."
             )
+        for group in self.group_by:
+            if group not in GROUPS:
+                raise ConfigError(f"AnalysisOptions: group_by {group!r} is none of {', '.join(GROUPS)}.")
         for role, weight in self.role_weights or ():
-            if role not in ROLES or weight < 0:
+            if role not in ROLES or not 0 <= weight < math.inf:
                 raise ConfigError(f"AnalysisOptions: role weight {role}={weight}: roles are {', '.join(ROLES)}, >= 0.")
 
     def all_normalisations(self) -> tuple[Normalisation, ...]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 from sftloss.cli._options import Manner
 from sftloss.config import command_line, option
+
+if TYPE_CHECKING:
+    from sftloss.analysis import AnalysisOptions
 
 _IN, _LOSS, _RUN, _OUT = "What to analyze", "The losses to compare", "How to run", "Where results go"
 
@@ -47,6 +51,18 @@ class AnalyzeOptions:
         metavar="NAME|ALPHA",
         takes_numbers=True,
     )
+    roles: dict[str, str] = option(
+        {}, "Weight by role in place of the data's; one not named is not trained.", panel=_LOSS,
+        metavar="prompt=0.1,response=1", takes_numbers=True,
+    )  # fmt: skip
+    level: str = option(
+        "S1", "What signal is: S0 a token's coefficient, S1 that times its gradient in the logits, S2 that times its "
+        "gradient in the last layer.", panel=_LOSS, choices=("S0", "S1", "S2"),
+    )  # fmt: skip
+    group_by: tuple[str, ...] = option(
+        ("task", "language", "source"), "What shares are broken down by; may be repeated.", panel=_LOSS,
+        choices=("task", "language", "source"),
+    )  # fmt: skip
     policy: str | None = option(
         None,
         "What should get an equal share of the training signal; findings measure against it.",
@@ -93,18 +109,15 @@ def analyze(options: AnalyzeOptions, manner: Manner) -> int:
 
     Under torchrun the processes share the work, and the first one shows.
     """
-    from sftloss.analysis import AnalysisOptions
     from sftloss.cli._ranks import device_of_rank, shard_of_environment
     from sftloss.cli._show import check_targets, note, progress, show, verdict
     from sftloss.decoder import load_model
-    from sftloss.pipeline import Run, analyze, check, normalisation, normalisations_of_a_step, take_part
+    from sftloss.pipeline import Run, analyze, check, take_part
 
     shard = shard_of_environment()
     if shard[0] == 0:
         check_targets(options.json, options.markdown, replace=options.overwrite or options.resume)
-    asked = tuple(map(normalisation, options.normalization))
-    compared = asked + normalisations_of_a_step(options.batch_size, options.grad_accum)
-    question = AnalysisOptions(None, asked[0], compared, policy=options.policy, seed=options.seed)  # type: ignore[arg-type]
+    question = _question(options)
     kept = {f.name: getattr(options, f.name) for f in fields(Run) if f.name in _FIELDS}
     with progress("measuring", manner if shard[0] == 0 else replace(manner, quiet=True)) as tell:
         run = Run(**kept, shard=shard, progress=tell, command=command_line("analyze", options))
@@ -123,6 +136,22 @@ def analyze(options: AnalyzeOptions, manner: Manner) -> int:
     show(report, json=options.json, markdown=options.markdown)
     note(f"wrote {options.output}/report.html", manner)
     return verdict(report, options.fail_on)
+
+
+def _question(options: AnalyzeOptions) -> AnalysisOptions:
+    from sftloss.analysis import AnalysisOptions
+    from sftloss.pipeline import normalisation, normalisations_of_a_step, role_weights
+
+    asked = tuple(map(normalisation, options.normalization))
+    return AnalysisOptions(
+        normalisation=asked[0],
+        normalisations=asked + normalisations_of_a_step(options.batch_size, options.grad_accum),
+        level=options.level,  # type: ignore[arg-type]
+        policy=options.policy,  # type: ignore[arg-type]
+        role_weights=role_weights(options.roles),
+        group_by=options.group_by,
+        seed=options.seed,
+    )
 
 
 _FIELDS = {f.name for f in fields(AnalyzeOptions)}

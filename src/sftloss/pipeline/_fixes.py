@@ -11,6 +11,7 @@ from sftloss.analysis.document import Cell, Document, Table
 _PLACEHOLDERS = "--model MODEL --data DATA"
 # what any verb needs to read the same rows with the same model; each verb has these flags
 _SHARED = ("--model", "--data", "--tokenizer", "--columns", "--format", "--max-length", "--max-examples")
+_ANALYZE_ONLY = ("--roles", "--level")
 _ANALYZE = re.compile(r"(sftloss analyze .*)$", re.MULTILINE)
 
 
@@ -25,14 +26,16 @@ def filled_in(document: Document, command: str) -> Document:
     given = _shared(command)
     if "--model" not in given or "--data" not in given:
         return document
-    flags = shlex.join(word for flag, value in given.items() for word in (flag, value))
-    output = f" --output {shlex.quote(_flags(command).get('--output', 'sftloss-report') + '-next')}"
+    flags = _joined(given)
+    asked = _flags(command)
+    # an earlier report is never overwritten unasked, so the next one needs a folder of its own
+    output = {"--output": asked.get("--output", "sftloss-report") + "-next"}
+    rest = _joined({flag: asked[flag] for flag in _ANALYZE_ONLY if flag in asked} | output)
 
     def fill(text: str) -> str:
         if _PLACEHOLDERS not in text:
             return text
-        # an earlier report is never overwritten unasked, so the next one needs a folder of its own
-        return _ANALYZE.sub(lambda found: found[1] + output, text).replace(_PLACEHOLDERS, flags)
+        return _ANALYZE.sub(lambda found: f"{found[1]} {rest}", text).replace(_PLACEHOLDERS, flags)
 
     findings = tuple(replace(found, fix=fill(found.fix)) for found in document.findings)
     sections = tuple(
@@ -47,6 +50,10 @@ def _filled(table: Table, fill) -> Table:  # type: ignore[no-untyped-def]
         return fill(value) if isinstance(value, str) else value
 
     return replace(table, rows=tuple(tuple(map(cell, row)) for row in table.rows))
+
+
+def _joined(flags: dict[str, str]) -> str:
+    return shlex.join(word for pair in flags.items() for word in pair)
 
 
 def _shared(command: str) -> dict[str, str]:

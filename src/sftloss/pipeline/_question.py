@@ -69,3 +69,24 @@ def normalisations_of_a_step(batch_size: int | None, grad_accum: int | None) -> 
         return ()
     sizes = (batch_size, batch_size * (grad_accum or 1))
     return tuple(micro_batch_mean(size) for size in dict.fromkeys(sizes))
+
+
+def role_weights(texts: Mapping[str, str]) -> tuple[tuple[str, float], ...] | None:
+    """``{"prompt": "0.1", "response": "1"}`` as weights by role; None, the data's own, where nothing is named.
+
+    Raises:
+        ConfigError: If a weight is no number >= 0, or a role is unknown.
+    """
+    from sftloss.weights import ROLES
+
+    found = []
+    for role, text in texts.items():
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = math.nan
+        if role not in ROLES or not 0 <= weight < math.inf:
+            told = f"{role}={text}"[:60]
+            raise ConfigError(f"--roles: {told!r}; give weights >= 0 of {', '.join(ROLES)}, as prompt=0.1,response=1.")
+        found.append((role, weight))
+    return tuple(found) or None
