@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from functools import lru_cache
 from pathlib import Path
@@ -338,6 +339,14 @@ def test_example_of_each_fault_is_shown():
     rows = rows_of(0, None) + rows_of(1, lambda a, o, r: labelled(a + o + r, range(len(a), len(a + o + r))))[:1]
     section = next(s for s in inspected(rows, examples=1).sections if s.id == "trained")
     assert [strip.title for strip in section.strips] == ["row 0", "row 10 MASK005"]
+
+
+def test_titles_name_the_file_without_its_folder(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows_of(0, None)), encoding="utf-8")
+    document = inspected(path, examples=1)
+    assert document.title == "What is trained in data.jsonl"
+    assert next(s for s in document.sections if s.id == "trained").strips[0].title == "data.jsonl:1"
 
 
 def test_inspection_is_the_same_twice():

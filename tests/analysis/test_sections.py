@@ -220,6 +220,7 @@ def test_most_influential_examples_are_the_largest_signals():
     section = by_id(describe(make_table(examples), OPTIONS).sections, "influential")
     assert section.tables[0].rows[0][0] == "data.jsonl:18"
     assert column(section.tables[0], "share") == sorted(column(section.tables[0], "share"), reverse=True)
+    assert section.charts[0].format_y == "percent"
 
 
 def test_data_without_a_trained_token_is_one_error_and_no_shares():

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any
 
 from sftloss.analysis._inspect_audit import Audit, answer_text, audit
@@ -96,7 +97,8 @@ class _Pass:
         new = [fault for fault in faults if fault not in self.told]
         is_first = len(self.shown) < self.options.examples
         if is_first or (new and self.options.examples and len(self.faulty) < _FAULT_STRIPS):
-            title = " ".join([str(example.origin), *faults])
+            place = replace(example.origin, path=PurePath(example.origin.path).name)
+            title = " ".join([str(place), *faults])
             (self.shown if is_first else self.faulty).append(strip(example, found, self.tokenizer, title=title))
             self.told.update(new)
 
@@ -151,7 +153,7 @@ def _document(this: _Pass, records: Records) -> Document:
         sections = [trained_section(tally, strips), *sections, lengths_section(tally), languages_section(tally)]
     sections.append(refused_section(tally, read))
     return Document(
-        f"What is trained in {read.source}",
+        f"What is trained in {PurePath(read.source).name}",
         _headlines(tally, read.rows, found),
         found,
         tuple(section for section in sections if section is not None),

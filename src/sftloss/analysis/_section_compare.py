@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -117,6 +118,7 @@ def influential_section(study: Study) -> Section:
         x_label="share of signal",
         description=lead,
     )
+    chart = replace(chart, format_y="percent")
     table = Table("influential", "Most influential examples", columns, rows)
     return Section("influential", "Most influential examples", lead, LEVELS[options.level], (chart,), (table,))
 
