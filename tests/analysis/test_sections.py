@@ -173,6 +173,7 @@ def test_confidence_bands_and_gradient_factors_are_those_of_the_losses():
     assert column(factors, "f0")[3] == pytest.approx(1.0, rel=1e-5)
     assert column(factors, "f1")[3] == pytest.approx(0.7**2, rel=1e-5)
     assert column(factors, "f1")[1] is None  # no token there: undefined, not 0
+    assert [series.label for series in section.charts[1].series] == list(OBJECTIVES)  # cross-entropy is there once
 
 
 def test_roles_share_signal_by_weight():
@@ -204,6 +205,8 @@ def test_strips_show_texts_weights_and_at_most_so_many_tokens(document, table):
     strips = by_id(short.sections, "tokens").strips
     assert len(strips) == 20 and max(len(strip.tokens) for strip in strips) == 6
     assert strips[0].tokens[0].isdigit()  # ids where nothing decodes
+    cut = [strip for strip in strips if ", tokens " in strip.title]
+    assert cut and all(len(strip.tokens) == 6 for strip in cut if ", tokens 2 to 7 of " in strip.title)
 
 
 def test_many_groups_are_shown_up_to_a_limit():

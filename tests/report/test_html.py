@@ -184,6 +184,8 @@ def test_no_line_breaks_inside_a_flag_or_before_a_percent_sign():
     source = render_html(Document("d", ("24 % of it.",), (), (Section("s", "S", "l", tables=(table,)),)))
     assert '<span class="whole">--normalization</span> <span class="whole">example-mean</span>' in source
     assert "24\u00a0% of it." in source
+    bound = render_html(Document("d", ("32 % have p \u2265 0.99, 1 % p < 0.01.",), (), ()))
+    assert "p\u00a0\u2265\u00a00.99" in bound and "p\u00a0&lt;\u00a00.01" in bound
 
 
 def test_undefined_cells_are_empty_and_never_zero(calm: Document):

@@ -137,10 +137,11 @@ def strips_section(study: Study, decode: Decode | None) -> Section:
     strips = []
     for one, origin in zip(ids.tolist(), study.origins(rows), strict=True):
         if one in parts:
-            start, title = _start(parts[one], study.options.strip_tokens), origin
-            if start:
-                title = f"{origin}, without its first {start + 1:,} tokens"
-            strips.append(_strip(study, parts[one].slice(start, study.options.strip_tokens), title, decode))
+            start, shown = _start(parts[one], study.options.strip_tokens), study.options.strip_tokens
+            whole, title = parts[one].height + 1, origin  # and the first, which is never predicted
+            if start or whole - 1 > shown:
+                title = f"{origin}, tokens {start + 2:,} to {min(start + 1 + shown, whole):,} of {whole:,}"
+            strips.append(_strip(study, parts[one].slice(start, shown), title, decode))
     trained = int((study.size > 0).sum())
     lead = f"{'All' if trained == len(study.size) else f'{trained:,} of'} {len(study.size):,} examples train something."
     notes = ("An example's first token is never predicted, so it is not shown.",)

@@ -98,7 +98,8 @@ def _factors(study: Study) -> tuple[Chart, Table]:
             y = tuple(cell(v) for v in sums[:, 1 + index] / sums[:, 0])
         series.append(Series(name, tuple(BAND_NAMES), y))
         columns.append(y)
-    series.append(Series("cross-entropy", tuple(BAND_NAMES), (1.0,) * len(BAND_NAMES), is_reference=True))
+    if "cross_entropy" not in study.objectives:  # else its own line is the reference
+        series.append(Series("cross-entropy", tuple(BAND_NAMES), (1.0,) * len(BAND_NAMES), is_reference=True))
     title = "Strength of each loss relative to cross-entropy"
     described = "Gradient factor by confidence. 1 is cross-entropy; below 1 the loss lets these tokens rest."
     chart = Chart(

@@ -12,7 +12,7 @@ _SPACES = re.compile(r"[\t\n\v\f\r\u0085\u2028\u2029]+")
 # C0, C1, bidirectional overrides and isolates (they reorder the text around them), lone surrogates, byte-order mark
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_PERCENT = re.compile(r"(?<=\d) (?=%)")
+_TOGETHER = re.compile(r"(?<=\d) (?=%)|(?<=\bp) (?=[<\u2265])|(?<=[<\u2265]) (?=\d)")  # 24 %, p < 0.1
 _MARKS = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u2028": "↵", "\u2029": "↵"}
 
 
@@ -25,13 +25,13 @@ def clean(text: str) -> str:
 
 
 def prose(text: str) -> str:
-    """As :func:`clean`, for a sentence of ours: a number and its percent sign stay on one line.
+    """As :func:`clean`, for a sentence of ours: a number and its percent sign, or p and its bound, stay on one line.
 
     Example:
         >>> prose("24 % of 3")
         '24\\xa0% of 3'
     """
-    return _PERCENT.sub("\u00a0", clean(text))
+    return _TOGETHER.sub("\u00a0", clean(text))
 
 
 def clean_block(text: str) -> str:
