@@ -174,6 +174,19 @@ def test_nothing_to_learn_is_a_connected_zero(plan: Plan, tokens: int) -> None:
         assert parameter.grad is not None and (parameter.grad == 0).all()
 
 
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_a_vocabulary_of_which_only_the_target_is_left_has_finite_gradients(plan: Plan) -> None:
+    """In float32 the square of the sum over the rest, its smallest number, is 0: a collision of 0 / 0."""
+    bias = torch.full((9,), float("-inf"))
+    bias[4] = 0.0
+    hidden, weight = torch.randn(2, 3).requires_grad_(), torch.randn(9, 3).requires_grad_()
+    targets = torch.tensor([4, 4])
+    loss, stats = weighted_loss(hidden, Head(weight, bias), targets, torch.ones(2), everything, plan=plan)
+    for gradient in torch.autograd.grad(loss, (hidden, weight)):
+        assert torch.isfinite(gradient).all()
+    assert (stats.target_logprob.abs() < 1e-30).all()
+
+
 @pytest.mark.parametrize("frozen", ["hidden", "head"])
 @pytest.mark.parametrize("plan", [PLANS["one_pass"], PLANS["two_pass"]], ids=["one_pass", "two_pass"])
 def test_a_frozen_half_costs_the_other_nothing(frozen: str, plan: Plan) -> None:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ._sharded import Shard, local_rows, total
+from ._tile import uses_kernels
 
 _CAST_ROWS = 4096  # rows of a low-precision weight held as float32 at a time: 12 MiB at 768 columns
 _PROJECT_ROWS = 512  # rows of the weight that a processor multiplies at a time
@@ -129,6 +130,26 @@ def compute_dtype(hidden: Tensor) -> torch.dtype:
     return torch.float64 if hidden.dtype == torch.float64 else torch.float32
 
 
+def product_dtype(hidden: Tensor, head: Head) -> torch.dtype:
+    """What the products are multiplied in: on a GPU the inputs' own dtype, or autocast's, summed in float32."""
+    device, wide = hidden.device.type, compute_dtype(hidden)
+    if not uses_kernels(hidden) or wide == torch.float64:
+        return wide
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return torch.promote_types(hidden.dtype, head.weight.dtype)
+
+
+def multiply(out: Tensor, a: Tensor, b: Tensor, *, beta: float = 0.0, alpha: float = 1.0) -> None:
+    """out = beta out + alpha a b; factors of low precision are summed in the precision of `out`."""
+    if a.dtype == out.dtype:
+        out.addmm_(a, b, beta=beta, alpha=alpha)
+    elif out.is_cuda:
+        torch.addmm(out, a, b, out_dtype=out.dtype, beta=beta, alpha=alpha, out=out)
+    else:
+        out.addmm_(a.to(out.dtype), b.to(out.dtype), beta=beta, alpha=alpha)
+
+
 Factors = list[tuple[slice, Tensor]]
 
 
@@ -164,10 +185,15 @@ def finite_columns(head: Head, dtype: torch.dtype) -> tuple[Tensor | None, int |
     return finite, total(finite.sum(), head.shard)
 
 
+def products(hidden: Tensor, factors: Factors, out: Tensor) -> None:
+    """Write the bare product with one block of the factors into `out`."""
+    for columns, factor in factors:
+        multiply(out, hidden[:, columns], factor.t(), beta=float(columns.start > 0))
+
+
 def project(hidden: Tensor, factors: Factors, head: Head, piece: slice, out: Tensor) -> Tensor | None:
     """Write the logits of one block of the vocabulary into `out`; return d(capped)/d(uncapped), None without a cap."""
-    for columns, factor in factors:
-        out.addmm_(hidden[:, columns], factor.t(), beta=float(columns.start > 0))
+    products(hidden, factors, out)
     if head.bias is not None:
         out += head.bias.detach()[piece].to(out.dtype)
     if head.scale != 1.0:

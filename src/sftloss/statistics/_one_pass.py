@@ -9,12 +9,22 @@ import torch
 from torch import Tensor
 
 from ._definition import IGNORED, spread
-from ._head import Head, blocks, compute_dtype, finite_columns, project, projected_rows
+from ._head import (
+    Head,
+    blocks,
+    compute_dtype,
+    finite_columns,
+    multiply,
+    product_dtype,
+    products,
+    project,
+    projected_rows,
+)
 from ._plan import Plan
 from ._rows import FREE, RowGradient, Rows, needs, row_gradient, statistics_of
 from ._sharded import Shard, from_centre, merge, total
 from ._stats import TokenStats
-from ._tile import Sums, add_block, put_target, take_target, to_gradient
+from ._tile import Sums, add_block, put_target, take_target, to_gradient, uses_kernels
 
 
 @dataclass(frozen=True)
@@ -55,9 +65,10 @@ class OnePass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, low_rank, work):  # type: ignore[no-untyped-def]
-        wanted = tuple(ctx.needs_input_grad[:4])
+        wanted, head = tuple(ctx.needs_input_grad[:4]), work.head(weight, bias, low_rank)
+        ctx.dtype = product_dtype(hidden, head)
         with torch.autocast(hidden.device.type, enabled=False):
-            loss, stats, gradients, largest = sweep(hidden, work.head(weight, bias, low_rank), work, wanted)
+            loss, stats, gradients, largest = sweep(hidden, head, work, wanted, ctx.dtype)
         ctx.save_for_backward(hidden, weight, bias, low_rank)
         ctx.work, ctx.wanted, ctx.gradients, ctx.largest = work, wanted, gradients, largest
         ctx.set_materialize_grads(False)
@@ -74,7 +85,7 @@ class OnePass(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:  # a second backward through a retained graph: the first one took the buffers
             with torch.autocast(hidden.device.type, enabled=False), torch.no_grad():
-                _, _, gradients, _ = sweep(hidden, ctx.work.head(*inputs[1:]), ctx.work, ctx.wanted)
+                _, _, gradients, _ = sweep(hidden, ctx.work.head(*inputs[1:]), ctx.work, ctx.wanted, ctx.dtype)
         factor = upstream * ctx.largest
         out = [
             None if value is None else value.mul_(factor).to(like.dtype)
@@ -84,32 +95,43 @@ class OnePass(torch.autograd.Function):
 
 
 def sweep(
-    hidden: Tensor, head: Head, work: Work, wanted: tuple[bool, ...]
+    hidden: Tensor, head: Head, work: Work, wanted: tuple[bool, ...], product: torch.dtype
 ) -> tuple[Tensor, list[Tensor], Gradients, Tensor]:
-    """Go over the tokens that count, chunk by chunk."""
+    """Go over the tokens that count, chunk by chunk; where the kernels run over all, the others zero throughout."""
     tokens, dtype = hidden.shape[0], compute_dtype(hidden)
-    kept = torch.nonzero((work.targets != IGNORED) & (work.coefficients != 0))[:, 0]
+    counted = (work.targets != IGNORED) & (work.coefficients != 0)
+    masked = uses_kernels(hidden)  # to drop rows is to wait for the device until it has counted them
+    kept = torch.arange(tokens, device=hidden.device) if masked else torch.nonzero(counted)[:, 0]
     everything = kept.shape[0] == tokens
-    coefficients = work.coefficients.to(dtype)
+    coefficients = torch.where(counted, work.coefficients.to(dtype), 0.0)
     largest = coefficients.abs().amax() if tokens else coefficients.new_ones(())
     largest = torch.where(largest > 0, largest, 1.0)
     state = _State(hidden, head, dtype, wanted, kept.shape[0])
+    state.is_masked = masked
     loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
     pieces: list[dict[str, Tensor]] = []
     buffers = 2 if state.keeps_shifted(work) else 1
-    step = work.plan.chunk(kept.shape[0], head.common, buffers * dtype.itemsize)
+    step = work.plan.chunk(kept.shape[0], head.common, buffers * dtype.itemsize, is_device=masked)
     for start in range(0, kept.shape[0], step):
         piece = slice(start, min(start + step, kept.shape[0]))
         chosen: slice | Tensor = piece if everything else kept[piece]
         extras = {name: value[chosen] for name, value in work.extras.items()}
         c = coefficients[chosen] / largest
-        values, share = state.chunk(hidden[chosen].to(dtype), work.targets[chosen], c, extras, work, piece)
+        h, y = hidden[chosen].to(product), work.targets[chosen]
+        if masked:
+            h, y = h.masked_fill(~counted[chosen, None], 0.0), y.masked_fill(~counted[chosen], 0)
+        values, share = state.chunk(h, y, c, extras, work, piece)
         loss += share
         pieces.append(values)
     stats = _gather(pieces, work.returned, dtype, hidden.device)
     if not everything:
         stats = [spread(value, kept, tokens) for value in stats]
+    elif masked:
+        stats = [value.masked_fill(~counted, 0) for value in stats]
     return (loss * largest).to(dtype), stats, state.finish(tokens, kept, everything), largest
+
+
+_Held = tuple[Tensor, Tensor | None, Tensor | None, Rows]
 
 
 class _State:
@@ -129,6 +151,7 @@ class _State:
         self.wants_gradient = any(wanted)
         self.buffer = self.spare = self.centre = like
         self.is_first = True
+        self.is_masked = False  # rows that do not count are there, with coefficient 0
 
     def keeps_shifted(self, work: Work) -> bool:
         """Whether the backward formula reads z - m beside exp(z - m): a second buffer."""
@@ -138,37 +161,74 @@ class _State:
         self, hidden: Tensor, targets: Tensor, c: Tensor, extras: Mapping[str, Tensor], work: Work, piece: slice
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Values of the statistics and the loss of one chunk; its gradients go into the buffers."""
-        exp, shifted, slope, rows = read_chunk(self, hidden, targets, needs(work.returned), self.keeps_shifted(work))
+        held = self._read(hidden, targets, work)
+        rows = held[-1]
         leaves = rows.leaves()
         with torch.enable_grad():
             values = statistics_of(leaves, work.returned)
             losses = work.objective(TokenStats(values, self.vocab_size, extras))
+            if self.is_masked:
+                losses = torch.where(c != 0, losses, 0.0)
         loss = (losses.detach().double() * c).sum()
         if self.wants_gradient:
             grad = row_gradient([losses], [c.to(losses.dtype)], leaves)
-            here = from_centre(rows, self.centre, self.head.shard)
-            dz = to_gradient(exp, shifted, here, grad, self.finite, self.vocab_size)
-            put_target(dz, targets, self.head.start, grad, self.vocab_size)
-            if slope is not None:
-                dz *= slope
+            if self.is_masked:  # an objective may have no finite gradient where its extras have no number
+                grad = grad.map(lambda value: torch.where(c != 0, value, 0.0))
+            dz = self._gradient(held, targets, grad)
             self._products(dz, hidden, piece, work.plan.skip_below)
         return {name: value.detach() for name, value in values.items()}, loss
+
+    def _read(self, hidden: Tensor, targets: Tensor, work: Work) -> _Held:
+        if not uses_kernels(hidden):
+            return read_chunk(self, hidden, targets, needs(work.returned), self.keeps_shifted(work))
+        from . import _triton
+
+        z = self.rows_of_buffer(hidden, hidden.dtype != self.dtype)
+        for columns, factors in blocks(self.head, hidden.dtype):
+            products(hidden, factors, z[:, columns])
+        sums = Sums.start(z.shape[0], needs(work.returned), z)
+        _triton.read(z, _triton.Block(self.head, slice(0, z.shape[1]), targets), sums)
+        return z, self.spare[: z.shape[0]], None, merge(sums, self.head.shard, targets).rows(self.vocab_size)
+
+    def _gradient(self, held: _Held, targets: Tensor, grad: RowGradient) -> Tensor:
+        """What was read, turned into the gradient in the product with the head; in place."""
+        exp, shifted, slope, rows = held
+        if uses_kernels(exp):
+            from . import _triton
+
+            assert shifted is not None
+            out = shifted if shifted.numel() else exp
+            block = _triton.Block(self.head, slice(0, exp.shape[1]), targets)
+            return _triton.write(exp, out, block, rows, grad, self.vocab_size)
+        here = from_centre(rows, self.centre, self.head.shard)
+        dz = to_gradient(exp, shifted, here, grad, self.finite, self.vocab_size)
+        put_target(dz, targets, self.head.start, grad, self.vocab_size)
+        return dz if slope is None else dz.mul_(slope)
+
+    def rows_of_buffer(self, hidden: Tensor, needs_spare: bool) -> Tensor:
+        """Room for the logits of a chunk, and `spare` of the same size where asked for; made once."""
+        tokens, vocab = hidden.shape[0], self.head.weight.shape[0]
+        if self.buffer.shape[0] < tokens:
+            self.buffer = torch.empty(tokens, vocab, dtype=self.dtype, device=hidden.device)
+            if needs_spare:
+                self.spare = torch.empty_like(self.buffer, dtype=hidden.dtype)
+        return self.buffer[:tokens]
 
     def _products(self, dz: Tensor, hidden: Tensor, piece: slice, skip_below: float) -> None:
         beta, scale = (0.0 if self.is_first else 1.0), self.head.scale
         if self.d_bias is not None:
-            self.d_bias.add_(dz.sum(dim=0), alpha=scale)
+            self.d_bias.add_(dz.sum(dim=0, dtype=self.dtype), alpha=scale)
         if skip_below:
             self._filtered_products(dz, hidden, piece, skip_below)
             return
         self.is_first = False
-        for rows, factors in blocks(self.head, self.dtype):
+        for rows, factors in blocks(self.head, dz.dtype):
             part = dz[:, rows]
             for (columns, factor), gradient in zip(factors, (self.d_weight, self.d_low_rank), strict=False):
                 if self.d_hidden is not None:
-                    self.d_hidden[piece, columns].addmm_(part, factor, beta=float(rows.start > 0), alpha=scale)
+                    multiply(self.d_hidden[piece, columns], part, factor, beta=float(rows.start > 0), alpha=scale)
                 if gradient is not None:
-                    gradient[rows].addmm_(part.t(), hidden[:, columns], beta=beta, alpha=scale)
+                    multiply(gradient[rows], part.t(), hidden[:, columns], beta=beta, alpha=scale)
 
     def _filtered_products(self, dz: Tensor, hidden: Tensor, piece: slice, skip_below: float) -> None:
         """The same from the columns of dz that reach `skip_below`."""
@@ -178,10 +238,12 @@ class _State:
             if gradient is not None and self.is_first:
                 gradient.zero_()
             if self.d_hidden is not None:
-                block = factor.detach().index_select(0, rows).to(self.dtype)
-                self.d_hidden[piece, columns].addmm_(part, block, beta=0.0, alpha=scale)
+                block = factor.detach().index_select(0, rows).to(dz.dtype)
+                multiply(self.d_hidden[piece, columns], part, block, alpha=scale)
             if gradient is not None:
-                gradient.index_add_(0, rows, part.t() @ hidden[:, columns], alpha=scale)
+                product = gradient.new_empty(part.shape[1], gradient.shape[1])
+                multiply(product, part.t(), hidden[:, columns])
+                gradient.index_add_(0, rows, product, alpha=scale)
         self.is_first = False
 
     def finish(self, tokens: int, kept: Tensor, everything: bool) -> Gradients:
@@ -191,17 +253,10 @@ class _State:
         return Gradients(d_hidden, self.d_weight, self.d_bias, self.d_low_rank)
 
 
-def read_chunk(
-    state: _State, hidden: Tensor, targets: Tensor, needed: set[str], keeps_shifted: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None, Rows]:
+def read_chunk(state: _State, hidden: Tensor, targets: Tensor, needed: set[str], keeps_shifted: bool) -> _Held:
     """exp(z - m), z - m where kept, the cap's slope, and the five numbers of a chunk of rows."""
     head, tokens = state.head, hidden.shape[0]
-    vocab = head.weight.shape[0]
-    if state.buffer.shape[0] < tokens:
-        state.buffer = torch.empty(tokens, vocab, dtype=state.dtype, device=hidden.device)
-        if keeps_shifted:
-            state.spare = torch.empty_like(state.buffer)
-    z = state.buffer[:tokens]
+    z = state.rows_of_buffer(hidden, keeps_shifted)
     parts = blocks(head, state.dtype, projected_rows(hidden))
     slopes = [project(hidden, factors, head, columns, z[:, columns]) for columns, factors in parts]
     slope = None if head.softcap is None else torch.cat([s for s in slopes if s is not None], dim=1)

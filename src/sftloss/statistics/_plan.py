@@ -7,6 +7,7 @@ from typing import Literal
 
 _CHUNK_BYTES = 80 * 2**20  # what one chunk of logits may take: 417 rows of 50257 float32
 _TILE_BYTES = 16 * 2**20  # one tile of the two-pass mode: 2048 rows of 2048 float32, fits a last-level cache
+_ON_DEVICE = 8  # a GPU's memory is larger and its products need to be: from arithmetic, not yet from a measurement
 _SUPER_CHUNK = 8192  # tokens the two-pass mode keeps in one vocabulary sweep
 
 
@@ -51,15 +52,16 @@ class Plan:
         if self.skip_below and self.mode == "two_pass":
             raise ValueError("Plan: skip_below is for one pass; two passes are exact.")
 
-    def chunk(self, tokens: int, vocab: int, logit_bytes: int) -> int:
+    def chunk(self, tokens: int, vocab: int, logit_bytes: int, *, is_device: bool = False) -> int:
         """Tokens in one chunk of the one-pass mode; chunks of nearly equal size."""
         if self.tokens is not None:
             return self.tokens
-        fit = max(16, _CHUNK_BYTES // (vocab * logit_bytes))
+        fit = max(16, _CHUNK_BYTES * (_ON_DEVICE if is_device else 1) // (vocab * logit_bytes))
         parts = -(-max(tokens, 1) // fit)
         return -(-max(tokens, 1) // parts)
 
-    def tile(self, tokens: int, vocab: int, itemsize: int) -> tuple[int, int]:
+    def tile(self, tokens: int, vocab: int, itemsize: int, *, is_device: bool = False) -> tuple[int, int]:
         """Tokens and columns of one tile of the two-pass mode."""
         rows = min(max(tokens, 1), self.tokens or _SUPER_CHUNK)
-        return rows, min(vocab, self.columns or max(256, _TILE_BYTES // (rows * itemsize)))
+        room = _TILE_BYTES * (_ON_DEVICE if is_device else 1)
+        return rows, min(vocab, self.columns or max(256, room // (rows * itemsize)))

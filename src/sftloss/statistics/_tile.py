@@ -6,6 +6,8 @@ exactly. The target's own logit is taken out first and never enters a sum.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,17 @@ from torch import Tensor
 from ._rows import RowGradient, Rows, have, lowest
 
 _FAR = -1e4  # exp(-1e4) is 0 in float64 too; keeps 0 * (-inf) out of the entropy
+KERNEL_DEVICES = ["cuda"]  # where `_triton.py` does this file's work; its tests add "cpu", for Triton's interpreter
+
+
+def uses_kernels(tensor: Tensor) -> bool:
+    """Whether the kernels of `_triton.py` run where the tensor is."""
+    return tensor.device.type in KERNEL_DEVICES and _has_triton()
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 @dataclass
@@ -57,7 +70,7 @@ class Sums:
             target=self.target - self.m,
             log_sum=log_sum,
             rest_entropy=None if self.exp_z is None else log_sum - self.exp_z / total,
-            rest_collision=None if self.exp_sq is None else self.exp_sq / total.square(),
+            rest_collision=None if self.exp_sq is None else self.exp_sq / total / total,
             mean=mean,
         )
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._definition import IGNORED, spread
-from ._head import Head, compute_dtype, factors_of, finite_columns, project
+from ._definition import IGNORED
+from ._head import Head, compute_dtype, factors_of, finite_columns, multiply, product_dtype, products, project
 from ._plan import Plan
 from ._rows import RowGradient, Rows, needs, row_gradient, statistics_of
 from ._sharded import Shard, merge, total
-from ._tile import _FAR, Sums, add_block, put_target, take_target, to_gradient
+from ._tile import _FAR, Sums, add_block, put_target, take_target, to_gradient, uses_kernels
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,14 @@ class TwoPass(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, low_rank, request):  # type: ignore[no-untyped-def]
         head = request.head(weight, bias, low_rank)
-        kept = torch.nonzero(request.targets != IGNORED)[:, 0]
+        ctx.kept = kept = _Kept.of(request.targets, hidden)
+        ctx.dtype = product_dtype(hidden, head)
         with torch.autocast(hidden.device.type, enabled=False):
-            h, y = hidden[kept].to(compute_dtype(hidden)), request.targets[kept]
+            h, y = kept.take(hidden).to(ctx.dtype), kept.take(request.targets)
             rows = read_rows(h, head, y, needs(request.fields), request.plan)
         values = statistics_of(rows, request.fields)
-        out = [spread(value, kept, hidden.shape[0]) for value in values.values()]
-        ctx.save_for_backward(hidden, weight, bias, low_rank, kept, *[v for v in vars(rows).values() if v is not None])
+        out = [kept.put(value) for value in values.values()]
+        ctx.save_for_backward(hidden, weight, bias, low_rank, *[v for v in vars(rows).values() if v is not None])
         ctx.names = [name for name, value in vars(rows).items() if value is not None]
         ctx.request = request
         ctx.set_materialize_grads(False)
@@ -53,37 +54,66 @@ class TwoPass(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, *upstream):  # type: ignore[no-untyped-def]
-        hidden, weight, bias, low_rank, kept, *numbers = ctx.saved_tensors
-        rows, request = Rows(**dict(zip(ctx.names, numbers, strict=True))), ctx.request
+        hidden, weight, bias, low_rank, *numbers = ctx.saved_tensors
+        rows, request, kept = Rows(**dict(zip(ctx.names, numbers, strict=True))), ctx.request, ctx.kept
         leaves = rows.leaves()
         with torch.enable_grad():
             values = statistics_of(leaves, request.fields)
-        asked = [(values[n], up[kept]) for n, up in zip(request.fields, upstream, strict=True) if up is not None]
+        asked = [(values[n], kept.take(up)) for n, up in zip(request.fields, upstream, strict=True) if up is not None]
         if not asked:
             return None, None, None, None, None
         grad = row_gradient([value for value, _ in asked], [up for _, up in asked], leaves)
         head = request.head(weight, bias, low_rank)
         with torch.autocast(hidden.device.type, enabled=False):
-            h = hidden[kept].to(compute_dtype(hidden))
-            d_h, *of_head = _gradients(h, head, request, (request.targets[kept], rows, grad), ctx.needs_input_grad)
-        d_hidden = None
-        if d_h is not None:
-            d_hidden = torch.zeros_like(hidden).index_copy_(0, kept, d_h.to(hidden.dtype))
-        return d_hidden, *of_head, None
+            h, y = kept.take(hidden).to(ctx.dtype), kept.take(request.targets)
+            d_h, *of_head = _gradients(h, head, request, (y, rows, grad), ctx.needs_input_grad)
+        return None if d_h is None else kept.put(d_h.to(hidden.dtype)), *of_head, None
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The rows whose target counts: picked out, or, where counting them would wait for the device, zeros in place."""
+
+    counted: Tensor
+    index: Tensor | None
+
+    @classmethod
+    def of(cls, targets: Tensor, hidden: Tensor) -> _Kept:
+        counted = targets != IGNORED
+        return cls(counted, None if uses_kernels(hidden) else torch.nonzero(counted)[:, 0])
+
+    def take(self, value: Tensor) -> Tensor:
+        return self._zeroed(value) if self.index is None else value[self.index]
+
+    def put(self, value: Tensor) -> Tensor:
+        if self.index is None:
+            return self._zeroed(value)
+        whole = value.new_zeros(self.counted.shape[0], *value.shape[1:])
+        return whole.index_copy_(0, self.index, value)
+
+    def _zeroed(self, value: Tensor) -> Tensor:
+        return value.masked_fill(~(self.counted if value.ndim == 1 else self.counted[:, None]), 0)
 
 
 def read_rows(hidden: Tensor, head: Head, targets: Tensor, needed: set[str], plan: Plan) -> Rows:
     """The numbers of every row, one sweep over the vocabulary for each super-chunk of tokens."""
-    finite, vocab_size = finite_columns(head, hidden.dtype)
+    dtype, kernels = compute_dtype(hidden), uses_kernels(hidden)
+    finite, vocab_size = finite_columns(head, dtype)
     vocab = head.weight.shape[0]
-    height, width = plan.tile(hidden.shape[0], vocab, hidden.dtype.itemsize)
+    height, width = plan.tile(hidden.shape[0], vocab, dtype.itemsize, is_device=kernels)
     parts = []
     for start in range(0, max(hidden.shape[0], 1), height):
         h, y = hidden[start : start + height], targets[start : start + height]
-        sums = Sums.start(h.shape[0], needed, h)
+        sums = Sums.start(h.shape[0], needed, h.new_empty(0, dtype=dtype))
         for left in range(0, vocab, width):
             piece = slice(left, min(left + width, vocab))
-            z = h.new_empty(h.shape[0], piece.stop - left)
+            z = h.new_empty(h.shape[0], piece.stop - left, dtype=dtype)
+            if kernels:
+                from . import _triton
+
+                products(h, factors_of(head, piece, h.dtype), z)
+                _triton.read(z, _triton.Block(head, piece, y), sums)
+                continue
             project(h, factors_of(head, piece, h.dtype), head, piece, z)
             hole = take_target(z, y, head.start + left, sums)
             add_block(z, sums, hole, finite is not None)
@@ -98,19 +128,18 @@ def _gradients(
     hidden: Tensor, head: Head, request: Request, tokens: tuple[Tensor, Rows, RowGradient], wanted: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """In hidden, weight, bias and low_rank; each block of dW is written once for every super-chunk of tokens."""
-    finite, vocab_size = finite_columns(head, hidden.dtype)
+    dtype = compute_dtype(hidden)
+    finite, vocab_size = finite_columns(head, dtype)
     vocab = head.weight.shape[0]
-    height, width = request.plan.tile(hidden.shape[0], vocab, hidden.dtype.itemsize)
-    d_hidden = torch.zeros_like(hidden) if wanted[0] else None
+    height, width = request.plan.tile(hidden.shape[0], vocab, dtype.itemsize, is_device=uses_kernels(hidden))
+    d_hidden = torch.zeros_like(hidden, dtype=dtype) if wanted[0] else None
     is_single = hidden.shape[0] <= height
     # with one super-chunk a block of dW is final when written, so no float32 copy of the whole is needed
     d_factors = [
-        torch.zeros(factor.shape, dtype=factor.dtype if is_single else hidden.dtype, device=hidden.device)
-        if want
-        else None
+        torch.zeros(factor.shape, dtype=factor.dtype if is_single else dtype, device=hidden.device) if want else None
         for (_, factor), want in zip(head.factors, (wanted[1], wanted[3]), strict=False)
     ]
-    d_bias = torch.zeros(vocab, dtype=hidden.dtype, device=hidden.device) if wanted[2] else None
+    d_bias = torch.zeros(vocab, dtype=dtype, device=hidden.device) if wanted[2] else None
     for start in range(0, hidden.shape[0], height):
         part = slice(start, min(start + height, hidden.shape[0]))
         targets, rows, grad = tokens
@@ -121,11 +150,11 @@ def _gradients(
             dz = _tile_gradient(hidden[part], factors, head, piece, cut, finite, vocab_size)
             for (columns, factor), gradient in zip(factors, d_factors, strict=True):
                 if d_hidden is not None:
-                    d_hidden[part, columns].addmm_(dz, factor, alpha=head.scale)
+                    multiply(d_hidden[part, columns], dz, factor, beta=1.0, alpha=head.scale)
                 if gradient is not None:
                     _add_product(gradient[piece], dz, hidden[part, columns], head.scale, is_single)
             if d_bias is not None:
-                d_bias[piece].add_(dz.sum(dim=0), alpha=head.scale)
+                d_bias[piece].add_(dz.sum(dim=0, dtype=dtype), alpha=head.scale)
     d_hidden = None if d_hidden is None else total(d_hidden, head.shard)
     d_weight, d_low_rank = (*d_factors, None)[:2]
     found = ((d_weight, head.weight), (d_bias, head.bias), (d_low_rank, head.low_rank))
@@ -133,16 +162,22 @@ def _gradients(
 
 
 def _add_product(out: Tensor, dz: Tensor, hidden: Tensor, scale: float, is_single: bool) -> None:
-    if is_single and out.dtype != dz.dtype:
+    if torch.promote_types(out.dtype, dz.dtype) != out.dtype:
         out.copy_(torch.mm(dz.t(), hidden).mul_(scale))
     else:
-        out.addmm_(dz.t(), hidden, beta=0.0 if is_single else 1.0, alpha=scale)
+        multiply(out, dz.t(), hidden, beta=0.0 if is_single else 1.0, alpha=scale)
 
 
 def _tile_gradient(hidden, factors, head, piece, tokens, finite, vocab_size):  # type: ignore[no-untyped-def]
     """The gradient in the raw product h W^T of one tile."""
     targets, rows, grad = tokens
-    z = hidden.new_empty(hidden.shape[0], piece.stop - piece.start)
+    z = hidden.new_empty(hidden.shape[0], piece.stop - piece.start, dtype=compute_dtype(hidden))
+    if uses_kernels(hidden):
+        from . import _triton
+
+        products(hidden, factors, z)
+        out = z if hidden.dtype == z.dtype else torch.empty_like(z, dtype=hidden.dtype)
+        return _triton.write(z, out, _triton.Block(head, piece, targets), rows, grad, vocab_size)
     slope = project(hidden, factors, head, piece, z)
     start = head.start + piece.start
     take_target(z, targets, start, Sums.start(hidden.shape[0], set(), z))

@@ -1,0 +1,222 @@
+"""The kernels against the definition: in Triton's interpreter, or on a GPU where there is one.
+
+Small shapes that no block divides: 17 or 41 columns, 8 at a time, in tiles of 9 or 16; targets lie on both edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.statistics.test_engine import KINDS, everything, make_head, make_tokens, parameters, reference
+from tests.test_laws import VARIANTS, evaluate, inputs
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import sftloss.loss
+from sftloss.loss import weighted_loss
+from sftloss.objectives import cross_entropy
+from sftloss.statistics import (
+    FIELDS,
+    Head,
+    Plan,
+    TokenStats,
+    _engine,
+    _tile,
+    from_logits,
+    token_statistics,
+)
+
+pytest.importorskip("triton", reason="the kernels need Triton, which is built for Linux on x86-64")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PLANS = {
+    "one_pass": Plan("one_pass", tokens=5),
+    "one_chunk": Plan("one_pass"),
+    "two_pass": Plan("two_pass", tokens=8, columns=9),
+    "two_pass_one_tile": Plan("two_pass"),
+}
+BOTH = {"one_pass": Plan("one_pass", tokens=7), "two_pass": Plan("two_pass", columns=16)}
+both_modes = pytest.mark.parametrize("plan", BOTH.values(), ids=BOTH)
+
+
+@pytest.fixture(autouse=True)
+def _kernels_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """On this device, eight columns at a time; a test that launched neither kernel would say nothing."""
+    from sftloss.statistics import _triton
+
+    made = []
+    read = _triton.read
+    monkeypatch.setattr(_triton, "read", lambda *given: (made.append(1), read(*given)))
+    monkeypatch.setattr(_triton, "_BLOCK", 8)
+    monkeypatch.setattr(_tile, "KERNEL_DEVICES", ["cuda", "cpu"])
+    with torch.device(DEVICE):
+        yield
+    assert made, "no kernel was launched"
+
+
+def here(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.detach().to(DEVICE).requires_grad_(tensor.requires_grad)
+
+
+def problem(kind: str) -> tuple[Head, torch.Tensor, torch.Tensor, torch.Tensor]:
+    with torch.device("cpu"):
+        head, (hidden, targets, c) = make_head(kind), make_tokens()
+        targets[1], targets[2], targets[4] = 0, 9, 8  # both sides of an edge
+    head = replace(head, weight=here(head.weight), bias=here(head.bias), low_rank=here(head.low_rank))
+    return head, *(here(t) for t in (hidden, targets, c))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_the_kernels_give_the_loss_of_the_definition_and_its_gradients(kind: str, plan: Plan) -> None:
+    head, hidden, targets, c = problem(kind)
+    wanted = reference(hidden, head, targets, c, everything)
+    loss, _ = weighted_loss(hidden, head, targets, c, everything, plan=plan)
+    # float64 in the kernels too: only the order of the sums differs, and tanh is made of exp
+    assert_close(loss, wanted, rtol=1e-12, atol=1e-12)
+    true = torch.autograd.grad(wanted * -1.7, parameters(hidden, head))
+    got = torch.autograd.grad(loss * -1.7, parameters(hidden, head))
+    for a, b in zip(true, got, strict=True):
+        assert_close(b, a, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("function", VARIANTS.values(), ids=VARIANTS)
+@both_modes
+def test_every_objective_through_the_kernels_is_its_definition(function: Callable, plan: Plan) -> None:
+    data = tuple(t.to(DEVICE) for t in inputs(7, 5, 41))
+    for a, b in zip(
+        evaluate(function, "definition", torch.float64, data),  # type: ignore[arg-type]
+        evaluate(function, plan, torch.float64, data),  # type: ignore[arg-type]
+        strict=True,
+    ):
+        assert_close(b, a, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "sum"])
+@both_modes
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_low_precision_in_the_kernels_errs_at_most_twice_the_plain_formula(
+    name: str, plan: Plan, dtype: torch.dtype
+) -> None:
+    data = tuple(t.to(DEVICE) for t in inputs(12, 12, 41))
+    rounded = tuple(t.to(dtype).double() if t.is_floating_point() else t for t in data)
+    truth = evaluate(VARIANTS[name], "definition", torch.float64, rounded)  # type: ignore[arg-type]
+    plain = evaluate(VARIANTS[name], "definition", dtype, data)  # type: ignore[arg-type]
+    ours = evaluate(VARIANTS[name], plan, dtype, data)  # type: ignore[arg-type]
+    for true, low, got in zip(truth, plain, ours, strict=True):
+        floor = torch.finfo(dtype).eps * true.abs().max()
+        assert (got - true).abs().max() <= 2 * (low - true).abs().max() + floor
+
+
+@both_modes
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [60.0, 240.0])
+def test_the_kernels_stay_finite_at_extreme_logits(plan: Plan, dtype: torch.dtype, size: float) -> None:
+    weight = torch.eye(6, dtype=dtype).mul(size).requires_grad_()
+    hidden = torch.cat([torch.eye(6), -torch.eye(6), torch.zeros(1, 6)]).to(dtype).requires_grad_()
+    targets = torch.tensor([0, 1, 2, 0, 0, 0, 0, 1, 2, 3, 3, 3, 5])
+    bias = torch.zeros(6, dtype=dtype)
+    bias[4] = float("-inf")
+    loss = weighted_loss(hidden, Head(weight, bias), targets, torch.full((13,), 1 / 64), everything, plan=plan)[0]
+    assert all(torch.isfinite(t).all() for t in (loss, *torch.autograd.grad(loss, (hidden, weight))))
+
+
+@pytest.mark.parametrize("kind", ["plain", "padded", "softcap"])
+def test_every_statistic_from_the_kernels_is_the_definition(kind: str) -> None:
+    head, hidden, targets, _ = problem(kind)
+    true = from_logits(head.logits(hidden), targets)
+    for columns in (5, 17):
+        got = token_statistics(hidden, head, targets, plan=Plan(columns=columns))
+        for name in FIELDS:
+            assert_close(getattr(got, name), getattr(true, name), rtol=1e-10, atol=1e-12)
+
+
+def test_a_vocabulary_of_which_only_the_target_is_left_has_no_gradient() -> None:
+    bias = torch.full((9,), float("-inf"))
+    bias[4] = 0.0
+    hidden = torch.randn(2, 3).requires_grad_()
+    loss, stats = weighted_loss(hidden, Head(torch.randn(9, 3), bias), torch.tensor([4, 4]), torch.ones(2), everything)
+    (gradient,) = torch.autograd.grad(loss, hidden)
+    # the sum over the rest is the smallest float there, not 0
+    assert (stats.target_logprob.abs() < 1e-30).all() and torch.isfinite(gradient).all()
+
+
+@both_modes
+def test_rows_that_do_not_count_reach_nothing_through_the_kernels(plan: Plan) -> None:
+    """They are not dropped there, which would wait for the device: NaN in them, or in their extras, must not spread."""
+    head, hidden, targets, c = problem("bias")
+    poisoned, gate = hidden.detach().clone(), torch.ones(11, dtype=torch.float64)
+    poisoned[3] = poisoned[5] = gate[3] = gate[5] = float("nan")
+    poisoned.requires_grad_()
+
+    def gated(stats: TokenStats) -> torch.Tensor:
+        return stats.extras["gate"] * cross_entropy(stats)
+
+    loss, stats = weighted_loss(poisoned, head, targets, c, gated, extras={"gate": gate}, plan=plan)
+    got = torch.autograd.grad(loss, (poisoned, head.weight, head.bias))  # type: ignore[arg-type]
+    wanted = reference(hidden, head, targets, torch.where(c == 0, 0.0, c), cross_entropy)
+    for a, b in zip(torch.autograd.grad(wanted, (hidden, head.weight, head.bias)), got, strict=True):  # type: ignore[arg-type]
+        assert_close(b, a, rtol=1e-10, atol=1e-12)
+    assert (got[0][[3, 5]] == 0).all() and (stats.target_logprob[[3, 5]] == 0).all()
+
+
+class _Waits(TorchDispatchMode):
+    """Refuses the operations whose answer the host has to wait for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        assert func.overloadpacket.__name__ not in ("nonzero", "_local_scalar_dense", "is_nonzero", "equal"), func
+        return func(*args, **(kwargs or {}))
+
+
+@both_modes
+def test_forward_and_backward_never_wait_for_the_device(plan: Plan) -> None:
+    head, hidden, targets, c = problem("padded")
+    targets_are_ids = targets.masked_fill(targets == -100, 0)  # the door looks at ids, on a CPU only
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_engine, "check_targets", lambda *_: None)
+        patch.setattr(sftloss.loss, "fields_read", lambda *_: {"target_logprob"})  # its four tokens are on the CPU
+        with _Waits():
+            loss = weighted_loss(hidden, head, targets_are_ids, c, cross_entropy, plan=plan)[0]
+            loss.backward()
+
+
+@both_modes
+def test_the_kernels_give_the_same_bits_each_time_and_change_no_input(plan: Plan) -> None:
+    data = tuple(t.to(DEVICE) for t in inputs(7, 5, 41))
+    before = [t.clone() for t in data]
+    first, second = (evaluate(everything, plan, torch.float32, data) for _ in range(2))  # type: ignore[arg-type]
+    assert all(torch.equal(a, b) for a, b in zip((*first, *before), (*second, *data), strict=True))
+
+
+def test_filtered_gradients_come_from_the_kernels_too() -> None:
+    head, hidden, targets, c = problem("plain")
+    with torch.no_grad():
+        head.weight.mul_(4)
+    low, weight = hidden.detach().to(torch.bfloat16).requires_grad_(), head.weight.detach().to(torch.bfloat16)
+    weight.requires_grad_()
+    exact, ours = (
+        torch.autograd.grad(
+            weighted_loss(low, Head(weight), targets, c, plan=Plan(tokens=3, skip_below=threshold))[0], (low, weight)
+        )
+        for threshold in (0.0, 0.02)
+    )
+    bounds = [0.02 * c.abs().max() * t.detach().double().abs().sum(dim=0) for t in (weight, low)]
+    for a, b, bound in zip(exact, ours, bounds, strict=True):
+        assert not torch.equal(a, b)
+        # beside the bound, one rounding to bfloat16 of either
+        assert ((a - b).abs() <= bound + 2**-7 * a.abs()).all()
+
+
+def test_mixed_precision_multiplies_in_the_dtype_of_autocast() -> None:
+    hidden, weight, targets, c = (t.to(DEVICE) for t in inputs(7, 5, 41))
+    h, w = hidden.float().requires_grad_(), weight.float().requires_grad_()
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        loss = weighted_loss(h, Head(w), targets, c)[0]
+    low = (hidden.bfloat16(), weight.bfloat16(), targets, c)
+    rounded = evaluate(cross_entropy, Plan(), torch.float32, low)  # type: ignore[arg-type]
+    assert loss.dtype == torch.float32
+    assert_close(loss.detach().double(), rounded[0], rtol=1e-5, atol=1e-6)  # products of bfloat16, sums of float32
+    (gradient,) = torch.autograd.grad(loss, w)
+    assert gradient.dtype == torch.float32
