@@ -1,7 +1,7 @@
 """The analysis beside the bare forward pass it needs: tokens per second as ratios taken side by side, and peak memory.
 
     python benchmarks/analyze.py                                  # GPT-2 small, random weights, 2 losses measured
-    python benchmarks/analyze.py --json benchmarks/results/analyze.json
+    python benchmarks/analyze.py --json benchmarks/results/analyze_cpu.json
     python benchmarks/analyze.py --skip-memory --rounds 3
 
 Speed: the bare forward is ``model(input_ids).logits`` as anyone would run it, on the very batches the analysis takes;
@@ -114,10 +114,9 @@ def speed(rounds: int, count: int, length: int, tokens_per_batch: int) -> dict[s
 
 
 def peak_mib() -> float:
-    """Of this process, from the kernel."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Of this process alone: `ru_maxrss` would begin at the peak of the process that started it."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def measure_here(count: int, directory: str) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sftloss.analysis._analyze import describe
+    from sftloss.analysis._analyze import describe, describe_with_frames
     from sftloss.analysis._identity import file_facts, model_facts, tokenizer_facts
     from sftloss.analysis._lengths import Forecast, LengthOptions, alpha_for_length, forecasts
     from sftloss.analysis._lengths_describe import describe_lengths
@@ -40,6 +40,7 @@ __all__ = [
     "alpha_for_length",
     "describe",
     "describe_lengths",
+    "describe_with_frames",
     "file_facts",
     "forecasts",
     "measure",
@@ -65,6 +66,7 @@ _HOME = {
     "alpha_for_length": "_lengths",
     "describe": "_analyze",
     "describe_lengths": "_lengths_describe",
+    "describe_with_frames": "_analyze",
     "file_facts": "_identity",
     "forecasts": "_lengths",
     "measure": "_measure",

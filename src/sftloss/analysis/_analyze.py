@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import polars as pl
+
 from sftloss.analysis._advice import advice_section
 from sftloss.analysis._findings import MASK_FINDINGS
 from sftloss.analysis._findings_signal import SIGNAL_FINDINGS
 from sftloss.analysis._frames import SignalTable, Study, open_study
 from sftloss.analysis._headlines import headlines
+from sftloss.analysis._results import frames
 from sftloss.analysis._section_compare import Decode, comparison_section, influential_section, strips_section
 from sftloss.analysis._section_groups import group_section
 from sftloss.analysis._section_length import length_section, tilt_section
@@ -38,8 +41,24 @@ def describe(
     Raises:
         DataError: If the table has no example or lacks the loss that the options name.
     """
-    options = options or AnalysisOptions()
-    study = open_study(table, options)
+    return _document(open_study(table, options or AnalysisOptions()), decode, facts)
+
+
+def describe_with_frames(
+    table: SignalTable,
+    options: AnalysisOptions | None = None,
+    *,
+    decode: Decode | None = None,
+    facts: Sequence[tuple[str, str]] = (),
+) -> tuple[Document, dict[str, pl.DataFrame]]:
+    """As :func:`describe`, and the same as data frames: every table by its id, and ``examples``, one row an example."""
+    study = open_study(table, options or AnalysisOptions())
+    document = _document(study, decode, facts)
+    return document, frames(study, document)
+
+
+def _document(study: Study, decode: Decode | None, facts: Sequence[tuple[str, str]]) -> Document:
+    options = study.options
     if not (study.size > 0).any():
         return _nothing_trained(study, decode, facts)
     return Document(

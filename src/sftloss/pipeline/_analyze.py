@@ -49,7 +49,7 @@ def analyze(
             work; the others call :func:`take_part`.
 
     Returns:
-        The report: findings, sections, and the measured examples as a data frame.
+        The report: findings, sections, and data frames by name: ``examples``, and each table of the sections by its id.
 
     Raises:
         ConfigError: If a loss or an option cannot be used, the output folder is taken, or a rank is missing.
@@ -63,7 +63,7 @@ def analyze(
         >>> report = analyze(model, tokenizer, "data.jsonl", losses=["cross_entropy", "dft"])   # doctest: +SKIP
         >>> print(report)                                                                       # doctest: +SKIP
     """
-    from sftloss.analysis import AnalysisOptions, describe
+    from sftloss.analysis import AnalysisOptions, describe_with_frames
     from sftloss.report import Report
 
     run, question, by_name = run or Run(), question or AnalysisOptions(), objectives(losses)
@@ -81,14 +81,14 @@ def analyze(
                 f"{place.table} lacks the shards of ranks {', '.join(map(str, missing))} of {world}; "
                 "choose an --output that all ranks share, then start again with --resume."
             )
-        document = describe(
+        document, frames = describe_with_frames(
             table, question, decode=partial(pieces, tokenizer=tokenizer), facts=_facts(model, examples, run)
         )
         document = filled_in(document, run.command)
         findings = by_severity((*document.findings, *examples.findings()))
         report = Report(
             replace(document, findings=findings, provenance=(*_provenance(run), *document.provenance)),
-            {"examples": table.examples().collect()},
+            frames,
         )
         place.write(report)
     return report

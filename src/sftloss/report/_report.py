@@ -31,7 +31,7 @@ class Report:
 
     Attributes:
         document: The findings and sections, as plain values.
-        frames: The measured tables by name (polars data frames, made by the analysis); may be empty.
+        frames: Data frames by name (polars), made by the analysis; may be empty.
 
     Example:
         >>> report = Report(Document("Tiny", ("All is well.",), (), ()))
