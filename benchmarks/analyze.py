@@ -1,8 +1,8 @@
 """The analysis beside the bare forward pass it needs: tokens per second as ratios taken side by side, and peak memory.
 
-    python benchmarks/analyze.py                                  # GPT-2 small, random weights, 2 losses measured
-    python benchmarks/analyze.py --json benchmarks/results/analyze_cpu.json
-    python benchmarks/analyze.py --skip-memory --rounds 3
+    python -m benchmarks.analyze                                  # GPT-2 small, random weights, 2 losses measured
+    python -m benchmarks.analyze --json benchmarks/results/analyze_cpu.json
+    python -m benchmarks.analyze --skip-memory --rounds 3
 
 Speed: the bare forward is ``model(input_ids).logits`` as anyone would run it, on the very batches the analysis takes;
 the analysis is the whole of `measure`, with every token a target and the table on disk. The contenders run in turn,
