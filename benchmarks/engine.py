@@ -3,11 +3,15 @@
     python -m benchmarks.engine                     # N=2048, D=768, V=50257, float32
     python -m benchmarks.engine --tokens 512 --width 256 --vocab 8000 --rounds 40
     python -m benchmarks.engine --ignored 0.6       # 60 % of the labels are -100
+    python -m benchmarks.engine --frozen            # no gradient of the head; the floors lose a product each
+    python -m benchmarks.engine --accumulate 4      # four backward passes onto the same gradients
+    python -m benchmarks.engine --device cuda       # both shapes of the GPU figures, bfloat16, one record each
 
-Contenders run in turn, A B C A B C, in one process for time; each in a process of its own for memory. Memory is the
-peak resident size over the inputs and the gradients that are returned anyway. The floors are the bare products, with
-preallocated outputs, at the best of several tilings: three for one pass, four for two. Processor time is what other
-work on the machine disturbs least. The error is the relative error of the gradients from float64, by Frobenius norms.
+Contenders run in turn, A B C A B C, in one process for time; on a CPU each in a process of its own for memory. Memory
+is the peak resident size (on a GPU, of what is allocated) over the inputs and the gradients that are returned anyway.
+The floors are the bare products, with preallocated outputs, at the best of several tilings: three for one pass, four
+for two. Processor time is what other work on the machine disturbs least. The error is the relative error of the
+gradients from float64, by Frobenius norms.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +43,46 @@ OURS = {
     "label_smoothing + z_loss": ("label_smoothing(epsilon=0.1) + 1e-4 * z_loss", "one_pass"),
     "entropy": ("cross_entropy + 0.1 * entropy_bonus", "one_pass"),
 }
-PEERS = ("plain", "torch", "torch chunks of 512", "trl")
-FLOORS = {"floor of 3": ((512, 512), (256, 512), (1024, 2048)), "floor of 4": ((2048, 2048), (1024, 1024))}
+PEERS = ("plain", "torch", "torch chunks of 512", "trl", "liger", "cce", "cce exact")
+FLOORS = {
+    "cpu": {"floor of 3": ((512, 512), (256, 512), (1024, 2048)), "floor of 4": ((2048, 2048), (1024, 1024))},
+    "cuda": {"floor of 3": ((1024, 2**20), (2048, 2**20), (8192, 2**20)), "floor of 4": ((8192, 4096), (8192, 16384))},
+}
+CUDA_SHAPES = ((8192, 4096, 128256), (8192, 2304, 256000))
 Problem = tuple[Tensor, Tensor, Tensor]
 
 
-def problem(tokens: int, width: int, vocab: int, ignored: float) -> Problem:
+@dataclass(frozen=True)
+class Setting:
+    """What is measured."""
+
+    tokens: int
+    width: int
+    vocab: int
+    ignored: float = 0.0
+    device: str = "cpu"
+    dtype: str = "float32"
+    frozen: bool = False
+    accumulate: int = 1
+
+
+def problem(setting: Setting) -> Problem:
     """Hidden states, weight and targets, the same in every process."""
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(tokens, width, generator=generator).requires_grad_()
-    weight = torch.randn(vocab, width, generator=generator).mul_(width**-0.5).requires_grad_()
-    targets = torch.randint(0, vocab, (tokens,), generator=generator)
-    targets[torch.rand(tokens, generator=generator) < ignored] = -100
-    return hidden, weight, targets
+    generator = torch.Generator(setting.device).manual_seed(0)
+    how: dict[str, Any] = {"generator": generator, "device": setting.device}
+    dtype = getattr(torch, setting.dtype)
+    hidden = torch.randn(setting.tokens, setting.width, **how).to(dtype).requires_grad_()
+    weight = torch.randn(setting.vocab, setting.width, **how).mul_(setting.width**-0.5).to(dtype)
+    targets = torch.randint(0, setting.vocab, (setting.tokens,), **how)
+    targets[torch.rand(setting.tokens, **how) < setting.ignored] = -100
+    return hidden, weight.requires_grad_(not setting.frozen), targets
 
 
 def loss_of(name: str, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """The mean loss of the tokens that count, by one of the contenders."""
     if name in OURS:
         expression, mode = OURS[name]
-        coefficients = (targets != -100).to(hidden.dtype)
+        coefficients = (targets != -100).float()
         coefficients /= coefficients.sum()
         plan = Plan(mode=mode)  # type: ignore[arg-type]
         return weighted_loss(hidden, Head(weight), targets, coefficients, objective(expression), plan=plan)[0]
@@ -70,28 +95,38 @@ def loss_of(name: str, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tenso
         return -ChunkedLogProbFunction.apply(hidden[kept], weight, None, targets[kept], 1.0, 32768, None, 1.0, ())[
             0
         ].mean()
+    if name == "liger":
+        from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+        found = liger_fused_linear_cross_entropy(hidden, weight, targets)
+        return found[0] if isinstance(found, tuple) else found
+    if name in ("cce", "cce exact"):
+        from cut_cross_entropy import linear_cross_entropy
+
+        return linear_cross_entropy(hidden, weight, targets, impl=name.replace(" ", "_"))
     options: dict[str, Any] = {} if name == "torch" else {"batch_chunk_size": 512, "chunking_method": None}
     return F.linear_cross_entropy(hidden, weight, targets, options=torch.nn.LinearCrossEntropyOptions(**options))
 
 
-def contender(name: str, given: Problem) -> Callable[[], None]:
-    """One forward and backward; gradients are dropped before each call."""
+def contender(name: str, given: Problem, times: int = 1) -> Callable[[], None]:
+    """Forward and backward, `times` onto the same gradients, which are dropped before each call."""
     hidden, weight, targets = given
 
     def run() -> None:
         hidden.grad = weight.grad = None
-        loss_of(name, hidden, weight, targets).backward()
+        for _ in range(times):
+            loss_of(name, hidden, weight, targets).backward()
 
     return run
 
 
-def floor(products: int, rows: int, columns: int, given: Problem) -> Callable[[], None]:
-    """The bare products of the tokens that count; the fourth is the logits once more."""
+def floor(products: int, tiling: tuple[int, int], given: Problem, times: int) -> Callable[[], None]:
+    """The bare products of the tokens that count; the fourth is the logits once more. A frozen head has no dW."""
     hidden, weight = given[0].detach()[given[2] != -100], given[1].detach()
     tokens, vocab = hidden.shape[0], weight.shape[0]
-    rows = min(rows, tokens)
+    rows, columns, learns = min(tiling[0], tokens), min(tiling[1], vocab), given[1].requires_grad
     d_hidden, d_weight = torch.empty_like(hidden), torch.empty_like(weight)
-    z = torch.empty(rows, vocab if products == 3 else columns)
+    z = hidden.new_empty(rows, vocab if products == 3 else columns)
 
     def three() -> None:
         for i in range(0, tokens, rows):
@@ -100,7 +135,8 @@ def floor(products: int, rows: int, columns: int, given: Problem) -> Callable[[]
             for j in range(0, vocab, columns):
                 torch.mm(h, weight[j : j + columns].t(), out=part[:, j : j + columns])
             torch.mm(part, weight, out=d_hidden[i : i + rows])
-            d_weight.addmm_(part.t(), h, beta=float(i > 0))
+            if learns:
+                d_weight.addmm_(part.t(), h, beta=float(i > 0))
 
     def four() -> None:
         for i in range(0, tokens, rows):
@@ -111,9 +147,14 @@ def floor(products: int, rows: int, columns: int, given: Problem) -> Callable[[]
                 torch.mm(h, w.t(), out=part)
                 torch.mm(h, w.t(), out=part)
                 d_hidden[i : i + rows].addmm_(part, w, beta=float(j > 0))
-                d_weight[j : j + columns].addmm_(part.t(), h, beta=float(i > 0))
+                if learns:
+                    d_weight[j : j + columns].addmm_(part.t(), h, beta=float(i > 0))
 
-    return three if products == 3 else four
+    def run() -> None:
+        for _ in range(times):
+            (three if products == 3 else four)()
+
+    return run
 
 
 def available(given: Problem) -> list[str]:
@@ -121,41 +162,63 @@ def available(given: Problem) -> list[str]:
     names = []
     for name in PEERS:
         try:
-            loss_of(name, given[0][:8], given[1][:64], given[2][:8] % 64).backward()
+            loss_of(name, given[0][:256], given[1][:512], given[2][:256] % 512).backward()
             names.append(name)
-        except (ImportError, AttributeError, TypeError) as error:
-            print(f"{name}: does not run here ({error})")
+        except Exception as error:  # a peer may refuse a device, a shape or a build in its own way
+            print(f"{name}: does not run here ({type(error).__name__}: {str(error).splitlines()[0][:120]})")
     return [*names, *OURS]
 
 
 def errors(names: list[str], given: Problem) -> dict[str, float]:
     """Relative error of the gradients from float64, for those whose objective is plain cross-entropy."""
-    exact = [value.detach().double().requires_grad_() for value in given[:2]]
-    contender("plain", (exact[0], exact[1], given[2]))()
+    exact = [value.detach().double().requires_grad_(value.requires_grad) for value in given[:2]]
+    for start in range(0, given[2].shape[0], 1024):  # the float64 logits of all tokens may not fit
+        piece = slice(start, start + 1024)
+        logits = F.linear(exact[0][piece], exact[1])
+        (F.cross_entropy(logits, given[2][piece], reduction="sum") / (given[2] != -100).sum()).backward()
     found = {}
     for name in names:
         if name in PEERS or OURS[name][0] == "cross_entropy":
             contender(name, given)()
             pairs = [(mine.grad, true.grad) for mine, true in zip(given[:2], exact, strict=True)]
-            found[name] = max(float((a.double() - b).norm() / b.norm()) for a, b in pairs if a is not None)
+            found[name] = max(
+                float((a.double() - b).norm() / b.norm()) for a, b in pairs if a is not None and b is not None
+            )
     return found
 
 
-def peak_mib(name: str, shape: tuple[int, int, int], ignored: float) -> float:
-    """Peak resident memory of one step in a fresh process, beyond inputs and returned gradients."""
-    code = f"from benchmarks.engine import measure_here; print(measure_here({name!r}, *{shape!r}, {ignored}))"
+def peak_mib(name: str, setting: Setting) -> float:
+    """Peak memory of one step beyond inputs and returned gradients; of resident memory, in a fresh process."""
+    if setting.device == "cuda":
+        return allocated(name, setting)
+    code = f"from benchmarks.engine import Setting, measure_here; print(measure_here({name!r}, {setting!r}))"
     root = Path(__file__).resolve().parents[1]
     out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     return float(out.stdout.splitlines()[-1])
 
 
-def measure_here(name: str, tokens: int, width: int, vocab: int, ignored: float) -> float:
-    contender(name, problem(8, width, 64, 0.0))()  # load the libraries' code before counting
-    run = contender(name, problem(tokens, width, vocab, ignored))
+def measure_here(name: str, setting: Setting) -> float:
+    contender(name, problem(replace(setting, tokens=8, vocab=64)))()  # load the libraries' code before counting
+    run = contender(name, problem(setting), setting.accumulate)
     before = resident("VmRSS")
     run()
-    gradients = 4 * (tokens + vocab) * width
-    return (resident("VmHWM") - before) / 1024 - gradients / 2**20
+    return (resident("VmHWM") - before) / 1024 - gradients_mib(setting)
+
+
+def allocated(name: str, setting: Setting) -> float:
+    given = problem(setting)
+    run = contender(name, given, setting.accumulate)
+    run()  # workspaces of the libraries, and compilation
+    given[0].grad = given[1].grad = None
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20 - gradients_mib(setting)
+
+
+def gradients_mib(setting: Setting) -> float:
+    rows = setting.tokens + (0 if setting.frozen else setting.vocab)
+    return getattr(torch, setting.dtype).itemsize * rows * setting.width / 2**20
 
 
 def resident(field: str) -> int:
@@ -168,12 +231,15 @@ def resident(field: str) -> int:
 
 def timed(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, dict[str, list[float]]]:
     """Seconds of each run, in turn, by both clocks; the first round warms up."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
     clocks = {"wall": time.perf_counter, "processor": time.process_time}
     seconds: dict[str, dict[str, list[float]]] = {name: {clock: [] for clock in clocks} for name in runs}
     for turn in range(rounds + 1):
         for name, run in runs.items():
+            wait()
             start = {clock: read() for clock, read in clocks.items()}
             run()
+            wait()
             if turn:
                 for clock, read in clocks.items():
                     seconds[name][clock].append(read() - start[clock])
@@ -186,22 +252,23 @@ def ratios(mine: list[float], other: list[float]) -> list[float]:
     return [round(value, 3) for value in (statistics.median(found), min(found), max(found))]
 
 
-def compare(shape: tuple[int, int, int], ignored: float, rounds: int) -> dict[str, Any]:
-    given = problem(*shape, ignored)
+def compare(setting: Setting, rounds: int) -> dict[str, Any]:
+    given, floors, times = problem(setting), FLOORS[setting.device], setting.accumulate
     names = available(given)
-    runs = {name: contender(name, given) for name in names}
-    for name, tilings in FLOORS.items():
-        runs |= {f"{name} {tiling}": floor(int(name[-1]), *tiling, given) for tiling in tilings}
+    runs = {name: contender(name, given, times) for name in names}
+    for name, tilings in floors.items():
+        runs |= {f"{name} {tiling}": floor(int(name[-1]), tiling, given, times) for tiling in tilings}
     seconds = timed(runs, rounds)
-    for name in FLOORS:
+    for name in floors:
         tried = [seconds[run] for run in seconds if run.startswith(name)]
         seconds[name] = {
             clock: [min(each) for each in zip(*(t[clock] for t in tried), strict=True)] for clock in tried[0]
         }
     wrong = errors(names, given)
-    memory = {name: peak_mib(name, shape, ignored) for name in names}
+    del runs, given
+    memory = {name: peak_mib(name, setting) for name in names}
     rows: dict[str, Any] = {}
-    for name in (*names, *FLOORS):
+    for name in (*names, *floors):
         below = "floor of 4" if name == "two_pass" else "floor of 3"
         rows[name] = {
             f"{clock} time over {other}: median, min, max": ratios(seconds[name][clock], seconds[other][clock])
@@ -219,27 +286,47 @@ def compare(shape: tuple[int, int, int], ignored: float, rounds: int) -> dict[st
     return rows
 
 
+def record(setting: Setting, rounds: int) -> dict[str, Any]:
+    rows = compare(setting, rounds)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    if setting.device == "cuda":
+        machine = torch.cuda.get_device_name()
+    return {
+        "command": " ".join(["python", "-m", "benchmarks.engine", *sys.argv[1:]]),
+        "commit": commit,
+        "machine": f"{machine}, torch {torch.__version__}",
+        "setting": vars(setting),
+        "contenders": rows,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=2048)
-    parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--vocab", type=int, default=50257)
+    parser.add_argument("--tokens", type=int)
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--vocab", type=int)
     parser.add_argument("--ignored", type=float, default=0.0, help="share of the labels that are -100")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="bfloat16 on a GPU, else float32")
+    parser.add_argument("--frozen", action="store_true", help="the head takes no gradient")
+    parser.add_argument("--accumulate", type=int, default=1, help="backward passes onto the same gradients")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--json", type=Path, help="write the figures here; without --tokens, a list for --device cuda")
     args = parser.parse_args()
-    shape = (args.tokens, args.width, args.vocab)
-    rows = compare(shape, args.ignored, args.rounds)
-    if args.json:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-        record = {
-            "command": " ".join(["python", "-m", "benchmarks.engine", *sys.argv[1:]]),
-            "commit": commit,
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-            "tokens, width, vocab": shape,
-            "contenders": rows,
-        }
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here; leave it out for the CPU figures.")
+    sizes = (args.tokens, args.width, args.vocab)
+    if any(sizes) and not all(sizes):
+        parser.error("--tokens, --width and --vocab go together.")
+    shapes = (sizes,) if all(sizes) else CUDA_SHAPES if args.device == "cuda" else ((2048, 768, 50257),)
+    dtype = args.dtype or ("bfloat16" if args.device == "cuda" else "float32")
+    found = []
+    for shape in shapes:
+        setting = Setting(*shape, args.ignored, args.device, dtype, args.frozen, args.accumulate)
+        found.append(record(setting, args.rounds))
+        if args.json:  # after each shape, so that a lent device's time is not lost with the second
+            args.json.write_text(json.dumps(found if len(shapes) > 1 else found[0], indent=1) + "\n")
 
 
 if __name__ == "__main__":
