@@ -376,6 +376,22 @@ def test_a_yaml_file_fills_what_flags_leave_open(analyze, tmp_path, data):
     assert "focal" in str(document["facts"]) and "dft" not in str(document["facts"])
 
 
+def test_levels_roles_and_groups_are_yaml_keys_with_numbers_as_numbers(tmp_path, data):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"model: {MODEL}\ndata: {data}\nlevel: S0\nroles: {{prompt: 0.5, response: 1}}\ngroup-by: [source]\n"
+    )
+    facts = dict(json.loads(run("analyze", "-c", config, "-o", tmp_path / "out", "--json", "-").stdout)["facts"])
+    assert facts["signal level"].startswith("S0") and facts["role weights"].startswith("prompt 0.5, response 1;")
+
+
+def test_the_number_format_and_the_count_of_examples_are_the_flags(analyze, tmp_path):
+    result = analyze("--dtype", "bfloat16", "--device", "cpu", "--max-examples", 3, "--json", "-")
+    assert ["rows used", "3 of the first 3"] in json.loads(result.stdout)["facts"]
+    manifest = json.loads((tmp_path / "out" / "table" / "manifest.json").read_text())
+    assert "bfloat16" in json.dumps(manifest)
+
+
 def test_a_mistake_in_yaml_is_exit_code_2_with_its_line(tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text("model: m\nlos: dft\n")

@@ -7,6 +7,7 @@ import pytest
 from sftloss import analyze
 from sftloss.analysis import EXAMPLE_MEAN, AnalysisOptions
 from sftloss.data.demo import demo_model, demo_tokenizer
+from sftloss.errors import ConfigError
 
 ROWS = [
     {"prompt": f"copy: {word}", "completion": word, "task": "ab"[i % 2]}
@@ -54,3 +55,10 @@ def test_the_report_is_shown_in_a_notebook_and_written_as_a_page(report, tmp_pat
     page = report.to_html(tmp_path / "r.html")
     assert (tmp_path / "r.html").read_text(encoding="utf-8") == page
     assert report._repr_html_().startswith("<iframe") and "S0 nominal" in page
+
+
+def test_a_level_that_the_model_cannot_give_is_refused_before_the_data_is_run():
+    model = demo_model()
+    model.lm_head.register_forward_hook(lambda _, inputs, output: output.sin())
+    with pytest.raises(ConfigError, match="^analyze: level='S2' reads the last layer, and .*; choose S0 or S1"):
+        analyze(model, demo_tokenizer(), ROWS, question=AnalysisOptions(level="S2"))

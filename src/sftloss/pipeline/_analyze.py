@@ -70,6 +70,8 @@ def analyze(
     rank, world = run.shard
     if rank != 0:
         raise ConfigError(f"analyze: rank {rank} of {world} makes no report; call take_part there.")
+    if question.level == "S2":
+        _check_hidden(model)
     examples = Examples(_records(rows, run), tokenizer, max_length=run.max_length, on_error=run.on_error)
     with folder(run) as place:
         with meeting(run.shard, run.rank_timeout) as meet:
@@ -152,6 +154,15 @@ def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[s
     grouped = partial(batches, pad_id=pad or 0, tokens_per_batch=run.tokens_per_batch)
     settings = Settings(identity=identity, shard=run.shard, progress=run.progress)
     return measure(open_decoder(model), examples, by_name, directory, batch=grouped, settings=settings)
+
+
+def _check_hidden(model: Any) -> None:
+    """Without hidden states there is no S2, and that is known before the data is run through the model."""
+    from sftloss.decoder import open_decoder
+
+    opened = open_decoder(model)
+    if opened.head is None:
+        raise ConfigError(f"analyze: level='S2' reads the last layer, and {opened.reason}; choose S0 or S1.")
 
 
 def _facts(model: Any, examples: Examples, run: Run) -> tuple[tuple[str, str], ...]:
