@@ -71,7 +71,8 @@ _ALL = (
         "weights of the tasks' mean losses (`static`); `unweighted` is plain training, a mean over tokens, and `rlw` "
         "draws its weights at random, the same draws under every seed. What gradients decide acts one step later. "
         "AdamW, which the size of a gradient leaves alone, and no clipping. `coba` looks at the losses of another draw "
-        "of questions; the reference of `doremi` is trained before, with equal weights, and its steps are not counted.",
+        "of questions; the reference of `doremi` is trained before, with equal weights, and its steps are not counted. "
+        "The strategies' settings were chosen over four runs seen before the committed one.",
         Plan(
             tasks=_WEIGHTINGS,
             data_tasks=("multitask",),
