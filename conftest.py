@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
 
@@ -14,6 +15,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 if not os.path.exists("/dev/nvidia0"):
     os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernels run in Triton's interpreter; read when it is imported
+
+# its examples are looked for where it can be imported
+collect_ignore = [] if importlib.util.find_spec("triton") else ["src/sftloss/statistics/_triton.py"]
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from .objectives import cross_entropy
 from .statistics import Head, Plan, TokenStats, token_statistics
+from .statistics._boundary import not_traced
 from .statistics._engine import check_inputs
 from .statistics._one_pass import OnePass, Work
 from .statistics._probe import fields_read, mixes_tokens
 
 
+@not_traced
 def weighted_loss(
     hidden: Float[Tensor, "tokens hidden"],
     head: Head,

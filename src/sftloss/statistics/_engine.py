@@ -7,6 +7,7 @@ from collections.abc import Collection
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ._boundary import not_traced
 from ._definition import check_targets
 from ._head import Head, finite_columns
 from ._plan import Plan
@@ -15,6 +16,7 @@ from ._stats import FIELDS, TokenStats
 from ._two_pass import Request, TwoPass
 
 
+@not_traced
 def token_statistics(
     hidden: Float[Tensor, "tokens hidden"],
     head: Head,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._boundary import first_order, not_traced
 from ._engine import check_inputs
 from ._head import Head, compute_dtype
 from ._plan import Plan
@@ -16,6 +17,7 @@ from ._plan import Plan
 Source = tuple[Tensor, Head]
 
 
+@not_traced
 def map_logits(
     function: Callable[..., Tensor], *sources: Source, rows: Sequence[Tensor] = (), plan: Plan | None = None
 ) -> Tensor:
@@ -111,7 +113,7 @@ class _MapLogits(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order("map_logits")
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         flat, work, wanted = ctx.saved_tensors, ctx.work, ctx.needs_input_grad[1:]
         grads: list[Tensor | None] = [

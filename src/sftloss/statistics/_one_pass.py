@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._boundary import first_order
 from ._definition import IGNORED, spread
 from ._head import (
     Head,
@@ -76,7 +77,7 @@ class OnePass(torch.autograd.Function):
         return loss, *stats
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order("weighted_loss")
     def backward(ctx, upstream, *of_statistics):  # type: ignore[no-untyped-def]
         if upstream is None:
             return None, None, None, None, None

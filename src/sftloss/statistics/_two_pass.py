@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._boundary import first_order
 from ._definition import IGNORED
 from ._head import Head, compute_dtype, factors_of, finite_columns, multiply, product_dtype, products, project
 from ._plan import Plan
@@ -52,7 +53,7 @@ class TwoPass(torch.autograd.Function):
         return tuple(out)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order("token_statistics")
     def backward(ctx, *upstream):  # type: ignore[no-untyped-def]
         hidden, weight, bias, low_rank, *numbers = ctx.saved_tensors
         rows, request, kept = Rows(**dict(zip(ctx.names, numbers, strict=True))), ctx.request, ctx.kept
