@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import jsonschema
+import numpy as np
 import pytest
 from tests.experiments.made import PLAN, arm_result, results, said
 
 from sftloss.experiments._describe import describe
 from sftloss.experiments._plan import Plan
 from sftloss.experiments._verdicts import Results, comparisons
+from sftloss.experiments.metrics import Gap
 from sftloss.report import Report, schema, to_json
 
 
@@ -86,3 +88,18 @@ def test_every_section_is_there():
     assert ids == [
         "comparison-verdicts", "metrics", "curves", "lengths", "groups", "calibration", "outputs", "method",
     ]  # fmt: skip
+
+
+def test_a_calibration_error_has_a_paired_difference_with_an_interval():
+    """It is no mean over examples: its interval is by resampling, and stands among the further differences."""
+    given = results()
+    second, first = given.arms[1], given.arms[0]
+    for run in (run for run in given.by_run if run.arm == second):
+        kept = given.by_run[run].metrics
+        given.by_run[run].metrics["ece"] = Gap(kept["ece"].gap + 1.0, kept["ece"].size)
+    difference = given.difference(second, "ece")
+    mine, theirs = ([r.metrics["ece"].value() for r in given.of(arm)] for arm in (second, first))
+    assert difference.value == pytest.approx(np.mean(mine) - np.mean(theirs)) and difference.interval().low > 0
+    (table,) = [t for s in describe(PLAN, given).sections for t in s.tables if t.id == "metrics-differences"]
+    bounds = difference.interval()
+    assert table.rows[0] == ("calibration error", "dft", difference.value, bounds.low, bounds.high)

@@ -13,7 +13,7 @@ from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Tabl
 from sftloss.experiments._findings import Names
 from sftloss.experiments._paired import Mean
 from sftloss.experiments._plan import Arm
-from sftloss.experiments._verdicts import Comparison, Measure, Results
+from sftloss.experiments._verdicts import HEADLINE, Comparison, Measure, Results
 from sftloss.experiments._words import listed
 
 Kind = Literal["text", "integer", "number", "percent", "ratio", "nats"]
@@ -198,6 +198,7 @@ def metrics(results: Results, names: Names) -> Section:
         metric_table(results, names, ANSWERS, ("metrics-answers", "Length and form of sampled answers")),
         metric_table(results, names, SAMPLES, ("metrics-samples", "Several samples of one prompt")),
         metric_table(results, names, UNKNOWN, ("metrics-unknown", "Questions without an answer")),
+        _further(results, names),
     )
     return Section(
         "metrics",
@@ -207,10 +208,32 @@ def metrics(results: Results, names: Names) -> Section:
         tables=tuple(table for table in tables if table is not None),
         notes=(
             "Brackets are 95% intervals over seeds and examples; none where all examples of all seeds agree. Where a "
-            "metric is no mean over examples (calibration error, KS) they are the lowest and the highest seed.",
+            "metric is no mean over examples (calibration error, KS) they are the lowest and the highest seed; "
+            "its differences have intervals from resampled examples and the spread of seeds.",
             "These are many numbers without verdicts: one interval in twenty misses by chance.",
         ),
     )
+
+
+def _further(results: Results, names: Names) -> Table | None:
+    """Paired differences of what no verdict is about; those that are no means over examples come first."""
+    judged = {measure.key for measure in HEADLINE}
+    shown = [one for one in (*CALIBRATION, *ANSWERS, *SAMPLES, *UNKNOWN, *LOSS) if one.key not in judged]
+    shown.sort(key=lambda one: one.key not in ("ece", "eos_ece", "length_ks"))
+    rows = tuple(
+        (one.label, names[arm], *cells(mean if mean.error else replace(mean, error=math.nan)))
+        for one in shown
+        for arm in results.arms[1:]
+        if (mean := results.difference(arm, one.key)) is not None
+    )
+    columns = (
+        Column("measure", "measure"),
+        Column("arm", "arm"),
+        Column("difference", "difference", "number", "Arm minus first arm, same examples and seeds."),
+        Column("difference_low", "low", "number"),
+        Column("difference_high", "high", "number"),
+    )
+    return Table("metrics-differences", "Further differences from the first arm", columns, rows) if rows else None
 
 
 def curves(results: Results, names: Names) -> Section | None:

@@ -11,7 +11,7 @@ import numpy as np
 from sftloss.experiments._paired import Floats, Mean, crossed_mean, linearised
 from sftloss.experiments._plan import Arm, Run
 from sftloss.experiments._results import ArmResult
-from sftloss.experiments.metrics import Ratio
+from sftloss.experiments.metrics import Gap, Ratio, paired_difference
 
 LEVEL = 0.95
 SEEDS = 3
@@ -119,9 +119,16 @@ class Results:
         return None if table is None else crossed_mean(table)
 
     def difference(self, arm: Arm, key: str, chosen: np.ndarray | None = None) -> Mean | None:
-        """The same for arm minus the first arm, paired by seed and example."""
+        """The same for arm minus the first arm, paired by seed and example; by resampling where it is no mean."""
+        ours, firsts = self._gaps(arm, key), self._gaps(self.arms[0], key)
+        if chosen is None and ours and firsts:
+            return paired_difference(ours, firsts, self._groups(ours[0].examples))
         mine, theirs = self._table(arm, key, chosen), self._table(self.arms[0], key, chosen)
         return None if mine is None or theirs is None else crossed_mean(mine - theirs)
+
+    def _gaps(self, arm: Arm, key: str) -> tuple[Gap, ...]:
+        found = (r.metrics.get(key) for r in self.of(arm))
+        return tuple(metric for metric in found if isinstance(metric, Gap))
 
     def _table(self, arm: Arm, key: str, chosen: np.ndarray | None) -> Floats | None:
         ratios = self.ratios(arm, key)
