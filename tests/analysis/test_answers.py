@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from tests.analysis.tables import make_table
 
-from sftloss.analysis import EXAMPLE_MEAN, AnalysisOptions
+from sftloss.analysis import EXAMPLE_MEAN, AnalysisOptions, describe
 from sftloss.analysis._findings import prompt_conflict
 from sftloss.analysis._frames import open_study
 from sftloss.analysis._section_length import tilt_section
@@ -51,6 +51,16 @@ def test_a_cut_answer_is_in_no_length_and_is_counted():
     assert any("1 answers are cut off" in note for note in tilt_section(study).notes)
     ended = study_of(*[talk(prompts=[i, 50 + i]) for i in range(1, 40)], talk(truncated=9))
     assert ended.answers.cut == 0  # cut behind the end of an answer: its length is known
+
+
+def test_where_every_answer_is_cut_off_no_length_is_predicted():
+    one = {"role": [0, 1, 1, 1], "weight": [0, 1, 1, 1], "is_end": [False] * 4, "truncated": 9}
+    cut = [one | {"p": [0.5] * 4, "prompts": [i], "id": i} for i in range(40)]
+    document = describe(make_table(cut), AnalysisOptions(replicates=50, micro_batch=2))
+    sections = {section.id: section for section in document.sections}
+    assert document.headlines[1] == sections["tilt"].lead and "all of them are cut off" in document.headlines[1]
+    assert not sections["tilt"].tables and "MASK007" in {finding.id for finding in document.findings}
+    assert "undefined" not in str(sections["advice"].tables)
 
 
 def test_a_cut_answer_makes_no_conflict():

@@ -38,6 +38,8 @@ def advice_section(study: Study) -> Section:
 
 
 def _length_rules(study: Study) -> list[Rule]:
+    if not len(study.answers.ids):  # all are cut off: nothing is known of output lengths
+        return _equal_rule(study)
     rules: list[Rule] = []
     data, limit = study.mean_length, ""
     if study.answers.cannot_tell:

@@ -8,7 +8,7 @@ from sftloss.analysis._frames import Study
 from sftloss.analysis._section_groups import group_sentence, group_shares, moves
 from sftloss.analysis._section_tokens import band_shares, from_band, up_to_band
 from sftloss.analysis._shares import number, percent
-from sftloss.analysis._words import counted, doing
+from sftloss.analysis._words import ALL_CUT, counted, doing
 
 _STRIKING = 0.1  # a group whose share moves less is not what a reader must know first
 _KNOWN = ((7, "0.99"), (6, "0.9"), (5, "0.75"), (4, "0.5"))  # index of the first band, and its lower edge
@@ -47,7 +47,7 @@ def _half_line(study: Study) -> str:
 
 def _length_line(study: Study) -> str:
     if not len(study.answers.ids):
-        return "How long answers are this data does not say: all of them are cut off."
+        return ALL_CUT
     data = study.mean_length
     found = [study.forecast(rule) for rule in study.options.all_normalisations()]
     far = max(found, key=lambda one: abs(one.unconditional.value / data - 1.0))

@@ -134,6 +134,9 @@ def forecasts(lengths: Lengths, options: LengthOptions | None = None) -> tuple[F
 
 def forecast(answers: Answers, rule: Normalisation, spread: Resampling) -> Forecast:
     """What one normalisation teaches: the one place where it is computed, for `lengths` and for `analyze`."""
+    counted = kish_ess(sequence_weights(answers.sizes, rule))
+    if not len(answers.ids):  # every answer is cut off: no length is known
+        return Forecast(rule, Estimate(math.nan), None, None, None, counted)
     weights = answers.weights(rule)
     whole = spread.ratio(weights * answers.output, weights)
     return Forecast(
@@ -142,7 +145,7 @@ def forecast(answers: Answers, rule: Normalisation, spread: Resampling) -> Forec
         None if answers.prompts is None else _within_prompt(answers, weights, whole, spread),
         None if answers.tasks is None else float(group_means(answers.output, weights, answers.tasks).mean()),
         _where_seen(answers, weights),
-        kish_ess(sequence_weights(answers.sizes, rule)),
+        counted,
     )
 
 

@@ -22,6 +22,7 @@ from sftloss.analysis._shares import (
     with_interval,
 )
 from sftloss.analysis._views import LEVELS, View
+from sftloss.analysis._words import ALL_CUT
 from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
 
 
@@ -200,8 +201,10 @@ def _correlations(study: Study, trained: np.ndarray) -> str:
 
 def tilt_section(study: Study) -> Section:
     """Predicted mean output length of every normalisation, from the lengths alone."""
-    found = [study.forecast(rule) for rule in study.options.all_normalisations()]
     answers, data = study.answers, study.mean_length
+    if not len(answers.ids):
+        return Section("tilt", "Output length", ALL_CUT)
+    found = [study.forecast(rule) for rule in study.options.all_normalisations()]
     reason = answers.cannot_tell
     columns = (
         Column("normalisation", "normalisation"),

@@ -12,6 +12,8 @@ _DOING = {0.0: "Counting every token alike", 1.0: "Averaging every example first
 _SCRIPTS = {"script:none": "Text without letters", "script:Mixed": "Text in mixed scripts"}
 _PLAIN = {"script:none": "no letters", "script:Mixed": "mixed scripts"}
 
+ALL_CUT = "How long answers are this data does not say: all of them are cut off."
+
 
 def counted(normalisation: Normalisation) -> str:
     """A clause after "if" or "when": "every example is averaged first"."""
