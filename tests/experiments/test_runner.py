@@ -128,6 +128,53 @@ def test_a_killed_comparison_goes_on_to_the_same_bytes(straight, tmp_path, save_
     assert files(tmp_path) == files(straight)
 
 
+STAGES = {
+    "training": ("_train", "curve_point"),
+    "evaluation": ("_evaluate", "evaluate_tokens"),
+    "generation": ("_generate", "_output"),
+    "writing": ("_train", "save"),
+}
+CUT_OFF = """
+import os, signal
+from importlib import import_module
+from tests.experiments.test_runner import *
+module, name = import_module("sftloss.experiments.{module}"), "{name}"
+whole, calls = getattr(module, name), []
+def cut_off(*given, **options):
+    calls.append(1)
+    if len(calls) == {call}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*given, **options)
+setattr(module, name, cut_off)
+compare(TINY, output={folder!r})
+"""
+
+
+@pytest.mark.slow  # a process imports transformers
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_arm_killed_in_any_stage_goes_on_to_the_same_bytes(straight, tmp_path, stage):
+    """kill -9 from inside the stage of the second arm; the first is not trained again."""
+    module, name = STAGES[stage]
+    # of one arm: points of the curve at steps 0, 2, 4; a table for each and for the end; 36 outputs; one result
+    call = {"training": 5, "evaluation": 8, "generation": 36 + 18, "writing": 2}[stage]
+    program = CUT_OFF.format(module=module, name=name, call=call, folder=str(tmp_path))
+    root = Path(__file__).parent.parent.parent
+    ended = subprocess.run([sys.executable, "-c", program], cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    first, second = (tmp_path / "arms" / f"{one}-token-mean-seed0" for one in ("cross_entropy", "focal-gamma-2"))
+    assert ended.returncode == -signal.SIGKILL and not (second / "result.json").exists()
+    written = (first / "result.json").stat().st_mtime_ns
+    told = []
+    compare(TINY, output=tmp_path, manner=Manner(tell=lambda *given: told.append(given[2])))
+    assert files(tmp_path) == files(straight)
+    assert told == [second.name] and (first / "result.json").stat().st_mtime_ns == written
+
+
+@pytest.mark.slow  # two processes import transformers
+def test_arms_on_two_devices_give_the_bytes_of_one_process(straight, tmp_path):
+    compare(TINY, output=tmp_path, manner=Manner(devices=("cpu", "cpu")))
+    assert files(tmp_path) == files(straight)
+
+
 @pytest.mark.slow  # a process imports transformers
 def test_a_worker_that_fails_says_why(tmp_path):
     with pytest.raises(DataError, match="cannot be used"):
