@@ -27,7 +27,7 @@ def requirements(extra: str | None) -> dict[str, str]:
     found = {}
     for line in metadata.requires("sftloss") or []:
         requirement, _, marker = line.partition(";")
-        name, bound = re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?(.*)", requirement.strip()).groups()
+        name, bound = re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?(.*)", requirement.strip()).groups()
         if re.findall(r"extra == ['\"](\w+)['\"]", marker) == ([extra] if extra else []):
             found[name.lower()] = bound
     return found
