@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests.cli_tools import run
 
 from sftloss.cli._compare import CompareOptions, plan_of
 from sftloss.experiments import STUDIES, Plan, study_page
-from sftloss.report import from_json
+from sftloss.report import from_json, render_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
@@ -85,10 +86,25 @@ def test_a_study_can_differ_in_one_thing_only(name):
     assert sum(len(set(column)) > 1 for column in zip(*(arm.parts for arm in plan.arms()), strict=True)) == 1
 
 
-COMMITTED = sorted((ROOT / "docs" / "studies").glob("*.json"))
+REAL = ROOT / "docs" / "studies" / "real_data.json"
+COMMITTED = sorted({*(ROOT / "docs" / "studies").glob("*.json")} - {REAL})
 
 
 @pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.stem)
 def test_a_page_of_a_study_says_what_its_result_says(file):
     page = file.with_suffix(".md").read_text(encoding="utf-8")
     assert page == study_page(file.stem, from_json(file.read_text(encoding="utf-8")))
+
+
+def test_the_page_on_real_data_says_what_its_result_says():
+    document = from_json(REAL.read_text(encoding="utf-8"))
+    _, _, body = render_markdown(document).partition("\n")
+    page = REAL.with_suffix(".md").read_text(encoding="utf-8")
+    assert page.endswith(body) and all(section.id != "outputs" for section in document.sections)
+    conclusion = page.removesuffix(body).partition("**Conclusion.**")[2]
+    assert all(number in body for number in re.findall(r"\d+\.\d+[×%]", conclusion))
+
+
+def test_the_example_on_real_data_is_a_plan():
+    shown = run("compare", "-c", ROOT / "examples" / "compare_real.yaml", "--print-config")
+    assert shown.exit_code == 0 and "focal(gamma=2)" in shown.stdout
