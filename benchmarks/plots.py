@@ -1,0 +1,109 @@
+"""What a step costs as tokens and vocabulary grow: processor time and peak memory, as a JSON record and a picture.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.plots     # 6 minutes; writes benchmarks/results/growth_cpu.{json,svg}
+
+Each point is a process of its own: one step to warm up, then one measured, both forward and backward. Memory is beyond
+the inputs and the returned gradients, as in `benchmarks.engine`. A cost linear in N is a straight line through the
+origin; a memory constant in N is a level one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.engine import Setting, contender, peak_mib, problem
+
+WIDTH = 128
+SWEEPS = {
+    "tokens": [Setting(tokens, WIDTH, 32000) for tokens in (1024, 2048, 4096, 8192, 16384)],
+    "vocab": [Setting(2048, WIDTH, vocab) for vocab in (8000, 16000, 32000, 64000, 128000)],
+}
+MODES = ("one_pass", "two_pass", "plain")
+PLAIN_FITS = 2**28  # logits that the plain formula may be asked for: 1 GiB, held three times
+
+
+def seconds(name: str, setting: Setting) -> float:
+    """Processor time of one step, of a process of its own."""
+    code = f"from benchmarks.plots import Setting, seconds_here; print(seconds_here({name!r}, {setting!r}))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(out.stdout.splitlines()[-1])
+
+
+def seconds_here(name: str, setting: Setting) -> float:
+    run = contender(name, problem(setting))
+    run()
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def measure() -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for axis, settings in SWEEPS.items():
+        for setting in settings:
+            for name in MODES:
+                if name == "plain" and setting.tokens * setting.vocab > PLAIN_FITS:
+                    continue
+                point = {
+                    axis: getattr(setting, axis),
+                    "mode": name,
+                    "seconds": round(seconds(name, setting), 3),
+                    "mib": round(peak_mib(name, setting), 1),
+                }
+                found.setdefault(axis, []).append(point)
+                print(point, flush=True)
+    return found
+
+
+def draw(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams |= {"svg.hashsalt": "sftloss", "svg.fonttype": "none", "font.size": 9}
+    labels = {"seconds": "processor seconds", "mib": "MiB beyond gradients"}
+    figure, grid = plt.subplots(2, 2, figsize=(8, 5.5), layout="constrained")
+    for row, (axis, points) in zip(grid, found.items(), strict=True):
+        for place, (key, label) in zip(row, labels.items(), strict=True):
+            for name in MODES:
+                line = [(p[axis] / 1000, p[key]) for p in points if p["mode"] == name]
+                place.plot(*zip(*line, strict=True), marker="o", markersize=3, label=name)
+            place.set(xlabel=f"{axis}, thousands", ylabel=label, xlim=(0, None))
+            if key == "seconds":
+                place.set_ylim(0, None)
+            else:  # plain's is up to 40 times ours: on an even scale ours would lie on the axis
+                place.set_yscale("log")
+    grid[0, 0].legend()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/growth_cpu"), help="without its ending")
+    args = parser.parse_args()
+    found = measure()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    record = {
+        "command": " ".join(["python", "-m", "benchmarks.plots", *sys.argv[1:]]),
+        "commit": commit,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
+        "settings": {axis: [astuple(setting)[:3] for setting in settings] for axis, settings in SWEEPS.items()},
+        "points": found,
+    }
+    args.output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    draw(found, args.output.with_suffix(".svg"))
+
+
+if __name__ == "__main__":
+    main()
