@@ -45,12 +45,17 @@ def run(given: dict[str, Any]) -> Outcome:
 
 
 def main() -> int:
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        from tests.training.launched_ranks import shard_on_the_processor
+
+        shard_on_the_processor()
     try:
         outcome = run(json.loads(sys.argv[1]))
     except Interrupted as stop:
         print(stop)
         return 128 + stop.signal
-    print(f"world {outcome.facts['ranks']}\n", end="", flush=True)  # one write: two ranks share the stream
+    shards = " in shards" if any(hasattr(p, "full_tensor") for p in outcome.model.parameters()) else ""
+    print(f"world {outcome.facts['ranks']}{shards}\n", end="", flush=True)  # one write: two ranks share the stream
     if outcome.facts["ranks"] > 1:
         os._exit(0)  # gloo's threads may drop a tensor while the interpreter closes, which aborts the process
     return 0

@@ -34,13 +34,17 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 
 
-def start(output: Path, *, ranks: int = 1, **fields: Any) -> subprocess.Popen[str]:
-    """A run as a process; under torchrun with several ranks."""
+def start(output: Path, *, ranks: int = 1, engine: str | None = None, **fields: Any) -> subprocess.Popen[str]:
+    """A run as a process; under torchrun with several ranks, or `accelerate launch` with the example of an engine."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    if engine is not None:
+        config = str(ROOT / "examples" / f"accelerate_{engine}.yaml")
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", str(ranks)]
+        launcher += ["--main_process_port", "0"]  # any free one
     told = json.dumps({**FIELDS, "output": str(output), **fields})
     return subprocess.Popen(
         [sys.executable, *launcher, SCRIPT, told],
-        env=environment(),
+        env=environment() if engine is None else {**environment(), "ACCELERATE_USE_CPU": "true"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

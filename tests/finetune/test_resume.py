@@ -42,6 +42,18 @@ def test_a_killed_run_resumes_to_the_same_bytes(whole: Path, tmp_path: Path, kil
     assert history(tmp_path) == history(whole)
 
 
+def test_a_run_killed_after_its_last_step_says_the_same(whole: Path, copied: Path) -> None:
+    """Its last checkpoint is there, and nothing of what is written at the end; nothing is trained or told twice."""
+    shutil.rmtree(copied / "model")
+    (copied / "train.json").unlink()
+    here(copied, resume=True)
+    assert json.loads((copied / "train.json").read_text())["resumed_from"] == "checkpoint-12"
+    assert weights_digest(copied) == weights_digest(whole)
+    assert history(copied) == history(whole)
+    metrics = [json.loads((run / "train.json").read_text())["metrics"] for run in (copied, whole)]
+    assert metrics[0] == metrics[1]
+
+
 def test_another_seed_ends_elsewhere(whole: Path, tmp_path: Path) -> None:
     """The negative control: equal bytes are not what every run gives."""
     here(tmp_path, seed=1)

@@ -23,7 +23,7 @@ Steps = list[dict[str, torch.Tensor]]
 
 def shard_on_the_processor() -> None:
     """Accelerate shards on accelerators alone and on a CPU silently copies; its own wrapping works there too."""
-    from accelerate.state import AcceleratorState
+    from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType
 
     made = AcceleratorState.__init__
@@ -32,6 +32,7 @@ def shard_on_the_processor() -> None:
         made(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
         if fsdp_plugin is not None:
             self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP  # read anew by every other state
 
     AcceleratorState.__init__ = init
 

@@ -20,10 +20,9 @@ from sftloss.finetune._outcome import Interrupted, Outcome
 from sftloss.finetune._provenance import data_facts, identity, model_facts, versions
 from sftloss.finetune._recipe import Recipe
 from sftloss.finetune._rows import Collator, DataSet, hold_out, pack, read
-from sftloss.finetune._state import load_kept
 from sftloss.finetune._task_weights import read_choice, task_facts, weighted
 from sftloss.finetune._trainer import Work, trainer_class
-from sftloss.training import Loss, TaskWeighting, attachment_of
+from sftloss.training import Loss, attachment_of
 
 
 def fine_tune(
@@ -76,7 +75,7 @@ def fine_tune(
         if recipe.keep_best:
             _take_best(trainer, work)
         if held_out is not None and work.evaluated != trainer.state.global_step:
-            trainer.evaluate()
+            _evaluate_once(trainer)
         return _finish(trainer, work, checkpoint, time.monotonic() - started)
 
 
@@ -151,17 +150,6 @@ def _begin(trainer: Any, work: Work, checkpoint: Path | None) -> None:
 
 
 def _train(trainer: Any, work: Work, checkpoint: Path | None) -> None:
-    from transformers import TrainerState
-
-    if checkpoint is not None:
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if state.global_step >= state.max_steps:  # killed between the last step and the end
-            trainer._load_from_checkpoint(str(checkpoint))
-            trainer.state = state
-            load_kept(trainer, checkpoint, work.keeps)
-            if isinstance(work.loss.tasks, TaskWeighting):
-                work.loss.tasks.load(checkpoint)
-            return
     try:
         with work.stop.listening():
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -169,6 +157,8 @@ def _train(trainer: Any, work: Work, checkpoint: Path | None) -> None:
         saved = next(iter(checkpoints(work.folder.checkpoints)), None)
         hint = "" if saved is None else f" {saved} is the newest checkpoint."
         raise DataError(f"{error}{hint}") from error
+    if trainer._initial_global_step == trainer.state.global_step:
+        trainer.state.log_history.pop()  # the mean loss of no steps
     if work.stop.asked:
         saved = next(iter(checkpoints(work.folder.checkpoints)), None)
         raise Interrupted(trainer.state.global_step, work.stop.asked, saved)
@@ -181,6 +171,14 @@ def _take_best(trainer: Any, work: Work) -> None:
         verify(checkpoint)
         trainer._load_from_checkpoint(str(checkpoint))
     work.metrics, work.evaluated = dict(work.best.metrics), trainer.state.global_step
+
+
+def _evaluate_once(trainer: Any) -> None:
+    """Of a run killed after its last evaluation the log has that one already."""
+    last = {"eval_loss", "step"}
+    told, step = trainer.state.log_history, trainer.state.global_step
+    trainer.state.log_history = [line for line in told if not (last <= line.keys() and line["step"] == step)]
+    trainer.evaluate()
 
 
 def _finish(trainer: Any, work: Work, checkpoint: Path | None, seconds: float) -> Outcome:

@@ -52,19 +52,9 @@ def load_state(trainer: Any, folder: Path, keeps: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: If the file does not hold what this run remembers.
     """
-    found = _found(trainer, folder)[1]
+    path, found = _found(trainer, folder)
     trainer._tr_loss.copy_(found["loss"][0])
     trainer._globalstep_last_logged = int(found["last_logged"])
-    load_kept(trainer, folder, keeps)
-
-
-def load_kept(trainer: Any, folder: Path, keeps: Mapping[str, Any]) -> None:
-    """The part of it that is not the Trainer's own.
-
-    Raises:
-        ConfigError: If the file does not hold what this run remembers.
-    """
-    path, found = _found(trainer, folder)
     for name, kept in _kept(trainer, keeps).items():
         own = {key.removeprefix(f"{name}/"): value for key, value in found.items() if key.startswith(f"{name}/")}
         if not own:

@@ -73,6 +73,12 @@ def trainer_class(work: Work) -> Any:
         def _get_eval_sampler(self, eval_dataset: Any) -> Order:
             return Order(len(eval_dataset), multiple=_multiple(self, train=False), seed=None)
 
+        def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+            if self.state.global_step >= self.state.max_steps:  # killed between the last step and the end
+                self.control.should_training_stop = True
+                return
+            super()._run_epoch(*args, **kwargs)
+
         def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
             for group in work.groups:
                 group.read(self.args.device)  # what a user's own passes left
