@@ -47,13 +47,15 @@ class HeadForm:
 
 
 def unwrap(model: nn.Module) -> Any:
-    """The transformers model inside DataParallel-like wrappers, torch.compile and PEFT; FSDP2 wraps nothing."""
+    """The transformers model inside DDP, DeepSpeed's engine, torch.compile and PEFT; FSDP2 wraps nothing."""
     while True:
         if hasattr(model, "_orig_mod"):
             model = model._orig_mod  # type: ignore[assignment]
         elif hasattr(model, "get_base_model"):
             model = model.get_base_model()  # type: ignore[operator]
-        elif isinstance(getattr(model, "module", None), nn.Module) and not hasattr(model, "get_output_embeddings"):
+        elif isinstance(getattr(model, "module", None), nn.Module) and not hasattr(
+            type(model), "get_output_embeddings"
+        ):
             model = model.module  # type: ignore[assignment]
         else:
             return model
@@ -70,7 +72,7 @@ def prove_head(model: nn.Module, outer: nn.Module | None = None) -> HeadForm:
     output = getattr(model, "get_output_embeddings", lambda: None)()
     if output is not None:
         acting(output)
-        if is_lora(output) or isinstance(getattr(output, "weight", None), DTensor):
+        if is_lora(output) or isinstance(getattr(output, "weight", None), DTensor) or is_partitioned(model):
             return HeadForm(*prove_in_forward(model, outer or model, output))
     name = type(model).__name__
     decoder = open_decoder(model)
@@ -80,6 +82,11 @@ def prove_head(model: nn.Module, outer: nn.Module | None = None) -> HeadForm:
             "loaded, with a head in a floating type, before anything shards it."
         )
     return HeadForm(decoder.head.scale, decoder.head.softcap)
+
+
+def is_partitioned(model: nn.Module) -> bool:
+    """Whether DeepSpeed's third stage holds the parameters: they are empty but while its engine runs the model."""
+    return any(hasattr(p, "ds_id") for p in model.parameters())
 
 
 @contextmanager

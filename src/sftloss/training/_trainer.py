@@ -8,6 +8,7 @@ from typing import Any
 
 from sftloss.errors import ConfigError
 from sftloss.training._attach import attach, attachment_of
+from sftloss.training._head import is_partitioned
 from sftloss.training._loss import Loss, Objective, as_loss
 from sftloss.training._step import Step, step_total
 from sftloss.training._task_weighting import TaskWeighting
@@ -49,7 +50,8 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
             super().__init__(*args, **kwargs)
             _check(self, tasks)
             self.model_accepts_loss_kwargs = True
-            _attached(self, chosen)
+            if not is_partitioned(self.model):  # else at the first step: only its engine can run the model
+                _attached(self, chosen)
             if tasks is not None:
                 self.add_callback(_end_of_step(tasks))
 

@@ -1,0 +1,51 @@
+"""DeepSpeed's ZeRO on two processes has the gradient of one; runs where `pip install deepspeed` did (docs/scale.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """Relative gradient errors by case, from one torchrun. The first time, DeepSpeed compiles for a minute or more."""
+    out = tmp_path_factory.mktemp("zero") / "errors.json"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
+    script = str(ROOT / "tests" / "training" / "zero_ranks.py")
+    done = subprocess.run([*command, script, str(out)], env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert found["world"] == 2
+    return found
+
+
+@pytest.mark.parametrize("case", ["loop, stage 2", "loop, stage 3", "attach after stage 3"])
+def test_zero_has_the_gradient_of_one_process_on_the_whole_batch(case: str, errors: dict[str, float]) -> None:
+    # DeepSpeed wants float32; compared with float64
+    assert errors[case] < 1e-5
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_trainer_under_zero_moves_the_weights_as_one_process_does(stage: int, errors: dict[str, float]) -> None:
+    # a difference of float32 weights, up to 30 times as large as the smallest gradients
+    assert errors[f"trainer, stage {stage}"] < 1e-4
+
+
+def test_mean_of_means_under_zero_fails_this_law(errors: dict[str, float]) -> None:
+    """The negative control."""
+    assert errors["mean of means"] > 0.01
