@@ -21,7 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from sftloss.errors import ModelError
-from sftloss.training import Loss, TaskFactors, attach, collate_rows, step_total, weigh_batch
+from sftloss.training import Loss, TaskFactors, attach, collate_rows, step_total, weigh_batch, with_loss
 
 ROWS = ragged_rows()
 LOSS = Loss("cross_entropy + 0.1 * z_loss", alpha=0.5)
@@ -70,6 +70,40 @@ def tensor_parallel(family: str, loss: Loss = LOSS) -> float:
     model = loaded(family)
     steps(model, loss)
     return relative_error(whole(model), truth(family, loss))
+
+
+def trainer() -> float:
+    """The HF Trainer on a model that transformers sharded; Accelerate checks for accelerators, which is passed by."""
+    import transformers
+    from accelerate.parallelism_config import ParallelismConfig
+
+    found: list[dict[str, Tensor]] = []
+
+    class Watch(transformers.TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            grads = {name: p.grad for name, p in model.named_parameters()}
+            found.append({n: g.full_tensor() if hasattr(g, "full_tensor") else g.clone() for n, g in grads.items()})
+
+    ParallelismConfig._validate_accelerator = lambda self, accelerator: None
+    args = transformers.TrainingArguments(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        max_steps=1,
+        max_grad_norm=0.0,
+        learning_rate=0.0,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    cls = with_loss(transformers.Trainer, LOSS)
+    run = cls(model=loaded("llama"), args=args, train_dataset=ROWS, data_collator=pad, callbacks=[Watch()])
+    assert run.get_tp_size() == args.world_size == dist.get_world_size()
+    run.train()
+    return relative_error(found[0], truth())
 
 
 def torchs_plan() -> float:
@@ -253,6 +287,7 @@ def main(out: str) -> None:
         **{f"sequence slices, {name}": partial(sequence_parallel, loss) for name, loss in LOSSES.items()},
         "sequence slices, balanced": partial(sequence_parallel, LOSSES["sequences"], is_balanced=True),
         "sequence cut first": partial(sequence_parallel, LOSS, is_cut_first=True),
+        "trainer": trainer,
     }
     results: dict[str, Any] = {"world": dist.get_world_size(), "refused": refused()}
     for name, case in cases.items():

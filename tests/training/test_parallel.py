@@ -17,9 +17,10 @@ from sftloss.training import Loss, collate_rows, step_total, weigh_batch
 from sftloss.training._tokens import read_tokens
 
 pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
 ROOT = Path(__file__).resolve().parents[2]
 EXACT = [
-    *("tp llama", "tp phi", "tp, constant normaliser", "tp, sequences", "torch's plan", "own logits"),
+    *("tp llama", "tp phi", "tp, constant normaliser", "tp, sequences", "torch's plan", "own logits", "trainer"),
     *("fsdp2 first", "fsdp2 first, head alone", "fsdp2 first, tied"),
     *(f"sequence slices, {name}" for name in ("weights", "sequences", "tasks", "roles", "balanced")),
 ]
