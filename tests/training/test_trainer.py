@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,10 +133,15 @@ def test_last_incomplete_window_is_divided_by_what_it_holds(tmp_path: Path) -> N
     assert relative_error(steps[1], truth) < 1e-10
 
 
-def test_step_with_nothing_to_learn_is_zero_and_not_nan(tmp_path: Path) -> None:
+def test_step_with_nothing_to_learn_is_zero_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [{**row, "labels": torch.full_like(row["labels"], -100)} for row in ROWS]
-    trainer, steps = train(with_loss(transformers.Trainer, Loss()), model_of(), arguments(tmp_path, 2, 4), rows)
-    assert trainer.state.log_history[0]["loss"] == 0
+    with caplog.at_level(logging.WARNING, "sftloss.training"):
+        train(with_loss(transformers.Trainer, Loss()), model_of(), arguments(tmp_path, 2, 4))
+        assert not caplog.records
+        trainer, steps = train(with_loss(transformers.Trainer, Loss()), model_of(), arguments(tmp_path, 2, 4), rows)
+    assert [record.getMessage()[:44] for record in caplog.records] == ["sftloss: nothing was trained up to step 1 si"]
+    line = trainer.state.log_history[0]
+    assert line["loss"] == 0 and line["trained_tokens"] == 0 and "cross_entropy" not in line
     assert all(not gradient.any() for gradient in steps[0].values())
 
 

@@ -86,9 +86,10 @@ class Tally:
             or task apart, ``signal_share/<role>`` and ``signal_share/<task>``: the part of the sum of
             :math:`c \\lVert \\partial f / \\partial z \\rVert_1` (level S1 of the analysis) that each had; for an
             objective where that needs the logits, ``coefficient_share/...``, the part of the sum of c (level S0).
-            Empty if nothing was trained.
+            ``trained_tokens`` alone where nothing in the passes was trained; empty if there was no pass.
         """
         size = _UNTOLD + 1 + 2 * _GROUPS
+        is_empty = self._sums is None
         sums = torch.zeros(size, dtype=torch.float64, device=device) if self._sums is None else self._sums
         self._sums = None
         if is_global and torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -96,7 +97,7 @@ class Tally:
         values = sums.tolist()
         tokens = values[_TOKENS]
         if not tokens:
-            return {}
+            return {} if is_empty else {"trained_tokens": 0.0}
         out = {
             "cross_entropy": values[_CROSS_ENTROPY] / tokens,
             "entropy": values[_ENTROPY] / tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from sftloss.training._loss import Loss, Objective, as_loss
 from sftloss.training._step import Step, step_total
 from sftloss.training._task_weighting import TaskWeighting
 from sftloss.training._tokens import COLUMNS
+
+_LOG = logging.getLogger("sftloss.training")
 
 
 def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
@@ -112,6 +115,12 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
             if "loss" in logs:  # every rank logs its training loss, so every rank adds up its tokens here
                 seen = _attached(self, chosen).metrics("train")
+                if seen.get("trained_tokens") == 0:
+                    _LOG.warning(
+                        "sftloss: nothing was trained up to step %d since the last line of the log: every label is "
+                        "ignored or every weight 0, so its loss of 0 says nothing.",
+                        self.state.global_step,
+                    )
                 logs.update({name: value for name, value in seen.items() if name != "loss"})
                 logs.update({} if tasks is None else tasks.metrics())
             super().log(logs, *args, **kwargs)
