@@ -49,12 +49,23 @@ def main() -> int:
         from tests.training.launched_ranks import shard_on_the_processor
 
         shard_on_the_processor()
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        from tests.training.zero_ranks import join_on_the_processor
+
+        import sftloss.finetune._arguments as module
+
+        join_on_the_processor()
+        module._is_cpu = lambda device: False
     try:
         outcome = run(json.loads(sys.argv[1]))
     except Interrupted as stop:
         print(stop)
         return 128 + stop.signal
-    shards = " in shards" if any(hasattr(p, "full_tensor") for p in outcome.model.parameters()) else ""
+    shards = (
+        " in shards"
+        if any(hasattr(p, "full_tensor") or hasattr(p, "ds_id") for p in outcome.model.parameters())
+        else ""
+    )
     print(f"world {outcome.facts['ranks']}{shards}\n", end="", flush=True)  # one write: two ranks share the stream
     if outcome.facts["ranks"] > 1:
         os._exit(0)  # gloo's threads may drop a tensor while the interpreter closes, which aborts the process

@@ -34,17 +34,19 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 
 
-def start(output: Path, *, ranks: int = 1, engine: str | None = None, **fields: Any) -> subprocess.Popen[str]:
-    """A run as a process; under torchrun with several ranks, or `accelerate launch` with the example of an engine."""
+def start(output: Path, *, ranks: int = 1, config: Path | None = None, **fields: Any) -> subprocess.Popen[str]:
+    """A run as a process; under torchrun with several ranks, or by `accelerate launch` with a file of its own."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    if engine is not None:
-        config = str(ROOT / "examples" / f"accelerate_{engine}.yaml")
-        launcher = ["-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", str(ranks)]
+    given = environment()
+    if config is not None:
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", str(config), "--num_processes", str(ranks)]
         launcher += ["--main_process_port", "0"]  # any free one
+        is_deepspeed = "DEEPSPEED" in config.read_text()  # which Accelerate passes by where it is told of a CPU
+        given |= {"DS_ACCELERATOR": "cpu"} if is_deepspeed else {"ACCELERATE_USE_CPU": "true"}
     told = json.dumps({**FIELDS, "output": str(output), **fields})
     return subprocess.Popen(
         [sys.executable, *launcher, SCRIPT, told],
-        env=environment() if engine is None else {**environment(), "ACCELERATE_USE_CPU": "true"},
+        env=given,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

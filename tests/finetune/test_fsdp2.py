@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.finetune.runs import finish, here, history, start
+from tests.finetune.runs import ROOT, finish, here, history, start
 from tests.finetune.test_splits import RANKED, furthest, weights
 
 pytest.importorskip("transformers")
@@ -24,7 +24,7 @@ HIGH: dict[str, Any] = {**RANKED, "eval_every": 2, "keep_best": True, "learning_
 
 
 def sharded(output: Path, **fields: Any) -> Any:
-    return start(output, ranks=2, engine="fsdp2", **fields)
+    return start(output, ranks=2, config=ROOT / "examples" / "accelerate_fsdp2.yaml", **fields)
 
 
 def test_sharded_ranks_end_where_one_process_ends(tmp_path: Path) -> None:

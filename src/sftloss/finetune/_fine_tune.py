@@ -169,7 +169,8 @@ def _take_best(trainer: Any, work: Work) -> None:
     if work.best.step != trainer.state.global_step:
         checkpoint = work.folder.checkpoints / f"checkpoint-{work.best.step}"
         verify(checkpoint)
-        trainer._load_from_checkpoint(str(checkpoint))
+        trainer.state.best_model_checkpoint = str(checkpoint)
+        trainer._load_best_model()  # also where FSDP or DeepSpeed holds the weights
     work.metrics, work.evaluated = dict(work.best.metrics), trainer.state.global_step
 
 
