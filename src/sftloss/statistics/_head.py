@@ -191,16 +191,16 @@ def products(hidden: Tensor, factors: Factors, out: Tensor) -> None:
         multiply(out, hidden[:, columns], factor.t(), beta=float(columns.start > 0))
 
 
-def project(hidden: Tensor, factors: Factors, head: Head, piece: slice, out: Tensor) -> Tensor | None:
-    """Write the logits of one block of the vocabulary into `out`; return d(capped)/d(uncapped), None without a cap."""
+def project(hidden: Tensor, factors: Factors, head: Head, piece: slice, out: Tensor, slope: Tensor | None) -> None:
+    """Write the logits of one block of the vocabulary into `out`, d(capped)/d(uncapped) into `slope` where wanted."""
     products(hidden, factors, out)
     if head.bias is not None:
         out += head.bias.detach()[piece].to(out.dtype)
     if head.scale != 1.0:
         out *= head.scale
     if head.softcap is None:
-        return None
+        return
     out.div_(head.softcap).tanh_()
-    slope = torch.square(out).neg_().add_(1.0)
+    if slope is not None:
+        torch.square(out, out=slope).neg_().add_(1.0)
     out *= head.softcap
-    return slope

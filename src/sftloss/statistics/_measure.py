@@ -13,10 +13,10 @@ from ._definition import IGNORED, check_targets, spread
 from ._head import Head, compute_dtype
 from ._one_pass import _State, read_chunk
 from ._plan import Plan
-from ._rows import RowGradient, Rows, needs, row_gradient, statistics_of
+from ._rows import Formula, RowGradient, Rows, needs, row_gradient, statistics_of
 from ._sharded import from_centre, total
 from ._stats import FIELDS, TokenStats
-from ._tile import put_target, to_gradient
+from ._tile import to_gradient
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,7 @@ def _norms(
         return l1, l2
     assert shifted is not None
     head = state.head
-    here = from_centre(rows, state.centre, head.shard)
-    dz = to_gradient(exp.clone(), shifted.clone(), here, grad, state.finite, state.vocab_size)
-    put_target(dz, targets, head.start, grad, state.vocab_size)
+    formula = Formula.of(from_centre(rows, state.centre, head.shard), grad, state.vocab_size)
+    dz = to_gradient(exp.clone(), shifted.clone(), formula, state.finite, targets, head.start)
     l1, l2 = torch.linalg.vector_norm(dz, 1, dim=1), torch.linalg.vector_norm(dz, dim=1)
     return (l1, l2) if head.shard is None else (total(l1, head.shard), total(l2.square(), head.shard).sqrt())

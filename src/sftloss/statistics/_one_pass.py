@@ -21,11 +21,11 @@ from ._head import (
     project,
     projected_rows,
 )
-from ._plan import Plan
-from ._rows import FREE, RowGradient, Rows, needs, row_gradient, statistics_of
+from ._plan import Plan, Room
+from ._rows import FREE, Formula, RowGradient, Rows, needs, row_gradient, statistics_of
 from ._sharded import Shard, from_centre, merge, total
 from ._stats import TokenStats
-from ._tile import Sums, add_block, put_target, take_target, to_gradient, uses_kernels
+from ._tile import Sums, add_block, take_target, to_gradient, uses_kernels
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def sweep(
     state.is_masked = masked
     loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
     pieces: list[dict[str, Tensor]] = []
-    buffers = 2 if state.keeps_shifted(work) else 1
+    buffers = 1 + state.keeps_shifted(work) + state.keeps_slope
     step = work.plan.chunk(kept.shape[0], head.common, buffers * dtype.itemsize, is_device=masked)
     for start in range(0, kept.shape[0], step):
         piece = slice(start, min(start + step, kept.shape[0]))
@@ -150,13 +150,18 @@ class _State:
         self.d_bias = like.new_zeros(vocab) if wanted[2] else None
         self.d_low_rank = make(head.low_rank.shape) if wanted[3] and head.low_rank is not None else None
         self.wants_gradient = any(wanted)
-        self.buffer = self.spare = self.centre = like
+        self.room, self.centre = Room(hidden, dtype), like
         self.is_first = True
         self.is_masked = False  # rows that do not count are there, with coefficient 0
 
     def keeps_shifted(self, work: Work) -> bool:
         """Whether the backward formula reads z - m beside exp(z - m): a second buffer."""
         return self.wants_gradient and not {"entropy", "collision"}.isdisjoint(work.fields)
+
+    @property
+    def keeps_slope(self) -> bool:
+        """Whether the slope of the cap, a second buffer too, is multiplied into the gradient."""
+        return self.wants_gradient and self.head.softcap is not None
 
     def chunk(
         self, hidden: Tensor, targets: Tensor, c: Tensor, extras: Mapping[str, Tensor], work: Work, piece: slice
@@ -184,12 +189,13 @@ class _State:
             return read_chunk(self, hidden, targets, needs(work.returned), self.keeps_shifted(work))
         from . import _triton
 
-        z = self.rows_of_buffer(hidden, hidden.dtype != self.dtype)
+        z = self.room.take("z", hidden.shape[0], self.head.weight.shape[0])
+        out = z if hidden.dtype == z.dtype else self.room.take("spare", z.shape[0], z.shape[1], hidden.dtype)
         for columns, factors in blocks(self.head, hidden.dtype):
             products(hidden, factors, z[:, columns])
         sums = Sums.start(z.shape[0], needs(work.returned), z)
         _triton.read(z, _triton.Block(self.head, slice(0, z.shape[1]), targets), sums)
-        return z, self.spare[: z.shape[0]], None, merge(sums, self.head.shard, targets).rows(self.vocab_size)
+        return z, out, None, merge(sums, self.head.shard, targets).rows(self.vocab_size)
 
     def _gradient(self, held: _Held, targets: Tensor, grad: RowGradient) -> Tensor:
         """What was read, turned into the gradient in the product with the head; in place."""
@@ -197,23 +203,12 @@ class _State:
         if uses_kernels(exp):
             from . import _triton
 
-            assert shifted is not None
-            out = shifted if shifted.numel() else exp
+            assert shifted is not None  # where the kernel writes
             block = _triton.Block(self.head, slice(0, exp.shape[1]), targets)
-            return _triton.write(exp, out, block, rows, grad, self.vocab_size)
-        here = from_centre(rows, self.centre, self.head.shard)
-        dz = to_gradient(exp, shifted, here, grad, self.finite, self.vocab_size)
-        put_target(dz, targets, self.head.start, grad, self.vocab_size)
+            return _triton.write(exp, shifted, block, Formula.of(rows, grad, self.vocab_size))
+        formula = Formula.of(from_centre(rows, self.centre, self.head.shard), grad, self.vocab_size)
+        dz = to_gradient(exp, shifted, formula, self.finite, targets, self.head.start)
         return dz if slope is None else dz.mul_(slope)
-
-    def rows_of_buffer(self, hidden: Tensor, needs_spare: bool) -> Tensor:
-        """Room for the logits of a chunk, and `spare` of the same size where asked for; made once."""
-        tokens, vocab = hidden.shape[0], self.head.weight.shape[0]
-        if self.buffer.shape[0] < tokens:
-            self.buffer = torch.empty(tokens, vocab, dtype=self.dtype, device=hidden.device)
-            if needs_spare:
-                self.spare = torch.empty_like(self.buffer, dtype=hidden.dtype)
-        return self.buffer[:tokens]
 
     def _products(self, dz: Tensor, hidden: Tensor, piece: slice, skip_below: float) -> None:
         beta, scale = (0.0 if self.is_first else 1.0), self.head.scale
@@ -256,14 +251,15 @@ class _State:
 
 def read_chunk(state: _State, hidden: Tensor, targets: Tensor, needed: set[str], keeps_shifted: bool) -> _Held:
     """exp(z - m), z - m where kept, the cap's slope, and the five numbers of a chunk of rows."""
-    head, tokens = state.head, hidden.shape[0]
-    z = state.rows_of_buffer(hidden, keeps_shifted)
-    parts = blocks(head, state.dtype, projected_rows(hidden))
-    slopes = [project(hidden, factors, head, columns, z[:, columns]) for columns, factors in parts]
-    slope = None if head.softcap is None else torch.cat([s for s in slopes if s is not None], dim=1)
-    sums = Sums.start(tokens, needed, z)
+    head, shape = state.head, (hidden.shape[0], state.head.weight.shape[0])
+    z = state.room.take("z", *shape)
+    spare = state.room.take("spare", *shape) if keeps_shifted else None
+    slope = state.room.take("slope", *shape) if state.keeps_slope else None
+    for columns, factors in blocks(head, state.dtype, projected_rows(hidden)):
+        project(hidden, factors, head, columns, z[:, columns], None if slope is None else slope[:, columns])
+    sums = Sums.start(shape[0], needed, z)
     hole = take_target(z, targets, head.start, sums)
-    exp = add_block(z, sums, hole, state.finite is not None, state.spare[:tokens] if keeps_shifted else None)
+    exp = add_block(z, sums, hole, state.finite is not None, spare)
     state.centre = sums.m
     rows = merge(sums, head.shard, targets).rows(state.vocab_size)
     return exp, z if keeps_shifted else None, slope, rows

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+import torch
+from torch import Tensor
 
 _CHUNK_BYTES = 80 * 2**20  # what one chunk of logits may take: 417 rows of 50257 float32
 _TILE_BYTES = 16 * 2**20  # one tile of the two-pass mode: 2048 rows of 2048 float32, fits a last-level cache
@@ -65,3 +68,18 @@ class Plan:
         rows = min(max(tokens, 1), self.tokens or _SUPER_CHUNK)
         room = _TILE_BYTES * (_ON_DEVICE if is_device else 1)
         return rows, min(vocab, self.columns or max(256, room // (rows * itemsize)))
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory for one block of logits at a time: made on first use, used again for the next block."""
+
+    like: Tensor
+    dtype: torch.dtype
+    held: dict[str, Tensor] = field(default_factory=dict)
+
+    def take(self, name: str, tokens: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
+        """``(tokens, columns)`` in the sums' dtype, or another; what it held under this name is overwritten."""
+        if name not in self.held or self.held[name].numel() < tokens * columns:
+            self.held[name] = self.like.new_empty(tokens * columns, dtype=dtype or self.dtype)
+        return self.held[name][: tokens * columns].view(tokens, columns)

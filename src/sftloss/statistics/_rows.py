@@ -82,6 +82,47 @@ class RowGradient:
         return self.rest_entropy is None and self.rest_collision is None and self.mean is None
 
 
+@dataclass(frozen=True)
+class Formula:
+    """Of each row, with e = exp(z - m), off the target: dz = inverse e (scale - entropy (z - m) + squared e) + each."""
+
+    m: Tensor
+    inverse: Tensor
+    scale: Tensor
+    target: Tensor  # dz at the target
+    entropy: Tensor | None
+    squared: Tensor | None
+    each: Tensor | None
+
+    @classmethod
+    def of(cls, rows: Rows, grad: RowGradient, vocab_size: int | Tensor) -> Formula:
+        """From the numbers of each whole row and the gradient in them; `vocab_size` counts the finite logits."""
+        inverse = torch.exp(-rows.log_sum)
+        scale = grad.log_sum
+        if grad.rest_entropy is not None:
+            scale = scale - grad.rest_entropy * (have(rows.rest_entropy) - rows.log_sum)
+        if grad.rest_collision is not None:
+            scale = scale - 2 * grad.rest_collision * have(rows.rest_collision)
+        each = None if grad.mean is None else grad.mean / vocab_size
+        return cls(
+            m=rows.m,
+            inverse=inverse,
+            scale=scale,
+            target=grad.target if each is None else grad.target + each,
+            entropy=grad.rest_entropy,
+            squared=None if grad.rest_collision is None else 2 * grad.rest_collision * inverse,
+            each=each,
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether z - m does not occur: dz is a multiple of e, but for `each`."""
+        return self.entropy is None and self.squared is None
+
+    def of_rows(self, rows: slice) -> Formula:
+        return Formula(*(None if value is None else value[rows] for value in vars(self).values()))  # type: ignore[arg-type]
+
+
 def needs(fields: Collection[str]) -> set[str]:
     """Which of the three optional numbers the named statistics are made of."""
     return {_NEEDS[name] for name in fields if name in _NEEDS}

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ._rows import RowGradient, Rows, have, lowest
+from ._rows import Formula, Rows, lowest
 
 _FAR = -1e4  # exp(-1e4) is 0 in float64 too; keeps 0 * (-inf) out of the entropy
+_CACHE_BYTES = 2 * 2**20  # of a block that one thread goes over several times while it is in the thread's cache
 KERNEL_DEVICES = ["cuda"]  # where `_triton.py` does this file's work; its tests add "cpu", for Triton's interpreter
 
 
@@ -56,6 +58,10 @@ class Sums:
             seen=zeros() if "mean" in needed else None,
         )
 
+    def of(self, rows: slice) -> Sums:
+        """Some rows of them, as views."""
+        return Sums(*(None if value is None else value[rows] for value in vars(self).values()))  # type: ignore[arg-type]
+
     def rows(self, vocab_size: int | Tensor) -> Rows:
         """Finish the sums. A row whose only finite logit is the target's is centred there, with S = tiny."""
         total = self.exp.clamp(min=torch.finfo(self.exp.dtype).tiny)
@@ -86,6 +92,16 @@ def take_target(z: Tensor, targets: Tensor, start: int, sums: Sums) -> Tensor:
     return column
 
 
+def cached(block: Tensor) -> Iterator[slice]:
+    """Rows to go over together: on a processor as many as stay in its caches over several passes, elsewhere all."""
+    step = max(block.shape[0], 1)
+    if block.device.type == "cpu":
+        row = max(block.shape[1] * block.element_size(), 1)
+        step = max(1, torch.get_num_threads() * _CACHE_BYTES // row)
+    for start in range(0, block.shape[0], step):
+        yield slice(start, start + step)
+
+
 def add_block(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tensor | None = None) -> Tensor:
     """Add a block to the sums; returns exp(z - m): in place of z, or in `spare`, and then z keeps z - m.
 
@@ -96,6 +112,12 @@ def add_block(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tens
         has_banned: Whether the bias takes columns out of the vocabulary, so that z holds other -inf than the targets'.
         spare: A second buffer, needed for the entropy's gradient.
     """
+    for rows in cached(z):
+        _add_rows(z[rows], sums.of(rows), hole[rows], has_banned, None if spare is None else spare[rows])
+    return z if spare is None else spare
+
+
+def _add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tensor | None) -> None:
     m = torch.maximum(sums.m, z.amax(dim=1))
     drop = sums.m - m
     z -= m[:, None]
@@ -103,67 +125,66 @@ def add_block(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tens
         total, count = _finite_sum(z, hole, has_banned)
         sums.z += sums.seen * drop + total
         sums.seen += count
-    keep = z
-    if spare is not None or sums.exp_z is not None:
-        z.clamp_(min=_FAR)
-        keep = torch.exp(z, out=spare) if spare is not None else torch.exp(z)
-    else:
-        z.exp_()
+    exp = exp_of(z, None if spare is None and sums.exp_z is None else torch.empty_like(z) if spare is None else spare)
     shrink = drop.exp()
     if sums.exp_z is not None:
         # the clamped zeros of taken-out and banned columns add 0 * _FAR
-        sums.exp_z = shrink * (sums.exp_z + torch.where(sums.exp > 0, drop * sums.exp, 0.0)) + _dot(keep, z)
+        moved = torch.where(sums.exp > 0, drop * sums.exp, 0.0)
+        sums.exp_z.add_(moved).mul_(shrink).add_(torch.linalg.vecdot(exp, z))
+        if spare is None:
+            z.copy_(exp)
     if sums.exp_sq is not None:
-        sums.exp_sq = shrink.square() * sums.exp_sq + _dot(keep, keep)
-    sums.exp = shrink * sums.exp + keep.sum(dim=1)
-    sums.m = m
-    return keep
+        sums.exp_sq.mul_(shrink.square()).add_(torch.linalg.vecdot(exp, exp))
+    sums.exp.mul_(shrink).add_(exp.sum(dim=1))
+    sums.m.copy_(m)
+
+
+def exp_of(shifted: Tensor, spare: Tensor | None) -> Tensor:
+    """exp(z - m), in place or into `spare`; beside it z - m stays, finite."""
+    return shifted.exp_() if spare is None else torch.exp(shifted.clamp_(min=_FAR), out=spare)
 
 
 def to_gradient(
-    exp: Tensor, shifted: Tensor | None, rows: Rows, grad: RowGradient, column: Tensor | None, vocab_size: int | Tensor
+    exp: Tensor, shifted: Tensor | None, formula: Formula, column: Tensor | None, targets: Tensor, start: int
 ) -> Tensor:
-    """Turn exp(z - m) into the gradient in z off the target, in place; the target's own entry is left to `put_target`.
+    """Turn exp(z - m) into the gradient in z, in place.
 
     Args:
         exp: ``(tokens, block)`` exp(z - m), 0 at the target. Overwritten with the result.
         shifted: z - m of the same block (overwritten), needed where the entropy's or collision's gradient is asked.
-        rows, grad: The numbers of each row and the gradient in them.
+        formula: What becomes of them in each row.
         column: ``(block,)`` 1 where the column is in the vocabulary, None where all are.
-        vocab_size: Number of finite logits.
+        targets, start: The id of each row's target, and of the block's first column.
     """
-    inverse = torch.exp(-rows.log_sum)
-    scale = grad.log_sum
-    if grad.rest_entropy is not None:
-        scale = scale - grad.rest_entropy * (have(rows.rest_entropy) - rows.log_sum)
-    if grad.rest_collision is not None:
-        scale = scale - 2 * grad.rest_collision * have(rows.rest_collision)
-    if grad.rest_entropy is None and grad.rest_collision is None:
-        exp *= (scale * inverse)[:, None]
+    for rows in cached(exp):
+        part = formula.of_rows(rows)
+        _rows_to_gradient(exp[rows], None if shifted is None else shifted[rows], part, column)
+    local = targets - start
+    inside = (local >= 0) & (local < exp.shape[1])
+    at = local.clamp(0, exp.shape[1] - 1)[:, None]
+    return exp.scatter_(1, at, torch.where(inside[:, None], formula.target[:, None], exp.gather(1, at)))
+
+
+def _rows_to_gradient(exp: Tensor, shifted: Tensor | None, formula: Formula, column: Tensor | None) -> None:
+    if formula.is_plain:
+        exp *= (formula.scale * formula.inverse)[:, None]
     else:
         assert shifted is not None
-        shifted *= 0 if grad.rest_entropy is None else -grad.rest_entropy[:, None]
-        shifted += scale[:, None]
-        if grad.rest_collision is not None:
-            shifted.addcmul_(exp, (2 * grad.rest_collision * inverse)[:, None])
-        exp *= shifted
-        exp *= inverse[:, None]
-    if grad.mean is not None:
-        each = grad.mean / vocab_size
-        if column is None:
-            exp += each[:, None]
+        scale = formula.scale[:, None]
+        if formula.entropy is None:
+            shifted.copy_(scale.expand_as(shifted))
         else:
-            exp.addr_(each, column)
-    return exp
-
-
-def put_target(dz: Tensor, targets: Tensor, start: int, grad: RowGradient, vocab_size: int | Tensor) -> None:
-    """Write the target's own gradient where the block holds it."""
-    local = targets - start
-    inside = (local >= 0) & (local < dz.shape[1])
-    column = local.clamp(0, dz.shape[1] - 1)[:, None]
-    value = grad.target if grad.mean is None else grad.target + grad.mean / vocab_size
-    dz.scatter_(1, column, torch.where(inside[:, None], value[:, None], dz.gather(1, column)))
+            torch.addcmul(scale, shifted, formula.entropy[:, None], value=-1, out=shifted)
+        if formula.squared is not None:
+            shifted.addcmul_(exp, formula.squared[:, None])
+        exp *= shifted
+        exp *= formula.inverse[:, None]  # last: where the target is the only finite logit it is huge, and exp 0
+    if formula.each is None:
+        return
+    if column is None:
+        exp += formula.each[:, None]
+    else:
+        exp.addr_(formula.each, column)
 
 
 def _finite_sum(z: Tensor, hole: Tensor, has_banned: bool) -> tuple[Tensor, Tensor]:
@@ -177,8 +198,3 @@ def _finite_sum(z: Tensor, hole: Tensor, has_banned: bool) -> tuple[Tensor, Tens
     total = z.scatter_(1, hole, torch.where(is_open, 0.0, value)).sum(dim=1)
     z.scatter_(1, hole, value)
     return total, z.shape[1] - is_open[:, 0].long()
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Row-wise inner product without a product tensor."""
-    return torch.bmm(a[:, None, :], b[:, :, None])[:, 0, 0]

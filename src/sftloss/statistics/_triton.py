@@ -13,12 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._rows import RowGradient, Rows, have
+from ._rows import Formula
 from ._tile import _FAR, Sums
 
 if TYPE_CHECKING:
@@ -80,36 +79,25 @@ def read(product: Tensor, block: Block, sums: Sums) -> None:
     )
 
 
-def write(
-    product: Tensor, out: Tensor, block: Block, rows: Rows, grad: RowGradient, vocab_size: int | Tensor
-) -> Tensor:
+def write(product: Tensor, out: Tensor, block: Block, formula: Formula) -> Tensor:
     """The gradient in the bare product, from the product; returns `out`.
 
     Args:
         product: As `read` had it.
         out: Of the same shape in any dtype; may be `product` itself.
         block: What it holds.
-        rows, grad: The numbers of each whole row, and the gradient in them.
-        vocab_size: Number of finite logits.
+        formula: What becomes of each row.
     """
     tokens, columns = product.shape
     if tokens == 0:
         return out
     bias = block.bias
-    inverse = torch.exp(-rows.log_sum)
-    scale = grad.log_sum
-    if grad.rest_entropy is not None:
-        scale = scale - grad.rest_entropy * (have(rows.rest_entropy) - rows.log_sum)
-    if grad.rest_collision is not None:
-        scale = scale - 2 * grad.rest_collision * have(rows.rest_collision)
-    each = None if grad.mean is None else grad.mean / vocab_size
-    squared = None if grad.rest_collision is None else 2 * grad.rest_collision * inverse
     numbers = (
-        rows.m,
-        inverse,
-        scale,
-        grad.target if each is None else grad.target + each,
-        *(inverse if value is None else value for value in (grad.rest_entropy, squared, each)),
+        formula.m,
+        formula.inverse,
+        formula.scale,
+        formula.target,
+        *(formula.m if value is None else value for value in (formula.entropy, formula.squared, formula.each)),
     )
     width = _width(columns)
     _write[(tokens, triton.cdiv(columns, width))](
@@ -124,9 +112,9 @@ def write(
         HAS_BIAS=bias is not None,
         SCALE=block.head.scale,
         CAP=block.head.softcap or 0.0,
-        ENTROPY=grad.rest_entropy is not None,
-        COLLISION=squared is not None,
-        MEAN=each is not None,
+        ENTROPY=formula.entropy is not None,
+        COLLISION=formula.squared is not None,
+        MEAN=formula.each is not None,
         COLUMNS=columns,
         BLOCK=width,
         num_warps=8,

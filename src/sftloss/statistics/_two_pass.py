@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +10,10 @@ from torch import Tensor
 from ._boundary import first_order
 from ._definition import IGNORED
 from ._head import Head, compute_dtype, factors_of, finite_columns, multiply, product_dtype, products, project
-from ._plan import Plan
-from ._rows import RowGradient, Rows, needs, row_gradient, statistics_of
+from ._plan import Plan, Room
+from ._rows import Formula, RowGradient, Rows, needs, row_gradient, statistics_of
 from ._sharded import Shard, merge, total
-from ._tile import _FAR, Sums, add_block, put_target, take_target, to_gradient, uses_kernels
+from ._tile import Sums, add_block, cached, exp_of, take_target, to_gradient, uses_kernels
 
 
 @dataclass(frozen=True)
@@ -102,20 +101,20 @@ def read_rows(hidden: Tensor, head: Head, targets: Tensor, needed: set[str], pla
     finite, vocab_size = finite_columns(head, dtype)
     vocab = head.weight.shape[0]
     height, width = plan.tile(hidden.shape[0], vocab, dtype.itemsize, is_device=kernels)
-    parts = []
+    parts, room = [], Room(hidden, dtype)
     for start in range(0, max(hidden.shape[0], 1), height):
         h, y = hidden[start : start + height], targets[start : start + height]
         sums = Sums.start(h.shape[0], needed, h.new_empty(0, dtype=dtype))
         for left in range(0, vocab, width):
             piece = slice(left, min(left + width, vocab))
-            z = h.new_empty(h.shape[0], piece.stop - left, dtype=dtype)
+            z = room.take("z", h.shape[0], piece.stop - left)
             if kernels:
                 from . import _triton
 
                 products(h, factors_of(head, piece, h.dtype), z)
                 _triton.read(z, _triton.Block(head, piece, y), sums)
                 continue
-            project(h, factors_of(head, piece, h.dtype), head, piece, z)
+            project(h, factors_of(head, piece, h.dtype), head, piece, z, None)
             hole = take_target(z, y, head.start + left, sums)
             add_block(z, sums, hole, finite is not None)
         parts.append(merge(sums, head.shard, y).rows(vocab_size))
@@ -131,6 +130,7 @@ def _gradients(
     """In hidden, weight, bias and low_rank; each block of dW is written once for every super-chunk of tokens."""
     dtype = compute_dtype(hidden)
     finite, vocab_size = finite_columns(head, dtype)
+    targets, formula, room = tokens[0], Formula.of(*tokens[1:], vocab_size), Room(hidden, dtype)
     vocab = head.weight.shape[0]
     height, width = request.plan.tile(hidden.shape[0], vocab, dtype.itemsize, is_device=uses_kernels(hidden))
     d_hidden = torch.zeros_like(hidden, dtype=dtype) if wanted[0] else None
@@ -143,12 +143,11 @@ def _gradients(
     d_bias = torch.zeros(vocab, dtype=dtype, device=hidden.device) if wanted[2] else None
     for start in range(0, hidden.shape[0], height):
         part = slice(start, min(start + height, hidden.shape[0]))
-        targets, rows, grad = tokens
-        cut = (targets[part], rows.map(operator.itemgetter(part)), grad.map(operator.itemgetter(part)))
+        cut = (targets[part], formula.of_rows(part))
         for left in range(0, vocab, width):
             piece = slice(left, min(left + width, vocab))
             factors = factors_of(head, piece, hidden.dtype)
-            dz = _tile_gradient(hidden[part], factors, head, piece, cut, finite, vocab_size)
+            dz = _tile_gradient(hidden[part], factors, head, piece, cut, finite, room)
             for (columns, factor), gradient in zip(factors, d_factors, strict=True):
                 if d_hidden is not None:
                     multiply(d_hidden[part, columns], dz, factor, beta=1.0, alpha=head.scale)
@@ -169,26 +168,24 @@ def _add_product(out: Tensor, dz: Tensor, hidden: Tensor, scale: float, is_singl
         multiply(out, dz.t(), hidden, beta=0.0 if is_single else 1.0, alpha=scale)
 
 
-def _tile_gradient(hidden, factors, head, piece, tokens, finite, vocab_size):  # type: ignore[no-untyped-def]
+def _tile_gradient(hidden, factors, head, piece, tokens, finite, room):  # type: ignore[no-untyped-def]
     """The gradient in the raw product h W^T of one tile."""
-    targets, rows, grad = tokens
-    z = hidden.new_empty(hidden.shape[0], piece.stop - piece.start, dtype=compute_dtype(hidden))
+    targets, formula = tokens
+    shape = (hidden.shape[0], piece.stop - piece.start)
+    z = room.take("z", *shape)
     if uses_kernels(hidden):
         from . import _triton
 
         products(hidden, factors, z)
-        out = z if hidden.dtype == z.dtype else torch.empty_like(z, dtype=hidden.dtype)
-        return _triton.write(z, out, _triton.Block(head, piece, targets), rows, grad, vocab_size)
-    slope = project(hidden, factors, head, piece, z)
+        out = z if hidden.dtype == z.dtype else room.take("spare", *shape, dtype=hidden.dtype)
+        return _triton.write(z, out, _triton.Block(head, piece, targets), formula)
+    slope = None if head.softcap is None else room.take("slope", *shape)
+    project(hidden, factors, head, piece, z, slope)
     start = head.start + piece.start
     take_target(z, targets, start, Sums.start(hidden.shape[0], set(), z))
-    z -= rows.m[:, None]
-    shifted = None
-    if not grad.is_plain and (grad.rest_entropy is not None or grad.rest_collision is not None):
-        shifted = z.clamp_(min=_FAR)
-        z = shifted.exp()
-    else:
-        z.exp_()
-    dz = to_gradient(z, shifted, rows, grad, None if finite is None else finite[piece], vocab_size)
-    put_target(dz, targets, start, grad, vocab_size)
+    spare = None if formula.is_plain else room.take("spare", *shape)
+    for rows in cached(z):
+        exp_of(z[rows].sub_(formula.m[rows, None]), None if spare is None else spare[rows])
+    exp, shifted = (z, None) if spare is None else (spare, z)
+    dz = to_gradient(exp, shifted, formula, None if finite is None else finite[piece], targets, start)
     return dz if slope is None else dz.mul_(slope)
