@@ -6,7 +6,9 @@
 A step is what a Trainer does for it: count the items of the window, `training_step` for each micro-batch, the
 optimizer (SGD, so that little hides the loss), and the gradients dropped. The contenders take turns, so a ratio is
 between neighbours; wall time and the process's own time are both given, because the machine may have other work.
-Memory is the peak of a few steps in a process of its own, beyond what was resident before and beyond the gradients.
+Memory is the peak of a few steps in a process of its own, beyond what was resident before and beyond the gradients;
+beside it the largest tensor any operation makes that is not the size of a parameter, and the size of the logits.
+Figures already in the file of `--json` for other shapes, or for the other of `--what`, stay.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.engine import resident
 
@@ -31,8 +35,8 @@ CONTENDERS = ("plain", "ours", "trl")
 Shape = tuple[int, int, int, int]  # vocabulary, micro-batches, rows, columns
 
 
-def contender(name: str, shape: Shape, width: int, layers: int) -> tuple[Callable[[], float], int]:
-    """One optimizer step, which gives its loss; and the bytes of the model's gradients."""
+def contender(name: str, shape: Shape, width: int, layers: int) -> tuple[Callable[[], float], int, set[int]]:
+    """One optimizer step, which gives its loss; the bytes of the model's gradients; the sizes among them."""
     import transformers
 
     vocab, accumulation, rows, columns = shape
@@ -56,7 +60,8 @@ def contender(name: str, shape: Shape, width: int, layers: int) -> tuple[Callabl
         model.zero_grad()
         return sum(losses)
 
-    return run, sum(4 * p.numel() for p in model.parameters())
+    sizes = [4 * p.numel() for p in model.parameters()]
+    return run, sum(sizes), set(sizes)
 
 
 def _trainer(name: str, model: Any, accumulation: int, rows: int) -> Any:
@@ -107,38 +112,67 @@ def times(shape: Shape, rounds: int, width: int, layers: int) -> dict[str, dict[
     return seconds
 
 
-def peak_mib(name: str, shape: Shape, width: int, layers: int) -> float:
-    """Peak resident memory of steps in a fresh process, beyond model and gradients."""
-    told = f"print(measure_here({name!r}, {shape!r}, {width}, {layers}))"
-    code = f"from benchmarks.training import measure_here; {told}"
+def memory(name: str, shape: Shape, width: int, layers: int) -> dict[str, float]:
+    """`measure_here` in a fresh process."""
+    told = f"print(json.dumps(measure_here({name!r}, {shape!r}, {width}, {layers})))"
+    code = f"import json; from benchmarks.training import measure_here; {told}"
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure_here(name: str, shape: Shape, width: int, layers: int) -> float:
+class Largest(TorchDispatchMode):
+    """The largest storage among the results of operations, in bytes, but for those of a parameter's size."""
+
+    def __init__(self, sizes: set[int]) -> None:
+        super().__init__()
+        self.sizes, self.bytes = sizes, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for made in tree_leaves(out):
+            if isinstance(made, torch.Tensor) and (size := made.untyped_storage().nbytes()) not in self.sizes:
+                self.bytes = max(self.bytes, size)
+        return out
+
+
+def measure_here(name: str, shape: Shape, width: int, layers: int) -> dict[str, float]:
+    """Peak resident memory of steps beyond model and gradients, and the largest tensor beside the logits."""
     contender(name, (512, 1, 1, 8), width, layers)[0]()  # load the libraries' code before counting
-    run, gradients = contender(name, shape, width, layers)
+    run, gradients, sizes = contender(name, shape, width, layers)
     before = resident("VmRSS")
     for _ in range(2):
         run()
-    return (resident("VmHWM") - before) / 1024 - gradients / 2**20
+    peak = (resident("VmHWM") - before) / 1024 - gradients / 2**20
+    with Largest(sizes) as largest:
+        run()
+    vocab, _, rows, columns = shape
+    logits = 4 * rows * columns * vocab
+    # a chunk of them is at most 80 MiB, whatever the batch
+    assert name != "ours" or largest.bytes <= 80 * 2**20, f"a tensor of {largest.bytes} bytes"
+    mib = {"peak_mib_beyond_gradients": peak, "largest_tensor_mib": largest.bytes / 2**20, "logits_mib": logits / 2**20}
+    return {what: round(value, 1) for what, value in mib.items()}
 
 
-def table(shape: Shape, rounds: int, width: int, layers: int) -> dict[str, dict[str, float]]:
-    seconds = times(shape, rounds, width, layers)
-    rows = {}
-    for name in CONTENDERS:
-        row = {"seconds_wall_median": round(statistics.median(seconds[name]["wall"]), 3)}
-        for clock in ("wall", "processor"):
-            ratios = [a / b for a, b in zip(seconds[name][clock], seconds["plain"][clock], strict=True)]
-            row[f"{clock}_over_plain_median"] = round(statistics.median(ratios), 3)
-            row[f"{clock}_over_plain_min"], row[f"{clock}_over_plain_max"] = (
-                round(min(ratios), 3),
-                round(max(ratios), 3),
-            )
-        row["peak_mib_beyond_gradients"] = round(peak_mib(name, shape, width, layers), 1)
-        rows[name] = row
+def figures(seconds: dict[str, dict[str, list[float]]], name: str) -> dict[str, float]:
+    """Medians of a contender's times, and of its ratios to the neighbouring plain steps."""
+    row = {"seconds_wall_median": round(statistics.median(seconds[name]["wall"]), 3)}
+    for clock in ("wall", "processor"):
+        ratios = [a / b for a, b in zip(seconds[name][clock], seconds["plain"][clock], strict=True)]
+        for word, of in (("median", statistics.median), ("min", min), ("max", max)):
+            row[f"{clock}_over_plain_{word}"] = round(of(ratios), 3)
+    return row
+
+
+def table(shape: Shape, args: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]:
+    """What `args.what` asks for, over what was there."""
+    seconds = times(shape, args.rounds, args.width, args.layers) if "time" in args.what else {}
+    rows = {name: dict(before.get(name, {})) for name in CONTENDERS}
+    for name, row in rows.items():
+        if seconds:
+            row |= {"rounds": args.rounds, **figures(seconds, name)}
+        if "memory" in args.what:
+            row |= memory(name, shape, args.width, args.layers)
         print(f"V={shape[0]} x{shape[1]} {name:6s} {row}", flush=True)
     return rows
 
@@ -152,25 +186,28 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--what", nargs="+", choices=["time", "memory"], default=["time", "memory"])
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     # now, not at the end: others may commit while this runs
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    results = {}
+    is_there = args.json is not None and args.json.exists()
+    results = json.loads(args.json.read_text())["results"] if is_there else {}
     for vocab in args.vocab:
         for accumulation in args.accumulation:
             shape = (vocab, accumulation, args.rows, args.columns)
-            results[f"V={vocab}, {accumulation} micro-batches"] = table(shape, args.rounds, args.width, args.layers)
+            name = f"V={vocab}, {accumulation} micro-batches of {args.rows} x {args.columns} tokens"
+            results[name] = table(shape, args, results.get(name, {}))
     if args.json:
         import transformers
         import trl
 
         record = {
-            "command": " ".join(["python -m benchmarks.training", *sys.argv[1:]]),
+            "command": "python -m benchmarks.training, shape by shape",
             "commit": commit,
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
             f"transformers {transformers.__version__}, trl {trl.__version__}",
-            "rows, columns, width, layers": [args.rows, args.columns, args.width, args.layers],
+            "width, layers": [args.width, args.layers],
             "results": results,
         }
         args.json.write_text(json.dumps(record, indent=1) + "\n")
