@@ -111,8 +111,7 @@ def sweep(
     state.is_masked = masked
     loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
     pieces: list[dict[str, Tensor]] = []
-    buffers = 1 + state.keeps_shifted(work) + state.keeps_slope
-    step = work.plan.chunk(kept.shape[0], head.common, buffers * dtype.itemsize, is_device=masked)
+    step = work.plan.chunk(kept.shape[0], head.common, dtype.itemsize, is_device=masked)
     for start in range(0, kept.shape[0], step):
         piece = slice(start, min(start + step, kept.shape[0]))
         chosen: slice | Tensor = piece if everything else kept[piece]
@@ -160,7 +159,7 @@ class _State:
 
     @property
     def keeps_slope(self) -> bool:
-        """Whether the slope of the cap, a second buffer too, is multiplied into the gradient."""
+        """Whether the slope of the cap, a buffer like that of the logits, is multiplied into the gradient."""
         return self.wants_gradient and self.head.softcap is not None
 
     def chunk(

@@ -8,9 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-_CHUNK_BYTES = 80 * 2**20  # what one chunk of logits may take: 417 rows of 50257 float32
+_CHUNK_BYTES = 48 * 2**20  # what one chunk of logits may take: 250 rows of 50257 float32
+_CHUNK_ROWS = 128  # but no fewer: each chunk reads and writes the whole of dW once
 _TILE_BYTES = 16 * 2**20  # one tile of the two-pass mode: 2048 rows of 2048 float32, fits a last-level cache
-_ON_DEVICE = 8  # a GPU's memory is larger and its products need to be: from arithmetic, not yet from a measurement
+# a GPU's memory is larger and its products need to be: from arithmetic, not yet from a measurement
+_DEVICE_CHUNK_BYTES, _DEVICE_TILE_BYTES = 640 * 2**20, 128 * 2**20
 _SUPER_CHUNK = 8192  # tokens the two-pass mode keeps in one vocabulary sweep
 
 
@@ -59,14 +61,14 @@ class Plan:
         """Tokens in one chunk of the one-pass mode; chunks of nearly equal size."""
         if self.tokens is not None:
             return self.tokens
-        fit = max(16, _CHUNK_BYTES * (_ON_DEVICE if is_device else 1) // (vocab * logit_bytes))
+        fit = max(_CHUNK_ROWS, (_DEVICE_CHUNK_BYTES if is_device else _CHUNK_BYTES) // (vocab * logit_bytes))
         parts = -(-max(tokens, 1) // fit)
         return -(-max(tokens, 1) // parts)
 
     def tile(self, tokens: int, vocab: int, itemsize: int, *, is_device: bool = False) -> tuple[int, int]:
         """Tokens and columns of one tile of the two-pass mode."""
         rows = min(max(tokens, 1), self.tokens or _SUPER_CHUNK)
-        room = _TILE_BYTES * (_ON_DEVICE if is_device else 1)
+        room = _DEVICE_TILE_BYTES if is_device else _TILE_BYTES
         return rows, min(vocab, self.columns or max(256, room // (rows * itemsize)))
 
 
