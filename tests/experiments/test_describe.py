@@ -42,6 +42,14 @@ def test_two_seeds_give_no_verdict_whatever_they_show():
     assert all("No verdict" in finding.sentence for finding in found(document, "CMP020"))
 
 
+def test_three_seeds_are_told_what_a_verdict_asks_of_them():
+    """Student's quantile of two degrees of freedom at 0.05 / 4: 8.9; of four, 4.3."""
+    document = describe(PLAN, results(0.1))
+    assert "above 9 standard errors" in found(document, "CMP004")[0].sentence and found(document, "CMP010")
+    plan = replace(PLAN, seeds=(0, 1, 2, 3, 4))
+    assert not found(describe(plan, results(0.1, plan=plan)), "CMP004")
+
+
 def test_the_level_is_shared_by_all_comparisons():
     compared = comparisons(results())
     assert len(compared) == 4

@@ -38,7 +38,7 @@ class CompareOptions:
         metavar="STRATEGY",
     )  # fmt: skip
     seeds: int = option(
-        3, "Train every arm with this many seeds; fewer than 3 give no verdicts.", panel=_ARMS, minimum=1
+        5, "Train every arm with this many seeds; 3 find little, fewer give no verdicts.", panel=_ARMS, minimum=1
     )
     model: str = option("scratch", "A directory, a hub name, demo, or scratch for a small Llama.", panel=_IN)
     tokenizer: str | None = option(None, "Its tokenizer, if not with the model.", panel=_IN)

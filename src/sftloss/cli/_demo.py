@@ -14,7 +14,7 @@ from sftloss.config import option
 class DemoOptions:
     """Flags of `sftloss demo`."""
 
-    compare: bool = option(False, "Train a tiny model in four ways with three seeds each, and compare them.")
+    compare: bool = option(False, "Train a tiny model in four ways with five seeds each, and compare them.")
     open: bool = option(False, "Open the page in the browser.")
     output: str = option(
         "sftloss-demo", "Folder for report.html, report.json and the table.", short="-o", metavar="DIR"

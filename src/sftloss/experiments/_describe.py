@@ -18,7 +18,7 @@ _METHOD = (
     "Arms of one seed start from the same weights, see the same rows in the same order and the same number of tokens; "
     "only the loss, the normalization or the weighting differs.",
     "Differences are paired by seed and example. Their standard error comes from a two-way analysis of variance with "
-    "seeds and examples (rows of one prompt together) both drawn at random, with Satterthwaite's degrees of freedom. "
+    "seeds and examples (rows of one prompt together) both drawn at random, each with its own Student quantile. "
     "It holds for seeds and examples like these, not for other models, data or training lengths.",
     "All comparisons of all measures are one family: intervals are Bonferroni's, and a verdict is an interval that "
     "excludes zero. Tables of groups and of further metrics are not part of the family and get no verdicts.",

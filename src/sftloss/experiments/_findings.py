@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sftloss.analysis.document import Finding, Interval
 from sftloss.experiments._plan import Arm
-from sftloss.experiments._verdicts import SEEDS, Comparison, Measure, Results
+from sftloss.experiments._verdicts import ENOUGH, SEEDS, Comparison, Measure, Results
 from sftloss.experiments._words import conclusion, listed, number, said, signed, silent
 
 Names = Mapping[Arm, str]
@@ -15,7 +15,7 @@ Names = Mapping[Arm, str]
 
 def findings(results: Results, compared: Sequence[Comparison], names: Names) -> tuple[Finding, ...]:
     """What could spoil the comparison first, then the supported differences, then what shows none, by measure."""
-    found = [*_premises(results)]
+    found = [*_premises(results, compared)]
     found += [_difference(one, results, names, len(compared)) for one in compared if one.is_different]
     for measure in dict.fromkeys(one.measure for one in compared):
         rest = [one for one in compared if one.measure == measure and not one.is_different]
@@ -24,7 +24,7 @@ def findings(results: Results, compared: Sequence[Comparison], names: Names) -> 
     return tuple(found)
 
 
-def _premises(results: Results) -> list[Finding]:
+def _premises(results: Results, compared: Sequence[Comparison]) -> list[Finding]:
     found = []
     if len(results.seeds) < SEEDS:
         found.append(
@@ -35,7 +35,19 @@ def _premises(results: Results) -> list[Finding]:
                 "intervals are shown, differences are not judged.",
                 "A loss is better only if it is better whatever the seed; how much seeds differ cannot be told from "
                 "fewer than three.",
-                f"sftloss compare --seeds {SEEDS}",
+                f"sftloss compare --seeds {ENOUGH}",
+            )
+        )
+    elif len(results.seeds) < ENOUGH and compared:
+        found.append(
+            Finding(
+                "CMP004",
+                "info",
+                f"With {len(results.seeds)} seeds only very large differences become verdicts: where seeds are what "
+                f"varies, those above {compared[0].errors_needed:.0f} standard errors.",
+                "So few seeds may agree by chance, and an interval that is right as often as it says must allow for "
+                "it. The further seeds of a folder are trained alone; what is there is kept.",
+                f"sftloss compare --seeds {ENOUGH}",
             )
         )
     tokens = {(r.tokens, r.steps) for arm in results.arms for r in results.of(arm)}

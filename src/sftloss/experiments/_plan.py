@@ -98,7 +98,7 @@ class Plan:
     normalisations: tuple[str, ...] = ("token-mean",)
     prompt_weights: tuple[float, ...] = ()
     tasks: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     model: str = SCRATCH
     tokenizer: str | None = None
     width: int = 64

@@ -79,7 +79,7 @@ def value_of(results: Results, arm: Arm, key: str, chosen: np.ndarray | None = N
     """Value and 95 % interval of a metric over seeds and examples; where it is no mean, the range of the seeds."""
     mean = results.mean(arm, key, chosen)
     if mean is not None:
-        return cells(mean if mean.error else replace(mean, error=math.nan), bounds=_BOUNDS.get(key))
+        return cells(mean if mean.error else replace(mean, parts=()), bounds=_BOUNDS.get(key))
     if chosen is not None:
         return None, None, None
     found = [{**r.metrics, **r.forgetting}.get(key) for r in results.of(arm)]
@@ -221,7 +221,7 @@ def _further(results: Results, names: Names) -> Table | None:
     shown = [one for one in (*CALIBRATION, *ANSWERS, *SAMPLES, *UNKNOWN, *LOSS) if one.key not in judged]
     shown.sort(key=lambda one: one.key not in ("ece", "eos_ece", "length_ks"))
     rows = tuple(
-        (one.label, names[arm], *cells(mean if mean.error else replace(mean, error=math.nan)))
+        (one.label, names[arm], *cells(mean if mean.error else replace(mean, parts=())))
         for one in shown
         for arm in results.arms[1:]
         if (mean := results.difference(arm, one.key)) is not None

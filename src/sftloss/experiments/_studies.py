@@ -14,7 +14,7 @@ from sftloss.experiments._plan import Plan
 from sftloss.experiments._runner import Manner
 from sftloss.report import Report, render_markdown, write_text_atomic
 
-_SEEDS = (0, 1, 2)
+_SEEDS = (0, 1, 2, 3, 4)
 _SIZE = {"seeds": _SEEDS, "train_rows": 4000, "eval_rows": 320, "steps": 600, "batch_size": 16, "max_new_tokens": 48}
 
 
@@ -76,7 +76,7 @@ _ALL = (
         Plan(
             tasks=_WEIGHTINGS,
             data_tasks=("multitask",),
-            seeds=(0, 1, 2, 3, 4),
+            seeds=_SEEDS,
             train_rows=1600,
             eval_rows=320,
             steps=160,
@@ -101,7 +101,7 @@ DEMO = Plan(
     points=5,
     max_new_tokens=24,
 )
-"""What `sftloss demo --compare` trains: two losses, two normalizations, three seeds, a tiny Llama from scratch."""
+"""What `sftloss demo --compare` trains: two losses, two normalizations, five seeds, a tiny Llama from scratch."""
 
 
 def study(name: str, *, output: str | Path, manner: Manner | None = None) -> Report:

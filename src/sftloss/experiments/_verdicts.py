@@ -11,11 +11,14 @@ import numpy as np
 from sftloss.experiments._paired import Floats, Mean, crossed_mean, linearised
 from sftloss.experiments._plan import Arm, Run
 from sftloss.experiments._results import ArmResult
+from sftloss.experiments._student import t_quantile
 from sftloss.experiments.metrics import Gap, Ratio, paired_difference
 
 LEVEL = 0.95
 SEEDS = 3
-"""Fewest seeds for a verdict: with two, an interval that says 95 % covers 89 % where seeds are what varies."""
+"""Fewest seeds for a verdict: that two agree may always be chance."""
+ENOUGH = 5
+"""Seeds from which a clear difference is found even where seeds are what varies."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,11 @@ class Comparison:
         """Whether the simultaneous interval excludes zero and there are seeds enough to believe it."""
         bounds = self.difference.interval(self.level)
         return self.difference.seeds >= SEEDS and bounds is not None and not bounds.low <= 0 <= bounds.high
+
+    @property
+    def errors_needed(self) -> float:
+        """Standard errors that a difference must reach where seeds are all that varies."""
+        return t_quantile(0.5 + self.level / 2.0, self.difference.seeds - 1)
 
     @property
     def is_settled(self) -> bool:

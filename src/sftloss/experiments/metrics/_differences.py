@@ -7,8 +7,8 @@ all seeds, and the seeds' own differences vary as they do:
 .. math:: \operatorname{Var} = \operatorname{Var}_{boot}\Big[\tfrac1S \sum_s d_s\Big]
     + \tfrac1S \cdot \tfrac1{S-1} \sum_s (d_s - \bar d)^2,
 
-with Satterthwaite's degrees of freedom. The design is crossed: every seed is judged on the same examples, so an
-example that is drawn twice is drawn twice for all of them (Owen, *The pigeonhole bootstrap*, 2007). Resampling
+each part with its own Student quantile, as there. The design is crossed: every seed is judged on the same examples,
+so an example that is drawn twice is drawn twice for all of them (Owen, *The pigeonhole bootstrap*, 2007). Resampling
 examples afresh within each seed would take the same examples for new ones and make intervals too short by up to
 :math:`\sqrt S`. What varies by example and seed together is counted in both terms, which can only widen.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.analysis._bootstrap import poisson_weights
-from sftloss.experiments._paired import Mean
+from sftloss.experiments._paired import Mean, Part
 from sftloss.experiments.metrics._shapes import Floats, Metric
 
 
@@ -42,9 +42,8 @@ def paired_difference(
         seed: Of the resampling: a hash of seed and example, so every metric and arm sees the same data sets.
 
     Returns:
-        The mean over seeds of their differences, with its standard error. With one seed the error is over examples
-        alone and says nothing about another training; with two, an interval that says 95 % covers about 88 % where
-        seeds are what varies; from three on, 93 % or more.
+        The mean over seeds of their differences, with its parts of the variance. With one seed there is only that
+        over examples, which says nothing about another training.
 
     Raises:
         ValueError: If the two do not have the same seeds and examples.
@@ -66,7 +65,7 @@ def paired_difference(
     values = _differences(first, second, None)
     units = int(codes.max(initial=-1)) + 1
     if units < 2:
-        return Mean(float(values.mean()), float("nan"), 1.0, len(first))
+        return Mean(float(values.mean()), (), len(first))
     weights = poisson_weights(codes.astype(np.int64), replicates, seed).astype(np.float64)
     drawn = np.array([_differences(first, second, line).mean() for line in weights])
     return _mean(values, drawn[np.isfinite(drawn)], replicates, units)
@@ -80,11 +79,6 @@ def _differences(first: Sequence[Metric], second: Sequence[Metric], weights: Flo
 def _mean(values: Floats, drawn: Floats, replicates: int, units: int) -> Mean:
     seeds, value = len(values), float(values.mean())
     if len(drawn) < 0.95 * replicates:  # the data cannot say, as in sftloss.analysis
-        return Mean(value, float("nan"), 1.0, seeds)
-    parts = [(float(drawn.var(ddof=1)), units - 1)]
-    if seeds > 1:
-        parts.append((float(values.var(ddof=1)) / seeds, seeds - 1))
-    total = sum(part for part, _ in parts)
-    if total == 0:
-        return Mean(value, 0.0, float(units - 1), seeds)
-    return Mean(value, float(np.sqrt(total)), total**2 / sum(part**2 / df for part, df in parts), seeds)
+        return Mean(value, (), seeds)
+    by_seed = (Part(float(values.var(ddof=1)) / seeds, seeds - 1),) if seeds > 1 else ()
+    return Mean(value, (Part(float(drawn.var(ddof=1)), units - 1), *by_seed), seeds)
