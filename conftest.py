@@ -16,8 +16,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 if not os.path.exists("/dev/nvidia0"):
     os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernels run in Triton's interpreter; read when it is imported
 
-# its examples are looked for where it can be imported
-collect_ignore = [] if importlib.util.find_spec("triton") else ["src/sftloss/statistics/_triton.py"]
+# examples are looked for where the module can be imported
+needs = {"src/sftloss/statistics/_triton.py": "triton", "tests/training/zero_ranks.py": "deepspeed"}
+collect_ignore = [file for file, package in needs.items() if not importlib.util.find_spec(package)]
 
 
 @pytest.fixture(autouse=True)

@@ -108,3 +108,13 @@ def test_the_page_on_real_data_says_what_its_result_says():
 def test_the_example_on_real_data_is_a_plan():
     shown = run("compare", "-c", ROOT / "examples" / "compare_real.yaml", "--print-config")
     assert shown.exit_code == 0 and "focal(gamma=2)" in shown.stdout
+
+
+def test_the_yaml_of_the_docs_is_a_plan(tmp_path):
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "compare.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for i, block in enumerate(blocks):
+        file = tmp_path / f"{i}.yaml"
+        file.write_text(block, encoding="utf-8")
+        shown = run("compare", "-c", file, "--print-config")
+        assert shown.exit_code == 0, shown.stderr
