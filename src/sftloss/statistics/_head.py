@@ -13,7 +13,6 @@ from ._sharded import Shard, local_rows, total
 from ._tile import uses_kernels
 
 _CAST_ROWS = 4096  # rows of a low-precision weight held as float32 at a time: 12 MiB at 768 columns
-_PROJECT_ROWS = 512  # rows of the weight that a processor multiplies at a time
 
 
 @dataclass(frozen=True)
@@ -153,28 +152,17 @@ def multiply(out: Tensor, a: Tensor, b: Tensor, *, beta: float = 0.0, alpha: flo
 Factors = list[tuple[slice, Tensor]]
 
 
-def blocks(head: Head, dtype: torch.dtype, rows: int | None = None) -> Iterator[tuple[slice, Factors]]:
-    """The factors in blocks of vocabulary rows in `dtype`; one block, uncopied, where nothing forbids it."""
-    vocab = head.weight.shape[0]
-    if rows is None:
-        rows = vocab if head.weight.dtype == dtype else _CAST_ROWS
-    for start in range(0, vocab, rows):
-        piece = slice(start, min(start + rows, vocab))
+def blocks(head: Head, dtype: torch.dtype, columns: slice) -> Iterator[tuple[slice, Factors]]:
+    """The factors of some columns of the logits in `dtype`; uncopied and all at once, where nothing forbids it."""
+    step = columns.stop - columns.start if head.weight.dtype == dtype else _CAST_ROWS
+    for start in range(columns.start, columns.stop, max(step, 1)):
+        piece = slice(start, min(start + step, columns.stop))
         yield piece, factors_of(head, piece, dtype)
 
 
 def factors_of(head: Head, piece: slice, dtype: torch.dtype) -> Factors:
     """The factors' rows of one block of the vocabulary."""
     return [(columns, factor.detach()[piece].to(dtype)) for columns, factor in head.factors]
-
-
-def projected_rows(hidden: Tensor) -> int | None:
-    """Rows of the weight for one product with `hidden`; None leaves the choice to `blocks`.
-
-    The product of few tokens with the whole weight, transposed, runs at 60 to 80 % of a processor's rate (measured from
-    256 to 2048 columns and 8000 to 151936 rows); in blocks that stay in its cache it runs at 95 %.
-    """
-    return _PROJECT_ROWS if hidden.device.type == "cpu" else None
 
 
 def finite_columns(head: Head, dtype: torch.dtype) -> tuple[Tensor | None, int | Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -11,12 +11,11 @@ from torch import Tensor
 
 from ._definition import IGNORED, check_targets, spread
 from ._head import Head, compute_dtype
-from ._one_pass import _State, read_chunk
+from ._one_pass import Block, _State, read_chunk
 from ._plan import Plan
-from ._rows import Formula, RowGradient, Rows, needs, row_gradient, statistics_of
-from ._sharded import from_centre, total
+from ._rows import RowGradient, Rows, needs, row_gradient, statistics_of
+from ._sharded import total
 from ._stats import FIELDS, TokenStats
-from ._tile import to_gradient
 
 
 @dataclass(frozen=True)
@@ -65,12 +64,13 @@ def measure_tokens(
     check_targets("measure_tokens", targets, hidden.shape[0], head.vocab)
     dtype = compute_dtype(hidden)
     kept = torch.nonzero(targets != IGNORED)[:, 0]
-    state = _State(hidden, head, dtype, (False,) * 4, kept.shape[0])
-    step = (plan or Plan()).chunk(kept.shape[0], head.common, 2 * dtype.itemsize)
+    state, plan = _State(hidden, head, (False,) * 4, kept.shape[0]), plan or Plan()
+    step = plan.chunk(kept.shape[0], head.common, 2 * dtype.itemsize)
     columns: dict[str, list[Tensor]] = {}
     for start in range(0, kept.shape[0], step):
         chosen = kept[start : start + step]
-        for name, value in _measure_chunk(state, hidden[chosen].to(dtype), targets[chosen], objectives).items():
+        tokens = hidden[chosen].to(dtype), targets[chosen]
+        for name, value in _measure_chunk(state, tokens, objectives, plan).items():
             columns.setdefault(name, []).append(value)
     empty = hidden.new_zeros(0, dtype=dtype)
     full = {name: spread(torch.cat(values), kept, hidden.shape[0]) for name, values in columns.items()}
@@ -84,9 +84,12 @@ def measure_tokens(
 
 
 def _measure_chunk(
-    state: _State, hidden: Tensor, targets: Tensor, objectives: Mapping[str, Callable[[TokenStats], Tensor]]
+    state: _State,
+    tokens: tuple[Tensor, Tensor],
+    objectives: Mapping[str, Callable[[TokenStats], Tensor]],
+    plan: Plan,
 ) -> dict[str, Tensor]:
-    exp, shifted, slope, rows = read_chunk(state, hidden, targets, needs(FIELDS), keeps_shifted=True)
+    held, rows = read_chunk(state, tokens, needs(FIELDS), True, plan)
     leaves = rows.leaves()
     out: dict[str, Tensor] = {}
     for index, (name, objective) in enumerate(objectives.items()):
@@ -97,25 +100,24 @@ def _measure_chunk(
             out |= {field: value.detach() for field, value in values.items()}
         grad = row_gradient([losses], [torch.ones_like(losses)], leaves)
         out[f"loss:{name}"] = losses.detach()
-        out[f"l1:{name}"], out[f"l2:{name}"] = _norms(state, (exp, shifted, slope), targets, rows, grad)
+        out[f"l1:{name}"], out[f"l2:{name}"] = _norms(state, held, tokens[1], rows, grad)
     if not objectives:
         out |= {field: value.detach() for field, value in statistics_of(rows, FIELDS).items()}
     return out
 
 
-def _norms(
-    state: _State, logits: tuple[Tensor, Tensor | None, Tensor | None], targets: Tensor, rows: Rows, grad: RowGradient
-) -> tuple[Tensor, Tensor]:
+def _norms(state: _State, held: list[Block], targets: Tensor, rows: Rows, grad: RowGradient) -> tuple[Tensor, Tensor]:
     """Norms of the gradient in the (capped) logits: two numbers where it is a multiple of r, else from the gradient."""
-    exp, shifted, _ = logits
     if grad.is_plain:
         assert rows.rest_collision is not None
         l1 = grad.target.abs() + grad.log_sum.abs()
         l2 = (grad.target.square() + grad.log_sum.square() * rows.rest_collision).sqrt()
         return l1, l2
-    assert shifted is not None
-    head = state.head
-    formula = Formula.of(from_centre(rows, state.centre, head.shard), grad, state.vocab_size)
-    dz = to_gradient(exp.clone(), shifted.clone(), formula, state.finite, targets, head.start)
-    l1, l2 = torch.linalg.vector_norm(dz, 1, dim=1), torch.linalg.vector_norm(dz, dim=1)
-    return (l1, l2) if head.shard is None else (total(l1, head.shard), total(l2.square(), head.shard).sqrt())
+    l1, squares = torch.zeros_like(rows.m), torch.zeros_like(rows.m)
+    for block in held:
+        assert block.shifted is not None
+        copy = replace(block, exp=block.exp.clone(), shifted=block.shifted.clone())
+        dz = state.to_gradient(copy, rows, targets, grad)
+        l1 += torch.linalg.vector_norm(dz, 1, dim=1)
+        squares += dz.square_().sum(dim=1)
+    return total(l1, state.head.shard), total(squares, state.head.shard).sqrt()

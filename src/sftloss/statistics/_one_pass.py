@@ -14,12 +14,12 @@ from ._head import (
     Head,
     blocks,
     compute_dtype,
+    factors_of,
     finite_columns,
     multiply,
     product_dtype,
     products,
     project,
-    projected_rows,
 )
 from ._plan import Plan, Room
 from ._rows import FREE, Formula, RowGradient, Rows, needs, row_gradient, statistics_of
@@ -107,7 +107,7 @@ def sweep(
     coefficients = torch.where(counted, work.coefficients.to(dtype), 0.0)
     largest = coefficients.abs().amax() if tokens else coefficients.new_ones(())
     largest = torch.where(largest > 0, largest, 1.0)
-    state = _State(hidden, head, dtype, wanted, kept.shape[0])
+    state = _State(hidden, head, wanted, kept.shape[0])
     state.is_masked = masked
     loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
     pieces: list[dict[str, Tensor]] = []
@@ -131,17 +131,25 @@ def sweep(
     return (loss * largest).to(dtype), stats, state.finish(tokens, kept, everything), largest
 
 
-_Held = tuple[Tensor, Tensor | None, Tensor | None, Rows]
+@dataclass(frozen=True)
+class Block:
+    """Some columns of a chunk's logits between the two products, centred at the largest logit met up to them."""
+
+    columns: slice
+    exp: Tensor  # exp(z - centre), 0 at the target; where the kernels run, the bare product
+    shifted: Tensor | None  # z - centre, where the gradient needs it; where the kernels run, what they write to
+    slope: Tensor | None  # d(capped) / d(uncapped)
+    centre: Tensor
 
 
 class _State:
     """Buffers that live over the chunks of one call."""
 
-    def __init__(self, hidden: Tensor, head: Head, dtype: torch.dtype, wanted: tuple[bool, ...], kept: int) -> None:
-        self.head, self.dtype = head, dtype
-        self.finite, self.vocab_size = finite_columns(head, dtype)
+    def __init__(self, hidden: Tensor, head: Head, wanted: tuple[bool, ...], kept: int) -> None:
+        self.head, self.dtype = head, compute_dtype(hidden)
+        self.finite, self.vocab_size = finite_columns(head, self.dtype)
         vocab = head.weight.shape[0]
-        like = torch.empty(0, dtype=dtype, device=hidden.device)
+        like = torch.empty(0, dtype=self.dtype, device=hidden.device)
         # the first chunk overwrites what is in them; with no chunk they are the zero gradient
         make = like.new_empty if kept else like.new_zeros
         self.d_hidden = make((kept, head.width)) if wanted[0] else None
@@ -149,8 +157,7 @@ class _State:
         self.d_bias = like.new_zeros(vocab) if wanted[2] else None
         self.d_low_rank = make(head.low_rank.shape) if wanted[3] and head.low_rank is not None else None
         self.wants_gradient = any(wanted)
-        self.room, self.centre = Room(hidden, dtype), like
-        self.is_first = True
+        self.room = Room(hidden, self.dtype)
         self.is_masked = False  # rows that do not count are there, with coefficient 0
 
     def keeps_shifted(self, work: Work) -> bool:
@@ -166,8 +173,7 @@ class _State:
         self, hidden: Tensor, targets: Tensor, c: Tensor, extras: Mapping[str, Tensor], work: Work, piece: slice
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Values of the statistics and the loss of one chunk; its gradients go into the buffers."""
-        held = self._read(hidden, targets, work)
-        rows = held[-1]
+        held, rows = self._read(hidden, targets, work)
         leaves = rows.leaves()
         with torch.enable_grad():
             values = statistics_of(leaves, work.returned)
@@ -179,67 +185,76 @@ class _State:
             grad = row_gradient([losses], [c.to(losses.dtype)], leaves)
             if self.is_masked:  # an objective may have no finite gradient where its extras have no number
                 grad = grad.map(lambda value: torch.where(c != 0, value, 0.0))
-            dz = self._gradient(held, targets, grad)
-            self._products(dz, hidden, piece, work.plan.skip_below)
+            for block in held:
+                dz = self._gradient(block, rows, targets, grad)
+                self._products(dz, hidden, (piece, block.columns), work.plan.skip_below)
         return {name: value.detach() for name, value in values.items()}, loss
 
-    def _read(self, hidden: Tensor, targets: Tensor, work: Work) -> _Held:
+    def _read(self, hidden: Tensor, targets: Tensor, work: Work) -> tuple[list[Block], Rows]:
         if not uses_kernels(hidden):
-            return read_chunk(self, hidden, targets, needs(work.returned), self.keeps_shifted(work))
+            return read_chunk(self, (hidden, targets), needs(work.returned), self.keeps_shifted(work), work.plan)
         from . import _triton
 
         z = self.room.take("z", hidden.shape[0], self.head.weight.shape[0])
         out = z if hidden.dtype == z.dtype else self.room.take("spare", z.shape[0], z.shape[1], hidden.dtype)
-        for columns, factors in blocks(self.head, hidden.dtype):
+        every = slice(0, z.shape[1])
+        for columns, factors in blocks(self.head, hidden.dtype, every):
             products(hidden, factors, z[:, columns])
         sums = Sums.start(z.shape[0], needs(work.returned), z)
-        _triton.read(z, _triton.Block(self.head, slice(0, z.shape[1]), targets), sums)
-        return z, out, None, merge(sums, self.head.shard, targets).rows(self.vocab_size)
+        _triton.read(z, _triton.Block(self.head, every, targets), sums)
+        rows = merge(sums, self.head.shard, targets).rows(self.vocab_size)
+        return [Block(every, z, out, None, rows.m)], rows
 
-    def _gradient(self, held: _Held, targets: Tensor, grad: RowGradient) -> Tensor:
+    def _gradient(self, block: Block, rows: Rows, targets: Tensor, grad: RowGradient) -> Tensor:
         """What was read, turned into the gradient in the product with the head; in place."""
-        exp, shifted, slope, rows = held
-        if uses_kernels(exp):
+        if uses_kernels(block.exp):
             from . import _triton
 
-            assert shifted is not None  # where the kernel writes
-            block = _triton.Block(self.head, slice(0, exp.shape[1]), targets)
-            return _triton.write(exp, shifted, block, Formula.of(rows, grad, self.vocab_size))
-        formula = Formula.of(from_centre(rows, self.centre, self.head.shard), grad, self.vocab_size)
-        dz = to_gradient(exp, shifted, formula, self.finite, targets, self.head.start)
-        return dz if slope is None else dz.mul_(slope)
+            assert block.shifted is not None  # where the kernel writes
+            held = _triton.Block(self.head, block.columns, targets)
+            return _triton.write(block.exp, block.shifted, held, Formula.of(rows, grad, self.vocab_size))
+        dz = self.to_gradient(block, rows, targets, grad)
+        return dz if block.slope is None else dz.mul_(block.slope)
 
-    def _products(self, dz: Tensor, hidden: Tensor, piece: slice, skip_below: float) -> None:
-        beta, scale = (0.0 if self.is_first else 1.0), self.head.scale
+    def to_gradient(self, block: Block, rows: Rows, targets: Tensor, grad: RowGradient) -> Tensor:
+        """The gradient in the (capped) logits of a block, in its place."""
+        formula = Formula.of(from_centre(rows, block.centre), grad, self.vocab_size)
+        finite = None if self.finite is None else self.finite[block.columns]
+        start = self.head.start + block.columns.start
+        return to_gradient(block.exp, block.shifted, formula, finite, targets, start)
+
+    def _products(self, dz: Tensor, hidden: Tensor, where: tuple[slice, slice], skip_below: float) -> None:
+        """Add the products of a block to the gradients; `where` are its tokens and its columns."""
+        tokens, columns = where
+        scale = self.head.scale
         if self.d_bias is not None:
-            self.d_bias.add_(dz.sum(dim=0, dtype=self.dtype), alpha=scale)
+            self.d_bias[columns].add_(dz.sum(dim=0, dtype=self.dtype), alpha=scale)
         if skip_below:
-            self._filtered_products(dz, hidden, piece, skip_below)
+            self._filtered_products(dz, hidden, where, skip_below)
             return
-        self.is_first = False
-        for rows, factors in blocks(self.head, dz.dtype):
-            part = dz[:, rows]
-            for (columns, factor), gradient in zip(factors, (self.d_weight, self.d_low_rank), strict=False):
+        for rows, factors in blocks(self.head, dz.dtype, columns):
+            part = dz[:, rows.start - columns.start : rows.stop - columns.start]
+            for (inputs, factor), gradient in zip(factors, (self.d_weight, self.d_low_rank), strict=False):
                 if self.d_hidden is not None:
-                    multiply(self.d_hidden[piece, columns], part, factor, beta=float(rows.start > 0), alpha=scale)
+                    multiply(self.d_hidden[tokens, inputs], part, factor, beta=float(rows.start > 0), alpha=scale)
                 if gradient is not None:
-                    multiply(gradient[rows], part.t(), hidden[:, columns], beta=beta, alpha=scale)
+                    multiply(gradient[rows], part.t(), hidden[:, inputs], beta=float(tokens.start > 0), alpha=scale)
 
-    def _filtered_products(self, dz: Tensor, hidden: Tensor, piece: slice, skip_below: float) -> None:
+    def _filtered_products(self, dz: Tensor, hidden: Tensor, where: tuple[slice, slice], skip_below: float) -> None:
         """The same from the columns of dz that reach `skip_below`."""
-        rows = torch.nonzero(torch.linalg.vector_norm(dz, float("inf"), dim=0) >= skip_below)[:, 0]
-        part, scale = dz.index_select(1, rows), self.head.scale
-        for (columns, factor), gradient in zip(self.head.factors, (self.d_weight, self.d_low_rank), strict=False):
-            if gradient is not None and self.is_first:
-                gradient.zero_()
+        tokens, columns = where
+        chosen = torch.nonzero(torch.linalg.vector_norm(dz, float("inf"), dim=0) >= skip_below)[:, 0]
+        part, scale = dz.index_select(1, chosen), self.head.scale
+        for (inputs, factor), gradient in zip(self.head.factors, (self.d_weight, self.d_low_rank), strict=False):
             if self.d_hidden is not None:
-                block = factor.detach().index_select(0, rows).to(dz.dtype)
-                multiply(self.d_hidden[piece, columns], part, block, alpha=scale)
+                held = factor.detach()[columns].index_select(0, chosen).to(dz.dtype)
+                multiply(self.d_hidden[tokens, inputs], part, held, beta=float(columns.start > 0), alpha=scale)
             if gradient is not None:
+                if tokens.start == 0:
+                    gradient[columns].zero_()
                 product = gradient.new_empty(part.shape[1], gradient.shape[1])
-                multiply(product, part.t(), hidden[:, columns])
-                gradient.index_add_(0, rows, product, alpha=scale)
-        self.is_first = False
+                multiply(product, part.t(), hidden[:, inputs])
+                gradient[columns].index_add_(0, chosen, product, alpha=scale)
 
     def finish(self, tokens: int, kept: Tensor, everything: bool) -> Gradients:
         d_hidden = None if self.d_hidden is None else total(self.d_hidden, self.head.shard)
@@ -248,20 +263,29 @@ class _State:
         return Gradients(d_hidden, self.d_weight, self.d_bias, self.d_low_rank)
 
 
-def read_chunk(state: _State, hidden: Tensor, targets: Tensor, needed: set[str], keeps_shifted: bool) -> _Held:
-    """exp(z - m), z - m where kept, the cap's slope, and the five numbers of a chunk of rows."""
-    head, shape = state.head, (hidden.shape[0], state.head.weight.shape[0])
-    z = state.room.take("z", *shape)
-    spare = state.room.take("spare", *shape) if keeps_shifted else None
-    slope = state.room.take("slope", *shape) if state.keeps_slope else None
-    for columns, factors in blocks(head, state.dtype, projected_rows(hidden)):
-        project(hidden, factors, head, columns, z[:, columns], None if slope is None else slope[:, columns])
-    sums = Sums.start(shape[0], needed, z)
-    hole = take_target(z, targets, head.start, sums)
-    exp = add_block(z, sums, hole, state.finite is not None, spare)
-    state.centre = sums.m
-    rows = merge(sums, head.shard, targets).rows(state.vocab_size)
-    return exp, z if keeps_shifted else None, slope, rows
+def read_chunk(
+    state: _State, tokens: tuple[Tensor, Tensor], needed: set[str], keeps_shifted: bool, plan: Plan
+) -> tuple[list[Block], Rows]:
+    """The blocks of a chunk of tokens (hidden states and targets) on a processor, and the five numbers of its rows.
+
+    The buffers lie column by column: the product of few tokens with the weight runs at a processor's full rate only
+    with the weight on the left.
+    """
+    (hidden, targets), head, vocab = tokens, state.head, state.head.weight.shape[0]
+
+    def take(name: str, wanted: bool) -> Tensor | None:
+        return state.room.take(name, vocab, hidden.shape[0]).t() if wanted else None
+
+    whole, spare, slopes = take("z", True), take("spare", keeps_shifted), take("slope", state.keeps_slope)
+    assert whole is not None
+    sums, held = Sums.start(hidden.shape[0], needed, whole), []
+    for columns in plan.column_blocks(hidden.shape[0], vocab, whole.element_size()):
+        z, slope = whole[:, columns], None if slopes is None else slopes[:, columns]
+        project(hidden, factors_of(head, columns, state.dtype), head, columns, z, slope)
+        hole = take_target(z, targets, head.start + columns.start, sums)
+        exp = add_block(z, sums, hole, state.finite is not None, None if spare is None else spare[:, columns])
+        held.append(Block(columns, exp, z if keeps_shifted else None, slope, sums.m.clone()))
+    return held, merge(sums, head.shard, targets).rows(state.vocab_size)
 
 
 def _gather(
@@ -272,4 +296,4 @@ def _gather(
     return [torch.cat([piece[name] for piece in pieces]) for name in names]
 
 
-__all__ = ["Gradients", "OnePass", "RowGradient", "Work", "read_chunk", "sweep"]
+__all__ = ["Block", "Gradients", "OnePass", "RowGradient", "Work", "read_chunk", "sweep"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-_CHUNK_BYTES = 48 * 2**20  # what one chunk of logits may take: 250 rows of 50257 float32
+_CHUNK_BYTES = 50 * 2**20  # what one chunk of logits may take: 256 rows of 50257 float32
 _CHUNK_ROWS = 128  # but no fewer: each chunk reads and writes the whole of dW once
+_ROWS = 32  # the products of a processor run best with whole multiples of these
+_BLOCK_BYTES = 4 * 2**20  # of a chunk, gone over several times while it is in the caches
 _TILE_BYTES = 16 * 2**20  # one tile of the two-pass mode: 2048 rows of 2048 float32, fits a last-level cache
 # a GPU's memory is larger and its products need to be: from arithmetic, not yet from a measurement
 _DEVICE_CHUNK_BYTES, _DEVICE_TILE_BYTES = 640 * 2**20, 128 * 2**20
@@ -25,7 +28,7 @@ class Plan:
             products. "two_pass" tiles over the vocabulary and recomputes in backward: four products, the least
             memory. "auto" takes one pass where gradients are wanted and the objective looks at one token at a time.
         tokens: Tokens in a chunk (one pass) or None to choose by memory.
-        columns: Vocabulary columns in a tile (two passes) or None to choose by memory.
+        columns: Vocabulary columns in a tile (two passes, and one on a processor) or None to choose by memory.
         fields: Statistics to return beside those the objective reads and those that are free.
         skip_below: Gradient filtering in one pass, 0 for none: vocabulary columns in which no token of a chunk has a
             logit gradient of this size, relative to the largest coefficient, are left out of the gradient products.
@@ -62,8 +65,16 @@ class Plan:
         if self.tokens is not None:
             return self.tokens
         fit = max(_CHUNK_ROWS, (_DEVICE_CHUNK_BYTES if is_device else _CHUNK_BYTES) // (vocab * logit_bytes))
+        fit -= fit % _ROWS if fit > _ROWS else 0
         parts = -(-max(tokens, 1) // fit)
-        return -(-max(tokens, 1) // parts)
+        even = -(-max(tokens, 1) // parts)
+        return min(fit, -(-even // _ROWS) * _ROWS)
+
+    def column_blocks(self, tokens: int, vocab: int, itemsize: int) -> Iterator[slice]:
+        """The columns of a chunk of the one-pass mode, as many at a time as stay in a processor's caches."""
+        width = self.columns or max(256, _BLOCK_BYTES // (max(tokens, 1) * itemsize))
+        for start in range(0, vocab, width):
+            yield slice(start, min(start + width, vocab))
 
     def tile(self, tokens: int, vocab: int, itemsize: int, *, is_device: bool = False) -> tuple[int, int]:
         """Tokens and columns of one tile of the two-pass mode."""

@@ -106,10 +106,8 @@ def merge(sums: Sums, shard: Shard | None, targets: Tensor) -> Sums:
     return replace(sums, **out)
 
 
-def from_centre(rows: Rows, m: Tensor, shard: Shard | None) -> Rows:
-    """The same rows for a shard whose ``exp(z - m)`` is centred at its own maximum: ``log S`` moves with m."""
-    if shard is None:
-        return rows
+def from_centre(rows: Rows, m: Tensor) -> Rows:
+    """The same rows for a block or shard whose ``exp(z - m)`` is centred at another m: ``log S`` moves with m."""
     return replace(rows, m=m, log_sum=rows.log_sum + (rows.m - m).clamp(max=-_FAR))
 
 

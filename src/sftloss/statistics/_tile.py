@@ -93,9 +93,12 @@ def take_target(z: Tensor, targets: Tensor, start: int, sums: Sums) -> Tensor:
 
 
 def cached(block: Tensor) -> Iterator[slice]:
-    """Rows to go over together: on a processor as many as stay in its caches over several passes, elsewhere all."""
+    """Rows to go over together: on a processor as many as stay in its caches over several passes, elsewhere all.
+
+    Where the columns are contiguous instead, the block is small already (`Plan.column_blocks`).
+    """
     step = max(block.shape[0], 1)
-    if block.device.type == "cpu":
+    if block.device.type == "cpu" and block.stride(1) == 1:
         row = max(block.shape[1] * block.element_size(), 1)
         step = max(1, torch.get_num_threads() * _CACHE_BYTES // row)
     for start in range(0, block.shape[0], step):
@@ -130,11 +133,11 @@ def _add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tens
     if sums.exp_z is not None:
         # the clamped zeros of taken-out and banned columns add 0 * _FAR
         moved = torch.where(sums.exp > 0, drop * sums.exp, 0.0)
-        sums.exp_z.add_(moved).mul_(shrink).add_(torch.linalg.vecdot(exp, z))
+        sums.exp_z.add_(moved).mul_(shrink).add_((exp * z).sum(dim=1))
         if spare is None:
             z.copy_(exp)
     if sums.exp_sq is not None:
-        sums.exp_sq.mul_(shrink.square()).add_(torch.linalg.vecdot(exp, exp))
+        sums.exp_sq.mul_(shrink.square()).add_(exp.square().sum(dim=1))
     sums.exp.mul_(shrink).add_(exp.sum(dim=1))
     sums.m.copy_(m)
 
