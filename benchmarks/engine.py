@@ -44,9 +44,16 @@ OURS = {
     "entropy": ("cross_entropy + 0.1 * entropy_bonus", "one_pass"),
 }
 PEERS = ("plain", "torch", "torch chunks of 512", "trl", "liger", "cce", "cce exact")
+# tokens and columns at a time; whether the logits lie column by column, the weight on the left of their product
 FLOORS = {
-    "cpu": {"floor of 3": ((512, 512), (256, 512), (1024, 2048)), "floor of 4": ((2048, 2048), (1024, 1024))},
-    "cuda": {"floor of 3": ((1024, 2**20), (2048, 2**20), (8192, 2**20)), "floor of 4": ((8192, 4096), (8192, 16384))},
+    "cpu": {
+        "floor of 3": ((512, 512, False), (1024, 2048, False), (256, 2**20, True), (512, 2**20, True)),
+        "floor of 4": ((2048, 2048, False), (2048, 2048, True), (1024, 1024, False)),
+    },
+    "cuda": {
+        "floor of 3": ((1024, 2**20, False), (2048, 2**20, False), (8192, 2**20, False)),
+        "floor of 4": ((8192, 4096, False), (8192, 16384, False)),
+    },
 }
 CUDA_SHAPES = ((8192, 4096, 128256), (8192, 2304, 256000))
 Problem = tuple[Tensor, Tensor, Tensor]
@@ -120,20 +127,30 @@ def contender(name: str, given: Problem, times: int = 1) -> Callable[[], None]:
     return run
 
 
-def floor(products: int, tiling: tuple[int, int], given: Problem, times: int) -> Callable[[], None]:
+def floor(products: int, tiling: tuple[int, int, bool], given: Problem, times: int) -> Callable[[], None]:
     """The bare products of the tokens that count; the fourth is the logits once more. A frozen head has no dW."""
     hidden, weight = given[0].detach()[given[2] != -100], given[1].detach()
     tokens, vocab = hidden.shape[0], weight.shape[0]
     rows, columns, learns = min(tiling[0], tokens), min(tiling[1], vocab), given[1].requires_grad
     d_hidden, d_weight = torch.empty_like(hidden), torch.empty_like(weight)
-    z = hidden.new_empty(rows, vocab if products == 3 else columns)
+    held = hidden.new_empty(rows * (vocab if products == 3 else columns))
+
+    def block(height: int, width: int) -> Tensor:
+        part = held[: height * width]
+        return part.view(width, height).t() if tiling[2] else part.view(height, width)
+
+    def logits(h: Tensor, w: Tensor, out: Tensor) -> None:
+        if tiling[2]:
+            torch.mm(w, h.t(), out=out.t())
+        else:
+            torch.mm(h, w.t(), out=out)
 
     def three() -> None:
         for i in range(0, tokens, rows):
             h = hidden[i : i + rows]
-            part = z[: h.shape[0]]
+            part = block(h.shape[0], vocab)
             for j in range(0, vocab, columns):
-                torch.mm(h, weight[j : j + columns].t(), out=part[:, j : j + columns])
+                logits(h, weight[j : j + columns], part[:, j : j + columns])
             torch.mm(part, weight, out=d_hidden[i : i + rows])
             if learns:
                 d_weight.addmm_(part.t(), h, beta=float(i > 0))
@@ -143,9 +160,9 @@ def floor(products: int, tiling: tuple[int, int], given: Problem, times: int) ->
             h = hidden[i : i + rows]
             for j in range(0, vocab, columns):
                 w = weight[j : j + columns]
-                part = z[: h.shape[0], : w.shape[0]]
-                torch.mm(h, w.t(), out=part)
-                torch.mm(h, w.t(), out=part)
+                part = block(h.shape[0], w.shape[0])
+                logits(h, w, part)
+                logits(h, w, part)
                 d_hidden[i : i + rows].addmm_(part, w, beta=float(j > 0))
                 if learns:
                     d_weight[j : j + columns].addmm_(part.t(), h, beta=float(i > 0))
