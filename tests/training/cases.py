@@ -69,13 +69,15 @@ def relative_error(ours: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> f
     return worst
 
 
-def definition(model: Any, rows: Sequence[Mapping[str, Any]], weights_of: Any = None) -> Tensor:
+def definition(
+    model: Any, rows: Sequence[Mapping[str, Any]], weights_of: Any = None, dtype: torch.dtype = torch.float64
+) -> Tensor:
     """Sum of weighted cross-entropies over the sum of weights, one row at a time, from the model's own logits."""
     total, parts = 0.0, []
     for row in rows:
-        logits = model(row["input_ids"][None], use_cache=False).logits[0, :-1].double()
+        logits = model(row["input_ids"][None], use_cache=False).logits[0, :-1].to(dtype)
         labels = row["labels"][1:]
-        weights = torch.where(labels != -100, 1.0 if weights_of is None else weights_of(row), 0.0).double()
+        weights = torch.where(labels != -100, 1.0 if weights_of is None else weights_of(row), 0.0).to(dtype)
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none", ignore_index=-100)
         parts.append((weights * losses).sum())
         total += float(weights.sum())

@@ -1,4 +1,4 @@
-"""Run by `accelerate launch`: one Trainer step on two ranks beside one process; prints JSON on rank 0."""
+"""Run by `accelerate launch`: a Trainer's epoch on several ranks beside one process; writes JSON on rank 0."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import transformers
-from tests.training.cases import model_of, relative_error
-from tests.training.ranks import LOSS, ROWS, pad, truth
+from tests.training.cases import model_of
+from tests.training.rank_steps import LOSS, plain, trained, trainer_windows
 
 from sftloss.training import attach, with_loss
-
-Steps = list[dict[str, torch.Tensor]]
 
 
 def shard_on_the_processor() -> None:
@@ -37,42 +35,6 @@ def shard_on_the_processor() -> None:
     AcceleratorState.__init__ = init
 
 
-class Watch(transformers.TrainerCallback):
-    """Whole gradients, and whether parameters are in shards."""
-
-    def __init__(self) -> None:
-        self.steps: Steps = []
-        self.is_sharded: set[bool] = set()
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self.is_sharded = {hasattr(p, "full_tensor") for p in model.parameters()}
-        grads = {n.removeprefix("module."): p.grad for n, p in model.named_parameters()}
-        self.steps.append({n: g.full_tensor() if hasattr(g, "full_tensor") else g.clone() for n, g in grads.items()})
-
-
-def step(cls: Any, folder: str) -> Watch:
-    watch, model = Watch(), model_of()
-    if cls is MeanOfMeans:
-        attach(model, LOSS)
-    args = transformers.TrainingArguments(
-        output_dir=folder,
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
-        max_steps=1,
-        max_grad_norm=0.0,
-        learning_rate=0.0,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-    )
-    assert args.world_size == dist.get_world_size() == 2
-    cls(model=model, args=args, train_dataset=ROWS, data_collator=pad, callbacks=[watch]).train()
-    return watch
-
-
 class MeanOfMeans(transformers.Trainer):
     """The negative control: each micro-batch divided by its own weights, on each rank."""
 
@@ -87,13 +49,16 @@ def main(out: str) -> None:
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         shard_on_the_processor()
     with tempfile.TemporaryDirectory() as folder:
-        ours = step(with_loss(transformers.Trainer, LOSS), folder)
-        theirs = step(MeanOfMeans, folder)
+        ours, is_sharded = trained(with_loss(transformers.Trainer, LOSS), model_of(), folder)
+        model = model_of()
+        attach(model, LOSS)
+        theirs, _ = trained(MeanOfMeans, model, folder)
+    truths = [plain(torch.float64, rows) for rows in trainer_windows()]
     results = {
         "world": dist.get_world_size(),
-        "is_sharded": sorted(ours.is_sharded),
-        "error": relative_error(ours.steps[0], truth()),
-        "mean of means": relative_error(theirs.steps[0], truth()),
+        "is_sharded": sorted(is_sharded),
+        "errors": [found.errors(truth) for found, truth in zip(ours, truths, strict=True)],
+        "mean of means": [found.errors(truth) for found, truth in zip(theirs, truths, strict=True)],
     }
     if dist.get_rank() == 0:
         Path(out).write_text(json.dumps(results), encoding="utf-8")

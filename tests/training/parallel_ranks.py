@@ -14,41 +14,33 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tests.training.cases import chunks, gradients, ragged_rows, relative_error
+from tests.training.cases import chunks, gradients, relative_error
 from tests.training.cases import model_of as tiny_model_of
+from tests.training.rank_steps import ROWS, Found, pad, run, trained, whole
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from sftloss.errors import ModelError
-from sftloss.training import Loss, TaskFactors, attach, collate_rows, step_total, weigh_batch, with_loss
+from sftloss.training import Loss, TaskFactors, attach, step_total, weigh_batch, with_loss
 
-ROWS = ragged_rows()
 LOSS = Loss("cross_entropy + 0.1 * z_loss", alpha=0.5)
-pad = partial(collate_rows, pad_id=0)
 model_of = partial(tiny_model_of, num_key_value_heads=4)  # heads that four ranks can share
 
 
-def truth(family: str = "llama", loss: Loss = LOSS) -> dict[str, Tensor]:
+def truth(family: str = "llama", loss: Loss = LOSS, **overrides: Any) -> Found:
     """One process, one batch."""
-    model = model_of(family)
+    model = model_of(family, **overrides)
     attach(model, loss)
-    model(**pad(ROWS)).loss.backward()
-    return gradients(model)
+    value = model(**pad(ROWS)).loss
+    value.backward()
+    return Found(float(value.detach()), gradients(model))
 
 
-def whole(model: Any) -> dict[str, Tensor]:
-    return {n: g.full_tensor() if hasattr(g, "full_tensor") else g for n, g in gradients(model).items()}
-
-
-def steps(model: Any, loss: Loss, rows: Any = ROWS, size: int = 3) -> Any:
+def steps(model: Any, loss: Loss, rows: Any = ROWS, size: int = 3) -> Found:
     """One optimizer step in micro-batches."""
-    attachment = attach(model, loss)
-    parts = [pad(part) for part in chunks(rows, size)]
-    step = attachment.step(parts)
-    for part in parts:
-        model(**part, num_items_in_batch=step).loss.backward()
-    return attachment
+    value = run(model, attach(model, loss), [pad(part) for part in chunks(rows, size)])
+    return Found(value, whole(model))
 
 
 def loaded(family: str) -> Any:
@@ -65,56 +57,36 @@ def loaded(family: str) -> Any:
     return model
 
 
-def tensor_parallel(family: str, loss: Loss = LOSS) -> float:
+def tensor_parallel(family: str, loss: Loss = LOSS) -> tuple[float, float]:
     """As transformers shards it: the head by rows, 61 of them over the ranks."""
     model = loaded(family)
-    steps(model, loss)
-    return relative_error(whole(model), truth(family, loss))
+    return steps(model, loss).errors(truth(family, loss))
 
 
-def trainer() -> float:
+def trainer() -> tuple[float, float]:
     """The HF Trainer on a model that transformers sharded; Accelerate checks for accelerators, which is passed by."""
     import transformers
     from accelerate.parallelism_config import ParallelismConfig
 
-    found: list[dict[str, Tensor]] = []
-
-    class Watch(transformers.TrainerCallback):
-        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            grads = {name: p.grad for name, p in model.named_parameters()}
-            found.append({n: g.full_tensor() if hasattr(g, "full_tensor") else g.clone() for n, g in grads.items()})
+    class Whole(with_loss(transformers.Trainer, LOSS)):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            assert self.get_tp_size() == dist.get_world_size()
 
     ParallelismConfig._validate_accelerator = lambda self, accelerator: None
-    args = transformers.TrainingArguments(
-        output_dir=tempfile.mkdtemp(),
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=2,
-        max_steps=1,
-        max_grad_norm=0.0,
-        learning_rate=0.0,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-    )
-    cls = with_loss(transformers.Trainer, LOSS)
-    run = cls(model=loaded("llama"), args=args, train_dataset=ROWS, data_collator=pad, callbacks=[Watch()])
-    assert run.get_tp_size() == args.world_size == dist.get_world_size()
-    run.train()
-    return relative_error(found[0], truth())
+    sizes = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    (found,), _ = trained(Whole, loaded("llama"), tempfile.mkdtemp(), ROWS, **sizes)
+    return found.errors(truth())
 
 
-def torchs_plan() -> float:
+def torchs_plan() -> tuple[float, float]:
     """torch's own ColwiseParallel, whose logits stay in shards."""
     from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
     model = model_of()
     mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("tp",))
     parallelize_module(model, mesh, {"lm_head": ColwiseParallel()})
-    steps(model, LOSS)
-    return relative_error(whole(model), truth())
+    return steps(model, LOSS).errors(truth())
 
 
 def own_logits() -> float:
@@ -139,24 +111,20 @@ def copies_forgotten() -> float:
     attachment.form = type(attachment.form)(mesh=attachment.form.mesh)
     step = step_total(loss, [pad(ROWS)])
     model(**pad(ROWS), num_items_in_batch=step).loss.backward()
-    return relative_error(whole(model), truth(loss=loss))
+    return relative_error(whole(model), truth(loss=loss).gradients)
 
 
-def fsdp_first(is_head_alone: bool, **overrides: Any) -> float:
+def fsdp_first(is_head_alone: bool, **overrides: Any) -> tuple[float, float]:
     """`fully_shard`, then attach; ranks hold different rows."""
     model = model_of(**overrides)
     for layer in [*model.model.layers, *([model.lm_head] if is_head_alone else [])]:
         fully_shard(layer)
     fully_shard(model)
     rank, world = dist.get_rank(), dist.get_world_size()
-    steps(model, LOSS, ROWS[rank::world], size=1)
-    alone = model_of(**overrides)
-    attach(alone, LOSS)
-    alone(**pad(ROWS)).loss.backward()
-    return relative_error(whole(model), gradients(alone))
+    return steps(model, LOSS, ROWS[rank::world], size=1).errors(truth(**overrides))
 
 
-def fsdp_and_tensor_parallel() -> float:
+def fsdp_and_tensor_parallel() -> tuple[float, float]:
     """Two by two: the head by rows over `tp`, everything over `dp`; each data-parallel rank has its own rows."""
     from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
@@ -166,8 +134,7 @@ def fsdp_and_tensor_parallel() -> float:
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh["dp"])
     fully_shard(model, mesh=mesh["dp"])
-    steps(model, LOSS, ROWS[mesh["dp"].get_local_rank() :: 2], size=2)
-    return relative_error(whole(model), truth())
+    return steps(model, LOSS, ROWS[mesh["dp"].get_local_rank() :: 2], size=2).errors(truth())
 
 
 class _Gather(torch.autograd.Function):
@@ -224,7 +191,7 @@ LOSSES = {
 }
 
 
-def sequence_parallel(loss: Loss, is_balanced: bool = False, is_cut_first: bool = False) -> float:
+def sequence_parallel(loss: Loss, is_balanced: bool = False, is_cut_first: bool = False) -> tuple[float, float]:
     """Each rank holds a slice of every sequence; `is_cut_first` shifts and weighs in the slice, and is wrong."""
     full = {k: v for k, v in pad(ROWS).items() if k not in ("attention_mask", "row_ids")}
     columns = full["input_ids"].shape[1]
@@ -233,8 +200,9 @@ def sequence_parallel(loss: Loss, is_balanced: bool = False, is_cut_first: bool 
     full = {k: v[:, used] if v.dim() == 2 else v for k, v in full.items()}
     alone = model_of()
     attach(alone, loss)
-    alone(**full).loss.backward()
-    expected = gradients(alone)
+    value = alone(**full).loss
+    value.backward()
+    expected = Found(float(value.detach()), gradients(alone))
 
     gathered_attention(parts)
     mine = parts[dist.get_rank()]
@@ -246,13 +214,11 @@ def sequence_parallel(loss: Loss, is_balanced: bool = False, is_cut_first: bool 
     model = model_of()
     attachment = attach(model, loss)  # its eight tokens are not cut over ranks
     model.set_attn_implementation("gathered")
-    step = attachment.step([batch])
-    model(**batch, num_items_in_batch=step).loss.backward()
-    got = gradients(model)
-    for grad in got.values():
+    got = Found(run(model, attachment, [batch]), gradients(model))
+    for grad in got.gradients.values():
         dist.all_reduce(grad)
         grad /= dist.get_world_size()  # as FSDP averages
-    return relative_error(got, expected)
+    return got.errors(expected)
 
 
 def refused() -> str:
@@ -273,7 +239,7 @@ def refused() -> str:
 def main(out: str) -> None:
     warnings.filterwarnings("ignore")
     dist.init_process_group("gloo")
-    cases: dict[str, Callable[[], float]] = {
+    cases: dict[str, Callable[[], float | tuple[float, float]]] = {
         **{f"tp {family}": partial(tensor_parallel, family) for family in ("llama", "gemma2", "cohere", "phi")},
         "tp, constant normaliser": partial(tensor_parallel, "llama", Loss(normaliser=50.0)),
         "tp, sequences": partial(tensor_parallel, "llama", LOSSES["sequences"]),
@@ -293,7 +259,7 @@ def main(out: str) -> None:
     for name, case in cases.items():
         worst = torch.tensor(case(), dtype=torch.float64).nan_to_num(nan=float("inf"))
         dist.all_reduce(worst, op=dist.ReduceOp.MAX)
-        results[name] = float(worst)
+        results[name] = float(worst.max())  # of the loss's error and the gradient's
     if dist.get_rank() == 0:
         Path(out).write_text(json.dumps(results), encoding="utf-8")
     dist.barrier()

@@ -1,6 +1,7 @@
-"""Run by torchrun: gradients of one optimizer step on several ranks beside those of one process; prints JSON on rank 0.
+"""Run by torchrun: one optimizer step on several ranks beside one process; writes JSON on rank 0.
 
-Every case draws the same rows on every rank, so each can compute the truth by itself.
+Each case answers its errors against the definition in float64: those of a float64 model, and those of a float32 model
+in units of float32's epsilon, beyond twice what the plain formula errs on one process.
 """
 
 from __future__ import annotations
@@ -8,195 +9,223 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from tests.training.cases import gradients, model_of, ragged_rows, relative_error
+from tests.training.cases import gradients, model_of
+from tests.training.collectives import added_by_the_loss, added_in_the_trainer
+from tests.training.rank_steps import (
+    LOSS,
+    ROWS,
+    Found,
+    mine,
+    no_step,
+    pack,
+    pad,
+    parts_of,
+    plain,
+    router_times_world,
+    rows_of,
+    run,
+    trained,
+    trainer_windows,
+    whole,
+)
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from sftloss.training import Loss, attach, collate_rows, with_loss
+from sftloss.training import attach, with_loss
 
-ROWS = ragged_rows()
-LOSS = Loss(alpha=0.5)
-pad = partial(collate_rows, pad_id=0)
-
-
-def truth(rows: Any = ROWS) -> dict[str, torch.Tensor]:
-    """One process, one batch."""
-    model = model_of()
-    attach(model, LOSS)
-    model(**pad(rows)).loss.backward()
-    return gradients(model)
+ROUTER = 0.5
+mixture = partial(model_of, "mixtral", router_aux_loss_coef=ROUTER)
 
 
-def mine() -> list[dict[str, Any]]:
-    """Ragged: two micro-batches a rank, of different sizes, and more rows on the first ranks."""
-    rank, world = dist.get_rank(), dist.get_world_size()
-    edges = [0, 5, 8] if world == 2 else [0, 3, 5, 7, 8]
-    rows = ROWS[edges[rank] : edges[rank + 1]]
-    first = rows[: len(rows) // 2] or [{**rows[0], "labels": torch.full_like(rows[0]["labels"], -100)}]
-    return [pad(first), pad(rows[len(rows) // 2 :])]
+@dataclass(frozen=True)
+class Case:
+    """A step, as a function of the model's dtype, and its truth, as one too."""
+
+    step: Callable[[torch.dtype], Found]
+    truth: Callable[[torch.dtype], Found] = plain
+
+    def errors(self) -> list[float]:
+        """Loss, gradient; then both in float32, beyond the plain formula's own."""
+        exact = self.truth(torch.float64)
+        allowed = self.truth(torch.float32).errors(exact)
+        narrow = self.step(torch.float32).errors(exact)
+        eps = torch.finfo(torch.float32).eps
+        beyond = [(ours - 2 * theirs) / eps for ours, theirs in zip(narrow, allowed, strict=True)]
+        return [*self.step(torch.float64).errors(exact), *beyond]
 
 
-def run(wrapped: Any, attachment: Any, parts: list[dict[str, Any]], is_ours: bool = True) -> float:
-    """One optimizer step; the mean over ranks of what it logs."""
-    step = attachment.step(parts) if is_ours else None
-    total = torch.zeros((), dtype=torch.float64)
-    for i, part in enumerate(parts):
-        is_last = i == len(parts) - 1
-        quiet = nullcontext() if is_last or not hasattr(wrapped, "no_sync") else wrapped.no_sync()
-        with quiet:
-            loss = wrapped(**part, num_items_in_batch=step).loss
-            (loss if is_ours else loss / len(parts)).backward()
-        total += loss.detach()
-    dist.all_reduce(total)
-    return float(total) / dist.get_world_size()
-
-
-def ddp(is_ours: bool = True, wrap_first: bool = False) -> float:
-    model = model_of()
-    wrapped: Any = DistributedDataParallel(model) if wrap_first else None
-    attachment = attach(wrapped if wrap_first else model, LOSS)
+def ddp(
+    dtype: torch.dtype,
+    *,
+    parts: Any = mine,
+    make: Callable[..., Any] = model_of,
+    prepare: Callable[[Any], Any] = lambda model: None,
+    break_step: Any = None,
+    is_wrapped_first: bool = False,
+) -> Found:
+    model = make(dtype=dtype)
+    prepare(model)
+    wrapped: Any = DistributedDataParallel(model) if is_wrapped_first else None
+    attachment = attach(wrapped if is_wrapped_first else model, LOSS)
     wrapped = wrapped or DistributedDataParallel(model)
-    value = run(wrapped, attachment, mine(), is_ours)
-    if is_ours:
-        alone = model_of()
-        single = attach(alone, LOSS)
-        expected = float(alone(**pad(ROWS)).loss.detach())
-        assert abs(value - expected) < 1e-10, (value, expected)
-        ours, seen = attachment.metrics(), single.metrics(is_global=False)
-        assert abs(ours["cross_entropy"] - seen["cross_entropy"]) < 1e-10
-        assert ours["trained_tokens"] == seen["trained_tokens"]
-    return relative_error(gradients(model), truth())
+    return Found(run(wrapped, attachment, parts(), break_step), gradients(model))
 
 
-def masked_rank() -> float:
-    model = model_of()
+def rounded(dtype: torch.dtype) -> Found:
+    """A negative control: ranks add their gradients in float16."""
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
+
+    model = model_of(dtype=dtype)
     attachment = attach(model, LOSS)
+    wrapped = DistributedDataParallel(model)
+    wrapped.register_comm_hook(None, fp16_compress_hook)
+    return Found(run(wrapped, attachment, mine()), gradients(model))
+
+
+def same_log(dtype: torch.dtype) -> float:
+    """What the ranks log together, less what one process logs."""
+    model, alone = model_of(dtype=dtype), model_of(dtype=dtype)
+    attachment, single = attach(model, LOSS), attach(alone, LOSS)
+    run(DistributedDataParallel(model), attachment, mine())
+    alone(**pad(ROWS))
+    ours, expected = attachment.metrics(), single.metrics(is_global=False)
+    expected.pop("loss")  # which a part of a step does not have
+    assert ours.keys() == expected.keys()
+    return max(abs(ours[name] - expected[name]) for name in expected)
+
+
+def checkpointed(model: Any) -> None:
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert model.is_gradient_checkpointing
+
+
+def second_rank_masked() -> list[dict[str, Any]]:
     parts = mine()
-    if dist.get_rank() == 1:
-        parts = [{**part, "labels": torch.full_like(part["labels"], -100)} for part in parts]
-    run(DistributedDataParallel(model), attachment, parts)
-    edges = (5, 8) if dist.get_world_size() == 2 else (3, 5)
-    kept = [row for i, row in enumerate(ROWS) if not edges[0] <= i < edges[1]]
-    return relative_error(gradients(model), truth(kept))
+    if dist.get_rank() != 1:
+        return parts
+    return [{**part, "labels": torch.full_like(part["labels"], -100)} for part in parts]
 
 
-def fsdp2(is_head_alone: bool) -> float:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+def rows_without_the_second_rank() -> list[dict[str, Any]]:
+    return [row for rank in range(dist.get_world_size()) if rank != 1 for row in rows_of(rank)]
 
-    model = model_of()
+
+def packed() -> list[dict[str, Any]]:
+    return parts_of(dist.get_rank(), pack)
+
+
+def fsdp2(
+    dtype: torch.dtype, *, parts: Any = mine, is_head_alone: bool = False, prepare: Any = lambda model: None
+) -> Found:
+    model = model_of(dtype=dtype)
+    prepare(model)
     attachment = attach(model, LOSS)
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    for layer in [*model.model.layers, *([model.lm_head] if is_head_alone else [])]:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    run(model, attachment, mine())
-    full = {name: grad.full_tensor() for name, grad in gradients(model).items()}
-    return relative_error(full, truth())
+    for layer in [*model.model.layers, *([model.lm_head] if is_head_alone else []), model]:
+        fully_shard(layer)
+    return Found(run(model, attachment, parts()), whole(model))
 
 
-def adapters(how: str, is_head_alone: bool = False) -> float:
-    """LoRA on the head and on frozen layers, wrapped by what Accelerate wraps PEFT models with."""
+def adapted(dtype: torch.dtype) -> Any:
+    """LoRA on the head and on frozen layers."""
     from peft import LoraConfig, get_peft_model
-    from torch.distributed.fsdp import fully_shard
 
-    def made() -> Any:
-        torch.manual_seed(0)
-        config = LoraConfig(target_modules=["q_proj", "lm_head"], r=2, init_lora_weights=False)
-        return get_peft_model(model_of(), config).train()
+    torch.manual_seed(0)
+    config = LoraConfig(target_modules=["q_proj", "lm_head"], r=2, init_lora_weights=False)
+    return get_peft_model(model_of(dtype=torch.float32), config).to(dtype).train()
 
-    alone, model = made(), made()
-    attach(alone, LOSS)
-    alone(**pad(ROWS)).loss.backward()
+
+def adapters(dtype: torch.dtype, how: str, is_head_alone: bool = False) -> Found:
+    """Wrapped by what Accelerate wraps PEFT models with."""
+    model = adapted(dtype)
     wrapped = DistributedDataParallel(model) if how == "ddp" else model
     attachment = attach(model, LOSS) if how == "attached, then fsdp2" else None
     if how != "ddp":
         base = model.get_base_model()
         for layer in [*base.model.layers, *([base.lm_head] if is_head_alone else []), model]:
             fully_shard(layer)
-    run(wrapped, attachment or attach(model, LOSS), mine())
-    found = {n: g.full_tensor() if how != "ddp" else g for n, g in gradients(model).items()}
-    return relative_error(found, gradients(alone))
+    return Found(run(wrapped, attachment or attach(model, LOSS), mine()), whole(model))
 
 
-def trainer(folder: str) -> float:
+@cache
+def trainer(dtype: torch.dtype) -> list[Found]:
     import transformers
 
-    seen: list[dict[str, torch.Tensor]] = []
-
-    class Watch(transformers.TrainerCallback):
-        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            seen.append({n.removeprefix("module."): p.grad.clone() for n, p in model.named_parameters()})
-
-    world = dist.get_world_size()
-    args = transformers.TrainingArguments(
-        output_dir=folder,
-        per_device_train_batch_size=4 // world,
-        gradient_accumulation_steps=2,
-        max_steps=1,
-        max_grad_norm=0.0,
-        learning_rate=0.0,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-    )
-    assert args.world_size == world
-    cls = with_loss(transformers.Trainer, LOSS)
-    run_ = cls(model=model_of(), args=args, train_dataset=ROWS, data_collator=pad, callbacks=[Watch()])
-    run_.train()
-    return relative_error(seen[0], truth())
+    with tempfile.TemporaryDirectory() as folder:
+        steps, _ = trained(with_loss(transformers.Trainer, LOSS), model_of(dtype=dtype), folder)
+    assert len(steps) == 2
+    return steps
 
 
-def accelerate_loop() -> float:
+def trainer_case(window: int) -> Case:
+    return Case(lambda dtype: trainer(dtype)[window], partial(plain, rows=trainer_windows()[window]))
+
+
+def accelerate_loop(dtype: torch.dtype) -> Found:
     """Its `backward` divides by the number of micro-batches; the loop of examples/accelerate_loop.py undoes that."""
     from accelerate import Accelerator
 
     accelerator = Accelerator(gradient_accumulation_steps=2)
     assert accelerator.num_processes == dist.get_world_size()
-    model = model_of()
+    model = model_of(dtype=dtype)
     attachment = attach(model, LOSS)
     wrapped = accelerator.prepare(model)
     parts = mine()
     step = attachment.step(parts)
+    total = torch.zeros((), dtype=torch.float64)
     for part in parts:
         with accelerator.accumulate(wrapped):
             loss = wrapped(**part, num_items_in_batch=step).loss
             accelerator.backward(loss * accelerator.gradient_accumulation_steps)
-    return relative_error(gradients(model), truth())
+        total += loss.detach()
+    dist.all_reduce(total)
+    return Found(float(total) / dist.get_world_size(), gradients(model))
+
+
+def cases() -> dict[str, Case]:
+    lora, with_router = partial(plain, make=adapted), partial(plain, make=mixture, router=ROUTER)
+    masked = partial(plain, rows=rows_without_the_second_rank())
+    how = ("ddp", "fsdp2", "attached, then fsdp2")
+    return {
+        "ddp": Case(ddp),
+        "attach after ddp": Case(partial(ddp, is_wrapped_first=True)),
+        "ddp, packed": Case(partial(ddp, parts=packed)),
+        "ddp, checkpointed": Case(partial(ddp, prepare=checkpointed)),
+        "ddp, masked rank": Case(partial(ddp, parts=second_rank_masked), masked),
+        "ddp, router": Case(partial(ddp, make=mixture), with_router),
+        "fsdp2": Case(fsdp2),
+        "fsdp2, head alone": Case(partial(fsdp2, is_head_alone=True)),
+        "fsdp2, packed, checkpointed": Case(partial(fsdp2, parts=packed, prepare=checkpointed)),
+        "fsdp2, masked rank": Case(partial(fsdp2, parts=second_rank_masked), masked),
+        **{f"LoRA on the head, {name}": Case(partial(adapters, how=name), lora) for name in how},
+        "LoRA on the head alone in fsdp2": Case(partial(adapters, how="fsdp2", is_head_alone=True), lora),
+        "accelerate": Case(accelerate_loop),
+        "trainer": trainer_case(0),
+        "trainer, last window": trainer_case(1),
+        "mean of means": Case(partial(ddp, break_step=no_step)),
+        "router times world": Case(partial(ddp, make=mixture, break_step=router_times_world), with_router),
+        "added in float16": Case(rounded),
+    }
 
 
 def main(out: str) -> None:
     warnings.filterwarnings("ignore")
     dist.init_process_group("gloo")
-    cases: dict[str, Callable[[], float]] = {
-        "ddp": ddp,
-        "attach after ddp": partial(ddp, wrap_first=True),
-        "masked rank": masked_rank,
-        "mean of means": partial(ddp, is_ours=False),
-        "fsdp2": partial(fsdp2, False),
-        "fsdp2, head alone": partial(fsdp2, True),
-        **{f"LoRA on the head, {how}": partial(adapters, how) for how in ("ddp", "fsdp2", "attached, then fsdp2")},
-        "LoRA on the head alone in fsdp2": partial(adapters, "fsdp2", is_head_alone=True),
-        "accelerate": accelerate_loop,
-        "trainer": partial(trainer, str(Path(out).parent)),
-    }
     results: dict[str, Any] = {"world": dist.get_world_size()}
-    for name, case in cases.items():
-        error = torch.tensor(case(), dtype=torch.float64)
-        dist.all_reduce(error, op=dist.ReduceOp.MAX)
-        results[name] = float(error)
+    for name, case in cases().items():
+        errors = torch.tensor(case.errors(), dtype=torch.float64).nan_to_num(nan=float("inf"))
+        dist.all_reduce(errors, op=dist.ReduceOp.MAX)
+        results[name] = errors.tolist()
+    results |= {"log": same_log(torch.float64), "added": added_by_the_loss(), "trainer added": added_in_the_trainer()}
     if dist.get_rank() == 0:
         Path(out).write_text(json.dumps(results), encoding="utf-8")
     dist.barrier()

@@ -1,33 +1,29 @@
-"""`accelerate launch` with the files of examples/: the Trainer's step on two ranks is that of one process."""
+"""`accelerate launch` with the files of examples/: the Trainer's steps on several ranks are those of one process."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.training.launching import ROOT, launched
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
-ROOT = Path(__file__).resolve().parents[2]
+SLOW = (("fsdp2", 2), ("ddp", 4), ("fsdp2", 4))
+LAUNCHES = [("ddp", 2), *(pytest.param(*way, marks=pytest.mark.slow) for way in SLOW)]
 
 
-@pytest.mark.parametrize("engine", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
-def test_launched_trainer_has_the_gradient_of_one_process(engine: str, tmp_path: Path) -> None:
-    out = tmp_path / "found.json"
-    config = str(ROOT / "examples" / f"accelerate_{engine}.yaml")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", "2"]
-    script = [str(ROOT / "tests" / "training" / "launched_ranks.py"), str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
-    port = ["--main_process_port", "0"]  # any free one
-    done = subprocess.run([*command, *port, *script], env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(out.read_text(encoding="utf-8"))
-    assert found["world"] == 2
+@pytest.mark.parametrize(("engine", "world"), LAUNCHES)
+def test_launched_trainer_has_the_gradient_of_one_process(engine: str, world: int, tmp_path: Path) -> None:
+    """In a window of three micro-batches a rank, and in the last, which holds one."""
+    config = ["--config_file", str(ROOT / "examples" / f"accelerate_{engine}.yaml")]
+    ranks = ["--num_processes", str(world), "--main_process_port", "0"]  # any free one
+    launcher = ["accelerate.commands.launch", *config, *ranks]
+    found = launched("launched_ranks.py", tmp_path / "found.json", *launcher, ACCELERATE_USE_CPU="true")
+    assert found["world"] == world
     assert found["is_sharded"] == [engine == "fsdp2"]
-    # float64; ranks add in another order
-    assert found["error"] < 1e-10
-    assert found["mean of means"] > 0.01, "the negative control"
+    for (loss, gradient), (their_loss, their_gradient) in zip(found["errors"], found["mean of means"], strict=True):
+        # float64; ranks add in another order
+        assert loss < 1e-10 and gradient < 1e-10
+        assert their_loss > 0.01 and their_gradient > 0.01, "the negative control"
+    assert len(found["errors"]) == 2

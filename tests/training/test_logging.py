@@ -193,16 +193,18 @@ def test_packed_row_is_named_by_its_sequence() -> None:
         model(**batch, poison=poison)
 
 
-def test_trainer_logs_shares(tmp_path: Path) -> None:
+def test_trainer_logs_the_shares_of_roles_and_tasks(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    rows = without(ROWS, "token_weights") * 10
+    rows = without(ROWS, "token_weights")
+    loss = Loss(roles={"prompt": 0.2, "response": 1.0})
     args = transformers.TrainingArguments(
         output_dir=str(tmp_path),
         per_device_train_batch_size=4,
-        max_steps=3,
+        gradient_accumulation_steps=2,
+        max_steps=1,
         learning_rate=0.0,
-        logging_steps=3,
+        logging_steps=1,
         report_to="none",
         save_strategy="no",
         use_cpu=True,
@@ -210,9 +212,11 @@ def test_trainer_logs_shares(tmp_path: Path) -> None:
         dataloader_pin_memory=False,
     )
     pad = partial(collate_rows, pad_id=0)
-    trainer = with_loss(transformers.Trainer, Loss())(
-        model=model_of(), args=args, train_dataset=rows, data_collator=pad
-    )
+    trainer = with_loss(transformers.Trainer, loss)(model=model_of(), args=args, train_dataset=rows, data_collator=pad)
     trainer.train()
     log = trainer.state.log_history[0]
+    expected = shares_of(loss, rows, (8,))
+    for name in ("prompt", "response", "task_0", "task_1"):
+        assert log[f"signal_share/{name}"] == pytest.approx(expected[f"signal_share/{name}"], rel=1e-9)
+    assert log["signal_share/prompt"] + log["signal_share/response"] == pytest.approx(1)
     assert log["signal_share/task_0"] + log["signal_share/task_1"] == pytest.approx(1)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.training.cases import ragged_rows
+from tests.training.launching import torchrun
 
 from sftloss.training import Loss, collate_rows, step_total, weigh_batch
 from sftloss.training._tokens import read_tokens
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
-ROOT = Path(__file__).resolve().parents[2]
 EXACT = [
     *("tp llama", "tp phi", "tp, constant normaliser", "tp, sequences", "torch's plan", "own logits", "trainer"),
     *("fsdp2 first", "fsdp2 first, head alone", "fsdp2 first, tied"),
@@ -29,19 +24,12 @@ EXACT = [
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("parallel") / "errors.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(request.param)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    script = str(ROOT / "tests" / "training" / "parallel_ranks.py")
-    done = subprocess.run([*command, script, str(out)], env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(out.read_text(encoding="utf-8"))
-    assert results["world"] == request.param
-    return results
+    return torchrun("parallel_ranks.py", request.param, out)
 
 
 @pytest.mark.parametrize("case", EXACT)
 def test_cut_model_or_sequence_has_the_gradient_of_one_process(case: str, found: dict[str, Any]) -> None:
-    # float64; ranks add in another order
+    # its loss too; float64, ranks add in another order
     assert found[case] < 1e-10
 
 

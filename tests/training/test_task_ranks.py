@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.training.launching import torchrun
 from tests.training.task_ranks import CASES
 
 pytest.importorskip("transformers")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("task_ranks") / "found.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    script = str(ROOT / "tests" / "training" / "task_ranks.py")
-    done = subprocess.run([*command, script, str(out)], env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(json.loads(out.read_text(encoding="utf-8")))
+    return torchrun("task_ranks.py", 2, out)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
+from tests.training.launching import torchrun
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed"),
@@ -24,14 +19,7 @@ pytestmark = [
 def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     """Relative gradient errors by case, from one torchrun. The first time, DeepSpeed compiles for a minute or more."""
     out = tmp_path_factory.mktemp("zero") / "errors.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
-    script = str(ROOT / "tests" / "training" / "zero_ranks.py")
-    done = subprocess.run([*command, script, str(out)], env=environment, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(out.read_text(encoding="utf-8"))
-    assert found["world"] == 2
-    return found
+    return torchrun("zero_ranks.py", 2, out, timeout=400, DS_ACCELERATOR="cpu")
 
 
 @pytest.mark.parametrize("case", ["loop, stage 2", "loop, stage 3", "attach after stage 3"])

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_grad
 from tests.training.cases import model_of, relative_error
-from tests.training.ranks import LOSS, ROWS, mine, pad, truth
+from tests.training.rank_steps import LOSS, ROWS, mine, pad, plain
 
 from sftloss.training import attach, with_loss
 
@@ -49,7 +49,7 @@ def loop(stage: int, is_ours: bool = True, is_wrapped_first: bool = False) -> fl
         engine.backward(loss * len(parts) if is_ours else loss)
         if i < len(parts) - 1:
             engine.step()
-    return relative_error(full_gradients(model), truth())
+    return relative_error(full_gradients(model), plain(torch.float64).gradients)
 
 
 def join_on_the_processor() -> None:
@@ -65,7 +65,7 @@ def trainer(stage: int) -> float:
     """The HF Trainer with a DeepSpeed file, one line changed: how far a rate of 1 moves the weights."""
     import transformers
 
-    expected, before = truth(), dict(model_of(dtype=torch.float32).named_parameters())
+    expected, before = plain(torch.float64).gradients, dict(model_of(dtype=torch.float32).named_parameters())
     with tempfile.TemporaryDirectory() as folder:
         args = transformers.TrainingArguments(
             output_dir=folder,

@@ -1,0 +1,30 @@
+"""Starts scripts on several processes, as users do; each writes what it found as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node")
+
+
+def launched(script: str, out: Path, *launcher: str, timeout: int = 240, **environment: str) -> dict[str, Any]:
+    """What `tests/training/<script>` wrote to `out`, started by `python -m <launcher>`."""
+    fixed = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    command = [sys.executable, "-m", *launcher, str(ROOT / "tests" / "training" / script), str(out)]
+    environment = {**os.environ, **fixed, **environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads(out.read_text(encoding="utf-8")))
+
+
+def torchrun(script: str, world: int, out: Path, **more: Any) -> dict[str, Any]:
+    """The same by torchrun, on `world` processes, of which the script must have seen all."""
+    found = launched(script, out, *TORCHRUN, str(world), **more)
+    assert found["world"] == world
+    return found
