@@ -69,7 +69,19 @@ def _facts(plan: Plan, results: Results, reference: str) -> tuple[tuple[str, str
         ("model", model),
         ("data", f"{data}{noise}"),
         ("held-out rows", f"{len(first.examples.task):,}"),
-        ("each training", f"{first.steps:,} steps, {first.tokens:,} trained tokens"),
+        ("each training", f"{first.steps:,} steps, {_tokens(results)}"),
         ("seeds", ", ".join(map(str, results.seeds))),
         ("first arm", reference),
     )
+
+
+def _tokens(results: Results) -> str:
+    """Tokens given and trained, as a range where seeds or arms differ."""
+    every = [one for arm in results.arms for one in results.of(arm)]
+    seen, trained = ({getattr(one, name) for one in every} for name in ("tokens", "trained_tokens"))
+    return f"{_range(seen)} tokens seen, {_range(trained)} of them trained"
+
+
+def _range(values: set[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

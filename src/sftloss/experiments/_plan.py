@@ -16,7 +16,7 @@ from sftloss.errors import ConfigError
 GENERATED, SCRATCH, DEMO = "generated", "scratch", "demo"
 NONE = "none"
 _ARMS = ("losses", "normalisations", "prompt_weights", "tasks", "seeds")
-_FORMAT = 1  # of result.json: a folder of another is not gone on with
+_FORMAT = 2  # of result.json: a folder of another is not gone on with
 
 
 @dataclass(frozen=True)
