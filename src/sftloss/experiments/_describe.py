@@ -9,6 +9,7 @@ from sftloss.experiments._findings import findings, headlines
 from sftloss.experiments._plan import GENERATED, Arm, Plan, labels
 from sftloss.experiments._results import Answer
 from sftloss.experiments._sections import curves, metrics, verdicts
+from sftloss.experiments._sections_difficulty import difficulty
 from sftloss.experiments._sections_groups import calibration, forgetting, groups, outputs
 from sftloss.experiments._sections_lengths import lengths
 from sftloss.experiments._sections_tasks import by_task, conflicts, task_weights
@@ -42,6 +43,7 @@ def describe(plan: Plan, results: Results, said: Mapping[Arm, Sequence[Answer]] 
         curves(results, names),
         lengths(results, names),
         groups(results, names),
+        difficulty(results, names),
         task_weights(results, names),
         conflicts(results, names),
         calibration(results, names),
