@@ -18,7 +18,8 @@ from sftloss.data import ROLES
 from sftloss.experiments import compare
 from sftloss.experiments._describe import describe
 from sftloss.experiments._material import forecasts, start, training_rows
-from sftloss.experiments._plan import Run
+from sftloss.experiments._plan import GENERATED, Run
+from sftloss.experiments._studies import DEMO, STUDIES
 from sftloss.experiments._train import Place, _recipe
 from sftloss.finetune import fine_tune
 from sftloss.finetune._rows import Collator
@@ -125,6 +126,19 @@ def test_a_trained_prompt_takes_most_of_the_tilt_away(whole: dict[float, dict[st
         told = forecasts(rows, _recipe(plan, Run(arm, 0), Place(tmp_path, ""), tmp_path))["some"]
         ratio[arm.prompt_weight] = told.within_prompt / told.data
     assert ratio == pytest.approx({0.0: 0.789, 1.0: 0.941}, abs=1e-3)
+
+
+@pytest.mark.parametrize("plan", [*(one.plan for one in STUDIES.values()), DEMO], ids=[*STUDIES, "demo"])
+def test_every_study_is_of_the_generated_tasks(plan: Any) -> None:
+    """Answers of several lengths, several right ones, unknown ones, and wrong ones but where tasks are weighed."""
+    assert plan.data == GENERATED and plan.eval_data is None
+    assert (plan.noise > 0) == (not plan.tasks)
+    rows = training_rows(replace(plan, train_rows=400), start(plan, 0)[1])
+    assert sum(record.source == "noise" for record in rows.records) == round(400 * plan.noise)
+
+
+def test_rows_of_a_file_have_no_noise() -> None:
+    assert replace(PLAN, data="a.jsonl", eval_data="b.jsonl").noise == 0.0 < PLAN.noise
 
 
 def test_what_was_sampled_says_so(whole: dict[float, dict[str, Any]], tmp_path: Path) -> None:
