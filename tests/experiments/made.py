@@ -26,6 +26,7 @@ def arm_result(run: Run, shift: float, digest: str = "d") -> ArmResult:
         digest,
         steps=10,
         tokens=500,
+        trained_tokens=300,
         metrics={
             "token_nll": Ratio(nll, size),
             "example_nll": Ratio(nll / size, ones),

@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 
 from sftloss.data.records import Message, Origin, Record
 from sftloss.experiments._generate import Generated
-from sftloss.experiments.metrics import output_metrics, pass_at
+from sftloss.experiments.metrics import output_metrics, pass_at, pass_counts
 
 
 def row(task: str | None, prompt: str, answer: str) -> Record:
@@ -31,6 +31,13 @@ def test_pass_at_is_the_share_of_subsets_with_a_right_one(samples, right):
     for n in range(1, samples + 1):
         chosen = list(combinations([i < right for i in range(samples)], n))
         assert pass_at(n, samples, right) == pytest.approx(np.mean([any(c) for c in chosen]), abs=1e-15)
+
+
+@pytest.mark.parametrize(("samples", "expected"), [(1, ()), (2, (1, 2)), (6, (1, 2, 4)), (16, (1, 2, 4, 8, 16))])
+def test_pass_counts_are_those_that_were_computed(samples, expected):
+    rows = [row("add", "1 + 1 =", "2")]
+    found = output_metrics([output(0, k, "2") for k in range(samples)], rows)
+    assert pass_counts(found) == expected
 
 
 def test_pass_at_is_unbiased():

@@ -40,6 +40,9 @@ def test_a_killed_run_resumes_to_the_same_bytes(whole: Path, tmp_path: Path, kil
     here(tmp_path, resume=True)
     assert weights_digest(tmp_path) == weights_digest(whole)
     assert history(tmp_path) == history(whole)
+    counted, expected = (json.loads((run / "train.json").read_text())["tokens"] for run in (tmp_path, whole))
+    data = json.loads((whole / "train.json").read_text())["data"]
+    assert counted == expected == {"seen": 2 * data["tokens"], "trained": 2 * data["trained_tokens"]}  # two epochs
 
 
 def test_a_run_killed_after_its_last_step_says_the_same(whole: Path, copied: Path) -> None:

@@ -113,7 +113,13 @@ def test_shares_are_of_coefficients_where_the_signal_needs_the_logits() -> None:
 
 def test_one_group_alone_is_not_logged() -> None:
     seen = shares_of(Loss(), without(ROWS, "token_weights", "tasks"), (8,))
-    assert set(seen) == {"cross_entropy", "entropy", "token_accuracy", "trained_tokens"}
+    assert set(seen) == {"cross_entropy", "entropy", "token_accuracy", "trained_tokens", "seen_tokens"}
+
+
+def test_seen_tokens_are_all_but_padding_whatever_is_trained() -> None:
+    rows = without(ROWS, "token_weights", "tasks")
+    seen = shares_of(Loss(), rows, (3, 1, 4))
+    assert seen["seen_tokens"] == sum(len(row["input_ids"]) for row in rows) > seen["trained_tokens"] > 0
 
 
 def pass_of(values: list[float], names: Any = None) -> Pass:

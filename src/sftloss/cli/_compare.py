@@ -55,7 +55,7 @@ class CompareOptions:
     train_rows: int | None = option(None, "Training rows, from the start.", panel=_IN, minimum=1)
     eval_rows: int | None = option(None, "Held-out rows, from the start.", panel=_IN, minimum=2)
     forget_rows: int | None = option(None, "Rows of forget-data, from the start.", panel=_IN, minimum=2)
-    noise: float = option(0.0, "Share of generated training rows with a wrong answer.", panel=_IN, minimum=0)
+    noise: float = option(0.05, "Share of generated training rows with a wrong answer.", panel=_IN, minimum=0)
     data_tasks: tuple[str, ...] = option((), "Generated tasks; all if not given.", panel=_IN, metavar="NAME")
     max_length: int | None = option(None, "Tokens kept of each row.", panel=_IN, minimum=2)
     batch_size: int = option(16, "Rows of a micro-batch.", panel=_TRAIN, minimum=1)

@@ -9,6 +9,7 @@ from sftloss.experiments._findings import findings, headlines
 from sftloss.experiments._plan import GENERATED, Arm, Plan, labels
 from sftloss.experiments._results import Answer
 from sftloss.experiments._sections import curves, metrics, verdicts
+from sftloss.experiments._sections_difficulty import difficulty
 from sftloss.experiments._sections_groups import calibration, forgetting, groups, outputs
 from sftloss.experiments._sections_lengths import lengths
 from sftloss.experiments._sections_tasks import by_task, conflicts, task_weights
@@ -42,6 +43,7 @@ def describe(plan: Plan, results: Results, said: Mapping[Arm, Sequence[Answer]] 
         curves(results, names),
         lengths(results, names),
         groups(results, names),
+        difficulty(results, names),
         task_weights(results, names),
         conflicts(results, names),
         calibration(results, names),
@@ -69,7 +71,19 @@ def _facts(plan: Plan, results: Results, reference: str) -> tuple[tuple[str, str
         ("model", model),
         ("data", f"{data}{noise}"),
         ("held-out rows", f"{len(first.examples.task):,}"),
-        ("each training", f"{first.steps:,} steps, {first.tokens:,} trained tokens"),
+        ("each training", f"{first.steps:,} steps, {_tokens(results)}"),
         ("seeds", ", ".join(map(str, results.seeds))),
         ("first arm", reference),
     )
+
+
+def _tokens(results: Results) -> str:
+    """Tokens given and trained, as a range where seeds or arms differ."""
+    every = [one for arm in results.arms for one in results.of(arm)]
+    seen, trained = ({getattr(one, name) for one in every} for name in ("tokens", "trained_tokens"))
+    return f"{_range(seen)} tokens seen, {_range(trained)} of them trained"
+
+
+def _range(values: set[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -12,10 +12,12 @@ from sftloss.data.tasks import check, question, reference
 from sftloss.experiments._generate import Generated, Sampling, generate
 from sftloss.experiments._material import Rows
 from sftloss.experiments._plan import Plan
-from sftloss.experiments._results import Answer
+from sftloss.experiments._results import Answer, TokenScores
 from sftloss.experiments.metrics import (
     Bin,
     Metric,
+    TokenTable,
+    end_reliability,
     evaluate_tokens,
     forgetting,
     output_metrics,
@@ -32,9 +34,12 @@ class Evaluation:
 
     metrics: dict[str, Metric]
     reliability: tuple[Bin, ...]
+    end_reliability: tuple[Bin, ...]
+    scores: TokenScores
     lengths: tuple[tuple[int, ...], ...]
     reference_lengths: tuple[int, ...]
     answers: tuple[Answer, ...]
+    is_sampled: bool
 
 
 def evaluated(plan: Plan, model: Any, tokenizer: Any, rows: Rows, seed: int) -> Evaluation:
@@ -53,10 +58,17 @@ def evaluated(plan: Plan, model: Any, tokenizer: Any, rows: Rows, seed: int) -> 
     return Evaluation(
         metrics,
         reliability(table),
+        end_reliability(table),
+        _scores(table),
         tuple(tuple(one.length for one in group) for group in by_row),
         tuple(one.reference_length for one in greedy),
         tuple(_answer(rows, i, one, by_row[i] if plan.samples else ()) for i, one in enumerate(greedy)),
+        plan.samples > 0,
     )
+
+
+def _scores(table: TokenTable) -> TokenScores:
+    return TokenScores(table.example.astype(np.int32), table.nll.astype(np.float32), table.is_top1)
 
 
 def _answer(rows: Rows, i: int, greedy: Generated, samples: Sequence[Generated]) -> Answer:

@@ -60,7 +60,7 @@ def _premises(results: Results, compared: Sequence[Comparison]) -> list[Finding]
             Finding(
                 "CMP002",
                 "error",
-                f"Arms of one seed were trained on unequally many tokens: {low:,} to {high:,}.",
+                f"Arms of one seed were given unequally many tokens: {low:,} to {high:,}.",
                 "What differs may then be the amount of training.",
                 "Remove the arms' folders and train them again.",
             )

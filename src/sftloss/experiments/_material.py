@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,8 +14,11 @@ from sftloss.errors import ConfigError, DataError
 from sftloss.experiments._plan import DEMO, GENERATED, SCRATCH, Plan
 from sftloss.experiments._results import Examples, Forecast
 
+if TYPE_CHECKING:
+    from sftloss.finetune import Recipe
+
 TRAIN_ROWS, EVAL_ROWS = 2000, 240
-_MOSTLY = 0.5
+_MOSTLY, _AT_ONCE = 0.5, 64
 
 
 @dataclass(frozen=True)
@@ -124,22 +127,39 @@ def _encoded(records: Iterable[Record], plan: Plan, tokenizer: Any) -> Rows:
     return Rows(tuple(kept), tuple(examples))
 
 
-def forecasts(rows: Rows, alpha: float) -> dict[str, Forecast]:
-    """Mean answer length that T^-alpha teaches, by task and under the empty name of all rows."""
-    size = np.array([float(e.weights.sum()) for e in rows.examples])
+def forecasts(rows: Rows, recipe: Recipe) -> dict[str, Forecast]:
+    """Mean answer length that the recipe's T^-alpha teaches, by task and under the empty name of all rows."""
+    weights = _tilt(rows, recipe)
     output = np.array([float(_answer(e).sum()) for e in rows.examples])
     prompts = np.asarray(rows.groups().prompt)
     tasks = np.asarray(rows.groups().task)
-    weights = np.where(size > 0, np.maximum(size, 1e-9) ** -alpha, 0.0)
     found = {}
     for task in ("", *sorted(set(tasks) - {""})):
-        chosen = np.ones(len(size), bool) if not task else tasks == task
+        chosen = np.ones(len(output), bool) if not task else tasks == task
         t, w = output[chosen], weights[chosen]
         of = np.unique(prompts[chosen], return_inverse=True)[1].ravel()
         by_prompt = np.bincount(of, w * t) / np.maximum(np.bincount(of, w), 1e-300)
         whole = float((w * t).sum() / w.sum()) if w.sum() > 0 else float("nan")
         found[str(task)] = Forecast(float(t.mean()), float(by_prompt[of].mean()), whole)
     return found
+
+
+def _tilt(rows: Rows, recipe: Recipe) -> np.ndarray:
+    """T^-alpha of each row, 0 where nothing is trained: what its weights are in training over what they would be at
+    alpha 0, both read as training reads them, so that T is its T whatever of the prompt is trained."""
+    from sftloss.finetune._fine_tune import data_of, loss_of
+    from sftloss.finetune._rows import Collator
+    from sftloss.training._tokens import read_tokens
+
+    data, collate, found = data_of(recipe, None, rows.examples)[0], Collator(0), []
+    for begin in range(0, len(data), _AT_ONCE):
+        inputs = collate([data[i] for i in range(begin, min(begin + _AT_ONCE, len(data)))])
+        tilted, plain = (
+            read_tokens(loss_of(replace(recipe, alpha=alpha)), inputs).weights.view(inputs["segments"].shape).sum(1)
+            for alpha in (recipe.alpha, 0.0)
+        )
+        found.append(torch.where(plain > 0, tilted / plain, 0.0))
+    return torch.cat(found).numpy()
 
 
 def start(plan: Plan, seed: int) -> tuple[Any, Any]:
@@ -190,19 +210,3 @@ def _llama(plan: Plan, tokenizer: Any, seed: int) -> Any:
 
 def pad_id_of(tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
-
-
-def drawn_tokens(plan: Plan, rows: Rows, seed: int, steps: int) -> int:
-    """Trained tokens of all rows that `steps` optimizer steps draw, each as often as it was drawn."""
-    from sftloss.finetune._rows import Order
-
-    size = [int((e.weights > 0).sum()) for e in rows.examples]
-    order, total, done = Order(len(size), multiple=1, seed=seed), 0, 0
-    while done < steps:
-        drawn, each = list(order), plan.batch_size * plan.grad_accum
-        for begin in range(0, len(drawn), each):
-            if done < steps:
-                total += sum(size[i] for i in drawn[begin : begin + each])
-                done += 1
-        order.set_epoch(order.epoch + 1)
-    return total

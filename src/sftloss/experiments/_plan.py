@@ -16,7 +16,7 @@ from sftloss.errors import ConfigError
 GENERATED, SCRATCH, DEMO = "generated", "scratch", "demo"
 NONE = "none"
 _ARMS = ("losses", "normalisations", "prompt_weights", "tasks", "seeds")
-_FORMAT = 1  # of result.json: a folder of another is not gone on with
+_FORMAT = 2  # of result.json: a folder of another is not gone on with
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Plan:
         forget_data: Rows of another kind: what the model said about them before is compared with what it says after.
         columns, format: How files are read.
         train_rows, eval_rows, forget_rows: How many, from the start; None reads all of a file.
-        noise: Share of generated training rows with a wrong answer.
+        noise: Share of generated training rows with a wrong answer; rows of a file are as they are, so 0 there.
         data_tasks: Names of the generated tasks; empty for all, ``("multitask",)`` for those of the study of that name.
         max_length: Tokens kept of a row.
         batch_size, grad_accum, learning_rate, schedule, warmup, weight_decay, epochs, steps: Of the training; `steps`
@@ -112,7 +112,7 @@ class Plan:
     train_rows: int | None = None
     eval_rows: int | None = None
     forget_rows: int | None = None
-    noise: float = 0.0
+    noise: float = 0.05
     data_tasks: tuple[str, ...] = ()
     max_length: int | None = None
     batch_size: int = 16
@@ -140,6 +140,8 @@ class Plan:
             raise ConfigError("compare: a seed is given twice; every seed is one training of each arm.")
         if self.data != GENERATED and self.eval_data is None:
             raise ConfigError("compare: no held-out rows; give eval-data, a file that is not trained on.")
+        if self.data != GENERATED:
+            object.__setattr__(self, "noise", 0.0)
         if any(weight < 0 for weight in self.prompt_weights):
             raise ConfigError(f"compare: a prompt weight must be at least 0, got {min(self.prompt_weights):g}.")
         if self.width % self.heads:

@@ -1,21 +1,22 @@
-"""What an arm leaves on disk: one JSON file, written whole or not at all, the same bytes for the same training."""
+"""What an arm leaves on disk: the same bytes for the same training, the file that says it is finished last."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sftloss.errors import ConfigError, DataError
 from sftloss.experiments._plan import Arm, Plan, Run, digest_of, to_plain
 from sftloss.experiments.metrics import Bin, Gap, Metric, Ratio
 from sftloss.report import write_text_atomic
 
-RESULT, ANSWERS, PLAN = "result.json", "answers.jsonl", "plan.json"
+RESULT, ANSWERS, TOKENS, PLAN = "result.json", "answers.jsonl", "tokens.safetensors", "plan.json"
 
 
 @dataclass(frozen=True)
@@ -67,29 +68,50 @@ class Forecast:
 
 
 @dataclass(frozen=True)
+class TokenScores:
+    """What an arm says at each held-out token, in the order of the rows: the same tokens for every arm.
+
+    Attributes:
+        example: Row of each, int32 ``(tokens,)``, as the others are.
+        nll: Its loss, nats, float32.
+        is_top1: Whether it is a most probable token, bool.
+    """
+
+    example: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    nll: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    is_top1: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+
+
+@dataclass(frozen=True)
 class ArmResult:
     """A finished training.
 
     Attributes:
         run: Arm and seed.
         digest: Of the plan's shared part.
-        steps, tokens: Optimizer steps, and tokens trained on, each as often as it was.
+        steps: Optimizer steps.
+        tokens: Tokens that the training passes were given, all but padding, each as often as it was; as they counted.
+        trained_tokens: Those of them that had a weight.
         metrics: By name; every example's part is kept, so that differences can be paired.
         forgetting: The same on the second data file; empty without one.
         curve: Held-out loss during training.
         reliability: Bins of the confidence with about equally many tokens each.
         lengths: Tokens of each answer, the end included: of every sample, or of the greedy answers where none are
             sampled; ``(examples, answers)``.
+        is_sampled: Whether lengths, repetition and the like are of sampled answers; else they are of greedy ones.
         reference_lengths: Of the held-out answers, ``(examples,)``.
         examples: The held-out rows.
         forecasts: By task, and under the empty name of all rows.
-        versions: Of the packages that decide the numbers.
+        versions: Of the packages that decide the numbers, ours among them.
+        end_reliability: Bins of the place in the answer: how probable its end was there, and how often it came.
+        scores: Token by token; in a file of its own.
     """
 
     run: Run
     digest: str
     steps: int
     tokens: int
+    trained_tokens: int
     metrics: Mapping[str, Metric]
     curve: tuple[Point, ...]
     reliability: tuple[Bin, ...]
@@ -99,6 +121,9 @@ class ArmResult:
     forgetting: Mapping[str, Metric] = field(default_factory=dict)
     forecasts: Mapping[str, Forecast] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    is_sampled: bool = True
+    end_reliability: tuple[Bin, ...] = ()
+    scores: TokenScores = field(default_factory=TokenScores)
 
 
 @dataclass(frozen=True)
@@ -144,6 +169,7 @@ def save(folder: Path, result: ArmResult, answers: Sequence[Answer]) -> None:
     """Write an arm; `result.json` comes last, so an arm that has it is whole."""
     place = arm_folder(folder, result.run)
     place.mkdir(parents=True, exist_ok=True)
+    _save_scores(place / TOKENS, result.scores)
     lines = (json.dumps(to_plain(answer), sort_keys=True) for answer in answers)
     write_text_atomic(place / ANSWERS, "".join(line + "\n" for line in lines))
     write_text_atomic(place / RESULT, json.dumps(_plain(result), sort_keys=True, separators=(",", ":")) + "\n")
@@ -161,12 +187,30 @@ def load(folder: Path, run: Run, digest: str) -> ArmResult | None:
     try:
         result = _read(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{file} cannot be read ({type(error).__name__}); remove its folder to train it anew."
-        ) from None
+        raise _unreadable(file, error) from None
     if result.run != run or result.digest != digest:
         raise DataError(f"{file} is of another comparison; remove its folder to train it anew.")
-    return result
+    return replace(result, scores=_load_scores(file.with_name(TOKENS)))
+
+
+def _unreadable(file: Path, error: Exception) -> DataError:
+    return DataError(f"{file} cannot be read ({type(error).__name__}); remove its folder to train it anew.")
+
+
+def _save_scores(file: Path, scores: TokenScores) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({name: np.ascontiguousarray(value) for name, value in vars(scores).items()}, file)
+
+
+def _load_scores(file: Path) -> TokenScores:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return TokenScores(**load_file(file))
+    except (SafetensorError, FileNotFoundError, TypeError) as error:
+        raise _unreadable(file, error) from None
 
 
 def answers(folder: Path, run: Run, limit: int | None = None) -> tuple[Answer, ...]:
@@ -186,16 +230,23 @@ def _plain(result: ArmResult) -> dict[str, Any]:
         "digest": result.digest,
         "steps": result.steps,
         "tokens": result.tokens,
+        "trained_tokens": result.trained_tokens,
         "metrics": {name: _metric(m) for name, m in result.metrics.items()},
         "forgetting": {name: _metric(m) for name, m in result.forgetting.items()},
         "curve": [p.plain() for p in result.curve],
-        "reliability": [[b.low, b.high, b.count, b.predicted, b.observed] for b in result.reliability],
+        "reliability": _bins(result.reliability),
+        "end_reliability": _bins(result.end_reliability),
         "lengths": [list(row) for row in result.lengths],
+        "is_sampled": result.is_sampled,
         "reference_lengths": list(result.reference_lengths),
         "examples": to_plain(result.examples),
         "forecasts": {name: to_plain(f) for name, f in result.forecasts.items()},
         "versions": dict(result.versions),
     }
+
+
+def _bins(bins: Sequence[Bin]) -> list[list[float]]:
+    return [[b.low, b.high, b.count, b.predicted, b.observed] for b in bins]
 
 
 def _metric(metric: Metric) -> dict[str, Any]:
@@ -226,6 +277,7 @@ def _read(values: Mapping[str, Any]) -> ArmResult:
         values["digest"],
         values["steps"],
         values["tokens"],
+        values["trained_tokens"],
         {name: _read_metric(m) for name, m in values["metrics"].items()},
         tuple(map(Point.read, values["curve"])),
         tuple(Bin(*bin) for bin in values["reliability"]),
@@ -235,4 +287,6 @@ def _read(values: Mapping[str, Any]) -> ArmResult:
         {name: _read_metric(m) for name, m in values["forgetting"].items()},
         {name: Forecast(**f) for name, f in values["forecasts"].items()},
         values["versions"],
+        values["is_sampled"],
+        tuple(Bin(*bin) for bin in values["end_reliability"]),
     )

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +46,7 @@ class Manner:
         if self.workers < 1:
             raise ConfigError(f"compare: workers must be at least 1, got {self.workers}.")
         for device in self.devices:
-            if device.partition(":")[0] not in ("cpu", "cuda", "mps"):
+            if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
                 raise ConfigError(f"compare: device {device!r} is none of cpu, cuda, cuda:N, mps.")
 
 
@@ -90,6 +94,29 @@ def _here(plan: Plan, runs: Sequence[Run], order: dict[str, Any], device: str, f
         finished(run)
 
 
+def environment_of(place: str, given: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a worker: ``cuda:N`` is the N-th device that we ourselves may see.
+
+    Raises:
+        ConfigError: If we may see fewer.
+    """
+    environment = {**given, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    number = place.partition(":")[2]
+    if not number:
+        return environment
+    visible = given.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        known = [entry.strip() for entry in visible.split(",")]  # numbers, or UUIDs of GPUs and of parts of them
+        known = list(takewhile(lambda entry: entry not in ("", "-1"), known))  # as CUDA reads it
+        if int(number) >= len(known):
+            raise ConfigError(
+                f"compare: there is no device {place}: CUDA_VISIBLE_DEVICES is {visible!r}, {len(known)} devices, "
+                "counted from cuda:0."
+            )
+        number = known[int(number)]
+    return {**environment, "CUDA_VISIBLE_DEVICES": number}
+
+
 class _Workers:
     """Processes that draw arms from one queue; the first failure ends all."""
 
@@ -104,9 +131,11 @@ class _Workers:
             waiting.put(run)
         by_name = {run.name: run for run in runs}
         threads = []
+        environments = [environment_of(place, os.environ) for place in self.places]
         try:
-            for place in self.places:
-                threads.append(threading.Thread(target=self._serve, args=(self._start(place), waiting), daemon=True))
+            for place, environment in zip(self.places, environments, strict=True):
+                worker = self._start(place.partition(":")[0], environment)
+                threads.append(threading.Thread(target=self._serve, args=(worker, waiting), daemon=True))
                 threads[-1].start()
             for _ in runs:
                 answer = self.answers.get()
@@ -119,33 +148,36 @@ class _Workers:
             for thread in threads:
                 thread.join()
 
-    def _start(self, place: str) -> tuple[subprocess.Popen[str], Any]:
-        kind, _, number = place.partition(":")
-        environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-        if kind == "cuda" and number:
-            environment["CUDA_VISIBLE_DEVICES"] = number
+    def _start(self, kind: str, environment: Mapping[str, str]) -> tuple[subprocess.Popen[str], Any]:
         log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives as the process
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sftloss.experiments._worker"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8", env=environment,
-        )  # fmt: skip
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "sftloss.experiments._worker"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8", env=environment,
+            )  # fmt: skip
+        except BaseException:
+            log.close()
+            raise
         self.processes.append(process)
         assert process.stdin is not None
-        process.stdin.write(json.dumps({**self.order, "device": kind}) + "\n")
-        process.stdin.flush()
+        with suppress(BrokenPipeError):  # where it died at once, the first arm says so
+            process.stdin.write(json.dumps({**self.order, "device": kind}) + "\n")
+            process.stdin.flush()
         return process, log
 
     def _serve(self, worker: tuple[subprocess.Popen[str], Any], waiting: queue.Queue[Run]) -> None:
-        """One arm after another on one worker, in a thread of its own."""
+        """One arm after another on one worker, in a thread of its own; a worker that died answers with its death."""
         process, log = worker
-        assert process.stdin is not None and process.stdout is not None
-        with process, log:
-            while process.poll() is None:
+        with suppress(BrokenPipeError), process, log:
+            while True:
                 try:
                     run = waiting.get_nowait()
                 except queue.Empty:
                     return
-                self.answers.put(_ask(process, log, run))
+                answer = _ask(process, log, run)
+                self.answers.put(answer)
+                if "error" in answer:
+                    return
 
 
 def _ask(process: subprocess.Popen[str], log: Any, run: Run) -> dict[str, str]:
@@ -162,6 +194,10 @@ def _ask(process: subprocess.Popen[str], log: Any, run: Run) -> dict[str, str]:
 
 def _death(process: subprocess.Popen[str], log: Any, run: Run) -> dict[str, str]:
     code = process.wait()
+    if code < 0:
+        why = ", often for want of memory" if code == -signal.SIGKILL else ""
+        told = f"{run.name} was killed by signal {-code} ({_signal_name(-code)}){why}; what is finished is kept, "
+        return {"error": "MachineError", "message": f"compare: {told}run the same command again."}
     log.seek(0)
     last = ([line.strip() for line in log if line.strip()] or ["it said nothing"])[-1]
     return {
@@ -169,3 +205,10 @@ def _death(process: subprocess.Popen[str], log: Any, run: Run) -> dict[str, str]
         "message": f"the process that trained {run.name} ended with {code} ({last[:300]}); run the same command again, "
         "finished arms are kept",
     }
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "real-time"

@@ -76,6 +76,7 @@ _ALL = (
         Plan(
             tasks=_WEIGHTINGS,
             data_tasks=("multitask",),
+            noise=0.0,  # the strategies' settings were chosen on right answers
             seeds=_SEEDS,
             train_rows=1600,
             eval_rows=320,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,14 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+import sftloss
 from sftloss.experiments._evaluate import curve_point, evaluated, forgotten
 from sftloss.experiments._material import (
     Rows,
-    drawn_tokens,
     forecasts,
     held_out_rows,
     pad_id_of,
@@ -29,6 +30,9 @@ from sftloss.experiments._plan import Plan, Run
 from sftloss.experiments._results import ArmResult, Point, arm_folder, save
 from sftloss.experiments._task_needs import with_needs
 from sftloss.report import write_text_atomic
+
+if TYPE_CHECKING:
+    from sftloss.finetune import Outcome, Recipe
 
 _CURVE_ROWS = 96
 
@@ -63,7 +67,8 @@ def train_arm(plan: Plan, run: Run, place: Place) -> None:
         before = None if second is None else copy.deepcopy(model).eval()
         work = arm_folder(place.folder, run) / "checkpoints"
         curve = _Curve(plan, held_out, tokenizer, work)
-        outcome = _fine_tuned(plan, run, place, (model, tokenizer, rows), (curve, work))
+        recipe = _recipe(plan, run, place, work)
+        outcome = _fine_tuned(plan, recipe, (model, tokenizer, rows), (curve, work))
         model = outcome.model
         torch.manual_seed(run.seed)  # sampled answers do not depend on how long training was
         found = evaluated(plan, model, tokenizer, held_out, run.seed)
@@ -71,7 +76,8 @@ def train_arm(plan: Plan, run: Run, place: Place) -> None:
             run,
             place.digest,
             outcome.steps,
-            drawn_tokens(plan, rows, run.seed, outcome.steps),
+            outcome.facts["tokens"]["seen"],
+            outcome.facts["tokens"]["trained"],
             found.metrics,
             tuple(curve.points),
             found.reliability,
@@ -79,8 +85,11 @@ def train_arm(plan: Plan, run: Run, place: Place) -> None:
             found.reference_lengths,
             held_out.groups(),
             {} if before is None or second is None else forgotten(before, model, tokenizer, second),
-            forecasts(rows, run.arm.alpha),
-            {name: metadata.version(name) for name in ("torch", "transformers")},
+            forecasts(rows, recipe),
+            _versions(),
+            found.is_sampled,
+            found.end_reliability,
+            found.scores,
         )
         save(place.folder, result, found.answers)
         for left in (work, work.parent / "reference"):
@@ -99,13 +108,22 @@ def _alone(seed: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _fine_tuned(plan: Plan, run: Run, place: Place, start: tuple[Any, Any, Rows], watch: tuple[Any, Path]) -> Any:
-    from sftloss.finetune import Recipe, fine_tune
+def _versions() -> dict[str, str]:
+    """Of what decides the numbers. Ours comes with a digest of the source: between two releases it changes too."""
+    root = Path(sftloss.__file__).parent
+    source = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        source.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    told = {name: metadata.version(name) for name in ("torch", "transformers")}
+    return {**told, "sftloss": f"{sftloss.__version__}+{source.hexdigest()[:8]}"}
 
-    (model, tokenizer, rows), (curve, work), arm = start, watch, run.arm
-    prompt = arm.prompt_weight
+
+def _recipe(plan: Plan, run: Run, place: Place, work: Path) -> Recipe:
+    from sftloss.finetune import Recipe
+
+    arm, prompt = run.arm, run.arm.prompt_weight
     resumable: dict[str, Any] = {"output": str(work), "resume": True, "save_every": place.save_every}
-    recipe = Recipe(
+    return Recipe(
         loss=arm.loss,
         alpha=arm.alpha,
         roles=None if prompt is None else {"prompt": prompt, "response": 1.0},
@@ -126,6 +144,12 @@ def _fine_tuned(plan: Plan, run: Run, place: Place, start: tuple[Any, Any, Rows]
         logging_every=10**9,
         **({} if place.save_every is None else resumable),
     )
+
+
+def _fine_tuned(plan: Plan, recipe: Recipe, start: tuple[Any, Any, Rows], watch: tuple[_Curve, Path]) -> Outcome:
+    from sftloss.finetune import fine_tune
+
+    (model, tokenizer, rows), (curve, work) = start, watch
     recipe, validation = with_needs(plan, recipe, start, work.parent / "reference")
     given = {"model": model, "tokenizer": tokenizer, "rows": rows.examples, "eval_rows": validation}
     return fine_tune(recipe, **given, callbacks=(curve.callback(),))

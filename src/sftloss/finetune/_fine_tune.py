@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,9 +185,11 @@ def _evaluate_once(trainer: Any) -> None:
 def _finish(trainer: Any, work: Work, checkpoint: Path | None, seconds: float) -> Outcome:
     """Give the model its own forward back, and write what is to stay: weights first, the facts last."""
     model = trainer.accelerator.unwrap_model(trainer.model)
+    attachment, history = attachment_of(model), tuple(trainer.state.log_history)
     facts = {
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
+        "tokens": _tokens(history, {} if attachment is None else attachment.metrics("train")),
         "resumed_from": None if checkpoint is None else checkpoint.name,
         "ranks": trainer.args.world_size,
         "best": {"step": work.best.step, "loss": work.best.loss} if work.recipe.keep_best else None,
@@ -201,7 +203,6 @@ def _finish(trainer: Any, work: Work, checkpoint: Path | None, seconds: float) -
         "versions": versions(),
         "seconds": round(seconds, 3),
     }
-    history = tuple(trainer.state.log_history)
     if work.folder.stays:
         written = work.folder.checkpoints / ".model"
         trainer.save_model(str(written))
@@ -210,8 +211,13 @@ def _finish(trainer: Any, work: Work, checkpoint: Path | None, seconds: float) -
             write_lines(work.folder.history, list(history))
             write_json(work.folder.facts, facts)
         trainer.accelerator.wait_for_everyone()
-    attachment = attachment_of(model)
     if attachment is not None:
         attachment.detach()
     place = work.folder.root if work.folder.stays else None
     return Outcome(place, model.eval(), history, work.metrics, trainer.state.global_step, facts)
+
+
+def _tokens(history: Sequence[Mapping[str, Any]], rest: Mapping[str, float]) -> dict[str, int]:
+    """What the passes of the whole run counted: in the lines of the log, and since the last of them."""
+    told = [*history, rest]
+    return {name: round(sum(one.get(f"{name}_tokens", 0.0) for one in told)) for name in ("seen", "trained")}

@@ -21,9 +21,10 @@ class Outcome:
             ``cross_entropy``, ``entropy``, ``token_accuracy``, ``trained_tokens``, and ``tasks`` and ``languages``:
             name to the same. Empty without held-out rows.
         steps: Optimizer steps in all.
-        facts: What `train.json` says: versions, command, data, ranks, tokens; where tasks are weighted, under ``tasks``
-            their last weights, losses and shares; with `keep_best` under ``best`` the step handed out and its held-out
-            loss.
+        facts: What `train.json` says: versions, command, data, ranks, and under ``tokens`` how many the passes were
+            given (``seen``, all but padding) and how many of them had a weight (``trained``); where tasks are
+            weighted, under ``tasks`` their last weights, losses and shares; with `keep_best` under ``best`` the step
+            handed out and its held-out loss.
     """
 
     folder: Path | None

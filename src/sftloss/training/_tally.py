@@ -14,7 +14,7 @@ from sftloss.training._pass import Pass
 from sftloss.training._signal import logit_signal
 from sftloss.weights import ROLES
 
-_TOKENS, _CROSS_ENTROPY, _ENTROPY, _TOP1, _LOSS, _TOTAL, _SPIKES, _UNTOLD = range(8)
+_TOKENS, _CROSS_ENTROPY, _ENTROPY, _TOP1, _LOSS, _TOTAL, _SPIKES, _SEEN, _UNTOLD = range(9)
 TASKS = 64
 """Tasks told apart in the log; the others are counted together. Fixed, so that every rank sums a vector of one size."""
 _GROUPS = len(ROLES) + TASKS + 1
@@ -24,7 +24,7 @@ class Tally:
     """What the passes since the last reading saw. Nothing waits for the device until it is read."""
 
     def __init__(self) -> None:
-        self._sums: Tensor | None = None  # the eight sums, then S0 by group, then S1 by group
+        self._sums: Tensor | None = None  # the nine sums, then S0 by group, then S1 by group
 
     def add(self, loss: Loss, seen: Pass, total: Tensor | None, is_spike: bool = False) -> None:
         """Add a micro-batch.
@@ -49,6 +49,7 @@ class Tally:
             nothing if total is None else value.double() * total,
             nothing if total is None else total,
             nothing + 1 if is_spike else nothing,
+            _real(seen).sum(),
             nothing if is_told else counted.sum(),
         )
         new = torch.stack([torch.as_tensor(part, device=value.device).double() for part in parts])
@@ -80,13 +81,13 @@ class Tally:
             task_names: What to call the tasks, in the order of their indices.
 
         Returns:
-            ``cross_entropy`` and ``entropy`` in nats a trained token, ``token_accuracy``, ``trained_tokens``, and
-            ``loss`` over all the data seen, where its normaliser adds up, and ``spikes``, how many began, where any
-            did. Where the batches tell more than one role
+            ``cross_entropy`` and ``entropy`` in nats a trained token, ``token_accuracy``, ``trained_tokens``,
+            ``seen_tokens`` (all that the model was given but padding), and ``loss`` over all the data seen, where its
+            normaliser adds up, and ``spikes``, how many began, where any did. Where the batches tell more than one role
             or task apart, ``signal_share/<role>`` and ``signal_share/<task>``: the part of the sum of
             :math:`c \\lVert \\partial f / \\partial z \\rVert_1` (level S1 of the analysis) that each had; for an
             objective where that needs the logits, ``coefficient_share/...``, the part of the sum of c (level S0).
-            ``trained_tokens`` alone where nothing in the passes was trained; empty if there was no pass.
+            The two counts alone where nothing in the passes was trained; empty if there was no pass.
         """
         size = _UNTOLD + 1 + 2 * _GROUPS
         is_empty = self._sums is None
@@ -97,12 +98,13 @@ class Tally:
         values = sums.tolist()
         tokens = values[_TOKENS]
         if not tokens:
-            return {} if is_empty else {"trained_tokens": 0.0}
+            return {} if is_empty else {"trained_tokens": 0.0, "seen_tokens": values[_SEEN]}
         out = {
             "cross_entropy": values[_CROSS_ENTROPY] / tokens,
             "entropy": values[_ENTROPY] / tokens,
             "token_accuracy": values[_TOP1] / tokens,
             "trained_tokens": tokens,
+            "seen_tokens": values[_SEEN],
         }
         if values[_TOTAL]:
             out["loss"] = values[_LOSS] / values[_TOTAL]
@@ -115,6 +117,14 @@ class Tally:
         for labels, where in ((ROLES, slice(len(ROLES))), (_task_labels(task_names), slice(len(ROLES), None))):
             out |= _divided(name, labels, told[where], present[where])
         return out
+
+
+def _real(seen: Pass) -> Tensor:
+    """Which positions are no padding."""
+    is_real, mask = seen.tokens.segments >= 0, seen.batch.get("attention_mask")
+    if mask is None or mask.dim() != 2 or mask.numel() != is_real.numel():
+        return is_real
+    return is_real & (mask.reshape(-1) != 0)
 
 
 def _shares(loss: Loss, seen: Pass, counted: Tensor) -> tuple[Tensor, bool]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from sftloss.experiments.metrics._differences import paired_difference
 from sftloss.experiments.metrics._forgetting import forgetting
-from sftloss.experiments.metrics._of_outputs import output_metrics, pass_at
+from sftloss.experiments.metrics._of_outputs import output_metrics, pass_at, pass_counts
 from sftloss.experiments.metrics._of_tokens import Bin, end_reliability, reliability, token_metrics
 from sftloss.experiments.metrics._shapes import Gap, Metric, Ratio, by_group, from_arrays, to_arrays
 from sftloss.experiments.metrics._tokens import TokenTable, evaluate_tokens
@@ -35,6 +35,7 @@ __all__ = [
     "output_metrics",
     "paired_difference",
     "pass_at",
+    "pass_counts",
     "reliability",
     "to_arrays",
     "token_metrics",

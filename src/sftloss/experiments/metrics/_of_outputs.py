@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import comb
 
 import numpy as np
@@ -14,6 +14,7 @@ from sftloss.experiments._generate import Generated
 from sftloss.experiments.metrics._shapes import Floats, Gap, Metric, Ratio
 
 Outputs = tuple[Generated, ...]
+_PASS = "pass_at_"
 
 
 def output_metrics(outputs: Sequence[Generated], rows: Sequence[Record]) -> dict[str, Metric]:
@@ -157,11 +158,21 @@ def _among_samples(groups: Sequence[Outputs], right: Sequence[list[float] | None
     )
     n = 1
     while n <= samples:
-        metrics[f"pass_at_{n}"] = _mean(
+        metrics[f"{_PASS}{n}"] = _mean(
             None if found is None else pass_at(n, samples, sum(score >= 1 for score in found)) for found in right
         )
         n *= 2
     return metrics  # type: ignore[return-value]  # Ratio is a Metric
+
+
+def pass_counts(names: Iterable[str]) -> tuple[int, ...]:
+    """Every n of which there is a pass@n among names of metrics, smallest first.
+
+    Example:
+        >>> pass_counts(["unique", "pass_at_16", "pass_at_2"])
+        (2, 16)
+    """
+    return tuple(sorted({int(name.removeprefix(_PASS)) for name in names if name.startswith(_PASS)}))
 
 
 def _majority(group: Outputs, scores: Sequence[float]) -> float:

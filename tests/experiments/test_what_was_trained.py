@@ -1,0 +1,168 @@
+"""Tokens as the training passes counted them, and the lengths that the weights of those passes foretell."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.experiments.made import PLAN, results
+from tests.experiments.test_runner import TINY
+from transformers import TrainerCallback
+
+from sftloss.data import ROLES
+from sftloss.experiments import compare
+from sftloss.experiments._describe import describe
+from sftloss.experiments._material import forecasts, start, training_rows
+from sftloss.experiments._plan import GENERATED, Run
+from sftloss.experiments._studies import DEMO, STUDIES
+from sftloss.experiments._train import Place, _recipe
+from sftloss.finetune import fine_tune
+from sftloss.finetune._rows import Collator
+from sftloss.training import attachment_of
+
+PROMPTS = replace(TINY, losses=("cross_entropy",), prompt_weights=(0.0, 1.0))
+
+
+def told(folder: Path) -> dict[float, dict[str, Any]]:
+    """Each arm's result by its prompt weight."""
+    found = [json.loads(file.read_text()) for file in folder.glob("arms/*/result.json")]
+    return {one["arm"]["prompt_weight"]: one for one in found}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[float, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("whole")
+    compare(PROMPTS, output=folder)
+    return told(folder)
+
+
+def test_arms_of_two_prompt_weights_see_equal_tokens_and_train_unequal_ones(whole: dict[float, dict[str, Any]]) -> None:
+    answers, both = whole[0.0], whole[1.0]
+    assert answers["tokens"] == both["tokens"] and answers["trained_tokens"] < both["trained_tokens"] / 1.5
+    # of each row that was drawn, all but the first token, which nothing predicts
+    assert both["tokens"] - both["trained_tokens"] == 4 * 8
+
+
+def test_tokens_are_counted_and_not_foretold(
+    whole: dict[float, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An arm whose batches lose a row on the way to the model has seen fewer tokens, and the report says so."""
+    collate, sizes = Collator.__call__, []
+
+    def cut_off(self: Collator, rows: Any) -> dict[str, Any]:
+        kept = rows[:-1] if len(rows) == 8 else rows
+        sizes.extend(len(example.input_ids) for row in kept for _, example in row)
+        return collate(self, kept)
+
+    compare(PROMPTS, output=tmp_path)
+    lost = next(tmp_path.glob("arms/*prompt-weight-1-*/result.json"))
+    lost.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(Collator, "__call__", cut_off)
+        patched.setattr("sftloss.experiments._train.forecasts", lambda *given: {})
+        report = compare(PROMPTS, output=tmp_path)
+    found = told(tmp_path)
+    # the loader made a fifth batch, which the four steps did not take
+    assert found[1.0]["tokens"] == sum(sizes[: 4 * 7]) < found[0.0]["tokens"] == whole[0.0]["tokens"]
+    assert [finding.severity for finding in report.document.findings if finding.id == "CMP002"] == ["error"]
+
+
+def test_the_report_says_how_many_tokens_were_seen_and_trained() -> None:
+    def line(found: Any) -> str:
+        return dict(describe(PLAN, found).facts)["each training"]
+
+    given = results()
+    assert line(given) == "10 steps, 500 tokens seen, 300 of them trained"
+    last = list(given.by_run)[-1]
+    given.by_run[last] = replace(given.by_run[last], trained_tokens=1200)  # type: ignore[index]
+    assert line(given) == "10 steps, 500 tokens seen, 300 to 1,200 of them trained"
+
+
+class Watched(TrainerCallback):
+    """The weight u that a training pass gave the answer of each row."""
+
+    def __init__(self) -> None:
+        self.weight: dict[int, float] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        attachment_of(given["model"]).observers.append(self.see)  # type: ignore[union-attr]
+
+    def see(self, seen: Any) -> None:
+        is_answer = (seen.tokens.roles == ROLES.index("response")) & (seen.tokens.weights != 0)
+        rows = seen.batch["example_ids"].reshape(-1)[is_answer].tolist()
+        self.weight.update(zip(rows, seen.tokens.weights[is_answer].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("prompt", [0.0, 1.0])
+def test_lengths_are_foretold_from_the_weights_of_training(prompt: float, tmp_path: Path) -> None:
+    """Lengths of answers weighted as a real pass of the Trainer weighted them, prompt by prompt."""
+    plan = replace(
+        PROMPTS, normalisations=("example-mean",), data_tasks=("some", "add"), train_rows=120, batch_size=120, steps=1
+    )
+    (arm,) = (arm for arm in plan.arms() if arm.prompt_weight == prompt)
+    model, tokenizer = start(plan, 0)
+    rows, watch = training_rows(plan, tokenizer), Watched()
+    recipe = _recipe(plan, Run(arm, 0), Place(tmp_path, ""), tmp_path)
+    fine_tune(recipe, model=model, tokenizer=tokenizer, rows=rows.examples, callbacks=(watch,))
+    of_prompt = defaultdict(list)
+    for i, example in enumerate(rows.examples):
+        if example.task == "some":
+            of_prompt[example.prompts].append((watch.weight[i], int((example.weights > 0).sum())))
+    means = [len(all_) * sum(w * t for w, t in all_) / sum(w for w, _ in all_) for all_ in of_prompt.values()]
+    expected = sum(means) / sum(map(len, of_prompt.values()))
+    assert forecasts(rows, recipe)["some"].within_prompt == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_trained_prompt_takes_most_of_the_tilt_away(whole: dict[float, dict[str, Any]], tmp_path: Path) -> None:
+    plan = replace(PROMPTS, normalisations=("example-mean",), train_rows=2000, noise=0.0)
+    rows = training_rows(plan, start(plan, 0)[1])
+    ratio = {}
+    for arm in plan.arms():
+        told = forecasts(rows, _recipe(plan, Run(arm, 0), Place(tmp_path, ""), tmp_path))["some"]
+        ratio[arm.prompt_weight] = told.within_prompt / told.data
+    assert ratio == pytest.approx({0.0: 0.789, 1.0: 0.941}, abs=1e-3)
+
+
+@pytest.mark.parametrize("plan", [*(one.plan for one in STUDIES.values()), DEMO], ids=[*STUDIES, "demo"])
+def test_every_study_is_of_the_generated_tasks(plan: Any) -> None:
+    """Answers of several lengths, several right ones, unknown ones, and wrong ones but where tasks are weighed."""
+    assert plan.data == GENERATED and plan.eval_data is None
+    assert (plan.noise > 0) == (not plan.tasks)
+    rows = training_rows(replace(plan, train_rows=400), start(plan, 0)[1])
+    assert sum(record.source == "noise" for record in rows.records) == round(400 * plan.noise)
+
+
+def test_rows_of_a_file_have_no_noise() -> None:
+    assert replace(PLAN, data="a.jsonl", eval_data="b.jsonl").noise == 0.0 < PLAN.noise
+
+
+def test_what_was_sampled_says_so(whole: dict[float, dict[str, Any]], tmp_path: Path) -> None:
+    assert all(one["is_sampled"] and len(one["lengths"][0]) == 2 for one in whole.values())
+    compare(replace(PROMPTS, samples=0, steps=1), output=tmp_path)
+    assert all(not one["is_sampled"] and len(one["lengths"][0]) == 1 for one in told(tmp_path).values())
+
+
+def test_the_end_of_answers_has_its_diagram(whole: dict[float, dict[str, Any]]) -> None:
+    """Every held-out token is in one bin, and every row ends once."""
+    for one in whole.values():
+        bins = one["end_reliability"]
+        assert sum(count for _, _, count, _, _ in bins) == sum(one["metrics"]["token_nll"]["bottom"])
+        assert sum(count * came for _, _, count, _, came in bins) == pytest.approx(TINY.eval_rows)
+        assert np.all(np.diff([low for low, *_ in bins]) > 0)
+
+
+def test_results_name_the_source_that_made_them(whole: dict[float, dict[str, Any]], monkeypatch: Any, tmp_path) -> None:
+    import sftloss
+    from sftloss.experiments._train import _versions
+
+    assert all(one["versions"] == _versions() for one in whole.values())
+    (tmp_path / "__init__.py").write_text("")
+    monkeypatch.setattr(sftloss, "__file__", str(tmp_path / "__init__.py"))
+    before = _versions()["sftloss"]
+    (tmp_path / "_loss.py").write_text("1")
+    assert before != _versions()["sftloss"] != whole[0.0]["versions"]["sftloss"]
