@@ -42,9 +42,11 @@ def heights(svg: str) -> set[float]:
 
 
 def test_series_that_share_no_row_stand_in_the_middle_of_theirs():
-    """Two that do share one are set apart."""
+    """Rows then stand equally far apart. Two series that do share a row are set apart in it."""
+    three = (Series("s", ("a", "b", "c"), (1.0, None, 1.0)), Series("t", ("a", "b", "c"), (None, 2.0, None)))
+    top, middle, low = sorted(heights(render_chart(Chart("f", "point", "F", "arm", "v", three, "d"), prefix="p")))
+    assert abs((middle - top) - (low - middle)) < 0.1  # coordinates have two decimals
     shared = (Series("s", ("a", "b"), (1.0, 0.2)), Series("t", ("a",), (2.0,)))
-    assert len(heights(render_chart(FOREST, prefix="p"))) == 2
     assert len(heights(render_chart(Chart("f", "point", "F", "arm", "v", shared, "d"), prefix="p"))) == 3
 
 
@@ -52,7 +54,9 @@ def test_a_legend_says_what_the_bounds_are():
     banded = Series("s", (0.0, 1.0), (1.0, 2.0), (0.5, 1.5), (1.5, 2.5))
     page = render_html(document(lines(banded, bounds="lowest to highest seed")))
     assert "shaded: lowest to highest seed" in page and "shaded: interval" in render_html(document(lines(banded)))
-    assert "line: 99.67% interval" in render_html(document(FOREST))
+    forest = render_html(document(FOREST))
+    assert "line: 99.67% interval" in forest
+    assert forest.count('<circle cx="14" cy="6" r="4" stroke="var(--muted)"') == 1  # hollow in the legend too
 
 
 def test_faint_lines_are_grey_and_have_no_name_in_the_legend():

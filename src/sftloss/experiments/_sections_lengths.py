@@ -31,7 +31,7 @@ def lengths(plan: Plan, results: Results, names: Names) -> Section | None:
         "lengths",
         "Answer length",
         f"Held-out answers have {reference:.1f} tokens in the mean, {'sampled' if plan.samples else 'greedy'} ones: "
-        f"{told}.{grey(results)}",
+        f"{told}.",
         charts=(_distribution(results, names),),
         tables=(_against_first(results, names), _tokens(results, names, reference), *_by_task(results, names)),
         notes=(
