@@ -37,6 +37,7 @@ def arm_result(run: Run, shift: float, digest: str = "d") -> ArmResult:
         },
         curve=(Point(0, 5.0), Point(5, 3.0), Point(10, 2.0 + shift)),
         reliability=(Bin(0.0, 0.5, 9, 0.3, 0.2), Bin(0.5, 1.0, 9, 0.8, 0.9)),
+        end_reliability=(Bin(0.0, 1.0, 9, 0.1, 0.05), Bin(2.0, 3.0, 9, 0.6, 0.7)),
         lengths=tuple((int(n), int(n) + 1) for n in size),
         reference_lengths=tuple(int(n) for n in size),
         examples=Examples(("add", "copy") * (ROWS // 2), ("en", "en", "zh") * (ROWS // 3), tuple(range(ROWS))),

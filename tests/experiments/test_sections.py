@@ -198,6 +198,8 @@ def test_the_distribution_of_lengths_and_reliability_are_what_was_measured():
     assert references.is_reference and first.y != references.y
     diagonal, ours, _ = chart(document, "reliability").series
     assert diagonal.is_reference and (ours.x, ours.y) == (pytest.approx((0.3, 0.8)), pytest.approx((0.2, 0.9)))
+    diagonal, ours, _ = chart(document, "end-reliability").series
+    assert diagonal.is_reference and (ours.x, ours.y) == (pytest.approx((0.1, 0.6)), pytest.approx((0.05, 0.7)))
 
 
 def test_intervals_of_metrics_end_where_the_metric_does():

@@ -22,6 +22,7 @@ from sftloss.experiments._sections import (
     value_of,
 )
 from sftloss.experiments._verdicts import Results
+from sftloss.experiments.metrics import Bin
 
 _GROUPED = (
     Shown("token_nll", "loss per token", "nats"),
@@ -70,40 +71,54 @@ def _group_table(results: Results, names: Names, labels: np.ndarray, of: tuple[s
 
 def calibration(results: Results, names: Names) -> Section | None:
     """Whether a model that says p is right in a share p of the cases."""
-    chart = _reliability(results, names)
-    if chart is None:
+    charts = tuple(filter(None, (_token_reliability(results, names), _end_reliability(results, names))))
+    if not charts:
         return None
     table = metric_table(results, names, CALIBRATION, ("calibration", "Calibration"))
     return Section(
         "calibration",
         "Calibration",
         "Points on the diagonal mean that confidence can be believed.",
-        charts=(chart,),
+        charts=charts,
         tables=() if table is None else (table,),
-        notes=("Bins hold equal numbers of tokens; means over seeds.",),
+        notes=("Bins of confidence hold equal numbers of tokens; those of the end are places. Means over seeds.",),
     )
 
 
-def _reliability(results: Results, names: Names) -> Chart | None:
+def _token_reliability(results: Results, names: Names) -> Chart | None:
+    told = "Above the diagonal the model is right more often than it says, below it less often."
+    series = _diagram(results, names, {arm: [r.reliability for r in results.of(arm)] for arm in results.arms})
+    return None if series is None else Chart(
+        "reliability", "line", "Reliability", "confidence: probability of the top token", "share of top tokens right",
+        series, f"{told}{grey(results)}", format_x="percent", format_y="percent",
+    )  # fmt: skip
+
+
+def _end_reliability(results: Results, names: Names) -> Chart | None:
+    told = (
+        "A point is a place in the answer. Below the diagonal the model wants to stop there more often than the data."
+    )
+    series = _diagram(results, names, {arm: [r.end_reliability for r in results.of(arm)] for arm in results.arms})
+    return None if series is None else Chart(
+        "end-reliability", "line", "Reliability of the end", "probability of ending", "share of answers that end",
+        series, f"{told}{grey(results)}", format_x="percent", format_y="percent",
+    )  # fmt: skip
+
+
+def _diagram(results: Results, names: Names, bins: Mapping[Arm, Sequence[Sequence[Bin]]]) -> tuple[Series, ...] | None:
+    """Said against seen beside the diagonal, means over seeds; None where an arm has fewer than two bins."""
     lines = {}
-    for arm in results.arms:
-        by_seed = [r.reliability for r in results.of(arm)]
-        count = min(len(bins) for bins in by_seed)
-        if count < 2:
+    for arm, by_seed in bins.items():
+        points = list(zip(*by_seed, strict=False))
+        if len(points) < 2:
             return None
-        points = [[bins[i] for bins in by_seed] for i in range(count)]
         lines[arm] = Series(
             names[arm],
             tuple(float(np.mean([b.predicted for b in column])) for column in points),
             tuple(float(np.mean([b.observed for b in column])) for column in points),
         )
     ends = (0.0, 1.0)
-    return Chart(
-        "reliability", "line", "Reliability", "confidence: probability of the top token", "share of top tokens right",
-        (Series("calibrated", ends, ends, is_reference=True), *in_view(results, lines)),
-        f"Above the diagonal the model is right more often than it says, below it less often.{grey(results)}",
-        format_x="percent", format_y="percent",
-    )  # fmt: skip
+    return (Series("calibrated", ends, ends, is_reference=True), *in_view(results, lines))
 
 
 def forgetting(results: Results, names: Names) -> Section | None:
