@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields
+import shlex
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from tests.cli_tools import run
+from tests.experiments.made import PLAN, results
 
 from sftloss.cli._compare import CompareOptions, plan_of
+from sftloss.config import command_line
 from sftloss.experiments import STUDIES, Plan, study_page
+from sftloss.experiments._describe import describe
 from sftloss.report import from_json, render_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,6 +76,17 @@ def test_another_comparison_in_the_folder_is_refused(tmp_path):
     assert run(*words).exit_code == 0
     result = run(*words, "--learning-rate", "0.1")
     assert result.exit_code == 2 and "--learning-rate" in result.stderr
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_the_advice_to_take_more_seeds_is_the_command_itself_and_runs(seeds):
+    options = CompareOptions(loss=("cross_entropy", "dft"), seeds=seeds, steps=7, output="a b")
+    plan = replace(PLAN, seeds=tuple(range(seeds)))
+    document = describe(plan, results(plan=plan), command=command_line("compare", options))
+    fix = document.findings[0].fix
+    assert fix == "sftloss compare --loss cross_entropy --loss dft --steps 7 --output 'a b' --seeds 5"
+    shown = run(*shlex.split(fix)[1:], "--print-config")
+    assert shown.exit_code == 0 and "seeds: 5" in shown.stdout and "output: a b" in shown.stdout
 
 
 def test_every_study_has_a_command():

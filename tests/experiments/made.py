@@ -21,6 +21,7 @@ def arm_result(run: Run, shift: float, digest: str = "d") -> ArmResult:
     nll = size * (1.0 + shared.gamma(2.0, 0.3, ROWS) + shift + 0.02 * random.normal(size=ROWS))
     ones = np.ones(ROWS)
     right = (shared.random(ROWS) + 0.05 * random.normal(size=ROWS) > 0.4).astype(float)
+    generated = size + 0.1 * random.normal(size=ROWS)
     return ArmResult(
         run,
         digest,
@@ -31,14 +32,16 @@ def arm_result(run: Run, shift: float, digest: str = "d") -> ArmResult:
             "token_nll": Ratio(nll, size),
             "example_nll": Ratio(nll / size, ones),
             "exact_match": Ratio(right, ones),
-            "length_ratio": Ratio(size + 0.1 * random.normal(size=ROWS), size),
+            "length": Ratio(generated, ones),
+            "length_ratio": Ratio(generated, size),
             "ece": Gap(random.normal(size=(ROWS, 3)), size),
         },
         curve=(Point(0, 5.0), Point(5, 3.0), Point(10, 2.0 + shift)),
         reliability=(Bin(0.0, 0.5, 9, 0.3, 0.2), Bin(0.5, 1.0, 9, 0.8, 0.9)),
+        end_reliability=(Bin(0.0, 1.0, 9, 0.1, 0.05), Bin(2.0, 3.0, 9, 0.6, 0.7)),
         lengths=tuple((int(n), int(n) + 1) for n in size),
         reference_lengths=tuple(int(n) for n in size),
-        examples=Examples(("add", "copy") * (ROWS // 2), ("en",) * ROWS, tuple(range(ROWS))),
+        examples=Examples(("add", "copy") * (ROWS // 2), ("en", "en", "zh") * (ROWS // 3), tuple(range(ROWS))),
         forecasts={"": Forecast(4.0, 3.5, 3.0), "add": Forecast(2.0, 2.0, 1.5), "copy": Forecast(6.0, 5.0, 4.0)},
         versions={"torch": "2"},
     )

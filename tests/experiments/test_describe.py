@@ -12,6 +12,7 @@ from tests.experiments.made import PLAN, arm_result, results, said
 from sftloss.experiments._describe import describe
 from sftloss.experiments._plan import Plan
 from sftloss.experiments._verdicts import Results, comparisons
+from sftloss.experiments._words import number
 from sftloss.experiments.metrics import Gap
 from sftloss.report import Report, schema, to_json
 
@@ -31,21 +32,38 @@ def test_without_a_difference_the_report_says_so_and_what_it_could_have_seen():
     document = describe(PLAN, results(0.0))
     assert not found(document, "CMP010")
     assert "no difference" in document.headlines[0]
-    told = [finding.sentence for finding in found(document, "CMP020")]
-    assert len(told) == 4 and all("smallest it would have found" in sentence for sentence in told)
+    (told,) = found(document, "CMP020")
+    assert told.sentence == "No difference from cross_entropy that this data can show in any comparison."
+    for one in comparisons(results(0.0)):
+        assert f"{one.measure.name} {number(one.detectable, one.measure)}" in told.why
+
+
+def test_one_finding_names_what_shows_no_difference_where_others_do():
+    plan = replace(PLAN, losses=("cross_entropy", "dft", "focal(gamma=2)"))
+    given = results(plan=plan)
+    moved = {run: arm_result(run, 0.5 if run.arm.loss == "dft" else 0.0) for run in given.by_run}
+    document = describe(plan, Results(given.arms, given.seeds, moved))
+    (told,) = found(document, "CMP020")
+    assert told.sentence.endswith("in 6 of 8 comparisons.") and len(found(document, "CMP010")) == 2
+    per_token, per_example, right, length, *_ = told.why.split("about: ")[1].replace(". ", "; ").split("; ")
+    assert "(focal(gamma=2))" in per_token and "(focal(gamma=2))" in per_example
+    assert "focal" not in right and right.endswith("percentage points") and "focal" not in length
 
 
 def test_two_seeds_give_no_verdict_whatever_they_show():
     plan = replace(PLAN, seeds=(0, 1))
     document = describe(plan, results(5.0, plan=plan))
     assert found(document, "CMP001") and not found(document, "CMP010")
-    assert all("No verdict" in finding.sentence for finding in found(document, "CMP020"))
+    (told,) = found(document, "CMP021")
+    assert "No verdict" in told.sentence and "held-out loss per token (dft +5.000 nats)" in told.sentence
+    assert not found(document, "CMP020")
 
 
 def test_three_seeds_are_told_what_a_verdict_asks_of_them():
     """Student's quantile of two degrees of freedom at 0.05 / 4: 8.9; of four, 4.3."""
     document = describe(PLAN, results(0.1))
     assert "above 9 standard errors" in found(document, "CMP004")[0].sentence and found(document, "CMP010")
+    assert found(document, "CMP004")[0].fix == "Give it 5 seeds."
     plan = replace(PLAN, seeds=(0, 1, 2, 3, 4))
     assert not found(describe(plan, results(0.1, plan=plan)), "CMP004")
 
@@ -73,10 +91,9 @@ def test_answers_are_shown_and_not_obeyed():
 
 def test_predicted_lengths_stand_beside_generated_ones_for_cross_entropy_only():
     (table,) = [t for s in describe(PLAN, results()).sections for t in s.tables if t.id == "lengths"]
-    rows = {row[0]: row for row in table.rows}
-    assert rows["cross_entropy"][1:3] == (3.5 / 4, 3.0 / 4)
-    assert rows["dft"][1:3] == (None, None)
-    assert rows["dft"][3] == pytest.approx(1.0, abs=0.1)
+    ((name, *predicted, generated, low, high),) = table.rows
+    assert name == "dft" and predicted == [None, None]
+    assert generated == pytest.approx(1.0, abs=0.01) and (low, high) == (None, None)  # equal lengths: nothing varied
 
 
 def test_document_keeps_the_schema_and_equal_results_give_equal_bytes():
@@ -110,4 +127,5 @@ def test_a_calibration_error_has_a_paired_difference_with_an_interval():
     assert difference.value == pytest.approx(np.mean(mine) - np.mean(theirs)) and difference.interval().low > 0
     (table,) = [t for s in describe(PLAN, given).sections for t in s.tables if t.id == "metrics-differences"]
     bounds = difference.interval()
-    assert table.rows[0] == ("calibration error", "dft", difference.value, bounds.low, bounds.high)
+    points = [100 * value for value in (difference.value, min(bounds.low, 1.0), min(bounds.high, 1.0))]
+    assert table.columns[1].label == "dft" and table.rows[0] == ("calibration error, points", *points)

@@ -23,6 +23,8 @@ def test_arms_are_all_combinations_reference_first():
 
 def test_labels_say_only_what_differs():
     assert labels(PLAN.arms()) == ("cross_entropy", "dft")
+    two = Plan(losses=("cross_entropy", "dft"), normalisations=("token-mean", "sqrt")).arms()
+    assert labels(two)[1] == "cross_entropy · sqrt" and two[1].slug == "cross_entropy-sqrt"
     assert labels(Plan(normalisations=("token-mean", "0.7")).arms()) == ("token mean", "T^-0.7")
 
 

@@ -17,7 +17,8 @@ from sftloss.errors import ConfigError
 from sftloss.experiments._findings import headlines
 from sftloss.experiments._plan import labels
 from sftloss.experiments._results import Point
-from sftloss.experiments._sections_tasks import _parts, by_task, conflicts, task_weights
+from sftloss.experiments._sections import parts
+from sftloss.experiments._sections_tasks import by_task, conflicts, task_weights
 from sftloss.experiments._verdicts import HEADLINE, Results, comparisons, measures_of
 from sftloss.experiments._words import conclusion
 
@@ -217,6 +218,6 @@ def test_one_seed_gives_no_conclusion() -> None:
 
 def test_a_table_of_many_arms_comes_in_parts_that_a_page_shows_whole() -> None:
     rows = tuple((str(i),) for i in range(25))
-    parts = _parts(Table("t", "All", (Column("arm", "arm"),), rows))
-    assert [len(part.rows) for part in parts] == [12, 12, 1] and sum((part.rows for part in parts), ()) == rows
-    assert parts[1].title == "All (2 of 3)" and len({part.id for part in parts}) == 3
+    found = parts(Table("t", "All", (Column("arm", "arm"),), rows))
+    assert [len(part.rows) for part in found] == [12, 12, 1] and sum((part.rows for part in found), ()) == rows
+    assert found[1].title == "All (2 of 3)" and len({part.id for part in found}) == 3

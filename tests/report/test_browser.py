@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.experiments.made import PLAN, results, said
 from tests.report.browser import CHROMIUM, DRIVER, Browser, open_browser
 
 from sftloss.analysis.document import Document
+from sftloss.experiments._describe import describe
 from sftloss.report import Report
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed")
@@ -28,17 +31,37 @@ def url(hostile: Document, tmp_path_factory: pytest.TempPathFactory) -> str:
     return path.as_uri()
 
 
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of a comparison, with four ways to train and long names side by side."""
+    plan = replace(PLAN, losses=("cross_entropy", "focal(gamma=2)"), normalisations=("token-mean", "example-mean"))
+    given = results(0.5, plan=plan)
+    path: Path = tmp_path_factory.mktemp("page") / "compared.html"
+    told = {arm: tuple(replace(one, reference="white cat " * 6) for one in said(arm)) for arm in given.arms}
+    Report(describe(plan, given, told)).to_html(path)
+    return path.as_uri()
+
+
+@pytest.fixture
+def any_url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
+
+
+every_page = pytest.mark.parametrize("any_url", ["url", "compared"], indirect=True)
+
+
 def _requested(browser: Browser) -> list[str]:
     events = [json.loads(entry["message"])["message"] for entry in browser.log("performance")]
     return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
 
 
-def test_page_asks_the_network_for_nothing_and_the_console_stays_silent(browser: Browser, url: str):
+@every_page
+def test_page_asks_the_network_for_nothing_and_the_console_stays_silent(browser: Browser, any_url: str):
     browser.log("performance")
-    browser.get(url)
+    browser.get(any_url)
     urls = _requested(browser)
-    assert url in urls  # the log does see requests
-    assert [u for u in urls if u != url and not u.startswith("data:,")] == []
+    assert any_url in urls  # the log does see requests
+    assert [u for u in urls if u != any_url and not u.startswith("data:,")] == []
     assert browser.log("browser") == []
 
 
@@ -50,17 +73,33 @@ def test_content_policy_refuses_a_script_and_a_request_that_are_not_ours(browser
     assert all("Content Security Policy" in entry["message"] for entry in browser.log("browser"))
 
 
+@every_page
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
-def test_every_chart_is_visible_and_nothing_leaves_the_screen(browser: Browser, url: str, width: int, scheme: str):
+def test_every_chart_is_visible_and_nothing_leaves_the_screen(browser: Browser, any_url: str, width: int, scheme: str):
     browser.show(width=width, scheme=scheme)
-    browser.get(url)
+    browser.get(any_url)
     boxes = browser.ask(
         "return [...document.querySelectorAll('svg[role=img]')].map(s => { const b = s.getBoundingClientRect();"
         "return [b.width, b.height, s.checkVisibility()] })"
     )
-    assert len(boxes) > 40 and all(w > 250 and h > 60 and is_visible for w, h, is_visible in boxes)
+    assert len(boxes) > (6 if "compared" in any_url else 40) and all(
+        w > 250 and h > 60 and is_visible for w, h, is_visible in boxes
+    )
     wide, screen = browser.ask("return [document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert wide <= screen
+
+
+def test_a_table_side_by_side_uses_the_room_beside_its_column(browser: Browser, compared: str):
+    """What fits the page needs no scrolling, and a narrow one has nothing at its right edge to scroll to."""
+    browser.show(width=1200)
+    browser.get(compared)
+    script = (
+        "return [...document.querySelectorAll('#s-outputs > .scroll, #s-metrics > .scroll')]"
+        ".map(s => [s.scrollWidth, s.clientWidth, document.querySelector('main').clientWidth])"
+    )
+    found = browser.ask(script)
+    assert all(needed <= there for needed, there, _ in found)
+    assert max(there for _, there, _ in found) > found[0][2] > min(there for _, there, _ in found)
 
 
 def test_dark_mode_turns_paper_dark_and_charts_light(browser: Browser, url: str):

@@ -84,6 +84,7 @@ class Series:
     low: tuple[float | None, ...] | None = None
     high: tuple[float | None, ...] | None = None
     is_reference: bool = False  # an anchor (diagonal, equality line), drawn thin and grey
+    is_faint: bool = False  # there, but nothing to rest on: points hollow and grey, lines thin, grey and unnamed
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ class Chart:
     """One picture. `kind`: line, bar (grouped), point (a forest plot: intervals, one row per x, drawn horizontally).
 
     `scale_x`/`scale_y`: linear, log, category. `format_x`/`format_y`: as Column.kind, for ticks.
-    `description` is the text alternative: what the picture shows, with its main numbers.
+    `description` is the text alternative: what the picture shows, with its main numbers. `bounds` is what `low` and
+    `high` of its series are.
     """
 
     id: str
@@ -105,6 +107,7 @@ class Chart:
     scale_y: Literal["linear", "log"] = "linear"
     format_x: str = "number"
     format_y: str = "number"
+    bounds: str = "interval"
 
 
 @dataclass(frozen=True)
@@ -142,4 +145,4 @@ class Document:
     sections: tuple[Section, ...]
     facts: tuple[tuple[str, str], ...] = ()
     provenance: tuple[tuple[str, str], ...] = ()  # command, versions, seed: shown at the end
-    schema_version: str = field(default="1.0", kw_only=True)
+    schema_version: str = field(default="1.1", kw_only=True)

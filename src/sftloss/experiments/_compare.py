@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from sftloss.errors import ConfigError
@@ -58,6 +57,4 @@ def compare(plan: Plan, *, output: str | Path | None = None, manner: Manner | No
 def _report(plan: Plan, folder: Path, manner: Manner, command: str) -> Report:
     results = run_arms(plan, folder, manner)
     said = {arm: answers(folder, Run(arm, plan.seeds[0])) for arm in results.arms}
-    document = describe(plan, results, said)
-    told = (("command", command),) if command else ()
-    return Report(replace(document, provenance=(*told, *document.provenance)))
+    return Report(describe(plan, results, said, command=command))

@@ -8,11 +8,12 @@ from sftloss.analysis.document import Document, Section
 from sftloss.experiments._findings import findings, headlines
 from sftloss.experiments._plan import GENERATED, Arm, Plan, labels
 from sftloss.experiments._results import Answer
-from sftloss.experiments._sections import curves, metrics, verdicts
 from sftloss.experiments._sections_difficulty import difficulty
 from sftloss.experiments._sections_groups import calibration, forgetting, groups, outputs
 from sftloss.experiments._sections_lengths import lengths
+from sftloss.experiments._sections_metrics import curves, metrics
 from sftloss.experiments._sections_tasks import by_task, conflicts, task_weights
+from sftloss.experiments._sections_verdicts import verdicts
 from sftloss.experiments._verdicts import Results, comparisons
 
 _METHOD = (
@@ -26,22 +27,25 @@ _METHOD = (
 )
 
 
-def describe(plan: Plan, results: Results, said: Mapping[Arm, Sequence[Answer]] | None = None) -> Document:
+def describe(
+    plan: Plan, results: Results, said: Mapping[Arm, Sequence[Answer]] | None = None, *, command: str = ""
+) -> Document:
     """The report of a comparison.
 
     Args:
         plan: What was compared.
         results: Every arm with every seed.
         said: Answers of each arm's first seed, for the side by side.
+        command: The command line that asks for the comparison; findings repeat it where it should be another.
     """
     names = dict(zip(results.arms, labels(results.arms), strict=True))
     compared = comparisons(results)
     sections = (
         verdicts(results, compared, names),
         by_task(compared, names),
-        metrics(results, names),
+        metrics(plan, results, names),
         curves(results, names),
-        lengths(results, names),
+        lengths(plan, results, names),
         groups(results, names),
         difficulty(results, names),
         task_weights(results, names),
@@ -54,10 +58,11 @@ def describe(plan: Plan, results: Results, said: Mapping[Arm, Sequence[Answer]] 
     return Document(
         f"Comparison of {len(results.arms)} ways to train",
         headlines(results, compared, names),
-        findings(results, compared, names),
+        findings(results, compared, names, command),
         tuple(section for section in sections if section is not None),
         _facts(plan, results, names[results.arms[0]]),
-        (("versions", ", ".join(f"{k} {v}" for k, v in sorted(results.first.versions.items()))),
+        (*((("command", command),) if command else ()),
+         ("versions", ", ".join(f"{k} {v}" for k, v in sorted(results.first.versions.items()))),
          ("digest of the plan", results.first.digest)),
     )  # fmt: skip
 

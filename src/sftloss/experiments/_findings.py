@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from sftloss.analysis.document import Finding, Interval
 from sftloss.experiments._plan import Arm
-from sftloss.experiments._verdicts import ENOUGH, SEEDS, Comparison, Measure, Results
-from sftloss.experiments._words import conclusion, listed, number, said, signed, silent
+from sftloss.experiments._verdicts import ENOUGH, SEEDS, SHIFT, Comparison, Results, tilt
+from sftloss.experiments._words import conclusion, counted, listed, number, said, signed, unit
 
 Names = Mapping[Arm, str]
+_NAMED = 3  # more arms are counted, not listed
 
 
-def findings(results: Results, compared: Sequence[Comparison], names: Names) -> tuple[Finding, ...]:
-    """What could spoil the comparison first, then the supported differences, then what shows none, by measure."""
-    found = [*_premises(results, compared)]
-    found += [_difference(one, results, names, len(compared)) for one in compared if one.is_different]
-    for measure in dict.fromkeys(one.measure for one in compared):
-        rest = [one for one in compared if one.measure == measure and not one.is_different]
-        if rest:
-            found.append(_no_difference(rest, results, names, len(compared)))
+def findings(results: Results, compared: Sequence[Comparison], names: Names, command: str = "") -> tuple[Finding, ...]:
+    """What could spoil the comparison first, then the supported differences, then all that shows none."""
+    reference, count = names[results.arms[0]], len(compared)
+    found = [*_premises(results, compared, command)]
+    found += [_difference(one, results, names, count) for one in compared if one.is_different]
+    equal = [one for one in compared if one.is_settled and not one.is_different]
+    if equal:
+        every = "any comparison" if len(equal) == count else f"{len(equal)} of {count} comparisons"
+        found.append(
+            Finding(
+                "CMP020",
+                "info",
+                f"No difference from {reference} that this data can show in {every}.",
+                f"{_could_show(equal, compared, names)} No proof of equality: smaller differences may be there. "
+                f"{_corrected(equal[0], count)}",
+            )
+        )
+    rest = [one for one in compared if not one.is_settled]
+    if rest:
+        found.append(Finding("CMP021", "info", _unjudged(rest, names, reference), "A verdict needs an interval over "
+                             f"at least {SEEDS} seeds."))  # fmt: skip
     return tuple(found)
 
 
-def _premises(results: Results, compared: Sequence[Comparison]) -> list[Finding]:
+def _more_seeds(command: str) -> str:
+    """The same comparison with seeds enough: its own command, or words where it was not asked for by one."""
+    if not command.startswith("sftloss compare"):
+        return f"Give it {ENOUGH} seeds."
+    return f"{re.sub(r' --seeds [0-9]+', '', command)} --seeds {ENOUGH}"
+
+
+def _premises(results: Results, compared: Sequence[Comparison], command: str) -> list[Finding]:
     found = []
     if len(results.seeds) < SEEDS:
         found.append(
@@ -35,7 +56,7 @@ def _premises(results: Results, compared: Sequence[Comparison]) -> list[Finding]
                 "intervals are shown, differences are not judged.",
                 "A loss is better only if it is better whatever the seed; how much seeds differ cannot be told from "
                 "fewer than three.",
-                f"sftloss compare --seeds {ENOUGH}",
+                _more_seeds(command),
             )
         )
     elif len(results.seeds) < ENOUGH and compared:
@@ -47,7 +68,7 @@ def _premises(results: Results, compared: Sequence[Comparison]) -> list[Finding]
                 f"varies, those above {compared[0].errors_needed:.0f} standard errors.",
                 "So few seeds may agree by chance, and an interval that is right as often as it says must allow for "
                 "it. The further seeds of a folder are trained alone; what is there is kept.",
-                f"sftloss compare --seeds {ENOUGH}",
+                _more_seeds(command),
             )
         )
     tokens = {(r.tokens, r.steps) for arm in results.arms for r in results.of(arm)}
@@ -79,14 +100,16 @@ def _premises(results: Results, compared: Sequence[Comparison]) -> list[Finding]
 
 
 def _difference(one: Comparison, results: Results, names: Names, count: int) -> Finding:
+    value, low, high = counted(one)
+    assert low is not None and high is not None
     return Finding(
         "CMP010",
         "info",
         said(one, (names[one.arm], names[results.arms[0]])),
         f"Paired over examples and {len(results.seeds)} seeds. {_corrected(one, count)}",
-        value=one.difference.value,
-        interval=_interval(one),
-        unit="ratio" if one.measure.kind == "ratio" else "share" if one.measure.kind == "percent" else one.measure.unit,
+        value=value,
+        interval=Interval(low, high, round(one.level, 4)),
+        unit="ratio" if one.measure.kind == "ratio" else unit(one.measure),
     )
 
 
@@ -96,37 +119,29 @@ def _corrected(one: Comparison, count: int) -> str:
     return f"{count} comparisons were made; their {100 * one.level:.2f}% intervals hold all together at 95%."
 
 
-def _interval(one: Comparison) -> Interval | None:
-    bounds = one.difference.interval(one.level)
-    return None if bounds is None else replace(bounds, level=round(bounds.level, 4))
-
-
-def _no_difference(rest: Sequence[Comparison], results: Results, names: Names, count: int) -> Finding:
-    measure, reference = rest[0].measure, names[results.arms[0]]
-    settled = [one for one in rest if one.is_settled]
-    if len(rest) == 1:
-        sentence = silent(rest[0], (names[rest[0].arm], reference)) if settled else _unjudged(rest, names, reference)
-    elif not settled:
-        sentence = _unjudged(rest, names, reference)
-    else:
-        least = max(one.difference.detectable(one.level) for one in settled)
-        sentence = (
-            f"No difference in {measure.name} that this data can show between {reference} and each of "
-            f"{listed(tuple(names[one.arm] for one in rest))}; a difference of about {number(least, measure)} would "
-            "have been found in 4 of 5 such experiments."
-        )
-    return Finding(
-        "CMP020",
-        "info",
-        sentence,
-        f"No proof of equality: smaller differences may be there. {_corrected(rest[0], count)}",
-    )
+def _could_show(equal: Sequence[Comparison], compared: Sequence[Comparison], names: Names) -> str:
+    """One sentence for all measures, each with the difference that would have been found."""
+    arms = tuple(dict.fromkeys(one.arm for one in compared))
+    told = []
+    for measure in dict.fromkeys(one.measure for one in equal):
+        ours = [one for one in equal if one.measure == measure]
+        sizes = [one.detectable for one in ours]
+        least = "none, however large" if None in sizes else number(max(s for s in sizes if s is not None), measure)
+        where = listed(tuple(names[one.arm] for one in ours)) if len(ours) <= _NAMED else f"{len(ours)} arms"
+        told.append(f"{measure.name} {least}" + (f" ({where})" if len(ours) < len(arms) else ""))
+    return f"Differences that 4 of 5 such experiments would have found are about: {'; '.join(told)}."
 
 
 def _unjudged(rest: Sequence[Comparison], names: Names, reference: str) -> str:
-    measure: Measure = rest[0].measure
-    told = "; ".join(f"{names[one.arm]} {signed(one.difference.value, measure)}" for one in rest)
-    return f"No verdict on {measure.name} against {reference}, the data is too little: {told}."
+    told = []
+    for measure in dict.fromkeys(one.measure for one in rest):
+        ours = [one for one in rest if one.measure == measure]
+        if len(ours) <= _NAMED:
+            values = ", ".join(f"{names[one.arm]} {signed(one.difference.value, measure)}" for one in ours)
+            told.append(f"{measure.name} ({values})")
+        else:
+            told.append(f"{measure.name} ({len(ours)} arms)")
+    return f"No verdict against {reference}, the data is too little: {'; '.join(told)}."
 
 
 def headlines(results: Results, compared: Sequence[Comparison], names: Names) -> tuple[str, ...]:
@@ -149,20 +164,22 @@ def headlines(results: Results, compared: Sequence[Comparison], names: Names) ->
 
 def _length_line(results: Results, names: Names) -> tuple[str, ...]:
     parts = []
-    for arm in results.arms:
-        told = forecast_ratio(results, arm)
-        seen = results.mean(arm, "length_ratio")
-        if told is not None and seen is not None:
-            parts.append((names[arm], told, seen.value))
-    if len({round(told, 3) for _, told, _ in parts}) < 2:
+    for arm in results.arms[1:]:
+        told, seen = relative_forecast(results, arm), results.relative(arm, "length_ratio")
+        if told is not None and seen is not None and abs(told - 1.0) >= SHIFT:
+            parts.append(f"{names[arm]} {told:.2f}× predicted, {seen.value:.2f}× generated")
+    if not parts:
         return ()
-    said_parts = "; ".join(f"{name} {told:.2f}× predicted, {seen:.2f}× generated" for name, told, seen in parts)
-    return (f"Answer length against the data: {said_parts}.",)
+    return (f"Answer length against {names[results.arms[0]]}: {'; '.join(parts)}.",)
 
 
-def forecast_ratio(results: Results, arm: Arm) -> float | None:
-    """Predicted mean length over the data's, given the prompt; a statement about cross-entropy only."""
-    if arm.loss != "cross_entropy":
+def relative_forecast(results: Results, arm: Arm, task: str = "", *, is_bound: bool = False) -> float | None:
+    """Predicted mean length over the first arm's; a statement about cross-entropy only.
+
+    Given the prompt, or the bound where the prompt says nothing about length.
+    """
+    first = results.arms[0]
+    if {arm.loss, first.loss} != {"cross_entropy"}:
         return None
-    forecast = results.of(arm)[0].forecasts.get("")
-    return None if forecast is None or not forecast.data > 0 else forecast.within_prompt / forecast.data
+    ours, firsts = (tilt(results.of(one)[0].forecasts.get(task), is_bound=is_bound) for one in (arm, first))
+    return ours / firsts if ours is not None and firsts else None

@@ -212,7 +212,7 @@ def labels(arms: tuple[Arm, ...]) -> tuple[str, ...]:
     """A name for each arm that says only what differs between them."""
     varies = [len(set(column)) > 1 for column in zip(*(arm.parts for arm in arms), strict=True)]
     told = ((*arm.parts[:-1], arm.tasks or "unweighted") for arm in arms)
-    named = tuple(", ".join(p for p, v in zip(parts, varies, strict=True) if v and p) for parts in told)
+    named = tuple(" · ".join(p for p, v in zip(parts, varies, strict=True) if v and p) for parts in told)
     return tuple(name or "as the data says" for name in named)
 
 

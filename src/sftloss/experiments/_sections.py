@@ -1,22 +1,30 @@
-"""Sections of a comparison's report: verdicts with their forest plots, all metrics, learning curves."""
+"""Metrics as the sections of a comparison show them: which, in which tables, in which lines of a chart."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
+from sftloss.analysis.document import Cell, Column, Series, Table
 from sftloss.experiments._findings import Names
 from sftloss.experiments._paired import Mean
 from sftloss.experiments._plan import Arm
-from sftloss.experiments._verdicts import HEADLINE, Comparison, Measure, Results
-from sftloss.experiments._words import listed
+from sftloss.experiments._verdicts import Results, clipped, most
 
 Kind = Literal["text", "integer", "number", "percent", "ratio", "nats"]
+Triple = tuple[Cell, Cell, Cell]
+"""A value and its interval."""
+Axis = tuple[str, Sequence[str]]
+"""What one side of a grid lists, and the names there."""
+NOTHING: Triple = (None, None, None)
+WIDE = 6
+"""More arms than this are too many columns, and too many lines of a chart."""
+_ROWS = 12  # as many as a page of Markdown shows
+_CHANGES = ("forget_change", "forget_accuracy")
 
 
 @dataclass(frozen=True)
@@ -39,21 +47,23 @@ LOSS = (
 CALIBRATION = (
     Shown("ece", "calibration error", "percent", "Expected calibration error of the top token, equal-mass bins."),
     Shown("brier", "Brier score", "number", "Mean squared distance of the distribution from the target, 0 to 2."),
-    Shown("eos_calibration", "ends foreseen / come", "ratio", "Sum of the probabilities of ending, over the ends."),
+    Shown(
+        "eos_calibration",
+        "expected ends per real end",
+        "ratio",
+        "Probabilities of ending, summed, over the answers that end. Above 1 the model wants to stop earlier.",
+    ),
     Shown("eos_ece", "end calibration error", "percent", "Calibration error of the end over positions in the answer."),
 )
 ANSWERS = (
-    Shown("length_ratio", "length / reference", "ratio", "Mean tokens of sampled answers over those of references."),
+    Shown("length_ratio", "length / reference", "ratio", "Mean tokens of generated answers over those of references."),
     Shown("length_ks", "length KS", "number", "Largest gap between the two cumulative length distributions."),
-    Shown("truncated", "cut off", "percent", "Share of sampled answers that did not end within the limit."),
-    Shown("empty", "empty", "percent", "Share of sampled answers without a word."),
-    Shown("repetition", "repetition", "percent", "Share of repeated 4-grams in sampled answers."),
+    Shown("truncated", "cut off", "percent", "Share of answers that did not end within the limit."),
+    Shown("empty", "empty", "percent", "Share of answers without a word."),
+    Shown("repetition", "repetition", "percent", "Share of repeated 4-grams in an answer."),
 )
-SAMPLES = (
+_SAMPLES = (
     Shown("sample_match", "right samples", "percent", "Share of sampled answers that are right."),
-    Shown("pass_at_2", "pass@2", "percent", "Probability that one of two samples is right."),
-    Shown("pass_at_4", "pass@4", "percent", "Probability that one of four samples is right."),
-    Shown("pass_at_8", "pass@8", "percent", "Probability that one of eight samples is right."),
     Shown("self_consistency", "commonest right", "percent", "Score of the commonest sample of a prompt."),
     Shown("unique", "unique samples", "percent", "Different answers among the samples of a prompt."),
     Shown("distinct_1", "distinct-1", "percent", "Different tokens among those of a prompt's samples."),
@@ -63,10 +73,6 @@ UNKNOWN = (
     Shown("abstains_unknown", "says unknown where it is", "percent", "Higher is better."),
     Shown("abstains_known", "says unknown where it is not", "percent", "Lower is better."),
 )
-_BOUNDS = {
-    one.key: (0.0, 1.0 if one.kind == "percent" else math.inf)
-    for one in (*LOSS, *CALIBRATION, *ANSWERS, *SAMPLES, *UNKNOWN)
-}
 FORGETTING = (
     Shown("forget_nll", "loss per token", "nats", "Of the second data file, after training."),
     Shown("forget_change", "change of the loss", "nats", "After training less before it."),
@@ -75,197 +81,109 @@ FORGETTING = (
 )
 
 
-def value_of(results: Results, arm: Arm, key: str, chosen: np.ndarray | None = None) -> tuple[Cell, Cell, Cell]:
+def samples_of(results: Results) -> tuple[Shown, ...]:
+    """What several samples of one prompt have, pass@n for every n that was evaluated."""
+    found = {key for r in results.by_run.values() for key in r.metrics}
+    sizes = sorted(int(key.removeprefix("pass_at_")) for key in found if re.fullmatch("pass_at_[0-9]+", key))
+    passes = (
+        Shown(f"pass_at_{n}", f"pass@{n}", "percent", f"Probability that one of {n} samples is right.")
+        for n in sizes
+        if n > 1
+    )
+    # the commonest of two samples is either: its score is that of the samples
+    is_pair = bool(results.first.lengths) and len(results.first.lengths[0]) == 2
+    first, *rest = (one for one in _SAMPLES if not (is_pair and one.key == "self_consistency"))
+    return (first, *passes, *rest)
+
+
+def value_of(results: Results, arm: Arm, one: Shown, chosen: np.ndarray | None = None) -> Triple:
     """Value and 95 % interval of a metric over seeds and examples; where it is no mean, the range of the seeds."""
-    mean = results.mean(arm, key, chosen)
+    mean = results.mean(arm, one.key, chosen)
     if mean is not None:
-        return cells(mean if mean.error else replace(mean, parts=()), bounds=_BOUNDS.get(key))
+        end = most(one.key, one.kind)
+        return cells(mean, (-end if one.key in _CHANGES else 0.0, end))
     if chosen is not None:
-        return None, None, None
-    found = [{**r.metrics, **r.forgetting}.get(key) for r in results.of(arm)]
-    values = [m.value() for m in found if m is not None]
-    values = [v for v in values if not math.isnan(v)]
-    if not values:
-        return None, None, None
-    return sum(values) / len(values), min(values), max(values)
+        return NOTHING
+    found = [{**r.metrics, **r.forgetting}.get(one.key) for r in results.of(arm)]
+    values = [value for m in found if m is not None and not np.isnan(value := m.value())]
+    return (sum(values) / len(values), min(values), max(values)) if values else NOTHING
 
 
-def cells(
-    mean: Mean | None, level: float = 0.95, *, bounds: tuple[float, float] | None = None
-) -> tuple[Cell, Cell, Cell]:
-    """Value, low and high; an interval is cut where the metric itself ends."""
+def difference_of(results: Results, arm: Arm, one: Shown) -> Triple:
+    """Arm minus first arm with its 95 % interval; of shares in percentage points, as :func:`unit_of` says."""
+    mean, end = results.difference(arm, one.key), most(one.key, one.kind)
+    factor = 100.0 if one.kind == "percent" else 1.0
+    return tuple(None if v is None else factor * v for v in cells(mean, (-end, end)))  # type: ignore[return-value, operator]
+
+
+def cells(mean: Mean | None, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Triple:
+    """Value, low and high, cut where the metric itself ends; no interval where nothing varied."""
     if mean is None:
-        return None, None, None
-    found = mean.interval(level)
+        return NOTHING
+    found = mean.interval() if mean.error else None
     if found is None:
         return mean.value, None, None
-    least, most = bounds or (-math.inf, math.inf)
-    return mean.value, max(found.low, least), min(found.high, most)
+    found = clipped(found, *bounds)
+    return mean.value, found.low, found.high
 
 
-def columns_of(shown: Sequence[Shown]) -> tuple[Column, ...]:
-    """A value and its two bounds for each metric, as :class:`Table` folds them."""
-    return tuple(
-        column
-        for one in shown
-        for column in (
-            Column(one.key, one.label, one.kind, one.help),
-            Column(f"{one.key}_low", "low", one.kind),
-            Column(f"{one.key}_high", "high", one.kind),
-        )
-    )
+def folded(key: str, label: str, kind: Kind = "number", help: str = "") -> tuple[Column, ...]:
+    """A value and its bounds, which a page shows as one."""
+    return (Column(key, label, kind, help), Column(f"{key}_low", "low", kind), Column(f"{key}_high", "high", kind))
 
 
 def metric_table(results: Results, names: Names, shown: Sequence[Shown], title: tuple[str, str]) -> Table | None:
     """One row an arm; metrics that no arm has are left out, and no table where nothing is left."""
-    values = {one: [value_of(results, arm, one.key) for arm in results.arms] for one in shown}
+    values = {one: [value_of(results, arm, one) for arm in results.arms] for one in shown}
     there = [one for one in shown if any(value[0] is not None for value in values[one])]
     if not there:
         return None
     rows = tuple(
         (names[arm], *(cell for one in there for cell in values[one][i])) for i, arm in enumerate(results.arms)
     )
-    return Table(title[0], title[1], (Column("arm", "arm"), *columns_of(there)), rows)
+    columns = (column for one in there for column in folded(one.key, one.label, one.kind, one.help))
+    return Table(title[0], title[1], (Column("arm", "arm"), *columns), rows)
 
 
-def verdicts(results: Results, compared: Sequence[Comparison], names: Names) -> Section:
-    """Every comparison that was made, as a forest plot a measure and as a table."""
-    measures = tuple(dict.fromkeys(one.measure for one in compared))
-    shown = sum(one.is_different for one in compared)
-    level = compared[0].level if compared else 0.95
-    reference = names[results.arms[0]]
-    lead = (
-        f"{shown} of {len(compared)} comparisons with {reference} show a difference. Each is paired: the same "
-        f"held-out examples, the same seeds. Intervals of {100 * level:.2f}% hold all together at 95%."
-    )
-    if not compared:
-        lead = "There is nothing to compare."
-    charts = tuple(_forest(measure, compared, names, reference) for measure in measures)
-    return Section("comparison-verdicts", "Differences from the first arm", lead, charts=charts,
-                   tables=(_verdict_table(compared, names),) if compared else ())  # fmt: skip
+def grid(title: tuple[str, str], down: Axis, across: Axis, values: Sequence[Sequence[Triple]], kind: Kind) -> Table:
+    """A table of two ways, `values[i][j]` of `down` i and `across` j; turned where it would be too wide."""
+    if len(across[1]) > WIDE:
+        down, across, values = across, down, [list(column) for column in zip(*values, strict=True)]
+    columns = (column for j, name in enumerate(across[1]) for column in folded(f"c{j}", name, kind))
+    rows = ((name, *(cell for triple in line for cell in triple)) for name, line in zip(down[1], values, strict=True))
+    return Table(title[0], title[1], (Column("row", down[0]), *columns), tuple(rows))
 
 
-def _forest(measure: Measure, compared: Sequence[Comparison], names: Names, reference: str) -> Chart:
-    ours = [one for one in compared if one.measure == measure]
-    low_high = [one.difference.interval(one.level) for one in ours]
-    arms = tuple(names[one.arm] for one in ours)
-    told = "; ".join(f"{names[one.arm]} {one.difference.value:+.3g}" for one in ours)
-    better = f" ({measure.better} is better)" if measure.better else ""
-    series = Series(
-        "difference",
-        arms,
-        tuple(one.difference.value for one in ours),
-        tuple(None if b is None else b.low for b in low_high),
-        tuple(None if b is None else b.high for b in low_high),
-    )
-    zero = Series("no difference", arms, (0.0,) * len(arms), is_reference=True)
-    kind = {"percent": "percent", "nats": "nats"}.get(measure.kind, "number")
-    return Chart(
-        f"forest-{measure.id}",
-        "point",
-        f"{measure.name[0].upper()}{measure.name[1:]}",
-        f"against {reference}",
-        f"difference{better}",
-        (series, zero),
-        f"Differences from {reference}: {told}.",
-        format_y=kind,
-    )
-
-
-def _verdict_table(compared: Sequence[Comparison], names: Names) -> Table:
-    rows = []
-    for one in compared:
-        value, low, high = cells(one.difference, one.level)
-        judged = "different" if one.is_different else "no difference shown" if one.is_settled else "too few seeds"
-        least = one.difference.detectable(one.level)
-        rows.append((one.measure.name, names[one.arm], value, low, high, judged, least))
-    columns = (
-        Column("measure", "measure"),
-        Column("arm", "arm"),
-        Column("difference", "difference", "number", "Arm minus first arm."),
-        Column("difference_low", "low", "number"),
-        Column("difference_high", "high", "number"),
-        Column("verdict", "verdict"),
-        Column("detectable", "detectable", "number", "Smallest true difference found in 80% of such experiments."),
-    )
-    return Table("comparisons", "All comparisons", columns, tuple(rows))
-
-
-def metrics(results: Results, names: Names) -> Section:
-    """Common metrics of every arm, each with its interval; never an arm's own training loss."""
-    tables = (
-        metric_table(results, names, LOSS, ("metrics-loss", "Loss and right answers")),
-        metric_table(results, names, ANSWERS, ("metrics-answers", "Length and form of sampled answers")),
-        metric_table(results, names, SAMPLES, ("metrics-samples", "Several samples of one prompt")),
-        metric_table(results, names, UNKNOWN, ("metrics-unknown", "Questions without an answer")),
-        _further(results, names),
-    )
-    return Section(
-        "metrics",
-        "All metrics",
-        "Cross-entropy on held-out rows is the common measure: an arm's own loss is not comparable with another's. It "
-        "favours arms that train it; right answers, lengths and calibration favour none.",
-        tables=tuple(table for table in tables if table is not None),
-        notes=(
-            "Brackets are 95% intervals over seeds and examples; none where all examples of all seeds agree. Where a "
-            "metric is no mean over examples (calibration error, KS) they are the lowest and the highest seed; "
-            "its differences have intervals from resampled examples and the spread of seeds.",
-            "These are many numbers without verdicts: one interval in twenty misses by chance.",
-        ),
-    )
-
-
-def _further(results: Results, names: Names) -> Table | None:
-    """Paired differences of what no verdict is about; those that are no means over examples come first."""
-    judged = {measure.key for measure in HEADLINE}
-    shown = [one for one in (*CALIBRATION, *ANSWERS, *SAMPLES, *UNKNOWN, *LOSS) if one.key not in judged]
-    shown.sort(key=lambda one: one.key not in ("ece", "eos_ece", "length_ks"))
-    rows = tuple(
-        (one.label, names[arm], *cells(mean if mean.error else replace(mean, parts=())))
-        for one in shown
-        for arm in results.arms[1:]
-        if (mean := results.difference(arm, one.key)) is not None
-    )
-    columns = (
-        Column("measure", "measure"),
-        Column("arm", "arm"),
-        Column("difference", "difference", "number", "Arm minus first arm, same examples and seeds."),
-        Column("difference_low", "low", "number"),
-        Column("difference_high", "high", "number"),
-    )
-    return Table("metrics-differences", "Further differences from the first arm", columns, rows) if rows else None
-
-
-def curves(results: Results, names: Names) -> Section | None:
-    """Held-out loss during training: mean over seeds, lowest and highest seed as the band."""
-    series, ends = [], []
-    for arm in results.arms:
-        by_seed = [{p.step: p.nll for p in r.curve} for r in results.of(arm)]
-        steps = sorted(set.intersection(*(set(points) for points in by_seed))) if by_seed else []
-        if len(steps) < 2:
-            return None
-        columns = [[points[step] for points in by_seed] for step in steps]
-        has_band = len(by_seed) > 1
-        means = tuple(sum(column) / len(column) for column in columns)
-        series.append(
-            Series(
-                names[arm],
-                tuple(map(float, steps)),
-                means,
-                tuple(map(min, columns)) if has_band else None,
-                tuple(map(max, columns)) if has_band else None,
-            )
-        )
-        ends.append(f"{names[arm]} {means[0]:.2f} to {means[-1]:.2f}")
-    chart = Chart(
-        "curves", "line", "Held-out loss during training", "optimizer step", "loss per token, nats", tuple(series),
-        f"Cross-entropy per token: {listed(tuple(ends))}.", format_x="integer", format_y="nats",
+def parts(table: Table) -> tuple[Table, ...]:
+    """The table in pieces that a page shows whole."""
+    starts = range(0, len(table.rows), _ROWS)
+    if len(starts) < 2:
+        return (table,)
+    return tuple(
+        replace(table, id=f"{table.id}-{i}", title=f"{table.title} ({i} of {len(starts)})",
+                rows=table.rows[start : start + _ROWS])
+        for i, start in enumerate(starts, 1)
     )  # fmt: skip
-    return Section(
-        "curves",
-        "Learning curves",
-        f"At equal steps and equal tokens: {listed(tuple(ends))}.",
-        charts=(chart,),
-        notes=("Cross-entropy of the tokens of the first 96 held-out rows, whatever was trained. Lines are means over "
-               "seeds, bands reach from the lowest to the highest seed.",),
-    )  # fmt: skip
+
+
+def outstanding(results: Results) -> tuple[Arm, ...]:
+    """The arms that a chart and a sentence can name: all, or of many the first, the best and the worst by loss."""
+    if len(results.arms) <= WIDE:
+        return results.arms
+    found = {arm: mean.value for arm in results.arms if (mean := results.mean(arm, "token_nll")) is not None}
+    by_loss = sorted(found, key=found.__getitem__)
+    chosen = (results.arms[0], *by_loss[:1], *by_loss[-1:])
+    return tuple(arm for arm in results.arms if arm in chosen)
+
+
+def in_view(results: Results, lines: Mapping[Arm, Series]) -> tuple[Series, ...]:
+    """The lines of a chart: those of :func:`outstanding` arms in colour, the others thin and grey."""
+    chosen = outstanding(results)
+    rest = (replace(line, is_faint=True) for arm, line in lines.items() if arm not in chosen)
+    return (*(lines[arm] for arm in chosen if arm in lines), *rest)
+
+
+def grey(results: Results) -> str:
+    """A sentence on the lines that have no name."""
+    rest = len(results.arms) - len(outstanding(results))
+    return f" Named: the first arm, the best and the worst by held-out loss; grey: {rest} others." if rest else ""

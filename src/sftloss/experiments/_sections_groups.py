@@ -14,27 +14,35 @@ from sftloss.experiments._sections import (
     CALIBRATION,
     FORGETTING,
     Shown,
-    columns_of,
+    grey,
+    grid,
+    in_view,
     metric_table,
+    parts,
     value_of,
 )
 from sftloss.experiments._verdicts import Results
+from sftloss.experiments.metrics import Bin
 
 _GROUPED = (
     Shown("token_nll", "loss per token", "nats"),
+    Shown("example_nll", "loss per example", "nats"),
     Shown("exact_match", "right answers", "percent"),
-    Shown("length_ratio", "length / reference", "ratio"),
+    Shown("length_ratio", "length over reference", "ratio"),
 )
 _SAMPLES, _WIDE = 12, 4
 
 
 def groups(results: Results, names: Names) -> Section | None:
-    """Loss and right answers of each task and language."""
+    """Losses, right answers and lengths of each task and language."""
     examples = results.first.examples
     tables = [
-        _group_table(results, names, np.asarray(labels), name)
+        table
         for name, labels in (("task", examples.task), ("language", examples.language))
         if len(set(labels) - {""}) > 1
+        for one in _GROUPED
+        if results.mean(results.arms[0], one.key) is not None
+        for table in parts(_group_table(results, names, np.asarray(labels), (name, one)))
     ]
     if not tables:
         return None
@@ -43,54 +51,74 @@ def groups(results: Results, names: Names) -> Section | None:
         "Tasks and languages",
         "What is gained in one task may be lost in another; rows with few examples have wide intervals.",
         tables=tuple(tables),
-        notes=("95% intervals over seeds and examples, each for itself: not corrected for their number.",),
+        notes=("Beside each name is its number of held-out examples. 95% intervals over seeds and examples, each for "
+               "itself: not corrected for their number.",),
+    )  # fmt: skip
+
+
+def _group_table(results: Results, names: Names, labels: np.ndarray, of: tuple[str, Shown]) -> Table:
+    """One metric, group by arm."""
+    name, one = of
+    chosen = {str(group): labels == group for group in sorted(set(labels) - {""})}
+    return grid(
+        (f"groups-{name}-{one.key}", f"{one.label[0].upper()}{one.label[1:]} by {name}"),
+        (name, [f"{group} ({int(where.sum()):,})" for group, where in chosen.items()]),
+        ("arm", [names[arm] for arm in results.arms]),
+        [[value_of(results, arm, one, where) for arm in results.arms] for where in chosen.values()],
+        one.kind,
     )
-
-
-def _group_table(results: Results, names: Names, labels: np.ndarray, of: str) -> Table:
-    rows = []
-    there = [one for one in _GROUPED if results.mean(results.arms[0], one.key) is not None]
-    for group in sorted(set(labels) - {""}):
-        chosen = labels == group
-        for arm in results.arms:
-            found = (cell for one in there for cell in value_of(results, arm, one.key, chosen))
-            rows.append((str(group), int(chosen.sum()), names[arm], *found))
-    columns = (Column(of, of), Column("examples", "examples", "integer"), Column("arm", "arm"), *columns_of(there))
-    return Table(f"groups-{of}", f"By {of}", columns, tuple(rows))
 
 
 def calibration(results: Results, names: Names) -> Section | None:
     """Whether a model that says p is right in a share p of the cases."""
-    series = []
-    for arm in results.arms:
-        by_seed = [r.reliability for r in results.of(arm)]
-        count = min(len(bins) for bins in by_seed)
-        if count < 2:
-            return None
-        points = [[bins[i] for bins in by_seed] for i in range(count)]
-        series.append(
-            Series(
-                names[arm],
-                tuple(float(np.mean([b.predicted for b in column])) for column in points),
-                tuple(float(np.mean([b.observed for b in column])) for column in points),
-            )
-        )
+    charts = tuple(filter(None, (_token_reliability(results, names), _end_reliability(results, names))))
+    if not charts:
+        return None
     table = metric_table(results, names, CALIBRATION, ("calibration", "Calibration"))
-    ends = (0.0, 1.0)
-    chart = Chart(
-        "reliability", "line", "Reliability", "confidence: probability of the top token", "share of top tokens right",
-        (Series("calibrated", ends, ends, is_reference=True), *series),
-        "Above the diagonal the model is right more often than it says, below it less often.",
-        format_x="percent", format_y="percent",
-    )  # fmt: skip
     return Section(
         "calibration",
         "Calibration",
         "Points on the diagonal mean that confidence can be believed.",
-        charts=(chart,),
+        charts=charts,
         tables=() if table is None else (table,),
-        notes=("Bins hold equal numbers of tokens; means over seeds.",),
+        notes=("Bins of confidence hold equal numbers of tokens; those of the end are places. Means over seeds.",),
     )
+
+
+def _token_reliability(results: Results, names: Names) -> Chart | None:
+    told = "Above the diagonal the model is right more often than it says, below it less often."
+    series = _diagram(results, names, {arm: [r.reliability for r in results.of(arm)] for arm in results.arms})
+    return None if series is None else Chart(
+        "reliability", "line", "Reliability", "confidence: probability of the top token", "share of top tokens right",
+        series, f"{told}{grey(results)}", format_x="percent", format_y="percent",
+    )  # fmt: skip
+
+
+def _end_reliability(results: Results, names: Names) -> Chart | None:
+    told = (
+        "A point is a place in the answer. Below the diagonal the model wants to stop there more often than the data."
+    )
+    series = _diagram(results, names, {arm: [r.end_reliability for r in results.of(arm)] for arm in results.arms})
+    return None if series is None else Chart(
+        "end-reliability", "line", "Reliability of the end", "probability of ending", "share of answers that end",
+        series, f"{told}{grey(results)}", format_x="percent", format_y="percent",
+    )  # fmt: skip
+
+
+def _diagram(results: Results, names: Names, bins: Mapping[Arm, Sequence[Sequence[Bin]]]) -> tuple[Series, ...] | None:
+    """Said against seen beside the diagonal, means over seeds; None where an arm has fewer than two bins."""
+    lines = {}
+    for arm, by_seed in bins.items():
+        points = list(zip(*by_seed, strict=False))
+        if len(points) < 2:
+            return None
+        lines[arm] = Series(
+            names[arm],
+            tuple(float(np.mean([b.predicted for b in column])) for column in points),
+            tuple(float(np.mean([b.observed for b in column])) for column in points),
+        )
+    ends = (0.0, 1.0)
+    return (Series("calibrated", ends, ends, is_reference=True), *in_view(results, lines))
 
 
 def forgetting(results: Results, names: Names) -> Section | None:

@@ -5,94 +5,89 @@ from __future__ import annotations
 import numpy as np
 
 from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
-from sftloss.experiments._findings import Names
-from sftloss.experiments._plan import Arm
-from sftloss.experiments._results import Forecast
-from sftloss.experiments._sections import cells
-from sftloss.experiments._verdicts import Results
+from sftloss.experiments._findings import Names, relative_forecast
+from sftloss.experiments._plan import Plan
+from sftloss.experiments._sections import cells, folded, grey, in_view, outstanding, parts
+from sftloss.experiments._verdicts import SHIFT, Results
 
 _BINS = 24
+_PREDICTED = Column(
+    "within",
+    "predicted, given the prompt",
+    "ratio",
+    "As length varies among the data's answers to one prompt.",
+)
+_GENERATED = folded("generated", "generated", "ratio", "Mean tokens over the first arm's, same prompts and seeds.")
 
 
-def lengths(results: Results, names: Names) -> Section | None:
-    """Predicted and generated mean lengths side by side, and the distributions."""
+def lengths(plan: Plan, results: Results, names: Names) -> Section | None:
+    """Predicted and generated lengths against the first arm's side by side, tokens, and the distributions."""
     if not results.first.lengths or results.mean(results.arms[0], "length_ratio") is None:
         return None
     reference = float(np.mean(results.first.reference_lengths))
-    parts = []
-    for arm in results.arms:
-        seen = results.mean(arm, "length_ratio")
-        parts.append(f"{names[arm]} {reference * seen.value:.1f}" if seen is not None else names[arm])
-    tables = [_table(results, names), *filter(None, (_by_task(results, names),))]
+    seen = {arm: results.mean(arm, "length") for arm in outstanding(results)}
+    told = ", ".join(f"{names[arm]} {mean.value:.1f}" for arm, mean in seen.items() if mean is not None)
     return Section(
         "lengths",
         "Answer length",
-        f"Held-out answers have {reference:.1f} tokens in the mean, generated ones: {', '.join(parts)}.",
+        f"Held-out answers have {reference:.1f} tokens in the mean, {'sampled' if plan.samples else 'greedy'} ones: "
+        f"{told}.",
         charts=(_distribution(results, names),),
-        tables=tuple(tables),
+        tables=(_against_first(results, names), _tokens(results, names, reference), *_by_task(results, names)),
         notes=(
             "Predicted: at its optimum, cross-entropy with the weight T^-alpha on a sequence learns the data "
             "reweighted by it; only the variation of length given the prompt can tilt. It says nothing of other "
-            "losses, and of finite training only where it ends up. Lengths count the end of the answer; answers that "
-            "were cut off count as long as they got.",
+            "losses, and of finite training only where it ends up. Both are relative to the first arm: predicted from "
+            "the training rows, generated on the held-out prompts, paired, with 95% intervals over examples and "
+            "seeds. Lengths count the end of the answer; answers that were cut off count as long as they got.",
         ),
     )
 
 
-def _forecast(results: Results, arm: Arm, task: str = "") -> Forecast | None:
-    return results.of(arm)[0].forecasts.get(task) if arm.loss == "cross_entropy" else None
+def _against_first(results: Results, names: Names) -> Table:
+    rows = tuple(
+        (names[arm], relative_forecast(results, arm), relative_forecast(results, arm, is_bound=True),
+         *cells(results.relative(arm, "length_ratio")))
+        for arm in results.arms[1:]
+    )  # fmt: skip
+    bound = Column("whole", "predicted bound", "ratio", "If the prompt said nothing about length.")
+    columns = (Column("arm", "arm"), _PREDICTED, bound, *_GENERATED)
+    return Table("lengths", "Length against the first arm: predicted and generated", columns, rows)
 
 
-def _table(results: Results, names: Names) -> Table:
-    rows = []
+def _tokens(results: Results, names: Names, reference: float) -> Table:
+    """Tokens of an answer, of the references and of each arm."""
+    rows: list[tuple[Cell, ...]] = [("references", reference, None, None, None, None, None)]
     for arm in results.arms:
-        told = _forecast(results, arm)
-        seen = cells(results.mean(arm, "length_ratio"))
-        ratios: tuple[Cell, ...] = (None, None)
-        if told is not None and told.data > 0:
-            ratios = (told.within_prompt / told.data, told.whole / told.data)
-        rows.append((names[arm], *ratios, *seen))
+        rows.append((names[arm], *cells(results.mean(arm, "length")), *cells(results.mean(arm, "length_ratio"))))
     columns = (
         Column("arm", "arm"),
-        Column("within", "predicted, given the prompt", "ratio", "Mean length over the training data's."),
-        Column("whole", "predicted bound", "ratio", "If the prompt said nothing about length."),
-        Column("generated", "generated", "ratio", "Mean length of samples over the held-out references'."),
-        Column("generated_low", "low", "ratio"),
-        Column("generated_high", "high", "ratio"),
+        *folded("tokens", "mean tokens"),
+        *folded("ratio", "over the references", "ratio"),
     )
-    return Table("lengths", "Mean length over the data's: predicted and generated", columns, tuple(rows))
+    return Table("length-tokens", "Tokens of an answer", columns, tuple(rows))
 
 
-def _by_task(results: Results, names: Names) -> Table | None:
-    """The same by task: where answers of several lengths share a prompt is where a tilt can be seen."""
-    tasks = np.asarray(results.first.examples.task)
-    ratios = results.ratios(results.arms[0], "length_ratio")
-    if len(set(tasks)) < 2 or ratios is None:
-        return None
-    rows = []
-    # first the tasks in which a tilt is predicted: a page that is cut short then shows them
-    for task in sorted(set(tasks) - {""}, key=lambda task: (-_shift(results, task), task)):
-        chosen = tasks == task
-        for arm in results.arms:
-            told = _forecast(results, arm, task)
-            seen = cells(results.mean(arm, "length_ratio", chosen))
-            predicted = None if told is None or not told.data > 0 else told.within_prompt / told.data
-            rows.append((task, names[arm], predicted, *seen))
-    columns = (
-        Column("task", "task"),
-        Column("arm", "arm"),
-        Column("within", "predicted, given the prompt", "ratio"),
-        Column("generated", "generated", "ratio"),
-        Column("generated_low", "low", "ratio"),
-        Column("generated_high", "high", "ratio"),
-    )
-    return Table("lengths-task", "By task", columns, tuple(rows))
+def _by_task(results: Results, names: Names) -> tuple[Table, ...]:
+    """The same by task, where a tilt is predicted in any: those come first."""
+    labels, arms = np.asarray(results.first.examples.task), results.arms[1:]
+    tasks = sorted(set(labels) - {""}, key=lambda task: (-_shift(results, task), task))
+    if len(tasks) < 2 or _shift(results, tasks[0]) < SHIFT:
+        return ()
+    rows = tuple(
+        (str(task), names[arm], relative_forecast(results, arm, task),
+         *cells(results.relative(arm, "length_ratio", labels == task)))
+        for task in tasks
+        for arm in arms
+    )  # fmt: skip
+    columns = (Column("task", "task"), Column("arm", "arm"), _PREDICTED, *_GENERATED)
+    return parts(Table("lengths-task", "Length against the first arm by task", columns, rows))
 
 
 def _shift(results: Results, task: str) -> float:
     """The largest shift that any arm predicts for a task."""
-    told = [_forecast(results, arm, task) for arm in results.arms]
-    return round(max((abs(f.within_prompt / f.data - 1) for f in told if f is not None and f.data > 0), default=0.0), 6)
+    told = (relative_forecast(results, arm, task) for arm in results.arms)
+    return round(max((abs(ratio - 1.0) for ratio in told if ratio is not None), default=0.0), 6)
 
 
 def _distribution(results: Results, names: Names) -> Chart:
@@ -107,11 +102,11 @@ def _distribution(results: Results, names: Names) -> Chart:
         share = tuple(float((values <= point).mean()) for point in points)
         return Series(label, tuple(points.tolist()), share, is_reference=is_reference)
 
-    series = [line(names[arm], pooled[arm]) for arm in results.arms]
-    medians = ", ".join(f"{names[arm]} {np.median(pooled[arm]):.0f}" for arm in results.arms)
+    drawn = in_view(results, {arm: line(names[arm], pooled[arm]) for arm in results.arms})
+    medians = ", ".join(f"{names[arm]} {np.median(pooled[arm]):.0f}" for arm in outstanding(results))
     return Chart(
         "length-distribution", "line", "Answers up to each length", "tokens of the answer", "share of answers",
-        (line("references", references, True), *series),
-        f"Cumulative shares. Median lengths: references {np.median(references):.0f}, {medians}.",
+        (line("references", references, True), *drawn),
+        f"Cumulative shares. Median lengths: references {np.median(references):.0f}, {medians}.{grey(results)}",
         format_x="integer", format_y="percent",
     )  # fmt: skip

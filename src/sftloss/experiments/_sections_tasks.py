@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
 from sftloss.experiments._findings import Names
 from sftloss.experiments._plan import Arm
-from sftloss.experiments._sections import cells
+from sftloss.experiments._sections import NOTHING, folded, parts
+from sftloss.experiments._sections_metrics import SEEDS_BAND
 from sftloss.experiments._verdicts import Comparison, Results
-from sftloss.experiments._words import conclusion
+from sftloss.experiments._words import conclusion, counted
 
-_NONE = (None, None, None)
-_ROWS = 12  # as many as a page of Markdown shows
 _LINES = 8
 _OVER_TIME = (
     ("loss", "Training loss", "loss of a step, nats", "nats"),
@@ -44,38 +42,20 @@ def by_task(compared: Sequence[Comparison], names: Names) -> Section | None:
             for one in ours.values()
             if one.is_different and one.measure in measures
         ]
-        found = (cell for m in measures for cell in (cells(ours[m].difference, ours[m].level) if m in ours else _NONE))
+        found = (cell for m in measures for cell in (counted(ours[m]) if m in ours else NOTHING))
         rows.append((names[arm], *found, ", ".join(told) or "no difference shown"))
     columns = [Column("arm", "arm")]
     for measure in measures:
-        columns += _folded(measure.id, measure.task or "all tokens")
+        columns += folded(measure.id, measure.task or "all tokens")
     columns.append(Column("verdict", "verdict"))
     table = Table("by-task", "Held-out loss: difference from the first arm", tuple(columns), tuple(rows))
     return Section(
         "comparison-tasks",
         "Task by task",
         conclusion(compared, names),
-        tables=_parts(table),
+        tables=parts(table),
         notes=("Nats a token; the intervals of all verdicts hold together at 95%.",),
     )
-
-
-def _folded(key: str, label: str) -> tuple[Column, ...]:
-    """A value and its bounds, which a page shows as one."""
-    ends = (Column(f"{key}_{end}", end, "number") for end in ("low", "high"))
-    return (Column(key, label, "number"), *ends)
-
-
-def _parts(table: Table) -> tuple[Table, ...]:
-    """The table in pieces that a page shows whole."""
-    starts = range(0, len(table.rows), _ROWS)
-    if len(starts) < 2:
-        return (table,)
-    return tuple(
-        replace(table, id=f"{table.id}-{i}", title=f"{table.title} ({i} of {len(starts)})",
-                rows=table.rows[start : start + _ROWS])
-        for i, start in enumerate(starts, 1)
-    )  # fmt: skip
 
 
 def task_weights(results: Results, names: Names) -> Section | None:
@@ -93,8 +73,8 @@ def task_weights(results: Results, names: Names) -> Section | None:
         "Task weights",
         f"{lead}; in {still} they stayed within 1% of where they began." if still else f"{lead}.",
         charts=(*charts, *_courses(results, arms, names)),
-        tables=(*_parts(_ends(results, arms, names)), Table("task-weights-end", "The last step", columns, rows)),
-        notes=("Lines are means over seeds, bands reach from the lowest to the highest seed.",),
+        tables=(*parts(_ends(results, arms, names)), Table("task-weights-end", "The last step", columns, rows)),
+        notes=("Lines are means over seeds.",),
     )
 
 
@@ -118,7 +98,16 @@ def _lines(key: str, title: str, label: str, kind: str, series: tuple[Series, ..
         return None
     ends = ", ".join(f"{one.label} {one.y[-1]:.3g}" for one in series)
     return Chart(
-        key, "line", title, "optimizer step", label, series, f"At the end: {ends}.", format_x="integer", format_y=kind
+        key,
+        "line",
+        title,
+        "optimizer step",
+        label,
+        series,
+        f"At the end: {ends}.",
+        format_x="integer",
+        format_y=kind,
+        bounds=SEEDS_BAND,
     )
 
 
@@ -143,7 +132,7 @@ def conflicts(results: Results, names: Names) -> Section | None:
         "Conflicts of gradients",
         f"Gradients of two tasks pointed against each other in {told} of the pairs.",
         charts=() if chart is None else (chart,),
-        tables=_parts(Table("task-conflicts-end", "At the end", tuple(columns), tuple(rows))),
+        tables=parts(Table("task-conflicts-end", "At the end", tuple(columns), tuple(rows))),
         notes=("Means over seeds. Weights do not change the sign of a cosine, but the path that is trained.",),
     )
 
@@ -170,7 +159,7 @@ def _ends(results: Results, arms: Sequence[Arm], names: Names) -> Table:
         )
     columns = [Column("arm", "arm")]
     for task in tasks:
-        columns += _folded(task, task)
+        columns += folded(task, task)
     return Table("task-weights-by-arm", "Where weights ended", tuple(columns), tuple(rows))
 
 
@@ -199,7 +188,7 @@ def _chart(results: Results, arm: Arm, name: str, number: int) -> Chart | None:
     ends = ", ".join(f"{one.label} {one.y[-1]:.2f}" for one in series)
     return Chart(
         f"task-weights-{number}", "line", name, "optimizer step", "weight", series, f"At the end: {ends}.",
-        format_x="integer",
+        format_x="integer", bounds=SEEDS_BAND,
     )  # fmt: skip
 
 

@@ -9,10 +9,12 @@ from types import MappingProxyType
 
 from sftloss.analysis.document import Document
 from sftloss.errors import ConfigError
+from sftloss.experiments._answers import Claim, answer
 from sftloss.experiments._compare import compare
 from sftloss.experiments._plan import Plan
 from sftloss.experiments._runner import Manner
 from sftloss.report import Report, render_markdown, write_text_atomic
+from sftloss.report._markdown import escape
 
 _SEEDS = (0, 1, 2, 3, 4)
 _SIZE = {"seeds": _SEEDS, "train_rows": 4000, "eval_rows": 320, "steps": 600, "batch_size": 16, "max_new_tokens": 48}
@@ -20,12 +22,20 @@ _SIZE = {"seeds": _SEEDS, "train_rows": 4000, "eval_rows": 320, "steps": 600, "b
 
 @dataclass(frozen=True)
 class Study:
-    """A question, what was claimed, and the comparison that asks it."""
+    """A question and the comparison that asks it.
+
+    Attributes:
+        name, title: Of its command and of its page.
+        asks: What was said, and what is trained to see.
+        claim: What its verdicts are held against; without one the headlines have to do.
+        plan: What is compared.
+    """
 
     name: str
     title: str
-    claim: str
+    asks: str
     plan: Plan
+    claim: Claim | None = None
 
 
 # fixed weights first: equal ones of task means, the plain mean over tokens, by size; then those that losses move, by
@@ -47,6 +57,7 @@ _ALL = (
         "dividing by the length teaches shorter answers wherever one prompt has answers of several lengths. Here "
         "models are trained under the exponents 0 (token mean), 0.5 (sqrt) and 1 (example mean) of the length.",
         Plan(normalisations=("token-mean", "sqrt", "example-mean"), **_SIZE),  # type: ignore[arg-type]
+        Claim("dividing by the length makes answers longer", "answer length", "higher"),
     ),
     Study(
         "focal",
@@ -54,13 +65,16 @@ _ALL = (
         "Focal loss is said to help with hard tokens by turning down the easy ones. One answer in ten of the training "
         "rows is wrong on purpose, so that hard tokens are not always worth learning.",
         Plan(losses=("cross_entropy", "focal(gamma=1)", "focal(gamma=2)"), noise=0.1, **_SIZE),  # type: ignore[arg-type]
+        Claim("focal loss gives more right answers", "right answers", "higher"),
     ),
     Study(
         "instruction-response",
         "Training on the instruction too",
         "The loss of the prompt's tokens may be weighted against the answer's: 0 trains answers alone, 1 trains both "
-        "alike. The normalizer is the sum of the weights, so the learning rate is not hidden in them.",
+        "alike. A tutorial offers 0.1 as made for instructions and shows no model trained with it. The normalizer is "
+        "the sum of the weights, so the learning rate is not hidden in them.",
         Plan(prompt_weights=(0.0, 0.1, 1.0), **_SIZE),  # type: ignore[arg-type]
+        Claim("training the instruction too gives more right answers", "right answers", "higher"),
     ),
     Study(
         "multitask",
@@ -129,4 +143,5 @@ def study_page(name: str, document: Document) -> str:
     kept = replace(document, title=one.title, sections=tuple(s for s in document.sections if s.id != "outputs"))
     title, _, body = render_markdown(kept).partition("\n")
     told = f"This page is written by `sftloss study {name}` from [{name}.json]({name}.json)."
-    return f"{title}\n\n{one.claim}\n\n{told}\n{body}"
+    said = "" if one.claim is None else f"**Answer.** {escape(answer(document, one.claim))}\n\n"
+    return f"{title}\n\n{one.asks}\n\n{said}{told}\n{body}"

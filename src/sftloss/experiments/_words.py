@@ -9,12 +9,31 @@ from sftloss.experiments._plan import Arm
 from sftloss.experiments._verdicts import Comparison, Measure
 
 
+def unit(measure: Measure) -> str:
+    """What a difference is counted in."""
+    return "percentage points" if measure.kind == "percent" else measure.unit
+
+
+def in_unit(value: float, measure: Measure) -> float:
+    """A difference in its unit: one of shares is counted in percentage points."""
+    return 100.0 * value if measure.kind == "percent" else value
+
+
+def counted(one: Comparison) -> tuple[float, float | None, float | None]:
+    """A difference and the ends of its simultaneous interval, in its unit."""
+    value, bounds = in_unit(one.difference.value, one.measure), one.bounds
+    if bounds is None:
+        return value, None, None
+    return value, in_unit(bounds.low, one.measure), in_unit(bounds.high, one.measure)
+
+
 def number(value: float, measure: Measure) -> str:
     """A value, or the size of a difference, in the measure's own unit."""
     if measure.kind == "percent":
-        return f"{100 * value:.1f} percentage points"
-    text = f"{value:.3f}" if abs(value) >= 0.0005 or value == 0 else f"{value:.1e}"
-    return f"{text} {measure.unit}".strip()
+        text = f"{100 * value:.1f}"
+    else:
+        text = f"{value:.3f}" if abs(value) >= 0.0005 or value == 0 else f"{value:.1e}"
+    return f"{text} {unit(measure)}".strip()
 
 
 def signed(value: float, measure: Measure) -> str:
@@ -23,9 +42,8 @@ def signed(value: float, measure: Measure) -> str:
 
 
 def between(bounds: Interval, measure: Measure) -> str:
-    factor = 100.0 if measure.kind == "percent" else 1.0
     digits = 1 if measure.kind == "percent" else 3
-    low, high = (f"{factor * v:+.{digits}f}" for v in (bounds.low, bounds.high))
+    low, high = (f"{in_unit(v, measure):+.{digits}f}" for v in (bounds.low, bounds.high))
     return f"{low} to {high}"
 
 
@@ -64,26 +82,11 @@ def said(comparison: Comparison, names: tuple[str, str]) -> str:
     """The sentence of a difference that the data supports; `names` are of the arm and of the reference."""
     arm, reference = names
     measure, mean = comparison.measure, comparison.difference
-    bounds = mean.interval(comparison.level)
+    bounds = comparison.bounds
     assert bounds is not None
     more = "higher" if mean.value > 0 else "lower"
     judged = "" if not measure.better else ", which is better" if measure.better == more else ", which is worse"
     return (
         f"{arm} against {reference}: {measure.name} {more} by {number(abs(mean.value), measure)}{judged}; "
         f"simultaneous interval {between(bounds, measure)}."
-    )
-
-
-def silent(comparison: Comparison, names: tuple[str, str]) -> str:
-    """The sentence where the data shows no difference, with what it could have shown."""
-    arm, reference = names
-    measure, mean = comparison.measure, comparison.difference
-    bounds = mean.interval(comparison.level)
-    if bounds is None:
-        return f"{arm} against {reference}, {measure.name}: too little data for an interval."
-    least = number(mean.detectable(comparison.level), measure)
-    return (
-        f"{arm} against {reference}: no difference in {measure.name} that this data can show "
-        f"({signed(mean.value, measure)}, interval {between(bounds, measure)}); "
-        f"the smallest it would have found is about {least}."
     )

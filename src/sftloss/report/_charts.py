@@ -81,7 +81,11 @@ def _draw_line(layout: _Layout) -> None:
         style: _Dash = (0, (3.0, 3.0)) if number % 2 else "solid"  # two anchors of one picture differ
         grey = stand_in("reference")
         layout.axes.plot(xs, [p[1] for p in points], color=grey, linewidth=1.2, linestyle=style, zorder=1.5)
-    for index, series in layout.drawn:
+    for series in (series for _, series in layout.drawn if series.is_faint):
+        points = _points(series)
+        xs = [layout.places[x] for x, *_ in points]
+        layout.axes.plot(xs, [p[1] for p in points], color=stand_in("reference"), linewidth=0.9, alpha=0.6, zorder=1.2)
+    for index, series in (one for one in layout.drawn if not one[1].is_faint):
         points = _points(series)
         if not layout.is_categorical:
             points.sort(key=lambda point: typing.cast(float, point[0]))
@@ -149,11 +153,16 @@ def _draw_point(layout: _Layout) -> None:
         for x, y, *_ in points:
             at = layout.places[x]
             axes.plot((y, y), (at - 0.3, at + 0.3), color=stand_in("reference"), linewidth=1.6, zorder=2)
-    for index, series, offset, _ in _slots(layout, 0.62):
+    places = [x for _, series in layout.drawn for x, y, *_ in _points(series) if not math.isnan(y)]
+    width = 0.62 if len(set(places)) < len(places) else 0.0  # series that never meet share the middle of the row
+    for index, series, offset, _ in _slots(layout, width):
+        ink = stand_in("muted") if series.is_faint else colour(index)
+        thick, marker = (1.2, "o") if series.is_faint else (2, MARKERS[index % len(MARKERS)])
+        face = stand_in("paper") if series.is_faint else ink
         for x, y, low, high in _points(series):
             at = layout.places[x] + offset
-            axes.plot((low, high), (at, at), color=colour(index), linewidth=2, zorder=3, solid_capstyle="butt")
-            axes.plot((y,), (at,), color=colour(index), marker=MARKERS[index % len(MARKERS)], markersize=7, zorder=4)
+            axes.plot((low, high), (at, at), color=ink, linewidth=thick, zorder=3, solid_capstyle="butt")
+            axes.plot((y,), (at,), color=ink, markerfacecolor=face, marker=marker, markersize=7, zorder=4)
 
 
 def draws_dots(chart: Chart) -> bool:

@@ -8,11 +8,11 @@ import xml.etree.ElementTree as ElementTree
 # Okabe-Ito, in the order that stays apart for every kind of colour blindness; the two lightest are deepened to
 # be seen on white. Drawn as stand-in colours, so that the page (light, dark, print) decides.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b57f00", "#3f4a54")
-_FALLBACK = {"ink": "#1c2024", "muted": "#5c6670", "grid": "#e3e6e9", "reference": "#98a1aa"}
+_FALLBACK = {"ink": "#1c2024", "muted": "#5c6670", "grid": "#e3e6e9", "reference": "#98a1aa", "paper": "#fdfdfc"}
 
 
 def stand_in(name: str) -> str:
-    """The colour drawn for a CSS variable: one of `ink`, `muted`, `grid`, `reference`, `c0` to `c5`."""
+    """The colour drawn for a CSS variable: one of `ink`, `muted`, `grid`, `reference`, `paper`, `c0` to `c5`."""
     if name[0] == "c":
         return f"#0102{int(name[1:]) + 16:02x}"
     return f"#0101{list(_FALLBACK).index(name) + 16:02x}"

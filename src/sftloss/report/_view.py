@@ -77,6 +77,9 @@ def _legend(chart: Chart) -> list[View]:
     index = 0
     form = "point" if draws_dots(chart) else chart.kind
     for series in chart.series:
+        if series.is_faint and chart.kind == "line":
+            index += 1
+            continue
         entry: View = {
             "label": shorten(clean(series.label), 120),
             "kind": "reference" if series.is_reference else form,
@@ -84,6 +87,7 @@ def _legend(chart: Chart) -> list[View]:
         if series.is_reference:
             entry["dash"] = "3 3" if sum(e["kind"] == "reference" for e in entries) % 2 and chart.kind == "line" else ""
         else:
+            entry["kind"] = "hollow" if series.is_faint else form
             entry |= {
                 "colour": index % len(SERIES),
                 "dash": DASHES[index % len(DASHES)],
@@ -120,7 +124,7 @@ def _chart(chart: Chart, prefix: str, limits: Limits, context: _Context) -> View
     # the only text of the page that is not escaped by the template: our own SVG, escaped by its XML writer
     picture: Markup = Markup(render_chart(chart, prefix=prefix, alongside=context.alongside))
     has_interval = any(bound is not None for series in chart.series for bound in series.low or ())
-    told = {"line": "shaded: interval", "bar": "thin line: interval", "point": "line: interval"}[chart.kind]
+    drawn = {"line": "shaded", "bar": "thin line", "point": "line"}[chart.kind]
     data = _table(context.numbers or chart_table(chart), Limits(rows=limits.data_rows, cell=limits.cell))
     return {
         "title": clean(chart.title),
@@ -128,7 +132,7 @@ def _chart(chart: Chart, prefix: str, limits: Limits, context: _Context) -> View
         "description": "" if chart.description == context.lead else _sentence(chart.description),
         "svg": picture,
         "legend": _legend(chart),
-        "interval": told if has_interval else "",
+        "interval": f"{drawn}: {prose(chart.bounds)}" if has_interval else "",
         "data": data,
     }
 
