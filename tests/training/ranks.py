@@ -47,6 +47,13 @@ ROUTER = 0.5
 mixture = partial(model_of, "mixtral", router_aux_loss_coef=ROUTER)
 
 
+@cache
+def exact_and_plain(truth: Callable[[torch.dtype], Found]) -> tuple[Found, tuple[float, float]]:
+    """The truth, and what the plain formula errs in float32."""
+    exact = truth(torch.float64)
+    return exact, truth(torch.float32).errors(exact)
+
+
 @dataclass(frozen=True)
 class Case:
     """A step, as a function of the model's dtype, and its truth, as one too."""
@@ -56,8 +63,7 @@ class Case:
 
     def errors(self) -> list[float]:
         """Loss, gradient; then both in float32, beyond the plain formula's own."""
-        exact = self.truth(torch.float64)
-        allowed = self.truth(torch.float32).errors(exact)
+        exact, allowed = exact_and_plain(self.truth)
         narrow = self.step(torch.float32).errors(exact)
         eps = torch.finfo(torch.float32).eps
         beyond = [(ours - 2 * theirs) / eps for ours, theirs in zip(narrow, allowed, strict=True)]
