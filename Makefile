@@ -1,20 +1,22 @@
-# Four commands: make demo, make test, make check, make format. Each says what it does; none deletes .venv.
+# make demo, make test, make check, make format. Each says what it does; none deletes .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+HOSTS ?= .venv-hosts
 WORKERS ?= 2
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # two workers with one thread each beat two that fight for the same cores
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: demo test test-all check format clean help
+.PHONY: demo test test-all test-hosts check format clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      a report from a tiny model and generated data, no network after the install, no GPU"
 	@echo "make test      the tests, in minutes"
 	@echo "make test-all  also the slow ones"
+	@echo "make test-hosts  those that skip without DeepSpeed, Axolotl, ms-swift, bitsandbytes or a tracker"
 	@echo "make check     style, types and import direction"
 	@echo "make format    rewrite the code in the house style"
 	@echo "make clean     remove caches, builds and demo reports"
@@ -30,6 +32,14 @@ test: $(VENV)/.sftloss-dev
 test-all: $(VENV)/.sftloss-dev
 	@echo "test-all: every test, $(WORKERS) workers"
 	@$(TEST)
+
+# a skip is a failure there; DeepSpeed compiles in the first minutes, once
+HOST_TESTS := tests/training/test_zero.py tests/finetune/test_zero.py tests/training/test_plugins.py \
+	tests/training/test_adapters.py tests/finetune/test_trackers.py
+
+test-hosts: $(HOSTS)/.sftloss-hosts
+	@echo "test-hosts: what needs other frameworks, one worker"
+	@OMP_NUM_THREADS=1 SFTLOSS_HOSTS=1 $(HOSTS)/bin/python -m pytest --timeout 900 $(HOST_TESTS)
 
 check: $(VENV)/.sftloss-dev
 	@echo "check: style (ruff), types (mypy), import direction (import-linter)"
@@ -62,3 +72,12 @@ $(VENV)/.sftloss-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "install: sftloss and what its tests need, into $(VENV) (torch is the large part)"
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cli,dev]"
 	@touch $@ $(VENV)/.sftloss-cli
+
+# a layer over $(VENV): it sees what is there and adds packages of its own
+$(HOSTS)/.sftloss-hosts: constraints-hosts.txt $(VENV)/.sftloss-dev
+	@echo "install: the packages of constraints-hosts.txt, into $(HOSTS)"
+	@$(BIN)/python -m venv --clear $(HOSTS)
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(HOSTS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+	@DS_BUILD_OPS=0 $(HOSTS)/bin/python -m pip install --quiet --no-deps --requirement constraints-hosts.txt
+	@touch $@

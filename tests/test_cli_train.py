@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli_tools import run, write_rows
+from tests.finetune.runs import PLANTED, write_planted
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -79,6 +81,29 @@ def test_a_run_told_to_stop_saves_a_checkpoint_and_exits_by_its_code(number: int
     assert not (out / "model").exists()
 
 
+def test_rows_behind_a_spike_are_named_unasked_and_in_the_history(tmp_path: Path) -> None:
+    data = write_planted(tmp_path / "rows.jsonl")
+    flags = [word for name, value in PLANTED.items() for word in (f"--{name.replace('_', '-')}", value)]
+    words = ("train", "-m", "demo", "-d", data, "--device", "cpu", "--max-steps", 30, *flags)
+    done = run(*words, "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    (told,) = (line for line in done.stderr.splitlines() if f"is at {data}:41 (100% of it" in line)
+    assert told.startswith("sftloss: a spike: ")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
+    noted = {line["step"]: line["spike"] for line in lines if "spike" in line}
+    assert noted[28].startswith(f"{data}:41 (100%") and noted[28] in told
+    assert len(noted) == next(line["spikes"] for line in lines if "spikes" in line)
+    quiet = run(*words, "-q", "-o", tmp_path / "quiet")
+    assert quiet.exit_code == 0 and quiet.stderr == ""
+
+
+def test_a_loss_that_is_not_finite_is_one_sentence_that_names_us_once(tmp_path: Path) -> None:
+    high = ("--learning-rate", 1e30, "--max-grad-norm", 1e30)
+    done = run(*DEMO, "--max-examples", 40, *high, "-q", "-o", tmp_path / "out")
+    assert done.exit_code == 3, done.output
+    assert done.stderr.startswith("sftloss: the loss is not finite at ") and done.stderr.count("sftloss: ") == 1
+
+
 def test_train_refuses_a_folder_with_a_run(tmp_path: Path) -> None:
     assert run(*SHORT, "-q", "-o", tmp_path / "out").exit_code == 0
     again = run(*SHORT, "-o", tmp_path / "out")
@@ -103,6 +128,23 @@ def test_dry_run_says_what_would_be_trained_and_writes_nothing(tmp_path: Path) -
     assert told["counts"]["steps"] == 75 and told["counts"]["examples"] == 600
     assert told["memory"]["optimizer"] == 2 * told["memory"]["gradients"] == 2 * told["memory"]["parameters"]
     assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_on_a_terminal_colours_what_is_trained_unlike_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_COLOR", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    data = write_rows(tmp_path / "rows.jsonl", [{"prompt": "say it", "completion": "plum"}])
+    done = run("train", "-m", "demo", "-d", data, "--device", "cpu", "--dry-run")
+    assert done.exit_code == 0, done.output
+    parts = re.findall(r"\x1b\[([\d;]+)m([^\x1b]*)\x1b\[0m", done.stdout)
+    (asked,) = {colour for colour, text in parts if "say" in text}
+    (answered,) = {colour for colour, text in parts if "plum" in text}
+    assert answered == "1;32" and asked == "2", "bold green, dim"
+    assert "[trained]" not in done.stdout
 
 
 def test_train_trains_adapters(tmp_path: Path) -> None:

@@ -87,6 +87,6 @@ def _two_passes(hidden, head, targets, coefficients, objective, rest):  # type: 
     stats = token_statistics(hidden, head, counted, fields=(*fields, *plan.fields), plan=plan)
     losses = objective(TokenStats(stats.fields, stats.vocab_size, extras))
     # a dropped row's objective may be anything at statistics of 0; where keeps it out of value and gradient
-    terms = torch.where(counted != -100, losses, 0.0) * coefficients.to(losses.dtype)
+    terms = torch.where(counted != -100, losses, 0.0).double() * coefficients
     detached = {name: value.detach() for name, value in stats.fields.items()}
-    return terms.sum(), TokenStats(detached, stats.vocab_size, extras)
+    return terms.sum().to(losses.dtype), TokenStats(detached, stats.vocab_size, extras)

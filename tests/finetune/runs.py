@@ -66,6 +66,21 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     return out
 
 
+PLANTED: dict[str, Any] = {"batch_size": 1, "epochs": 1.0, "learning_rate": 1e-4, "seed": 10, "logging_every": 30}
+"""With these the absurd row of `write_planted` comes in step 28, after enough others to know it by."""
+
+
+def write_planted(path: Path) -> Path:
+    """Forty rows that the demo model knows, and line 41."""
+    from sftloss.data.demo import demo_records
+
+    known = [record.messages for record in demo_records(count=240) if record.task == "copy"][:40]
+    rows = [{"prompt": asked.content, "completion": told.content} for asked, told in known]
+    rows.append({"prompt": "copy: red", "completion": "Zq#9@!~ xWv%%7 " * 4})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
 def weights_digest(folder: Path) -> str:
     return hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
 

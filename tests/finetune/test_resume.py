@@ -80,19 +80,38 @@ def refusal(output: Path, **fields: object) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors",
-                                  "trainer_state.json", "sftloss_rank0.safetensors"])  # fmt: skip
+PIECES = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors", "trainer_state.json",
+          "sftloss_rank0.safetensors"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PIECES)
 def test_a_missing_piece_is_refused_by_name(copied: Path, name: str) -> None:
     (copied / "checkpoints" / "checkpoint-12" / name).unlink()
     told = refusal(copied)
     assert f"checkpoint-12 lacks {name}" in told and "resume_from=checkpoint-9" in told
 
 
-def test_a_truncated_piece_is_refused_by_name(copied: Path) -> None:
-    path = copied / "checkpoints" / "checkpoint-12" / "optimizer.pt"
+@pytest.mark.parametrize("name", PIECES)
+def test_a_truncated_piece_is_refused_by_name(copied: Path, name: str) -> None:
+    path = copied / "checkpoints" / "checkpoint-12" / name
     path.write_bytes(path.read_bytes()[:-100])
     told = refusal(copied)
     assert str(path) in told and "bytes and should have" in told and "resume_from=checkpoint-9" in told
+
+
+def test_every_piece_that_a_run_goes_on_from_is_among_these(whole: Path) -> None:
+    """But for what `from_pretrained` reads beside the weights; the model here is in memory."""
+    files = {path.name for path in (whole / "checkpoints" / "checkpoint-12").iterdir()}
+    beside = {"config.json", "generation_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"}
+    assert files - beside == {*PIECES, "sftloss.json"}
+
+
+@pytest.mark.parametrize("end", [0, 100])
+def test_a_truncated_manifest_is_refused_by_name(copied: Path, end: int) -> None:
+    path = copied / "checkpoints" / "checkpoint-12" / "sftloss.json"
+    path.write_bytes(path.read_bytes()[:end])
+    told = refusal(copied)
+    assert f"{path} is damaged" in told and "resume_from=checkpoint-9" in told
 
 
 def test_a_changed_piece_is_refused_by_name(copied: Path) -> None:

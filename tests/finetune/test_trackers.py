@@ -1,14 +1,18 @@
-"""The Trainer's own reporting gets what the run logs: here its TensorBoard callback, with a writer that remembers."""
+"""The Trainer's own reporting gets what the run logs: its TensorBoard callback with a writer that remembers, and where
+they are installed (`make test-hosts`) TensorBoard, W&B and trackio, each read back from what it wrote."""
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import sys
 import types
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.finetune.runs import here
+from tests.finetune.runs import finish, here, history, start
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -55,3 +59,68 @@ def test_a_tracker_gets_the_log_and_the_evaluation_of_each_task(written: dict[st
 def test_without_a_tracker_nothing_is_told(written: dict[str, dict[int, float]]) -> None:
     here(None, max_steps=1)
     assert not written
+
+
+def reported(folder: Path, tracker: str) -> dict[str, dict[int, float]]:
+    """What the history of a run that reports there says of its loss and of its evaluation, by step."""
+    finish(start(folder, max_steps=4, report_to=[tracker], save_every=4))
+    lines = history(folder)
+    names = {"train/loss": "loss", "train/cross_entropy": "cross_entropy", "eval/task_copy_loss": "eval_task_copy_loss"}
+    found = {ours: {line["step"]: line[name] for line in lines if name in line} for ours, name in names.items()}
+    assert list(found["train/loss"]) == [2, 4] and list(found["eval/task_copy_loss"]) == [0, 4]
+    return found
+
+
+def test_tensorboard_has_it_in_an_event_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    expected = reported(tmp_path / "run", "tensorboard")
+    read = events.EventAccumulator(str(tmp_path / "events")).Reload()
+    for name, values in expected.items():
+        # an event holds float32
+        assert {event.step: event.value for event in read.Scalars(name)} == pytest.approx(values, rel=1e-6)
+
+
+def records_of(path: Path) -> list[bytes]:
+    """The records of a W&B file: after a header, blocks of 32 KiB of (checksum, length, kind, bytes), as LevelDB's."""
+    raw, block, whole, part, at = path.read_bytes(), 2**15, [], b"", 7
+    while at + 7 <= len(raw):
+        if block - at % block < 7:  # what is left of a block is too small for a head
+            at += block - at % block
+            continue
+        size, kind = int.from_bytes(raw[at + 4 : at + 6], "little"), raw[at + 6]
+        part, at = part + raw[at + 7 : at + 7 + size], at + 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            whole.append(part)
+            part = b""
+    return whole
+
+
+def test_wandb_has_it_in_an_offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    expected = reported(tmp_path / "run", "wandb")
+    (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    found: dict[str, dict[int, float]] = {}
+    for record in map(Record.FromString, records_of(path)):
+        items = {".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+        for name in expected.keys() & items.keys():
+            found.setdefault(name, {})[items["train/global_step"]] = items[name]
+    assert found == expected
+
+
+def test_trackio_has_it_in_a_local_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    expected = reported(tmp_path / "run", "trackio")
+    (path,) = (tmp_path / "trackio").glob("*.db")
+    with closing(sqlite3.connect(path)) as database:
+        told = [json.loads(values) for (values,) in database.execute("select metrics from metrics")]
+    found: dict[str, dict[int, float]] = {}
+    for line in told:
+        for name in expected.keys() & line.keys():
+            found.setdefault(name, {})[line["train/global_step"]] = line[name]
+    assert found == expected

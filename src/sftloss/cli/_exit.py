@@ -44,7 +44,7 @@ def exit_codes(verbose: bool, names: Iterable[str] = ()) -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":
             _end(_about_memory("out of memory on the device", names), INTERNAL, verbose)
-        told = f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0][:300]}"
+        told = f"{type(error).__name__}: {(_bare(str(error)) or 'no message').splitlines()[0][:300]}"
         hint = "" if verbose else " Run it again with -v for the traceback."
         _end(f"internal error, not your doing: {told}.{hint}", INTERNAL, verbose)
 
@@ -72,7 +72,16 @@ def _about_files(error: OSError) -> str:
 def _end(sentence: str, code: int, verbose: bool) -> None:
     if verbose:
         traceback.print_exc()
-    # the sentence may quote a user's data: no character of it may steer the terminal
-    safe = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in sentence)
-    print(f"sftloss: {safe}", file=sys.stderr)
+    say(sentence)
     raise typer.Exit(code)
+
+
+def say(sentence: str) -> None:
+    """A sentence on stderr that says once whose it is; those of the training room say so by themselves."""
+    # it may quote a user's data: no character of it may steer the terminal
+    safe = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in _bare(sentence))
+    print(f"sftloss: {safe}", file=sys.stderr, flush=True)
+
+
+def _bare(sentence: str) -> str:
+    return sentence.removeprefix("sftloss: ")

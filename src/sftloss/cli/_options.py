@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, get_args, get_type_hints
 
 import typer
 
 from sftloss.cli._exit import exit_codes
+from sftloss.cli._log import heard
 from sftloss.config import Flag, resolve, spelled, to_yaml
 
 
@@ -34,7 +32,8 @@ def takes(schema: type) -> Callable[[Callable[..., int | None]], Callable[..., N
         def command(**given: Any) -> None:
             manner = Manner(given.pop("quiet"), given.pop("verbose"))
             config, print_config = given.pop("config", None), given.pop("print_config", False)
-            with exit_codes(manner.verbose, [f.name for f in fields(schema)]), _hushed(manner):
+            heard_now = heard(quiet=manner.quiet, verbose=manner.verbose)
+            with exit_codes(manner.verbose, [f.name for f in fields(schema)]), heard_now:
                 # typer gives an empty list, not None, for a repeated flag that is absent
                 flags = {name: None if value in ([], ()) else value for name, value in given.items()}
                 options: Any = resolve(schema, flags, config=config)
@@ -113,19 +112,3 @@ def _common(schema: type) -> list[inspect.Parameter]:
         )
         for name, kind, default, spellings, told in flags
     ]
-
-
-@contextmanager
-def _hushed(manner: Manner) -> Iterator[None]:
-    """Other libraries' chatter is noise unless asked for; results never pass through here."""
-    if manner.verbose:
-        yield
-        return
-    before = logging.root.manager.disable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(before)

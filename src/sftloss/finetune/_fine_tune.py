@@ -67,6 +67,7 @@ def fine_tune(
         data, held_out = data_of(recipe, tokenizer, rows, eval_rows)
         loss = weighted(loss, recipe, data)
         work = Work(recipe, loss, data, held_out, folder, groups=groups_of(loss, held_out))
+        work.keeps["spikes"] = work.spikes
         if recipe.keep_best:
             work.keeps["best"] = work.best
         trainer = _trainer(work, (model, tokenizer), checkpoint, callbacks)

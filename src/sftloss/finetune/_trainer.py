@@ -14,6 +14,7 @@ from sftloss.finetune._folder import Folder
 from sftloss.finetune._groups import Groups, flat
 from sftloss.finetune._recipe import Recipe
 from sftloss.finetune._rows import DataSet, Order
+from sftloss.finetune._spikes import NotedSpikes
 from sftloss.finetune._state import save_state
 from sftloss.finetune._stop import Stop
 from sftloss.training import Loss, attachment_of, with_loss
@@ -32,6 +33,7 @@ class Work:
         facts: What a checkpoint must agree with: ``recipe``, ``data``, ``held_out``, ``ranks``.
         groups: Watch the evaluation by task and by language.
         keeps: Objects with `state_dict` and `load_state_dict` that checkpoints hold too, by name.
+        spikes: Those since the last line of the log.
         stop: Whether the run was asked to stop.
         metrics: Of the latest evaluation, as :class:`Outcome` has them.
         evaluated: The step of the latest evaluation.
@@ -46,6 +48,7 @@ class Work:
     facts: dict[str, Any] = field(default_factory=dict)
     groups: tuple[Groups, ...] = ()
     keeps: dict[str, Any] = field(default_factory=dict)
+    spikes: NotedSpikes = field(default_factory=NotedSpikes)
     stop: Stop = field(default_factory=Stop)
     metrics: dict[str, Any] = field(default_factory=dict)
     evaluated: int = -1
@@ -63,6 +66,7 @@ def trainer_class(work: Work) -> Any:
             super().__init__(*args, **kwargs)
             attachment = attachment_of(self.model)
             assert attachment is not None
+            attachment.spikes = work.spikes
             attachment.observers += work.groups
             attachment.task_names = work.data.names("task")
 

@@ -1,0 +1,46 @@
+"""Spikes in the run's history: at which step, and the rows behind each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch.distributed as dist
+
+from sftloss.training import Loss, Pass
+from sftloss.training._rows import say_largest
+from sftloss.training._spikes import SpikeWatch
+
+
+class NotedSpikes(SpikeWatch):
+    """A watch that also keeps what it told, until a line of the log is written.
+
+    Attributes:
+        step: The optimizer step now under way.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = 0
+        self._notes: list[dict[str, Any]] = []
+
+    def look(self, loss: Loss, seen: Pass) -> bool:
+        begins = super().look(loss, seen)
+        if begins:
+            self._notes.append({"step": self.step, "spike": say_largest(loss, seen)})
+        return begins
+
+    def take(self) -> list[dict[str, Any]]:
+        """What every rank has kept, by step; to be asked for on every rank."""
+        mine, self._notes = self._notes, []
+        if not (dist.is_available() and dist.is_initialized()):
+            return mine
+        found: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, mine)
+        return sorted(sum(found, []), key=lambda note: note["step"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"notes": self._notes}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._notes = list(state["notes"])

@@ -1,0 +1,39 @@
+"""What is heard of loggers while a verb runs."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from sftloss.cli._log import heard
+
+OURS, OTHER = logging.getLogger("sftloss.training"), logging.getLogger("sftlossy.other")
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_our_warnings_are_heard_and_those_of_others_where_asked_for(
+    verbose: bool, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with heard(quiet=False, verbose=verbose):
+        OTHER.warning("chatter")
+        OTHER.error("it broke")
+        OURS.warning("sftloss: row %s", "3\x1b[2J")
+    OTHER.warning("afterwards")
+    chatter = ["chatter"] if verbose else []
+    assert caplog.messages == [*chatter, "it broke", "afterwards"]
+    assert capsys.readouterr().err == "sftloss: row 3\\x1b[2J\n"
+
+
+def test_quiet_hears_errors_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with heard(quiet=True, verbose=False):
+        OURS.warning("a warning")
+        OURS.error("an error")
+    assert capsys.readouterr().err == "sftloss: an error\n"
+
+
+def test_everything_is_put_back(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(KeyError), heard(quiet=False, verbose=False):
+        raise KeyError
+    OURS.warning("heard by whoever listens")
+    assert caplog.messages == ["heard by whoever listens"] and not logging.getLogger("sftloss").handlers
