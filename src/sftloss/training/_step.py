@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,9 +14,10 @@ from sftloss.training._tokens import Tokens, read_tokens
 from sftloss.weights import coefficients, group_coefficients, group_normalisers, normaliser
 
 
-@dataclass(frozen=True)
 class Step:
     """What a micro-batch must know of the optimizer step it is part of; give it as ``num_items_in_batch``.
+
+    No dataclass: the mixed precision of FSDP2 and DDP looks into those, and would round Z to the parameters' type.
 
     Attributes:
         total: Z, over all micro-batches and ranks: a scalar, or one number a task.
@@ -27,10 +27,10 @@ class Step:
             gradient of the sum. The step's loss is then the mean over ranks of the sum over micro-batches.
     """
 
-    total: Tensor
-    factors: Tensor | None = None
-    micro_batches: int = 1
-    ranks: int = 1
+    __slots__ = ("factors", "micro_batches", "ranks", "total")
+
+    def __init__(self, total: Tensor, factors: Tensor | None = None, micro_batches: int = 1, ranks: int = 1) -> None:
+        self.total, self.factors, self.micro_batches, self.ranks = total, factors, micro_batches, ranks
 
     def coefficients(self, tokens: Tokens) -> Float[Tensor, " tokens"]:
         """c of each token: u / Z, times the task's factor."""

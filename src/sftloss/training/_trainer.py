@@ -9,6 +9,7 @@ from typing import Any
 
 from sftloss.errors import ConfigError
 from sftloss.training._attach import attach, attachment_of
+from sftloss.training._exact import hold
 from sftloss.training._head import is_partitioned
 from sftloss.training._loss import Loss, Objective, as_loss
 from sftloss.training._step import Step, step_total
@@ -83,7 +84,7 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
                     "whose Trainer asks _get_num_items_in_batch."
                 )
             _attached(self, chosen)
-            outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+            outputs = model(**hold(inputs, (*COLUMNS, *chosen.extras)), num_items_in_batch=num_items_in_batch)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
 
         def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
