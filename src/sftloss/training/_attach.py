@@ -24,6 +24,7 @@ from sftloss.training._exact import hold, release
 from sftloss.training._head import HeadForm, last_hidden, no_logits, prove_head, unwrap
 from sftloss.training._loss import Loss, Objective, as_loss
 from sftloss.training._pass import Pass
+from sftloss.training._rows import refuse_outside
 from sftloss.training._sharded_head import local_hidden
 from sftloss.training._spikes import SpikeWatch
 from sftloss.training._step import Step, contribution, step_total
@@ -187,6 +188,7 @@ class Attachment:
                 f"{tokens.targets.numel() // tokens.columns, tokens.columns}."
             )
         states, head = self.form.read(model, hidden.flatten(0, 1))
+        refuse_outside(tokens, given.get("row_ids"), head.vocab)
         device = head.weight.device
         step, own_total = self._step_of(given, tokens)
         coefficients = step.coefficients(tokens).to(device)
