@@ -197,7 +197,7 @@ def drawn_tokens(plan: Plan, rows: Rows, seed: int, steps: int) -> int:
     from sftloss.finetune._rows import Order
 
     size = [int((e.weights > 0).sum()) for e in rows.examples]
-    order, total, done = Order(len(size), multiple=1, seed=seed), 0, 0
+    order, total, done = Order(len(size), seed=seed), 0, 0
     while done < steps:
         drawn, each = list(order), plan.batch_size * plan.grad_accum
         for begin in range(0, len(drawn), each):
