@@ -99,6 +99,8 @@ def test_two_ranks_end_where_one_process_ends(ranks: Path, alone: Any) -> None:
 
 def test_two_ranks_log_what_one_process_logs(ranks: Path, alone: Any) -> None:
     for ours, theirs in zip(history(ranks), history(alone.folder), strict=True):
+        for name in ("seen_tokens", "eval_seen_tokens"):  # rows that fill up the last batches are seen too
+            assert ours.pop(name, 0) >= theirs.pop(name, 0)
         assert ours == pytest.approx(theirs, rel=1e-5)  # the Trainer keeps losses in float32
 
 

@@ -147,7 +147,7 @@ def test_bfloat16_model_with_float32_adapters_errs_no_more_than_its_own_loss() -
 
 
 class Packed(torch.nn.Linear):
-    """A frozen layer in eight bits, as QLoRA's body is packed; bitsandbytes itself wants other machines."""
+    """A frozen layer in eight bits, for machines without bitsandbytes."""
 
     def __init__(self, layer: torch.nn.Linear) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=False, dtype=layer.weight.dtype)
@@ -172,6 +172,52 @@ def test_packed_body_under_adapters_trains(use_checkpoints: bool) -> None:
     if use_checkpoints:
         base.activation_checkpointing_enable({"use_reentrant": False})
     trains_as_its_own_logits(model)
+
+
+def in_four_bits(bnb: Any, layer: torch.nn.Linear) -> torch.nn.Module:
+    options = {"bias": False, "compute_dtype": torch.float32, "quant_type": "nf4"}
+    packed = bnb.nn.Linear4bit(layer.in_features, layer.out_features, **options)
+    packed.weight = bnb.nn.Params4bit(layer.weight.data.clone(), requires_grad=False, quant_type="nf4", module=packed)
+    return packed.to("cpu")
+
+
+def four_bit_model(bnb: Any) -> Any:
+    model = model_of(dtype=torch.float32, hidden_size=64, intermediate_size=128)
+    for layer in model.model.layers:
+        for block in (layer.self_attn, layer.mlp):
+            for name, child in list(block.named_children()):
+                if isinstance(child, torch.nn.Linear):
+                    setattr(block, name, in_four_bits(bnb, child))
+    return model
+
+
+def test_body_in_four_bits_of_bitsandbytes_trains() -> None:
+    bnb = pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    model = peft.get_peft_model(four_bit_model(bnb), peft.LoraConfig(**HEAD)).train()
+    assert model.base_model.model.model.layers[0].self_attn.q_proj.base_layer.weight.dtype == torch.uint8
+    # float32, whose products of other shapes add in another order
+    trains_as_its_own_logits(model, 1e-4)
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_attaching_runs_no_layer_of_bitsandbytes_in_evaluation_mode(is_training: bool) -> None:
+    """Some processors pack a layer anew in that mode, for good, and it gives no gradient afterwards."""
+    bnb = pytest.importorskip("bitsandbytes")
+    model, modes = four_bit_model(bnb).train(is_training), []
+    for layer in (module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)):
+        layer.register_forward_hook(lambda module, *_: modes.append(module.training))
+    attach(model, "cross_entropy")
+    assert modes and all(modes)
+    assert {module.training for module in model.modules()} == {is_training}
+
+
+def test_head_in_four_bits_of_bitsandbytes_is_refused() -> None:
+    bnb = pytest.importorskip("bitsandbytes")
+    model = four_bit_model(bnb)
+    model.lm_head = in_four_bits(bnb, model.lm_head)
+    with pytest.raises(ModelError, match="cannot be fused with its head"):
+        attach(model, "cross_entropy")
 
 
 def other_kinds() -> dict[str, tuple[Any, str]]:

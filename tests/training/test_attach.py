@@ -240,3 +240,15 @@ def test_bfloat16_loss_errs_no_more_than_the_models_own() -> None:
     assert out.loss.dtype == torch.float32
     # the hidden states' own rounding dominates both; the head's adds to theirs only
     assert abs(float(out.loss.detach()) - truth) <= 2 * abs(own - truth) + torch.finfo(torch.bfloat16).eps
+
+
+@pytest.mark.parametrize("label", [61, -1])
+@pytest.mark.parametrize("packed", [False, True])
+def test_label_outside_the_vocabulary_is_named_with_its_row(label: int, packed: bool) -> None:
+    model = model_of()
+    attach(model, "cross_entropy")
+    rows = [dict(row) for row in ROWS]
+    rows[3]["labels"] = rows[3]["labels"].clone()
+    rows[3]["labels"][2] = label
+    with pytest.raises(ValueError, match=rf"data\.jsonl:4 has the label {label}, .* ends at 60; use -100"):
+        model(**collate_rows(rows, pad_id=0, packed=packed))

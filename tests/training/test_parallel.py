@@ -45,6 +45,13 @@ def test_tensor_parallel_under_fsdp2_has_the_gradient_of_one_process(found: dict
     assert found["fsdp2 and tp"] < 1e-10
 
 
+@pytest.mark.parametrize("case", ["mixed precision", "mixed precision, attached first"])
+def test_mixed_precision_rounds_neither_weights_nor_normaliser(case: str, found: dict[str, Any]) -> None:
+    # the same products in the same order
+    assert found[case] < 1e-7
+    assert found["mixed precision, rounded"] > 1e-4, "the negative control"
+
+
 @pytest.mark.parametrize("control", ["copies forgotten", "sequence cut first"])
 def test_wrong_count_of_ranks_or_shift_after_the_cut_fails_this_law(control: str, found: dict[str, Any]) -> None:
     """The negative controls."""

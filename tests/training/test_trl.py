@@ -79,3 +79,22 @@ def test_sft_trainer_trains_adapters(tmp_path: Path) -> None:
     assert all("lora" in name for name in truth)
     _, steps = sft(tmp_path, model, "cross_entropy", 2, 4)
     assert relative_error(steps[0], truth) < 1e-10
+
+
+@pytest.mark.filterwarnings("ignore:.*save_embedding_layers:UserWarning")
+def test_lora_on_the_head_trains_where_transformers_put_it_on(tmp_path: Path) -> None:
+    """TRL refuses a PeftModel with it, for its own loss would pass the adapter by."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    config = peft.LoraConfig(target_modules=["q_proj", "lm_head"], r=2, init_lora_weights=False)
+    with pytest.raises(ValueError, match="PEFT adapter to `lm_head`"):
+        sft(tmp_path, peft.get_peft_model(model_of(), config), "cross_entropy", 2, 4)
+    model = model_of()
+    model.add_adapter(config)
+    definition(model, ROWS).backward()
+    truth = gradients(model)
+    trainer, steps = sft(tmp_path, model, "cross_entropy", 2, 4)
+    assert sum("lm_head.lora" in name for name in truth) == 2 and relative_error(steps[0], truth) < 1e-10
+    trainer.save_model(str(tmp_path / "adapter"))
+    loaded = peft.PeftModel.from_pretrained(model_of(), str(tmp_path / "adapter"))
+    assert float(definition(loaded, ROWS).detach()) == pytest.approx(float(definition(model, ROWS).detach()), abs=1e-6)

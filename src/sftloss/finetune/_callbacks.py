@@ -1,30 +1,19 @@
-"""What happens at the Trainer's events: state restored, log lines written, a wish to stop heard."""
+"""What happens at the Trainer's events: log lines written, a wish to stop heard."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from sftloss.finetune._files import line, write_lines
-from sftloss.finetune._state import load_state
 from sftloss.finetune._trainer import Work
 
 
-def run_callback(work: Work, checkpoint: Path | None, trainer_of: Callable[[], Any]) -> Any:
-    """One callback for a run.
-
-    Args:
-        work: The run.
-        checkpoint: What it goes on from.
-        trainer_of: Its Trainer, which is made after its callbacks.
-    """
+def run_callback(work: Work) -> Any:
+    """One callback for a run."""
     from transformers import TrainerCallback
 
     class RunCallback(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if checkpoint is not None:
-                load_state(trainer_of(), checkpoint, work.keeps)
             if work.folder.stays and state.is_world_process_zero:
                 # lines after the checkpoint are of the run that was killed; a last line may be cut off
                 write_lines(work.folder.history, state.log_history)

@@ -124,7 +124,6 @@ def _trainer(work: Work, parts: tuple[Any, Any], checkpoint: Path | None, callba
     from transformers import PrinterCallback
 
     (model, tokenizer), recipe, pad_id = parts, work.recipe, pad_id_of(parts[1])
-    made: list[Any] = []
     has_eval = work.held_out is not None
     trainer = trainer_class(work)(
         model=model,
@@ -133,9 +132,8 @@ def _trainer(work: Work, parts: tuple[Any, Any], checkpoint: Path | None, callba
         eval_dataset=work.held_out,
         data_collator=Collator(pad_id, recipe.packing, work.data.names("task")),
         processing_class=tokenizer,
-        callbacks=[run_callback(work, checkpoint, lambda: made[0]), *callbacks],
+        callbacks=[run_callback(work), *callbacks],
     )
-    made.append(trainer)
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -12,16 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftloss.data import ROLES, Example, Origin, RowError, collate, encode_records, first_fit_decreasing, read_records
+from sftloss.data import ROLES, Example, RowError, collate, encode_records, first_fit_decreasing, read_records
 from sftloss.errors import ConfigError, DataError
 from sftloss.finetune._recipe import Recipe
 from sftloss.training import inputs_of
 
 _MOSTLY = 0.5
 _DEMO_EXAMPLES = 600
-Row = tuple[tuple[int, "Example | None"], ...]
-FILLER = -1
-"""Index of the row that fills the last batches up where ranks need equally many: nothing in it is trained."""
+Row = tuple[tuple[int, Example], ...]
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,6 @@ class DataSet:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Row:
-        if index == FILLER:
-            return ((FILLER, None),)
         return tuple((i, self.examples[i]) for i in self.rows[index])
 
     def names(self, of: str) -> tuple[str, ...]:
@@ -179,26 +175,21 @@ def pack(data: DataSet, capacity: int) -> DataSet:
 class Order:
     """The order of the rows in each epoch: from the seed and the epoch alone, so every loss and every number of
     ranks sees the same rows in the same step.
-
-    Where several ranks share the work, rows in which nothing is trained fill the last batches up; the Trainer would
-    repeat rows, which would then count twice.
     """
 
-    def __init__(self, rows: int, *, multiple: int, seed: int | None) -> None:
-        self.rows, self.multiple, self.seed, self.epoch = rows, multiple, seed, 0
+    def __init__(self, rows: int, *, seed: int) -> None:
+        self.rows, self.seed, self.epoch = rows, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.rows // self.multiple) * self.multiple
+        return self.rows
 
     def __iter__(self) -> Iterator[int]:
         order = list(range(self.rows))
-        if self.seed is not None:
-            Random(f"{self.seed} epoch {self.epoch}").shuffle(order)
-        yield from order
-        yield from [FILLER] * (len(self) - self.rows)
+        Random(f"{self.seed} epoch {self.epoch}").shuffle(order)
+        return iter(order)
 
 
 @dataclass(frozen=True)
@@ -210,7 +201,7 @@ class Collator:
     tasks: tuple[str, ...] = ()
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        examples = [[example or self._nothing() for _, example in row] for row in rows]
+        examples = [[example for _, example in row] for row in rows]
         packed = self.packed and any(len(row) > 1 for row in rows)
         batch = collate(examples, pad_id=self.pad_id, packed=packed)
         inputs = inputs_of(batch)
@@ -219,11 +210,6 @@ class Collator:
             index = {name: i for i, name in enumerate(self.tasks)}
             inputs["tasks"] = _spread([index.get(e.task or "", -1) for e in batch.examples], batch.segments)
         return inputs
-
-    def _nothing(self) -> Example:
-        nothing = torch.zeros(2)
-        ids = torch.full((2,), self.pad_id, dtype=torch.int64)
-        return Example(ids, nothing.to(torch.int8), nothing, nothing.bool(), Origin("nothing", 0))
 
 
 def _spread(values: Sequence[int], segments: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from sftloss.finetune._groups import Groups, flat
 from sftloss.finetune._recipe import Recipe
 from sftloss.finetune._rows import DataSet, Order
 from sftloss.finetune._spikes import NotedSpikes
-from sftloss.finetune._state import save_state
 from sftloss.finetune._stop import Stop
 from sftloss.training import Loss, attachment_of, with_loss
 
@@ -61,6 +60,8 @@ def trainer_class(work: Work) -> Any:
     from transformers import Trainer
 
     class FineTuner(with_loss(Trainer, work.loss)):  # type: ignore[misc]
+        _keeps = work.keeps
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self.is_saving = False
             super().__init__(*args, **kwargs)
@@ -71,11 +72,8 @@ def trainer_class(work: Work) -> Any:
             attachment.task_names = work.data.names("task")
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Order:
-            work.order = Order(len(work.data), multiple=_multiple(self, train=True), seed=self.args.seed)
+            work.order = Order(len(work.data), seed=self.args.seed)
             return work.order
-
-        def _get_eval_sampler(self, eval_dataset: Any) -> Order:
-            return Order(len(eval_dataset), multiple=_multiple(self, train=False), seed=None)
 
         def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
             if self.state.global_step >= self.state.max_steps:  # killed between the last step and the end
@@ -111,7 +109,6 @@ def trainer_class(work: Work) -> Any:
                 super()._save_checkpoint(model, trial)
             finally:
                 self.is_saving = False
-            save_state(self, unfinished, work.keeps)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 facts = {**work.facts, "step": self.state.global_step}
@@ -127,13 +124,6 @@ def trainer_class(work: Work) -> Any:
 
     FineTuner.__name__ = FineTuner.__qualname__ = "Trainer"
     return FineTuner
-
-
-def _multiple(trainer: Any, *, train: bool) -> int:
-    """Rows are filled up to equally many for each rank; one process needs none."""
-    world = trainer.args.world_size
-    size = trainer.args.train_batch_size if train else trainer.args.eval_batch_size
-    return size * world if world > 1 else 1
 
 
 def _named(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:

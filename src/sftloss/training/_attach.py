@@ -15,13 +15,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from sftloss.errors import ModelError
 from sftloss.loss import weighted_loss
 from sftloss.statistics import Plan
+from sftloss.training._exact import hold, release
 from sftloss.training._head import HeadForm, last_hidden, no_logits, prove_head, unwrap
 from sftloss.training._loss import Loss, Objective, as_loss
 from sftloss.training._pass import Pass
+from sftloss.training._rows import refuse_outside
 from sftloss.training._sharded_head import local_hidden
 from sftloss.training._spikes import SpikeWatch
 from sftloss.training._step import Step, contribution, step_total
@@ -47,8 +50,9 @@ class Attachment:
         task_names: What the log calls the batch's tasks, where the loss's own factors do not name them.
     """
 
-    def __init__(self, model: Any, loss: Loss, form: HeadForm) -> None:
-        self.model, self.loss, self.form = model, loss, form
+    def __init__(self, model: Any, loss: Loss, form: HeadForm, outer: nn.Module | None = None) -> None:
+        self.model, self.loss, self.form, self._outer = model, loss, form, outer
+        self._hook: Any = None
         self.tallies = {"train": Tally(), "eval": Tally()}
         self.spikes = SpikeWatch()
         self.observers: list[Callable[[Pass], None]] = []
@@ -58,9 +62,11 @@ class Attachment:
         self.task_names: tuple[str, ...] = ()
         self.is_active = True
         self._before = vars(model).get("forward")
+        self._hold_before_sharding()
 
     def step(self, micro_batches: Sequence[Mapping[str, Any]], *, group: Any = None) -> Step:
         """The normaliser of an optimizer step; see :func:`step_total`."""
+        self._hold_before_sharding()
         copies = self.form.copies if group is None else 1
         return step_total(self.loss, micro_batches, device=_device(self.model), group=group, copies=copies)
 
@@ -84,6 +90,8 @@ class Attachment:
     def detach(self) -> None:
         """Give the model its own forward back. What others wrapped around ours meanwhile stays, and ours passes on."""
         self.is_active = False
+        if self._hook is not None:
+            self._hook.remove()
         forward = vars(self.model).get("forward")
         if getattr(forward, "__func__", None) is self._forward:
             if self._before is None:
@@ -92,6 +100,14 @@ class Attachment:
                 self.model.forward = self._before
         if vars(self.model).get(_MARK) is self:
             delattr(self.model, _MARK)
+
+    def _hold_before_sharding(self) -> None:
+        """FSDP2 rounds what its outermost module is given, in a hook; from now on ours comes before it."""
+        if self._hook is None and isinstance(self._outer, FSDPModule):
+            names = (*COLUMNS, *self.loss.extras)
+            self._hook = self._outer.register_forward_pre_hook(
+                lambda _module, args, kwargs: (args, hold(kwargs, names)), prepend=True, with_kwargs=True
+            )
 
     def own_forward(self, model: Any) -> Callable[..., Any]:
         """The forward the model had, bound to `model` (a deep copy is not the model we were attached to)."""
@@ -106,7 +122,7 @@ class Attachment:
         names = list(signature.parameters)
 
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            given = release({**dict(zip(names, args, strict=False)), **kwargs})
             if given.get("labels") is None and given.get("shift_labels") is None:
                 return attachment.own_forward(self)(**_without(given, (*COLUMNS, "output_logits")))
             if not attachment.is_active:
@@ -172,6 +188,7 @@ class Attachment:
                 f"{tokens.targets.numel() // tokens.columns, tokens.columns}."
             )
         states, head = self.form.read(model, hidden.flatten(0, 1))
+        refuse_outside(tokens, given.get("row_ids"), head.vocab)
         device = head.weight.device
         step, own_total = self._step_of(given, tokens)
         coefficients = step.coefficients(tokens).to(device)
@@ -253,7 +270,7 @@ def attach(model: nn.Module, loss: Loss | str | Objective) -> Attachment:
     if vars(base).get(_MARK) is not None:
         raise ModelError("attach: this model has a loss attached already; detach it first.")
     loss = as_loss(loss)
-    attachment = Attachment(base, loss, prove_head(base, model))
+    attachment = Attachment(base, loss, prove_head(base, model), model)
     if "logits_to_keep" not in _own_signature(base).parameters:
         raise ModelError(f"attach: {type(base).__name__} has no logits_to_keep, so it cannot leave its logits out.")
     attachment.bind()

@@ -70,18 +70,33 @@ def prove_head(model: nn.Module, outer: nn.Module | None = None) -> HeadForm:
         ModelError: If they do not.
     """
     output = getattr(model, "get_output_embeddings", lambda: None)()
-    if output is not None:
-        acting(output)
-        if is_lora(output) or isinstance(getattr(output, "weight", None), DTensor) or is_partitioned(model):
-            return HeadForm(*prove_in_forward(model, outer or model, output))
+    with _packed_as_they_are(model):
+        if output is not None:
+            acting(output)
+            if is_lora(output) or isinstance(getattr(output, "weight", None), DTensor) or is_partitioned(model):
+                return HeadForm(*prove_in_forward(model, outer or model, output))
+        decoder = open_decoder(model)
     name = type(model).__name__
-    decoder = open_decoder(model)
     if decoder.head is None:
         raise ModelError(
             f"attach: the loss of {name} cannot be fused with its head: {decoder.reason}. Give attach the model as "
             "loaded, with a head in a floating type, before anything shards it."
         )
     return HeadForm(decoder.head.scale, decoder.head.softcap)
+
+
+@contextmanager
+def _packed_as_they_are(model: nn.Module) -> Iterator[None]:
+    """Layers of bitsandbytes in training mode: some processors pack them anew, and without gradient, in the other."""
+    layers = [module for module in model.modules() if type(module).__module__.startswith("bitsandbytes.")]
+    modes = [layer.training for layer in layers]
+    hooks = [layer.register_forward_pre_hook(lambda module, _inputs: module.train() and None) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, mode, hook in zip(layers, modes, hooks, strict=True):
+            layer.train(mode)
+            hook.remove()
 
 
 def is_partitioned(model: nn.Module) -> bool:

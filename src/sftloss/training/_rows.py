@@ -1,4 +1,4 @@
-"""Which rows are behind a loss that is not a number, or far above the losses before it."""
+"""Which rows are behind a loss that is not a number, or far above those before it, or a label that no model has."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from sftloss.statistics import IGNORED
 from sftloss.training._loss import Loss
 from sftloss.training._pass import Pass
+from sftloss.training._tokens import Tokens
 
 _SHOWN = 5
 
@@ -19,7 +20,7 @@ def say_non_finite(loss: Loss, seen: Pass) -> str:
     """One sentence naming the rows whose loss is not finite, by the batch's `row_ids` where it has them."""
     values = token_losses(loss, seen)
     bad = ~torch.isfinite(values) & (seen.coefficients != 0)
-    places = _places(seen, torch.nonzero(bad)[:, 0])
+    places = _places(seen.tokens, torch.nonzero(bad)[:, 0])
     if not places:
         return "sftloss: the loss is not finite, though every token's is; look at the weights and the normaliser."
     names = [name_of(place, seen.batch.get("row_ids")) for place in places[:_SHOWN]]
@@ -30,12 +31,29 @@ def say_non_finite(loss: Loss, seen: Pass) -> str:
     )
 
 
+def refuse_outside(tokens: Tokens, row_ids: Any, vocab: int) -> None:
+    """Refuse labels that the model has no logit for, before a kernel reads beside the head's rows.
+
+    Raises:
+        ValueError: On the CPU, naming the first row and label; on a device, looking would wait for it.
+    """
+    targets = tokens.targets
+    if targets.device.type != "cpu":
+        return
+    at = torch.nonzero((targets != IGNORED) & ((targets < 0) | (targets >= vocab)))[:1, 0]
+    for place in _places(tokens, at):
+        raise ValueError(
+            f"sftloss: {name_of(place, row_ids)} has the label {int(targets[at])}, the model's vocabulary ends at "
+            f"{vocab - 1}; use {IGNORED} for tokens to ignore, and the tokenizer that the model was made for."
+        )
+
+
 def say_largest(loss: Loss, seen: Pass, shown: int = 3) -> str:
     """The rows with the largest part of the micro-batch's loss, as ``data.jsonl:7 (71%, 9.2 a token)``."""
     values = token_losses(loss, seen).double()
     is_counted = (seen.tokens.targets.to(values.device) != IGNORED) & (seen.coefficients != 0)
     kept = torch.nonzero(is_counted)[:, 0]
-    where = _keys(seen)[kept.to(seen.tokens.segments.device)]
+    where = _keys(seen.tokens)[kept.to(seen.tokens.segments.device)]
     keys, index = torch.unique(where, return_inverse=True)
     index, weights = index.to(values.device), seen.coefficients[kept].abs().double()
     sums = values.new_zeros(len(keys)).index_add_(0, index, values[kept])
@@ -43,7 +61,7 @@ def say_largest(loss: Loss, seen: Pass, shown: int = 3) -> str:
     total = float(sums.clamp(min=0).sum()) or 1.0
     said = []
     for i in torch.argsort(sums, descending=True)[:shown].tolist():
-        name = name_of(_place(seen, int(keys[i])), seen.batch.get("row_ids"))
+        name = name_of(divmod(int(keys[i]), seen.tokens.columns), seen.batch.get("row_ids"))
         said.append(f"{name} ({float(sums[i]) / total:.0%} of it, {float(sums[i] / sizes[i]):.3g} a token)")
     return ", ".join(said)
 
@@ -69,9 +87,9 @@ def name_of(place: tuple[int, int], row_ids: Any) -> str:
     return str(name)
 
 
-def _keys(seen: Pass) -> Tensor:
+def _keys(tokens: Tokens) -> Tensor:
     """One number for each (row, sequence) of a token, increasing along the batch."""
-    segments, columns = seen.tokens.segments, seen.tokens.columns
+    segments, columns = tokens.segments, tokens.columns
     rows = torch.arange(len(segments), device=segments.device) // columns
     starts = torch.ones_like(segments)
     starts[1:] = (segments[1:] != segments[:-1]).long()
@@ -80,10 +98,6 @@ def _keys(seen: Pass) -> Tensor:
     return rows * columns + run - first[rows]
 
 
-def _place(seen: Pass, key: int) -> tuple[int, int]:
-    return key // seen.tokens.columns, key % seen.tokens.columns
-
-
-def _places(seen: Pass, at: Tensor) -> Sequence[tuple[int, int]]:
-    keys = torch.unique(_keys(seen)[at.to(seen.tokens.segments.device)])
-    return [_place(seen, key) for key in keys.tolist()]
+def _places(tokens: Tokens, at: Tensor) -> Sequence[tuple[int, int]]:
+    keys = torch.unique(_keys(tokens)[at.to(tokens.segments.device)])
+    return [divmod(key, tokens.columns) for key in keys.tolist()]

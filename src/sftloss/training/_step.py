@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,9 +14,10 @@ from sftloss.training._tokens import Tokens, read_tokens
 from sftloss.weights import coefficients, group_coefficients, group_normalisers, normaliser
 
 
-@dataclass(frozen=True)
 class Step:
     """What a micro-batch must know of the optimizer step it is part of; give it as ``num_items_in_batch``.
+
+    No dataclass: the mixed precision of FSDP2 and DDP looks into those, and would round Z to the parameters' type.
 
     Attributes:
         total: Z, over all micro-batches and ranks: a scalar, or one number a task.
@@ -27,10 +27,10 @@ class Step:
             gradient of the sum. The step's loss is then the mean over ranks of the sum over micro-batches.
     """
 
-    total: Tensor
-    factors: Tensor | None = None
-    micro_batches: int = 1
-    ranks: int = 1
+    __slots__ = ("factors", "micro_batches", "ranks", "total")
+
+    def __init__(self, total: Tensor, factors: Tensor | None = None, micro_batches: int = 1, ranks: int = 1) -> None:
+        self.total, self.factors, self.micro_batches, self.ranks = total, factors, micro_batches, ranks
 
     def coefficients(self, tokens: Tokens) -> Float[Tensor, " tokens"]:
         """c of each token: u / Z, times the task's factor."""
@@ -67,7 +67,7 @@ def step_total(
     """Count the normaliser of an optimizer step: once, before its first forward pass.
 
     Where `torch.distributed` runs, one all-reduce adds the ranks' contributions, so every rank calls this, also a
-    rank with nothing to learn.
+    rank with nothing to learn or with no micro-batch at all.
 
     Args:
         loss: The loss.
@@ -81,24 +81,32 @@ def step_total(
         The step; pass it to each forward pass as ``num_items_in_batch``.
 
     Raises:
-        ValueError: If there is no micro-batch, or one cannot be read.
+        ValueError: If one process alone has no micro-batch, or one cannot be read.
 
     Example:
         >>> batch = {"labels": torch.tensor([[-100, 1, 2, 3]])}
         >>> step_total(Loss(), [batch, batch]).total
         tensor(6., dtype=torch.float64)
     """
-    if not micro_batches:
+    together = _ranks(group) > 1
+    if not micro_batches and not together:
         raise ValueError("step_total: give at least one micro-batch.")
-    factors = None if loss.tasks is None else loss.tasks.now()
+    factors, ranks = None if loss.tasks is None else loss.tasks.now(), _ranks(group) // copies
     parts = [contribution(loss, read_tokens(loss, batch), factors) for batch in micro_batches]
-    ranks, together = _ranks(group) // copies, _ranks(group) > 1
+    parts = parts or [contribution(loss, _no_tokens(loss), factors)]
     if not isinstance(loss.normaliser, str):
         return Step(parts[0], factors, len(micro_batches), ranks)
     total = torch.stack(parts).sum(dim=0).to(device or parts[0].device)
     if together:
         torch.distributed.all_reduce(total, group=group)
     return Step(total / copies, factors, len(micro_batches), ranks)
+
+
+def _no_tokens(loss: Loss) -> Tokens:
+    """What a rank without a micro-batch reads."""
+    nothing = torch.zeros(0, dtype=torch.int64)
+    groups = None if loss.tasks is None else nothing
+    return Tokens(nothing, torch.zeros(0, dtype=torch.float64), nothing, groups, {}, columns=1)
 
 
 def _ranks(group: Any) -> int:

@@ -82,8 +82,9 @@ class Tally:
 
         Returns:
             ``cross_entropy`` and ``entropy`` in nats a trained token, ``token_accuracy``, ``trained_tokens``,
-            ``seen_tokens`` (all that the model was given but padding), and ``loss`` over all the data seen, where its
-            normaliser adds up, and ``spikes``, how many began, where any did. Where the batches tell more than one role
+            ``seen_tokens`` (all that the model was given but padding; rows that fill up the last batches of several
+            ranks are among them), and ``loss`` over all the data seen, where its normaliser adds up, and ``spikes``,
+            how many began, where any did. Where the batches tell more than one role
             or task apart, ``signal_share/<role>`` and ``signal_share/<task>``: the part of the sum of
             :math:`c \\lVert \\partial f / \\partial z \\rVert_1` (level S1 of the analysis) that each had; for an
             objective where that needs the logits, ``coefficient_share/...``, the part of the sum of c (level S0).

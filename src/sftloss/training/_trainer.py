@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import IterableDataset
+
 from sftloss.errors import ConfigError
 from sftloss.training._attach import attach, attachment_of
+from sftloss.training._exact import hold
+from sftloss.training._fill import Filled, fill
 from sftloss.training._head import is_partitioned
 from sftloss.training._loss import Loss, Objective, as_loss
+from sftloss.training._state import load_state, save_state
 from sftloss.training._step import Step, step_total
 from sftloss.training._task_weighting import TaskWeighting
 from sftloss.training._tokens import COLUMNS
@@ -41,6 +47,8 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
     Example:
         >>> trainer = with_loss(Trainer, "focal(gamma=2)")(model=model, args=args)   # doctest: +SKIP
     """
+    from transformers.trainer_utils import has_length
+
     chosen = as_loss(loss)
     tasks = chosen.tasks if isinstance(chosen.tasks, TaskWeighting) else None
 
@@ -48,6 +56,8 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
         # our loss is divided by the normaliser of the whole window
         loss_is_scaled_for_ga = True
         _is_predicting = False
+        _resumed_from: str | None = None
+        _keeps: Mapping[str, Any] = {}  # noqa: RUF012  objects whose state its checkpoints hold too; see save_state
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
@@ -55,8 +65,7 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
             self.model_accepts_loss_kwargs = True
             if not is_partitioned(self.model):  # else at the first step: only its engine can run the model
                 _attached(self, chosen)
-            if tasks is not None:
-                self.add_callback(_end_of_step(tasks))
+            self.add_callback(_events(self, chosen, tasks))
 
         def _set_signature_columns_if_needed(self) -> None:
             super()._set_signature_columns_if_needed()
@@ -66,12 +75,23 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
                 *(n for n in (*COLUMNS, *chosen.extras) if n not in present),
             ]
 
+        def _get_dataloader(
+            self, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None, **more: Any
+        ) -> Any:
+            make = super()._get_dataloader
+            if self.args.world_size == 1 or not has_length(dataset) or isinstance(dataset, IterableDataset):
+                return make(dataset, description, batch_size, sampler_fn, **more)
+            if hasattr(dataset, "column_names"):  # of a table the Trainer removes columns, if it knows one
+                dataset = self._remove_unused_columns(dataset, description=description)
+            order = None if sampler_fn is None else lambda _: sampler_fn(dataset)
+            return fill(make(Filled(dataset), description, batch_size, order, **more))
+
         def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Step | None:
             """The step's normaliser, where the Trainer's own answer is a count of tokens."""
-            has_labels = bool(batch_samples) and not {"labels", "shift_labels"}.isdisjoint(batch_samples[0])
+            has_labels = not batch_samples or not {"labels", "shift_labels"}.isdisjoint(batch_samples[0])
             # not model.training: the Trainer counts before it calls model.train(), at the start and after evaluating
-            if not has_labels or self._is_predicting:
-                return None
+            if not has_labels or self._is_predicting or (not batch_samples and self.args.world_size == 1):
+                return None  # of several ranks one may have no batch left; the others wait for its answer
             return step_total(chosen, batch_samples, device=device, copies=self.get_tp_size())
 
         def compute_loss(
@@ -83,7 +103,7 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
                     "whose Trainer asks _get_num_items_in_batch."
                 )
             _attached(self, chosen)
-            outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+            outputs = model(**hold(inputs, (*COLUMNS, *chosen.extras)), num_items_in_batch=num_items_in_batch)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
 
         def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -127,11 +147,13 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
 
         def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
             super()._save_optimizer_and_scheduler(output_dir)
+            save_state(self, Path(output_dir), self._keeps)
             if tasks is not None and self.args.should_save:  # the same on every rank
                 tasks.save(Path(output_dir))
 
         def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
             super()._load_optimizer_and_scheduler(checkpoint)
+            self._resumed_from = checkpoint
             if tasks is not None and checkpoint is not None:
                 tasks.load(Path(checkpoint))
 
@@ -139,15 +161,23 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
     return LossTrainer
 
 
-def _end_of_step(tasks: TaskWeighting) -> Any:
-    """The weights move right after the optimizer, before anything is logged, evaluated or saved."""
+def _events(trainer: Any, loss: Loss, tasks: TaskWeighting | None) -> Any:
+    """What is done between the Trainer's own steps."""
     from transformers import TrainerCallback
 
-    class EndOfStep(TrainerCallback):
-        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            tasks.step()
+    class Events(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """The Trainer has just set its sums to 0."""
+            if trainer._resumed_from is not None:
+                _attached(trainer, loss)
+                load_state(trainer, Path(trainer._resumed_from), trainer._keeps)
 
-    return EndOfStep()
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            """The weights move right after the optimizer, before anything is logged, evaluated or saved."""
+            if tasks is not None:
+                tasks.step()
+
+    return Events()
 
 
 def _attached(trainer: Any, loss: Loss) -> Any:

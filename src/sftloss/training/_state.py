@@ -7,6 +7,7 @@ The Trainer's own files (``optimizer.pt``, ``scheduler.pt``, ``rng_state*.pth``)
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 import torch
 
 from sftloss.errors import ConfigError
-from sftloss.training import attachment_of
+from sftloss.training._attach import attachment_of
+
+_LOG = logging.getLogger("sftloss.training")
 
 
 def state_file(rank: int) -> str:
@@ -31,6 +34,7 @@ def save_state(trainer: Any, folder: Path, keeps: Mapping[str, Any]) -> None:
     """
     from safetensors.torch import save_file
 
+    folder.mkdir(parents=True, exist_ok=True)  # another rank may still be about to
     tensors = {
         "loss": trainer._tr_loss.detach().reshape(1),
         "last_logged": torch.tensor([trainer._globalstep_last_logged]),
@@ -49,10 +53,16 @@ def save_state(trainer: Any, folder: Path, keeps: Mapping[str, Any]) -> None:
 def load_state(trainer: Any, folder: Path, keeps: Mapping[str, Any]) -> None:
     """Go on from what `save_state` wrote. To be called after the Trainer has reset its own sums.
 
+    A checkpoint of another Trainer has no such file, and one of fewer ranks lacks some; that is told.
+
     Raises:
         ConfigError: If the file does not hold what this run remembers.
     """
-    path, found = _found(trainer, folder)
+    path = folder / state_file(trainer.args.process_index)
+    if not path.is_file():
+        _LOG.warning("sftloss: %s is not there, so the next line of the log is of the steps from here on.", path)
+        return
+    found = _found(path)
     trainer._tr_loss.copy_(found["loss"][0])
     trainer._globalstep_last_logged = int(found["last_logged"])
     for name, kept in _kept(trainer, keeps).items():
@@ -62,14 +72,15 @@ def load_state(trainer: Any, folder: Path, keeps: Mapping[str, Any]) -> None:
         kept.load_state_dict(own)
 
 
-def _found(trainer: Any, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """This rank's file and what is in it."""
-    from safetensors import safe_open
+def _found(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
 
-    path = folder / state_file(trainer.args.process_index)
-    with safe_open(path, framework="pt") as file:
-        found: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return path, found | json.loads((file.metadata() or {}).get("words", "{}"))
+    try:
+        with safe_open(path, framework="pt") as file:
+            found: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return found | json.loads((file.metadata() or {}).get("words", "{}"))
+    except (SafetensorError, ValueError) as error:
+        raise ConfigError(f"{path} is damaged ({error}); go on from another checkpoint.") from None
 
 
 def _kept(trainer: Any, keeps: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,35 @@
+"""Weights on their way into a model whose mixed precision rounds every floating tensor it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Exact:
+    """A tensor that nothing on the way looks into, and so neither rounds nor moves."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+
+def hold(batch: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The batch with its floating tensors of these names held."""
+    held = set(names)
+    return {name: Exact(v) if name in held and _is_floating(v) else v for name, v in batch.items()}
+
+
+def release(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What `hold` was given, where the labels are by now."""
+    labels = batch.get("labels") if batch.get("labels") is not None else batch.get("shift_labels")
+    device = None if labels is None else labels.device
+    return {name: v.value.to(device) if isinstance(v, Exact) else v for name, v in batch.items()}
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
