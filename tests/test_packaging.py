@@ -17,9 +17,10 @@ import sftloss
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "sftloss"
 NAMED_OTHERWISE = {"yaml": "pyyaml", "markupsafe": "jinja2"}  # markupsafe is a part of jinja2
-# asked for by name where a hub data set is read or adapters are trained, with a sentence where one is missing;
+# asked for by name where a hub data set is read or adapters are trained, with a sentence where one is missing; the HF
+# Trainer, which asks for accelerate itself, is what `_fill` works inside;
 # triton comes with torch where torch has a GPU, and without it a GPU gets the plain path
-OPTIONAL = {"datasets", "peft", "triton"}
+OPTIONAL = {"accelerate", "datasets", "peft", "triton"}
 
 
 def requirements(extra: str | None) -> dict[str, str]:

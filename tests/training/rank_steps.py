@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -100,7 +100,7 @@ def no_step(step: Any) -> None:
 
 def router_times_world(step: Any) -> Any:
     """A negative control: the router's loss is multiplied by the ranks, as the token loss is (transformers#48690)."""
-    return replace(step, micro_batches=step.micro_batches / step.ranks)
+    return type(step)(step.total, step.factors, step.micro_batches / step.ranks, step.ranks)
 
 
 def whole(model: Any) -> dict[str, Tensor]:
