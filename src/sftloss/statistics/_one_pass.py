@@ -185,9 +185,12 @@ class _State:
             grad = row_gradient([losses], [c.to(losses.dtype)], leaves)
             if self.is_masked:  # an objective may have no finite gradient where its extras have no number
                 grad = grad.map(lambda value: torch.where(c != 0, value, 0.0))
+            d_hidden = self._d_hidden(piece)
             for block in held:
                 dz = self._gradient(block, rows, targets, grad)
-                self._products(dz, hidden, (piece, block.columns), work.plan.skip_below)
+                self._products(dz, (hidden, d_hidden), (piece, block.columns), work.plan.skip_below)
+            if self.d_hidden is not None and d_hidden is not None and not self.is_masked:
+                self.d_hidden[piece] = d_hidden
         return {name: value.detach() for name, value in values.items()}, loss
 
     def _read(self, hidden: Tensor, targets: Tensor, work: Work) -> tuple[list[Block], Rows]:
@@ -223,37 +226,52 @@ class _State:
         start = self.head.start + block.columns.start
         return to_gradient(block.exp, block.shifted, formula, finite, targets, start)
 
-    def _products(self, dz: Tensor, hidden: Tensor, where: tuple[slice, slice], skip_below: float) -> None:
-        """Add the products of a block to the gradients; `where` are its tokens and its columns."""
-        tokens, columns = where
+    def _d_hidden(self, piece: slice) -> Tensor | None:
+        """Where the products of a chunk are added up; on a processor column by column, as its logits lie."""
+        if self.d_hidden is None:
+            return None
+        if self.is_masked:
+            return self.d_hidden[piece]
+        return self.room.take("d_hidden", self.head.width, piece.stop - piece.start).t()
+
+    def _products(
+        self, dz: Tensor, inputs: tuple[Tensor, Tensor | None], where: tuple[slice, slice], skip_below: float
+    ) -> None:
+        """Add the products of a block to the gradients: `inputs` are the hidden states and their gradient.
+
+        `where` are its tokens and its columns.
+        """
+        (hidden, d_hidden), (tokens, columns) = inputs, where
         scale = self.head.scale
         if self.d_bias is not None:
             self.d_bias[columns].add_(dz.sum(dim=0, dtype=self.dtype), alpha=scale)
         if skip_below:
-            self._filtered_products(dz, hidden, where, skip_below)
+            self._filtered_products(dz, inputs, where, skip_below)
             return
         for rows, factors in blocks(self.head, dz.dtype, columns):
             part = dz[:, rows.start - columns.start : rows.stop - columns.start]
-            for (inputs, factor), gradient in zip(factors, (self.d_weight, self.d_low_rank), strict=False):
-                if self.d_hidden is not None:
-                    multiply(self.d_hidden[tokens, inputs], part, factor, beta=float(rows.start > 0), alpha=scale)
+            for (read, factor), gradient in zip(factors, (self.d_weight, self.d_low_rank), strict=False):
+                if d_hidden is not None:
+                    multiply(d_hidden[:, read], part, factor, beta=float(rows.start > 0), alpha=scale)
                 if gradient is not None:
-                    multiply(gradient[rows], part.t(), hidden[:, inputs], beta=float(tokens.start > 0), alpha=scale)
+                    multiply(gradient[rows], part.t(), hidden[:, read], beta=float(tokens.start > 0), alpha=scale)
 
-    def _filtered_products(self, dz: Tensor, hidden: Tensor, where: tuple[slice, slice], skip_below: float) -> None:
+    def _filtered_products(
+        self, dz: Tensor, inputs: tuple[Tensor, Tensor | None], where: tuple[slice, slice], skip_below: float
+    ) -> None:
         """The same from the columns of dz that reach `skip_below`."""
-        tokens, columns = where
+        (hidden, d_hidden), (tokens, columns) = inputs, where
         chosen = torch.nonzero(torch.linalg.vector_norm(dz, float("inf"), dim=0) >= skip_below)[:, 0]
         part, scale = dz.index_select(1, chosen), self.head.scale
-        for (inputs, factor), gradient in zip(self.head.factors, (self.d_weight, self.d_low_rank), strict=False):
-            if self.d_hidden is not None:
+        for (read, factor), gradient in zip(self.head.factors, (self.d_weight, self.d_low_rank), strict=False):
+            if d_hidden is not None:
                 held = factor.detach()[columns].index_select(0, chosen).to(dz.dtype)
-                multiply(self.d_hidden[tokens, inputs], part, held, beta=float(columns.start > 0), alpha=scale)
+                multiply(d_hidden[:, read], part, held, beta=float(columns.start > 0), alpha=scale)
             if gradient is not None:
                 if tokens.start == 0:
                     gradient[columns].zero_()
                 product = gradient.new_empty(part.shape[1], gradient.shape[1])
-                multiply(product, part.t(), hidden[:, inputs])
+                multiply(product, part.t(), hidden[:, read])
                 gradient[columns].index_add_(0, chosen, product, alpha=scale)
 
     def finish(self, tokens: int, kept: Tensor, everything: bool) -> Gradients:
