@@ -97,7 +97,7 @@ def test_every_study_has_a_command():
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_can_differ_in_one_thing_only(name):
     plan = STUDIES[name].plan
-    assert len(plan.seeds) >= 3
+    assert len(plan.seeds) >= 5
     assert sum(len(set(column)) > 1 for column in zip(*(arm.parts for arm in plan.arms()), strict=True)) == 1
 
 
@@ -109,6 +109,13 @@ COMMITTED = sorted({*(ROOT / "docs" / "studies").glob("*.json")} - {REAL})
 def test_a_page_of_a_study_says_what_its_result_says(file):
     page = file.with_suffix(".md").read_text(encoding="utf-8")
     assert page == study_page(file.stem, from_json(file.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.stem)
+def test_the_result_of_a_study_is_what_its_command_makes(file):
+    document, plan = from_json(file.read_text(encoding="utf-8")), STUDIES[file.stem].plan
+    assert dict(document.facts)["seeds"] == ", ".join(map(str, plan.seeds))
+    assert dict(document.provenance)["digest of the plan"] == plan.digest()
 
 
 def test_the_page_on_real_data_says_what_its_result_says():

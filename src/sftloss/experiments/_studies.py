@@ -17,7 +17,14 @@ from sftloss.report import Report, render_markdown, write_text_atomic
 from sftloss.report._markdown import escape
 
 _SEEDS = (0, 1, 2, 3, 4)
-_SIZE = {"seeds": _SEEDS, "train_rows": 4000, "eval_rows": 320, "steps": 600, "batch_size": 16, "max_new_tokens": 48}
+_SIZE = {
+    "seeds": (*_SEEDS, 5, 6, 7),
+    "train_rows": 4000,
+    "eval_rows": 320,
+    "steps": 600,
+    "batch_size": 16,
+    "max_new_tokens": 48,
+}
 
 
 @dataclass(frozen=True)
