@@ -111,7 +111,7 @@ def sweep(
     state.is_masked = masked
     loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
     pieces: list[dict[str, Tensor]] = []
-    step = work.plan.chunk(kept.shape[0], head.common, dtype.itemsize, is_device=masked)
+    step = work.plan.chunk(kept.shape[0], head.common, dtype.itemsize, is_device=masked or hidden.is_cuda)
     for start in range(0, kept.shape[0], step):
         piece = slice(start, min(start + step, kept.shape[0]))
         chosen: slice | Tensor = piece if everything else kept[piece]
@@ -297,7 +297,8 @@ def read_chunk(
     whole, spare, slopes = take("z", True), take("spare", keeps_shifted), take("slope", state.keeps_slope)
     assert whole is not None
     sums, held = Sums.start(hidden.shape[0], needed, whole), []
-    for columns in plan.column_blocks(hidden.shape[0], vocab, whole.element_size()):
+    is_device = hidden.device.type != "cpu"
+    for columns in plan.column_blocks(hidden.shape[0], vocab, whole.element_size(), is_device=is_device):
         z, slope = whole[:, columns], None if slopes is None else slopes[:, columns]
         project(hidden, factors_of(head, columns, state.dtype), head, columns, z, slope)
         hole = take_target(z, targets, head.start + columns.start, sums)

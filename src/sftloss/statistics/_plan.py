@@ -70,9 +70,10 @@ class Plan:
         even = -(-max(tokens, 1) // parts)
         return min(fit, -(-even // _ROWS) * _ROWS)
 
-    def column_blocks(self, tokens: int, vocab: int, itemsize: int) -> Iterator[slice]:
+    def column_blocks(self, tokens: int, vocab: int, itemsize: int, *, is_device: bool = False) -> Iterator[slice]:
         """The columns of a chunk of the one-pass mode, as many at a time as stay in a processor's caches."""
-        width = self.columns or max(256, _BLOCK_BYTES // (max(tokens, 1) * itemsize))
+        fit = vocab if is_device else _BLOCK_BYTES // (max(tokens, 1) * itemsize)
+        width = self.columns or max(256, fit)
         for start in range(0, vocab, width):
             yield slice(start, min(start + width, vocab))
 
