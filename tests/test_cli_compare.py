@@ -16,6 +16,7 @@ from sftloss.cli._compare import CompareOptions, plan_of
 from sftloss.config import command_line
 from sftloss.experiments import STUDIES, Plan, study_page
 from sftloss.experiments._describe import describe
+from sftloss.experiments._studies import DEMO
 from sftloss.report import from_json, render_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +35,32 @@ def test_compare_trains_shows_headlines_and_writes_the_report(tmp_path):
     assert "2 of 2 trained" in result.stderr and (tmp_path / "out" / "report.md").exists()
     again = run(*words, "--json", "-")
     assert json.loads(again.stdout)["title"] == document["title"] and "trained" not in again.stderr
+
+
+def test_the_demo_compares_two_losses_and_two_normalizations(tmp_path, monkeypatch):
+    """The demo's own plan, smaller: its arms, tasks and report are those of the command."""
+    small = {"train_rows": 64, "eval_rows": 16, "steps": 2, "points": 1, "max_new_tokens": 4, "seeds": (0,)}
+    monkeypatch.setattr("sftloss.experiments._studies.DEMO", replace(DEMO, **small))
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # workers are processes, which see no patch
+    result = run("demo", "--compare", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "4 of 4 trained" in result.stderr and (tmp_path / "out" / "report.html").exists()
+    assert dict(document["provenance"])["command"] == "sftloss demo --compare"
+    assert {"outputs", "lengths", "calibration", "curves"} <= {section["id"] for section in document["sections"]}
+
+
+@pytest.mark.slow
+def test_the_whole_demo_judges_length_where_one_prompt_has_answers_of_several(tmp_path):
+    result = run("demo", "--compare", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "20 of 20 trained" in result.stderr
+    assert not [one for one in document["findings"] if one["severity"] == "error"]
+    (table,) = [t for s in document["sections"] for t in s["tables"] if t["id"] == "comparisons"]
+    keys = [column["key"] for column in table["columns"]]
+    lengths = [r for r in (dict(zip(keys, row, strict=True)) for row in table["rows"]) if "length" in r["measure"]]
+    assert len(lengths) == 3 and all("some" in row["measure"] for row in lengths)
 
 
 def test_a_config_file_gives_the_plan_of_its_flags(tmp_path):
