@@ -167,10 +167,15 @@ def _events(trainer: Any, loss: Loss, tasks: TaskWeighting | None) -> Any:
 
     class Events(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """The Trainer has just set its sums to 0."""
-            if trainer._resumed_from is not None:
+            """The Trainer has just set its sums to 0, so ours are too, or those of its checkpoint."""
+            attachment = attachment_of(trainer.model)
+            if attachment is not None:
+                attachment.metrics("train", is_global=False)  # what an earlier training or a user's own passes left
+            # once: it may train again, from the start
+            checkpoint, trainer._resumed_from = trainer._resumed_from, None
+            if checkpoint is not None:
                 _attached(trainer, loss)
-                load_state(trainer, Path(trainer._resumed_from), trainer._keeps)
+                load_state(trainer, Path(checkpoint), trainer._keeps)
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """The weights move right after the optimizer, before anything is logged, evaluated or saved."""
