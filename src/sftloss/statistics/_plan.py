@@ -65,10 +65,10 @@ class Plan:
         if self.tokens is not None:
             return self.tokens
         fit = max(_CHUNK_ROWS, (_DEVICE_CHUNK_BYTES if is_device else _CHUNK_BYTES) // (vocab * logit_bytes))
-        fit -= fit % _ROWS if fit > _ROWS else 0
+        fit -= fit % _ROWS
         parts = -(-max(tokens, 1) // fit)
         even = -(-max(tokens, 1) // parts)
-        return min(fit, -(-even // _ROWS) * _ROWS)
+        return -(-even // _ROWS) * _ROWS
 
     def column_blocks(self, tokens: int, vocab: int, itemsize: int, *, is_device: bool = False) -> Iterator[slice]:
         """The columns of a chunk of the one-pass mode, as many at a time as stay in a processor's caches."""
