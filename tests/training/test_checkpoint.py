@@ -54,6 +54,15 @@ def test_resumed_trainer_logs_what_the_whole_run_does(whole: Any, tmp_path: Path
         assert torch.equal(a, b)
 
 
+def test_training_again_begins_its_log_anew(whole: Any, tmp_path: Path) -> None:
+    """Neither the checkpoint it went on from before nor what followed its last line is in it."""
+    resumed = run(tmp_path, tmp_path / "checkpoint-3")
+    resumed.model(**partial(collate_rows, pad_id=0)(ragged_rows(2)))
+    resumed.train()
+    ours, own = ([line["trained_tokens"] for line in lines(trainer)] for trainer in (resumed, whole))
+    assert ours == own
+
+
 def test_checkpoint_without_our_state_is_gone_on_from_and_told(
     whole: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

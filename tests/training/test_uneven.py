@@ -18,6 +18,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 
 from sftloss.training import Loss, collate_rows, step_total
 from sftloss.training._fill import Filled, FilledBatches, FillerCollator
+from sftloss.training._trainer import _is_table
 
 pytest.importorskip("accelerate")
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +81,14 @@ def test_filled_rows_are_those_of_the_data_and_come_through_a_worker() -> None:
     assert not batch["token_weights"][1:].any() and (batch["labels"][1:] == -100).all()
     alone = collate_rows(rows[2:], pad_id=0)
     assert step_total(Loss(), [batch]).total == pytest.approx(float(step_total(Loss(), [alone]).total))
+
+
+def test_wrapper_around_a_table_keeps_what_it_makes_of_the_rows() -> None:
+    """To remove the columns of what says a table's column names would give the bare table back."""
+    table = pytest.importorskip("datasets").Dataset.from_list([{"input_ids": [1, 2]}])
+    wrapped = Filled(table)
+    assert wrapped.column_names == table.column_names
+    assert _is_table(table) and not _is_table(wrapped)
 
 
 def test_fillers_beside_rows_without_padding_are_left_out() -> None:

@@ -71,17 +71,14 @@ def _premises(results: Results, compared: Sequence[Comparison], command: str) ->
                 _more_seeds(command),
             )
         )
-    tokens = {(r.tokens, r.steps) for arm in results.arms for r in results.of(arm)}
-    by_seed = {
-        seed: {results.by_run[key].tokens for key in results.by_run if key.seed == seed} for seed in results.seeds
-    }
-    if any(len(values) > 1 for values in by_seed.values()):
-        low, high = min(t for t, _ in tokens), max(t for t, _ in tokens)
+    by_seed = zip(*([r.tokens for r in results.of(arm)] for arm in results.arms), strict=True)
+    if any(len(set(values)) > 1 for values in by_seed):
+        every = [r.tokens for arm in results.arms for r in results.of(arm)]
         found.append(
             Finding(
                 "CMP002",
                 "error",
-                f"Arms of one seed were given unequally many tokens: {low:,} to {high:,}.",
+                f"Arms of one seed were given unequally many tokens: {min(every):,} to {max(every):,}.",
                 "What differs may then be the amount of training.",
                 "Remove the arms' folders and train them again.",
             )

@@ -93,14 +93,13 @@ def _made(plan: Plan, split: str, count: int, tokenizer: Any) -> Rows:
     if key not in _MADE:
         if len(_MADE) >= 4:
             _MADE.clear()
-        _MADE[key] = _encoded(_generated(plan, split, count), plan, tokenizer)
+        _MADE[key] = _encoded(_generated(plan, split, count, noise), plan, tokenizer)
     return _MADE[key]
 
 
-def _generated(plan: Plan, split: str, count: int) -> Sequence[Record]:
+def _generated(plan: Plan, split: str, count: int, noise: float) -> Sequence[Record]:
     from sftloss.data.tasks import MULTITASK, study_rows
 
-    noise = plan.noise if split == "train" else 0.0
     tasks = MULTITASK if plan.data_tasks == ("multitask",) else plan.data_tasks or None
     try:
         return study_rows(plan.data_seed, count, split=split, noise=noise, tasks=tasks)
@@ -152,12 +151,11 @@ def _tilt(rows: Rows, recipe: Recipe) -> np.ndarray:
     from sftloss.training._tokens import read_tokens
 
     data, collate, found = data_of(recipe, None, rows.examples)[0], Collator(0), []
+    losses = [loss_of(replace(recipe, alpha=alpha)) for alpha in (recipe.alpha, 0.0)]
     for begin in range(0, len(data), _AT_ONCE):
         inputs = collate([data[i] for i in range(begin, min(begin + _AT_ONCE, len(data)))])
-        tilted, plain = (
-            read_tokens(loss_of(replace(recipe, alpha=alpha)), inputs).weights.view(inputs["segments"].shape).sum(1)
-            for alpha in (recipe.alpha, 0.0)
-        )
+        shape = inputs["segments"].shape
+        tilted, plain = (read_tokens(loss, inputs).weights.view(shape).sum(1) for loss in losses)
         found.append(torch.where(plain > 0, tilted / plain, 0.0))
     return torch.cat(found).numpy()
 

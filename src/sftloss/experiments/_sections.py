@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,6 +13,7 @@ from sftloss.experiments._findings import Names
 from sftloss.experiments._paired import Mean
 from sftloss.experiments._plan import Arm
 from sftloss.experiments._verdicts import Results, clipped, most
+from sftloss.experiments.metrics import pass_counts
 
 Kind = Literal["text", "integer", "number", "percent", "ratio", "nats"]
 Triple = tuple[Cell, Cell, Cell]
@@ -83,11 +83,9 @@ FORGETTING = (
 
 def samples_of(results: Results) -> tuple[Shown, ...]:
     """What several samples of one prompt have, pass@n for every n that was evaluated."""
-    found = {key for r in results.by_run.values() for key in r.metrics}
-    sizes = sorted(int(key.removeprefix("pass_at_")) for key in found if re.fullmatch("pass_at_[0-9]+", key))
     passes = (
         Shown(f"pass_at_{n}", f"pass@{n}", "percent", f"Probability that one of {n} samples is right.")
-        for n in sizes
+        for n in pass_counts(key for r in results.by_run.values() for key in r.metrics)
         if n > 1
     )
     # the commonest of two samples is either: its score is that of the samples

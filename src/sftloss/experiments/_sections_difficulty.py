@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sftloss.analysis.document import Column, Section, Table
 from sftloss.experiments._findings import Names
-from sftloss.experiments._sections import cells
+from sftloss.experiments._sections import cells, folded
 from sftloss.experiments._verdicts import Results
 from sftloss.experiments._words import listed
 from sftloss.experiments.metrics import Ratio
@@ -35,9 +35,9 @@ def difficulty(results: Results, names: Names) -> Section | None:
     columns = (
         Column("third", "tokens"),
         Column("arm", "arm"),
-        *_folded("nll", "loss per token", "nats"),
-        *_folded("top1", "top-1 tokens", "percent"),
-        *_folded("change", "loss, against the first arm", "number"),
+        *folded("nll", "loss per token", "nats"),
+        *folded("top1", "top-1 tokens", "percent"),
+        *folded("change", "loss, against the first arm"),
     )
     return Section(
         "difficulty",
@@ -97,8 +97,3 @@ def thirds(losses: NDArray[np.floating]) -> NDArray[np.int64]:
     code = np.empty(count, dtype=np.int64)
     code[np.argsort(losses.mean(axis=0, dtype=np.float64), kind="stable")] = np.arange(count) * len(THIRDS) // count
     return code
-
-
-def _folded(key: str, label: str, kind: str) -> tuple[Column, ...]:
-    """A value and its bounds, which a page shows as one."""
-    return tuple(Column(f"{key}{end}", end[1:] or label, kind) for end in ("", "_low", "_high"))  # type: ignore[arg-type]

@@ -81,11 +81,11 @@ def _draw_line(layout: _Layout) -> None:
         style: _Dash = (0, (3.0, 3.0)) if number % 2 else "solid"  # two anchors of one picture differ
         grey = stand_in("reference")
         layout.axes.plot(xs, [p[1] for p in points], color=grey, linewidth=1.2, linestyle=style, zorder=1.5)
-    for series in (series for _, series in layout.drawn if series.is_faint):
+    for series in [one for _, one in layout.drawn if one.is_faint]:
         points = _points(series)
         xs = [layout.places[x] for x, *_ in points]
         layout.axes.plot(xs, [p[1] for p in points], color=stand_in("reference"), linewidth=0.9, alpha=0.6, zorder=1.2)
-    for index, series in (one for one in layout.drawn if not one[1].is_faint):
+    for index, series in [(i, one) for i, one in layout.drawn if not one.is_faint]:
         points = _points(series)
         if not layout.is_categorical:
             points.sort(key=lambda point: typing.cast(float, point[0]))

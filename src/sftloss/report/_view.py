@@ -80,15 +80,12 @@ def _legend(chart: Chart) -> list[View]:
         if series.is_faint and chart.kind == "line":
             index += 1
             continue
-        entry: View = {
-            "label": shorten(clean(series.label), 120),
-            "kind": "reference" if series.is_reference else form,
-        }
+        entry: View = {"label": shorten(clean(series.label), 120), "kind": "reference"}
         if series.is_reference:
             entry["dash"] = "3 3" if sum(e["kind"] == "reference" for e in entries) % 2 and chart.kind == "line" else ""
         else:
-            entry["kind"] = "hollow" if series.is_faint else form
             entry |= {
+                "kind": "hollow" if series.is_faint else form,
                 "colour": index % len(SERIES),
                 "dash": DASHES[index % len(DASHES)],
                 "marker": MARKERS[index % len(MARKERS)],

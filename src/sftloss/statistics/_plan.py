@@ -28,7 +28,7 @@ class Plan:
             products. "two_pass" tiles over the vocabulary and recomputes in backward: four products, the least
             memory. "auto" takes one pass where gradients are wanted and the objective looks at one token at a time.
         tokens: Tokens in a chunk (one pass) or None to choose by memory.
-        columns: Vocabulary columns in a tile (two passes, and one on a processor) or None to choose by memory.
+        columns: Vocabulary columns in a tile (two passes, and one where no kernels run) or None to choose by memory.
         fields: Statistics to return beside those the objective reads and those that are free.
         skip_below: Gradient filtering in one pass, 0 for none: vocabulary columns in which no token of a chunk has a
             logit gradient of this size, relative to the largest coefficient, are left out of the gradient products.
@@ -65,13 +65,13 @@ class Plan:
         if self.tokens is not None:
             return self.tokens
         fit = max(_CHUNK_ROWS, (_DEVICE_CHUNK_BYTES if is_device else _CHUNK_BYTES) // (vocab * logit_bytes))
-        fit -= fit % _ROWS if fit > _ROWS else 0
+        fit -= fit % _ROWS
         parts = -(-max(tokens, 1) // fit)
         even = -(-max(tokens, 1) // parts)
-        return min(fit, -(-even // _ROWS) * _ROWS)
+        return -(-even // _ROWS) * _ROWS
 
     def column_blocks(self, tokens: int, vocab: int, itemsize: int, *, is_device: bool = False) -> Iterator[slice]:
-        """The columns of a chunk of the one-pass mode, as many at a time as stay in a processor's caches."""
+        """Columns of a chunk of the one-pass mode: as many at a time as stay in a processor's caches, elsewhere all."""
         fit = vocab if is_device else _BLOCK_BYTES // (max(tokens, 1) * itemsize)
         width = self.columns or max(256, fit)
         for start in range(0, vocab, width):

@@ -29,8 +29,8 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
 
     It is a subclass: `trainer` itself stays as it is. The step's normaliser is counted where the Trainer counts
     tokens, over the whole accumulation window and all ranks, whatever `average_tokens_across_devices` says. The log
-    gains `cross_entropy`, `entropy` and `token_accuracy` of the tokens trained since the last line. `eval_loss` is
-    the loss of the whole evaluation set, not a mean over its batches.
+    gains `cross_entropy`, `entropy` and `token_accuracy` of the tokens trained since the last line, and how many were
+    trained and seen. `eval_loss` is the loss of the whole evaluation set, not a mean over its batches.
 
     Args:
         trainer: `transformers.Trainer`, `trl.SFTTrainer`, or your own subclass of them. Its `compute_loss` is
@@ -81,7 +81,7 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
             make = super()._get_dataloader
             if self.args.world_size == 1 or not has_length(dataset) or isinstance(dataset, IterableDataset):
                 return make(dataset, description, batch_size, sampler_fn, **more)
-            if hasattr(dataset, "column_names"):  # of a table the Trainer removes columns, if it knows one
+            if _is_table(dataset):  # the Trainer removes its columns, but would not see it in a Filled
                 dataset = self._remove_unused_columns(dataset, description=description)
             order = None if sampler_fn is None else lambda _: sampler_fn(dataset)
             return fill(make(Filled(dataset), description, batch_size, order, **more))
@@ -167,10 +167,15 @@ def _events(trainer: Any, loss: Loss, tasks: TaskWeighting | None) -> Any:
 
     class Events(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """The Trainer has just set its sums to 0."""
-            if trainer._resumed_from is not None:
+            """The Trainer has just set its sums to 0, so ours are too, or those of its checkpoint."""
+            attachment = attachment_of(trainer.model)
+            if attachment is not None:
+                attachment.metrics("train", is_global=False)  # what an earlier training or a user's own passes left
+            # once: it may train again, from the start
+            checkpoint, trainer._resumed_from = trainer._resumed_from, None
+            if checkpoint is not None:
                 _attached(trainer, loss)
-                load_state(trainer, Path(trainer._resumed_from), trainer._keeps)
+                load_state(trainer, Path(checkpoint), trainer._keeps)
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """The weights move right after the optimizer, before anything is logged, evaluated or saved."""
@@ -178,6 +183,17 @@ def _events(trainer: Any, loss: Loss, tasks: TaskWeighting | None) -> Any:
                 tasks.step()
 
     return Events()
+
+
+def _is_table(dataset: Any) -> bool:
+    """Whether it is a table of `datasets`, and no wrapper around one, which says the same column names."""
+    from transformers.utils import is_datasets_available
+
+    if not is_datasets_available():
+        return False
+    from datasets import Dataset
+
+    return isinstance(dataset, Dataset)
 
 
 def _attached(trainer: Any, loss: Loss) -> Any:
