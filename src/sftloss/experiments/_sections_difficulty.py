@@ -26,7 +26,8 @@ def difficulty(results: Results, names: Names) -> Section | None:
     for third in THIRDS:
         said = []
         for arm in results.arms:
-            loss, top1 = (cells(split.mean(arm, f"{key}_{third}")) for key in ("nll", "top1"))
+            loss = cells(split.mean(arm, f"nll_{third}"), (0.0, np.inf))
+            top1 = cells(split.mean(arm, f"top1_{third}"), (0.0, 1.0))
             change = None if arm == results.arms[0] else split.difference(arm, f"nll_{third}")
             rows.append((third, names[arm], *loss, *top1, *cells(change)))
             if change is not None:

@@ -82,13 +82,11 @@ def _draw_line(layout: _Layout) -> None:
         grey = stand_in("reference")
         layout.axes.plot(xs, [p[1] for p in points], color=grey, linewidth=1.2, linestyle=style, zorder=1.5)
     for series in [one for _, one in layout.drawn if one.is_faint]:
-        points = _points(series)
+        points = _along(layout, series)
         xs = [layout.places[x] for x, *_ in points]
         layout.axes.plot(xs, [p[1] for p in points], color=stand_in("reference"), linewidth=0.9, alpha=0.6, zorder=1.2)
     for index, series in [(i, one) for i, one in layout.drawn if not one.is_faint]:
-        points = _points(series)
-        if not layout.is_categorical:
-            points.sort(key=lambda point: typing.cast(float, point[0]))
+        points = _along(layout, series)
         xs = [layout.places[x] for x, *_ in points]
         ys, lows, highs = ([p[k] for p in points] for k in (1, 2, 3))
         if series.low is not None and series.high is not None:
@@ -104,6 +102,14 @@ def _draw_line(layout: _Layout) -> None:
             markersize=4.5,
             zorder=3 + index,
         )
+
+
+def _along(layout: _Layout, series: Series) -> list[tuple[float | str, float, float, float]]:
+    """The points of a line from left to right."""
+    points = _points(series)
+    if not layout.is_categorical:
+        points.sort(key=lambda point: typing.cast(float, point[0]))
+    return points
 
 
 def _slots(layout: _Layout, width: float, *, widest: float = 1000.0) -> Iterator[tuple[int, Series, float, float]]:
