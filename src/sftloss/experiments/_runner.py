@@ -188,7 +188,9 @@ def _ask(process: subprocess.Popen[str], log: Any, run: Run) -> dict[str, str]:
         line = process.stdout.readline()
     except BrokenPipeError:
         line = ""
-    answer: dict[str, str] = json.loads(line) if line else {"run": run.name, **_death(process, log, run)}
+    # half a line is a worker that died while it wrote
+    is_whole = line.endswith("\n")
+    answer: dict[str, str] = json.loads(line) if is_whole else {"run": run.name, **_death(process, log, run)}
     return answer
 
 

@@ -65,7 +65,7 @@ def measure_tokens(
     dtype = compute_dtype(hidden)
     kept = torch.nonzero(targets != IGNORED)[:, 0]
     state, plan = _State(hidden, head, (False,) * 4, kept.shape[0]), plan or Plan()
-    step = plan.chunk(kept.shape[0], head.common, 2 * dtype.itemsize)
+    step = plan.chunk(kept.shape[0], head.common, 2 * dtype.itemsize, is_device=hidden.is_cuda)
     columns: dict[str, list[Tensor]] = {}
     for start in range(0, kept.shape[0], step):
         chosen = kept[start : start + step]
