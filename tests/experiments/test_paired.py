@@ -133,3 +133,10 @@ def test_verdicts_are_as_often_false_and_as_often_found_as_the_docs_say(seeds, s
     assert false == pytest.approx(stated[0], abs=3 * math.sqrt((stated[0] + 1 / 400) / 400))
     # 18 dependent comparisons a report count as 6, three standard errors of them
     assert found == pytest.approx(stated[1:], abs=3 * math.sqrt(0.25 / 2400))
+
+
+def test_differences_that_cancel_have_a_mean_of_zero() -> None:
+    table = np.array([[0.1, 0.2, -0.3], [0.3, -0.1, -0.2]])
+    assert table.mean() != 0  # what is left in floating point
+    assert crossed_mean(table).value == 0
+    assert crossed_mean(table + 1e-9).value == pytest.approx(1e-9)

@@ -117,12 +117,13 @@ def crossed_mean(table: Floats) -> Mean:
     """
     table = np.atleast_2d(np.asarray(table, dtype=np.float64))
     seeds, count = table.shape
+    dust = 1e-14 * np.abs(table).max(initial=0.0)  # what rounding leaves where tables are equal, or differences cancel
     value = float(table.mean())
+    value = 0.0 if abs(value) <= dust else value
     if count < 2:
         return Mean(value, (), seeds)
     parts = tuple(Part(_variance(table.mean(axis=axis)), table.shape[1 - axis] - 1) for axis in (0, 1)[:seeds])
-    # equal tables differ by rounding alone
-    if sum(part.variance for part in parts) * table.size <= (1e-14 * np.abs(table).max()) ** 2:
+    if sum(part.variance for part in parts) * table.size <= dust**2:
         return Mean(value, (Part(0.0, count - 1),), seeds)
     return Mean(value, parts, seeds)
 
