@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -130,6 +131,8 @@ def contender(name: str, given: Problem, times: int = 1) -> Callable[[], None]:
 def floor(products: int, tiling: tuple[int, int, bool], given: Problem, times: int) -> Callable[[], None]:
     """The bare products of the tokens that count; the fourth is the logits once more. A frozen head has no dW."""
     hidden, weight = given[0].detach()[given[2] != -100], given[1].detach()
+    if hidden.device.type == "cpu":  # where a processor has no products of low precision, float32 is the best there is
+        hidden, weight = hidden.float(), weight.float()
     tokens, vocab = hidden.shape[0], weight.shape[0]
     rows, columns, learns = min(tiling[0], tokens), min(tiling[1], vocab), given[1].requires_grad
     d_hidden, d_weight = torch.empty_like(hidden), torch.empty_like(weight)
@@ -174,16 +177,16 @@ def floor(products: int, tiling: tuple[int, int, bool], given: Problem, times: i
     return run
 
 
-def available(given: Problem) -> list[str]:
-    """The peers that run here; a missing one is named, not hidden."""
+def available(given: Problem, asked: list[str]) -> list[str]:
+    """The contenders asked for that run here; a missing one is named, not hidden."""
     names = []
-    for name in PEERS:
+    for name in (peer for peer in PEERS if peer in asked):
         try:
             loss_of(name, given[0][:256], given[1][:512], given[2][:256] % 512).backward()
             names.append(name)
         except Exception as error:  # a peer may refuse a device, a shape or a build in its own way
             print(f"{name}: does not run here ({type(error).__name__}: {str(error).splitlines()[0][:120]})")
-    return [*names, *OURS]
+    return [*names, *(name for name in OURS if name in asked)]
 
 
 def errors(names: list[str], given: Problem) -> dict[str, float]:
@@ -269,9 +272,9 @@ def ratios(mine: list[float], other: list[float]) -> list[float]:
     return [round(value, 3) for value in (statistics.median(found), min(found), max(found))]
 
 
-def compare(setting: Setting, rounds: int) -> dict[str, Any]:
+def compare(setting: Setting, rounds: int, asked: list[str]) -> dict[str, Any]:
     given, floors, times = problem(setting), FLOORS[setting.device], setting.accumulate
-    names = available(given)
+    names = available(given, asked)
     runs = {name: contender(name, given, times) for name in names}
     for name, tilings in floors.items():
         runs |= {f"{name} {tiling}": floor(int(name[-1]), tiling, given, times) for tiling in tilings}
@@ -291,26 +294,26 @@ def compare(setting: Setting, rounds: int) -> dict[str, Any]:
             f"{clock} time over {other}: median, min, max": ratios(seconds[name][clock], seconds[other][clock])
             for clock in ("wall", "processor")
             for other in ("plain", below)
+            if other in seconds
         }
         if name in memory:
-            rows[name] |= {
-                "peak_mib": round(memory[name], 1),
-                "memory_over_plain": round(memory[name] / memory["plain"], 3),
-            }
+            rows[name]["peak_mib"] = round(memory[name], 1)
+            if "plain" in memory:
+                rows[name]["memory_over_plain"] = round(memory[name] / memory["plain"], 3)
         if name in wrong:
             rows[name]["relative error of the gradients"] = float(f"{wrong[name]:.2g}")
         print(f"{name:28s} {rows[name]}", flush=True)
     return rows
 
 
-def record(setting: Setting, rounds: int) -> dict[str, Any]:
-    rows = compare(setting, rounds)
+def record(setting: Setting, rounds: int, asked: list[str]) -> dict[str, Any]:
+    rows = compare(setting, rounds, asked)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
     if setting.device == "cuda":
         machine = torch.cuda.get_device_name()
     return {
-        "command": " ".join(["python", "-m", "benchmarks.engine", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "benchmarks.engine", *sys.argv[1:]]),
         "commit": commit,
         "machine": f"{machine}, torch {torch.__version__}",
         "setting": vars(setting),
@@ -329,6 +332,8 @@ def main() -> None:
     parser.add_argument("--frozen", action="store_true", help="the head takes no gradient")
     parser.add_argument("--accumulate", type=int, default=1, help="backward passes onto the same gradients")
     parser.add_argument("--rounds", type=int, default=5)
+    every = [*PEERS, *OURS]
+    parser.add_argument("--contenders", nargs="+", choices=every, default=every, help="some of them, by name")
     parser.add_argument("--json", type=Path, help="write the figures here; without --tokens, a list for --device cuda")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -341,7 +346,7 @@ def main() -> None:
     found = []
     for shape in shapes:
         setting = Setting(*shape, args.ignored, args.device, dtype, args.frozen, args.accumulate)
-        found.append(record(setting, args.rounds))
+        found.append(record(setting, args.rounds, args.contenders))
         if args.json:  # after each shape, so that a lent device's time is not lost with the second
             args.json.write_text(json.dumps(found if len(shapes) > 1 else found[0], indent=1) + "\n")
 
