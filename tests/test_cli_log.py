@@ -37,3 +37,9 @@ def test_everything_is_put_back(caplog: pytest.LogCaptureFixture) -> None:
         raise KeyError
     OURS.warning("heard by whoever listens")
     assert caplog.messages == ["heard by whoever listens"] and not logging.getLogger("sftloss").handlers
+
+
+def test_a_record_made_from_a_dictionary_keeps_what_it_says() -> None:
+    with heard(quiet=False, verbose=False):
+        record = logging.makeLogRecord({"name": "other", "levelno": logging.INFO, "msg": "told"})
+    assert (record.name, record.levelno, record.getMessage()) == ("other", logging.INFO, "told")

@@ -49,9 +49,9 @@ def _without_chatter(make: Callable[..., logging.LogRecord]) -> Callable[..., lo
     `logging.disable` would silence ours too.
     """
 
-    def record(name: str, level: int, *rest: Any, **more: Any) -> logging.LogRecord:
-        made = make(name, level, *rest, **more)
-        if level < logging.ERROR and name.partition(".")[0] != _OURS:
+    def record(name: str | None, level: int | None, *rest: Any, **more: Any) -> logging.LogRecord:
+        made = make(name, level, *rest, **more)  # both None from logging.makeLogRecord, which fills them in itself
+        if (level or 0) < logging.ERROR and (name or "").partition(".")[0] != _OURS:
             made.levelno = -1
         return made
 
