@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.training.cases import ragged_rows
+from tests.training.launching import torchrun
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from sftloss.training import Loss, collate_rows, step_total
@@ -21,7 +17,6 @@ from sftloss.training._fill import Filled, FilledBatches, FillerCollator
 from sftloss.training._trainer import _is_table
 
 pytest.importorskip("accelerate")
-ROOT = Path(__file__).resolve().parents[2]
 EXACT = [
     *("trainer", "prompt weights", "length groups", "compute_metrics", "counted"),
     *("sft", "sft, padding-free", "sft, modules_to_save", "sft, LoRA on the head"),
@@ -35,15 +30,7 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     for package in ("transformers", "trl", "peft", "datasets"):
         pytest.importorskip(package)
     out = tmp_path_factory.mktemp("uneven") / "errors.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(request.param)]
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "ACCELERATE_USE_CPU": "true"}
-    script = str(ROOT / "tests" / "training" / "uneven_ranks.py")
-    done = subprocess.run([*command, script, str(out)], env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(out.read_text(encoding="utf-8"))
-    assert results["world"] == request.param
-    return results
+    return torchrun("uneven_ranks.py", request.param, out, ACCELERATE_USE_CPU="true")
 
 
 @pytest.mark.parametrize("case", EXACT)
