@@ -9,9 +9,9 @@
 
 Contenders run in turn, A B C A B C, in one process for time; on a CPU each in a process of its own for memory. Memory
 is the peak resident size (on a GPU, of what is allocated) over the inputs and the gradients that are returned anyway.
-The floors are the bare products, with preallocated outputs, at the best of several tilings: three for one pass, four
-for two. Processor time is what other work on the machine disturbs least. The error is the relative error of the
-gradients from float64, by Frobenius norms.
+The floors are the bare products, with preallocated outputs, at the tiling of several with the lowest median: three for
+one pass, four for two. Processor time is what other work on the machine disturbs least. The error is the relative error
+of the gradients from float64, by Frobenius norms.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.floors import FLOORS, Problem, floor
 from sftloss.loss import weighted_loss
 from sftloss.objectives import objective
 from sftloss.statistics import Head, Plan
@@ -45,19 +46,7 @@ OURS = {
     "entropy": ("cross_entropy + 0.1 * entropy_bonus", "one_pass"),
 }
 PEERS = ("plain", "torch", "torch chunks of 512", "trl", "liger", "cce", "cce exact")
-# tokens and columns at a time; whether the logits lie column by column, the weight on the left of their product
-FLOORS = {
-    "cpu": {
-        "floor of 3": ((512, 512, False), (1024, 2048, False), (256, 2**20, True), (512, 2**20, True)),
-        "floor of 4": ((2048, 2048, False), (2048, 2048, True), (1024, 1024, False)),
-    },
-    "cuda": {
-        "floor of 3": ((1024, 2**20, False), (2048, 2**20, False), (8192, 2**20, False)),
-        "floor of 4": ((8192, 4096, False), (8192, 16384, False)),
-    },
-}
 CUDA_SHAPES = ((8192, 4096, 128256), (8192, 2304, 256000))
-Problem = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -124,55 +113,6 @@ def contender(name: str, given: Problem, times: int = 1) -> Callable[[], None]:
         hidden.grad = weight.grad = None
         for _ in range(times):
             loss_of(name, hidden, weight, targets).backward()
-
-    return run
-
-
-def floor(products: int, tiling: tuple[int, int, bool], given: Problem, times: int) -> Callable[[], None]:
-    """The bare products of the tokens that count; the fourth is the logits once more. A frozen head has no dW."""
-    hidden, weight = given[0].detach()[given[2] != -100], given[1].detach()
-    if hidden.device.type == "cpu":  # where a processor has no products of low precision, float32 is the best there is
-        hidden, weight = hidden.float(), weight.float()
-    tokens, vocab = hidden.shape[0], weight.shape[0]
-    rows, columns, learns = min(tiling[0], tokens), min(tiling[1], vocab), given[1].requires_grad
-    d_hidden, d_weight = torch.empty_like(hidden), torch.empty_like(weight)
-    held = hidden.new_empty(rows * (vocab if products == 3 else columns))
-
-    def block(height: int, width: int) -> Tensor:
-        part = held[: height * width]
-        return part.view(width, height).t() if tiling[2] else part.view(height, width)
-
-    def logits(h: Tensor, w: Tensor, out: Tensor) -> None:
-        if tiling[2]:
-            torch.mm(w, h.t(), out=out.t())
-        else:
-            torch.mm(h, w.t(), out=out)
-
-    def three() -> None:
-        for i in range(0, tokens, rows):
-            h = hidden[i : i + rows]
-            part = block(h.shape[0], vocab)
-            for j in range(0, vocab, columns):
-                logits(h, weight[j : j + columns], part[:, j : j + columns])
-            torch.mm(part, weight, out=d_hidden[i : i + rows])
-            if learns:
-                d_weight.addmm_(part.t(), h, beta=float(i > 0))
-
-    def four() -> None:
-        for i in range(0, tokens, rows):
-            h = hidden[i : i + rows]
-            for j in range(0, vocab, columns):
-                w = weight[j : j + columns]
-                part = block(h.shape[0], w.shape[0])
-                logits(h, w, part)
-                logits(h, w, part)
-                d_hidden[i : i + rows].addmm_(part, w, beta=float(j > 0))
-                if learns:
-                    d_weight[j : j + columns].addmm_(part.t(), h, beta=float(i > 0))
-
-    def run() -> None:
-        for _ in range(times):
-            (three if products == 3 else four)()
 
     return run
 
@@ -279,11 +219,11 @@ def compare(setting: Setting, rounds: int, asked: list[str]) -> dict[str, Any]:
     for name, tilings in floors.items():
         runs |= {f"{name} {tiling}": floor(int(name[-1]), tiling, given, times) for tiling in tilings}
     seconds = timed(runs, rounds)
+    best = {}
     for name in floors:
-        tried = [seconds[run] for run in seconds if run.startswith(name)]
-        seconds[name] = {
-            clock: [min(each) for each in zip(*(t[clock] for t in tried), strict=True)] for clock in tried[0]
-        }
+        tried = [run for run in seconds if run.startswith(name)]
+        best[name] = min(tried, key=lambda run: statistics.median(seconds[run]["processor"]))
+        seconds[name] = seconds[best[name]]
     wrong = errors(names, given)
     del runs, given
     memory = {name: peak_mib(name, setting) for name in names}
@@ -296,6 +236,8 @@ def compare(setting: Setting, rounds: int, asked: list[str]) -> dict[str, Any]:
             for other in ("plain", below)
             if other in seconds
         }
+        if name in best:
+            rows[name]["tokens, columns, whether the weight is on the left"] = best[name].removeprefix(f"{name} ")
         if name in memory:
             rows[name]["peak_mib"] = round(memory[name], 1)
             if "plain" in memory:

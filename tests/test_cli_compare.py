@@ -90,6 +90,7 @@ def test_flags_default_to_what_a_plan_defaults_to():
         (("--loss", "dft", "--loss", "focal", "--devices", "tpu:0"), "tpu:0"),
         (("--prompt-weight", "much", "--prompt-weight", "1"), "much"),
         (("--loss", "dft", "--loss", "focal", "--data", "x.jsonl"), "eval-data"),
+        (("--loss", "dft", "--loss", "focal", "--data", "x.jsonl", "--noise", "0.1"), "--noise: only generated"),
     ],
 )
 def test_what_cannot_be_compared_is_said_before_anything_is_trained(tmp_path, words, told):

@@ -43,3 +43,11 @@ def test_a_record_made_from_a_dictionary_keeps_what_it_says() -> None:
     with heard(quiet=False, verbose=False):
         record = logging.makeLogRecord({"name": "other", "levelno": logging.INFO, "msg": "told"})
     assert (record.name, record.levelno, record.getMessage()) == ("other", logging.INFO, "told")
+
+
+def test_a_record_that_cannot_be_said_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with heard(quiet=False, verbose=False):
+        OURS.warning("row %d", "three")
+        OURS.warning("row %d", 4)
+    told = capsys.readouterr().err
+    assert "Logging error" in told and told.endswith("sftloss: row 4\n")

@@ -66,6 +66,16 @@ def test_arms_that_disagree_are_both_named():
     assert "is supported for focal(gamma=1) and contradicted for focal(gamma=2)." in told
 
 
+def test_beside_arms_that_disagree_those_without_a_verdict_are_named():
+    losses = ("cross_entropy", "focal(gamma=1)", "focal(gamma=2)", "focal(gamma=3)")
+    plan = replace(STUDIES["focal"].plan, losses=losses, seeds=(0, 1, 2))
+    given = results(plan=plan)
+    for arm, by in ((1, 0.3), (2, -0.3)):
+        given = spoiled(given, arm, exact_match=lambda m, by=by: Ratio(m["exact_match"].top + by, np.ones(ROWS)))
+    told = answer(describe(plan, given), STUDIES["focal"].claim)
+    assert "contradicted for focal(gamma=2); no difference shown for focal(gamma=3)." in told
+
+
 def test_too_few_seeds_answer_nothing():
     plan = replace(STUDIES["focal"].plan, seeds=(0, 1))
     told = answer(describe(plan, results(0.5, plan=plan)), STUDIES["focal"].claim)

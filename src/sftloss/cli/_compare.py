@@ -55,7 +55,9 @@ class CompareOptions:
     train_rows: int | None = option(None, "Training rows, from the start.", panel=_IN, minimum=1)
     eval_rows: int | None = option(None, "Held-out rows, from the start.", panel=_IN, minimum=2)
     forget_rows: int | None = option(None, "Rows of forget-data, from the start.", panel=_IN, minimum=2)
-    noise: float = option(0.05, "Share of generated training rows with a wrong answer.", panel=_IN, minimum=0)
+    noise: float | None = option(
+        None, "Share of generated training rows with a wrong answer; 0.05 if not given.", panel=_IN, minimum=0
+    )
     data_tasks: tuple[str, ...] = option((), "Generated tasks; all if not given.", panel=_IN, metavar="NAME")
     max_length: int | None = option(None, "Tokens kept of each row.", panel=_IN, minimum=2)
     batch_size: int = option(16, "Rows of a micro-batch.", panel=_TRAIN, minimum=1)
@@ -112,6 +114,10 @@ def plan_of(options: CompareOptions) -> Plan:
 
     given: dict[str, Any] = {f.name: getattr(options, _RENAMED.get(f.name, f.name)) for f in fields(Plan)}
     given["seeds"] = tuple(range(options.seeds))
+    if options.noise is None:
+        del given["noise"]
+    elif options.noise and options.data != Plan.data:
+        raise ConfigError("--noise: only generated rows get wrong answers; leave it out, or leave --data out.")
     try:
         given["prompt_weights"] = tuple(map(float, options.prompt_weight))
     except ValueError:

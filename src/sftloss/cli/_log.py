@@ -17,7 +17,10 @@ class _Lines(logging.Handler):
     """A line on stderr for each record."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage())
+        try:
+            say(record.getMessage())
+        except Exception:
+            self.handleError(record)
 
 
 @contextmanager

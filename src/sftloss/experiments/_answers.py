@@ -50,13 +50,12 @@ def _held(ours: Sequence[dict[str, Any]], claim: Claim) -> str:
     different = [row for row in ours if row["verdict"] == _DIFFERENT]
     for_it = tuple(row["arm"] for row in different if (row["difference"] > 0) == (claim.direction == "higher"))
     against = tuple(row["arm"] for row in different if row["arm"] not in for_it)
-    if for_it and against:
-        return f"supported for {listed(for_it)} and contradicted for {listed(against)}"
-    if for_it or against:
-        rest = tuple(row["arm"] for row in ours if row["verdict"] != _DIFFERENT)
-        where = f"{'supported' if for_it else 'contradicted'} for {listed(for_it or against)}"
-        return where + (f"; no difference shown for {listed(rest)}" if rest else "")
-    return "neither supported nor contradicted: no difference shown"
+    if not different:
+        return "neither supported nor contradicted: no difference shown"
+    rest = tuple(row["arm"] for row in ours if row["verdict"] != _DIFFERENT)
+    said = (("supported", for_it), ("contradicted", against))
+    where = " and ".join(f"{word} for {listed(arms)}" for word, arms in said if arms)
+    return where + (f"; no difference shown for {listed(rest)}" if rest else "")
 
 
 def _rows(document: Document) -> list[dict[str, Any]]:

@@ -53,7 +53,7 @@ class Work:
 
 @dataclass
 class Gradients:
-    """Gradients of sum (c / max|c|) f, in the compute dtype; None where not wanted."""
+    """Gradients of sum (c / unit) f, in the compute dtype; None where not wanted."""
 
     hidden: Tensor | None
     weight: Tensor | None
@@ -69,9 +69,9 @@ class OnePass(torch.autograd.Function):
         wanted, head = tuple(ctx.needs_input_grad[:4]), work.head(weight, bias, low_rank)
         ctx.dtype = product_dtype(hidden, head)
         with torch.autocast(hidden.device.type, enabled=False):
-            loss, stats, gradients, largest = sweep(hidden, head, work, wanted, ctx.dtype)
+            loss, stats, gradients, unit = sweep(hidden, head, work, wanted, ctx.dtype)
         ctx.save_for_backward(hidden, weight, bias, low_rank)
-        ctx.work, ctx.wanted, ctx.gradients, ctx.largest = work, wanted, gradients, largest
+        ctx.work, ctx.wanted, ctx.gradients, ctx.unit = work, wanted, gradients, unit
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*stats)
         return loss, *stats
@@ -87,11 +87,10 @@ class OnePass(torch.autograd.Function):
         if gradients is None:  # a second backward through a retained graph: the first one took the buffers
             with torch.autocast(hidden.device.type, enabled=False), torch.no_grad():
                 _, _, gradients, _ = sweep(hidden, ctx.work.head(*inputs[1:]), ctx.work, ctx.wanted, ctx.dtype)
-        factor = upstream * ctx.largest
-        out = [
-            None if value is None else value.mul_(factor).to(like.dtype)
-            for value, like in zip(vars(gradients).values(), inputs, strict=True)
-        ]
+        found, factor = tuple(vars(gradients).values()), upstream * ctx.unit
+        if uses_kernels(hidden) or factor != 1:  # to look there is to wait for the device
+            found = tuple(None if value is None else value.mul_(factor) for value in found)
+        out = [None if value is None else value.to(like.dtype) for value, like in zip(found, inputs, strict=True)]
         return (*out, None)
 
 
@@ -105,8 +104,10 @@ def sweep(
     kept = torch.arange(tokens, device=hidden.device) if masked else torch.nonzero(counted)[:, 0]
     everything = kept.shape[0] == tokens
     coefficients = torch.where(counted, work.coefficients.to(dtype), 0.0)
-    largest = coefficients.abs().amax() if tokens else coefficients.new_ones(())
-    largest = torch.where(largest > 0, largest, 1.0)
+    unit = coefficients.new_ones(())
+    if tokens and (product != dtype or work.plan.skip_below):  # rounded to low precision, or small beside the largest
+        largest = coefficients.abs().amax()
+        unit = torch.where(largest > 0, largest, 1.0)
     state = _State(hidden, head, wanted, kept.shape[0])
     state.is_masked = masked
     loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
@@ -116,7 +117,7 @@ def sweep(
         piece = slice(start, min(start + step, kept.shape[0]))
         chosen: slice | Tensor = piece if everything else kept[piece]
         extras = {name: value[chosen] for name, value in work.extras.items()}
-        c = coefficients[chosen] / largest
+        c = coefficients[chosen] / unit
         h, y = hidden[chosen].to(product), work.targets[chosen]
         if masked:
             h, y = h.masked_fill(~counted[chosen, None], 0.0), y.masked_fill(~counted[chosen], 0)
@@ -128,7 +129,7 @@ def sweep(
         stats = [spread(value, kept, tokens) for value in stats]
     elif masked:
         stats = [value.masked_fill(~counted, 0) for value in stats]
-    return (loss * largest).to(dtype), stats, state.finish(tokens, kept, everything), largest
+    return (loss * unit).to(dtype), stats, state.finish(tokens, kept, everything), unit
 
 
 @dataclass(frozen=True)

@@ -123,9 +123,8 @@ class Attachment:
 
         def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
             given = release({**dict(zip(names, args, strict=False)), **kwargs})
-            if given.get("labels") is None and given.get("shift_labels") is None:
-                return attachment.own_forward(self)(**_without(given, (*COLUMNS, "output_logits")))
-            if not attachment.is_active:
+            has_labels = given.get("labels") is not None or given.get("shift_labels") is not None
+            if not (has_labels and attachment.is_active):
                 return attachment.own_forward(self)(**_without(given, (*COLUMNS, "output_logits")))
             return attachment.run(self, given)
 

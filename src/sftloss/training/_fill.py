@@ -128,4 +128,4 @@ def fill(loader: DataLoader[Any]) -> DataLoader[Any]:
 
 def _without(values: Tensor, untrained: Tensor, nothing: float) -> Tensor:
     """`nothing` in the rows that are not trained, for values of one a row and one a token."""
-    return torch.where(untrained if values.dim() == 2 else untrained[:, 0], nothing, values)
+    return torch.where(untrained if values.dim() == untrained.dim() else untrained[:, 0], nothing, values)
