@@ -14,7 +14,7 @@ SIZES = st.integers(1, 300_000)
 @given(st.integers(1, 5000), SIZES, st.sampled_from([4, 8]))
 def test_chunks_are_even_multiples_of_32_within_the_room(tokens, vocab, itemsize):
     chunk = Plan().chunk(tokens, vocab, itemsize)
-    most = max(128, 50 * 2**20 // (vocab * itemsize))
+    most = max(256, 50 * 2**20 // (vocab * itemsize))
     assert chunk % 32 == 0 and chunk <= most
     # as few chunks as the room allows, but for what rounding costs
     assert -(-tokens // chunk) <= -(-tokens // (most - most % 32)) and chunk < tokens / -(-tokens // most) + 64
@@ -26,7 +26,7 @@ def test_blocks_of_columns_cover_the_vocabulary_once(tokens, vocab, itemsize):
     assert [column for block in (blocks[0], blocks[-1]) for column in (block.start, block.stop)][::3] == [0, vocab]
     assert all(left.stop == right.start for left, right in zip(blocks, blocks[1:], strict=False))
     widest = max(block.stop - block.start for block in blocks)
-    assert widest <= 256 or widest * tokens * itemsize <= 4 * 2**20
+    assert widest <= 256 or widest * tokens * itemsize <= 8 * 2**20
 
 
 def test_another_devices_block_is_the_whole_vocabulary():
@@ -35,6 +35,6 @@ def test_another_devices_block_is_the_whole_vocabulary():
     assert cut == [slice(0, 30000), slice(30000, 50257)]
 
 
-@pytest.mark.parametrize(("tokens", "vocab", "chunk"), [(2048, 50257, 256), (1024, 151936, 128), (512, 8000, 512)])
+@pytest.mark.parametrize(("tokens", "vocab", "chunk"), [(2048, 50257, 256), (1024, 151936, 256), (512, 8000, 512)])
 def test_chunks_of_the_shapes_that_are_measured(tokens, vocab, chunk):
     assert Plan().chunk(tokens, vocab, 4) == chunk

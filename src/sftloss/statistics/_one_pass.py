@@ -14,7 +14,6 @@ from ._head import (
     Head,
     blocks,
     compute_dtype,
-    factors_of,
     finite_columns,
     multiply,
     product_dtype,
@@ -301,7 +300,9 @@ def read_chunk(
     is_device = hidden.device.type != "cpu"
     for columns in plan.column_blocks(hidden.shape[0], vocab, whole.element_size(), is_device=is_device):
         z, slope = whole[:, columns], None if slopes is None else slopes[:, columns]
-        project(hidden, factors_of(head, columns, state.dtype), head, columns, z, slope)
+        for rows, factors in blocks(head, state.dtype, columns):
+            part = slice(rows.start - columns.start, rows.stop - columns.start)
+            project(hidden, factors, head, rows, z[:, part], None if slope is None else slope[:, part])
         hole = take_target(z, targets, head.start + columns.start, sums)
         exp = add_block(z, sums, hole, state.finite is not None, None if spare is None else spare[:, columns])
         held.append(Block(columns, exp, z if keeps_shifted else None, slope, sums.m.clone()))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 _CHUNK_BYTES = 50 * 2**20  # what one chunk of logits may take: 256 rows of 50257 float32
-_CHUNK_ROWS = 128  # but no fewer: each chunk reads and writes the whole of dW once
+_CHUNK_ROWS = 256  # but no fewer: each chunk reads and writes the whole of dW once
 _ROWS = 32  # the products of a processor run best with whole multiples of these
-_BLOCK_BYTES = 4 * 2**20  # of a chunk, gone over several times while it is in the caches
+_BLOCK_BYTES = 8 * 2**20  # of a chunk, gone over several times while it is in the caches
 _TILE_BYTES = 16 * 2**20  # one tile of the two-pass mode: 2048 rows of 2048 float32, fits a last-level cache
 # a GPU's memory is larger and its products need to be: from arithmetic, not yet from a measurement
 _DEVICE_CHUNK_BYTES, _DEVICE_TILE_BYTES = 640 * 2**20, 128 * 2**20
