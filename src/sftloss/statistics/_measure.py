@@ -65,7 +65,7 @@ def measure_tokens(
     dtype = compute_dtype(hidden)
     kept = torch.nonzero(targets != IGNORED)[:, 0]
     state, plan = _State(hidden, head, (False,) * 4, kept.shape[0]), plan or Plan()
-    step = plan.chunk(kept.shape[0], head.common, 2 * dtype.itemsize, is_device=hidden.is_cuda)
+    step = plan.chunk(kept.shape[0], head.common, dtype.itemsize, is_device=hidden.is_cuda)
     columns: dict[str, list[Tensor]] = {}
     for start in range(0, kept.shape[0], step):
         chosen = kept[start : start + step]
@@ -115,9 +115,7 @@ def _norms(state: _State, held: list[Block], targets: Tensor, rows: Rows, grad: 
         return l1, l2
     l1, squares = torch.zeros_like(rows.m), torch.zeros_like(rows.m)
     for block in held:
-        assert block.shifted is not None
-        copy = replace(block, exp=block.exp.clone(), shifted=block.shifted.clone())
-        dz = state.to_gradient(copy, rows, targets, grad)
+        dz = state.to_gradient(replace(block, value=block.value.clone()), rows, targets, grad)
         l1 += torch.linalg.vector_norm(dz, 1, dim=1)
         squares += dz.square_().sum(dim=1)
     return total(l1, state.head.shard), total(squares, state.head.shard).sqrt()

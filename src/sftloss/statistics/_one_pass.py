@@ -136,8 +136,8 @@ class Block:
     """Some columns of a chunk's logits between the two products, centred at the largest logit met up to them."""
 
     columns: slice
-    exp: Tensor  # exp(z - centre), 0 at the target; where the kernels run, the bare product
-    shifted: Tensor | None  # z - centre, where the gradient needs it; where the kernels run, what they write to
+    value: Tensor  # exp(z - centre), 0 at the target; z - centre, where `out` is given; the kernels' bare product
+    out: Tensor | None  # where the gradient goes, if not in the place of `value`; the same memory for all blocks
     slope: Tensor | None  # d(capped) / d(uncapped)
     centre: Tensor
 
@@ -161,7 +161,7 @@ class _State:
         self.is_masked = False  # rows that do not count are there, with coefficient 0
 
     def keeps_shifted(self, work: Work) -> bool:
-        """Whether the backward formula reads z - m beside exp(z - m): a second buffer."""
+        """Whether the backward formula reads z - m beside exp(z - m), which is then made again from it."""
         return self.wants_gradient and not {"entropy", "collision"}.isdisjoint(work.fields)
 
     @property
@@ -199,7 +199,7 @@ class _State:
         from . import _triton
 
         z = self.room.take("z", hidden.shape[0], self.head.weight.shape[0])
-        out = z if hidden.dtype == z.dtype else self.room.take("spare", z.shape[0], z.shape[1], hidden.dtype)
+        out = None if hidden.dtype == z.dtype else self.room.take("out", z.shape[0], z.shape[1], hidden.dtype)
         every = slice(0, z.shape[1])
         for columns, factors in blocks(self.head, hidden.dtype, every):
             products(hidden, factors, z[:, columns])
@@ -210,21 +210,25 @@ class _State:
 
     def _gradient(self, block: Block, rows: Rows, targets: Tensor, grad: RowGradient) -> Tensor:
         """What was read, turned into the gradient in the product with the head; in place."""
-        if uses_kernels(block.exp):
+        if uses_kernels(block.value):
             from . import _triton
 
-            assert block.shifted is not None  # where the kernel writes
-            held = _triton.Block(self.head, block.columns, targets)
-            return _triton.write(block.exp, block.shifted, held, Formula.of(rows, grad, self.vocab_size))
+            held, out = (
+                _triton.Block(self.head, block.columns, targets),
+                block.value if block.out is None else block.out,
+            )
+            return _triton.write(block.value, out, held, Formula.of(rows, grad, self.vocab_size))
         dz = self.to_gradient(block, rows, targets, grad)
         return dz if block.slope is None else dz.mul_(block.slope)
 
     def to_gradient(self, block: Block, rows: Rows, targets: Tensor, grad: RowGradient) -> Tensor:
-        """The gradient in the (capped) logits of a block, in its place."""
+        """The gradient in the (capped) logits of a block; what the block holds is overwritten."""
         formula = Formula.of(from_centre(rows, block.centre), grad, self.vocab_size)
         finite = None if self.finite is None else self.finite[block.columns]
         start = self.head.start + block.columns.start
-        return to_gradient(block.exp, block.shifted, formula, finite, targets, start)
+        if block.out is None:
+            return to_gradient(block.value, None, formula, finite, targets, start)
+        return to_gradient(torch.exp(block.value, out=block.out), block.value, formula, finite, targets, start)
 
     def _d_hidden(self, piece: slice) -> Tensor | None:
         """Where the products of a chunk are added up; on a processor column by column, as its logits lie."""
@@ -291,11 +295,8 @@ def read_chunk(
     """
     (hidden, targets), head, vocab = tokens, state.head, state.head.weight.shape[0]
 
-    def take(name: str, wanted: bool) -> Tensor | None:
-        return state.room.take(name, vocab, hidden.shape[0]).t() if wanted else None
-
-    whole, spare, slopes = take("z", True), take("spare", keeps_shifted), take("slope", state.keeps_slope)
-    assert whole is not None
+    whole = state.room.take("z", vocab, hidden.shape[0]).t()
+    slopes = state.room.take("slope", vocab, hidden.shape[0]).t() if state.keeps_slope else None
     sums, held = Sums.start(hidden.shape[0], needed, whole), []
     is_device = hidden.device.type != "cpu"
     for columns in plan.column_blocks(hidden.shape[0], vocab, whole.element_size(), is_device=is_device):
@@ -304,8 +305,9 @@ def read_chunk(
             part = slice(rows.start - columns.start, rows.stop - columns.start)
             project(hidden, factors, head, rows, z[:, part], None if slope is None else slope[:, part])
         hole = take_target(z, targets, head.start + columns.start, sums)
-        exp = add_block(z, sums, hole, state.finite is not None, None if spare is None else spare[:, columns])
-        held.append(Block(columns, exp, z if keeps_shifted else None, slope, sums.m.clone()))
+        out = state.room.take("out", z.shape[1], z.shape[0]).t() if keeps_shifted else None
+        add_block(z, sums, hole, state.finite is not None, out)
+        held.append(Block(columns, z, out, slope, sums.m.clone()))
     return held, merge(sums, head.shard, targets).rows(state.vocab_size)
 
 

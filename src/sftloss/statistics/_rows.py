@@ -97,7 +97,8 @@ class Formula:
     @classmethod
     def of(cls, rows: Rows, grad: RowGradient, vocab_size: int | Tensor) -> Formula:
         """From the numbers of each whole row and the gradient in them; `vocab_size` counts the finite logits."""
-        inverse = torch.exp(-rows.log_sum)
+        # S is at least 1, but where the target is the only finite logit: no gradient goes elsewhere
+        inverse = torch.where(rows.log_sum < -1, 0.0, torch.exp(-rows.log_sum))
         scale = grad.log_sum
         if grad.rest_entropy is not None:
             scale = scale - grad.rest_entropy * (have(rows.rest_entropy) - rows.log_sum)

@@ -169,19 +169,17 @@ def to_gradient(
 
 
 def _rows_to_gradient(exp: Tensor, shifted: Tensor | None, formula: Formula, column: Tensor | None) -> None:
-    if formula.is_plain:
-        exp *= (formula.scale * formula.inverse)[:, None]
-    else:
+    factor = (formula.scale * formula.inverse)[:, None]
+    if not formula.is_plain:
         assert shifted is not None
-        scale = formula.scale[:, None]
         if formula.entropy is None:
-            shifted.copy_(scale.expand_as(shifted))
+            shifted.copy_(factor.expand_as(shifted))
         else:
-            torch.addcmul(scale, shifted, formula.entropy[:, None], value=-1, out=shifted)
+            torch.addcmul(factor, shifted, (formula.entropy * formula.inverse)[:, None], value=-1, out=shifted)
         if formula.squared is not None:
-            shifted.addcmul_(exp, formula.squared[:, None])
-        exp *= shifted
-        exp *= formula.inverse[:, None]  # last: where the target is the only finite logit it is huge, and exp 0
+            shifted.addcmul_(exp, (formula.squared * formula.inverse)[:, None])
+        factor = shifted
+    exp *= factor
     if formula.each is None:
         return
     if column is None:
