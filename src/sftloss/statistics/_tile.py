@@ -105,19 +105,18 @@ def cached(block: Tensor) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def add_block(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tensor | None = None) -> Tensor:
-    """Add a block to the sums; returns exp(z - m): in place of z, or in `spare`, and then z keeps z - m.
+def add_block(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tensor | None = None) -> None:
+    """Add a block to the sums. It becomes exp(z - m), or z - m where `spare` is there for the exponentials.
 
     Args:
         z: ``(tokens, block)``, the targets taken out. Overwritten.
         sums: Updated in place.
         hole: ``(tokens, 1)``, the column `take_target` returned.
         has_banned: Whether the bias takes columns out of the vocabulary, so that z holds other -inf than the targets'.
-        spare: A second buffer, needed for the entropy's gradient.
+        spare: Like z, where the gradient will need z - m.
     """
     for rows in cached(z):
         _add_rows(z[rows], sums.of(rows), hole[rows], has_banned, None if spare is None else spare[rows])
-    return z if spare is None else spare
 
 
 def _add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tensor | None) -> None:
