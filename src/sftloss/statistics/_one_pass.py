@@ -103,12 +103,12 @@ def sweep(
     kept = torch.arange(tokens, device=hidden.device) if masked else torch.nonzero(counted)[:, 0]
     everything = kept.shape[0] == tokens
     coefficients = torch.where(counted, work.coefficients.to(dtype), 0.0)
-    unit = coefficients.new_ones(())
-    if tokens and (product != dtype or work.plan.skip_below):  # rounded to low precision, or small beside the largest
-        largest = coefficients.abs().amax()
-        unit = torch.where(largest > 0, largest, 1.0)
+    largest = coefficients.abs().amax() if tokens else coefficients.new_ones(())
+    largest = torch.where(largest > 0, largest, 1.0)
+    unit = largest if product != dtype else torch.ones_like(largest)  # dz of order one, where it is rounded
     state = _State(hidden, head, wanted, kept.shape[0])
     state.is_masked = masked
+    state.skip_below = work.plan.skip_below * largest / unit if work.plan.skip_below else None
     loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
     pieces: list[dict[str, Tensor]] = []
     step = work.plan.chunk(kept.shape[0], head.common, dtype.itemsize, is_device=masked or hidden.is_cuda)
@@ -159,6 +159,7 @@ class _State:
         self.wants_gradient = any(wanted)
         self.room = Room(hidden, self.dtype)
         self.is_masked = False  # rows that do not count are there, with coefficient 0
+        self.skip_below: Tensor | None = None  # columns of dz that nowhere reach it take no part in the products
 
     def keeps_shifted(self, work: Work) -> bool:
         """Whether the backward formula reads z - m beside exp(z - m), which is then made again from it."""
@@ -188,7 +189,7 @@ class _State:
             d_hidden = self._d_hidden(piece)
             for block in held:
                 dz = self._gradient(block, rows, targets, grad)
-                self._products(dz, (hidden, d_hidden), (piece, block.columns), work.plan.skip_below)
+                self._products(dz, (hidden, d_hidden), (piece, block.columns))
             if self.d_hidden is not None and d_hidden is not None and not self.is_masked:
                 self.d_hidden[piece] = d_hidden
         return {name: value.detach() for name, value in values.items()}, loss
@@ -238,9 +239,7 @@ class _State:
             return self.d_hidden[piece]
         return self.room.take("d_hidden", self.head.width, piece.stop - piece.start).t()
 
-    def _products(
-        self, dz: Tensor, inputs: tuple[Tensor, Tensor | None], where: tuple[slice, slice], skip_below: float
-    ) -> None:
+    def _products(self, dz: Tensor, inputs: tuple[Tensor, Tensor | None], where: tuple[slice, slice]) -> None:
         """Add the products of a block to the gradients: `inputs` are the hidden states and their gradient.
 
         `where` are its tokens and its columns.
@@ -249,8 +248,8 @@ class _State:
         scale = self.head.scale
         if self.d_bias is not None:
             self.d_bias[columns].add_(dz.sum(dim=0, dtype=self.dtype), alpha=scale)
-        if skip_below:
-            self._filtered_products(dz, inputs, where, skip_below)
+        if self.skip_below is not None:
+            self._filtered_products(dz, inputs, where, self.skip_below)
             return
         for rows, factors in blocks(self.head, dz.dtype, columns):
             part = dz[:, rows.start - columns.start : rows.stop - columns.start]
@@ -261,7 +260,7 @@ class _State:
                     multiply(gradient[rows], part.t(), hidden[:, read], beta=float(tokens.start > 0), alpha=scale)
 
     def _filtered_products(
-        self, dz: Tensor, inputs: tuple[Tensor, Tensor | None], where: tuple[slice, slice], skip_below: float
+        self, dz: Tensor, inputs: tuple[Tensor, Tensor | None], where: tuple[slice, slice], skip_below: Tensor
     ) -> None:
         """The same from the columns of dz that reach `skip_below`."""
         (hidden, d_hidden), (tokens, columns) = inputs, where
