@@ -214,10 +214,8 @@ class _State:
         if uses_kernels(block.value):
             from . import _triton
 
-            held, out = (
-                _triton.Block(self.head, block.columns, targets),
-                block.value if block.out is None else block.out,
-            )
+            held = _triton.Block(self.head, block.columns, targets)
+            out = block.value if block.out is None else block.out
             return _triton.write(block.value, out, held, Formula.of(rows, grad, self.vocab_size))
         dz = self.to_gradient(block, rows, targets, grad)
         return dz if block.slope is None else dz.mul_(block.slope)
