@@ -17,7 +17,11 @@ if not os.path.exists("/dev/nvidia0"):
     os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernels run in Triton's interpreter; read when it is imported
 
 # examples are looked for where the module can be imported
-needs = {"src/sftloss/statistics/_triton.py": "triton", "tests/training/zero_ranks.py": "deepspeed"}
+needs = {
+    "src/sftloss/statistics/_triton.py": "triton",
+    "tests/statistics/kernels_for_devices.py": "triton",
+    "tests/training/zero_ranks.py": "deepspeed",
+}
 collect_ignore = [file for file, package in needs.items() if not importlib.util.find_spec(package)]
 
 

@@ -7,8 +7,9 @@
     python -m benchmarks.engine --accumulate 4      # four backward passes onto the same gradients
     python -m benchmarks.engine --device cuda       # both shapes of the GPU figures, bfloat16, one record each
 
-Contenders run in turn, A B C A B C, in one process for time; on a CPU each in a process of its own for memory. Memory
-is the peak resident size (on a GPU, of what is allocated) over the inputs and the gradients that are returned anyway.
+Contenders run in turn, each round in another order, in one process for time; on a CPU each in a process of its own for
+memory. Memory is the peak resident size (on a GPU, of what is allocated) over the inputs and the gradients that are
+returned anyway.
 The floors are the bare products, with preallocated outputs, at the tiling of several with the lowest median: three for
 one pass, four for two. Processor time is what other work on the machine disturbs least. The error is the relative error
 of the gradients from float64, by Frobenius norms.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import random
 import shlex
 import statistics
 import subprocess
@@ -190,15 +192,20 @@ def resident(field: str) -> int:
 
 
 def timed(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds of each run, in turn, by both clocks; the first round warms up."""
+    """Seconds of each run, in turn, by both clocks; the first round warms up.
+
+    Each round has an order of its own, so that what a run leaves behind meets another one each time.
+    """
     wait = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
     clocks = {"wall": time.perf_counter, "processor": time.process_time}
     seconds: dict[str, dict[str, list[float]]] = {name: {clock: [] for clock in clocks} for name in runs}
+    order, shuffled = list(runs), random.Random(0)
     for turn in range(rounds + 1):
-        for name, run in runs.items():
+        shuffled.shuffle(order)
+        for name in order:
             wait()
             start = {clock: read() for clock, read in clocks.items()}
-            run()
+            runs[name]()
             wait()
             if turn:
                 for clock, read in clocks.items():

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from tests.launching import conclude
 from tests.statistics.test_engine import everything, make_head, make_tokens, reference
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard as Rows
@@ -184,7 +182,7 @@ def same_tokens() -> str:
 
 def main(out: str) -> None:
     dist.init_process_group("gloo")
-    results: dict[str, Any] = {"world": dist.get_world_size()}
+    results: dict[str, Any] = {}
     cases: dict[str, Callable[[], float]] = {
         f"{kind}, {plan}, {how}": lambda kind=kind, plan=plan, how=how: law(kind, PLANS[plan], how)  # type: ignore[misc]
         for kind in KINDS
@@ -207,10 +205,7 @@ def main(out: str) -> None:
         "two passes": collectives("plain", Plan("two_pass", tokens=3, columns=2)),
     }
     results["same tokens"] = same_tokens()
-    if dist.get_rank() == 0:
-        Path(out).write_text(json.dumps(results), encoding="utf-8")
-    dist.barrier()
-    os._exit(0)  # gloo's threads may still drop a tensor, which aborts a closing interpreter
+    conclude(results, out)
 
 
 if __name__ == "__main__":

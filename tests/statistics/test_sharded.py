@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.launching import torchrun
 
 from sftloss.objectives import OBJECTIVES
 from sftloss.statistics import Head, Shard
 
-ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("plain", "bias", "padded", "scale", "softcap", "low_rank_and_all")
 PLANS = ("one pass", "two passes")
 EXACT = [
@@ -30,14 +25,7 @@ EXACT = [
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("sharded") / "errors.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(request.param)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    script = str(ROOT / "tests" / "statistics" / "sharded_ranks.py")
-    done = subprocess.run([*command, script, str(out)], env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(out.read_text(encoding="utf-8"))
-    assert results["world"] == request.param
-    return results
+    return torchrun("statistics/sharded_ranks.py", request.param, out)
 
 
 @pytest.mark.parametrize("case", EXACT)

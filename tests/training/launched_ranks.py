@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import transformers
+from tests.launching import conclude
 from tests.training.cases import model_of
 from tests.training.rank_steps import LOSS, plain, trained, trainer_windows
 
@@ -55,15 +53,11 @@ def main(out: str) -> None:
         theirs, _ = trained(MeanOfMeans, model, folder)
     truths = [plain(torch.float64, rows) for rows in trainer_windows()]
     results = {
-        "world": dist.get_world_size(),
         "is_sharded": sorted(is_sharded),
         "errors": [found.errors(truth) for found, truth in zip(ours, truths, strict=True)],
         "mean of means": [found.errors(truth) for found, truth in zip(theirs, truths, strict=True)],
     }
-    if dist.get_rank() == 0:
-        Path(out).write_text(json.dumps(results), encoding="utf-8")
-    dist.barrier()
-    os._exit(0)  # gloo's threads may still drop a tensor, which aborts a closing interpreter
+    conclude(results, out)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from tests.launching import conclude
 from tests.training.cases import chunks, gradients, relative_error
 from tests.training.cases import model_of as tiny_model_of
 from tests.training.rank_steps import ROWS, Found, pad, run, trained, whole
@@ -283,15 +281,12 @@ def main(out: str) -> None:
         "sequence cut first": partial(sequence_parallel, LOSS, is_cut_first=True),
         "trainer": trainer,
     }
-    results: dict[str, Any] = {"world": dist.get_world_size(), "refused": refused()}
+    results: dict[str, Any] = {"refused": refused()}
     for name, case in cases.items():
         worst = torch.tensor(case(), dtype=torch.float64).nan_to_num(nan=float("inf"))
         dist.all_reduce(worst, op=dist.ReduceOp.MAX)
         results[name] = float(worst.max())  # of the loss's error and the gradient's
-    if dist.get_rank() == 0:
-        Path(out).write_text(json.dumps(results), encoding="utf-8")
-    dist.barrier()
-    os._exit(0)  # gloo's threads may still drop a tensor, which aborts a closing interpreter
+    conclude(results, out)
 
 
 if __name__ == "__main__":

@@ -6,19 +6,17 @@ in units of float32's epsilon, beyond twice what the plain formula errs on one p
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from tests.launching import conclude
 from tests.training.cases import gradients, model_of
 from tests.training.collectives import added_by_the_loss, added_in_the_trainer
 from tests.training.rank_steps import (
@@ -229,16 +227,13 @@ def cases() -> dict[str, Case]:
 def main(out: str) -> None:
     warnings.filterwarnings("ignore")
     dist.init_process_group("gloo")
-    results: dict[str, Any] = {"world": dist.get_world_size()}
+    results: dict[str, Any] = {}
     for name, case in cases().items():
         errors = torch.tensor(case.errors(), dtype=torch.float64).nan_to_num(nan=float("inf"))
         dist.all_reduce(errors, op=dist.ReduceOp.MAX)
         results[name] = errors.tolist()
     results |= {"log": same_log(torch.float64), "added": added_by_the_loss(), "trainer added": added_in_the_trainer()}
-    if dist.get_rank() == 0:
-        Path(out).write_text(json.dumps(results), encoding="utf-8")
-    dist.barrier()
-    os._exit(0)  # gloo's threads may still drop a tensor, which aborts a closing interpreter
+    conclude(results, out)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import warnings
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 import torch.distributed as dist
+from tests.launching import conclude
 from tests.training.cases import model_of, ragged_rows
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -105,12 +103,8 @@ def main(out: str) -> None:
     warnings.filterwarnings("ignore")
     dist.init_process_group("gloo")
     found: dict[str, Any] = {name: case(*told) for name, told in CASES.items()}
-    found["world"] = dist.get_world_size()
     found["refused"] = [refused(True), refused(False)]
-    if dist.get_rank() == 0:
-        Path(out).write_text(json.dumps(found), encoding="utf-8")
-    dist.barrier()
-    os._exit(0)  # gloo's threads may still drop a tensor, which aborts a closing interpreter
+    conclude(found, out)
 
 
 if __name__ == "__main__":

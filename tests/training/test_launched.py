@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.training.launching import ROOT, launched
+from tests.launching import ROOT, launched
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -19,7 +19,7 @@ def test_launched_trainer_has_the_gradient_of_one_process(engine: str, world: in
     config = ["--config_file", str(ROOT / "examples" / f"accelerate_{engine}.yaml")]
     ranks = ["--num_processes", str(world), "--main_process_port", "0"]  # any free one
     launcher = ["accelerate.commands.launch", *config, *ranks]
-    found = launched("launched_ranks.py", tmp_path / "found.json", *launcher, ACCELERATE_USE_CPU="true")
+    found = launched("training/launched_ranks.py", tmp_path / "found.json", *launcher, ACCELERATE_USE_CPU="true")
     assert found["world"] == world
     assert found["is_sharded"] == [engine == "fsdp2"]
     for (loss, gradient), (their_loss, their_gradient) in zip(found["errors"], found["mean of means"], strict=True):

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.launching import torchrun
 from tests.training.cases import ragged_rows
-from tests.training.launching import torchrun
 
 from sftloss.training import Loss, collate_rows, step_total, weigh_batch
 from sftloss.training._tokens import read_tokens
@@ -24,7 +24,7 @@ EXACT = [
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("parallel") / "errors.json"
-    return torchrun("parallel_ranks.py", request.param, out)
+    return torchrun("training/parallel_ranks.py", request.param, out)
 
 
 @pytest.mark.parametrize("case", EXACT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.training.launching import torchrun
+from tests.launching import torchrun
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -24,7 +24,7 @@ WINDOWS = (1, 2, 4)
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Errors by case and collectives by window, from one torchrun."""
     out = tmp_path_factory.mktemp("ranks") / "found.json"
-    return torchrun("ranks.py", request.param, out, ACCELERATE_USE_CPU="true")
+    return torchrun("training/ranks.py", request.param, out, ACCELERATE_USE_CPU="true")
 
 
 @pytest.mark.parametrize("case", EXACT)

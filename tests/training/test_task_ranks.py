@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.training.launching import torchrun
+from tests.launching import torchrun
 from tests.training.task_ranks import CASES
 
 pytest.importorskip("transformers")
@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("task_ranks") / "found.json"
-    return torchrun("task_ranks.py", 2, out)
+    return torchrun("training/task_ranks.py", 2, out)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.launching import torchrun
 from tests.training.cases import ragged_rows
-from tests.training.launching import torchrun
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from sftloss.training import Loss, collate_rows, step_total
@@ -30,7 +30,7 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     for package in ("transformers", "trl", "peft", "datasets"):
         pytest.importorskip(package)
     out = tmp_path_factory.mktemp("uneven") / "errors.json"
-    return torchrun("uneven_ranks.py", request.param, out, ACCELERATE_USE_CPU="true")
+    return torchrun("training/uneven_ranks.py", request.param, out, ACCELERATE_USE_CPU="true")
 
 
 @pytest.mark.parametrize("case", EXACT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import pytest
-from tests.training.launching import torchrun
+from tests.launching import torchrun
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -19,7 +19,7 @@ pytestmark = [
 def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     """Relative gradient errors by case, from one torchrun. The first time, DeepSpeed compiles for a minute or more."""
     out = tmp_path_factory.mktemp("zero") / "errors.json"
-    return torchrun("zero_ranks.py", 2, out, timeout=400, DS_ACCELERATOR="cpu")
+    return torchrun("training/zero_ranks.py", 2, out, timeout=400, DS_ACCELERATOR="cpu")
 
 
 @pytest.mark.parametrize("case", ["loop, stage 2", "loop, stage 3", "attach after stage 3"])

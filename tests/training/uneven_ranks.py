@@ -5,8 +5,6 @@ A case gives the worst errors of its gradient, its evaluation loss and its count
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import tempfile
 import warnings
@@ -22,6 +20,7 @@ import torch
 import torch.distributed as dist
 import transformers
 import trl
+from tests.launching import conclude
 from tests.tiny import tiny_tokenizer
 from tests.training.cases import gradients, model_of, ragged_rows, relative_error, without
 from tests.training.test_trainer import arguments
@@ -184,16 +183,13 @@ def main(out: str) -> None:
         "two micro-batches and none": partial(windows, [SEVEN[:4], SEVEN[4:]], []),
         "counted": counted,
     }
-    results: dict[str, Any] = {"world": dist.get_world_size()}
+    results: dict[str, Any] = {}
     for name, case in cases.items():
         found = case()
         worst = torch.tensor(list(found.values()), dtype=torch.float64)
         dist.all_reduce(worst, op=dist.ReduceOp.MAX)
         results[name] = dict(zip(found, worst.tolist(), strict=True))
-    if dist.get_rank() == 0:
-        Path(out).write_text(json.dumps(results), encoding="utf-8")
-    dist.barrier()
-    os._exit(0)  # gloo's threads may still drop a tensor, which aborts a closing interpreter
+    conclude(results, out)
 
 
 if __name__ == "__main__":

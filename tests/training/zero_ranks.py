@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.utils import safe_get_full_grad
+from tests.launching import conclude
 from tests.training.cases import model_of, relative_error
 from tests.training.rank_steps import LOSS, ROWS, mine, pad, plain
 
@@ -105,13 +104,7 @@ def main(out: str) -> None:
         "mean of means": partial(loop, 2, is_ours=False),
         **{f"trainer, stage {stage}": partial(trainer, stage) for stage in (2, 3)},
     }
-    results: dict[str, Any] = {"world": dist.get_world_size()}
-    for name, case in cases.items():
-        results[name] = case()
-        if dist.get_rank() == 0:
-            Path(out).write_text(json.dumps(results), encoding="utf-8")
-    dist.barrier()
-    os._exit(0)  # gloo's threads may still drop a tensor, which aborts a closing interpreter
+    conclude({name: case() for name, case in cases.items()}, out)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from ._rows import Formula, Rows, lowest
 
 _FAR = -1e4  # exp(-1e4) is 0 in float64 too; keeps 0 * (-inf) out of the entropy
 _CACHE_BYTES = 2 * 2**20  # of a block that one thread goes over several times while it is in the thread's cache
+_PRODUCTS = 2**19  # numbers of a temporary: two megabytes of float32
 KERNEL_DEVICES = ["cuda"]  # where `_triton.py` does this file's work; its tests add "cpu", for Triton's interpreter
 
 
@@ -132,13 +133,23 @@ def _add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tens
     if sums.exp_z is not None:
         # the clamped zeros of taken-out and banned columns add 0 * _FAR
         moved = torch.where(sums.exp > 0, drop * sums.exp, 0.0)
-        sums.exp_z.add_(moved).mul_(shrink).add_((exp * z).sum(dim=1))
+        sums.exp_z.add_(moved).mul_(shrink).add_(_dot(exp, z))
         if spare is None:
             z.copy_(exp)
     if sums.exp_sq is not None:
-        sums.exp_sq.mul_(shrink.square()).add_(exp.square().sum(dim=1))
+        sums.exp_sq.mul_(shrink.square()).add_(_dot(exp, exp))
     sums.exp.mul_(shrink).add_(exp.sum(dim=1))
     sums.m.copy_(m)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of a b over each row; the products are never held for the whole block."""
+    total, step = torch.zeros_like(a[:, 0]), max(1, _PRODUCTS // max(a.shape[0], 1))
+    held = torch.empty_like(a[:, :step])
+    for left in range(0, a.shape[1], step):
+        part = a[:, left : left + step]
+        total += torch.mul(part, b[:, left : left + step], out=held[:, : part.shape[1]]).sum(dim=1)
+    return total
 
 
 def exp_of(shifted: Tensor, spare: Tensor | None) -> Tensor:

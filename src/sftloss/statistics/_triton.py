@@ -5,7 +5,7 @@ What `_tile.py` does in several passes over a block of logits, each kernel does 
 (float32 or better) whatever the product's dtype. One program owns a row, or a piece of one: no atomics, so the same
 input gives the same bits; offsets are 64-bit; nothing waits for the device.
 
-Tested in Triton's interpreter only so far; no figure here comes from a device.
+Tested in Triton's interpreter, and compiled for devices that are not here; none has run them yet.
 """
 
 from __future__ import annotations
