@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sftloss.statistics import Plan
+from sftloss.statistics._plan import Room
 
 SIZES = st.integers(1, 300_000)
 
@@ -38,3 +40,10 @@ def test_another_devices_block_is_the_whole_vocabulary():
 @pytest.mark.parametrize(("tokens", "vocab", "chunk"), [(2048, 50257, 256), (1024, 151936, 256), (512, 8000, 512)])
 def test_chunks_of_the_shapes_that_are_measured(tokens, vocab, chunk):
     assert Plan().chunk(tokens, vocab, 4) == chunk
+
+
+def test_rows_of_a_buffer_start_on_whole_multiples_but_where_they_are_short():
+    room = Room(torch.empty(0), torch.float32)
+    assert room.take("z", 3, 5121).shape == (3, 5121) and room.take("z", 3, 5121).stride() == (5152, 1)
+    assert room.take("z", 3, 40).stride() == (40, 1)
+    assert room.take("z", 3, 5121).data_ptr() == room.take("z", 3, 40).data_ptr()  # the memory is used again

@@ -93,7 +93,12 @@ class Room:
     held: dict[str, Tensor] = field(default_factory=dict)
 
     def take(self, name: str, tokens: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
-        """``(tokens, columns)`` in the sums' dtype, or another; what it held under this name is overwritten."""
-        if name not in self.held or self.held[name].numel() < tokens * columns:
-            self.held[name] = self.like.new_empty(tokens * columns, dtype=dtype or self.dtype)
-        return self.held[name][: tokens * columns].view(tokens, columns)
+        """``(tokens, columns)`` in the sums' dtype, or another; what it held under this name is overwritten.
+
+        Rows start a multiple of `_ROWS` numbers apart, because products of rows that lie askew take longer; but where
+        they are short, the gaps would cost more.
+        """
+        stride = columns if columns < 2 * _ROWS else -(-columns // _ROWS) * _ROWS
+        if name not in self.held or self.held[name].numel() < tokens * stride:
+            self.held[name] = self.like.new_empty(tokens * stride, dtype=dtype or self.dtype)
+        return self.held[name][: tokens * stride].view(tokens, stride)[:, :columns]
