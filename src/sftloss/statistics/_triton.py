@@ -173,7 +173,10 @@ def _read(  # type: ignore[no-untyped-def]
     y = tl.load(targets + row).to(tl.int64) - start
     m = tl.load(m_out + row)
     total = tl.load(exp_out + row)
-    target = tl.load(target_out + row)
+    # the target's own logit never enters a sum; where this block does not hold it, another does
+    holds = (y >= 0) & (y < COLUMNS)
+    own, _own_slope = _logits(product, bias, y, holds, m, HAS_BIAS, SCALE, CAP)
+    target = tl.where(holds, own, tl.load(target_out + row))
     exp_z = tl.load(exp_z_out + row)
     exp_sq = tl.load(exp_sq_out + row)
     z = tl.load(z_out + row)
@@ -181,11 +184,7 @@ def _read(  # type: ignore[no-untyped-def]
     for left in range(0, COLUMNS, BLOCK):
         ids = left + tl.arange(0, BLOCK)
         x, _ = _logits(product, bias, ids, ids < COLUMNS, m, HAS_BIAS, SCALE, CAP)
-        # the target's own logit never enters a sum
-        is_target = (ids == y) & (ids < COLUMNS)
-        found = tl.sum(is_target.to(tl.int32)) > 0
-        target = tl.where(found, tl.sum(tl.where(is_target, x, 0.0)), target)
-        x = tl.where(is_target, float("-inf"), x)
+        x = tl.where(ids == y, float("-inf"), x)
         higher = tl.maximum(m, tl.max(x))
         drop = m - higher
         shrink = tl.exp(drop)
