@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.provenance import provenance
 from sftloss.analysis import Settings, Table, describe, measure
 from sftloss.data import batches
 from sftloss.data.records import Batch, Example, Origin
@@ -171,14 +171,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    told = provenance("analyze")
     found: dict[str, Any] = {"speed": speed(args.rounds, args.examples, args.length, args.tokens_per_batch)}
     if not args.skip_memory:
         found["memory"] = memory(tuple(args.memory_examples * times for times in (1, 10, 100)))
     if args.json:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-        machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-        record = {"command": "python " + " ".join(sys.argv), "commit": commit, "machine": machine, **found}
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+        args.json.write_text(json.dumps({**told, **found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
-import shlex
 import statistics
 import subprocess
 import sys
@@ -36,6 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.floors import FLOORS, Problem, floor
+from benchmarks.provenance import provenance
 from sftloss.loss import weighted_loss
 from sftloss.objectives import objective
 from sftloss.statistics import Head, Plan
@@ -256,18 +255,10 @@ def compare(setting: Setting, rounds: int, asked: list[str]) -> dict[str, Any]:
 
 
 def record(setting: Setting, rounds: int, asked: list[str]) -> dict[str, Any]:
-    rows = compare(setting, rounds, asked)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    told = provenance("engine")
     if setting.device == "cuda":
-        machine = torch.cuda.get_device_name()
-    return {
-        "command": shlex.join(["python", "-m", "benchmarks.engine", *sys.argv[1:]]),
-        "commit": commit,
-        "machine": f"{machine}, torch {torch.__version__}",
-        "setting": vars(setting),
-        "contenders": rows,
-    }
+        told["machine"] = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    return {**told, "setting": vars(setting), "contenders": compare(setting, rounds, asked)}
 
 
 def main() -> None:

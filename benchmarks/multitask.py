@@ -14,15 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.provenance import provenance
 from sftloss.tasks import MultiTaskLoss, TaskGradients
 from sftloss.tasks.gramian import on_present, upgrad
 
@@ -223,14 +220,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    told = provenance("multitask", "transformers", "peft", "torchjd")
     results = measured(options)
     if options.json:
-        used = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft", "torchjd"))
         record = {
-            "command": " ".join(["python -m benchmarks.multitask", *sys.argv[1:]]),
-            "commit": commit,
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {used}",
+            **told,
             "shape": {k: v for k, v in vars(options).items() if isinstance(v, int)},
             "results": results,
         }

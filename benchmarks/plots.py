@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import time
@@ -19,9 +18,8 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.engine import Setting, contender, peak_mib, problem
+from benchmarks.provenance import provenance
 
 WIDTH = 128
 SWEEPS = {
@@ -92,12 +90,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/growth_cpu"), help="without its ending")
     args = parser.parse_args()
+    told = provenance("plots")
     found = measure()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     record = {
-        "command": " ".join(["python", "-m", "benchmarks.plots", *sys.argv[1:]]),
-        "commit": commit,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}",
+        **told,
         "settings": {axis: [astuple(setting)[:3] for setting in settings] for axis, settings in SWEEPS.items()},
         "points": found,
     }

@@ -4,10 +4,11 @@
     python -m benchmarks.training --vocab 32000 --accumulation 1 --rounds 20
 
 A step is what a Trainer does for it: count the items of the window, `training_step` for each micro-batch, the
-optimizer (SGD, so that little hides the loss), and the gradients dropped. The contenders take turns, so a ratio is
-between neighbours; wall time and the process's own time are both given, because the machine may have other work.
+optimizer (SGD, so that little hides the loss), and the gradients dropped. The contenders take turns, each round in
+another order; wall time and the process's own time are both given, because the machine may have other work.
 Memory is the peak of a few steps in a process of its own, beyond what was resident before and beyond the gradients;
-beside it the largest tensor any operation makes that is not the size of a parameter, and the size of the logits.
+beside it the largest tensor any operation makes that is not the size of a parameter, and the size of the logits. (256
+tokens of logits are the size of the head where that is 256 wide: take another width there.)
 Figures already in the file of `--json` for other shapes, or for the other of `--what`, stay.
 """
 
@@ -15,12 +16,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.engine import resident
+from benchmarks.engine import resident, timed
+from benchmarks.provenance import provenance
 
 CONTENDERS = ("plain", "ours", "trl")
 BOUND = 1.02  # of the time of the model's own loss
@@ -97,19 +97,15 @@ def _trainer(name: str, model: Any, accumulation: int, rows: int) -> Any:
 
 def times(shape: Shape, rounds: int, width: int, layers: int) -> dict[str, dict[str, list[float]]]:
     """Seconds of each step, by contender and clock; the first round warms up."""
-    runs = {name: contender(name, shape, width, layers)[0] for name in CONTENDERS}
-    clocks = {"wall": time.perf_counter, "processor": time.process_time}
-    seconds = {name: {clock: [] for clock in clocks} for name in runs}
-    for turn in range(rounds + 1):
-        losses = {}
-        for name, run in runs.items():
-            start = {clock: read() for clock, read in clocks.items()}
-            losses[name] = run()
-            if turn:
-                for clock, read in clocks.items():
-                    seconds[name][clock].append(read() - start[clock])
-        # the three must be doing the same work
-        assert max(losses.values()) - min(losses.values()) < 1e-4 * losses["plain"], losses
+    losses: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+
+    def step(name: str) -> Callable[[], None]:
+        run = contender(name, shape, width, layers)[0]
+        return lambda: losses[name].append(run())
+
+    seconds = timed({name: step(name) for name in CONTENDERS}, rounds)
+    for values in zip(*losses.values(), strict=True):  # the three must be doing the same work
+        assert max(values) - min(values) < 1e-4 * values[0], losses
     return seconds
 
 
@@ -149,8 +145,9 @@ def measure_here(name: str, shape: Shape, width: int, layers: int) -> dict[str, 
         run()
     vocab, _, rows, columns = shape
     logits = 4 * rows * columns * vocab
-    # a chunk of them is at most 64 MiB, whatever the batch
-    assert name != "ours" or largest.bytes <= min(64 * 2**20, logits / 2), f"a tensor of {largest.bytes} bytes"
+    # a chunk of them is 256 tokens', or more up to 50 MiB; the one tensor more is the rounding's
+    chunk = max(64 * 2**20, 4 * 256 * vocab)
+    assert name != "ours" or largest.bytes <= min(chunk, logits / 2), f"a tensor of {largest.bytes} bytes"
     mib = {"peak_mib_beyond_gradients": peak, "largest_tensor_mib": largest.bytes / 2**20, "logits_mib": logits / 2**20}
     return {what: round(value, 1) for what, value in mib.items()}
 
@@ -193,28 +190,17 @@ def main() -> None:
     parser.add_argument("--what", nargs="+", choices=["time", "memory"], default=["time", "memory"])
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
-    # now, not at the end: others may commit while this runs
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    told = provenance("training", "transformers", "trl")
     is_there = args.json is not None and args.json.exists()
     results = json.loads(args.json.read_text())["results"] if is_there else {}
     for vocab in args.vocab:
         for accumulation in args.accumulation:
             shape = (vocab, accumulation, args.rows, args.columns)
-            name = f"V={vocab}, {accumulation} micro-batches of {args.rows} x {args.columns} tokens"
-            results[name] = table(shape, args, results.get(name, {}))
+            model = f"width {args.width}, {args.layers} layers"
+            name = f"V={vocab}, {model}, {accumulation} micro-batches of {args.rows} x {args.columns} tokens"
+            results[name] = {**told, **table(shape, args, results.get(name, {}))}
     if args.json:
-        import transformers
-        import trl
-
-        record = {
-            "command": " ".join(["python", "-m", "benchmarks.training", *sys.argv[1:]]),
-            "commit": commit,
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-            f"transformers {transformers.__version__}, trl {trl.__version__}",
-            "width, layers": [args.width, args.layers],
-            "results": results,
-        }
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+        args.json.write_text(json.dumps({"results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

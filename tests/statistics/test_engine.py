@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from sftloss.loss import weighted_loss
-from sftloss.statistics import FIELDS, Head, Plan, TokenStats, from_logits, measure_tokens, token_statistics
+from sftloss.statistics import FIELDS, Head, Plan, TokenStats, _tile, from_logits, measure_tokens, token_statistics
 
 KINDS = ["plain", "bias", "padded", "scale", "softcap", "low_rank", "low_rank_and_all"]
 PLANS = {
@@ -68,6 +68,25 @@ def parameters(hidden: torch.Tensor, head: Head) -> list[torch.Tensor]:
 
 def reference(hidden: torch.Tensor, head: Head, targets: torch.Tensor, c: torch.Tensor, f: Callable) -> torch.Tensor:
     return (torch.where(targets == -100, 0.0, c) * f(from_logits(head.logits(hidden), targets))).sum()
+
+
+WIDE = {"one_pass": Plan("one_pass"), "one_pass_blocks": Plan("one_pass", columns=41), "two_pass": Plan(columns=70)}
+
+
+@pytest.mark.parametrize("kind", ["plain", "padded", "softcap", "low_rank_and_all"])
+@pytest.mark.parametrize("plan", WIDE.values(), ids=WIDE)
+def test_rows_with_gaps_and_sums_in_several_pieces_change_nothing(
+    kind: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """72 tokens and 70 columns lie 96 apart, and what is summed at once is less than a block, its last piece shorter."""
+    monkeypatch.setattr(_tile, "_CACHE_BYTES", 70 * 8 * 20)
+    head, (hidden, targets, c) = make_head(kind, vocab=97), make_tokens(72)
+    wanted = reference(hidden, head, targets, c, everything)
+    loss = weighted_loss(hidden, head, targets, c, everything, plan=plan)[0]
+    true = torch.autograd.grad(wanted, parameters(hidden, head))
+    got = torch.autograd.grad(loss, parameters(hidden, head))
+    for a, b in zip((wanted, *true), (loss, *got), strict=True):
+        assert_close(b, a, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -93,9 +93,11 @@ def compare_gramians(rank: int) -> None:
 
 def main(out: str) -> None:
     dist.init_process_group("gloo")
-    compared = [name for name in STRATEGIES if not name.startswith("grad")]
-    for name in compared:
-        compare(name, dist.get_rank())
+    compared = []
+    for name in STRATEGIES:
+        if not name.startswith("grad"):
+            compare(name, dist.get_rank())
+            compared.append(name)
     compare_gramians(dist.get_rank())
     conclude({"compared": compared}, out)
 

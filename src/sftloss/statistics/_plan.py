@@ -72,7 +72,7 @@ class Plan:
 
     def column_blocks(self, tokens: int, vocab: int, itemsize: int, *, is_device: bool = False) -> Iterator[slice]:
         """Columns of a chunk of the one-pass mode: as many at a time as stay in a processor's caches, elsewhere all."""
-        fit = vocab if is_device else _BLOCK_BYTES // (max(tokens, 1) * itemsize)
+        fit = vocab if is_device else _BLOCK_BYTES // (_stride(max(tokens, 1)) * itemsize)
         width = self.columns or max(256, fit)
         for start in range(0, vocab, width):
             yield slice(start, min(start + width, vocab))
@@ -82,6 +82,10 @@ class Plan:
         rows = min(max(tokens, 1), self.tokens or _SUPER_CHUNK)
         room = _DEVICE_TILE_BYTES if is_device else _TILE_BYTES
         return rows, min(vocab, self.columns or max(256, room // (rows * itemsize)))
+
+
+def _stride(columns: int) -> int:
+    return columns if columns < 2 * _ROWS else -(-columns // _ROWS) * _ROWS
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,10 @@ class Room:
     def take(self, name: str, tokens: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
         """``(tokens, columns)`` in the sums' dtype, or another; what it held under this name is overwritten.
 
-        Rows start a multiple of `_ROWS` numbers apart, because products of rows that lie askew take longer; but where
-        they are short, the gaps would cost more.
+        Rows of 64 numbers or more start a multiple of 32 apart, so that none lies askew to the products.
         """
-        stride = columns if columns < 2 * _ROWS else -(-columns // _ROWS) * _ROWS
+        stride = _stride(columns)
         if name not in self.held or self.held[name].numel() < tokens * stride:
+            self.held.pop(name, None)
             self.held[name] = self.like.new_empty(tokens * stride, dtype=dtype or self.dtype)
         return self.held[name][: tokens * stride].view(tokens, stride)[:, :columns]

@@ -18,7 +18,6 @@ from ._rows import Formula, Rows, lowest
 
 _FAR = -1e4  # exp(-1e4) is 0 in float64 too; keeps 0 * (-inf) out of the entropy
 _CACHE_BYTES = 2 * 2**20  # of a block that one thread goes over several times while it is in the thread's cache
-_PRODUCTS = 2**19  # numbers of a temporary: two megabytes of float32
 KERNEL_DEVICES = ["cuda"]  # where `_triton.py` does this file's work; its tests add "cpu", for Triton's interpreter
 
 
@@ -143,8 +142,10 @@ def _add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tens
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of a b over each row; the products are never held for the whole block."""
-    total, step = torch.zeros_like(a[:, 0]), max(1, _PRODUCTS // max(a.shape[0], 1))
+    """Sum of a b over each row; on a processor the products are never held for the whole block."""
+    total, step = torch.zeros_like(a[:, 0]), a.shape[1]
+    if a.device.type == "cpu":
+        step = max(1, _CACHE_BYTES // max(a.shape[0] * a.element_size(), 1))
     held = torch.empty_like(a[:, :step])
     for left in range(0, a.shape[1], step):
         part = a[:, left : left + step]

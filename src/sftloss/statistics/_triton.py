@@ -175,6 +175,7 @@ def _read(  # type: ignore[no-untyped-def]
     total = tl.load(exp_out + row)
     # the target's own logit never enters a sum; where this block does not hold it, another does
     holds = (y >= 0) & (y < COLUMNS)
+    # not "_", which the loop would carry on from a number to a block
     own, _own_slope = _logits(product, bias, y, holds, m, HAS_BIAS, SCALE, CAP)
     target = tl.where(holds, own, tl.load(target_out + row))
     exp_z = tl.load(exp_z_out + row)
