@@ -1,7 +1,7 @@
 """Fused losses beside each other on this machine: time as ratios taken side by side, error, and peak memory.
 
     python -m benchmarks.engine                     # N=2048, D=768, V=50257, float32
-    python -m benchmarks.engine --tokens 512 --width 256 --vocab 8000 --rounds 40
+    python -m benchmarks.engine --tokens 512 --width 256 --vocab 8000 --rounds 30
     python -m benchmarks.engine --ignored 0.6       # 60 % of the labels are -100
     python -m benchmarks.engine --frozen            # no gradient of the head; the floors lose a product each
     python -m benchmarks.engine --accumulate 4      # four backward passes onto the same gradients
@@ -278,6 +278,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here; leave it out for the CPU figures.")
+    if args.rounds < 1 or not 0 <= args.ignored < 1:
+        parser.error("--rounds is at least 1; --ignored is at least 0 and below 1.")
+    if args.json and not args.json.parent.is_dir():
+        parser.error(f"--json: {args.json.parent} is no folder; make it first.")
     sizes = (args.tokens, args.width, args.vocab)
     if any(sizes) and not all(sizes):
         parser.error("--tokens, --width and --vocab go together.")

@@ -14,19 +14,21 @@ if TYPE_CHECKING:
     from sftloss.objectives import objective
     from sftloss.pipeline import analyze
     from sftloss.report import Report
-    from sftloss.statistics import Head, TokenStats, from_logits, token_statistics
+    from sftloss.statistics import Head, Plan, TokenStats, from_logits, map_logits, token_statistics
     from sftloss.tasks import MultiTaskLoss
     from sftloss.training import attach, detach
 
 __all__ = [
     "Head",
     "MultiTaskLoss",
+    "Plan",
     "Report",
     "TokenStats",
     "analyze",
     "attach",
     "detach",
     "from_logits",
+    "map_logits",
     "objective",
     "token_statistics",
     "weighted_loss",
@@ -35,12 +37,14 @@ __all__ = [
 _HOME = {
     "Head": "statistics",
     "MultiTaskLoss": "tasks",
+    "Plan": "statistics",
     "Report": "report",
     "TokenStats": "statistics",
     "analyze": "pipeline",
     "attach": "training",
     "detach": "training",
     "from_logits": "statistics",
+    "map_logits": "statistics",
     "objective": "objectives",
     "token_statistics": "statistics",
     "weighted_loss": "loss",

@@ -13,7 +13,7 @@ from .statistics import Head, Plan, TokenStats, token_statistics
 from .statistics._boundary import not_traced
 from .statistics._engine import check_inputs
 from .statistics._one_pass import OnePass, Work
-from .statistics._probe import fields_read, mixes_tokens
+from .statistics._probe import mixes_tokens, read_objective
 
 
 @not_traced
@@ -46,10 +46,12 @@ def weighted_loss(
         0 at dropped rows. With nothing to learn the loss is 0 and still connected to the graph.
 
     Raises:
-        ValueError: If shapes, dtypes, devices or ids cannot be right, or the objective mixes tokens undeclared.
+        ValueError: If shapes, dtypes, devices or ids cannot be right, the objective mixes tokens undeclared, or one
+            pass is asked for where it mixes tokens or learns.
 
     Gradient:
-        Exact, in `hidden` and every tensor of `head`. In one pass the head's gradient is held from forward to
+        Exact, in `hidden`, every tensor of `head`, and whatever `objective` and `extras` have that wants one (then in
+        two passes). In one pass the head's gradient is held from forward to
         backward, in float32. Second derivatives raise.
 
     Example:
@@ -69,10 +71,12 @@ def weighted_loss(
         if value.shape[:1] != targets.shape:
             raise ValueError(f"weighted_loss: extras[{name!r}] has {value.shape[0]} rows, targets {targets.shape[0]}.")
     coefficients = coefficients.detach()
-    fields = tuple(sorted(fields_read(objective, extras, targets.shape[0])))
-    if mixes_tokens(objective):
+    reading = read_objective(objective, extras, targets.shape[0])
+    fields = tuple(sorted(reading.fields))
+    if mixes_tokens(objective) or reading.learns:
         if plan.mode == "one_pass":
-            raise ValueError("weighted_loss: this objective mixes tokens; use Plan(mode='two_pass') or 'auto'.")
+            why = "has parameters or extras that want a gradient" if reading.learns else "mixes tokens"
+            raise ValueError(f"weighted_loss: this objective {why}; use Plan(mode='two_pass') or 'auto'.")
         return _two_passes(hidden, head, targets, coefficients, objective, (extras, fields, plan))
     if plan.mode == "two_pass":
         return _two_passes(hidden, head, targets, coefficients, objective, (extras, fields, plan))

@@ -78,7 +78,7 @@ WIDE = {"one_pass": Plan("one_pass"), "one_pass_blocks": Plan("one_pass", column
 def test_rows_with_gaps_and_sums_in_several_pieces_change_nothing(
     kind: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """72 tokens and 70 columns lie 96 apart, and what is summed at once is less than a block, its last piece shorter."""
+    """72 tokens and 70 columns lie 96 apart; what is summed at once is less than a block, its last piece shorter."""
     monkeypatch.setattr(_tile, "_CACHE_BYTES", 70 * 8 * 20)
     head, (hidden, targets, c) = make_head(kind, vocab=97), make_tokens(72)
     wanted = reference(hidden, head, targets, c, everything)
@@ -320,3 +320,29 @@ def test_wrong_input_gets_one_sentence_with_the_cure(case: str) -> None:
 def test_a_packed_quantised_head_is_refused() -> None:
     with pytest.raises(ValueError, match="Dequantise"):
         Head(torch.zeros(80, 1, dtype=torch.uint8))
+
+
+class _Scaled(torch.nn.Module):
+    """Cross-entropy times a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+
+    def forward(self, stats: TokenStats) -> torch.Tensor:
+        return -self.factor * stats.extras.get("gate", 1.0) * stats.target_logprob
+
+
+def test_what_an_objective_learns_gets_its_gradient_or_one_pass_is_refused() -> None:
+    head, (hidden, targets, c), objective = make_head("plain"), make_tokens(), _Scaled()
+    gate = torch.rand(11, dtype=torch.float64, requires_grad=True)
+    loss = weighted_loss(hidden, head, targets, c, objective, extras={"gate": gate})[0]
+    got = torch.autograd.grad(loss, (objective.factor, gate, hidden))
+    logprobs = from_logits(head.logits(hidden), targets).target_logprob
+    wanted = (torch.where(targets == -100, 0.0, c) * -objective.factor * gate * logprobs).sum()
+    for a, b in zip(torch.autograd.grad(wanted, (objective.factor, gate, hidden)), got, strict=True):
+        assert_close(b, a, rtol=1e-10, atol=1e-12)
+    with pytest.raises(ValueError, match="has parameters or extras that want a gradient; use Plan"):
+        weighted_loss(hidden, head, targets, c, objective, plan=Plan("one_pass"))
+    with torch.no_grad():  # nothing wants one here
+        weighted_loss(hidden, head, targets, c, objective, plan=Plan("one_pass"))

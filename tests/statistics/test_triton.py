@@ -28,6 +28,7 @@ from sftloss.statistics import (
     from_logits,
     token_statistics,
 )
+from sftloss.statistics._probe import Reading
 
 pytest.importorskip("triton", reason="the kernels need Triton, which is built for Linux on x86-64")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -189,7 +190,8 @@ def test_forward_and_backward_never_wait_for_the_device(plan: Plan) -> None:
     targets_are_ids = targets.masked_fill(targets == -100, 0)  # the door looks at ids, on a CPU only
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_engine, "check_targets", lambda *_: None)
-        patch.setattr(sftloss.loss, "fields_read", lambda *_: {"target_logprob"})  # its four tokens are on the CPU
+        seen = Reading({"target_logprob"}, learns=False)
+        patch.setattr(sftloss.loss, "read_objective", lambda *_: seen)  # its four tokens are on the CPU
         with _Waits():
             loss = weighted_loss(hidden, head, targets_are_ids, c, cross_entropy, plan=plan)[0]
             loss.backward()

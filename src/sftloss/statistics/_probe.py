@@ -1,9 +1,9 @@
-"""Ask an objective, once, on four made-up tokens: what do you read, and do you look at one token at a time?"""
+"""Ask an objective, on four made-up tokens: what do you read, do you look at one token at a time, do you learn?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,8 +28,21 @@ class _Recorder(dict[str, Tensor]):
         return super().__getitem__(name)
 
 
-def fields_read(objective: Objective, extras: Mapping[str, Tensor], tokens: int) -> set[str]:
-    """The statistics an objective is made of, so that nothing else is computed.
+@dataclass(frozen=True)
+class Reading:
+    """What an objective is made of.
+
+    Attributes:
+        fields: The statistics it reads, so that nothing else is computed.
+        learns: Whether something beside the statistics wants a gradient from it: a parameter of its own, an extra.
+    """
+
+    fields: set[str]
+    learns: bool
+
+
+def read_objective(objective: Objective, extras: Mapping[str, Tensor], tokens: int) -> Reading:
+    """Evaluate the objective where its statistics want no gradient.
 
     Raises:
         ValueError: If the objective does not return one number a token, or mixes tokens without saying so
@@ -40,8 +53,8 @@ def fields_read(objective: Objective, extras: Mapping[str, Tensor], tokens: int)
     samples = {name: value[like[0]] if like else value for name, value in extras.items()}
     stats = from_logits(torch.tensor(_LOGITS, device=device), torch.arange(4, device=device) % 3)
     recorder = _Recorder(stats.fields)
+    whole = objective(replace(stats, fields=recorder, extras=samples))
     with torch.no_grad():
-        whole = objective(replace(stats, fields=recorder, extras=samples))
         if not isinstance(whole, Tensor) or whole.shape != (4,):
             got = tuple(whole.shape) if isinstance(whole, Tensor) else type(whole).__name__
             raise ValueError(
@@ -54,7 +67,7 @@ def fields_read(objective: Objective, extras: Mapping[str, Tensor], tokens: int)
                     "weighted_loss: the objective's value for a token depends on the other tokens, so chunks would "
                     "change it. Set objective.mixes_tokens = True to have it computed over all tokens at once."
                 )
-    return recorder.read
+    return Reading(recorder.read, learns=whole.requires_grad)
 
 
 def mixes_tokens(objective: Objective) -> bool:

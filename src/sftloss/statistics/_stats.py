@@ -56,5 +56,6 @@ class TokenStats:
         except KeyError:
             have = ", ".join(self.fields)
             raise AttributeError(
-                f"TokenStats: {name!r} was not computed (only {have}); ask for it with fields=."
+                f"TokenStats: {name!r} was not computed (only {have}); ask for it with fields=, "
+                "of weighted_loss with plan=Plan(fields=(...))."
             ) from None
