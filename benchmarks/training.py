@@ -145,7 +145,7 @@ def measure_here(name: str, shape: Shape, width: int, layers: int) -> dict[str, 
         run()
     vocab, _, rows, columns = shape
     logits = 4 * rows * columns * vocab
-    # a chunk of them is 256 tokens', or more up to 50 MiB; the one tensor more is the rounding's
+    # a chunk of them is 256 tokens' at least, or as many more as take 50 MiB
     chunk = max(64 * 2**20, 4 * 256 * vocab)
     assert name != "ours" or largest.bytes <= min(chunk, logits / 2), f"a tensor of {largest.bytes} bytes"
     mib = {"peak_mib_beyond_gradients": peak, "largest_tensor_mib": largest.bytes / 2**20, "logits_mib": logits / 2**20}

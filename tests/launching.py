@@ -17,9 +17,9 @@ TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
 def launched(script: str, out: Path, *launcher: str, timeout: int = 240, **environment: str) -> dict[str, Any]:
-    """What `tests/<script>` wrote to `out`, started by `python -m <launcher>`."""
+    """What `tests/<script>` wrote to `out`, started by `python -m <launcher>`, or by itself without one."""
     fixed = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    command = [sys.executable, "-m", *launcher, str(ROOT / "tests" / script), str(out)]
+    command = [sys.executable, *(("-m", *launcher) if launcher else ()), str(ROOT / "tests" / script), str(out)]
     environment = {**os.environ, **fixed, **environment}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -51,8 +51,8 @@ def weighted_loss(
 
     Gradient:
         Exact, in `hidden`, every tensor of `head`, and whatever `objective` and `extras` have that wants one (then in
-        two passes). In one pass the head's gradient is held from forward to
-        backward, in float32. Second derivatives raise.
+        two passes). In one pass the head's gradient is held from forward to backward, in float32. Second derivatives
+        raise.
 
     Example:
         >>> hidden, head = torch.zeros(2, 3, requires_grad=True), Head(torch.zeros(4, 3))
@@ -73,12 +73,11 @@ def weighted_loss(
     coefficients = coefficients.detach()
     reading = read_objective(objective, extras, targets.shape[0])
     fields = tuple(sorted(reading.fields))
-    if mixes_tokens(objective) or reading.learns:
-        if plan.mode == "one_pass":
-            why = "has parameters or extras that want a gradient" if reading.learns else "mixes tokens"
-            raise ValueError(f"weighted_loss: this objective {why}; use Plan(mode='two_pass') or 'auto'.")
-        return _two_passes(hidden, head, targets, coefficients, objective, (extras, fields, plan))
-    if plan.mode == "two_pass":
+    is_whole = mixes_tokens(objective) or reading.learns  # its own graph over all tokens is needed
+    if is_whole and plan.mode == "one_pass":
+        why = "has parameters or extras that want a gradient" if reading.learns else "mixes tokens"
+        raise ValueError(f"weighted_loss: this objective {why}; use Plan(mode='two_pass') or 'auto'.")
+    if is_whole or plan.mode == "two_pass":
         return _two_passes(hidden, head, targets, coefficients, objective, (extras, fields, plan))
     work = Work(targets, coefficients, objective, extras, fields, head.scale, head.softcap, plan, head.shard)
     loss, *values = OnePass.apply(hidden, head.weight, head.bias, head.low_rank, work)

@@ -1,4 +1,4 @@
-"""Compile the kernels, through the calls the engine makes, for GPUs that are not here; JSON to a file.
+"""Compile the kernels, through the calls the engine makes, for the GPU that DEVICE names; JSON to a file.
 
 The interpreter runs Python, so it passes what the compiler refuses: a variable that changes its type in a loop, a dtype
 without an instruction. A driver that compiles for a named target and launches nothing stands in for the device. Run
@@ -8,6 +8,7 @@ without TRITON_INTERPRET, so in a process of its own.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,12 +69,12 @@ def launch(dtype: torch.dtype, has_all: bool) -> None:
     _triton.write(product, torch.zeros_like(product, dtype=dtype), block, Formula(row, row, row, row, *optional))
 
 
-def main(device: str, out: str) -> None:
+def main(out: str) -> None:
     found: dict[str, list[str] | str] = {}
     for dtype in DTYPES:
         for has_all in (False, True):
             compiled: list[str] = []
-            triton.runtime.driver.set_active(Driver(TARGETS[device], compiled))
+            triton.runtime.driver.set_active(Driver(TARGETS[os.environ["DEVICE"]], compiled))
             for kernel in (_triton._read, _triton._write):
                 kernel.device_caches.clear()  # of what another case compiled
             try:
@@ -86,4 +87,4 @@ def main(device: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1])
