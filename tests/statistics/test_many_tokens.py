@@ -51,11 +51,10 @@ def test_loss_of_two_million_tokens_is_that_of_float64(plan: Plan, signs: str) -
 
 
 def test_sums_in_float32_err_more() -> None:
-    """The negative controls: a running sum always, and a sum in pairs where the terms nearly cancel."""
+    """The negative control: a running float32 sum over the chunks. (How a sum in pairs errs depends on the processor.)"""
     for signs in ("alike", "nearly cancelling"):
         *_, terms, truth = case(signs)
         running = terms.new_zeros(())
         for part in terms.split(CHUNK):
             running += part.sum()
         assert error(float(running), truth) > BOUND
-    assert error(float(terms.sum()), truth) > BOUND
