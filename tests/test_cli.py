@@ -249,7 +249,7 @@ def test_a_command_that_a_finding_advises_runs_as_it_stands(analyze, data, monke
         data, [{"messages": [{"role": "user", "content": "say"}, {"role": "assistant", "content": w}]} for w in "ab"]
     )
     monkeypatch.chdir(tmp_path)
-    from sftloss.analysis.document import Document, Finding
+    from sftloss.document import Document, Finding
     from sftloss.pipeline._fixes import filled_in
 
     fixes = ("look: sftloss analyze --model MODEL --data DATA --loss dft", "sftloss inspect --model MODEL --data DATA")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.cli_tools import MODEL, ROWS, run, write_rows
 
-from sftloss.analysis.document import TokenStrip
+from sftloss.document import TokenStrip
 from sftloss.report._mask import render_mask
 
 REAL = Path(__file__).parent.parent / ".." / "shared" / "data"

@@ -15,8 +15,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from sftloss._yaml import Entry, read_yaml, write_yaml
 from sftloss.errors import ConfigError
+from sftloss.yaml import Entry, read_yaml, write_yaml
 
 Options = TypeVar("Options")
 

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .objectives import cross_entropy
-from .statistics import Head, Plan, TokenStats, token_statistics
-from .statistics._boundary import not_traced
-from .statistics._engine import check_inputs
-from .statistics._one_pass import OnePass, Work
-from .statistics._probe import mixes_tokens, read_objective
+from sftloss.objectives import cross_entropy
+from sftloss.statistics import Head, Plan, TokenStats, token_statistics
+from sftloss.statistics._boundary import not_traced
+from sftloss.statistics._engine import check_inputs
+from sftloss.statistics._one_pass import OnePass, Work
+from sftloss.statistics._probe import mixes_tokens, read_objective
 
 
 @not_traced

@@ -12,7 +12,7 @@ from sftloss.analysis._numbers import Estimate
 from sftloss.analysis._shares import decide
 from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN, Normalisation, micro_batch_mean
 from sftloss.analysis._views import AnalysisOptions
-from sftloss.analysis.document import Interval
+from sftloss.document import Interval
 
 
 def found(examples, **options):

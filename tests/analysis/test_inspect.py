@@ -16,8 +16,8 @@ from sftloss.analysis._inspect_audit import audit
 from sftloss.analysis._inspect_scaffold import PROMPT, RESPONSE, SYSTEM, scaffold_of
 from sftloss.analysis._inspect_tally import Tally
 from sftloss.analysis._inspect_words import FAULTS
-from sftloss.analysis.document import Document, Finding
 from sftloss.data import ENCODE_REASONS, READ_REASONS, READ_WARNINGS, encode, read_records
+from sftloss.document import Document, Finding
 from sftloss.errors import DataError
 
 OPENER = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -10,8 +10,8 @@ import pytest
 
 from sftloss import analyze
 from sftloss.analysis import EXAMPLE_MEAN, AnalysisOptions, LengthOptions, micro_batch_mean
-from sftloss.analysis.document import Finding
 from sftloss.data.demo import demo_model, demo_records, demo_tokenizer
+from sftloss.document import Finding
 from sftloss.pipeline import Run, lengths
 
 Row = dict[str, Any]

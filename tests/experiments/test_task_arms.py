@@ -12,7 +12,7 @@ from tests.cli_tools import run
 from tests.experiments.made import PLAN, results
 from tests.experiments.test_runner import TINY
 
-from sftloss.analysis.document import Column, Table
+from sftloss.document import Column, Table
 from sftloss.errors import ConfigError
 from sftloss.experiments._findings import headlines
 from sftloss.experiments._plan import labels

@@ -6,17 +6,7 @@ import math
 
 import pytest
 
-from sftloss.analysis.document import (
-    Chart,
-    Column,
-    Document,
-    Finding,
-    Interval,
-    Section,
-    Series,
-    Table,
-    TokenStrip,
-)
+from sftloss.document import Chart, Column, Document, Finding, Interval, Section, Series, Table, TokenStrip
 
 SCRIPT = "</script><img src=x onerror=alert(1)>"
 HOSTILE = (

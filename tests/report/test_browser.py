@@ -11,7 +11,7 @@ import pytest
 from tests.experiments.made import PLAN, results, said
 from tests.report.browser import CHROMIUM, DRIVER, Browser, open_browser
 
-from sftloss.analysis.document import Document
+from sftloss.document import Document
 from sftloss.experiments._describe import describe
 from sftloss.report import Report
 

@@ -9,7 +9,7 @@ import pytest
 from tests.report._html import Page
 from tests.report.conftest import SCRIPT
 
-from sftloss.analysis.document import Chart, Document, Series
+from sftloss.document import Chart, Document, Series
 from sftloss.report import render_comparison
 from sftloss.report._charts import render_chart
 

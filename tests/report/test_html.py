@@ -13,7 +13,7 @@ import pytest
 from tests.report._html import Page
 from tests.report.conftest import HOSTILE, SCRIPT
 
-from sftloss.analysis.document import Chart, Column, Document, Section, Series, Table, TokenStrip
+from sftloss.document import Chart, Column, Document, Section, Series, Table, TokenStrip
 from sftloss.report import render_html
 from sftloss.report._html import MAX_BYTES
 

@@ -6,7 +6,7 @@ import re
 
 from tests.report._html import Page
 
-from sftloss.analysis.document import Chart, Document, Section, Series
+from sftloss.document import Chart, Document, Section, Series
 from sftloss.report import from_json, render_html, to_json
 from sftloss.report._charts import render_chart
 from sftloss.report._svg import SERIES

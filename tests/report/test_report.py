@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.report._html import Page
 
-from sftloss.analysis.document import Document
+from sftloss.document import Document
 from sftloss.report import Report, render_html, to_json, write_text_atomic
 
 

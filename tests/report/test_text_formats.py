@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from sftloss.analysis.document import Column, Document, Finding, Interval, Section, Series, Table
+from sftloss.document import Column, Document, Finding, Interval, Section, Series, Table
 from sftloss.errors import DataError
 from sftloss.report import from_json, render_html, render_markdown, render_terminal, schema, to_json
 from sftloss.report._format import finding_number, format_cell

@@ -51,7 +51,7 @@ def test_loss_of_two_million_tokens_is_that_of_float64(plan: Plan, signs: str) -
 
 
 def test_sums_in_float32_err_more() -> None:
-    """The negative control: a running float32 sum over the chunks. (How a sum in pairs errs depends on the processor.)"""
+    """The negative control: a running float32 sum. How far a pairwise sum errs depends on the processor."""
     for signs in ("alike", "nearly cancelling"):
         *_, terms, truth = case(signs)
         running = terms.new_zeros(())

@@ -11,7 +11,7 @@ from sftloss.analysis._shares import bounds, cell, number, percent
 from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN
 from sftloss.analysis._token_groups import BAND_NAMES
 from sftloss.analysis._views import View
-from sftloss.analysis.document import Cell, Column, Section, Table
+from sftloss.document import Cell, Column, Section, Table
 
 Rule = tuple[str, str, str, float | None, float | None, float | None, str]
 

@@ -17,7 +17,7 @@ from sftloss.analysis._section_groups import group_section
 from sftloss.analysis._section_length import length_section, tilt_section
 from sftloss.analysis._section_tokens import confidence_section, positions_section, roles_section
 from sftloss.analysis._views import LEVELS, AnalysisOptions
-from sftloss.analysis.document import Document, Finding, Section, by_severity
+from sftloss.document import Document, Finding, Section, by_severity
 
 
 def describe(

@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sftloss.analysis.document import Interval
+from sftloss.document import Interval
 
 Floats = NDArray[np.float64]
 REPLICATES = 1000

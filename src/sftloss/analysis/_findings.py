@@ -13,7 +13,7 @@ from sftloss.analysis._frames import Study
 from sftloss.analysis._inspect_words import FAULTS, WHY_CUT
 from sftloss.analysis._lengths_findings import conflict_finding
 from sftloss.analysis._shares import percent
-from sftloss.analysis.document import Finding, Interval
+from sftloss.document import Finding, Interval
 
 MOST_ROWS = 10
 

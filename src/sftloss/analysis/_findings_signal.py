@@ -26,7 +26,7 @@ from sftloss.analysis._shares import Shares, decide, number, percent, with_inter
 from sftloss.analysis._tilt import EXAMPLE_MEAN, Normalisation
 from sftloss.analysis._token_groups import BAND_NAMES, band_key
 from sftloss.analysis._words import by_times, group_name, holds_and_takes
-from sftloss.analysis.document import Finding
+from sftloss.document import Finding
 
 TARGETS = {"per-token": 1.0, "per-example": 0.0}
 ENDS_LOW, ENDS_HIGH = 0.8, 1.25  # expected over actual ends, beyond which stopping is off

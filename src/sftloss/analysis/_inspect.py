@@ -24,8 +24,8 @@ from sftloss.analysis._inspect_sections import (
 from sftloss.analysis._inspect_strips import strip
 from sftloss.analysis._inspect_tally import Tally
 from sftloss.analysis._shares import number, percent
-from sftloss.analysis.document import Document, Finding, Section, TokenStrip
 from sftloss.data import Example, Record, Records, RowError, encode, script_of
+from sftloss.document import Document, Finding, Section, TokenStrip
 from sftloss.errors import DataError
 
 Progress = Callable[[int, "int | None"], None]

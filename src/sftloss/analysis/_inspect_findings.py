@@ -13,8 +13,8 @@ from sftloss.analysis._inspect_words import FAULTS, WHY_CUT
 from sftloss.analysis._lengths_findings import conflict_finding
 from sftloss.analysis._shares import percent
 from sftloss.analysis._tilt import conflicting
-from sftloss.analysis.document import Finding, Severity, by_severity
 from sftloss.data import CURES, ENCODE_REASONS, READ_REASONS, READ_WARNINGS, ReadReport
+from sftloss.document import Finding, Severity, by_severity
 
 _NO_LANGUAGE = ("script:none", "script:Mixed", "script:Other")
 _REFUSED = {"nothing-trained": "MASK001", "prefix-broken": "MASK006"}

@@ -8,8 +8,8 @@ import numpy as np
 
 from sftloss.analysis._inspect_tally import Tally
 from sftloss.analysis._shares import cell, number, percent
-from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table, TokenStrip
 from sftloss.data import ENCODE_REASONS, READ_REASONS, ROLES, ReadReport
+from sftloss.document import Cell, Chart, Column, Section, Series, Table, TokenStrip
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 _NAMES = ("least", "10 %", "median", "90 %", "99 %", "most")

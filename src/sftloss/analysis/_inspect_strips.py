@@ -7,8 +7,8 @@ from itertools import groupby
 from typing import Any
 
 from sftloss.analysis._inspect_audit import Audit
-from sftloss.analysis.document import TokenStrip
 from sftloss.data import ROLES, Example
+from sftloss.document import TokenStrip
 
 LONGEST_TRAINED, LONGEST_UNTRAINED = 60, 36
 _MOST_BYTES = 8  # pieces of one character: four bytes, and combining marks or flags of two

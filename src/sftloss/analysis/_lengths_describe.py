@@ -21,7 +21,7 @@ from sftloss.analysis._lengths_sections import (
 from sftloss.analysis._lengths_study import LengthStudy, Origins
 from sftloss.analysis._shares import number, percent
 from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN, Lengths, Normalisation, sequence_weights
-from sftloss.analysis.document import Document, Finding, by_severity
+from sftloss.document import Document, Finding, by_severity
 from sftloss.errors import DataError
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sftloss.analysis import _fixes as fixes
 from sftloss.analysis._numbers import Estimate
 from sftloss.analysis._shares import number, percent
-from sftloss.analysis.document import Finding, Interval, Severity
+from sftloss.document import Finding, Interval, Severity
 
 SHIFT = 0.05  # a change of mean length below 5 % is not worth a warning
 

@@ -12,7 +12,7 @@ from sftloss.analysis._lengths import STEEPEST, Forecast, bin_sums, solve
 from sftloss.analysis._lengths_study import LengthStudy
 from sftloss.analysis._shares import bounds, cell, number, percent
 from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN, Normalisation
-from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
+from sftloss.document import Cell, Chart, Column, Section, Series, Table
 
 Floats = NDArray[np.float64]
 _BOUND, _GIVEN = "if the prompt says nothing", "given the prompt"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sftloss.analysis.document import Interval
+from sftloss.document import Interval
 
 Floats = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from sftloss.analysis._frames import Study
-from sftloss.analysis.document import Document, Table
+from sftloss.document import Document, Table
 
 _FACTS = ("example", "path", "row", "line", "task", "language", "source", "n_tokens", "truncated")
 

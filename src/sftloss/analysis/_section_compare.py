@@ -14,7 +14,7 @@ from sftloss.analysis._section_length import elasticity, is_bad_fit
 from sftloss.analysis._section_tokens import mean_loss
 from sftloss.analysis._shares import bounds, cell, forest, percent
 from sftloss.analysis._views import LEVELS, ROLES, View
-from sftloss.analysis.document import Cell, Column, Section, Table, TokenStrip
+from sftloss.document import Cell, Column, Section, Table, TokenStrip
 
 Decode = Callable[[Sequence[int]], Sequence[str]]
 

@@ -9,7 +9,7 @@ from sftloss.analysis._frames import Study
 from sftloss.analysis._shares import Shares, largest, percent, share_chart, share_table, shares
 from sftloss.analysis._views import LEVELS
 from sftloss.analysis._words import counted, group_name, holds_and_takes, label_of
-from sftloss.analysis.document import Section
+from sftloss.document import Section
 
 MOST = 20  # groups shown; the smallest are added up
 

@@ -23,7 +23,7 @@ from sftloss.analysis._shares import (
 )
 from sftloss.analysis._views import LEVELS, View
 from sftloss.analysis._words import ALL_CUT
-from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
+from sftloss.document import Cell, Chart, Column, Section, Series, Table
 
 
 def elasticity(study: Study, view: View, level: str) -> Estimate:

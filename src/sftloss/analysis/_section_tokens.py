@@ -12,7 +12,7 @@ from sftloss.analysis._tilt import TOKEN_MEAN
 from sftloss.analysis._token_groups import BAND_NAMES, groupings, token_sums
 from sftloss.analysis._views import LEVELS, ROLES, View
 from sftloss.analysis._words import counted
-from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
+from sftloss.document import Cell, Chart, Column, Section, Series, Table
 
 
 def token_shares(study: Study, grouping: str, *, with_loss: bool = False) -> Shares:

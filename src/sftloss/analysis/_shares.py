@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sftloss.analysis._bootstrap import GroupSums, interval
 from sftloss.analysis._numbers import Estimate
-from sftloss.analysis.document import Cell, Chart, Column, Interval, Series, Table
+from sftloss.document import Cell, Chart, Column, Interval, Series, Table
 
 Floats = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sftloss.analysis.document import Document
+from sftloss.document import Document
 from sftloss.experiments._words import listed
 
 _DIFFERENT, _UNJUDGED = "different", "too few seeds"

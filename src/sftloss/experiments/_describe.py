@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sftloss.analysis.document import Document, Section
+from sftloss.document import Document, Section
 from sftloss.experiments._findings import findings, headlines
 from sftloss.experiments._plan import GENERATED, Arm, Plan, labels
 from sftloss.experiments._results import Answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from sftloss.analysis.document import Finding, Interval
+from sftloss.document import Finding, Interval
 from sftloss.experiments._plan import Arm
 from sftloss.experiments._verdicts import ENOUGH, SEEDS, SHIFT, Comparison, Results, tilt
 from sftloss.experiments._words import conclusion, counted, listed, number, said, signed, unit

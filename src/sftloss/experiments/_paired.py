@@ -29,7 +29,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from sftloss.analysis.document import Interval
+from sftloss.document import Interval
 from sftloss.experiments._student import t_quantile
 
 Floats = NDArray[np.float64]

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from sftloss.analysis.document import Cell, Column, Series, Table
+from sftloss.document import Cell, Column, Series, Table
 from sftloss.experiments._findings import Names
 from sftloss.experiments._paired import Mean
 from sftloss.experiments._plan import Arm

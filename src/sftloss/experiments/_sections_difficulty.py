@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sftloss.analysis.document import Column, Section, Table
+from sftloss.document import Column, Section, Table
 from sftloss.experiments._findings import Names
 from sftloss.experiments._sections import cells, folded
 from sftloss.experiments._verdicts import Results

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sftloss.analysis.document import Chart, Column, Section, Series, Table
+from sftloss.document import Chart, Column, Section, Series, Table
 from sftloss.experiments._findings import Names
 from sftloss.experiments._plan import Arm
 from sftloss.experiments._results import Answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
+from sftloss.document import Cell, Chart, Column, Section, Series, Table
 from sftloss.experiments._findings import Names, relative_forecast
 from sftloss.experiments._plan import Plan
 from sftloss.experiments._sections import cells, folded, grey, in_view, outstanding, parts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sftloss.analysis.document import Chart, Section, Series, Table
+from sftloss.document import Chart, Section, Series, Table
 from sftloss.experiments._findings import Names
 from sftloss.experiments._plan import Plan
 from sftloss.experiments._sections import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sftloss.analysis.document import Cell, Chart, Column, Section, Series, Table
+from sftloss.document import Cell, Chart, Column, Section, Series, Table
 from sftloss.experiments._findings import Names
 from sftloss.experiments._plan import Arm
 from sftloss.experiments._sections import NOTHING, folded, parts

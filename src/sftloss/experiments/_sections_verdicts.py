@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sftloss.analysis.document import Chart, Column, Section, Series, Table
+from sftloss.document import Chart, Column, Section, Series, Table
 from sftloss.experiments._findings import Names
 from sftloss.experiments._verdicts import Comparison, Measure, Results
 from sftloss.experiments._words import counted, in_unit, signed, unit

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from sftloss.analysis.document import Document
+from sftloss.document import Document
 from sftloss.errors import ConfigError
 from sftloss.experiments._answers import Claim, answer
 from sftloss.experiments._compare import compare

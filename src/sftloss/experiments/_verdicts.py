@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from sftloss.analysis.document import Interval
+from sftloss.document import Interval
 from sftloss.experiments._paired import Floats, Mean, crossed_mean, linearised
 from sftloss.experiments._plan import Arm, Run
 from sftloss.experiments._results import ArmResult, Forecast
@@ -51,7 +51,7 @@ class Measure:
         name: As sentences call it.
         better: The direction that is better, or neither.
         unit: Of a difference, as sentences say it.
-        kind: As :class:`sftloss.analysis.document.Column` has it.
+        kind: As :class:`sftloss.document.Column` has it.
         task: Of this task's examples alone; empty for all.
         among: Of the examples of these tasks; empty for all.
     """

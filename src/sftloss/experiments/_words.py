@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sftloss.analysis.document import Interval
+from sftloss.document import Interval
 from sftloss.experiments._plan import Arm
 from sftloss.experiments._verdicts import Comparison, Measure
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from sftloss.analysis.document import TokenStrip
 from sftloss.data import ROLES, Example
+from sftloss.document import TokenStrip
 from sftloss.errors import ModelError
 from sftloss.finetune._model import dtype_of, place_of, tokenizer_place, with_adapters
 from sftloss.finetune._recipe import Recipe

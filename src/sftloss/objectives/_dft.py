@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..statistics import TokenStats
+from sftloss.statistics import TokenStats
 
 
 def dft(stats: TokenStats) -> Float[Tensor, " tokens"]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from ..statistics import TokenStats
+from sftloss.statistics import TokenStats
 
 
 def entropy_bonus(stats: TokenStats) -> Float[Tensor, " tokens"]:

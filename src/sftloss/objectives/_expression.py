@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..statistics import FIELDS, TokenStats
-from ._registry import OBJECTIVES
+from sftloss.objectives._registry import OBJECTIVES
+from sftloss.statistics import FIELDS, TokenStats
 
 Value = float | str | bool
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..statistics import TokenStats
+from sftloss.statistics import TokenStats
 
 
 def focal(stats: TokenStats, *, gamma: float = 2.0, alpha: float = 1.0) -> Float[Tensor, " tokens"]:

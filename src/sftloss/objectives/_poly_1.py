@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..statistics import TokenStats
+from sftloss.statistics import TokenStats
 
 
 def poly_1(stats: TokenStats, *, epsilon: float = 1.0) -> Float[Tensor, " tokens"]:

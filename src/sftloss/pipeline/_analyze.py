@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftloss.analysis.document import by_severity
+from sftloss.document import by_severity
 from sftloss.errors import ConfigError
 from sftloss.pipeline._fixes import filled_in
 from sftloss.pipeline._folder import TABLE, check_folder, folder

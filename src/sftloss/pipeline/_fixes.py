@@ -6,7 +6,7 @@ import re
 import shlex
 from dataclasses import replace
 
-from sftloss.analysis.document import Cell, Document, Table
+from sftloss.document import Cell, Document, Table
 
 _PLACEHOLDERS = "--model MODEL --data DATA"
 # what any verb needs to read the same rows with the same model; each verb has these flags

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sftloss.analysis.document import by_severity
+from sftloss.document import by_severity
 from sftloss.errors import ConfigError, DataError
 from sftloss.pipeline._folder import folder
 from sftloss.pipeline._rows import Examples

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from sftloss.analysis.document import Finding
+from sftloss.document import Finding
 from sftloss.errors import DataError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import typing
 
-from sftloss.analysis.document import Chart
+from sftloss.document import Chart
 from sftloss.report._format import format_cell, format_tick
 from sftloss.report._svg import stand_in
 from sftloss.report._text import clean, columns, shorten, wrap

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sftloss.analysis.document import Cell, Column, Table
+from sftloss.document import Cell, Column, Table
 from sftloss.report._format import NUMERIC, format_cell
 from sftloss.report._text import clean
 

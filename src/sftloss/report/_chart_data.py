@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
-from sftloss.analysis.document import Cell, Chart, Column, Series, Table
+from sftloss.document import Cell, Chart, Column, Series, Table
 
 _KINDS = ("integer", "number", "percent", "ratio", "nats")
 Kind = Literal["text", "integer", "number", "percent", "ratio", "nats"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sftloss.analysis.document import Chart, Series
+from sftloss.document import Chart, Series
 from sftloss.report._axes import COLUMN, FONT, dress_categories, dress_numbers, finish
 from sftloss.report._chart_data import positions
 from sftloss.report._svg import SERIES, inline, stand_in

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Sequence
 
-from sftloss.analysis.document import Document, Finding
+from sftloss.document import Document, Finding
 from sftloss.report._format import finding_number
 from sftloss.report._html import render_page, within_budget
 from sftloss.report._order import SEVERITIES, by_severity, count_line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from sftloss.analysis.document import Cell, Finding
+from sftloss.document import Cell, Finding
 from sftloss.report._text import clean
 
 NUMERIC = frozenset({"integer", "number", "percent", "ratio", "nats"})
@@ -88,7 +88,7 @@ def finding_number(finding: Finding) -> tuple[str, str]:
     """The number of a finding and its interval, as two texts; empty where there is none.
 
     Example:
-        >>> from sftloss.analysis.document import Interval
+        >>> from sftloss.document import Interval
         >>> finding_number(Finding("A", "info", "", "", value=1.3, unit="ratio", interval=Interval(1.1, 1.5)))
         ('1.30×', '95% interval 1.10× to 1.50×')
     """

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable
 from importlib import resources
 
-from sftloss.analysis.document import Document
+from sftloss.document import Document
 from sftloss.report._order import count_line
 from sftloss.report._view import Limits, view
 

@@ -10,8 +10,8 @@ import types
 import typing
 from typing import Any
 
-from sftloss.analysis import document as records
-from sftloss.analysis.document import Document
+from sftloss import document as records
+from sftloss.document import Document
 from sftloss.errors import DataError
 
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sftloss.analysis.document import Document, Finding, Table
+from sftloss.document import Document, Finding, Table
 from sftloss.report._cells import show
 from sftloss.report._format import finding_number
 from sftloss.report._order import SEVERITIES, by_severity

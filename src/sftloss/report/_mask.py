@@ -6,7 +6,7 @@ import typing
 from collections.abc import Sequence
 from itertools import groupby
 
-from sftloss.analysis.document import TokenStrip
+from sftloss.document import TokenStrip
 from sftloss.report._text import clean, visible
 
 if typing.TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from sftloss.analysis.document import Finding
+from sftloss.document import Finding
 
 
 @dataclass(frozen=True)

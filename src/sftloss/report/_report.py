@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sftloss.analysis.document import Document
+from sftloss.document import Document
 from sftloss.report._files import write_text_atomic
 from sftloss.report._html import render_html
 from sftloss.report._json import to_json

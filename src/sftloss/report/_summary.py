@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sftloss.analysis.document import Document, Section, Table
+from sftloss.document import Document, Section, Table
 
 _SECTIONS = ("tokens", "tilt", "positions", "influential", "method")
 _TABLES = ("length-numbers", "gradient-factor")

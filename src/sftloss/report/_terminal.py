@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 
-from sftloss.analysis.document import Document, Finding, Section, Table, TokenStrip
+from sftloss.document import Document, Finding, Section, Table, TokenStrip
 from sftloss.report._cells import ShownTable, show
 from sftloss.report._chart_data import chart_table
 from sftloss.report._format import finding_number

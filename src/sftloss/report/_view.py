@@ -8,7 +8,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sftloss.analysis.document import Chart, Document, Finding, Section, Table, TokenStrip
+from sftloss.document import Chart, Document, Finding, Section, Table, TokenStrip
 from sftloss.report._cells import ShownTable, show
 from sftloss.report._chart_data import chart_table
 from sftloss.report._charts import DASHES, MARKERS, draws_dots, render_chart

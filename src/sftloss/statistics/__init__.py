@@ -1,13 +1,13 @@
 """Statistics of the next-token distribution, from logits or straight from hidden states and the output head."""
 
-from ._definition import IGNORED, from_logits
-from ._engine import token_statistics
-from ._head import Head
-from ._map_logits import map_logits
-from ._measure import TokenSignal, measure_tokens
-from ._plan import Plan
-from ._sharded import Shard
-from ._stats import FIELDS, TokenStats
+from sftloss.statistics._definition import IGNORED, from_logits
+from sftloss.statistics._engine import token_statistics
+from sftloss.statistics._head import Head
+from sftloss.statistics._map_logits import map_logits
+from sftloss.statistics._measure import TokenSignal, measure_tokens
+from sftloss.statistics._plan import Plan
+from sftloss.statistics._sharded import Shard
+from sftloss.statistics._stats import FIELDS, TokenStats
 
 __all__ = [
     "FIELDS",

@@ -7,13 +7,13 @@ from collections.abc import Collection
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ._boundary import not_traced
-from ._definition import check_targets
-from ._head import Head, finite_columns
-from ._plan import Plan
-from ._rows import FREE
-from ._stats import FIELDS, TokenStats
-from ._two_pass import Request, TwoPass
+from sftloss.statistics._boundary import not_traced
+from sftloss.statistics._definition import check_targets
+from sftloss.statistics._head import Head, finite_columns
+from sftloss.statistics._plan import Plan
+from sftloss.statistics._rows import FREE
+from sftloss.statistics._stats import FIELDS, TokenStats
+from sftloss.statistics._two_pass import Request, TwoPass
 
 
 @not_traced

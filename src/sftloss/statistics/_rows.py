@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._stats import DETACHED
+from sftloss.statistics._stats import DETACHED
 
 _NEEDS = {
     "entropy": "rest_entropy",

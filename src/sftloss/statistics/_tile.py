@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._rows import Formula, Rows, lowest
+from sftloss.statistics._rows import Formula, Rows, lowest
 
 _FAR = -1e4  # exp(-1e4) is 0 in float64 too; keeps 0 * (-inf) out of the entropy
 _CACHE_BYTES = 2 * 2**20  # of a block that one thread goes over several times while it is in the thread's cache

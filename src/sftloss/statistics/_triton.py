@@ -17,11 +17,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._rows import Formula
-from ._tile import _FAR, Sums
+from sftloss.statistics._rows import Formula
+from sftloss.statistics._tile import _FAR, Sums
 
 if TYPE_CHECKING:
-    from ._head import Head
+    from sftloss.statistics._head import Head
 
 _BLOCK = 4096  # columns a program holds at once: 16 KiB of float32 in the registers of 8 warps
 FAR = tl.constexpr(_FAR)

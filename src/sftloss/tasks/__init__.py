@@ -10,14 +10,14 @@
 
 from __future__ import annotations
 
-from ._choice import strategy_named
-from ._conflicts import Conflicts
-from ._multi_task import MultiTaskLoss
-from ._rules import Rules
-from ._sums import task_sums
-from ._task_gradients import TaskGradients
-from ._trend import Trend, trend
-from .strategies import STRATEGIES, Observation, Strategy
+from sftloss.tasks._choice import strategy_named
+from sftloss.tasks._conflicts import Conflicts
+from sftloss.tasks._multi_task import MultiTaskLoss
+from sftloss.tasks._rules import Rules
+from sftloss.tasks._sums import task_sums
+from sftloss.tasks._task_gradients import TaskGradients
+from sftloss.tasks._trend import Trend, trend
+from sftloss.tasks.strategies import STRATEGIES, Observation, Strategy
 
 __all__ = [
     "STRATEGIES",

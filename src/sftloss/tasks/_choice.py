@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from .gramian import WEIGHTINGS
-from .strategies import STRATEGIES, Strategy, of_gramian, static
+from sftloss.tasks.gramian import WEIGHTINGS
+from sftloss.tasks.strategies import STRATEGIES, Strategy, of_gramian, static
 
 
 def chosen_strategy(

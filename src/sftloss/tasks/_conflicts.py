@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from . import _checkpoint
-from ._choice import checked_names
-from ._trend import trend
+from sftloss.tasks import _checkpoint
+from sftloss.tasks._choice import checked_names
+from sftloss.tasks._trend import trend
 
 
 class Conflicts(nn.Module):

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from ._ranks import average
+from sftloss.tasks._ranks import average
 
 
 def rows_gramian(rows: Float[Tensor, "tasks ..."]) -> Float[Tensor, "tasks tasks"]:

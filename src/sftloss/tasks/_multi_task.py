@@ -10,17 +10,16 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sftloss.tasks import _checkpoint
+from sftloss.tasks._bounds import bounded
+from sftloss.tasks._choice import checked_names, chosen_strategy
+from sftloss.tasks._conflicts import Conflicts
+from sftloss.tasks._ranks import sum_over_ranks, world_size
+from sftloss.tasks._report import step_info, task_statistics, tell_of_forgotten_step
+from sftloss.tasks._rules import Rules
+from sftloss.tasks._sums import checked_means, flat_tokens, sums_of_means, task_sums, zero_nonfinite
+from sftloss.tasks.strategies import EXTRA, Observation, State, Strategy
 from sftloss.weights import group_coefficients, group_normalisers
-
-from . import _checkpoint
-from ._bounds import bounded
-from ._choice import checked_names, chosen_strategy
-from ._conflicts import Conflicts
-from ._ranks import sum_over_ranks, world_size
-from ._report import step_info, task_statistics, tell_of_forgotten_step
-from ._rules import Rules
-from ._sums import checked_means, flat_tokens, sums_of_means, task_sums, zero_nonfinite
-from .strategies import EXTRA, Observation, State, Strategy
 
 _FORGOTTEN = 256  # passes without a step after which someone has probably forgotten it
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._checkpoint import in_order
-from ._trend import trend
+from sftloss.tasks._checkpoint import in_order
+from sftloss.tasks._trend import trend
 
 
 def task_statistics(module: Any) -> dict[str, dict[str, Any]]:

@@ -10,9 +10,9 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ._layer_capture import Owners, capturing, owners_of
-from ._layer_gramians import LayerGramians, rows_gramian
-from ._ranks import average, world_size
+from sftloss.tasks._layer_capture import Owners, capturing, owners_of
+from sftloss.tasks._layer_gramians import LayerGramians, rows_gramian
+from sftloss.tasks._ranks import average, world_size
 
 
 class TaskGradients:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._solve import Gramian, Weights, checked, quadratic
+from sftloss.tasks.gramian._solve import Gramian, Weights, checked, quadratic
 
 
 def cagrad(gramian: Gramian, *, c: float = 0.4) -> Weights:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ._solve import Gramian, Weights, checked, quadratic
+from sftloss.tasks.gramian._solve import Gramian, Weights, checked, quadratic
 
 
 def mgda(gramian: Gramian) -> Weights:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ._solve import Gramian, Weights, balance, checked
+from sftloss.tasks.gramian._solve import Gramian, Weights, balance, checked
 
 
 def nash_mtl(gramian: Gramian) -> Weights:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from ._solve import Gramian, Weights, checked
+from sftloss.tasks.gramian._solve import Gramian, Weights, checked
 
 
 def pcgrad(gramian: Gramian, *, seed: int = 0) -> Weights:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ._solve import Gramian, Weights
+from sftloss.tasks.gramian._solve import Gramian, Weights
 
 
 def on_present(weighting: Callable[[Tensor], Tensor], gramian: Gramian, present: Bool[Tensor, " tasks"]) -> Weights:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from ._solve import Gramian, Weights, checked, quadratic
+from sftloss.tasks.gramian._solve import Gramian, Weights, checked, quadratic
 
 
 def upgrad(gramian: Gramian) -> Weights:

@@ -13,26 +13,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ._coba import coba
-from ._difficulty_adaptive import difficulty_adaptive
-from ._doremi import doremi
-from ._dwa import dwa
-from ._famo import famo
-from ._focal_dtp import focal_dtp
-from ._gls import gls
-from ._gradient_balance import grad_norm, gradient_balance
-from ._group_dro import group_dro
-from ._imtl_l import imtl_l
-from ._learning_progress import learning_progress
-from ._of_gramian import of_gramian
-from ._performance_based import performance_based
-from ._rlw import rlw
-from ._static import static
-from ._stch import stch
-from ._strategy import EXTRA, Observation, State, Strategy
-from ._temperature import temperature
-from ._uncertainty import uncertainty
-from ._uw_so import uw_so
+from sftloss.tasks.strategies._coba import coba
+from sftloss.tasks.strategies._difficulty_adaptive import difficulty_adaptive
+from sftloss.tasks.strategies._doremi import doremi
+from sftloss.tasks.strategies._dwa import dwa
+from sftloss.tasks.strategies._famo import famo
+from sftloss.tasks.strategies._focal_dtp import focal_dtp
+from sftloss.tasks.strategies._gls import gls
+from sftloss.tasks.strategies._gradient_balance import grad_norm, gradient_balance
+from sftloss.tasks.strategies._group_dro import group_dro
+from sftloss.tasks.strategies._imtl_l import imtl_l
+from sftloss.tasks.strategies._learning_progress import learning_progress
+from sftloss.tasks.strategies._of_gramian import of_gramian
+from sftloss.tasks.strategies._performance_based import performance_based
+from sftloss.tasks.strategies._rlw import rlw
+from sftloss.tasks.strategies._static import static
+from sftloss.tasks.strategies._stch import stch
+from sftloss.tasks.strategies._strategy import EXTRA, Observation, State, Strategy
+from sftloss.tasks.strategies._temperature import temperature
+from sftloss.tasks.strategies._uncertainty import uncertainty
+from sftloss.tasks.strategies._uw_so import uw_so
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "static": static,

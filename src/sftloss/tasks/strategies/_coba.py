@@ -3,8 +3,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._slope import in_order, neutral_where_unknown
-from ._strategy import SMALLEST, Observation, Rule, State, Strategy, check_positive, strategy, zeros
+from sftloss.tasks.strategies._slope import in_order, neutral_where_unknown
+from sftloss.tasks.strategies._strategy import (
+    SMALLEST,
+    Observation,
+    Rule,
+    State,
+    Strategy,
+    check_positive,
+    strategy,
+    zeros,
+)
 
 
 def coba(*, tau: float = 5.0, window: int = 20, warmup: int = 5) -> Strategy:

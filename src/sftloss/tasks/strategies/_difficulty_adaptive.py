@@ -2,8 +2,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._reference import reference
-from ._strategy import SMALLEST, Observation, Rule, State, Strategy, check_decay, check_positive, ema, strategy, zeros
+from sftloss.tasks.strategies._reference import reference
+from sftloss.tasks.strategies._strategy import (
+    SMALLEST,
+    Observation,
+    Rule,
+    State,
+    Strategy,
+    check_decay,
+    check_positive,
+    ema,
+    strategy,
+    zeros,
+)
 
 
 def difficulty_adaptive(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from ._strategy import Observation, Rule, State, Strategy, check_positive, strategy, zeros
+from sftloss.tasks.strategies._strategy import Observation, Rule, State, Strategy, check_positive, strategy, zeros
 
 
 def doremi(*, eta: float = 1.0, smoothing: float = 1e-3) -> Strategy:

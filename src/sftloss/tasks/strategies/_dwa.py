@@ -3,7 +3,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._strategy import SMALLEST, Observation, Rule, State, Strategy, check_positive, strategy, zeros
+from sftloss.tasks.strategies._strategy import (
+    SMALLEST,
+    Observation,
+    Rule,
+    State,
+    Strategy,
+    check_positive,
+    strategy,
+    zeros,
+)
 
 
 def dwa(*, temperature: float = 2.0, window: int = 25) -> Strategy:

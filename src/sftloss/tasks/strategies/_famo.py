@@ -3,7 +3,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._strategy import SMALLEST, Observation, Rule, State, Strategy, check_positive, strategy, zeros
+from sftloss.tasks.strategies._strategy import (
+    SMALLEST,
+    Observation,
+    Rule,
+    State,
+    Strategy,
+    check_positive,
+    strategy,
+    zeros,
+)
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8  # Adam's own, as in the authors' code
 

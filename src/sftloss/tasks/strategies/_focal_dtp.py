@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._strategy import Observation, Rule, State, Strategy, check_decay, ema, strategy, zeros
+from sftloss.tasks.strategies._strategy import Observation, Rule, State, Strategy, check_decay, ema, strategy, zeros
 
 _EDGE = 1e-6
 

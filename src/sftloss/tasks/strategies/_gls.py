@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ._strategy import SMALLEST, Rule, Strategy, check_decay, ema, strategy, zeros
+from sftloss.tasks.strategies._strategy import SMALLEST, Rule, Strategy, check_decay, ema, strategy, zeros
 
 
 def gls(*, decay: float = 0.0) -> Strategy:

@@ -3,8 +3,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._reference import reference
-from ._strategy import SMALLEST, Observation, Rule, State, Strategy, check_decay, ema, strategy, zeros
+from sftloss.tasks.strategies._reference import reference
+from sftloss.tasks.strategies._strategy import (
+    SMALLEST,
+    Observation,
+    Rule,
+    State,
+    Strategy,
+    check_decay,
+    ema,
+    strategy,
+    zeros,
+)
 
 
 def gradient_balance(*, decay: float = 0.9) -> Strategy:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._strategy import Observation, Rule, State, Strategy, check_positive, strategy, zeros
+from sftloss.tasks.strategies._strategy import Observation, Rule, State, Strategy, check_positive, strategy, zeros
 
 
 def group_dro(*, eta: float = 0.01) -> Strategy:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._performance_based import check_slope
-from ._slope import change, neutral_where_unknown, observe_slope, slope_fields
-from ._strategy import Rule, State, Strategy, strategy
+from sftloss.tasks.strategies._performance_based import check_slope
+from sftloss.tasks.strategies._slope import change, neutral_where_unknown, observe_slope, slope_fields
+from sftloss.tasks.strategies._strategy import Rule, State, Strategy, strategy
 
 
 def learning_progress(

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..gramian import on_present
-from ._strategy import Observation, Rule, State, Strategy, strategy, zeros
+from sftloss.tasks.gramian import on_present
+from sftloss.tasks.strategies._strategy import Observation, Rule, State, Strategy, strategy, zeros
 
 
 def of_gramian(weighting: Callable[[Tensor], Tensor], *, name: str = "of_gramian", smoothing: float = 1e-3) -> Strategy:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ._slope import change, neutral_where_unknown, observe_slope, slope_fields
-from ._strategy import Rule, State, Strategy, check_decay, check_positive, strategy
+from sftloss.tasks.strategies._slope import change, neutral_where_unknown, observe_slope, slope_fields
+from sftloss.tasks.strategies._strategy import Rule, State, Strategy, check_decay, check_positive, strategy
 
 
 def performance_based(

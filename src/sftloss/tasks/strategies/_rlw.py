@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._strategy import Rule, State, Strategy, strategy
+from sftloss.tasks.strategies._strategy import Rule, State, Strategy, strategy
 
 
 def rlw(*, seed: int = 0) -> Strategy:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._strategy import SMALLEST, Observation, State, ema, zeros
+from sftloss.tasks.strategies._strategy import SMALLEST, Observation, State, ema, zeros
 
 
 def slope_fields(window: int) -> Callable[[int], State]:

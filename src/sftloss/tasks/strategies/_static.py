@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ._strategy import Rule, Strategy, strategy, zeros
+from sftloss.tasks.strategies._strategy import Rule, Strategy, strategy, zeros
 
 
 def static(*, factors: Sequence[float] | None = None) -> Strategy:

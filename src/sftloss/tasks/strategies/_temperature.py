@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ._strategy import Rule, Strategy, check_positive, strategy, zeros
+from sftloss.tasks.strategies._strategy import Rule, Strategy, check_positive, strategy, zeros
 
 
 def temperature(*, temperature: float = 2.0) -> Strategy:

@@ -3,7 +3,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._strategy import SMALLEST, Observation, Rule, State, Strategy, check_decay, check_positive, ema, strategy, zeros
+from sftloss.tasks.strategies._strategy import (
+    SMALLEST,
+    Observation,
+    Rule,
+    State,
+    Strategy,
+    check_decay,
+    check_positive,
+    ema,
+    strategy,
+    zeros,
+)
 
 KINDS = ("classification", "regression", "liebel")
 

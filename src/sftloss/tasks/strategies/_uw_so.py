@@ -1,6 +1,15 @@
 from __future__ import annotations
 
-from ._strategy import SMALLEST, Rule, Strategy, check_decay, check_positive, ema, strategy, zeros
+from sftloss.tasks.strategies._strategy import (
+    SMALLEST,
+    Rule,
+    Strategy,
+    check_decay,
+    check_positive,
+    ema,
+    strategy,
+    zeros,
+)
 
 
 def uw_so(*, temperature: float = 1.0, decay: float = 0.0) -> Strategy:
