@@ -18,7 +18,7 @@ if not os.path.exists("/dev/nvidia0"):
 
 # examples are looked for where the module can be imported
 needs = {
-    "src/sftloss/statistics/_triton.py": "triton",
+    "src/sftloss/statistics/backends/triton.py": "triton",
     "tests/statistics/kernels_for_devices.py": "triton",
     "tests/training/zero_ranks.py": "deepspeed",
 }

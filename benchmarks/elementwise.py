@@ -4,7 +4,7 @@
     python -m benchmarks.elementwise --width 256      # a narrow model: cheaper products, the same passes
 
 The engine reads a block of logits in several passes while it lies in the caches, and turns it into its gradient in one
-or two (`statistics/_tile.py`). Here `torch.compile` gets the same arithmetic as one function for the read and one for
+or two (`statistics/backends/cpu.py`). Here `torch.compile` gets the same arithmetic as one function for the read and one for
 the gradient (inductor; sums over 64 columns at a time, which stay in a core's own cache), and takes their place. Steps
 take turns, each round in another order; the figures are the time of a step with compiled passes over one without, and
 the seconds that the first step takes longer (for the first objective with what starts the compiler).
@@ -28,9 +28,9 @@ from torch import Tensor
 
 from benchmarks.engine import Setting, contender, problem, ratios, timed
 from benchmarks.provenance import provenance
-from sftloss.statistics import _tile
-from sftloss.statistics._rows import Formula
-from sftloss.statistics._tile import Sums
+from sftloss.statistics.backends import cpu as _tile
+from sftloss.statistics.backends.cpu import Sums
+from sftloss.statistics.backends.rows import Formula
 
 GROUP = 64
 NAMES = ("one_pass", "entropy")

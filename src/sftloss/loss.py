@@ -10,10 +10,10 @@ from torch import Tensor
 
 from sftloss.objectives import cross_entropy
 from sftloss.statistics import Head, Plan, TokenStats, token_statistics
-from sftloss.statistics._boundary import not_traced
-from sftloss.statistics._engine import check_inputs
-from sftloss.statistics._one_pass import OnePass, Work
-from sftloss.statistics._probe import mixes_tokens, read_objective
+from sftloss.statistics.boundary import not_traced
+from sftloss.statistics.engine import check_inputs
+from sftloss.statistics.one_pass import OnePass, Work
+from sftloss.statistics.probe import mixes_tokens, read_objective
 
 
 @not_traced

@@ -18,9 +18,10 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from sftloss.statistics import Head, _triton
-from sftloss.statistics._rows import Formula
-from sftloss.statistics._tile import Sums
+from sftloss.statistics import Head
+from sftloss.statistics.backends import triton as _triton
+from sftloss.statistics.backends.cpu import Sums
+from sftloss.statistics.backends.rows import Formula
 
 TARGETS = {
     "A100": GPUTarget("cuda", 80, 32),

@@ -9,7 +9,8 @@ import torch
 from torch.testing import assert_close
 
 from sftloss.loss import weighted_loss
-from sftloss.statistics import FIELDS, Head, Plan, TokenStats, _tile, from_logits, measure_tokens, token_statistics
+from sftloss.statistics import FIELDS, Head, Plan, TokenStats, from_logits, measure_tokens, token_statistics
+from sftloss.statistics.backends import cpu as _tile
 
 KINDS = ["plain", "bias", "padded", "scale", "softcap", "low_rank", "low_rank_and_all"]
 PLANS = {

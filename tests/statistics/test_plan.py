@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sftloss.statistics import Plan
-from sftloss.statistics._plan import Room
+from sftloss.statistics.plan import Room
 
 SIZES = st.integers(1, 300_000)
 

@@ -18,17 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sftloss.loss
 from sftloss.loss import weighted_loss
 from sftloss.objectives import cross_entropy
-from sftloss.statistics import (
-    FIELDS,
-    Head,
-    Plan,
-    TokenStats,
-    _engine,
-    _tile,
-    from_logits,
-    token_statistics,
-)
-from sftloss.statistics._probe import Reading
+from sftloss.statistics import FIELDS, Head, Plan, TokenStats, from_logits, token_statistics
+from sftloss.statistics import engine as _engine
+from sftloss.statistics.backends import cpu as _tile
+from sftloss.statistics.probe import Reading
 
 pytest.importorskip("triton", reason="the kernels need Triton, which is built for Linux on x86-64")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,7 +38,7 @@ both_modes = pytest.mark.parametrize("plan", BOTH.values(), ids=BOTH)
 @pytest.fixture(autouse=True)
 def _kernels_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """On this device, eight columns at a time; a test that launched neither kernel would say nothing."""
-    from sftloss.statistics import _triton
+    from sftloss.statistics.backends import triton as _triton
 
     made = []
     read = _triton.read

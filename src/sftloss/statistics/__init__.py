@@ -1,13 +1,13 @@
 """Statistics of the next-token distribution, from logits or straight from hidden states and the output head."""
 
-from sftloss.statistics._definition import IGNORED, from_logits
-from sftloss.statistics._engine import token_statistics
-from sftloss.statistics._head import Head
-from sftloss.statistics._map_logits import map_logits
-from sftloss.statistics._measure import TokenSignal, measure_tokens
-from sftloss.statistics._plan import Plan
-from sftloss.statistics._sharded import Shard
-from sftloss.statistics._stats import FIELDS, TokenStats
+from sftloss.statistics.definition import IGNORED, from_logits
+from sftloss.statistics.engine import token_statistics
+from sftloss.statistics.head import Head
+from sftloss.statistics.map_logits import map_logits
+from sftloss.statistics.measure import TokenSignal, measure_tokens
+from sftloss.statistics.plan import Plan
+from sftloss.statistics.sharded import Shard
+from sftloss.statistics.tokens import FIELDS, TokenStats
 
 __all__ = [
     "FIELDS",

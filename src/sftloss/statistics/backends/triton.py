@@ -1,6 +1,6 @@
 """The elementwise work between the matrix products, in two kernels: a block's numbers in one read, then its gradient.
 
-What `_tile.py` does in several passes over a block of logits, each kernel does in one. Both take the bare product
+What `backends/cpu.py` does in several passes over a block of logits, each kernel does in one. Both take the bare product
 `h W^T`; bias, scale and softcap are applied on the way, in registers, both times. The arithmetic is that of the sums
 (float32 or better) whatever the product's dtype. One program owns a row, or a piece of one: no atomics, so the same
 input gives the same bits; offsets are 64-bit; nothing waits for the device.
@@ -17,11 +17,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sftloss.statistics._rows import Formula
-from sftloss.statistics._tile import _FAR, Sums
+from sftloss.statistics.backends.cpu import _FAR, Sums
+from sftloss.statistics.backends.rows import Formula
 
 if TYPE_CHECKING:
-    from sftloss.statistics._head import Head
+    from sftloss.statistics.head import Head
 
 _BLOCK = 4096  # columns a program holds at once: 16 KiB of float32 in the registers of 8 warps
 FAR = tl.constexpr(_FAR)

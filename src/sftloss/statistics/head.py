@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.statistics._sharded import Shard, local_rows, total
-from sftloss.statistics._tile import uses_kernels
+from sftloss.statistics.backends.cpu import uses_kernels
+from sftloss.statistics.sharded import Shard, local_rows, total
 
 _CAST_ROWS = 4096  # rows of a low-precision weight held as float32 at a time: 12 MiB at 768 columns
 

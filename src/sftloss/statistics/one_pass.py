@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sftloss.statistics._boundary import first_order
-from sftloss.statistics._definition import IGNORED, spread
-from sftloss.statistics._head import (
+from sftloss.statistics.backends.cpu import Sums, add_block, take_target, to_gradient, uses_kernels
+from sftloss.statistics.backends.rows import FREE, Formula, RowGradient, Rows, needs, row_gradient, statistics_of
+from sftloss.statistics.boundary import first_order
+from sftloss.statistics.definition import IGNORED, spread
+from sftloss.statistics.head import (
     Head,
     blocks,
     compute_dtype,
@@ -20,11 +22,9 @@ from sftloss.statistics._head import (
     products,
     project,
 )
-from sftloss.statistics._plan import Plan, Room
-from sftloss.statistics._rows import FREE, Formula, RowGradient, Rows, needs, row_gradient, statistics_of
-from sftloss.statistics._sharded import Shard, from_centre, merge, total
-from sftloss.statistics._stats import TokenStats
-from sftloss.statistics._tile import Sums, add_block, take_target, to_gradient, uses_kernels
+from sftloss.statistics.plan import Plan, Room
+from sftloss.statistics.sharded import Shard, from_centre, merge, total
+from sftloss.statistics.tokens import TokenStats
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class _State:
     def _read(self, hidden: Tensor, targets: Tensor, work: Work) -> tuple[list[Block], Rows]:
         if not uses_kernels(hidden):
             return read_chunk(self, (hidden, targets), needs(work.returned), self.keeps_shifted(work), work.plan)
-        from sftloss.statistics import _triton
+        from sftloss.statistics.backends import triton as _triton
 
         z = self.room.take("z", hidden.shape[0], self.head.weight.shape[0])
         out = None if hidden.dtype == z.dtype else self.room.take("out", z.shape[0], z.shape[1], hidden.dtype)
@@ -212,7 +212,7 @@ class _State:
     def _gradient(self, block: Block, rows: Rows, targets: Tensor, grad: RowGradient) -> Tensor:
         """What was read, turned into the gradient in the product with the head; in place."""
         if uses_kernels(block.value):
-            from sftloss.statistics import _triton
+            from sftloss.statistics.backends import triton as _triton
 
             held = _triton.Block(self.head, block.columns, targets)
             out = block.value if block.out is None else block.out

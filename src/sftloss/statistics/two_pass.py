@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sftloss.statistics._boundary import first_order
-from sftloss.statistics._definition import IGNORED
-from sftloss.statistics._head import (
+from sftloss.statistics.backends.cpu import Sums, add_block, cached, exp_of, take_target, to_gradient, uses_kernels
+from sftloss.statistics.backends.rows import Formula, RowGradient, Rows, needs, row_gradient, statistics_of
+from sftloss.statistics.boundary import first_order
+from sftloss.statistics.definition import IGNORED
+from sftloss.statistics.head import (
     Head,
     compute_dtype,
     factors_of,
@@ -19,10 +21,8 @@ from sftloss.statistics._head import (
     products,
     project,
 )
-from sftloss.statistics._plan import Plan, Room
-from sftloss.statistics._rows import Formula, RowGradient, Rows, needs, row_gradient, statistics_of
-from sftloss.statistics._sharded import Shard, merge, total
-from sftloss.statistics._tile import Sums, add_block, cached, exp_of, take_target, to_gradient, uses_kernels
+from sftloss.statistics.plan import Plan, Room
+from sftloss.statistics.sharded import Shard, merge, total
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def read_rows(hidden: Tensor, head: Head, targets: Tensor, needed: set[str], pla
             piece = slice(left, min(left + width, vocab))
             z = room.take("z", h.shape[0], piece.stop - left)
             if kernels:
-                from sftloss.statistics import _triton
+                from sftloss.statistics.backends import triton as _triton
 
                 products(h, factors_of(head, piece, h.dtype), z)
                 _triton.read(z, _triton.Block(head, piece, y), sums)
@@ -183,7 +183,7 @@ def _tile_gradient(hidden, factors, head, piece, tokens, finite, room):  # type:
     shape = (hidden.shape[0], piece.stop - piece.start)
     z = room.take("z", *shape)
     if uses_kernels(hidden):
-        from sftloss.statistics import _triton
+        from sftloss.statistics.backends import triton as _triton
 
         products(hidden, factors, z)
         out = z if hidden.dtype == z.dtype else room.take("spare", *shape, dtype=hidden.dtype)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sftloss.statistics._definition import from_logits
-from sftloss.statistics._stats import TokenStats
+from sftloss.statistics.definition import from_logits
+from sftloss.statistics.tokens import TokenStats
 
 Objective = Callable[[TokenStats], Tensor]
 

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sftloss.statistics._stats import DETACHED
+from sftloss.statistics.tokens import DETACHED
 
 _NEEDS = {
     "entropy": "rest_entropy",

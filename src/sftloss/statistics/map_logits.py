@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftloss.statistics._boundary import first_order, not_traced
-from sftloss.statistics._engine import check_inputs
-from sftloss.statistics._head import Head, compute_dtype
-from sftloss.statistics._plan import Plan
+from sftloss.statistics.boundary import first_order, not_traced
+from sftloss.statistics.engine import check_inputs
+from sftloss.statistics.head import Head, compute_dtype
+from sftloss.statistics.plan import Plan
 
 Source = tuple[Tensor, Head]
 

@@ -7,13 +7,13 @@ from collections.abc import Collection
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sftloss.statistics._boundary import not_traced
-from sftloss.statistics._definition import check_targets
-from sftloss.statistics._head import Head, finite_columns
-from sftloss.statistics._plan import Plan
-from sftloss.statistics._rows import FREE
-from sftloss.statistics._stats import FIELDS, TokenStats
-from sftloss.statistics._two_pass import Request, TwoPass
+from sftloss.statistics.backends.rows import FREE
+from sftloss.statistics.boundary import not_traced
+from sftloss.statistics.definition import check_targets
+from sftloss.statistics.head import Head, finite_columns
+from sftloss.statistics.plan import Plan
+from sftloss.statistics.tokens import FIELDS, TokenStats
+from sftloss.statistics.two_pass import Request, TwoPass
 
 
 @not_traced

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sftloss.statistics._rows import Rows, lowest, needs, statistics_of
-from sftloss.statistics._stats import FIELDS, TokenStats
+from sftloss.statistics.backends.rows import Rows, lowest, needs, statistics_of
+from sftloss.statistics.tokens import FIELDS, TokenStats
 
 IGNORED = -100
 

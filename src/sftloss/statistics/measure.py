@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sftloss.statistics._definition import IGNORED, check_targets, spread
-from sftloss.statistics._head import Head, compute_dtype
-from sftloss.statistics._one_pass import Block, _State, read_chunk
-from sftloss.statistics._plan import Plan
-from sftloss.statistics._rows import RowGradient, Rows, needs, row_gradient, statistics_of
-from sftloss.statistics._sharded import total
-from sftloss.statistics._stats import FIELDS, TokenStats
+from sftloss.statistics.backends.rows import RowGradient, Rows, needs, row_gradient, statistics_of
+from sftloss.statistics.definition import IGNORED, check_targets, spread
+from sftloss.statistics.head import Head, compute_dtype
+from sftloss.statistics.one_pass import Block, _State, read_chunk
+from sftloss.statistics.plan import Plan
+from sftloss.statistics.sharded import total
+from sftloss.statistics.tokens import FIELDS, TokenStats
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftloss.statistics._rows import Rows
-from sftloss.statistics._tile import _FAR, Sums
+from sftloss.statistics.backends.cpu import _FAR, Sums
+from sftloss.statistics.backends.rows import Rows
 
 
 @dataclass(frozen=True)
