@@ -12,7 +12,7 @@ from tests.objectives.closed_forms import CLOSED_FORMS
 
 from sftloss import objectives
 from sftloss.objectives import OBJECTIVES, Description, cross_entropy, describe, objective
-from sftloss.objectives._catalogue import ADDED, NEUTRAL
+from sftloss.objectives.catalogue import ADDED, NEUTRAL
 from sftloss.statistics import FIELDS, from_logits
 
 ROOT = Path(__file__).parents[2]

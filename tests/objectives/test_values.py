@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from sftloss.objectives import OBJECTIVES, cross_entropy, dft, focal, label_smoothing, objective, poly_1
-from sftloss.objectives._catalogue import ADDED, NEUTRAL, describe
+from sftloss.objectives.catalogue import ADDED, NEUTRAL, describe
 from sftloss.statistics import TokenStats, from_logits
 
 

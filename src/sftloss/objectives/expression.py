@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives._registry import OBJECTIVES
+from sftloss.objectives.registry import OBJECTIVES
 from sftloss.statistics import FIELDS, TokenStats
 
 Value = float | str | bool

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from sftloss.objectives._cross_entropy import cross_entropy
-from sftloss.objectives._dft import dft
-from sftloss.objectives._entropy_bonus import entropy_bonus
-from sftloss.objectives._focal import focal
-from sftloss.objectives._label_smoothing import label_smoothing
-from sftloss.objectives._poly_1 import poly_1
-from sftloss.objectives._z_loss import z_loss
+from sftloss.objectives.cross_entropy import cross_entropy
+from sftloss.objectives.dft import dft
+from sftloss.objectives.entropy_bonus import entropy_bonus
+from sftloss.objectives.focal import focal
+from sftloss.objectives.label_smoothing import label_smoothing
+from sftloss.objectives.poly_1 import poly_1
+from sftloss.objectives.z_loss import z_loss
 
 OBJECTIVES: dict[str, Callable[..., Tensor]] = {
     "cross_entropy": cross_entropy,

@@ -6,7 +6,7 @@ import inspect
 import re
 from dataclasses import dataclass
 
-from sftloss.objectives._registry import OBJECTIVES
+from sftloss.objectives.registry import OBJECTIVES
 
 # the hyper-parameter values at which an objective is cross-entropy; the laws hold each to it
 NEUTRAL: dict[str, dict[str, float]] = {
