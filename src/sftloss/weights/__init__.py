@@ -14,11 +14,11 @@ token belongs to (any integers; negative is padding). The factors multiply in th
 
 from __future__ import annotations
 
-from sftloss.weights._groups import group_coefficients, group_normalisers, group_weights
-from sftloss.weights._lengths import adaptive_length_weights, length_weights, segment_lengths
-from sftloss.weights._normaliser import NORMALISERS, coefficients, normaliser, validate_weights
-from sftloss.weights._positions import position_weights
-from sftloss.weights._roles import ROLES, role_weights
+from sftloss.weights.groups import group_coefficients, group_normalisers, group_weights
+from sftloss.weights.lengths import adaptive_length_weights, length_weights, segment_lengths
+from sftloss.weights.normaliser import NORMALISERS, coefficients, normaliser, validate_weights
+from sftloss.weights.positions import position_weights
+from sftloss.weights.roles import ROLES, role_weights
 
 __all__ = [
     "NORMALISERS",

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sftloss.weights._normaliser import NORMALISERS, divide
-from sftloss.weights._segments import check_flat, dense_ids, exact_dtype, refuse_negative
+from sftloss.weights.normaliser import NORMALISERS, divide
+from sftloss.weights.segments import check_flat, dense_ids, exact_dtype, refuse_negative
 
 
 def group_weights(

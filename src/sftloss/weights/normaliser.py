@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sftloss.weights._segments import check_flat, dense_ids, exact_dtype, refuse_negative, segment_sums
+from sftloss.weights.segments import check_flat, dense_ids, exact_dtype, refuse_negative, segment_sums
 
 NORMALISERS = ("weights", "sequences", "tokens", "constant")
 
