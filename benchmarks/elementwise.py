@@ -4,10 +4,10 @@
     python -m benchmarks.elementwise --width 256      # a narrow model: cheaper products, the same passes
 
 The engine reads a block of logits in several passes while it lies in the caches, and turns it into its gradient in one
-or two (`statistics/backends/cpu.py`). Here `torch.compile` gets the same arithmetic as one function for the read and one for
-the gradient (inductor; sums over 64 columns at a time, which stay in a core's own cache), and takes their place. Steps
-take turns, each round in another order; the figures are the time of a step with compiled passes over one without, and
-the seconds that the first step takes longer (for the first objective with what starts the compiler).
+or two (`statistics/backends/cpu.py`). Here `torch.compile` gets the same arithmetic as one function for the read and
+one for the gradient (inductor; sums over 64 columns at a time, which stay in a core's own cache), and takes their
+place. Steps take turns, each round in another order; the figures are the time of a step with compiled passes over one
+without, and the seconds that the first step takes longer (for the first objective with what starts the compiler).
 """
 
 from __future__ import annotations

@@ -19,10 +19,12 @@ import sftloss
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "sftloss"
 FILES = sorted(SOURCE.rglob("*.py"))
+# what is public: the names in `__all__` of a room, and of the few modules beside the rooms
 PUBLIC = sorted(
-    name
-    for name in ["sftloss", *(module.name for module in pkgutil.walk_packages(sftloss.__path__, "sftloss."))]
-    if not any(part.startswith("_") for part in name.split("."))
+    [
+        "sftloss",
+        *(m.name for m in pkgutil.walk_packages(sftloss.__path__, "sftloss.") if m.ispkg or m.name.count(".") < 2),
+    ]
 )
 
 

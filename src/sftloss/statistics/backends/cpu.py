@@ -18,9 +18,7 @@ from sftloss.statistics.backends.rows import Formula, Rows, lowest
 
 _FAR = -1e4  # exp(-1e4) is 0 in float64 too; keeps 0 * (-inf) out of the entropy
 _CACHE_BYTES = 2 * 2**20  # of a block that one thread goes over several times while it is in the thread's cache
-KERNEL_DEVICES = [
-    "cuda"
-]  # where `backends/triton.py` does this file's work; its tests add "cpu", for Triton's interpreter
+KERNEL_DEVICES = ["cuda"]  # where `triton.py` does this file's work; its tests add "cpu", for Triton's interpreter
 
 
 def uses_kernels(tensor: Tensor) -> bool:

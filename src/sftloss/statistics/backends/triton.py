@@ -1,6 +1,6 @@
 """The elementwise work between the matrix products, in two kernels: a block's numbers in one read, then its gradient.
 
-What `backends/cpu.py` does in several passes over a block of logits, each kernel does in one. Both take the bare product
+What `cpu.py` does in several passes over a block of logits, each kernel does in one. Both take the bare product
 `h W^T`; bias, scale and softcap are applied on the way, in registers, both times. The arithmetic is that of the sums
 (float32 or better) whatever the product's dtype. One program owns a row, or a piece of one: no atomics, so the same
 input gives the same bits; offsets are 64-bit; nothing waits for the device.

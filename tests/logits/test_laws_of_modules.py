@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from sftloss.modules import AdaptiveLengthLoss, FocalLoss, InstructionResponseLoss, LengthNormalizedLoss
+from sftloss.logits import AdaptiveLengthLoss, FocalLoss, InstructionResponseLoss, LengthNormalizedLoss
 
 VOCAB = 7
 MODULES: dict[str, Callable[[], torch.nn.Module]] = {

@@ -6,15 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sftloss.modules._core import (
-    Reduction,
-    Total,
-    ce_objective,
-    check_logits,
-    flat_segments,
-    token_losses,
-    trained_mask,
-)
+from sftloss.logits.core import Reduction, Total, ce_objective, check_logits, flat_segments, token_losses, trained_mask
 from sftloss.weights import length_weights, segment_lengths
 
 WEIGHTINGS = ("tokens", "segments")

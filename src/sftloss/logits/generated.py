@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftloss.sequences._analyzer import LossFunctionAnalyzer
+from sftloss.logits.analyzer import LossFunctionAnalyzer
 
 
 def generate_test_data(

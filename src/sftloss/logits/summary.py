@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftloss._numbers import Estimate
+from sftloss.logits.numbers import Estimate
 
 EQUIVALENCE = 0.1  # elasticities within this of an anchor count as the anchor
 MECHANICAL = (

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tests.tiny_models import tiny_model
 from torch import nn
 
-from sftloss.sequences import LossFunctionAnalyzer, comprehensive_loss_analysis, generate_test_data, summary
+from sftloss.logits import LossFunctionAnalyzer, comprehensive_loss_analysis, generate_test_data, summary
 
 VOCAB = 61
 

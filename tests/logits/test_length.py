@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from sftloss.modules import AdaptiveLengthLoss, LengthNormalizedLoss
+from sftloss.logits import AdaptiveLengthLoss, LengthNormalizedLoss
 
 VOCAB = 11
 

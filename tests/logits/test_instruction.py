@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from sftloss.modules import InstructionResponseLoss
+from sftloss.logits import InstructionResponseLoss
 
 VOCAB = 11
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sftloss.modules._core import REDUCTIONS, TokenObjective, Total, token_losses
+from sftloss.logits.core import REDUCTIONS, TokenObjective, Total, token_losses
 from sftloss.objectives import cross_entropy, focal
 from sftloss.statistics import IGNORED, TokenStats
 from sftloss.weights import coefficients

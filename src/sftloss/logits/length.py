@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sftloss.modules._core import (
+from sftloss.logits.core import (
     Reduction,
     TokenObjective,
     Total,
@@ -18,7 +18,7 @@ from sftloss.modules._core import (
     token_losses,
     trained_mask,
 )
-from sftloss.modules._focal import focal_objective
+from sftloss.logits.focal import focal_objective
 from sftloss.weights import adaptive_length_weights, length_weights
 
 

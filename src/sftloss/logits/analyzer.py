@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sftloss._numbers import elasticity, pearson, spearman
+from sftloss.logits.numbers import elasticity, pearson, spearman
+from sftloss.logits.summary import ANCHORS, MECHANICAL, assess, by_length, mean, shown, std
 from sftloss.objectives import cross_entropy, focal, label_smoothing
-from sftloss.sequences._summary import ANCHORS, MECHANICAL, assess, by_length, mean, shown, std
 from sftloss.statistics import IGNORED, TokenStats, from_logits
 from sftloss.weights import length_weights, position_weights
 
@@ -39,14 +39,14 @@ class LossFunctionAnalyzer:
         seed: Of the resampling.
 
     Example:
-        >>> from sftloss.sequences import generate_test_data
+        >>> from sftloss.logits import generate_test_data
         >>> sequences, logits = generate_test_data(vocab_size=50, num_samples=40)
         >>> result = LossFunctionAnalyzer().analyze_length_bias(sequences, logits)
         >>> result["bias_assessment"]
         'neutral'
 
     Source:
-        The tutorial, section 3.1; the statistics follow Kish and the usual bootstrap, see ``sftloss._numbers``.
+        The tutorial, section 3.1; the statistics follow Kish and the usual bootstrap, see ``sftloss.logits.numbers``.
     """
 
     def __init__(

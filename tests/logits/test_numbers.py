@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftloss._numbers import bootstrap, elasticity, midranks, pearson, slope, spearman
+from sftloss.logits.numbers import bootstrap, elasticity, midranks, pearson, slope, spearman
 
 SMALL = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=3, max_size=40)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from sftloss.modules import FocalLoss
+from sftloss.logits import FocalLoss
 
 
 def batch():
