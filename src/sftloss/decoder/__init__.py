@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sftloss.decoder._decoder import Decoder, open_decoder
-from sftloss.decoder._loading import load_model
+from sftloss.decoder.decoder import Decoder, open_decoder
+from sftloss.decoder.loading import load_model
 
 __all__ = ["Decoder", "load_model", "open_decoder"]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate
 
-from sftloss.decoder._decoder import Decoder, _declared, _distance, _probe_ids
+from sftloss.decoder.decoder import Decoder, _declared, _distance, _probe_ids
 from sftloss.errors import ModelError
 from sftloss.training._adapters import read_head
 

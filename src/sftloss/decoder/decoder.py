@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sftloss.decoder._loading import first_line
+from sftloss.decoder.loading import first_line
 from sftloss.errors import ModelError
 from sftloss.statistics import Head
 
