@@ -30,7 +30,7 @@ def run(given: dict[str, Any]) -> Outcome:
     """The demo model with dropout, so that a run is only repeated if its random numbers are."""
     kill_at, number = given.pop("kill_at", None), given.pop("signal", signal.SIGKILL)
     if given.pop("is_deaf", False):  # a negative control: no rank hears of the others' task losses
-        import sftloss.tasks._multi_task as module
+        import sftloss.tasks.multi_task as module
 
         module.sum_over_ranks = lambda values, group=None: values
     if given.get("lora"):

@@ -61,7 +61,7 @@ def test_mgda_of_two_is_its_closed_form():
 @pytest.mark.parametrize("tasks", [2, 4, 7])
 def test_upgrad_is_the_mean_of_projections_on_the_dual_cone(seed, tasks):
     """Each projection: feasible, a fixed 1 on its own task at least, and complementary."""
-    from sftloss.tasks.gramian._solve import quadratic
+    from sftloss.tasks.gramian.solve import quadratic
 
     g = gramian(seed=seed, tasks=tasks)
     for k in range(tasks):

@@ -269,7 +269,7 @@ def test_weights_keep_mean_one_and_the_bounds(name):
 
 
 def test_bounds_keep_the_order_and_leave_weights_within_them_alone():
-    from sftloss.tasks._bounds import bounded
+    from sftloss.tasks.bounds import bounded
 
     seen = torch.tensor([True, True, True, False])
     weights = torch.tensor([0.001, 0.4, 2.599, 1.0], dtype=torch.float64)

@@ -370,7 +370,7 @@ def test_focal_dtp_is_its_formula():
 
 
 def test_rlw_draws_are_standard_normal_and_independent():
-    from sftloss.tasks.strategies._rlw import _mixed, _normal
+    from sftloss.tasks.strategies.rlw import _mixed, _normal
 
     steps = torch.arange(40_000)
     one, two = (_normal(_mixed(_mixed(torch.tensor([key])) + steps)) for key in (0, 1))

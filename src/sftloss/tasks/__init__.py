@@ -10,14 +10,14 @@
 
 from __future__ import annotations
 
-from sftloss.tasks._choice import strategy_named
-from sftloss.tasks._conflicts import Conflicts
-from sftloss.tasks._multi_task import MultiTaskLoss
-from sftloss.tasks._rules import Rules
-from sftloss.tasks._sums import task_sums
-from sftloss.tasks._task_gradients import TaskGradients
-from sftloss.tasks._trend import Trend, trend
+from sftloss.tasks.choice import strategy_named
+from sftloss.tasks.gradients.conflicts import Conflicts
+from sftloss.tasks.gradients.task_gradients import TaskGradients
+from sftloss.tasks.multi_task import MultiTaskLoss
+from sftloss.tasks.rules import Rules
 from sftloss.tasks.strategies import STRATEGIES, Observation, Strategy
+from sftloss.tasks.sums import task_sums
+from sftloss.tasks.trend import Trend, trend
 
 __all__ = [
     "STRATEGIES",

@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from sftloss.tasks.gramian._aligned_mtl import aligned_mtl
-from sftloss.tasks.gramian._cagrad import cagrad
-from sftloss.tasks.gramian._imtl_g import imtl_g
-from sftloss.tasks.gramian._mgda import mgda
-from sftloss.tasks.gramian._nash_mtl import fairgrad, nash_mtl
-from sftloss.tasks.gramian._pcgrad import pcgrad
-from sftloss.tasks.gramian._present import on_present
-from sftloss.tasks.gramian._upgrad import upgrad
+from sftloss.tasks.gramian.aligned_mtl import aligned_mtl
+from sftloss.tasks.gramian.cagrad import cagrad
+from sftloss.tasks.gramian.imtl_g import imtl_g
+from sftloss.tasks.gramian.mgda import mgda
+from sftloss.tasks.gramian.nash_mtl import fairgrad, nash_mtl
+from sftloss.tasks.gramian.pcgrad import pcgrad
+from sftloss.tasks.gramian.present import on_present
+from sftloss.tasks.gramian.upgrad import upgrad
 
 WEIGHTINGS: dict[str, Callable[..., Tensor]] = {
     "imtl_g": imtl_g,

@@ -13,26 +13,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sftloss.tasks.strategies._coba import coba
-from sftloss.tasks.strategies._difficulty_adaptive import difficulty_adaptive
-from sftloss.tasks.strategies._doremi import doremi
-from sftloss.tasks.strategies._dwa import dwa
-from sftloss.tasks.strategies._famo import famo
-from sftloss.tasks.strategies._focal_dtp import focal_dtp
-from sftloss.tasks.strategies._gls import gls
-from sftloss.tasks.strategies._gradient_balance import grad_norm, gradient_balance
-from sftloss.tasks.strategies._group_dro import group_dro
-from sftloss.tasks.strategies._imtl_l import imtl_l
-from sftloss.tasks.strategies._learning_progress import learning_progress
-from sftloss.tasks.strategies._of_gramian import of_gramian
-from sftloss.tasks.strategies._performance_based import performance_based
-from sftloss.tasks.strategies._rlw import rlw
-from sftloss.tasks.strategies._static import static
-from sftloss.tasks.strategies._stch import stch
-from sftloss.tasks.strategies._strategy import EXTRA, Observation, State, Strategy
-from sftloss.tasks.strategies._temperature import temperature
-from sftloss.tasks.strategies._uncertainty import uncertainty
-from sftloss.tasks.strategies._uw_so import uw_so
+from sftloss.tasks.strategies.coba import coba
+from sftloss.tasks.strategies.difficulty_adaptive import difficulty_adaptive
+from sftloss.tasks.strategies.doremi import doremi
+from sftloss.tasks.strategies.dwa import dwa
+from sftloss.tasks.strategies.famo import famo
+from sftloss.tasks.strategies.focal_dtp import focal_dtp
+from sftloss.tasks.strategies.gls import gls
+from sftloss.tasks.strategies.gradient_balance import grad_norm, gradient_balance
+from sftloss.tasks.strategies.group_dro import group_dro
+from sftloss.tasks.strategies.imtl_l import imtl_l
+from sftloss.tasks.strategies.learning_progress import learning_progress
+from sftloss.tasks.strategies.of_gramian import of_gramian
+from sftloss.tasks.strategies.performance_based import performance_based
+from sftloss.tasks.strategies.rlw import rlw
+from sftloss.tasks.strategies.static import static
+from sftloss.tasks.strategies.stch import stch
+from sftloss.tasks.strategies.strategy import EXTRA, Observation, State, Strategy
+from sftloss.tasks.strategies.temperature import temperature
+from sftloss.tasks.strategies.uncertainty import uncertainty
+from sftloss.tasks.strategies.uw_so import uw_so
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "static": static,

@@ -1,0 +1,134 @@
+"""How the tasks' gradients lie to each other, step by step, under whatever weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from sftloss.tasks import _checkpoint
+from sftloss.tasks.choice import checked_names
+from sftloss.tasks.trend import trend
+
+
+class Conflicts(nn.Module):
+    r"""A running account of the cosines between the tasks' gradients. Two tasks conflict where theirs is negative.
+
+    It needs the Gramian of a step, which :class:`TaskGradients` has from the one backward pass, and costs K by K
+    numbers. Cosines do not change with positive weights, so any strategy can be watched, ``static`` first of all.
+
+    Args:
+        task_names: One name a task.
+        window: Steps and norms that are kept, for the trend and the mean norm.
+
+    Example:
+        >>> told = Conflicts(["qa", "summaries"])
+        >>> told.update(torch.tensor([[1.0, -0.5], [-0.5, 1.0]]), torch.tensor([True, True]))
+        >>> told.report()["conflict_rate"]
+        1.0
+    """
+
+    cosine: Tensor
+    cosine_sum: Tensor
+    met: Tensor
+    against: Tensor
+    steps: Tensor
+    means: Tensor
+    norms: Tensor
+    norms_seen: Tensor
+
+    def __init__(self, task_names: Sequence[str], window: int = 100) -> None:
+        super().__init__()
+        self.task_names, self.window = checked_names(task_names), window
+        count, number, whole = len(self.task_names), torch.float64, torch.int64
+        self.register_buffer("cosine", torch.full((count, count), torch.nan, dtype=number))
+        self.register_buffer("cosine_sum", torch.zeros(count, count, dtype=number))
+        self.register_buffer("met", torch.zeros(count, count, dtype=whole))
+        self.register_buffer("against", torch.zeros(count, count, dtype=whole))
+        self.register_buffer("steps", torch.zeros((), dtype=whole))
+        self.register_buffer("means", torch.full((window,), torch.nan, dtype=number))
+        self.register_buffer("norms", torch.full((count, window), torch.nan, dtype=number))
+        self.register_buffer("norms_seen", torch.zeros(count, dtype=whole))
+
+    @torch.no_grad()
+    def update(self, gramian: Float[Tensor, "tasks tasks"], present: Bool[Tensor, " tasks"]) -> None:
+        """Takes one step's Gramian. Absent tasks, and those with a gradient of zero or NaN, have no cosine."""
+        g = gramian.detach().to(self.cosine)
+        norms = g.diagonal().clamp(min=0).sqrt()
+        there = present.to(g.device) & torch.isfinite(norms) & (norms > 0)
+        pair = torch.outer(there, there)
+        lengths = torch.where(there, norms, 1)
+        cosine = torch.where(pair, (g / torch.outer(lengths, lengths)).clamp(-1, 1), 0)
+        self.cosine = torch.where(pair, cosine, self.cosine)
+        self.cosine_sum, self.met = self.cosine_sum + cosine, self.met + pair
+        self.against = self.against + (cosine < 0)
+        slot = torch.arange(self.window, device=g.device)
+        here = (slot == (self.norms_seen % self.window)[:, None]) & there[:, None]
+        self.norms = torch.where(here, norms[:, None], self.norms)
+        self.norms_seen = self.norms_seen + there
+        # of pairs of two tasks; a step with fewer has no mean cosine and takes no place
+        others = pair & ~torch.eye(len(g), dtype=torch.bool, device=g.device)
+        several = others.any()
+        mean = torch.where(others, cosine, 0).sum() / others.sum().clamp(min=1)
+        self.means = torch.where((slot == self.steps % self.window) & several, mean, self.means)
+        self.steps = self.steps + several
+
+    def report(self) -> dict[str, Any]:
+        """What was seen, as plain numbers, for the log; it waits for the device.
+
+        Returns:
+            ``steps`` with two tasks or more; ``conflict_rate``, the share of their pairs that conflicted;
+            ``mean_cosine``; ``cosine_trend`` and ``cosine_trend_p`` of the steps' mean cosine over the window
+            (``"decreasing"``: the tasks come to pull against each other); and by pair, from ``"a, b"`` to its last
+            ``cosine``, ``mean_cosine``, ``conflict_rate`` and ``steps``, in ``pairs``. None where nothing is known.
+        """
+        cosine, total, met, against = (x.cpu() for x in (self.cosine, self.cosine_sum, self.met, self.against))
+        pairs, names = {}, self.task_names
+        upper = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
+        for i, j in upper:
+            n = int(met[i, j])
+            pairs[f"{names[i]}, {names[j]}"] = {
+                "cosine": float(cosine[i, j]) if n else None,
+                "mean_cosine": float(total[i, j]) / n if n else None,
+                "conflict_rate": int(against[i, j]) / n if n else None,
+                "steps": n,
+            }
+        every = sum(int(met[p]) for p in upper)
+        steps = int(self.steps)
+        found = trend(_checkpoint.in_order(self.means.cpu(), steps))
+        return {
+            "steps": steps,
+            "conflict_rate": sum(int(against[p]) for p in upper) / every if every else None,
+            "mean_cosine": sum(float(total[p]) for p in upper) / every if every else None,
+            "cosine_trend": found.name,
+            "cosine_trend_p": found.p,
+            "pairs": pairs,
+        }
+
+    def norm_statistics(self) -> dict[str, dict[str, float | None]]:
+        """By task: the gradient's norm in the last step, its mean and its standard deviation over the window."""
+        told = {}
+        for name, ring, count in zip(self.task_names, self.norms.cpu(), self.norms_seen.tolist(), strict=True):
+            values = _checkpoint.in_order(ring, count)
+            told[name] = {
+                "current_gradient": float(values[-1]) if count else None,
+                "average_gradient": float(values.mean()) if count else None,
+                "gradient_std": float(values.std()) if values.numel() > 1 else None,
+            }
+        return told
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Names, so that a checkpoint is read by name."""
+        return {"task_names": list(self.task_names)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Nothing: names were dealt with while the buffers were read."""
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:  # type: ignore[no-untyped-def]
+        complaints = _checkpoint.Complaints(missing, unexpected, errors)
+        square = frozenset({"cosine", "cosine_sum", "met", "against"})
+        state_dict = _checkpoint.by_name(self, state_dict, prefix, complaints, square=square)
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)

@@ -1,0 +1,185 @@
+"""Each task's gradient of chosen weights, from one backward pass of the loss over all tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sftloss.tasks.gradients.layer_capture import Owners, capturing, owners_of
+from sftloss.tasks.gradients.layer_gramians import LayerGramians, rows_gramian
+from sftloss.tasks.ranks import average, world_size
+
+
+class TaskGradients:
+    r"""Gradients of each task in chosen weights, added up over the micro-batches of an optimizer step.
+
+    Every token belongs to one task, so one backward pass holds all tasks' gradients of a linear map:
+    :math:`\sum_{t \in k} \delta_t a_t^\top`, and of an embedding or a norm over the last
+    axis. Nothing is run K times, and ``.grad`` is as it would be. ::
+
+        gradients = TaskGradients(model, tasks=4, parameters=[p for p in model.parameters() if p.requires_grad])
+        for ... in micro_batches:
+            with gradients.capture(task_ids):                    # of each row, or of each token
+                loss, _ = weighted(token_losses, ids, weights, totals=totals)
+                loss.backward()
+        present = totals > 0                                     # of all ranks
+        gradients.apply(on_present(upgrad, gradients.gramian(), present))
+        # or, for gradient_balance and grad_norm: weighted.step(gradients.gramian(weighted.weights))
+        gradients.zero()
+
+    Args:
+        model: The model, unwrapped or wrapped.
+        tasks: Number of tasks K.
+        parameters: The weights to follow, LoRA's say; None for all that are trained. Held K times, in float32 (float64
+            for float64 weights).
+        layerwise: For full fine-tuning: hold no gradients, only their Gramian, and K times those of one layer for a
+            moment. Then a step is one pass, and there is nothing to `apply`: run backward twice, or let the weights
+            act in the next step.
+        group: Of the ranks that share the batch.
+
+    Raises:
+        ValueError: If there is nothing to follow.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        tasks: int,
+        parameters: Iterable[nn.Parameter] | None = None,
+        layerwise: bool = False,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        chosen = [p for p in (model.parameters() if parameters is None else parameters) if p.requires_grad]
+        if tasks < 1 or not chosen:
+            raise ValueError(f"TaskGradients: nothing to follow, {tasks} tasks and {len(chosen)} trained parameters.")
+        self.model, self.tasks, self.parameters, self.group = model, tasks, chosen, group
+        # a row more, for tokens of no task: it has to stay 0
+        self.buffers = [] if layerwise else [p.new_zeros(tasks + 1, *p.shape, dtype=_exact(p)) for p in chosen]
+        self._layers = LayerGramians(tasks, group) if layerwise else None
+        self._verified = self._averaged = False
+        self._owners: Owners | None = None
+
+    @contextmanager
+    def capture(self, task_ids: Int[Tensor, "*tokens"], *, is_packed: bool = False) -> Iterator[None]:
+        """Follows one forward and backward pass, gradient checkpointing included.
+
+        The first pass is verified: the tasks' gradients must add up to the gradient autograd finds.
+
+        Args:
+            task_ids: Of each row ``(rows,)``, or of each token ``(rows, columns)``, prompt tokens too, since they
+                learn through attention; negative for padding, whose gradient must be 0.
+            is_packed: Declares that rows hold several sequences *and* attention keeps them apart. Without isolation
+                tokens of one task learn from another's loss, and no split of the gradient exists.
+
+        Raises:
+            ValueError: If a followed weight is of another layer than ``nn.Linear``, ``nn.Embedding`` or a norm over
+                the last axis, is shared, or the model mixes rows; if a row holds
+                several tasks undeclared, or shapes do not agree; if gradients do not add up (a fused kernel passes the
+                module by).
+        """
+        if self._owners is None:
+            self._owners = owners_of(self.model, self.parameters)
+        ids = task_ids.detach().cpu().clamp(min=-1)
+        if ids.numel() and int(ids.max()) >= self.tasks:
+            raise ValueError(f"TaskGradients: task {int(ids.max())} is out of range, there are {self.tasks} tasks.")
+        if ids.dim() > 1 and not is_packed:
+            shown = torch.where(ids < 0, ids.amax(1, keepdim=True), ids)
+            if bool((shown != shown[:, :1]).any()):
+                raise ValueError(
+                    "TaskGradients: a row holds several tasks; if its sequences are packed and attention keeps them "
+                    "apart, say is_packed=True."
+                )
+        if self._layers is not None:
+            self._layers.begin()
+        take = self._add_part if self._layers is None else self._layers.take
+        with capturing(self._owners, take, ids, verify=not self._verified):
+            yield
+        self._verified = True
+
+    def _add_part(self, i: int, parts: Iterable[tuple[int, Tensor]]) -> None:
+        for task, part in parts:
+            self.buffers[i][task] += part
+
+    def add(self, losses: Mapping[int, Tensor]) -> None:
+        """Gradients by one backward pass a task: K times the cost, and right for any weight and any graph.
+
+        Args:
+            losses: Scalar loss by task index, before the backward pass; absent tasks left out. ``.grad`` stays as is.
+
+        Raises:
+            ValueError: If gradients are not held.
+        """
+        if self._layers is not None:
+            raise ValueError("TaskGradients.add: layerwise holds no gradients; leave it out.")
+        for task, loss in losses.items():
+            found = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
+            for buffer, gradient in zip(self.buffers, found, strict=True):
+                if gradient is not None:
+                    buffer[task] += gradient
+
+    def gramian(self, weights: Float[Tensor, " tasks"] | None = None) -> Float[Tensor, "tasks tasks"]:
+        """Inner products of the tasks' gradients over all ranks, float64; rows of absent tasks are 0.
+
+        The gradients are averaged over the ranks first (one all-reduce of K gradients, once): Gramians of ranks do not
+        add up to that of the sum. Every rank gets the same bits.
+
+        Args:
+            weights: Those that the loss of the pass was weighted with, to be divided out; None if with none.
+
+        Raises:
+            ValueError: If tokens of no task have a gradient.
+        """
+        if self._layers is None:
+            self._average()
+        each = (rows_gramian(b) for b in self.buffers) if self._layers is None else (self._layers.total(),)
+        whole = torch.stack(list(each)).sum(0)
+        if bool(whole[self.tasks, self.tasks] > 0):
+            raise ValueError("TaskGradients: tokens with a negative task id have a gradient; give each its task.")
+        found = whole[: self.tasks, : self.tasks].contiguous()
+        if weights is not None:
+            inverse = torch.where(weights != 0, 1 / weights, 0).to(found)
+            found = found * torch.outer(inverse, inverse)
+        if world_size(self.group) > 1:
+            first = dist.get_global_rank(self.group, 0) if self.group is not None else 0
+            dist.broadcast(found, src=first, group=self.group)
+        return found
+
+    def apply(self, weights: Float[Tensor, " tasks"]) -> None:
+        """Turns ``.grad`` of the unweighted pass into that of the weighted: adds the sum of ``(w_k - 1) g_k``.
+
+        Call :meth:`gramian` before, which averages over ranks as the gradients have been.
+
+        Raises:
+            ValueError: If gradients are not held.
+        """
+        if self._layers is not None:
+            raise ValueError(
+                "TaskGradients.apply: layerwise holds no gradients; run a backward pass of the weighted loss."
+            )
+        for p, buffer in zip(self.parameters, self.buffers, strict=True):
+            extra = torch.tensordot((weights - 1).to(buffer), buffer[: self.tasks], dims=1).to(p.dtype)
+            p.grad = extra if p.grad is None else p.grad + extra
+
+    def zero(self) -> None:
+        """Forgets the step."""
+        for buffer in self.buffers:
+            buffer.zero_()
+        if self._layers is not None:
+            self._layers = LayerGramians(self.tasks, self.group)
+        self._averaged = False
+
+    def _average(self) -> None:
+        if not self._averaged:
+            for buffer in self.buffers:
+                average(buffer, self.group)
+        self._averaged = True
+
+
+def _exact(p: Tensor) -> torch.dtype:
+    return torch.promote_types(p.dtype, torch.float32)

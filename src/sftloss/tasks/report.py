@@ -1,0 +1,79 @@
+"""Statistics of the tasks as plain numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sftloss.tasks.checkpoint import in_order
+from sftloss.tasks.trend import trend
+
+
+def task_statistics(module: Any) -> dict[str, dict[str, Any]]:
+    """See :meth:`MultiTaskLoss.get_task_statistics`; one copy to the host for all tasks."""
+    if module.passes > 1 and not int(module.steps):
+        tell_of_forgotten_step(module.passes, stacklevel=4)
+    history, counts = module.history.cpu(), module.observations.tolist()
+    weights, tokens, last = module.weights.cpu(), module.weight_seen.cpu(), module.last_step.tolist()
+    pulls, steps = weights * tokens, int(module.steps)
+    norms = module.conflicts.norm_statistics()
+    return {
+        name: {
+            **_losses(history[k], counts[k]),
+            **norms[name],
+            "weight": float(weights[k]),
+            "token_share": _share(tokens, k),
+            "effective_share": _share(pulls, k),
+            "num_updates": counts[k],
+            "steps_since_seen": steps - last[k] if counts[k] else None,
+        }
+        for k, name in enumerate(module.task_names)
+    }
+
+
+def tell_of_forgotten_step(passes: int, stacklevel: int) -> None:
+    """A loop that never says where an optimizer step ends, as the tutorial's, would see weights of 1 for ever."""
+    warnings.warn(
+        f"MultiTaskLoss: {passes} forward passes without step(), so nothing has moved; call step() after "
+        "optimizer.step(), or give update_freq=1.",
+        stacklevel=stacklevel,
+    )
+
+
+def _share(amounts: Tensor, k: int) -> float | None:
+    total = float(amounts.sum())
+    return float(amounts[k]) / total if total > 0 else None
+
+
+def _losses(ring: Tensor, count: int) -> dict[str, Any]:
+    """From oldest to newest, then judged."""
+    values = in_order(ring, count)
+    found = trend(values)
+    finite = values[torch.isfinite(values)]
+    return {
+        "current_loss": float(values[-1]) if count else None,
+        "average_loss": float(finite.mean()) if finite.numel() else None,
+        "loss_std": float(finite.std()) if finite.numel() > 1 else None,
+        "loss_trend": found.name,
+        "trend_slope": found.slope,
+        "trend_p": found.p,
+    }
+
+
+def step_info(module: Any, losses: Mapping[str, Tensor], total: Tensor) -> dict[str, Any]:
+    """What a forward pass is made of, detached and on the device, in the tutorial's form."""
+    weights = list(module.weights)
+    weighted = [
+        None if name not in losses else losses[name] * weight.to(losses[name].device)
+        for name, weight in zip(module.task_names, weights, strict=True)
+    ]
+    return {
+        "individual_losses": {name: losses.get(name) for name in module.task_names},
+        "task_weights": weights,
+        "weighted_losses": weighted,
+        "total_loss": total.detach(),
+    }

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from torch import Tensor
+
+from sftloss.tasks.strategies.slope import change, neutral_where_unknown, observe_slope, slope_fields
+from sftloss.tasks.strategies.strategy import Rule, State, Strategy, check_decay, check_positive, strategy
+
+
+def performance_based(
+    *, temperature: float = 1.0, window: int = 20, decay: float = 0.9, limit: float = 1.0
+) -> Strategy:
+    r"""More weight to tasks that learn more slowly, by the relative slope of their loss.
+
+    .. math:: w = K \operatorname{softmax}(\operatorname{clip}(\Delta, -c, 0) / T)
+
+    :math:`\Delta_k` is the change of :math:`\log \bar L_k` across a window, by least squares: -0.1 is a loss that fell
+    by a tenth. A rising loss counts as one that stands still, so diverging earns nothing, and no weight exceeds
+    another by more than :math:`e^{c/T}`. ``learning_progress`` is this with the sign turned.
+
+    Args:
+        temperature: T, dimensionless, ``> 0``.
+        window: In steps in which the task was present, ``>= 2``. Before its window is full a task has the geometric
+            mean of the others' weights.
+        decay: Of the exponential mean of the loss.
+        limit: c, ``> 0``.
+
+    Returns:
+        The strategy. Lagged. Scale-free; a slower task never has less weight.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Gradient:
+        :math:`\partial L / \partial L_k = w_k`.
+
+    Source:
+        The tutorial, section 3.4, there :math:`1 / \max(-\text{slope}, 0)`, which gives one stalled task everything;
+        the softmax of slopes is SoftAdapt, Heydari et al., 2019, eq. 9 (arXiv:1912.12355).
+    """
+    check_slope("performance_based", window, decay, temperature=temperature, limit=limit)
+
+    def log_weights(state: State) -> Tensor:
+        delta, known = change(state)
+        return neutral_where_unknown(delta.clamp(-limit, 0) / temperature, known)
+
+    rule = Rule(slope_fields(window), lambda state, seen: observe_slope(state, seen, decay), log_weights)
+    return strategy("performance_based", rule)
+
+
+def check_slope(name: str, window: int, decay: float, **positive: float) -> None:
+    """Refuses what a slope cannot be taken with."""
+    check_positive(name, **positive)
+    check_decay(name, decay)
+    if window < 2:
+        raise ValueError(f"{name}: window must be >= 2, got {window}.")
