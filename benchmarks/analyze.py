@@ -30,7 +30,7 @@ import torch
 from benchmarks.provenance import provenance
 from sftloss.analysis import Settings, Table, describe, measure
 from sftloss.data import batches
-from sftloss.data.records import Batch, Example, Origin
+from sftloss.data.examples import Batch, Example, Origin
 from sftloss.decoder import open_decoder
 from sftloss.objectives import objective
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from benchmarks.engine import Setting, contender, problem, ratios, timed
 from benchmarks.provenance import provenance
-from sftloss.statistics.backends import cpu as _tile
+from sftloss.statistics.backends import cpu
 from sftloss.statistics.backends.cpu import Sums
 from sftloss.statistics.backends.rows import Formula
 
@@ -37,7 +37,7 @@ NAMES = ("one_pass", "entropy")
 
 
 def add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tensor | None) -> None:
-    """In place of `_tile._add_rows`, for these two objectives and blocks of whole groups, column by column."""
+    """In place of `cpu._add_rows`, for these two objectives and blocks of whole groups, column by column."""
     if spare is None:
         m, exp = _read(z.t(), sums.m, sums.exp)
     else:
@@ -49,7 +49,7 @@ def add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tenso
 
 
 def rows_to_gradient(exp: Tensor, shifted: Tensor | None, formula: Formula, column: Tensor | None) -> None:
-    """In place of `_tile._rows_to_gradient`."""
+    """In place of `cpu._rows_to_gradient`."""
     factor = formula.scale * formula.inverse
     if shifted is None or formula.entropy is None:
         _write(exp.t(), factor)
@@ -91,7 +91,7 @@ def _write_entropy(exp: Tensor, shifted: Tensor, factor: Tensor, entropy: Tensor
 
 def compiled(run: Callable[[], None]) -> Callable[[], None]:
     def step() -> None:
-        with mock.patch.multiple(_tile, _add_rows=add_rows, _rows_to_gradient=rows_to_gradient):
+        with mock.patch.multiple(cpu, _add_rows=add_rows, _rows_to_gradient=rows_to_gradient):
             run()
 
     return step

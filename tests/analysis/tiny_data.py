@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from sftloss.data.records import Batch, Example, Origin
+from sftloss.data.examples import Batch, Example, Origin
 
 
 def tiny_examples(count: int = 12, *, vocab_size: int = 61, seed: int = 0) -> list[Example]:

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from sftloss.data import BadRow, Message, Origin, Record, detect_format
-from sftloss.data._formats import to_record
-from sftloss.data._formats_columns import COLUMNS, Shape
-from sftloss.data._formats_weights import ROW_WEIGHTS
+from sftloss.data.formats.columns import COLUMNS, Shape
+from sftloss.data.formats.formats import to_record
+from sftloss.data.formats.weights import ROW_WEIGHTS
 from sftloss.errors import ConfigError
 
 HERE = Origin("rows.jsonl", 0, 1)

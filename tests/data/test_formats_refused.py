@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftloss.data import BadRow, Origin
-from sftloss.data._formats import to_record
-from sftloss.data._formats_columns import COLUMNS, FORMATS, Shape
-from sftloss.data._formats_weights import MESSAGE_WEIGHTS, ROW_WEIGHTS, TOKEN_WEIGHTS
+from sftloss.data.formats.columns import COLUMNS, FORMATS, Shape
+from sftloss.data.formats.formats import to_record
+from sftloss.data.formats.weights import MESSAGE_WEIGHTS, ROW_WEIGHTS, TOKEN_WEIGHTS
 
 HERE = Origin("rows.jsonl", 0, 1)
 ASKED = [("user", "2 + 2?"), ("assistant", "4")]

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sftloss.data import read_records
-from sftloss.data._read_tables import HubName
+from sftloss.data.read.tables import HubName
 from sftloss.errors import ConfigError, DataError
 
 pl = pytest.importorskip("polars")
@@ -68,7 +68,7 @@ def test_parquet_nulls_inside_tool_arguments_are_absent(tmp_path):
 
 def test_parquet_is_read_slice_by_slice(tmp_path, monkeypatch):
     """Row numbers run on over the slices, across row groups of another size."""
-    monkeypatch.setattr("sftloss.data._read_tables._SLICE", 7)
+    monkeypatch.setattr("sftloss.data.read.tables._SLICE", 7)
     path = tmp_path / "rows.parquet"
     pl.DataFrame({"text": [f"row {i}" for i in range(23)]}).write_parquet(path, row_group_size=5)
     records = list(read_records(path))

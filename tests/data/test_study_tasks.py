@@ -9,7 +9,7 @@ import pytest
 
 from sftloss.data import encode
 from sftloss.data.demo import demo_tokenizer
-from sftloss.data.records import Message, Origin, Record
+from sftloss.data.examples import Message, Origin, Record
 from sftloss.data.tasks import (
     MULTITASK,
     NOISE,

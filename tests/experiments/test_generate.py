@@ -10,7 +10,7 @@ import torch
 
 from sftloss.data import encode
 from sftloss.data.demo import demo_model, demo_records, demo_tokenizer
-from sftloss.data.records import Message, Origin, Record
+from sftloss.data.examples import Message, Origin, Record
 from sftloss.errors import DataError
 from sftloss.experiments._generate import Sampling, generate
 

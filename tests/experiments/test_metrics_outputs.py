@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
-from sftloss.data.records import Message, Origin, Record
+from sftloss.data.examples import Message, Origin, Record
 from sftloss.experiments._generate import Generated
 from sftloss.experiments.metrics import output_metrics, pass_at, pass_counts
 

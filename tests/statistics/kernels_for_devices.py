@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from sftloss.statistics import Head
-from sftloss.statistics.backends import triton as _triton
+from sftloss.statistics.backends import triton as kernels
 from sftloss.statistics.backends.cpu import Sums
 from sftloss.statistics.backends.rows import Formula
 
@@ -61,13 +61,13 @@ def launch(dtype: torch.dtype, has_all: bool) -> None:
     bias = torch.zeros(COLUMNS, dtype=dtype) if has_all else None
     weight = torch.zeros(COLUMNS, 4, dtype=dtype)
     head = Head(weight, bias, scale=0.5, softcap=30.0) if has_all else Head(weight)
-    block = _triton.Block(head, slice(0, COLUMNS), torch.zeros(TOKENS, dtype=torch.long))
+    block = kernels.Block(head, slice(0, COLUMNS), torch.zeros(TOKENS, dtype=torch.long))
     needed = {"rest_entropy", "rest_collision", "mean"} if has_all else set()
     product = torch.zeros(TOKENS, COLUMNS, dtype=wide)
-    _triton.read(product, block, Sums.start(TOKENS, needed, product))
+    kernels.read(product, block, Sums.start(TOKENS, needed, product))
     row = torch.zeros(TOKENS, dtype=wide)
     optional = (row, row, row) if has_all else (None, None, None)
-    _triton.write(product, torch.zeros_like(product, dtype=dtype), block, Formula(row, row, row, row, *optional))
+    kernels.write(product, torch.zeros_like(product, dtype=dtype), block, Formula(row, row, row, row, *optional))
 
 
 def main(out: str) -> None:
@@ -76,7 +76,7 @@ def main(out: str) -> None:
         for has_all in (False, True):
             compiled: list[str] = []
             triton.runtime.driver.set_active(Driver(TARGETS[os.environ["DEVICE"]], compiled))
-            for kernel in (_triton._read, _triton._write):
+            for kernel in (kernels._read, kernels._write):
                 kernel.device_caches.clear()  # of what another case compiled
             try:
                 launch(dtype, has_all)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from sftloss.loss import weighted_loss
 from sftloss.statistics import FIELDS, Head, Plan, TokenStats, from_logits, measure_tokens, token_statistics
-from sftloss.statistics.backends import cpu as _tile
+from sftloss.statistics.backends import cpu
 
 KINDS = ["plain", "bias", "padded", "scale", "softcap", "low_rank", "low_rank_and_all"]
 PLANS = {
@@ -80,7 +80,7 @@ def test_rows_with_gaps_and_sums_in_several_pieces_change_nothing(
     kind: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """72 tokens and 70 columns lie 96 apart; what is summed at once is less than a block, its last piece shorter."""
-    monkeypatch.setattr(_tile, "_CACHE_BYTES", 70 * 8 * 20)
+    monkeypatch.setattr(cpu, "_CACHE_BYTES", 70 * 8 * 20)
     head, (hidden, targets, c) = make_head(kind, vocab=97), make_tokens(72)
     wanted = reference(hidden, head, targets, c, everything)
     loss = weighted_loss(hidden, head, targets, c, everything, plan=plan)[0]

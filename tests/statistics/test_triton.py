@@ -19,8 +19,8 @@ import sftloss.loss
 from sftloss.loss import weighted_loss
 from sftloss.objectives import cross_entropy
 from sftloss.statistics import FIELDS, Head, Plan, TokenStats, from_logits, token_statistics
-from sftloss.statistics import engine as _engine
-from sftloss.statistics.backends import cpu as _tile
+from sftloss.statistics import engine
+from sftloss.statistics.backends import cpu
 from sftloss.statistics.probe import Reading
 
 pytest.importorskip("triton", reason="the kernels need Triton, which is built for Linux on x86-64")
@@ -38,13 +38,13 @@ both_modes = pytest.mark.parametrize("plan", BOTH.values(), ids=BOTH)
 @pytest.fixture(autouse=True)
 def _kernels_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """On this device, eight columns at a time; a test that launched neither kernel would say nothing."""
-    from sftloss.statistics.backends import triton as _triton
+    from sftloss.statistics.backends import triton as kernels
 
     made = []
-    read = _triton.read
-    monkeypatch.setattr(_triton, "read", lambda *given: (made.append(1), read(*given)))
-    monkeypatch.setattr(_triton, "_BLOCK", 8)
-    monkeypatch.setattr(_tile, "KERNEL_DEVICES", ["cuda", "cpu"])
+    read = kernels.read
+    monkeypatch.setattr(kernels, "read", lambda *given: (made.append(1), read(*given)))
+    monkeypatch.setattr(kernels, "_BLOCK", 8)
+    monkeypatch.setattr(cpu, "KERNEL_DEVICES", ["cuda", "cpu"])
     with torch.device(DEVICE):
         yield
     assert made, "no kernel was launched"
@@ -182,7 +182,7 @@ def test_forward_and_backward_never_wait_for_the_device(plan: Plan) -> None:
     head, hidden, targets, c = problem("padded")
     targets_are_ids = targets.masked_fill(targets == -100, 0)  # the door looks at ids, on a CPU only
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_engine, "check_targets", lambda *_: None)
+        patch.setattr(engine, "check_targets", lambda *_: None)
         seen = Reading({"target_logprob"}, learns=False)
         patch.setattr(sftloss.loss, "read_objective", lambda *_: seen)  # its four tokens are on the CPU
         with _Waits():

@@ -159,7 +159,7 @@ def test_packed_one_token_rows_are_sequences_of_their_own() -> None:
 
 def test_batches_of_our_own_data_are_read_aligned() -> None:
     from sftloss.data import collate
-    from sftloss.data.records import Example, Origin
+    from sftloss.data.examples import Example, Origin
 
     examples = [
         Example(

@@ -32,7 +32,7 @@ def drawn_weights(count: int, seed: int) -> torch.Tensor:
 
 
 def test_roles_are_those_of_the_records():
-    from sftloss.data.records import ROLES as RECORDS_ROLES
+    from sftloss.data.examples import ROLES as RECORDS_ROLES
 
     assert ROLES == RECORDS_ROLES
 

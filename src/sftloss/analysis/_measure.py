@@ -28,7 +28,7 @@ from sftloss.analysis._store import (
 )
 from sftloss.analysis._table import Table
 from sftloss.analysis._tokens import batch_tokens
-from sftloss.data.records import Batch, Example
+from sftloss.data.examples import Batch, Example
 from sftloss.decoder import Decoder
 from sftloss.errors import ConfigError, ModelError
 from sftloss.statistics import TokenStats

@@ -10,7 +10,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from sftloss.data.records import Batch
+from sftloss.data.examples import Batch
 from sftloss.decoder import Decoder
 from sftloss.statistics import FIELDS, IGNORED, Head, TokenSignal, TokenStats, from_logits, measure_tokens
 

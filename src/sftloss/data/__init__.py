@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from sftloss.data._batches import IGNORED, align, batches, collate
-from sftloss.data._cures import CURES
-from sftloss.data._encode import ENCODE_REASONS, RowError, encode, encode_records
-from sftloss.data._formats import detect_format
-from sftloss.data._formats_columns import COLUMNS, FORMATS
-from sftloss.data._language import script_of
-from sftloss.data._packing import first_fit_decreasing
-from sftloss.data._read import ReadBounds, Records, read_records
-from sftloss.data._read_report import READ_REASONS, READ_WARNINGS, BadRow, ReadReport
-from sftloss.data.records import (
-    ROLES,
-    Batch,
-    Example,
-    Message,
-    Origin,
-    Record,
-    answer_spans,
-    segment_breaks,
-)
+from sftloss.data.batches import IGNORED, align, batches, collate
+from sftloss.data.cures import CURES
+from sftloss.data.encode import ENCODE_REASONS, RowError, encode, encode_records
+from sftloss.data.examples import ROLES, Batch, Example, Message, Origin, Record, answer_spans, segment_breaks
+from sftloss.data.formats.columns import COLUMNS, FORMATS
+from sftloss.data.formats.formats import detect_format
+from sftloss.data.language import script_of
+from sftloss.data.packing import first_fit_decreasing
+from sftloss.data.read.read import ReadBounds, Records, read_records
+from sftloss.data.read.report import READ_REASONS, READ_WARNINGS, BadRow, ReadReport
 
 __all__ = [
     "COLUMNS",

@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from sftloss.data.records import Message, Origin, Record
+from sftloss.data.examples import Message, Origin, Record
 
 TASKS = {"yes_no": 0.36, "add": 0.24, "copy": 0.18, "list": 0.12, "reverse": 0.10}
 """Share of each task in the examples."""

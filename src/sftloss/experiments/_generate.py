@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sftloss.data import encode
-from sftloss.data.records import ROLES, Example, Record
+from sftloss.data.examples import ROLES, Example, Record
 from sftloss.decoder import Decoder, open_decoder
 from sftloss.errors import DataError
 

@@ -197,7 +197,7 @@ class _State:
     def _read(self, hidden: Tensor, targets: Tensor, work: Work) -> tuple[list[Block], Rows]:
         if not uses_kernels(hidden):
             return read_chunk(self, (hidden, targets), needs(work.returned), self.keeps_shifted(work), work.plan)
-        from sftloss.statistics.backends import triton as _triton
+        from sftloss.statistics.backends import triton as kernels
 
         z = self.room.take("z", hidden.shape[0], self.head.weight.shape[0])
         out = None if hidden.dtype == z.dtype else self.room.take("out", z.shape[0], z.shape[1], hidden.dtype)
@@ -205,18 +205,18 @@ class _State:
         for columns, factors in blocks(self.head, hidden.dtype, every):
             products(hidden, factors, z[:, columns])
         sums = Sums.start(z.shape[0], needs(work.returned), z)
-        _triton.read(z, _triton.Block(self.head, every, targets), sums)
+        kernels.read(z, kernels.Block(self.head, every, targets), sums)
         rows = merge(sums, self.head.shard, targets).rows(self.vocab_size)
         return [Block(every, z, out, None, rows.m)], rows
 
     def _gradient(self, block: Block, rows: Rows, targets: Tensor, grad: RowGradient) -> Tensor:
         """What was read, turned into the gradient in the product with the head; in place."""
         if uses_kernels(block.value):
-            from sftloss.statistics.backends import triton as _triton
+            from sftloss.statistics.backends import triton as kernels
 
-            held = _triton.Block(self.head, block.columns, targets)
+            held = kernels.Block(self.head, block.columns, targets)
             out = block.value if block.out is None else block.out
-            return _triton.write(block.value, out, held, Formula.of(rows, grad, self.vocab_size))
+            return kernels.write(block.value, out, held, Formula.of(rows, grad, self.vocab_size))
         dz = self.to_gradient(block, rows, targets, grad)
         return dz if block.slope is None else dz.mul_(block.slope)
 

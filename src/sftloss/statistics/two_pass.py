@@ -106,10 +106,10 @@ class _Kept:
 
 def read_rows(hidden: Tensor, head: Head, targets: Tensor, needed: set[str], plan: Plan) -> Rows:
     """The numbers of every row, one sweep over the vocabulary for each super-chunk of tokens."""
-    dtype, kernels = compute_dtype(hidden), uses_kernels(hidden)
+    dtype, has_kernels = compute_dtype(hidden), uses_kernels(hidden)
     finite, vocab_size = finite_columns(head, dtype)
     vocab = head.weight.shape[0]
-    height, width = plan.tile(hidden.shape[0], vocab, dtype.itemsize, is_device=kernels)
+    height, width = plan.tile(hidden.shape[0], vocab, dtype.itemsize, is_device=has_kernels)
     parts, room = [], Room(hidden, dtype)
     for start in range(0, max(hidden.shape[0], 1), height):
         h, y = hidden[start : start + height], targets[start : start + height]
@@ -117,11 +117,11 @@ def read_rows(hidden: Tensor, head: Head, targets: Tensor, needed: set[str], pla
         for left in range(0, vocab, width):
             piece = slice(left, min(left + width, vocab))
             z = room.take("z", h.shape[0], piece.stop - left)
-            if kernels:
-                from sftloss.statistics.backends import triton as _triton
+            if has_kernels:
+                from sftloss.statistics.backends import triton as kernels
 
                 products(h, factors_of(head, piece, h.dtype), z)
-                _triton.read(z, _triton.Block(head, piece, y), sums)
+                kernels.read(z, kernels.Block(head, piece, y), sums)
                 continue
             project(h, factors_of(head, piece, h.dtype), head, piece, z, None)
             hole = take_target(z, y, head.start + left, sums)
@@ -183,11 +183,11 @@ def _tile_gradient(hidden, factors, head, piece, tokens, finite, room):  # type:
     shape = (hidden.shape[0], piece.stop - piece.start)
     z = room.take("z", *shape)
     if uses_kernels(hidden):
-        from sftloss.statistics.backends import triton as _triton
+        from sftloss.statistics.backends import triton as kernels
 
         products(hidden, factors, z)
         out = z if hidden.dtype == z.dtype else room.take("spare", *shape, dtype=hidden.dtype)
-        return _triton.write(z, out, _triton.Block(head, piece, targets), formula)
+        return kernels.write(z, out, kernels.Block(head, piece, targets), formula)
     slope = None if head.softcap is None else room.take("slope", *shape)
     project(hidden, factors, head, piece, z, slope)
     start = head.start + piece.start

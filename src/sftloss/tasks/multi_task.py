@@ -10,7 +10,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sftloss.tasks import _checkpoint
+from sftloss.tasks import checkpoint
 from sftloss.tasks.bounds import bounded
 from sftloss.tasks.choice import checked_names, chosen_strategy
 from sftloss.tasks.gradients.conflicts import Conflicts
@@ -96,7 +96,7 @@ class MultiTaskLoss(nn.Module):
         self.conflicts = Conflicts(self.task_names, self.rules.window)
         self.passes = self.extra_passes = 0
         count = len(self.task_names)
-        for name, value in _checkpoint.first_buffers(count, self.rules.window).items():
+        for name, value in checkpoint.first_buffers(count, self.rules.window).items():
             self.register_buffer(name, value)
         self._state_keys = tuple(self.strategy.init(count))
         for key, value in self.strategy.init(count).items():
@@ -324,7 +324,7 @@ class MultiTaskLoss(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiTaskLoss:
         """Follows the model to its device but not to its dtype: counts and sums in bfloat16 would stop growing."""
         device = fn(torch.zeros(1, device=self.weights.device)).device
-        return super()._apply(lambda tensor: _checkpoint.moved(tensor, device), recurse)
+        return super()._apply(lambda tensor: checkpoint.moved(tensor, device), recurse)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Names and strategy, so that a checkpoint is read by name."""
@@ -336,7 +336,7 @@ class MultiTaskLoss(nn.Module):
         self.passes, self.extra_passes = int(state["passes"]), int(state["extra_passes"])
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:  # type: ignore[no-untyped-def]
-        state_dict = _checkpoint.by_name(self, state_dict, prefix, _checkpoint.Complaints(missing, unexpected, errors))
+        state_dict = checkpoint.by_name(self, state_dict, prefix, checkpoint.Complaints(missing, unexpected, errors))
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
 
     def extra_repr(self) -> str:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 ROLES = ("prompt", "response", "system", "tool")
-"""Role codes are indices here; the same order as in ``sftloss.data.records`` (a test holds them together)."""
+"""Role codes are indices here; the same order as in ``sftloss.data.examples`` (a test holds them together)."""
 
 
 def role_weights(roles: Int[Tensor, " tokens"], by_role: Mapping[str, float]) -> Float[Tensor, " tokens"]:

@@ -18,9 +18,9 @@ add         0.04   en    17 + 6 =: ``23``                      fewest tokens, mu
 
 from __future__ import annotations
 
-from sftloss.data.tasks._catalogue import MULTITASK, TASKS
-from sftloss.data.tasks._rows import NOISE, abstains, check, is_answerable, question, reference, study_rows
-from sftloss.data.tasks._task import UNKNOWN, Task
+from sftloss.data.tasks.catalogue import MULTITASK, TASKS
+from sftloss.data.tasks.rows import NOISE, abstains, check, is_answerable, question, reference, study_rows
+from sftloss.data.tasks.task import UNKNOWN, Task
 
 __all__ = [
     "MULTITASK",

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sftloss.data import batches, encode
-from sftloss.data.records import Batch, Example, Record
+from sftloss.data.examples import Batch, Example, Record
 from sftloss.decoder import Decoder, open_decoder
 from sftloss.errors import DataError, ModelError
 from sftloss.experiments.metrics._shapes import Metric, Ratio

@@ -8,7 +8,7 @@ from math import comb
 
 import numpy as np
 
-from sftloss.data.records import Record
+from sftloss.data.examples import Record
 from sftloss.data.tasks import abstains, check, is_answerable, question, reference
 from sftloss.experiments._generate import Generated
 from sftloss.experiments.metrics._shapes import Floats, Gap, Metric, Ratio

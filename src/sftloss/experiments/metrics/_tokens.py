@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sftloss.data import batches, encode
-from sftloss.data.records import Batch, Example, Record
+from sftloss.data.examples import Batch, Example, Record
 from sftloss.decoder import Decoder, open_decoder
 from sftloss.errors import DataError
 from sftloss.experiments._generate import end_ids

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sftloss.tasks import _checkpoint
+from sftloss.tasks import checkpoint
 from sftloss.tasks.choice import checked_names
 from sftloss.tasks.trend import trend
 
@@ -98,7 +98,7 @@ class Conflicts(nn.Module):
             }
         every = sum(int(met[p]) for p in upper)
         steps = int(self.steps)
-        found = trend(_checkpoint.in_order(self.means.cpu(), steps))
+        found = trend(checkpoint.in_order(self.means.cpu(), steps))
         return {
             "steps": steps,
             "conflict_rate": sum(int(against[p]) for p in upper) / every if every else None,
@@ -112,7 +112,7 @@ class Conflicts(nn.Module):
         """By task: the gradient's norm in the last step, its mean and its standard deviation over the window."""
         told = {}
         for name, ring, count in zip(self.task_names, self.norms.cpu(), self.norms_seen.tolist(), strict=True):
-            values = _checkpoint.in_order(ring, count)
+            values = checkpoint.in_order(ring, count)
             told[name] = {
                 "current_gradient": float(values[-1]) if count else None,
                 "average_gradient": float(values.mean()) if count else None,
@@ -128,7 +128,7 @@ class Conflicts(nn.Module):
         """Nothing: names were dealt with while the buffers were read."""
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:  # type: ignore[no-untyped-def]
-        complaints = _checkpoint.Complaints(missing, unexpected, errors)
+        complaints = checkpoint.Complaints(missing, unexpected, errors)
         square = frozenset({"cosine", "cosine_sum", "met", "against"})
-        state_dict = _checkpoint.by_name(self, state_dict, prefix, complaints, square=square)
+        state_dict = checkpoint.by_name(self, state_dict, prefix, complaints, square=square)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)

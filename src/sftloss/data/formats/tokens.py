@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sftloss.data._formats_weights import TOKEN_WEIGHTS, number
-from sftloss.data._read_report import BadRow, excerpt
+from sftloss.data.formats.weights import TOKEN_WEIGHTS, number
+from sftloss.data.read.report import BadRow, excerpt
 
 
 def tokens(row: Mapping[str, Any]) -> dict[str, list[Any]]:

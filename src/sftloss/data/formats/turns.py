@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sftloss.data._formats_tools import tool_calls
-from sftloss.data._formats_weights import message_weight
-from sftloss.data._read_report import BadRow, excerpt
-from sftloss.data.records import Message
+from sftloss.data.examples import Message
+from sftloss.data.formats.tools import tool_calls
+from sftloss.data.formats.weights import message_weight
+from sftloss.data.read.report import BadRow, excerpt
 
 _ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),

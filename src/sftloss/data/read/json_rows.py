@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from sftloss.data._read_report import BadRow, excerpt
-from sftloss.data.records import Origin
+from sftloss.data.examples import Origin
+from sftloss.data.read.report import BadRow, excerpt
 from sftloss.errors import DataError
 
 MAX_LINE_BYTES = 32 * 2**20

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from sftloss.data.tasks import _facts, _open, _rewrite
-from sftloss.data.tasks._task import Task
+from sftloss.data.tasks import facts as _facts
+from sftloss.data.tasks import open as _open
+from sftloss.data.tasks import rewrite as _rewrite
+from sftloss.data.tasks.task import Task
 
 _ALL = (
     Task("some", 0.16, "one question, answers of many lengths: a length exponent acts", _open.draw_some,

@@ -6,24 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sftloss.data._formats_columns import (
-    CHATS,
-    CONTEXTS,
-    PAIR_NAMES,
-    PAIRS,
-    PROMPTS,
-    RESPONSES,
-    Shape,
-    renamed,
-    way_out,
-)
-from sftloss.data._formats_tokens import tokens
-from sftloss.data._formats_tools import tools
-from sftloss.data._formats_turns import turns
-from sftloss.data._formats_weights import row_weight
-from sftloss.data._language import script_of
-from sftloss.data._read_report import BadRow, excerpt
-from sftloss.data.records import Message, Origin, Record
+from sftloss.data.examples import Message, Origin, Record
+from sftloss.data.formats.columns import CHATS, CONTEXTS, PAIR_NAMES, PAIRS, PROMPTS, RESPONSES, Shape, renamed, way_out
+from sftloss.data.formats.tokens import tokens
+from sftloss.data.formats.tools import tools
+from sftloss.data.formats.turns import turns
+from sftloss.data.formats.weights import row_weight
+from sftloss.data.language import script_of
+from sftloss.data.read.report import BadRow, excerpt
 
 _TASKS, _LANGUAGES = ("task", "category", "type"), ("language", "lang")
 _SOURCES = ("source", "dataset", "channel", "subset")

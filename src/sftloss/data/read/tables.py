@@ -9,7 +9,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from sftloss.data.records import Origin
+from sftloss.data.examples import Origin
 from sftloss.errors import ConfigError, DataError
 
 Row = tuple[Origin, dict[str, Any]]

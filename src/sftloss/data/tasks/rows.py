@@ -7,9 +7,9 @@ import zlib
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from sftloss.data.records import Message, Origin, Record
-from sftloss.data.tasks._catalogue import TASKS
-from sftloss.data.tasks._task import UNKNOWN, Draft, Task
+from sftloss.data.examples import Message, Origin, Record
+from sftloss.data.tasks.catalogue import TASKS
+from sftloss.data.tasks.task import UNKNOWN, Draft, Task
 
 SPLITS = ("train", "test")
 NOISE = "noise"

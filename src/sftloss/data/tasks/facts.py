@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from random import Random
 
-from sftloss.data.tasks._task import UNKNOWN, Draft
-from sftloss.data.tasks._words import ANIMALS, KIND_OF, KINDS, WORDS
+from sftloss.data.tasks.task import UNKNOWN, Draft
+from sftloss.data.tasks.words import ANIMALS, KIND_OF, KINDS, WORDS
 
 CLASSES = {"fruits": 0.5, "animals": 0.25, "colours": 0.15, "tools": 0.1}
 """How often each class is the right one."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sftloss.data._formats import to_record
-from sftloss.data._formats_columns import Shape
-from sftloss.data._read_json import MAX_LINE_BYTES, read_json
-from sftloss.data._read_report import BadRow, ReadReport, Tally, excerpt
-from sftloss.data._read_tables import HubName, is_saved_dataset, read_hub, read_parquet, read_saved_dataset
-from sftloss.data.records import Origin, Record
+from sftloss.data.examples import Origin, Record
+from sftloss.data.formats.columns import Shape
+from sftloss.data.formats.formats import to_record
+from sftloss.data.read.json_rows import MAX_LINE_BYTES, read_json
+from sftloss.data.read.report import BadRow, ReadReport, Tally, excerpt
+from sftloss.data.read.tables import HubName, is_saved_dataset, read_hub, read_parquet, read_saved_dataset
 from sftloss.errors import ConfigError, DataError
 
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz", ".parquet")

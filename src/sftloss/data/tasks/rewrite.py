@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from sftloss.data.tasks._task import Draft
-from sftloss.data.tasks._words import ANIMALS, COLOURS, KIND_OF, KINDS
+from sftloss.data.tasks.task import Draft
+from sftloss.data.tasks.words import ANIMALS, COLOURS, KIND_OF, KINDS
 
 _TO_CHINESE = ANIMALS | COLOURS
 _TO_ENGLISH = {chinese: english for english, chinese in _TO_CHINESE.items()}

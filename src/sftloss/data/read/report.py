@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from sftloss.data.records import Origin
+from sftloss.data.examples import Origin
 
 READ_REASONS: Mapping[str, str] = MappingProxyType(
     {

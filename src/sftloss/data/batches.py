@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from sftloss.data._packing import first_fit_decreasing
-from sftloss.data.records import Batch, Example
+from sftloss.data.examples import Batch, Example
+from sftloss.data.packing import first_fit_decreasing
 
 IGNORED = -100
 """The target where there is nothing to predict."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from sftloss.data._template import Rendering, TemplateFailure, render, renderer
-from sftloss.data.records import ROLES, Example, Message, Origin, Record, answer_spans
+from sftloss.data.examples import ROLES, Example, Message, Origin, Record, answer_spans
+from sftloss.data.template import Rendering, TemplateFailure, render, renderer
 from sftloss.errors import DataError
 
 ENCODE_REASONS: Mapping[str, str] = MappingProxyType(

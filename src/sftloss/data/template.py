@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from sftloss.data.records import Message
+from sftloss.data.examples import Message
 
 GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 

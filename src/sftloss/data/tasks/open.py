@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from sftloss.data.tasks._task import Draft
-from sftloss.data.tasks._words import CHINESE, KINDS
+from sftloss.data.tasks.task import Draft
+from sftloss.data.tasks.words import CHINESE, KINDS
 
 SIZES = {"en": tuple(range(1, 10)), "zh": tuple(range(1, 5))}
 """How many words a list may have, each equally often whatever the kind: the spread on which a length exponent acts."""

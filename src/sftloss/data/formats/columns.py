@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sftloss.data._formats_weights import ROW_WEIGHTS
-from sftloss.data._read_report import BadRow, excerpt
+from sftloss.data.formats.weights import ROW_WEIGHTS
+from sftloss.data.read.report import BadRow, excerpt
 from sftloss.errors import ConfigError
 
 CHATS = ("messages", "conversations", "conversation")

@@ -1,0 +1,1 @@
+"""Raw rows of any supported shape to records."""

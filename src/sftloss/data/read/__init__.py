@@ -1,0 +1,1 @@
+"""Files, folders, saved and hub data sets to raw rows, with an account of the rows that cannot be used."""
