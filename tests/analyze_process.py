@@ -7,7 +7,7 @@ import signal
 from dataclasses import replace
 from typing import Any
 
-from sftloss.analysis import _measure
+from sftloss.analysis.table import measure as _measure
 
 
 def main() -> None:

@@ -99,7 +99,7 @@ def test_the_level_of_signal_is_chosen_and_named_in_every_form(analyze, level, t
 
 def test_levels_and_roles_are_answered_from_the_table_without_a_second_pass(analyze, monkeypatch, tmp_path):
     analyze()
-    monkeypatch.setattr("sftloss.analysis._measure.batch_tokens", lambda *a: 1 / 0)
+    monkeypatch.setattr("sftloss.analysis.table.measure.batch_tokens", lambda *a: 1 / 0)
     result = analyze("--resume", "--level", "S2", "--roles", "prompt=0.5,response=1")
     assert result.exit_code == 0, result.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -237,7 +237,7 @@ def test_resume_goes_on_with_a_copy_of_the_data(analyze, data, monkeypatch, tmp_
     assert analyze().exit_code == 0
     copy = tmp_path / "elsewhere.jsonl"
     copy.write_bytes(data.read_bytes())
-    monkeypatch.setattr("sftloss.analysis._measure.batch_tokens", lambda *a: 1 / 0)
+    monkeypatch.setattr("sftloss.analysis.table.measure.batch_tokens", lambda *a: 1 / 0)
     result = analyze("--resume", data=copy)
     assert result.exit_code == 0, result.stderr
     copy.write_text(copy.read_text().replace("plum", "pear"))
@@ -263,13 +263,13 @@ def test_a_command_that_a_finding_advises_runs_as_it_stands(analyze, data, monke
 
 
 def test_our_own_mistake_is_exit_code_5_and_says_so(analyze, monkeypatch):
-    monkeypatch.setattr("sftloss.analysis._analyze.headlines", lambda study: 1 / 0)
+    monkeypatch.setattr("sftloss.analysis.signal.describe.headlines", lambda study: 1 / 0)
     result = analyze()
     assert result.exit_code == 5 and "internal error" in sentence(result) and "-v" in result.stderr
 
 
 def test_verbose_shows_the_traceback(analyze, monkeypatch):
-    monkeypatch.setattr("sftloss.analysis._analyze.headlines", lambda study: 1 / 0)
+    monkeypatch.setattr("sftloss.analysis.signal.describe.headlines", lambda study: 1 / 0)
     result = analyze("-v")
     assert result.exit_code == 5 and "ZeroDivisionError" in result.stderr and "Traceback" in result.stderr
 
@@ -323,7 +323,7 @@ def test_overwrite_follows_no_link(analyze, tmp_path):
 def test_resume_measures_nothing_twice(analyze, monkeypatch, tmp_path):
     assert analyze().exit_code == 0
     before = (tmp_path / "out" / "report.json").read_text()
-    monkeypatch.setattr("sftloss.analysis._measure.batch_tokens", lambda *a: 1 / 0)
+    monkeypatch.setattr("sftloss.analysis.table.measure.batch_tokens", lambda *a: 1 / 0)
     result = analyze("--resume")
     assert result.exit_code == 0, result.stderr
     assert (tmp_path / "out" / "report.json").read_text().replace(" --resume", "") == before

@@ -10,7 +10,7 @@ import pytest
 from tests.cli_tools import MODEL, ROWS, run, write_rows
 
 from sftloss.document import TokenStrip
-from sftloss.report._mask import render_mask
+from sftloss.report.terminal.mask import render_mask
 
 REAL = Path(__file__).parent.parent / ".." / "shared" / "data"
 FILES = {

@@ -8,10 +8,10 @@ import pytest
 from tests.analysis.tables import make_table
 
 from sftloss.analysis import EXAMPLE_MEAN, AnalysisOptions, describe
-from sftloss.analysis._findings import prompt_conflict
-from sftloss.analysis._frames import open_study
-from sftloss.analysis._section_length import tilt_section
-from sftloss.analysis._segments import answers, with_spans
+from sftloss.analysis.signal.findings import prompt_conflict
+from sftloss.analysis.signal.frames import open_study
+from sftloss.analysis.signal.sections.length import tilt_section
+from sftloss.analysis.table.segments import answers, with_spans
 from sftloss.data.demo import demo_model, demo_tokenizer
 from sftloss.pipeline import Run, analyze, lengths
 

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from tests.analysis.tables import make_table
 
 from sftloss.analysis import AnalysisOptions, describe
-from sftloss.analysis._elasticity import BAD_FIT, elasticity, misfit
+from sftloss.analysis.signal.elasticity import BAD_FIT, elasticity, misfit
 
 rng = np.random.default_rng(3)
 X = rng.integers(1, 60, 200).astype(float)  # with ties

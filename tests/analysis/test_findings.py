@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from tests.analysis.tables import make_table, random_examples
 
-from sftloss.analysis._analyze import describe, findings
-from sftloss.analysis._frames import open_study
-from sftloss.analysis._numbers import Estimate
-from sftloss.analysis._shares import decide
-from sftloss.analysis._tilt import EXAMPLE_MEAN, TOKEN_MEAN, Normalisation, micro_batch_mean
-from sftloss.analysis._views import AnalysisOptions
+from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, TOKEN_MEAN, Normalisation, micro_batch_mean
+from sftloss.analysis.shared.numbers import Estimate
+from sftloss.analysis.shared.shares import decide
+from sftloss.analysis.signal.describe import describe, findings
+from sftloss.analysis.signal.frames import open_study
+from sftloss.analysis.signal.views import AnalysisOptions
 from sftloss.document import Interval
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from tests.tiny import BOS, EOS, PAD, tiny_tokenizer
 
-from sftloss.analysis._inspect import InspectOptions, inspect_records
-from sftloss.analysis._inspect_audit import audit
-from sftloss.analysis._inspect_scaffold import PROMPT, RESPONSE, SYSTEM, scaffold_of
-from sftloss.analysis._inspect_tally import Tally
-from sftloss.analysis._inspect_words import FAULTS
+from sftloss.analysis.mask.audit import audit
+from sftloss.analysis.mask.inspect import InspectOptions, inspect_records
+from sftloss.analysis.mask.scaffold import PROMPT, RESPONSE, SYSTEM, scaffold_of
+from sftloss.analysis.mask.tally import Tally
+from sftloss.analysis.mask.words import FAULTS
 from sftloss.data import ENCODE_REASONS, READ_REASONS, READ_WARNINGS, encode, read_records
 from sftloss.document import Document, Finding
 from sftloss.errors import DataError

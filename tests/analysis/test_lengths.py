@@ -19,7 +19,7 @@ from sftloss.analysis import (
     forecasts,
     micro_batch_mean,
 )
-from sftloss.analysis._answers import ready
+from sftloss.analysis.lengths.answers import ready
 from sftloss.errors import ConfigError
 
 

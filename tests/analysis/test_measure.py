@@ -19,9 +19,9 @@ from tests.tiny_models import FAMILIES, tiny_model
 pl = pytest.importorskip("polars")
 from polars.testing import assert_frame_equal  # noqa: E402
 
-from sftloss.analysis._measure import Settings, measure  # noqa: E402
-from sftloss.analysis._store import complete_parts, token_schema  # noqa: E402
-from sftloss.analysis._table import Table  # noqa: E402
+from sftloss.analysis.table.measure import Settings, measure  # noqa: E402
+from sftloss.analysis.table.store import complete_parts, token_schema  # noqa: E402
+from sftloss.analysis.table.table import Table  # noqa: E402
 from sftloss.decoder import Decoder, open_decoder  # noqa: E402
 from sftloss.errors import ConfigError, ModelError  # noqa: E402
 from sftloss.statistics import FIELDS, TokenStats  # noqa: E402

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sftloss.analysis import _numbers as numbers
+from sftloss.analysis.shared import numbers
 
 rng = np.random.default_rng(3)
 X = rng.integers(1, 12, 200).astype(float)  # with ties

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sftloss.analysis._bootstrap import GroupSums, interval, poisson_weights, ratio_interval
-from sftloss.analysis._elasticity import elasticity
+from sftloss.analysis.shared.bootstrap import GroupSums, interval, poisson_weights, ratio_interval
+from sftloss.analysis.signal.elasticity import elasticity
 
 
 def test_poisson_weights_have_the_moments_of_poisson_one():

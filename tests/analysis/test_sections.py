@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from tests.analysis.tables import MemoryTable, make_table, random_examples
 
-from sftloss.analysis._analyze import describe
-from sftloss.analysis._frames import open_study
-from sftloss.analysis._section_groups import MOST, group_shares
-from sftloss.analysis._section_length import length_section, tilt_section
-from sftloss.analysis._section_tokens import BAND_NAMES, confidence_section, positions_section, roles_section
-from sftloss.analysis._shares import number, percent
-from sftloss.analysis._views import AnalysisOptions
+from sftloss.analysis.shared.shares import number, percent
+from sftloss.analysis.signal.describe import describe
+from sftloss.analysis.signal.frames import open_study
+from sftloss.analysis.signal.sections.groups import MOST, group_shares
+from sftloss.analysis.signal.sections.length import length_section, tilt_section
+from sftloss.analysis.signal.sections.tokens import BAND_NAMES, confidence_section, positions_section, roles_section
+from sftloss.analysis.signal.views import AnalysisOptions
 from sftloss.errors import DataError
 
 OBJECTIVES = ("cross_entropy", "focal(gamma=2)")

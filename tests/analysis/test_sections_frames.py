@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 from tests.analysis.tables import MemoryTable, make_table, random_examples
 
-from sftloss.analysis._frames import open_study
-from sftloss.analysis._tilt import EXAMPLE_MEAN, SQRT, TOKEN_MEAN
-from sftloss.analysis._token_groups import Grouping, signal_of, sum_tokens, token_sums
-from sftloss.analysis._views import AnalysisOptions, View
+from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, SQRT, TOKEN_MEAN
+from sftloss.analysis.signal.frames import open_study
+from sftloss.analysis.signal.token_groups import Grouping, signal_of, sum_tokens, token_sums
+from sftloss.analysis.signal.views import AnalysisOptions, View
 from sftloss.errors import ConfigError, DataError
 
 HAND = [

@@ -10,7 +10,7 @@ from tests.analysis.tiny_data import padded, tiny_examples
 from tests.tiny_models import tiny_model
 
 from sftloss.analysis import AnalysisOptions, Normalisation, View, describe, measure
-from sftloss.analysis._frames import open_study
+from sftloss.analysis.signal.frames import open_study
 from sftloss.decoder import open_decoder
 from sftloss.objectives import cross_entropy, focal
 

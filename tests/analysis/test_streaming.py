@@ -13,9 +13,9 @@ import pytest
 from tests.analysis.tables import MemoryTable, make_table, random_examples
 
 from sftloss.analysis import AnalysisOptions, describe
-from sftloss.analysis._bootstrap import UNITS, GroupSums, interval, resampling_units, snap
-from sftloss.analysis._frames import open_study
-from sftloss.analysis._token_groups import token_sums
+from sftloss.analysis.shared.bootstrap import UNITS, GroupSums, interval, resampling_units, snap
+from sftloss.analysis.signal.frames import open_study
+from sftloss.analysis.signal.token_groups import token_sums
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,7 +17,7 @@ from sftloss.statistics import TokenStats
 pl = pytest.importorskip("polars")
 
 from sftloss.analysis import Settings, Table, file_facts, measure, token_stats, tokenizer_facts  # noqa: E402
-from sftloss.analysis._store import EXAMPLE_SCHEMA, complete_parts, token_schema  # noqa: E402
+from sftloss.analysis.table.store import EXAMPLE_SCHEMA, complete_parts, token_schema  # noqa: E402
 from sftloss.data import batches  # noqa: E402
 from sftloss.decoder import open_decoder  # noqa: E402
 from sftloss.objectives import OBJECTIVES, objective  # noqa: E402

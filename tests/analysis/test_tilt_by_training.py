@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sftloss.analysis import _tilt as tilt
+from sftloss.analysis.lengths import tilt
 from sftloss.loss import weighted_loss
 from sftloss.statistics import Head
 from sftloss.weights import coefficients, length_weights, normaliser

@@ -11,7 +11,7 @@ from tests.report.conftest import SCRIPT
 
 from sftloss.document import Chart, Document, Series
 from sftloss.report import render_comparison
-from sftloss.report._charts import render_chart
+from sftloss.report.charts.charts import render_chart
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tests.report.conftest import HOSTILE, SCRIPT
 
 from sftloss.document import Chart, Column, Document, Section, Series, Table, TokenStrip
 from sftloss.report import render_html
-from sftloss.report._html import MAX_BYTES
+from sftloss.report.page.html import MAX_BYTES
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from tests.report._html import Page
 
 from sftloss.document import Chart, Document, Section, Series
 from sftloss.report import from_json, render_html, to_json
-from sftloss.report._charts import render_chart
-from sftloss.report._svg import SERIES
+from sftloss.report.charts.charts import render_chart
+from sftloss.report.charts.svg import SERIES
 
 SURE = Series("sure", ("a", "b"), (1.0, None), (0.5, None), (1.5, None))
 OPEN = Series("open", ("a", "b"), (None, 0.2), (None, -0.5), (None, 1.0), is_faint=True)

@@ -12,8 +12,8 @@ import pytest
 from sftloss.document import Column, Document, Finding, Interval, Section, Series, Table
 from sftloss.errors import DataError
 from sftloss.report import from_json, render_html, render_markdown, render_terminal, schema, to_json
-from sftloss.report._format import finding_number, format_cell
-from sftloss.report._markdown import escape
+from sftloss.report.format import finding_number, format_cell
+from sftloss.report.markdown import escape
 
 
 def _terminal(document: Document, *, width: int = 100, encoding: str = "utf-8", **options: object) -> str:

@@ -18,8 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sftloss.loss
 from sftloss.loss import weighted_loss
 from sftloss.objectives import cross_entropy
-from sftloss.statistics import FIELDS, Head, Plan, TokenStats, from_logits, token_statistics
-from sftloss.statistics import engine
+from sftloss.statistics import FIELDS, Head, Plan, TokenStats, engine, from_logits, token_statistics
 from sftloss.statistics.backends import cpu
 from sftloss.statistics.probe import Reading
 

@@ -89,9 +89,9 @@ def _check(options: InspectOptions) -> None:
 
 
 def _document(options: InspectOptions, tell: Any) -> Any:
-    from sftloss.analysis._inspect import InspectOptions as Plain
-    from sftloss.analysis._inspect import inspect_records
-    from sftloss.analysis._inspect_tokenizer import load_tokenizer
+    from sftloss.analysis.mask.inspect import InspectOptions as Plain
+    from sftloss.analysis.mask.inspect import inspect_records
+    from sftloss.analysis.mask.tokenizer import load_tokenizer
     from sftloss.data import read_records
 
     # every unusable row is a finding here, however many they are
@@ -124,7 +124,7 @@ def _print(report: Report, options: InspectOptions) -> None:
     from rich.console import Console
 
     from sftloss.report import render_terminal
-    from sftloss.report._mask import render_mask
+    from sftloss.report.terminal.mask import render_mask
 
     console = Console(soft_wrap=False, highlight=False)
     document = report.document

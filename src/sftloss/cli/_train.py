@@ -156,7 +156,7 @@ def _show_plan(plan: Any, options: TrainOptions) -> None:
     from rich.console import Console
 
     from sftloss.finetune import strip_of
-    from sftloss.report._mask import render_mask
+    from sftloss.report.terminal.mask import render_mask
 
     console = Console(soft_wrap=False, highlight=False)
     console.print(to_yaml(options), markup=False)

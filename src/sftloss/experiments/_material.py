@@ -178,7 +178,7 @@ def start(plan: Plan, seed: int) -> tuple[Any, Any]:
 
 
 def _tokenizer(place: str) -> Any:
-    from sftloss.analysis._inspect_tokenizer import load_tokenizer
+    from sftloss.analysis.mask.tokenizer import load_tokenizer
 
     return load_tokenizer(place)
 

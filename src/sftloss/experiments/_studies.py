@@ -14,7 +14,7 @@ from sftloss.experiments._compare import compare
 from sftloss.experiments._plan import Plan
 from sftloss.experiments._runner import Manner
 from sftloss.report import Report, render_markdown, write_text_atomic
-from sftloss.report._markdown import escape
+from sftloss.report.markdown import escape
 
 _SEEDS = (0, 1, 2, 3, 4)
 _SIZE = {

@@ -3,13 +3,13 @@
 jinja2, matplotlib and rich load when a page, a chart or a terminal is first rendered.
 """
 
-from sftloss.report._comparison import render_comparison
-from sftloss.report._files import write_all_atomic, write_text_atomic
-from sftloss.report._html import render_html
-from sftloss.report._json import from_json, schema, to_json
-from sftloss.report._markdown import render_markdown
-from sftloss.report._report import Report
-from sftloss.report._terminal import render_terminal
+from sftloss.report.files import write_all_atomic, write_text_atomic
+from sftloss.report.json import from_json, schema, to_json
+from sftloss.report.markdown import render_markdown
+from sftloss.report.page.comparison import render_comparison
+from sftloss.report.page.html import render_html
+from sftloss.report.report import Report
+from sftloss.report.terminal.terminal import render_terminal
 
 __all__ = [
     "Report",

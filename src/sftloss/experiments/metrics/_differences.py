@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sftloss.analysis._bootstrap import poisson_weights
+from sftloss.analysis.shared.bootstrap import poisson_weights
 from sftloss.experiments._paired import Mean, Part
 from sftloss.experiments.metrics._shapes import Floats, Metric
 

@@ -1,0 +1,1 @@
+"""Which answer lengths a normalization teaches."""

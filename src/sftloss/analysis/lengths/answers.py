@@ -1,0 +1,118 @@
+"""Answers made ready for forecasts: which count, which prompts they share, what is resampled together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sftloss.analysis.lengths.tilt import Lengths, Normalisation, conflicting, sequence_weights
+from sftloss.analysis.shared.bootstrap import REPLICATES, GroupSums, ratio_interval, resampling_units
+from sftloss.analysis.shared.numbers import Estimate, cannot_tell
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
+SHARED = 0.05  # share of answers whose prompt has other answers, below which they stand for nobody else
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The trained answers whose length is known, shape ``(answers,)``, and the examples they are in.
+
+    Attributes:
+        ids, size, output: As in `Lengths`.
+        prompts: Codes from 0; an answer without a prompt has a code of its own. None where prompts are not known.
+        has_prompt: Whether there is a prompt; all False where prompts are not known.
+        tasks: Codes from 0, or None.
+        units: What each answer is resampled with: all answers of examples that share their first prompt.
+        sizes: T of every trained example, those whose answers are all cut off among them.
+        example: Index into `sizes` and `examples`.
+        examples: Ids of the trained examples.
+        cut: Number of trained answers left out because they are cut off: their length is not known.
+    """
+
+    ids: Codes
+    size: Floats
+    output: Floats
+    prompts: Codes | None
+    has_prompt: NDArray[np.bool_]
+    tasks: Codes | None
+    units: Codes
+    sizes: Floats
+    example: Codes
+    examples: Codes
+    cut: int
+
+    def weights(self, rule: Normalisation) -> Floats:
+        """w(T) of each answer's example."""
+        return sequence_weights(self.sizes, rule)[self.example]
+
+    @cached_property
+    def seen(self) -> NDArray[np.bool_]:
+        """Answers to a prompt that has answers of several lengths."""
+        if self.prompts is None:
+            return np.zeros(len(self.ids), dtype=bool)
+        return conflicting(self.output, self.prompts)
+
+    @cached_property
+    def cannot_tell(self) -> str:
+        """Why the data cannot show a tilt given the prompt, or an empty string."""
+        reason = cannot_tell(self.output)
+        if reason:
+            return reason
+        if self.prompts is not None and not self.has_prompt.any():
+            return "these rows are plain text, which has no prompt"
+        shared = float(self.seen.mean())
+        if shared == 0:
+            return "no prompt has two answers of different length"
+        if shared < SHARED:
+            return f"only {100 * shared:.1f} % of the answers share a prompt with an answer of another length"
+        return ""
+
+
+def ready(lengths: Lengths) -> Answers:
+    """The answers that count: of trained examples, with a trained token, and not cut off."""
+    trained = (lengths.size > 0) & (lengths.output > 0)
+    cut = np.zeros(len(lengths.ids), dtype=bool) if lengths.cut is None else lengths.cut
+    keep = trained & ~cut
+    examples, first, which = np.unique(lengths.ids[lengths.size > 0], return_index=True, return_inverse=True)
+    example = np.zeros(len(lengths.ids), dtype=np.int64)
+    example[lengths.size > 0] = which.ravel()
+    opening = None if lengths.prompts is None else lengths.prompts[lengths.size > 0][first]
+    units = resampling_units(examples, opening)
+    prompts = None if lengths.prompts is None else lengths.prompts[keep]
+    return Answers(
+        lengths.ids[keep],
+        lengths.size[keep],
+        lengths.output[keep],
+        None if prompts is None else _codes(np.where(prompts < 0, -1 - np.arange(len(prompts)), prompts)),
+        np.zeros(int(keep.sum()), dtype=bool) if prompts is None else prompts >= 0,
+        None if lengths.tasks is None else _codes(lengths.tasks[keep]),
+        units[example[keep]],
+        lengths.size[lengths.size > 0][first],
+        example[keep],
+        examples,
+        int((trained & cut).sum()),
+    )
+
+
+def _codes(groups: Codes) -> Codes:
+    return np.unique(groups, return_inverse=True)[1].ravel()
+
+
+class Resampling:
+    """From two columns of answers to the ratio of their sums, with its interval; the draws are the same each time."""
+
+    def __init__(self, units: Codes, *, replicates: int = REPLICATES, seed: int = 0) -> None:
+        self._names, at = np.unique(units, return_inverse=True)
+        self._at, self._replicates, self._seed = at.ravel(), replicates, seed
+
+    def ratio(self, top: Floats, bottom: Floats) -> Estimate:
+        columns = [np.bincount(self._at, part, len(self._names)).astype(np.float64) for part in (top, bottom)]
+        sums = GroupSums(1, 2, replicates=self._replicates, seed=self._seed)
+        sums.add_units(self._names, np.stack(columns, axis=1).reshape(-1, 1, 2))
+        value = sums.total[0, 0] / sums.total[0, 1] if sums.total[0, 1] > 0 else math.nan
+        return Estimate(float(value), ratio_interval(sums.replicates[:, 0, 0], sums.replicates[:, 0, 1]))

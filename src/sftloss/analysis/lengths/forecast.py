@@ -1,0 +1,239 @@
+r"""What each normalisation teaches about output length, with intervals, on millions of examples in seconds.
+
+`_tilt` has the rule (:math:`p^* \propto w\,p_{data}`) and its limits. Here it is asked of one data set under every
+normalisation that a training step may use, and turned around: which exponent teaches a wanted mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sftloss.analysis.lengths.answers import Answers, Resampling, ready
+from sftloss.analysis.lengths.tilt import (
+    EXAMPLE_MEAN,
+    SQRT,
+    TOKEN_MEAN,
+    Lengths,
+    Normalisation,
+    conflicting,
+    sequence_weights,
+)
+from sftloss.analysis.shared.bootstrap import FEW, REPLICATES
+from sftloss.analysis.shared.numbers import Estimate, kish_ess
+from sftloss.errors import ConfigError
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
+STEEPEST = 20.0  # T^-20 of a million characters is 1e-120, its square still a double
+
+
+@dataclass(frozen=True)
+class LengthOptions:
+    """What to predict.
+
+    Attributes:
+        normalisations: Beside sum, sqrt and example mean, those of the user.
+        batch_size: Sequences in a micro-batch; None predicts nothing of steps.
+        grad_accum: Micro-batches in a step of one rank.
+        ranks: Data-parallel processes.
+        target_mean: Mean output length for which to solve; None solves nothing.
+        unit: What a length counts, in the plural: "tokens", "words", "characters".
+        replicates, seed: Of the bootstrap.
+    """
+
+    normalisations: tuple[Normalisation, ...] = ()
+    batch_size: int | None = None
+    grad_accum: int = 1
+    ranks: int = 1
+    target_mean: float | None = None
+    unit: str = "tokens"
+    replicates: int = REPLICATES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "grad_accum", "ranks"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"LengthOptions: {name} must be at least 1, got {value}.")
+        if self.batch_size is None and (self.grad_accum, self.ranks) != (1, 1):
+            raise ConfigError("LengthOptions: grad_accum and ranks need batch_size, the sequences in a micro-batch.")
+        if self.target_mean is not None and not 0 < self.target_mean < math.inf:
+            raise ConfigError(f"LengthOptions: target_mean must be a positive length, got {self.target_mean}.")
+        for one in self.normalisations:
+            if abs(one.alpha) > STEEPEST:
+                raise ConfigError(f"LengthOptions: the exponent must be within {STEEPEST:g} of 0, got {one.alpha:g}.")
+
+    def all_normalisations(self) -> tuple[Normalisation, ...]:
+        """Sum, sqrt and example mean, the user's own, and the token means a step may take; each rule once."""
+        found = {(one.alpha, one.micro_batch): one for one in (TOKEN_MEAN, SQRT, EXAMPLE_MEAN)}
+        for one in (*self.normalisations, *self.steps()):
+            found.setdefault((one.alpha, one.micro_batch), one)
+        return tuple(found.values())
+
+    def steps(self) -> tuple[Normalisation, ...]:
+        """Token means over a micro-batch, over one rank's step and over the whole step, each size once."""
+        if self.batch_size is None:
+            return ()
+        per_rank = self.batch_size * self.grad_accum
+        # where one size is several things, the last named, the widest, is what it is
+        named = {self.batch_size: "micro-batch", per_rank: "one rank's step", per_rank * self.ranks: "whole step"}
+        return tuple(Normalisation(f"token mean of {k} ({what})", micro_batch=k) for k, what in named.items())
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What cross-entropy learns about length under one normalisation, at its optimum.
+
+    Attributes:
+        normalisation: Which.
+        unconditional: Mean length of an answer if its prompt says nothing about length: of the shift the upper bound.
+        within_prompt: Mean length if length varies only among the answers that the data has to one prompt; None
+            where prompts are unknown. Few answers to a prompt show little of their variation: it understates.
+        within_task: The same for tasks; None where there are none.
+        where_seen: Relative shift among the examples whose prompt has answers of several lengths; None where none.
+        effective_examples: Kish's effective number of sequences under w(T).
+    """
+
+    normalisation: Normalisation
+    unconditional: Estimate
+    within_prompt: Estimate | None
+    within_task: float | None
+    where_seen: float | None
+    effective_examples: float
+
+
+def forecasts(lengths: Lengths, options: LengthOptions | None = None) -> tuple[Forecast, ...]:
+    r"""The mean output length that each normalisation teaches, from the lengths alone.
+
+    .. math:: \bar T_w = \frac{\sum_i w(T_i)\,T_i}{\sum_i w(T_i)}, \qquad w(T) = T^{-\alpha}
+        \text{ or } E\,\frac{1}{T + T'_1 + \dots + T'_{k-1}}
+
+    Args:
+        lengths: Each answer's length, prompt and task; arrays of shape ``(answers,)``.
+        options: Which normalisations, and the size of a step.
+
+    Returns:
+        One forecast a normalisation, in the order of `LengthOptions.all_normalisations`. Intervals: 95 %, bootstrap
+        over examples, those of one prompt together where there are at least 30 prompts.
+
+    Example:
+        >>> import numpy as np
+        >>> two = Lengths(np.arange(2), np.array([2.0, 8.0]), np.array([2.0, 8.0]), prompts=np.array([7, 7]))
+        >>> [round(one.within_prompt.value, 2) for one in forecasts(two)]     # sum, sqrt, example mean
+        [5.0, 4.0, 3.2]
+    """
+    options, answers = options or LengthOptions(), ready(lengths)
+    spread = Resampling(answers.units, replicates=options.replicates, seed=options.seed)
+    return tuple(forecast(answers, rule, spread) for rule in options.all_normalisations())
+
+
+def forecast(answers: Answers, rule: Normalisation, spread: Resampling) -> Forecast:
+    """What one normalisation teaches: the one place where it is computed, for `lengths` and for `analyze`."""
+    counted = kish_ess(sequence_weights(answers.sizes, rule))
+    if not len(answers.ids):  # every answer is cut off: no length is known
+        return Forecast(rule, Estimate(math.nan), None, None, None, counted)
+    weights = answers.weights(rule)
+    whole = spread.ratio(weights * answers.output, weights)
+    return Forecast(
+        rule,
+        whole,
+        None if answers.prompts is None else _within_prompt(answers, weights, whole, spread),
+        None if answers.tasks is None else float(group_means(answers.output, weights, answers.tasks).mean()),
+        _where_seen(answers, weights),
+        counted,
+    )
+
+
+def bin_sums(codes: Codes, values: Floats, count: int = 0) -> Floats:
+    """The sum of `values` for each code, shape ``(codes,)``."""
+    return np.asarray(np.bincount(codes, values, minlength=count), dtype=np.float64)
+
+
+def group_means(output: Floats, weights: Floats, groups: Codes) -> Floats:
+    """Each answer's predicted mean length: that of its group under `weights`."""
+    return (np.bincount(groups, weights * output) / np.bincount(groups, weights))[groups]
+
+
+def _within_prompt(answers: Answers, weights: Floats, whole: Estimate, spread: Resampling) -> Estimate:
+    assert answers.prompts is not None
+    count = int(answers.prompts.max(initial=-1)) + 1
+    if count == 1 and answers.has_prompt.all():  # the prompt says nothing indeed
+        return whole
+    means = group_means(answers.output, weights, answers.prompts)
+    if count < FEW:
+        return Estimate(float(means.mean()), reason=f"{count} prompts, fewer than {FEW}")
+    return spread.ratio(means, np.ones(len(means)))
+
+
+def _where_seen(answers: Answers, weights: Floats) -> float | None:
+    seen = answers.seen
+    if answers.prompts is None or not seen.any():
+        return None
+    means = group_means(answers.output, weights, answers.prompts)
+    return float(means[seen].sum() / answers.output[seen].sum() - 1.0)
+
+
+def alpha_for_length(lengths: Lengths, target: float, given: Codes | None = None) -> float:
+    """The exponent alpha at which T^-alpha teaches the mean length `target`; NaN where none within +-20 does.
+
+    Only the variation inside the groups `given` tilts, all of it where there are none. The mean falls as alpha
+    grows wherever longer outputs have larger T, so bisection finds the one solution.
+
+    Example:
+        >>> import numpy as np
+        >>> two = Lengths(np.arange(2), np.array([2.0, 8.0]), np.array([2.0, 8.0]))
+        >>> round(alpha_for_length(two, 3.2), 6)      # the harmonic mean
+        1.0
+    """
+    answers = ready(replace(lengths, prompts=given))
+    return solve(answers, target, answers.prompts)
+
+
+def solve(answers: Answers, target: float, given: Codes | None) -> float:
+    """`alpha_for_length` of answers made ready; `given` are codes of theirs."""
+    if given is None:
+        size, output, count = _distinct(answers)
+        codes, rest = np.zeros(len(size), dtype=np.int64), 0.0
+    else:
+        varied = conflicting(answers.output, given)
+        size, output = answers.size[varied], answers.output[varied]
+        count, rest = np.ones(len(size)), float(answers.output[~varied].sum())
+        codes = np.unique(given[varied], return_inverse=True)[1].ravel()
+    if not len(size):
+        return math.nan
+    logs = np.log(size) - np.log(_group_min(size, codes))[codes]
+    members = np.bincount(codes, count)
+
+    def gap(alpha: float) -> float:
+        weights = count * np.exp(-alpha * logs)  # the shortest of a group has weight 1: nothing overflows within +-20
+        means = np.bincount(codes, weights * output) / np.bincount(codes, weights)
+        return float(members @ means + rest) / len(answers.size) - target
+
+    return _root(gap)
+
+
+def _root(gap: Callable[[float], float]) -> float:
+    low, high = -STEEPEST, STEEPEST
+    if not gap(low) > 0 > gap(high):
+        return math.nan
+    for _ in range(44):  # 40 / 2^44 is 2e-12
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if gap(middle) > 0 else (low, middle)
+    return (low + high) / 2.0
+
+
+def _distinct(answers: Answers) -> tuple[Floats, Floats, Floats]:
+    """Distinct pairs of size and output with how often each occurs: few, however many answers there are."""
+    pairs, count = np.unique(answers.size + 1j * answers.output, return_counts=True)
+    return pairs.real, pairs.imag, count.astype(np.float64)
+
+
+def _group_min(values: Floats, codes: Codes) -> Floats:
+    found = np.full(int(codes.max(initial=-1)) + 1, np.inf)
+    np.minimum.at(found, codes, values)
+    return found

@@ -1,0 +1,1 @@
+"""The mask audit behind `sftloss inspect`."""

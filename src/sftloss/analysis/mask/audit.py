@@ -1,0 +1,162 @@
+"""One example held against its conversation: which of the mask's faults it has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sftloss.analysis.mask.scaffold import PROMPT, RESPONSE, Scaffold, Turn
+from sftloss.data import Example, Record
+
+END_ROOM = 4  # a template may put a line break or two after the token that ends a turn
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found in one example.
+
+    Attributes:
+        faults: Ids of findings, and ``"MASK010 intended"``, ``"MASK007 end"`` for parts of one.
+        roles: Role code of each token, from the turns where the row itself does not say.
+        trained: Whether each token is trained.
+        answer: Index of the first and one past the last trained token.
+        trains_end: Whether the last stretch of trained tokens ends with an end token.
+        strays: Trained tokens in the words of others than the assistant.
+    """
+
+    faults: tuple[str, ...]
+    roles: tuple[int, ...]
+    trained: tuple[bool, ...]
+    answer: tuple[int, int]
+    trains_end: bool
+    strays: int
+
+
+def audit(example: Example, record: Record, scaffold: Scaffold, *, pad_id: int | None = None) -> Audit:
+    """Hold the example's trained tokens against the turns that its tokens show.
+
+    Args:
+        example: The tokens and weights training would see.
+        record: The row it was made from.
+        scaffold: What the tokenizer's template puts around messages.
+        pad_id: The tokenizer's padding token, to name it where it hides an end.
+    """
+    ids: list[int] = example.input_ids.tolist()
+    trained: list[bool] = (example.weights != 0).tolist()
+    first, last = trained.index(True), len(trained) - 1 - trained[::-1].index(True)
+    ends = scaffold.ends | set(example.input_ids[example.is_end].tolist())
+    # the prefix difference is right by construction; labels and tags are a claim of the data or the template
+    turns = () if example.method == "prefix difference" else scaffold.turns(ids)
+    roles = _roles(example, turns, trained)
+    trains_end = _ends_trained(ids, trained, last, ends)
+    faults = [
+        *_template_faults(example, record, scaffold),
+        *_turn_faults(turns, trained),
+        *_end_faults(example, ids, last, ends, trains_end, pad_id),
+        *_content_faults(ids, trained, ends | scaffold.special),
+    ]
+    strays = _strays(turns, roles, trained)
+    if strays:
+        faults.append("MASK010 intended" if _says_so(record) else "MASK010")
+    if example.truncated:
+        faults += ["MASK007"] if trains_end else ["MASK007", "MASK007 end"]
+    return Audit(tuple(faults), roles, tuple(trained), (first, last + 1), trains_end, strays)
+
+
+def _roles(example: Example, turns: Sequence[Turn], trained: Sequence[bool]) -> tuple[int, ...]:
+    roles: list[int] = example.roles.tolist()
+    if example.method == "generation tags":
+        return _tagged_roles(roles, turns, trained)
+    if turns:
+        roles = [PROMPT] * len(roles)
+    for turn, after in zip(turns, (*(turn.opener for turn in turns[1:]), len(roles)), strict=False):
+        stop = turn.stop
+        # a line break trained with the end before it is a part of the answer as this row sees it
+        while turn.role == RESPONSE and stop < min(after, turn.stop + END_ROOM) and trained[stop]:
+            stop += 1
+        roles[turn.start : stop] = [turn.role] * (stop - turn.start)
+    return tuple(roles)
+
+
+def _tagged_roles(roles: list[int], turns: Sequence[Turn], trained: Sequence[bool]) -> tuple[int, ...]:
+    """The row names its roles, tools among them; only where tags enclose somebody else's words are they wrong."""
+    for turn in turns:
+        if turn.role != RESPONSE:
+            roles[turn.start : turn.stop] = [
+                turn.role if is_trained else role
+                for role, is_trained in zip(roles[turn.start : turn.stop], trained[turn.start : turn.stop], strict=True)
+            ]
+    return tuple(roles)
+
+
+def _strays(turns: Sequence[Turn], roles: Sequence[int], trained: Sequence[bool]) -> int:
+    if turns:
+        return sum(sum(trained[turn.start : turn.stop]) for turn in turns if turn.role != RESPONSE)
+    return sum(is_trained and role != RESPONSE for is_trained, role in zip(trained, roles, strict=True))
+
+
+def _ends_trained(ids: Sequence[int], trained: Sequence[bool], last: int, ends: frozenset[int] | set[int]) -> bool:
+    return any(trained[i] and ids[i] in ends for i in range(max(0, last + 1 - END_ROOM), last + 1))
+
+
+def _template_faults(example: Example, record: Record, scaffold: Scaffold) -> list[str]:
+    faults = []
+    if record.messages is not None and scaffold.has_tags and example.method != "generation tags":
+        faults.append("MASK002")
+    if "double_bos" in example.notes:
+        faults.append("MASK009")
+    if "tools_not_rendered" in example.notes:
+        faults.append("DATA107")
+    return faults
+
+
+def _turn_faults(turns: Sequence[Turn], trained: Sequence[bool]) -> list[str]:
+    faults = []
+    # position 0 can never be predicted, so its mask says nothing
+    answers = [turn for turn in turns if turn.role == RESPONSE and turn.start > 0]
+    if any(any(trained[turn.start : turn.stop]) and not trained[turn.start] for turn in answers):
+        faults.append("MASK004")
+    if any(any(trained[turn.opener : turn.start]) for turn in answers):
+        faults.append("MASK005")
+    return faults
+
+
+def _end_faults(
+    example: Example,
+    ids: Sequence[int],
+    last: int,
+    ends: frozenset[int] | set[int],
+    trains_end: bool,
+    pad_id: int | None,
+) -> list[str]:
+    """An end that is there and untrained because it is the padding token is MASK008's, a cut off one MASK007's."""
+    following = ids[last + 1] if last + 1 < len(ids) else None
+    if trains_end or (example.truncated and following is None):
+        return []
+    is_padding = example.method == "labels" and following is not None and following == pad_id and following in ends
+    return ["MASK008"] if is_padding else ["MASK003"]
+
+
+def _content_faults(ids: Sequence[int], trained: Sequence[bool], special: frozenset[int] | set[int]) -> list[str]:
+    is_bare = all(token in special for token, is_trained in zip(ids, trained, strict=True) if is_trained)
+    return ["DATA106"] if is_bare else []
+
+
+def _says_so(record: Record) -> bool:
+    """Whether the data itself asks for other roles to be trained, message by message."""
+    return any(message.role != "assistant" and message.weight for message in record.messages or ())
+
+
+def answer_text(record: Record, audit: Audit, example: Example, tokenizer: Any) -> tuple[str, str]:
+    """Prompt and answer as text, at most a few hundred characters each where they must be decoded."""
+    if record.messages is not None:
+        asked = " ".join(m.content for m in record.messages if m.role == "user")
+        return asked, " ".join(m.content for m in record.messages if m.role == "assistant")
+    if record.text is not None:
+        return "", record.text
+    first, last = audit.answer
+    return (
+        tokenizer.decode(example.input_ids[max(0, first - 100) : first], skip_special_tokens=True),
+        tokenizer.decode(example.input_ids[first : min(last, first + 100)], skip_special_tokens=True),
+    )

@@ -1,0 +1,148 @@
+"""The sections of an inspection: what is trained by role, lengths, languages, rows that cannot be used."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sftloss.analysis.mask.tally import Tally
+from sftloss.analysis.shared.shares import cell, number, percent
+from sftloss.data import ENCODE_REASONS, READ_REASONS, ROLES, ReadReport
+from sftloss.document import Cell, Chart, Column, Section, Series, Table, TokenStrip
+
+QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
+_NAMES = ("least", "10 %", "median", "90 %", "99 %", "most")
+
+
+def trained_section(tally: Tally, strips: tuple[TokenStrip, ...]) -> Section:
+    """Who is trained, and the first examples token by token."""
+    columns = (
+        Column("role", "role"),
+        Column("tokens", "tokens", "integer"),
+        Column("trained", "trained", "integer"),
+        Column("own", "of its tokens", "percent", "share of the role's tokens that are trained"),
+        Column("part", "of all trained", "percent", "share of all trained tokens"),
+        Column("weight", "of the weight", "percent", "share of the summed weight"),
+    )
+    tokens, trained, weight = tally.by_role.sum(axis=0)
+    rows: list[tuple[Cell, ...]] = []
+    for role, (n, t, w) in zip(ROLES, tally.by_role, strict=True):
+        if n:
+            shares = (t / n, t / trained if trained else None, w / weight if weight else None)
+            rows.append((role, int(n), int(t), *(cell(share) for share in shares)))
+    rows.append(("all", int(tokens), int(trained), cell(trained / tokens if tokens else None), 1.0, 1.0))
+    note = "The template's own words (openers, separators) count as prompt."
+    how = ", ".join(f"{name} ({count:,})" for name, count in tally.methods.most_common())
+    lead = f"{percent(trained / tokens)} of the tokens are trained. Found by: {how}."
+    table = Table("by-role", "By role", columns, tuple(rows), note)
+    return Section("trained", "What is trained", lead, tables=(table,), strips=strips)
+
+
+def totals_table(tally: Tally, read: ReadReport, *, batch_size: int | None, grad_accum: int | None) -> Table:
+    """What training would see."""
+    refused = sum(tally.refused.counts.values())
+    rows: list[tuple[Cell, ...]] = [
+        ("rows read", read.rows),
+        ("rows that cannot be used", read.bad + refused),
+        ("examples", tally.examples),
+        ("tokens", tally.tokens),
+        ("trained tokens", tally.trained),
+        ("truncated examples", tally.faults.counts["MASK007"]),
+        ("tokens cut off", tally.cut_tokens),
+    ]
+    if batch_size is not None:
+        step = batch_size * (grad_accum or 1)
+        rows.append(("micro-batches per epoch", math.ceil(tally.examples / batch_size)))
+        rows.append((f"steps per epoch, {step} examples each", math.ceil(tally.examples / step)))
+    columns = (Column("what", "what"), Column("count", "count", "integer"))
+    return Table("totals", "Counts", columns, tuple(rows))
+
+
+def totals_section(tally: Tally, read: ReadReport, *, batch_size: int | None, grad_accum: int | None) -> Section:
+    table = totals_table(tally, read, batch_size=batch_size, grad_accum=grad_accum)
+    share = percent(tally.trained / tally.tokens) if tally.tokens else "none"
+    lead = f"{tally.examples:,} examples, {tally.tokens:,} tokens, {tally.trained:,} of them trained ({share})."
+    return Section("totals", "What training would see", lead, tables=(table,))
+
+
+def lengths_section(tally: Tally) -> Section:
+    """Quantiles of prompt and response length, and a histogram on doubling bins."""
+    whole, trained = tally.ledger.numbers("tokens"), tally.ledger.numbers("trained")
+    kinds = (("trained", trained), ("not trained", whole - trained), ("all tokens", whole))
+    columns = (
+        Column("tokens", "tokens of an example"),
+        Column("mean", "mean", "number"),
+        *(Column(f"q{i}", name, "integer") for i, name in enumerate(_NAMES)),
+    )
+    rows: list[tuple[Cell, ...]] = []
+    for name, lengths in kinds:
+        at = np.quantile(lengths, QUANTILES, method="inverted_cdf")
+        rows.append((name, cell(float(lengths.mean())), *(int(v) for v in at)))
+    note = "With prompts untrained these are the lengths of responses and of prompts."
+    table = Table("lengths", "In tokens", columns, tuple(rows), note)
+    lead = (
+        f"An example trains {number(float(np.median(trained)))} tokens at the median, {int(trained.max()):,} at most; "
+        f"the longest has {int(whole.max()):,} tokens."
+    )
+    return Section("lengths", "Lengths", lead, charts=(_histogram(kinds[:2]),), tables=(table,))
+
+
+def _histogram(kinds: tuple[tuple[str, np.ndarray], ...]) -> Chart:
+    top = max(int(lengths.max()) for _, lengths in kinds)
+    edges = [0, 1, *(2**k for k in range(1, max(1, top).bit_length() + 1))]
+    names = tuple(str(a) if b - a == 1 else f"{a} to {b - 1}" for a, b in zip(edges, edges[1:], strict=False))
+    series, most = [], []
+    for name, lengths in kinds:
+        counts, _ = np.histogram(lengths, [edge - 0.5 for edge in edges])
+        series.append(Series(name, names, tuple(float(c) / len(lengths) for c in counts)))
+        most.append(f"{name}: most examples at {names[int(np.argmax(counts))]}")
+    said = "; ".join(most)
+    return Chart(
+        "length-histogram",
+        "bar",
+        "How long examples are",
+        "tokens",
+        "share of examples",
+        tuple(series),
+        f"Share of examples by number of tokens. {said}.",
+        scale_x="category",
+        format_x="text",
+        format_y="percent",
+    )
+
+
+def languages_section(tally: Tally) -> Section | None:
+    """Only where there is more than one."""
+    whole = sum(tally.languages.values())
+    if len(tally.languages) < 2:
+        return None
+    columns = (Column("language", "language"), Column("n", "examples", "integer"), Column("share", "share", "percent"))
+    rows = tuple((name, count, count / whole) for name, count in tally.languages.most_common())
+    table = Table("languages", "Answers by language", columns, rows, "Where a row names no language: its script.")
+    most = ", ".join(f"{name} {percent(share)}" for name, _, share in rows[:3])
+    return Section("languages", "Languages", f"Answers: {most}.", tables=(table,))
+
+
+def refused_section(tally: Tally, read: ReadReport) -> Section | None:
+    """Rows that cannot be used, by reason."""
+    rows: list[tuple[Cell, ...]] = []
+    for name, count in read.counts.items():
+        rows.append((f"{READ_REASONS[name]} {name}", count, str(read.origins[name][0]), read.details[name]))
+    for name, count in tally.refused.counts.items():
+        first, detail = str(tally.refused.origins[name][0]), tally.refused.details[name]
+        rows.append((f"{ENCODE_REASONS[name]} {name}", count, first, detail))
+    if not rows:
+        return None
+    rows.sort(key=lambda row: (-int(row[1] or 0), str(row[0])))
+    columns = (
+        Column("reason", "reason"),
+        Column("rows", "rows", "integer"),
+        Column("first", "first at"),
+        Column("detail", "what is wrong there"),
+    )
+    total = read.bad + sum(tally.refused.counts.values())
+    lead = f"{total:,} of {read.rows:,} rows cannot be used."
+    return Section(
+        "refused", "Rows that cannot be used", lead, tables=(Table("refused", "By reason", columns, tuple(rows)),)
+    )

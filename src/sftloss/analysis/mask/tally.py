@@ -1,0 +1,147 @@
+"""What an inspection counts while it goes through the rows: counters, first places, 64 bytes a row."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sftloss.analysis.mask.audit import Audit
+from sftloss.data import ROLES, Example, Origin, RowError, answer_spans
+
+MOST_ORIGINS = 10
+
+
+@dataclass
+class Places:
+    """How often each thing was found, and where first."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    origins: dict[str, list[Origin]] = field(default_factory=dict)
+    details: dict[str, str] = field(default_factory=dict)
+
+    def add(self, key: str, origin: Origin, detail: str = "") -> None:
+        self.counts[key] += 1
+        found = self.origins.setdefault(key, [])
+        if len(found) < MOST_ORIGINS:
+            found.append(origin)
+        if detail:
+            self.details.setdefault(key, detail)
+
+    def rows(self, key: str) -> tuple[str, ...]:
+        return tuple(str(origin) for origin in self.origins.get(key, ()))
+
+
+@dataclass
+class Ledger:
+    """Of every example: a hash, three lengths and its origin, as machine numbers; `whole` is before truncation.
+
+    Of every trained answer that is not cut off: hashes of its `prompts` (0 for none) and of its `words`, its `lengths`
+    in tokens and its `owners`, the example.
+    """
+
+    prompts: array[int] = field(default_factory=lambda: array("q"))
+    words: array[int] = field(default_factory=lambda: array("q"))
+    lengths: array[int] = field(default_factory=lambda: array("i"))
+    owners: array[int] = field(default_factory=lambda: array("i"))
+    contents: array[int] = field(default_factory=lambda: array("q"))
+    tokens: array[int] = field(default_factory=lambda: array("i"))
+    whole: array[int] = field(default_factory=lambda: array("i"))
+    trained: array[int] = field(default_factory=lambda: array("i"))
+    files: array[int] = field(default_factory=lambda: array("i"))
+    rows: array[int] = field(default_factory=lambda: array("q"))
+    lines: array[int] = field(default_factory=lambda: array("q"))
+    paths: dict[str, int] = field(default_factory=dict)
+
+    def add(self, example: Example, audit: Audit) -> None:
+        origin = example.origin
+        self._add_answers(example)
+        self.contents.append(_hash(example.input_ids, example.weights != 0))
+        self.tokens.append(len(audit.roles))
+        self.whole.append(len(audit.roles) + example.truncated)
+        self.trained.append(sum(audit.trained))
+        self.files.append(self.paths.setdefault(origin.path, len(self.paths)))
+        self.rows.append(origin.row)
+        self.lines.append(-1 if origin.line is None else origin.line)
+
+    def _add_answers(self, example: Example) -> None:
+        owner, last = len(self.contents), len(example.roles)
+        for (start, stop), prompt in zip(answer_spans(example), example.prompts, strict=True):
+            is_cut = example.truncated and stop == last and not bool(example.is_end[stop - 1])
+            length = int((example.weights[start:stop] != 0).sum())
+            if length and not is_cut:
+                self.prompts.append(prompt)
+                self.words.append(_hash(example.input_ids[start:stop]))
+                self.lengths.append(length)
+                self.owners.append(owner)
+
+    def numbers(self, name: str) -> NDArray[np.int64]:
+        return np.asarray(getattr(self, name), dtype=np.int64)
+
+    def origin(self, index: int) -> str:
+        line = self.lines[index]
+        path = list(self.paths)[self.files[index]]
+        return str(Origin(path, self.rows[index], None if line < 0 else line))
+
+
+def _hash(*tensors: Tensor) -> int:
+    """63 bits of what the tensors hold."""
+    data = b"".join(tensor.numpy().tobytes() for tensor in tensors)
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
+
+
+@dataclass
+class Tally:
+    """Everything counted in one pass. `by_role`: of each role its tokens, trained tokens and summed weight."""
+
+    faults: Places = field(default_factory=Places)
+    refused: Places = field(default_factory=Places)
+    methods: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
+    crossings: Places = field(default_factory=Places)
+    by_role: NDArray[np.float64] = field(default_factory=lambda: np.zeros((len(ROLES), 3)))
+    ledger: Ledger = field(default_factory=Ledger)
+    cut_tokens: int = 0
+    strays: int = 0
+    with_end: int = 0
+    records: int = 0
+
+    def refuse(self, error: RowError) -> None:
+        self.records += 1
+        self.refused.add(error.reason, error.origin, error.detail)
+
+    def add(self, example: Example, audit: Audit) -> None:
+        self.records += 1
+        self.methods[example.method] += 1
+        for fault in audit.faults:
+            self.faults.add(fault, example.origin)
+        self.ledger.add(example, audit)
+        roles = np.asarray(audit.roles)
+        for column, weight in enumerate((None, np.asarray(audit.trained), example.weights.numpy())):
+            self.by_role[:, column] += np.bincount(roles, weight, len(ROLES))
+        self.cut_tokens += example.truncated
+        self.strays += audit.strays
+        self.with_end += audit.trains_end
+
+    def speak(self, origin: Origin, asked: str | None, answered: str) -> None:
+        """Count the language of an answer, and whether it is another script than its prompt's."""
+        self.languages[answered] += 1
+        if asked is not None and asked != answered:
+            self.crossings.add(f"{asked} to {answered}", origin)
+
+    @property
+    def examples(self) -> int:
+        return len(self.ledger.tokens)
+
+    @property
+    def tokens(self) -> int:
+        return int(self.by_role[:, 0].sum())
+
+    @property
+    def trained(self) -> int:
+        return int(self.by_role[:, 1].sum())

@@ -1,0 +1,1 @@
+"""Statistics, intervals and wording that all analyses share."""

@@ -1,0 +1,1 @@
+"""Where the training signal goes: findings and sections made from a measured table."""

@@ -1,0 +1,129 @@
+"""From a table to a document: findings first, three headlines, then the sections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from sftloss.analysis.signal.findings import MASK_FINDINGS
+from sftloss.analysis.signal.findings_signal import SIGNAL_FINDINGS
+from sftloss.analysis.signal.frames import SignalTable, Study, open_study
+from sftloss.analysis.signal.results import frames
+from sftloss.analysis.signal.sections.advice import advice_section
+from sftloss.analysis.signal.sections.compare import Decode, comparison_section, influential_section, strips_section
+from sftloss.analysis.signal.sections.groups import group_section
+from sftloss.analysis.signal.sections.headlines import headlines
+from sftloss.analysis.signal.sections.length import length_section, tilt_section
+from sftloss.analysis.signal.sections.tokens import confidence_section, positions_section, roles_section
+from sftloss.analysis.signal.views import LEVELS, AnalysisOptions
+from sftloss.document import Document, Finding, Section, by_severity
+
+
+def describe(
+    table: SignalTable,
+    options: AnalysisOptions | None = None,
+    *,
+    decode: Decode | None = None,
+    facts: Sequence[tuple[str, str]] = (),
+) -> Document:
+    """What a loss and a normalisation train on this data, from a measured table alone; no model is run.
+
+    Args:
+        table: Lazy frames ``tokens`` and ``examples``, as `measure` writes them.
+        options: Which loss and normalisation are trained, and what they are compared with.
+        decode: Token ids to one text a token, for the examples shown token by token; ids are shown without it.
+        facts: Label and value pairs for the top of the report, such as the model's name.
+
+    Returns:
+        The document: equal tables and options give equal documents, whatever the order of rows.
+
+    Raises:
+        DataError: If the table has no example or lacks the loss that the options name.
+    """
+    return _document(open_study(table, options or AnalysisOptions()), decode, facts)
+
+
+def describe_with_frames(
+    table: SignalTable,
+    options: AnalysisOptions | None = None,
+    *,
+    decode: Decode | None = None,
+    facts: Sequence[tuple[str, str]] = (),
+) -> tuple[Document, dict[str, pl.DataFrame]]:
+    """As :func:`describe`, and the same as data frames: every table by its id, and ``examples``, one row an example."""
+    study = open_study(table, options or AnalysisOptions())
+    document = _document(study, decode, facts)
+    return document, frames(study, document)
+
+
+def _document(study: Study, decode: Decode | None, facts: Sequence[tuple[str, str]]) -> Document:
+    options = study.options
+    if not (study.size > 0).any():
+        return _nothing_trained(study, decode, facts)
+    return Document(
+        options.title,
+        headlines(study),
+        findings(study),
+        tuple(_sections(study, decode)),
+        (*facts, *_facts(study)),
+        (("bootstrap", f"{options.replicates} replicates over examples, seed {options.seed}"),),
+    )
+
+
+def findings(study: Study) -> tuple[Finding, ...]:
+    """All findings, the most severe first, then by id."""
+    return by_severity(found for rule in (*MASK_FINDINGS, *SIGNAL_FINDINGS) if (found := rule(study)) is not None)
+
+
+def _sections(study: Study, decode: Decode | None) -> list[Section]:
+    groups = [section for column in study.options.group_by if (section := group_section(study, column))]
+    return [
+        strips_section(study, decode),
+        length_section(study),
+        tilt_section(study),
+        roles_section(study),
+        positions_section(study),
+        *groups,
+        confidence_section(study),
+        comparison_section(study),
+        influential_section(study),
+        advice_section(study),
+        _method(study),
+    ]
+
+
+def _method(study: Study) -> Section:
+    notes = (
+        "A token's coefficient is c = u T^-alpha / Z: u its weight, T the sum of its example's weights, Z such that "
+        "all coefficients sum to 1.",
+        *LEVELS.values(),
+        "The levels disagree; each section names its own. None is the gradient of the parameters.",
+        "Intervals: 95 %, percentile bootstrap over examples with Poisson weights, the same replicates for all groups.",
+        "Verdicts on a policy use a region of practical equivalence of \u00b1 0.1, not a test against zero.",
+    )
+    lead = f"Signal is reported at level {study.options.level} unless a section says otherwise."
+    return Section("method", "Method", lead, notes=notes)
+
+
+def _facts(study: Study) -> tuple[tuple[str, str], ...]:
+    weights = ", ".join(f"{role} {weight:g}" for role, weight in study.options.role_weights or ())
+    return (
+        ("loss", study.view.label),
+        ("compared losses", ", ".join(study.objectives)),
+        ("examples", f"{len(study.ids):,}"),
+        ("trained tokens", f"{int(study.column('count').sum()):,}"),
+        ("signal level", LEVELS[study.options.level]),
+        *((("role weights", f"{weights}; other roles 0"),) if weights else ()),
+    )
+
+
+def _nothing_trained(study: Study, decode: Decode | None, facts: Sequence[tuple[str, str]]) -> Document:
+    """Without a trained token there is one thing to say, and shares are undefined."""
+    return Document(
+        study.options.title,
+        (f"None of the {len(study.ids)} examples has a trained token: this training would learn nothing.",),
+        by_severity(found for rule in MASK_FINDINGS if (found := rule(study)) is not None),
+        (strips_section(study, decode), _method(study)),
+        (*facts, *_facts(study)),
+    )

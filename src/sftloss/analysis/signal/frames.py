@@ -1,0 +1,306 @@
+"""From the table of tokens to sums by example, and from those to sums by group.
+
+The tokens are read a part at a time and never held. One row an example stays in memory. A normalisation multiplies all
+tokens of an example by one factor, so one set of sums answers every normalisation.
+
+An example's tokens are in one part, and are added up in their order; across examples, sums are exact or in the order
+of ids. So the numbers do not depend on which process or part measured what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from sftloss.analysis.lengths.answers import Answers, Resampling, ready
+from sftloss.analysis.lengths.forecast import Forecast, forecast
+from sftloss.analysis.lengths.tilt import TOKEN_MEAN, Lengths, Normalisation, sequence_weights
+from sftloss.analysis.shared.bootstrap import GroupSums, resampling_units
+from sftloss.analysis.signal.views import ROLES, AnalysisOptions, View
+from sftloss.analysis.table.segments import answers, with_facts, with_spans
+from sftloss.errors import DataError
+
+Floats = NDArray[np.float64]
+Value = TypeVar("Value")
+RESPONSE = ROLES.index("response")
+IN_MEMORY = "rows"  # the path of rows that came from no file
+
+
+class SignalTable(Protocol):
+    """What `measure` writes: tokens and examples as lazy frames, and the tokens in pieces that fit into memory.
+
+    No order is needed of the frames. A chunk holds all tokens of its examples, by example and position.
+    """
+
+    def tokens(self, *, is_sorted: bool = True) -> pl.LazyFrame: ...
+
+    def examples(self, *, is_sorted: bool = True) -> pl.LazyFrame: ...
+
+    def chunks(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]: ...
+
+
+def token_weight(options: AnalysisOptions) -> pl.Expr:
+    """u of a token: the data's weight, or the weight of its role where the options give weights by role."""
+    if options.role_weights is None:
+        return pl.col("weight").cast(pl.Float64)
+    by_role = dict(options.role_weights)
+    codes = {code: float(by_role.get(role, 0.0)) for code, role in enumerate(ROLES)}
+    return pl.col("role").cast(pl.Int64).replace_strict(codes, default=0.0, return_dtype=pl.Float64)
+
+
+def _sums(objectives: tuple[str, ...], columns: set[str]) -> list[pl.Expr]:
+    """Sums of u times each signal; an untrained token adds nothing, not even a NaN."""
+    parts = [pl.col("u").sum().alias("S0"), (pl.col("u") > 0).sum().alias("count")]
+    has_hidden = "hidden_norm" in columns
+    for name in objectives:
+        signals = {"loss": pl.col(f"loss:{name}"), "S1": pl.col(f"l1:{name}")}
+        if has_hidden:
+            signals["S2"] = pl.col(f"l2:{name}").cast(pl.Float64) * pl.col("hidden_norm")
+        for level, value in signals.items():
+            product = pl.when(pl.col("u") > 0).then(pl.col("u") * value.cast(pl.Float64)).otherwise(0.0)
+            parts.append(product.sum().alias(f"{level}:{name}"))
+            if level == "loss":
+                parts.append(product.abs().sum().alias(f"size:{name}"))
+    return parts
+
+
+def _finite(objectives: tuple[str, ...], columns: frozenset[str]) -> pl.Expr:
+    """Whether all measurements of a token are finite."""
+    names = [f"{part}:{name}" for name in objectives for part in ("loss", "l1", "l2")]
+    return pl.all_horizontal([pl.col(n).is_finite() for n in (*names, "hidden_norm") if n in columns])
+
+
+def _facts(columns: frozenset[str]) -> list[pl.Expr]:
+    """What the mask audit and the positions need to know of an example."""
+    trained, answer = pl.col("u") > 0, pl.col("role") == RESPONSE
+    first = pl.col("position").filter(trained).min()
+    at_first = trained & (pl.col("position") == first)
+    p_end = pl.col("end_logprob").cast(pl.Float64).exp() if "end_logprob" in columns else pl.lit(float("nan"))
+    could_end = trained & answer & p_end.is_not_nan()
+    return [
+        pl.when(could_end).then(p_end).otherwise(0.0).sum().alias("ends_expected"),
+        (could_end & pl.col("is_end")).sum().alias("ends_seen"),
+        *((pl.col("role") == code).sum().alias(f"all {role}") for code, role in enumerate(ROLES)),
+        (trained & answer).sum().alias("answer"),
+        (trained & pl.col("is_end")).sum().alias("ends"),
+        pl.when(trained & ~answer).then(pl.col("u")).otherwise(0.0).sum().alias("other_roles"),
+        pl.col("token").filter(at_first).first().alias("first_token"),
+        pl.col("target_logprob").filter(at_first).first().cast(pl.Float64).exp().alias("first_p"),
+    ]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table under options.
+
+    `base` has one row an example, in the order of ids; see `_sums` and `_facts`. `segments` has one row a stretch of
+    answer, see `_segments.answers`.
+    """
+
+    table: SignalTable
+    base: pl.DataFrame
+    segments: pl.DataFrame
+    objectives: tuple[str, ...]
+    columns: frozenset[str]
+    options: AnalysisOptions
+
+    @property
+    def objective(self) -> str:
+        return self.options.objective or self.objectives[0]
+
+    @property
+    def view(self) -> View:
+        """What is trained now."""
+        return View(self.objective, self.options.normalisation)
+
+    @cached_property
+    def views(self) -> tuple[View, ...]:
+        """The trained objective under every normalisation, the trained normalisation first."""
+        return tuple(View(self.objective, n) for n in self.options.all_normalisations())
+
+    @cached_property
+    def ids(self) -> NDArray[np.int64]:
+        return self.base["example"].to_numpy()
+
+    @cached_property
+    def units(self) -> NDArray[np.int64]:
+        """What each example is resampled with, for intervals: those of one first prompt together."""
+        return resampling_units(self.ids, self._prompts_of_first)
+
+    @cached_property
+    def _prompts_of_first(self) -> NDArray[np.int64] | None:
+        if "prompts" not in self.base.columns:
+            return None
+        return self.base["prompts"].list.first().fill_null(0).replace(0, -1).to_numpy()
+
+    @cached_property
+    def _known(self) -> dict[Any, Any]:
+        return {}
+
+    def once(self, key: Any, make: Callable[[], Value]) -> Value:
+        """What `make` gives, made once for `key`: several sections and findings ask for the same numbers."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+    @cached_property
+    def size(self) -> Floats:
+        """T of each example: the sum of its weights."""
+        return self.column("S0")
+
+    def column(self, name: str) -> Floats:
+        return self.base[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+    def factor(self, normalisation: Normalisation) -> Floats:
+        """c/u of each example: w(T)/Z with Z such that all coefficients sum to 1."""
+        weights = sequence_weights(self.size, normalisation)
+        total = float(weights @ self.size)
+        return weights / total if total > 0 else weights
+
+    def signal(self, view: View, level: str) -> Floats:
+        """Each example's signal at a level ("S0", "S1", "S2", or "loss")."""
+        return self.column(signal_column(view, level)) * self.factor(view.normalisation)
+
+    def origins(self, rows: NDArray[np.int64]) -> tuple[str, ...]:
+        """ "file:line" of rows of `base`, the file without its folder where that is plain enough."""
+        found = []
+        for path, row, line in self.base[rows].select("path", "row", "line").iter_rows():
+            name = self._short_paths.get(path, path)
+            place = f"row {row}" if path == IN_MEMORY else f"{name} row {row}"
+            found.append(f"{name}:{line}" if line is not None else place)
+        return tuple(found)
+
+    @cached_property
+    def _short_paths(self) -> dict[str, str]:
+        """The last part of each path; none where two files would share it."""
+        short = {path: PurePath(path).name for path in self.base["path"].unique().to_list() if path}
+        return short if len(set(short.values())) == len(short) else {}
+
+    def codes(self, column: str) -> tuple[NDArray[np.int64], list[str]]:
+        """A group column as codes and names; no group is its own group, "(none)"."""
+        values = self.base[column].cast(pl.String).fill_null("(none)").to_numpy().astype(str)
+        names, codes = np.unique(values, return_inverse=True)
+        return codes.ravel().astype(np.int64), [str(name) for name in names]
+
+    @cached_property
+    def answers(self) -> Answers:
+        """The trained answers, for statements about output length."""
+        found = self.segments.filter(pl.col("count") > 0)
+        codes, names = self.codes("task")
+        tasks = codes if len(names) > 1 else None
+        if found.height == 0:  # no answer is trained: what is trained stands for it, without a prompt
+            cut = np.nan_to_num(self.column("truncated")) > 0 if "truncated" in self.base.columns else None
+            return ready(Lengths(self.ids, self.size, self.column("count"), None, tasks, cut))
+        at = np.searchsorted(self.ids, found["example"].to_numpy())
+        prompts = found["prompt"].to_numpy() if "prompts" in self.base.columns else None
+        columns = (found["count"].cast(pl.Float64).to_numpy(), prompts, None if tasks is None else tasks[at])
+        return ready(Lengths(self.ids[at], self.size[at], *columns, found["is_cut"].to_numpy()))
+
+    @cached_property
+    def spread(self) -> Resampling:
+        """Ratios of sums over the answers, with intervals."""
+        return Resampling(self.answers.units, replicates=self.options.replicates, seed=self.options.seed)
+
+    def forecast(self, rule: Normalisation) -> Forecast:
+        """The output length that a normalisation teaches, as `lengths` predicts it from the same rows."""
+        return self.once(("forecast", rule), lambda: forecast(self.answers, rule, self.spread))
+
+    @property
+    def mean_length(self) -> float:
+        """Mean length of the data's answers, of those that are not cut off."""
+        return self.forecast(TOKEN_MEAN).unconditional.value
+
+    def example_sums(self, groups: NDArray[np.int64], count: int, views: tuple[View, ...], level: str) -> GroupSums:
+        """Sums of (1, trained tokens, signal of each view) by a group of examples."""
+        values = [np.ones(len(self.ids)), self.column("count"), *(self.signal(view, level) for view in views)]
+        return self.new_sums(count, len(values)).add(self.units, np.stack(values, axis=1), groups)
+
+    def trained(self, needed: Sequence[str]) -> Iterator[tuple[NDArray[np.int64], pl.DataFrame]]:
+        """Chunks of the trained tokens with u, and `first` and `last` of their segment: and each one's row in `base`.
+
+        A segment is what one role says in one go, as an answer; first and last count its trained tokens.
+        """
+        for chunk in _chunks(self.table, self.options, self.objectives, self.columns, (*needed, "is_end")):
+            frame = with_spans(chunk).filter(pl.col("u") > 0)
+            if frame.height:
+                yield np.searchsorted(self.ids, frame["example"].to_numpy()), frame
+
+    def tokens_of(self, ids: NDArray[np.int64], columns: Sequence[str]) -> pl.DataFrame:
+        """All tokens of a few examples, with u, by example and position."""
+        frame = self.table.tokens(is_sorted=False).filter(pl.col("example").is_in(ids.tolist()))
+        frame = _with_weights(frame, self.options, self.objectives, self.columns).select(
+            "example", "position", *columns
+        )
+        return frame.collect(engine="streaming").sort("example", "position")
+
+    def new_sums(self, groups: int, columns: int) -> GroupSums:
+        return GroupSums(groups, columns, replicates=self.options.replicates, seed=self.options.seed)
+
+
+def signal_column(view: View, level: str) -> str:
+    return "S0" if level == "S0" else f"{level}:{view.objective}"
+
+
+def _with_weights(
+    tokens: pl.LazyFrame, options: AnalysisOptions, objectives: tuple[str, ...], columns: frozenset[str]
+) -> pl.LazyFrame:
+    """Adds u, and whether a trained token's numbers are not finite.
+
+    One NaN would make every share NaN: such tokens are left out of all numbers, and NUM001 counts them.
+    """
+    weight, fine = token_weight(options), _finite(objectives, columns)
+    u = pl.when(fine).then(weight).otherwise(0.0)
+    return tokens.with_columns(u.alias("u"), ((weight > 0) & ~fine).alias("is_broken"))
+
+
+def _chunks(
+    table: SignalTable,
+    options: AnalysisOptions,
+    objectives: tuple[str, ...],
+    columns: frozenset[str],
+    needed: Sequence[str],
+) -> Iterator[pl.DataFrame]:
+    finite = [f"{part}:{name}" for name in objectives for part in ("loss", "l1", "l2")]
+    wanted = {"example", "position", "role", "weight", "hidden_norm", *finite, *needed} & columns
+    for chunk in table.chunks(sorted(wanted)):
+        yield _with_weights(chunk.lazy(), options, objectives, columns).collect()
+
+
+def _example_sums(
+    table: SignalTable, options: AnalysisOptions, objectives: tuple[str, ...], columns: frozenset[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """One row an example that has tokens, and one an answer. Each is added up by itself, in the order of its tokens."""
+    facts = (*_sums(objectives, set(columns)), *_facts(columns), pl.col("is_broken").sum().alias("nonfinite"))
+    found, segments = [], []
+    for chunk in _chunks(table, options, objectives, columns, ("token", "is_end", "end_logprob", "target_logprob")):
+        found.append(chunk.group_by("example", maintain_order=True).agg(facts))
+        segments.append(answers(chunk))
+    if found:
+        return pl.concat(found), pl.concat(segments).sort("example", "turn")
+    nothing = _with_weights(table.tokens(is_sorted=False).head(0), options, objectives, columns)
+    return nothing.group_by("example").agg(facts).collect(), answers(nothing.collect())
+
+
+def open_study(table: SignalTable, options: AnalysisOptions) -> Study:
+    """Reads a table once: sums and facts of every example."""
+    names = table.tokens(is_sorted=False).collect_schema().names()
+    columns, objectives = frozenset(names), tuple(name[5:] for name in names if name.startswith("loss:"))
+    if not objectives:
+        raise DataError("describe: the table has no measured loss; measure it with at least one.")
+    if options.objective is not None and options.objective not in objectives:
+        raise DataError(f"describe: the table measures {', '.join(objectives)}, not {options.objective!r}.")
+    if options.level == "S2" and "hidden_norm" not in columns:
+        raise DataError("describe: the table has no hidden_norm; choose level S0 or S1.")
+    sums, segments = _example_sums(table, options, objectives, columns)
+    base = table.examples(is_sorted=False).collect().join(sums, on="example", how="left").sort("example")
+    if base.height == 0:
+        raise DataError("describe: the table has no examples; check what was measured.")
+    base = base.with_columns(pl.col(*(set(sums.columns) - {"example", "first_token", "first_p"})).fill_null(0))
+    return Study(table, base, with_facts(segments, base), objectives, columns, options)

@@ -1,0 +1,1 @@
+"""Sections of the signal report, one file per question."""

@@ -1,0 +1,177 @@
+"""All losses and normalisations side by side; the examples with the largest signal; examples token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+
+from sftloss.analysis.shared import numbers
+from sftloss.analysis.shared.shares import bounds, cell, forest, percent
+from sftloss.analysis.signal.frames import Study
+from sftloss.analysis.signal.sections.length import elasticity, is_bad_fit
+from sftloss.analysis.signal.sections.tokens import mean_loss
+from sftloss.analysis.signal.views import LEVELS, ROLES, View
+from sftloss.document import Cell, Column, Section, Table, TokenStrip
+
+Decode = Callable[[Sequence[int]], Sequence[str]]
+
+
+def comparison_section(study: Study) -> Section:
+    """Every measured loss under every normalisation: what it weighs, not which is best."""
+    level = study.options.level
+    columns = (
+        Column("view", "trained with"),
+        Column(
+            "twice",
+            "signal at twice the length",
+            "ratio",
+            "2^elasticity: 2 counts tokens alike, 1 examples; empty where no power of length fits",
+        ),
+        Column("low", "low", "ratio", "end of the 95 % interval"),
+        Column("high", "high", "ratio", "end of the 95 % interval"),
+        Column("ess", "examples that count", "percent", "Kish's effective number of examples over their number"),
+        Column("top", "signal of the top 1 %", "percent", "of the examples"),
+        Column("length", "learned length", "number", "tokens, where the prompt does not settle it: an upper bound"),
+        Column("loss", "mean loss", "nats", "of a trained token, each loss in its own terms: not comparable"),
+    )
+    rules = study.options.all_normalisations()
+    predicted = {rule: study.forecast(rule).unconditional.value for rule in rules}
+    rows: list[tuple[Cell, ...]] = []
+    slopes = []
+    trained = study.size > 0
+    for objective in study.objectives:
+        for one in rules:
+            view = View(objective, one)
+            signal, slope = study.signal(view, level)[trained], elasticity(study, view, level)
+            if is_bad_fit(study, view, level):
+                slope = numbers.Estimate(float("nan"), reason="no power of length fits")
+            slopes.append((_label(study, view), slope))
+            ess = numbers.kish_ess(signal) / max(len(signal), 1)
+            times = [None if e is None else 2.0**e for e in (slope.value, *bounds(slope.interval))]
+            held = (ess, numbers.top_share(signal, 0.01), predicted[one], mean_loss(study, objective))
+            rows.append((_label(study, view), *(cell(v) for v in (*times, *held))))
+    note = "The predicted length holds for cross-entropy at its optimum; lengths alone do not say where others end."
+    table = Table("comparison", "Losses and normalisations", columns, tuple(rows), note)
+    defined = [(label, e) for label, e in slopes if np.isfinite(e.value)]
+    losses = "1 loss" if len(study.objectives) == 1 else f"{len(study.objectives)} losses"
+    lead = f"{losses} under {len(predicted)} normalisations, from the same forward pass."
+    if len(defined) > 1:
+        low, high = min(defined, key=lambda s: s[1].value), max(defined, key=lambda s: s[1].value)
+        lead += (
+            f" An example of twice the length gets from {2.0 ** low[1].value:.2f} ({low[0]}) "
+            f"to {2.0 ** high[1].value:.2f} times the signal ({high[0]})."
+        )
+    lead += " This says what a choice weighs, not which trains best."
+    chart = forest(
+        slopes,
+        id="comparison-elasticity",
+        title="How signal grows with length",
+        x_label="elasticity: twice the length, 2^elasticity times the signal",
+        description=lead,
+    )
+    return Section("comparison", "Losses compared", lead, LEVELS[level], (chart,), (table,))
+
+
+def _label(study: Study, view: View) -> str:
+    """Names the loss only where there are several."""
+    return view.label if len(study.objectives) > 1 else view.normalisation.name
+
+
+def influential_section(study: Study) -> Section:
+    """The examples that hold most of the signal."""
+    options = study.options
+    share = _share(study.signal(study.view, options.level))
+    order = np.lexsort((study.ids, -share))[: options.top]
+    top = order[share[order] > 0]
+    mean = study.column(f"loss:{study.objective}") / np.where(study.size > 0, study.size, np.nan)
+    tasks = study.base["task"].to_list()
+    has_tasks = any(task is not None for task in tasks)
+    columns = (
+        Column("origin", "example"),
+        *((Column("task", "task"),) if has_tasks else ()),
+        Column("tokens", "trained tokens", "integer"),
+        Column("loss", "mean loss", "nats"),
+        Column("share", "signal", "percent"),
+        Column("times", "times an equal share", "ratio"),
+    )
+    rows = tuple(
+        (
+            origin,
+            *((tasks[i],) if has_tasks else ()),
+            int(study.column("count")[i]),
+            cell(mean[i]),
+            cell(share[i]),
+            cell(share[i] * len(share)),
+        )
+        for i, origin in zip(top, study.origins(top), strict=True)
+    )
+    tokens = study.column("count")
+    part, held = float(tokens[top].sum() / max(tokens.sum(), 1)), percent(float(share[top].sum()))
+    lead = f"The {len(top)} examples with most signal hold {held} of it and {percent(part)} of the tokens."
+    chart = forest(
+        [(row[0], numbers.Estimate(float(share[i]))) for i, row in zip(top, rows, strict=True)],
+        id="influential-shares",
+        title="Signal share of the top examples",
+        x_label="share of signal",
+        description=lead,
+    )
+    chart = replace(chart, format_y="percent")
+    table = Table("influential", "Most influential examples", columns, rows)
+    return Section("influential", "Most influential examples", lead, LEVELS[options.level], (chart,), (table,))
+
+
+def _share(signal: np.ndarray) -> np.ndarray:
+    total = signal.sum()
+    return signal / total if total > 0 else np.zeros_like(signal)
+
+
+def strips_section(study: Study, decode: Decode | None) -> Section:
+    """What is trained in a few examples, token by token: spread over the data, and the one with most signal."""
+    rows = _sample(study)
+    ids = study.ids[rows]
+    wanted = ["token", "role", "u", f"loss:{study.objective}", f"l1:{study.objective}"]
+    parts = {key[0]: part for key, part in study.tokens_of(ids, wanted).partition_by("example", as_dict=True).items()}
+    strips = []
+    for one, origin in zip(ids.tolist(), study.origins(rows), strict=True):
+        if one in parts:
+            start, shown = _start(parts[one], study.options.strip_tokens), study.options.strip_tokens
+            whole, title = parts[one].height + 1, origin  # and the first, which is never predicted
+            if start or whole - 1 > shown:
+                title = f"{origin}, tokens {start + 2:,} to {min(start + 1 + shown, whole):,} of {whole:,}"
+            strips.append(_strip(study, parts[one].slice(start, shown), title, decode))
+    trained = int((study.size > 0).sum())
+    lead = f"{'All' if trained == len(study.size) else f'{trained:,} of'} {len(study.size):,} examples train something."
+    notes = ("An example's first token is never predicted, so it is not shown.",)
+    return Section("tokens", "What is trained", lead, LEVELS["S1"], strips=tuple(strips), notes=notes)
+
+
+def _start(part: pl.DataFrame, shown: int) -> int:
+    """Where a strip begins: at the first token, or shortly before the first trained one if that is far."""
+    trained = np.flatnonzero(part["u"].to_numpy() > 0)
+    return 0 if not len(trained) or trained[0] < shown // 2 else int(trained[0]) - shown // 4
+
+
+def _sample(study: Study) -> np.ndarray:
+    """Rows spread evenly over the data, and the row with the largest signal."""
+    count = min(study.options.strips, 20, len(study.ids))
+    if count == 0:
+        return np.zeros(0, dtype=np.int64)
+    spread = np.linspace(0, len(study.ids) - 1, count).round().astype(np.int64)
+    spread[-1] = int(np.argmax(study.signal(study.view, study.options.level)))
+    return np.unique(spread)
+
+
+def _strip(study: Study, part: pl.DataFrame, origin: str, decode: Decode | None) -> TokenStrip:
+    ids = part["token"].to_list()
+    texts = [str(token) for token in ids] if decode is None else [str(text) for text in decode(ids)]
+    weight = part["u"].to_numpy()
+    columns = []
+    for name in (f"loss:{study.objective}", f"l1:{study.objective}"):
+        columns.append(np.where(weight > 0, part[name].cast(pl.Float64).to_numpy(), 0.0))
+    measures = (weight, columns[0], weight * columns[1])
+    values = tuple(tuple((m / m.max()).clip(0, 1).tolist() if m.max() > 0 else m.tolist()) for m in measures)
+    roles = tuple(ROLES[code] for code in part["role"].to_list())
+    return TokenStrip(origin, ("weight", "loss", "signal"), tuple(texts), roles, values)

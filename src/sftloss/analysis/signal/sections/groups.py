@@ -1,0 +1,77 @@
+"""Tasks, languages, sources: whose examples receive the signal."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sftloss.analysis.shared.shares import Shares, largest, percent, share_chart, share_table, shares
+from sftloss.analysis.shared.words import counted, group_name, holds_and_takes, label_of
+from sftloss.analysis.signal.frames import Study
+from sftloss.analysis.signal.views import LEVELS
+from sftloss.document import Section
+
+MOST = 20  # groups shown; the smallest are added up
+
+
+def group_codes(study: Study, column: str) -> tuple[NDArray[np.int64], list[str]] | None:
+    """A column of the examples as codes and names, the smallest groups added up; None where it has one group."""
+    if column not in study.base.columns:
+        return None
+    codes, names = study.codes(column)
+    if len(names) < 2:
+        return None
+    names = [label_of(column, name) for name in names]
+    if len(names) > MOST:
+        order = np.argsort(-np.bincount(codes), kind="stable")
+        place = np.empty(len(names), dtype=np.int64)
+        place[order] = np.minimum(np.arange(len(names)), MOST - 1)
+        codes, names = place[codes], [*(names[i] for i in order[: MOST - 1]), f"{len(names) - MOST + 1} smaller groups"]
+    return codes, names
+
+
+def group_shares(study: Study, column: str) -> Shares | None:
+    """Shares of examples, tokens and signal by a column of the examples; None where it has one group."""
+    found = group_codes(study, column)
+    if found is None:
+        return None
+    codes, names = found
+    heads = ["examples", "tokens", *(view.normalisation.name for view in study.views)]
+    return shares(study.example_sums(codes, len(names), study.views, study.options.level), names, heads)
+
+
+def group_section(study: Study, column: str) -> Section | None:
+    """Shares by one grouping; None where there is nothing to group by."""
+    of = group_shares(study, column)
+    if of is None:
+        return None
+    signals = tuple(view.normalisation.name for view in study.views)
+    lead = group_sentence(study, of, column)
+    title = {"task": "Tasks", "language": "Languages", "source": "Sources"}.get(column, column)
+    table = share_table(of, id=column, title=title, first=column, signals=signals)
+    chart = share_chart(of, id=f"{column}-shares", title=f"Shares by {column}", x_label=column, description=largest(of))
+    return Section(column, title, lead, LEVELS[study.options.level], (chart,), (table,))
+
+
+def group_sentence(study: Study, of: Shares, column: str) -> str:
+    """The group whose share the choice of normalisation moves most, said for a newcomer."""
+    names = tuple(view.normalisation.name for view in study.views)
+    group = widest(of, names)
+    own = [float(of.column(name)[group]) for name in names]
+    subject = group_name(column, of.labels[group])
+    line = f"{subject} {holds_and_takes(float(of.column('tokens')[group]), own[0])}"
+    far = int(np.argmax(np.abs(np.nan_to_num(np.array(own) - own[0]))))
+    if percent(own[far]) == percent(own[0]):
+        return line + "."
+    return line + f" ({percent(own[far])} if {counted(study.views[far].normalisation)})."
+
+
+def moves(of: Shares, signals: tuple[str, ...]) -> NDArray[np.float64]:
+    """How far apart each group's shares of tokens and of signal lie."""
+    columns = np.stack([of.column(name) for name in ("tokens", *signals)], axis=1)
+    return np.nan_to_num(columns.max(axis=1) - columns.min(axis=1))
+
+
+def widest(of: Shares, signals: tuple[str, ...]) -> int:
+    """Index of the group that moves most."""
+    return int(np.argmax(moves(of, signals)))

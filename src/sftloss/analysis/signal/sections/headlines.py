@@ -1,0 +1,80 @@
+"""The three lines a newcomer reads first: who takes the signal, what length is learned, what the model knows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sftloss.analysis.shared.shares import number, percent
+from sftloss.analysis.shared.words import ALL_CUT, counted, doing
+from sftloss.analysis.signal.frames import Study
+from sftloss.analysis.signal.sections.groups import group_sentence, group_shares, moves
+from sftloss.analysis.signal.sections.tokens import band_shares, from_band, up_to_band
+
+_STRIKING = 0.1  # a group whose share moves less is not what a reader must know first
+_KNOWN = ((7, "0.99"), (6, "0.9"), (5, "0.75"), (4, "0.5"))  # index of the first band, and its lower edge
+
+
+def headlines(study: Study) -> tuple[str, ...]:
+    """Three lines that are true and worth knowing."""
+    return (_group_line(study), _length_line(study), _confidence_line(study))
+
+
+def _group_line(study: Study) -> str:
+    names = tuple(view.normalisation.name for view in study.views)
+    best: tuple[float, str] = (_STRIKING, "")
+    for column in study.options.group_by:
+        of = group_shares(study, column)
+        if of is not None and len(of.labels) > 1 and max(moves(of, names)) > best[0]:
+            best = (max(moves(of, names)), group_sentence(study, of, column))
+    return best[1] or _half_line(study)
+
+
+def _half_line(study: Study) -> str:
+    order = np.lexsort((study.ids, study.size))
+    order = order[study.size[order] > 0]
+    half = order[: len(order) // 2]
+    tokens = float(study.column("count")[half].sum() / study.column("count").sum())
+    shares = []
+    for view in study.views:
+        signal = study.signal(view, study.options.level)
+        shares.append(float(signal[half].sum() / signal.sum()) if signal.sum() > 0 else float("nan"))
+    line = f"The shorter half of the examples has {percent(tokens)} of the tokens and {percent(shares[0])} of the "
+    far = int(np.argmax(np.abs(np.nan_to_num(np.array(shares) - shares[0]))))
+    if percent(shares[far]) == percent(shares[0]):
+        return line + "training signal."
+    return line + f"training signal ({percent(shares[far])} if {counted(study.views[far].normalisation)})."
+
+
+def _length_line(study: Study) -> str:
+    if not len(study.answers.ids):
+        return ALL_CUT
+    data = study.mean_length
+    found = [study.forecast(rule) for rule in study.options.all_normalisations()]
+    far = max(found, key=lambda one: abs(one.unconditional.value / data - 1.0))
+    shift = far.unconditional.value / data - 1.0
+    if not abs(shift) >= 0.02:
+        return f"Every normalisation compared keeps the data's mean length: {number(data)} tokens an answer."
+    verb = "could teach" if study.answers.cannot_tell else "teaches"
+    return (
+        f"{doing(far.normalisation)} {verb} the model to write {'less' if shift < 0 else 'more'}: "
+        f"{number(far.unconditional.value)} tokens an answer instead of the data's {number(data)}, "
+        "where the prompt does not settle the length."
+    )
+
+
+def _confidence_line(study: Study) -> str:
+    of, current = band_shares(study), study.view.normalisation.name
+    for band, edge in _KNOWN:
+        tokens, signal = from_band(of, band, "tokens"), from_band(of, band, current)
+        if tokens >= 0.2:
+            but = "but get only" if signal < tokens / 2 else "and get"
+            return (
+                f"Tokens the model already expects (p \u2265 {edge}) are {percent(tokens)} of the tokens "
+                f"{but} {percent(signal)} of the training signal."
+            )
+    last, edge = (0, "0.01") if up_to_band(of, 0, "tokens") >= 0.2 else (1, "0.1")
+    parts = [percent(up_to_band(of, last, name)) for name in ("tokens", "loss", current)]
+    return (
+        f"The model hardly expects {parts[0]} of the tokens (p < {edge}): they are {parts[1]} of the loss and "
+        f"{parts[2]} of the training signal."
+    )

@@ -1,0 +1,269 @@
+"""Length: how signal grows with it, who holds it, and which output length each normalisation teaches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from sftloss.analysis.shared import numbers
+from sftloss.analysis.shared.numbers import Estimate
+from sftloss.analysis.shared.shares import (
+    bounds,
+    cell,
+    forest,
+    number,
+    percent,
+    share_chart,
+    share_table,
+    shares,
+    with_interval,
+)
+from sftloss.analysis.shared.words import ALL_CUT
+from sftloss.analysis.signal import elasticity as laws
+from sftloss.analysis.signal.frames import Study
+from sftloss.analysis.signal.views import LEVELS, View
+from sftloss.document import Cell, Chart, Column, Section, Series, Table
+
+
+def elasticity(study: Study, view: View, level: str) -> Estimate:
+    """Elasticity of a view's signal in T, with its interval."""
+    options = study.options
+    return study.once(
+        ("elasticity", view, level),
+        lambda: laws.elasticity(
+            study.size, study.signal(view, level), study.units, replicates=options.replicates, seed=options.seed
+        ),
+    )
+
+
+def misfit(study: Study, view: View, level: str) -> float:
+    """Share of a view's signal that its elasticity puts at the wrong lengths; NaN where there is none."""
+    return study.once(
+        ("misfit", view, level),
+        lambda: laws.misfit(study.size, study.signal(view, level), elasticity(study, view, level).value),
+    )
+
+
+def is_bad_fit(study: Study, view: View, level: str) -> bool:
+    """Whether no one exponent describes how signal grows with length, so that none may be advised."""
+    return misfit(study, view, level) > laws.BAD_FIT
+
+
+def length_section(study: Study) -> Section:
+    """Elasticity under each normalisation, the concentration curve, and deciles of length."""
+    level = study.options.level
+    trained = study.size > 0
+    found = [(view, elasticity(study, view, level)) for view in study.views]
+    reason = numbers.cannot_tell(study.size)
+    lead = _lead(study, found, reason)
+    deciles, bins = _deciles(study, level)
+    curves = _curves(study, level, trained)
+    slopes = forest(
+        [(view.normalisation.name, estimate) for view, estimate in found],
+        id="length-elasticity",
+        title="How signal grows with length",
+        x_label="elasticity: twice the length, 2^elasticity times the signal",
+        description="1: signal in proportion to tokens; 0: the same for every example. "
+        + "; ".join(f"{view.normalisation.name} {with_interval(e)}" for view, e in found),
+    )
+    notes = (
+        _correlations(study, trained),
+        "T is the sum of an example's token weights; deciles are fixed on the data.",
+        "Elasticity is the power of T that the mean signal follows (gamma quasi-likelihood, log link): examples with "
+        "little or no signal count as they are. Misfit compares its signal with the deciles'; above "
+        f"{percent(laws.BAD_FIT)} no multiple and no exponent is given.",
+    )
+    tables = (_numbers_table(study, level, found), deciles)
+    return Section("length", "Length", lead, LEVELS[level], (slopes, curves, bins), tables, notes=notes)
+
+
+def _lead(study: Study, found: list[tuple[View, Estimate]], reason: str) -> str:
+    if reason:
+        return f"This data cannot tell how signal depends on length: {reason}."
+    level = study.options.level
+    bad = [view for view, _ in found if is_bad_fit(study, view, level)]
+    good = [
+        f"{_twice(e.value)} under {v.normalisation.name}" for v, e in found if np.isfinite(e.value) and v not in bad
+    ]
+    said = []
+    if good:
+        said = [
+            f"An example of twice the length gets this many times the signal: {', '.join(good)}.",
+            "2 means that every token counts alike, 1 that every example does; neither is wrong in itself.",
+        ]
+    if bad:
+        worst = max(misfit(study, view, level) for view in bad)
+        said.append(
+            f"No power of length describes the signal under {', '.join(view.normalisation.name for view in bad)}: the "
+            f"best puts {'up to ' if len(bad) > 1 else ''}{percent(worst)} at the wrong lengths; read the deciles."
+        )
+    return " ".join(said) or "This data cannot tell how signal depends on length."
+
+
+def _twice(elasticity: float) -> str:
+    return f"{2.0**elasticity:.2g}" if abs(elasticity) > 3 else f"{2.0**elasticity:.2f}"
+
+
+def _numbers_table(study: Study, level: str, found: list[tuple[View, Estimate]]) -> Table:
+    columns = (
+        Column("normalisation", "normalisation"),
+        Column(
+            "elasticity",
+            "elasticity",
+            "number",
+            "exponent of the mean signal in T: twice the length, 2^elasticity the signal",
+        ),
+        Column("low", "low", "number", "end of the 95 % interval"),
+        Column("high", "high", "number", "end of the 95 % interval"),
+        Column(
+            "misfit", "misfit", "percent", "signal that this exponent puts at the wrong lengths; above 10 %: no law"
+        ),
+        Column("theil_sen", "Theil-Sen", "number", "median slope of the logarithms over pairs: the typical example"),
+        Column("concentration", "concentration index", "number", "above 0: long examples hold more than their part"),
+        Column("kakwani", "Kakwani", "number", "0: in proportion to tokens; below: short examples get more"),
+        Column("spearman", "Spearman", "number"),
+        Column("partial", "Spearman given difficulty", "number", "ranks less what the mean loss (and task) explain"),
+    )
+    rows: list[tuple[Cell, ...]] = []
+    trained = study.size > 0
+    size = study.size[trained]
+    difficulty = study.column(f"loss:{study.objective}")[trained] / size
+    codes, names = study.codes("task")
+    tasks = codes[trained] if len(names) > 1 else None
+    for view, estimate in found:
+        signal = study.signal(view, level)[trained]
+        keep = signal > 0
+        robust = numbers.theil_sen(np.log(size[keep]), np.log(signal[keep])) if keep.sum() > 2 else float("nan")
+        partial = numbers.partial_spearman(size, signal, difficulty, tasks) if len(size) > 9 else float("nan")
+        slope = (estimate.value, *bounds(estimate.interval), misfit(study, view, level), robust)
+        ranked = (numbers.concentration_index(signal, size), numbers.kakwani(signal, size))
+        values = (*slope, *ranked, numbers.spearman(size, signal), partial)
+        rows.append((view.normalisation.name, *(cell(v) for v in values)))
+    return Table("length-numbers", "Signal and length", columns, tuple(rows))
+
+
+def _deciles(study: Study, level: str) -> tuple[Table, Chart]:
+    trained = study.size > 0
+    codes, bins = numbers.quantile_bins(study.size[trained])
+    every = np.full(len(trained), len(bins))
+    every[trained] = codes
+    names = [number(a) if a == b else f"{number(a)} to {number(b)}" for a, b in bins] + ["untrained"]
+    signals = tuple(view.normalisation.name for view in study.views)
+    sums = study.example_sums(every, len(names), study.views, level)
+    sums.total[len(bins)] = 0  # examples without trained tokens are not in these shares
+    sums.replicates[:, len(bins)] = 0
+    of = shares(sums, names, ["examples", "tokens", *signals])
+    table = share_table(of, id="length-deciles", title="Deciles of length", first="length T", signals=signals)
+    top = "; ".join(f"{name} {percent(of.column(name)[-1])}" for name in of.columns if of.labels)
+    chart = share_chart(
+        of,
+        id="length-decile-shares",
+        title="Shares by length",
+        x_label="length T",
+        description=f"Shares of examples, tokens and signal by length. The longest group: {top}.",
+    )
+    return table, chart
+
+
+def _curves(study: Study, level: str, trained: np.ndarray) -> Chart:
+    size = study.size[trained]
+    lines = [Series("equal for every example", (0.0, 1.0), (0.0, 1.0), is_reference=True)]
+    x, y = numbers.concentration_curve(size, size)
+    lines.append(Series("in proportion to tokens", tuple(x.tolist()), tuple(map(cell, y)), is_reference=True))
+    halves = []
+    for view in study.views:
+        x, y = numbers.concentration_curve(study.signal(view, level)[trained], size)
+        lines.append(Series(view.normalisation.name, tuple(x.tolist()), tuple(map(cell, y))))
+        halves.append(f"{view.normalisation.name} {percent(float(np.interp(0.5, x, y)))}")
+    return Chart(
+        "length-concentration",
+        "line",
+        "Who holds the signal",
+        "share of examples, shortest first",
+        "share of signal",
+        tuple(lines),
+        "Cumulative share of signal over examples from short to long. The shorter half holds: " + ", ".join(halves),
+        format_x="percent",
+        format_y="percent",
+    )
+
+
+def _correlations(study: Study, trained: np.ndarray) -> str:
+    size, total = study.size[trained], study.column(f"loss:{study.objective}")[trained]
+    summed, mean = numbers.pearson(size, total), numbers.pearson(size, total / size)
+    return (
+        f"Secondary: over examples, length correlates {number(summed)} with the summed loss and {number(mean)} "
+        "with the mean loss. The first is mechanical, because a sum of T positive terms grows with T whatever the "
+        "model or the loss; it says nothing about bias."
+    )
+
+
+def tilt_section(study: Study) -> Section:
+    """Predicted mean output length of every normalisation, from the lengths alone."""
+    answers, data = study.answers, study.mean_length
+    if not len(answers.ids):
+        return Section("tilt", "Output length", ALL_CUT)
+    found = [study.forecast(rule) for rule in study.options.all_normalisations()]
+    reason = answers.cannot_tell
+    columns = (
+        Column("normalisation", "normalisation"),
+        Column("predicted", "mean length, if the prompt says nothing about it", "number", "if the prompt says nothing"),
+        Column("low", "low", "number", "end of the 95 % interval"),
+        Column("high", "high", "number", "end of the 95 % interval"),
+        Column("within_prompt", "given the prompt", "number", "only answers to the same prompt differ"),
+        Column("within_low", "low, given the prompt", "number", "end of the 95 % interval"),
+        Column("within_high", "high, given the prompt", "number", "end of the 95 % interval"),
+        Column("within_task", "given the task", "number", "length varies only inside tasks"),
+        Column("effective", "effective examples", "number", "Kish: as many equally weighted examples"),
+    )
+    rows: list[tuple[Cell, ...]] = []
+    for one in found:
+        given = None if reason else one.within_prompt  # a number would read as "nothing happens"
+        shown = (None, None, None) if given is None else (given.value, *bounds(given.interval))
+        ends = bounds(one.unconditional.interval)
+        values = (one.unconditional.value, *ends, *shown, one.within_task, one.effective_examples)
+        rows.append((one.normalisation.name, *(cell(v) for v in values)))
+    table = _without_empty(Table("tilt", "Predicted mean output length", columns, tuple(rows)))
+    said = ", ".join(f"{number(one.unconditional.value)} under {one.normalisation.name}" for one in found)
+    lead = (
+        f"The data has {number(data)} trained tokens an answer. Where the prompt does not settle the length, the model "
+        f"learns to write {said}."
+    )
+    if reason:
+        lead += f" How much of that happens here the data cannot tell: {reason}."
+    chart = forest(
+        [(one.normalisation.name, one.unconditional) for one in found],
+        id="tilt-lengths",
+        title="Predicted mean output length",
+        x_label="tokens",
+        description=f"{said}; the data's own mean is {number(data)} tokens.",
+    )
+    return Section("tilt", "Output length", lead, "", (chart,), (table,), notes=_tilt_notes(study))
+
+
+def _tilt_notes(study: Study) -> tuple[str, ...]:
+    notes = [
+        "At its optimum, cross-entropy weighted by w(T) learns the data reweighted by w(T). It is a statement about "
+        "the optimum: short training moves less, and length that the prompt determines does not move at all.",
+        "Lengths are of single answers; T is of the whole example, and the prompt of an answer is all before it. "
+        "`sftloss lengths` says more, and the same numbers.",
+    ]
+    if any(rule.micro_batch for rule in study.options.all_normalisations()):
+        notes.append(
+            "Averages of token means over k sequences weigh a sequence by E[1/(T + the others)]: the others are drawn "
+            "from the same data, and the expectation is an integral over its lengths, not a sample."
+        )
+    if study.answers.cut:
+        notes.append(
+            f"{study.answers.cut:,} answers are cut off: their length is not known, so they are in no length here. "
+            "All means are then lower than the truth, because it is long answers that are cut."
+        )
+    return tuple(notes)
+
+
+def _without_empty(table: Table) -> Table:
+    """The table without columns that have no value."""
+    keep = [i for i in range(len(table.columns)) if any(row[i] is not None for row in table.rows)]
+    rows = tuple(tuple(row[i] for i in keep) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[i] for i in keep), rows=rows)

@@ -1,0 +1,87 @@
+"""What is asked of a table: which losses, which normalisations, measured at which level."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalisation, micro_batch_mean
+from sftloss.analysis.shared.bootstrap import REPLICATES
+from sftloss.errors import ConfigError
+
+Level = Literal["S0", "S1", "S2"]
+Policy = Literal["per-token", "per-example", "per-task"]
+
+LEVELS: dict[str, str] = {
+    "S0": "S0 nominal: the coefficient c a token receives, from the data alone",
+    "S1": "S1 logit: c times the L1 norm of the loss's gradient in the logits",
+    "S2": "S2 last layer, sum of token norms: c times the L2 norm in the logits times the norm of the hidden state",
+}
+ROLES = ("prompt", "response", "system", "tool")
+GROUPS = ("task", "language", "source")
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to train: an objective under a normalisation. The role weights are the study's."""
+
+    objective: str
+    normalisation: Normalisation
+
+    @property
+    def label(self) -> str:
+        return f"{self.objective}, {self.normalisation.name}"
+
+
+@dataclass(frozen=True)
+class AnalysisOptions:
+    """What to analyse.
+
+    Attributes:
+        objective: The loss that is trained, an expression of the table; None takes the table's first.
+        normalisation: How it is normalised now.
+        normalisations: What it is compared with; `normalisation` is added where it is missing.
+        micro_batch: Sequences of one micro-batch: adds the token mean of micro-batches to the comparison.
+        level: Level at which shares are reported, S0, S1 or S2.
+        policy: What the user wants each token, example or task to weigh; None states no wish.
+        role_weights: Weights by role that replace the data's (a what-if), 0 for one not named; None keeps the data's.
+        group_by: What to break down by: task, language, source, where the data has more than one of them.
+        strips, strip_tokens: How many examples are shown token by token, and how long.
+        top: How many examples are listed.
+        replicates, seed: Of the bootstrap.
+    """
+
+    objective: str | None = None
+    normalisation: Normalisation = TOKEN_MEAN
+    normalisations: tuple[Normalisation, ...] = (TOKEN_MEAN, EXAMPLE_MEAN, SQRT)
+    micro_batch: int | None = None
+    level: Level = "S1"
+    policy: Policy | None = None
+    role_weights: tuple[tuple[str, float], ...] | None = None
+    group_by: tuple[str, ...] = GROUPS
+    strips: int = 8
+    strip_tokens: int = 200
+    top: int = 10
+    replicates: int = REPLICATES
+    seed: int = 0
+    title: str = field(default="Where the training signal goes", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise ConfigError(f"AnalysisOptions: level must be one of {', '.join(LEVELS)}, got {self.level!r}.")
+        if self.policy not in (None, "per-token", "per-example", "per-task"):
+            raise ConfigError(
+                f"AnalysisOptions: policy must be per-token, per-example or per-task, got {self.policy!r}."
+            )
+        for group in self.group_by:
+            if group not in GROUPS:
+                raise ConfigError(f"AnalysisOptions: group_by {group!r} is none of {', '.join(GROUPS)}.")
+        for role, weight in self.role_weights or ():
+            if role not in ROLES or not 0 <= weight < math.inf:
+                raise ConfigError(f"AnalysisOptions: role weight {role}={weight}: roles are {', '.join(ROLES)}, >= 0.")
+
+    def all_normalisations(self) -> tuple[Normalisation, ...]:
+        """The trained one first, each once."""
+        micro = (micro_batch_mean(self.micro_batch),) if self.micro_batch else ()
+        return tuple(dict.fromkeys((self.normalisation, *self.normalisations, *micro)))

@@ -1,0 +1,136 @@
+"""The quiet part of a chart: scales, ticks, a light grid, labels that read from left to right."""
+
+from __future__ import annotations
+
+import math
+import typing
+
+from sftloss.document import Chart
+from sftloss.report.charts.svg import stand_in
+from sftloss.report.format import format_cell, format_tick
+from sftloss.report.text import clean, columns, shorten, wrap
+
+if typing.TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+FONT = 13
+COLUMN = 7.1  # pixels a column of text takes at this size, in the widest common sans-serif
+
+
+def _scale(axes: Axes, name: str, scale: str) -> None:
+    if scale == "log":
+        (axes.set_xscale if name == "x" else axes.set_yscale)("log", nonpositive="mask")
+
+
+def _ticks(axis: Axis, kind: str, *, is_log: bool, bounds: tuple[float, float]) -> None:
+    from matplotlib import ticker
+
+    if is_log:
+        decades = math.log10(bounds[1] / bounds[0]) if 0 < bounds[0] < bounds[1] else 3.0
+        steps = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
+        axis.set_major_locator(ticker.LogLocator(base=10, subs=steps, numticks=8))
+        axis.set_minor_locator(ticker.NullLocator())
+    else:
+        axis.set_major_locator(ticker.MaxNLocator(nbins=6, integer=kind == "integer", steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: format_tick(value, kind)))
+
+
+def _calm(axes: Axes, name: str) -> None:
+    """Widen an axis whose values differ by rounding alone, which would draw noise as large as a mountain."""
+    read, write = (axes.get_xlim, axes.set_xlim) if name == "x" else (axes.get_ylim, axes.set_ylim)
+    low, high = read()
+    size = max(abs(low), abs(high))
+    if abs(high - low) < 1e-5 * size:
+        write((low + high) / 2 - 0.1 * size, (low + high) / 2 + 0.1 * size)
+
+
+def dress_numbers(axes: Axes, chart: Chart, *, is_horizontal: bool, is_categorical: bool) -> None:
+    """Scale and ticks of the value axis and, where x is a number, of the x axis."""
+    value: typing.Literal["x", "y"] = "x" if is_horizontal else "y"
+    _scale(axes, value, chart.scale_y)
+    if chart.scale_y == "linear":
+        _calm(axes, value)
+    if not is_categorical:
+        _scale(axes, "x", chart.scale_x)
+        _ticks(axes.xaxis, chart.format_x, is_log=chart.scale_x == "log", bounds=axes.get_xlim())
+    axis = axes.xaxis if is_horizontal else axes.yaxis
+    bounds = axes.get_xlim() if is_horizontal else axes.get_ylim()
+    _ticks(axis, chart.format_y, is_log=chart.scale_y == "log", bounds=bounds)
+    axes.grid(axis=value, color=stand_in("grid"), linewidth=1)
+    axes.set_axisbelow(True)
+
+
+def dress_categories(axes: Axes, chart: Chart, places: dict[float | str, float], *, is_horizontal: bool) -> int:
+    """Names of the categories: wrapped down the side, or along the bottom on as many lines as it returns."""
+    labels = [format_cell(x, chart.format_x) for x in places]
+    at = list(places.values())
+    if is_horizontal:
+        axes.set_yticks([])
+        for label, y in zip(labels, at, strict=True):
+            _label_beside(axes, wrap(label, 26, lines=3), y)
+        axes.set_ylim(len(at) - 0.4, -0.6)
+        return 1
+    slot = 550 / max(1, len(labels)) / COLUMN
+    lines = [wrap(label, max(int(slot) - 1, 1), lines=9) for label in labels]
+    if chart.kind == "bar" and all(len(label) <= 2 for label in lines):
+        axes.set_xticks([])
+        for x, label_lines in zip(at, lines, strict=True):
+            _label_below(axes, label_lines, x)
+        return max((len(label) for label in lines), default=1)
+    labels = [shorten(label, 16) for label in labels]
+    widest = max((columns(label) for label in labels), default=1) * COLUMN + 10
+    step = max(1, math.ceil(len(labels) * widest / 530))
+    axes.set_xticks(at[::step], labels[::step])
+    return 1
+
+
+def _label_below(axes: Axes, lines: list[str], x: float) -> None:
+    for i, line in enumerate(lines):
+        axes.annotate(
+            line,
+            (x, 0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, -8 - 1.15 * FONT * i),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=FONT,
+            color=stand_in("muted"),
+        )
+
+
+def _label_beside(axes: Axes, lines: list[str], y: float) -> None:
+    # one text a line: matplotlib sets a block by its own font's widths, the reader's font would leave it ragged
+    for i, line in enumerate(lines):
+        down = ((len(lines) - 1) / 2 - i) * 1.2 * FONT
+        axes.annotate(
+            line,
+            (0, y),
+            xycoords=("axes fraction", "data"),
+            xytext=(-8, down),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=FONT,
+            color=stand_in("muted"),
+        )
+
+
+def finish(axes: Axes, chart: Chart, *, size: tuple[float, float], is_horizontal: bool, lines_below: int = 1) -> None:
+    """Margins from the labels themselves; the value's name above the axis, where nobody must tilt the head."""
+    width, height = size
+    beside = axes.yaxis.get_major_formatter().format_ticks(list(axes.get_yticks()))
+    names = [text.get_text() for text in axes.texts] if is_horizontal else beside
+    widest = max((columns(name) for name in names), default=1)
+    left = min(max(30.0, widest * COLUMN + 12), width / 2)
+    above, below = (chart.x_label, chart.y_label) if is_horizontal else (chart.y_label, chart.x_label)
+    top = 36.0 if above.strip() else 12.0
+    bottom = 32.0 + 16 * lines_below
+    axes.set_position((left / width, bottom / height, (width - left - 18) / width, (height - top - bottom) / height))
+    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    axes.tick_params(length=0, pad=6, labelsize=FONT, labelcolor=stand_in("muted"))
+    ink = stand_in("ink")
+    axes.figure.text(1 / width, 1 - 16 / height, shorten(clean(above), 80), fontsize=FONT, color=ink, va="center")
+    middle = (left + (width - 18)) / 2 / width
+    axes.figure.text(middle, 11 / height, shorten(clean(below), 80), fontsize=FONT, color=ink, ha="center", va="center")

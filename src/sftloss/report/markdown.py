@@ -1,0 +1,80 @@
+"""A report short enough for a pull request: headlines, findings, the tables."""
+
+from __future__ import annotations
+
+import re
+
+from sftloss.document import Document, Finding, Table
+from sftloss.report.cells import show
+from sftloss.report.format import finding_number
+from sftloss.report.order import SEVERITIES, by_severity
+from sftloss.report.text import clean, clean_block, shorten
+
+ROWS = 12  # of a table; the JSON has all
+CELL = 160  # characters
+_ACTIVE = re.compile(r"([\\`*_\[\]<>|~#$!&{}])")
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows and does not obey: no markup, link, image, mention, table border or HTML.
+
+    A word joiner (invisible) follows ``@`` and the colon of ``://``: forges link those even when they are escaped.
+    """
+    text = _ACTIVE.sub(r"\\\1", clean(text)).replace("@", "@\u2060").replace("://", ":\u2060//")
+    text = re.sub(r"(?i)\bwww\.", "www\u2060.", text)
+    # a list item or an underline, at the start of a line only: "-3" and "50.0%" stay as they are
+    return re.sub(r"^(\s*\d*)([-+=.)])(?=\s|$|\2)", r"\1\\\2", text)
+
+
+def _table(table: Table) -> list[str]:
+    shown = show(table, ROWS)
+    places = range(len(shown.columns))
+    lines = [f"**{escape(table.title)}**", ""]
+    lines.append("| " + " | ".join(escape(shown.label(i)) for i in places) + " |")
+    lines.append("| " + " | ".join("---:" if shown.is_number(i) else ":---" for i in places) + " |")
+    for row in shown.rows:
+        lines.append("| " + " | ".join(escape(shorten(str(cell), CELL)) for cell in row) + " |")
+    hidden = len(table.rows) - len(shown.rows)
+    note = [f"{hidden:,} more rows are in the JSON."] if hidden > 0 else []
+    note += [escape(table.note)] if table.note else []
+    return [*lines, "", *([" ".join(note), ""] if note else [])]
+
+
+def _fence(text: str) -> list[str]:
+    code = clean_block(text)
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", code)), default=0))
+    return [fence, code, fence]
+
+
+def _findings(findings: tuple[Finding, ...]) -> list[str]:
+    if not findings:
+        return ["Nothing was found that needs attention.", ""]
+    lines = ["| Severity | Id | Finding | Number |", "| :--- | :--- | :--- | ---: |"]
+    for finding in findings:
+        number = " ".join(part for part in finding_number(finding) if part)
+        cells = (SEVERITIES[finding.severity].word, finding.id, finding.sentence, number)
+        lines.append("| " + " | ".join(escape(cell) for cell in cells) + " |")
+    lines.append("")
+    for finding in (f for f in findings if f.fix):
+        lines += [f"**{escape(finding.id)}**: {escape(finding.why)}", "", *_fence(finding.fix), ""]
+    return lines
+
+
+def render_markdown(document: Document) -> str:
+    """The document as GitHub Markdown: headlines, findings, then each section's lead and tables.
+
+    Every text is escaped; control and ANSI characters are removed. Tables are cut at twelve rows.
+    """
+    lines = [f"# {escape(document.title)}", ""]
+    lines += [f"- {escape(headline)}" for headline in document.headlines]
+    lines += ["", "## Findings", "", *_findings(by_severity(document.findings))]
+    for section in document.sections:
+        level = f" ({escape(section.level.partition(':')[0])})" if section.level else ""
+        lines += [f"## {escape(section.title)}{level}", "", escape(section.lead), ""]
+        for table in section.tables:
+            lines += _table(table)
+    facts = document.facts + document.provenance
+    if facts:
+        lines += ["## Provenance", ""]
+        lines += [f"- {escape(label)}: {escape(value)}" for label, value in facts]
+    return "\n".join(lines).rstrip() + "\n"
