@@ -250,7 +250,7 @@ def test_a_command_that_a_finding_advises_runs_as_it_stands(analyze, data, monke
     )
     monkeypatch.chdir(tmp_path)
     from sftloss.document import Document, Finding
-    from sftloss.pipeline._fixes import filled_in
+    from sftloss.pipeline.fixes import filled_in
 
     fixes = ("look: sftloss analyze --model MODEL --data DATA --loss dft", "sftloss inspect --model MODEL --data DATA")
     document = Document("t", (), tuple(Finding("A", "info", "s", "w", fix) for fix in fixes), ())

@@ -154,7 +154,7 @@ class Plan:
             ConfigError: If a loss or a normalisation cannot be read, or there are not two different arms.
         """
         from sftloss.pipeline import normalisation
-        from sftloss.pipeline._question import objectives
+        from sftloss.pipeline.question import objectives
 
         losses = tuple(objectives(self.losses))
         rules = tuple(normalisation(text) for text in self.normalisations)

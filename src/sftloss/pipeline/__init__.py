@@ -5,11 +5,11 @@ Heavy rooms load when a pipeline runs, not when this package is imported.
 
 from __future__ import annotations
 
-from sftloss.pipeline._analyze import analyze, check, take_part
-from sftloss.pipeline._demo import demo
-from sftloss.pipeline._lengths import lengths
-from sftloss.pipeline._question import normalisation, normalisations_of_a_step, role_weights
-from sftloss.pipeline._run import Run
+from sftloss.pipeline.analyze import analyze, check, take_part
+from sftloss.pipeline.demo import demo
+from sftloss.pipeline.lengths import lengths
+from sftloss.pipeline.question import normalisation, normalisations_of_a_step, role_weights
+from sftloss.pipeline.run import Run
 
 __all__ = [
     "Run",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sftloss.errors import ConfigError
-from sftloss.pipeline._run import Run
+from sftloss.pipeline.run import Run
 from sftloss.report import write_all_atomic
 
 if TYPE_CHECKING:

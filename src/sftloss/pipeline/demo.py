@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sftloss.pipeline._analyze import analyze
-from sftloss.pipeline._folder import check_folder
-from sftloss.pipeline._run import Run
+from sftloss.pipeline.analyze import analyze
+from sftloss.pipeline.folder import check_folder
+from sftloss.pipeline.run import Run
 
 if TYPE_CHECKING:
     from sftloss.report import Report

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sftloss.document import by_severity
 from sftloss.errors import ConfigError, DataError
-from sftloss.pipeline._folder import folder
-from sftloss.pipeline._rows import Examples
-from sftloss.pipeline._run import Run
+from sftloss.pipeline.folder import folder
+from sftloss.pipeline.rows import Examples
+from sftloss.pipeline.run import Run
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from sftloss.document import by_severity
 from sftloss.errors import ConfigError
-from sftloss.pipeline._fixes import filled_in
-from sftloss.pipeline._folder import TABLE, check_folder, folder
-from sftloss.pipeline._meeting import meeting
-from sftloss.pipeline._pieces import pieces
-from sftloss.pipeline._question import objectives
-from sftloss.pipeline._rows import Examples
-from sftloss.pipeline._run import Run
+from sftloss.pipeline.fixes import filled_in
+from sftloss.pipeline.folder import TABLE, check_folder, folder
+from sftloss.pipeline.meeting import meeting
+from sftloss.pipeline.pieces import pieces
+from sftloss.pipeline.question import objectives
+from sftloss.pipeline.rows import Examples
+from sftloss.pipeline.run import Run
 
 if TYPE_CHECKING:
     from torch import nn
