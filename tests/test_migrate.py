@@ -59,7 +59,7 @@ def test_trls_loss_is_ours_and_its_logged_entropy_depends_on_the_accumulation(tm
 
 def test_ms_swifts_normaliser_is_the_number_of_labels():
     from sftloss.training import Loss
-    from sftloss.training.plugins.ms_swift import loss_of_logits
+    from sftloss.training.hosts.ms_swift import loss_of_logits
 
     scale = torch.tensor([0.5, 0.5, 0.5, 0.0])
     loss = loss_of_logits(Loss(), torch.zeros(1, 4, 10), torch.tensor([[-100, 3, 4, 5]]), scale=scale)

@@ -15,9 +15,9 @@ from tests.training.cases import VOCAB, model_of, ragged_rows, without
 from sftloss.objectives import objective
 from sftloss.statistics import TokenStats, from_logits
 from sftloss.training import Loss, Pass, TaskFactors, attach, collate_rows, with_loss
-from sftloss.training._signal import logit_signal
-from sftloss.training._spikes import FEWEST, SpikeWatch
-from sftloss.training._tokens import read_tokens
+from sftloss.training.batch.tokens import read_tokens
+from sftloss.training.watch.signal import logit_signal
+from sftloss.training.watch.spikes import FEWEST, SpikeWatch
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")

@@ -10,7 +10,7 @@ from tests.launching import torchrun
 from tests.training.cases import ragged_rows
 
 from sftloss.training import Loss, collate_rows, step_total, weigh_batch
-from sftloss.training._tokens import read_tokens
+from sftloss.training.batch.tokens import read_tokens
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")

@@ -22,7 +22,7 @@ from tests.training.cases import definition, gradients, model_of, ragged_rows, r
 from sftloss.errors import ConfigError
 from sftloss.testing import check_accumulation
 from sftloss.training import Loss, collate_rows
-from sftloss.training.plugins import axolotl, loss_from, ms_swift
+from sftloss.training.hosts import axolotl, loss_from, ms_swift
 
 transformers = pytest.importorskip("transformers")
 ROWS = without(ragged_rows(), "token_weights", "tasks", "row_ids")
@@ -70,7 +70,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name, module in (("axolotl.integrations.base", base), ("axolotl.core.trainers.base", trainers)):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setitem(sys.modules, "axolotl", types.ModuleType("axolotl"))
-    module_name, class_name = ["sftloss.training.plugins.axolotl", "SftlossPlugin"]
+    module_name, class_name = ["sftloss.training.hosts.axolotl", "SftlossPlugin"]
     yield getattr(importlib.import_module(module_name), class_name)()
     vars(axolotl).pop("SftlossPlugin", None)
 
@@ -181,7 +181,7 @@ def test_recorded_interface_is_axolotls() -> None:
     base = real("axolotl.integrations.base")
     for name in ("register", "get_input_args", "get_trainer_cls"):
         assert parameters(getattr(base.BasePlugin, name)) == parameters(getattr(BasePlugin, name))
-    loaded = base.load_plugin("sftloss.training.plugins.axolotl.SftlossPlugin")
+    loaded = base.load_plugin("sftloss.training.hosts.axolotl.SftlossPlugin")
     assert isinstance(loaded, base.BasePlugin) and loaded.get_trainer_cls({}) is None
     vars(axolotl).pop("SftlossPlugin", None)
 

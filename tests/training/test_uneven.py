@@ -13,8 +13,8 @@ from tests.training.cases import ragged_rows
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from sftloss.training import Loss, collate_rows, step_total
-from sftloss.training._fill import Filled, FilledBatches, FillerCollator
-from sftloss.training._trainer import _is_table
+from sftloss.training.batch.fill import Filled, FilledBatches, FillerCollator
+from sftloss.training.hosts.trainer import _is_table
 
 pytest.importorskip("accelerate")
 EXACT = [

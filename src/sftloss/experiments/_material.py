@@ -148,7 +148,7 @@ def _tilt(rows: Rows, recipe: Recipe) -> np.ndarray:
     alpha 0, both read as training reads them, so that T is its T whatever of the prompt is trained."""
     from sftloss.finetune._fine_tune import data_of, loss_of
     from sftloss.finetune._rows import Collator
-    from sftloss.training._tokens import read_tokens
+    from sftloss.training.batch.tokens import read_tokens
 
     data, collate, found = data_of(recipe, None, rows.examples)[0], Collator(0), []
     losses = [loss_of(replace(recipe, alpha=alpha)) for alpha in (recipe.alpha, 0.0)]

@@ -8,8 +8,8 @@ from typing import Any
 import torch.distributed as dist
 
 from sftloss.training import Loss, Pass
-from sftloss.training._rows import say_largest
-from sftloss.training._spikes import SpikeWatch
+from sftloss.training.watch.rows import say_largest
+from sftloss.training.watch.spikes import SpikeWatch
 
 
 class NotedSpikes(SpikeWatch):

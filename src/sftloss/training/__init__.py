@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from sftloss.training._attach import Attachment, attach, attachment_of, detach
-from sftloss.training._collate import collate_rows, inputs_of
-from sftloss.training._loss import Loss, TaskFactors
-from sftloss.training._pass import Pass
-from sftloss.training._step import Step, step_total
-from sftloss.training._task_weighting import TaskWeighting
-from sftloss.training._tokens import weigh_batch
-from sftloss.training._trainer import with_loss
+from sftloss.training.attach import Attachment, attach, attachment_of, detach
+from sftloss.training.batch.collate import collate_rows, inputs_of
+from sftloss.training.batch.tokens import weigh_batch
+from sftloss.training.hosts.trainer import with_loss
+from sftloss.training.loss import Loss, TaskFactors
+from sftloss.training.step import Step, step_total
+from sftloss.training.tasks.weighting import TaskWeighting
+from sftloss.training.watch.passes import Pass
 
 __all__ = [
     "Attachment",

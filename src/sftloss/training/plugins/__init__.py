@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sftloss.training.plugins._config import loss_from
+from sftloss.training.hosts.config import loss_from
 
 __all__ = ["loss_from"]

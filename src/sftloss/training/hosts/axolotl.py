@@ -1,7 +1,7 @@
 """Axolotl with any loss. In its YAML::
 
     plugins:
-      - sftloss.training.plugins.axolotl.SftlossPlugin
+      - sftloss.training.hosts.axolotl.SftlossPlugin
     sftloss:
       objective: cross_entropy + 1e-4 * z_loss
       alpha: 0.5
@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sftloss.errors import ConfigError
-from sftloss.training._trainer import with_loss
-from sftloss.training.plugins._config import loss_from
+from sftloss.training.hosts.config import loss_from
+from sftloss.training.hosts.trainer import with_loss
 
 SECOND_LOSSES = (
     "use_eaft",

@@ -14,7 +14,7 @@ from sftloss.statistics import TokenStats
 from sftloss.weights import NORMALISERS, ROLES
 
 if TYPE_CHECKING:
-    from sftloss.training._task_weighting import TaskWeighting
+    from sftloss.training.tasks.weighting import TaskWeighting
 
 Objective = Callable[[TokenStats], Tensor]
 

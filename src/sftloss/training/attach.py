@@ -20,17 +20,17 @@ from torch.distributed.fsdp import FSDPModule
 from sftloss.errors import ModelError
 from sftloss.loss import weighted_loss
 from sftloss.statistics import Plan
-from sftloss.training._exact import hold, release
-from sftloss.training._head import HeadForm, last_hidden, no_logits, prove_head, unwrap
-from sftloss.training._loss import Loss, Objective, as_loss
-from sftloss.training._pass import Pass
-from sftloss.training._rows import refuse_outside
-from sftloss.training._sharded_head import local_hidden
-from sftloss.training._spikes import SpikeWatch
-from sftloss.training._step import Step, contribution, step_total
-from sftloss.training._tally import Tally
-from sftloss.training._task_weighting import TaskWeighting
-from sftloss.training._tokens import COLUMNS, read_tokens
+from sftloss.training.batch.exact import hold, release
+from sftloss.training.batch.tokens import COLUMNS, read_tokens
+from sftloss.training.head.head import HeadForm, last_hidden, no_logits, prove_head, unwrap
+from sftloss.training.head.sharded import local_hidden
+from sftloss.training.loss import Loss, Objective, as_loss
+from sftloss.training.step import Step, contribution, step_total
+from sftloss.training.tasks.weighting import TaskWeighting
+from sftloss.training.watch.passes import Pass
+from sftloss.training.watch.rows import refuse_outside
+from sftloss.training.watch.spikes import SpikeWatch
+from sftloss.training.watch.tally import Tally
 
 _OURS = (*COLUMNS, "output_logits", "num_items_in_batch", "shift_labels")
 _MARK = "_sftloss_attachment"

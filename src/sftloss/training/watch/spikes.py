@@ -8,9 +8,9 @@ from collections import deque
 
 import torch
 
-from sftloss.training._loss import Loss
-from sftloss.training._pass import Pass
-from sftloss.training._rows import say_largest, say_non_finite
+from sftloss.training.loss import Loss
+from sftloss.training.watch.passes import Pass
+from sftloss.training.watch.rows import say_largest, say_non_finite
 
 WINDOW, FEWEST, DEVIATIONS, MARGIN = 64, 16, 10.0, 0.25
 _LOG = logging.getLogger("sftloss.training")

@@ -11,15 +11,15 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from sftloss.errors import ConfigError
-from sftloss.training._attach import attach, attachment_of
-from sftloss.training._exact import hold
-from sftloss.training._fill import Filled, fill
-from sftloss.training._head import is_partitioned
-from sftloss.training._loss import Loss, Objective, as_loss
-from sftloss.training._state import load_state, save_state
-from sftloss.training._step import Step, step_total
-from sftloss.training._task_weighting import TaskWeighting
-from sftloss.training._tokens import COLUMNS
+from sftloss.training.attach import attach, attachment_of
+from sftloss.training.batch.exact import hold
+from sftloss.training.batch.fill import Filled, fill
+from sftloss.training.batch.tokens import COLUMNS
+from sftloss.training.head.head import is_partitioned
+from sftloss.training.loss import Loss, Objective, as_loss
+from sftloss.training.state import load_state, save_state
+from sftloss.training.step import Step, step_total
+from sftloss.training.tasks.weighting import TaskWeighting
 
 _LOG = logging.getLogger("sftloss.training")
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from sftloss.statistics import TokenStats
-from sftloss.training._tokens import Tokens
+from sftloss.training.batch.tokens import Tokens
 
 
 @dataclass(frozen=True)

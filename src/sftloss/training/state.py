@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from sftloss.errors import ConfigError
-from sftloss.training._attach import attachment_of
+from sftloss.training.attach import attachment_of
 
 _LOG = logging.getLogger("sftloss.training")
 

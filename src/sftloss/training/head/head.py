@@ -14,8 +14,8 @@ from torch.distributed.tensor import DTensor
 from sftloss.decoder import open_decoder
 from sftloss.errors import ModelError
 from sftloss.statistics import Head
-from sftloss.training._adapters import acting, is_lora, read_head
-from sftloss.training._sharded_head import prove_in_forward
+from sftloss.training.head.adapters import acting, is_lora, read_head
+from sftloss.training.head.sharded import prove_in_forward
 
 
 @dataclass(frozen=True)

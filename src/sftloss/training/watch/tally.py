@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sftloss.statistics import IGNORED
-from sftloss.training._loss import Loss
-from sftloss.training._pass import Pass
-from sftloss.training._signal import logit_signal
+from sftloss.training.loss import Loss
+from sftloss.training.watch.passes import Pass
+from sftloss.training.watch.signal import logit_signal
 from sftloss.weights import ROLES
 
 _TOKENS, _CROSS_ENTROPY, _ENTROPY, _TOP1, _LOSS, _TOTAL, _SPIKES, _SEEN, _UNTOLD = range(9)

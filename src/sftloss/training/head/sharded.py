@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from sftloss.decoder.decoder import Decoder, _declared, _distance, _probe_ids
 from sftloss.errors import ModelError
-from sftloss.training._adapters import read_head
+from sftloss.training.head.adapters import read_head
 
 
 @dataclass

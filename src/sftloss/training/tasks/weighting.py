@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from sftloss.errors import ConfigError
-from sftloss.training._pass import Pass
-from sftloss.training._reference import Reference
+from sftloss.training.tasks.reference import Reference
+from sftloss.training.watch.passes import Pass
 
 if TYPE_CHECKING:
     from sftloss.tasks import MultiTaskLoss, TaskGradients
-    from sftloss.training._loss import Loss
+    from sftloss.training.loss import Loss
 
 FILE = "task_weights.safetensors"
 """What a checkpoint holds of it."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sftloss.data import align
 from sftloss.statistics import IGNORED
-from sftloss.training._loss import Loss
+from sftloss.training.loss import Loss
 from sftloss.weights import ROLES, length_weights, role_weights, segment_lengths
 
 COLUMNS = (

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sftloss.errors import ConfigError
-from sftloss.training._pass import Pass
+from sftloss.training.watch.passes import Pass
 
 if TYPE_CHECKING:
-    from sftloss.training._loss import Loss
+    from sftloss.training.loss import Loss
 
 
 class Reference:
@@ -35,7 +35,7 @@ class Reference:
         Raises:
             ConfigError: If the vocabularies differ.
         """
-        from sftloss.training._attach import attach, attachment_of
+        from sftloss.training.attach import attach, attachment_of
 
         ours, theirs = (m.get_input_embeddings().weight.shape[0] for m in (model, self.model))
         if ours != theirs:

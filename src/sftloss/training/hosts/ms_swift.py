@@ -1,6 +1,6 @@
 """ms-swift with any objective. A file of two lines::
 
-    from sftloss.training.plugins.ms_swift import register
+    from sftloss.training.hosts.ms_swift import register
     register("focal", "focal(gamma=2)")
 
 then ``swift sft --external_plugins that_file.py --loss_type focal``. ms-swift gives a loss the logits, so they are
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sftloss.errors import ConfigError
 from sftloss.statistics import IGNORED, from_logits
-from sftloss.training._loss import Loss, Objective, as_loss
+from sftloss.training.loss import Loss, Objective, as_loss
 
 
 def register(name: str, loss: Loss | str | Objective) -> type:

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.training._loss import Loss
-from sftloss.training._tokens import Tokens, read_tokens
+from sftloss.training.batch.tokens import Tokens, read_tokens
+from sftloss.training.loss import Loss
 from sftloss.weights import coefficients, group_coefficients, group_normalisers, normaliser
 
 

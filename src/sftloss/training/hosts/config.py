@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sftloss.errors import ConfigError
-from sftloss.training._loss import Loss
+from sftloss.training.loss import Loss
 
 KEYS = ("objective", "alpha", "roles", "normaliser")
 """What of a loss can be written in a file."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sftloss.statistics import IGNORED
-from sftloss.training._loss import Loss
-from sftloss.training._pass import Pass
-from sftloss.training._tokens import Tokens
+from sftloss.training.batch.tokens import Tokens
+from sftloss.training.loss import Loss
+from sftloss.training.watch.passes import Pass
 
 _SHOWN = 5
 

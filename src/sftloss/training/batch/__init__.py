@@ -1,0 +1,1 @@
+"""Batches: collated, filled up over ranks, and read as flat targets, weights and segments."""

@@ -1,0 +1,1 @@
+"""The output head of a model in training: found, proved, with adapters, sharded."""

@@ -1,0 +1,1 @@
+"""Trainers that run our losses: HF Trainer and TRL, Axolotl, ms-swift."""

@@ -1,0 +1,1 @@
+"""Task factors in training."""

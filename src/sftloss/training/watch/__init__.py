@@ -1,0 +1,1 @@
+"""What is observed while training: running sums, spikes, the rows behind them."""
