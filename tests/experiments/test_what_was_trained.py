@@ -22,7 +22,7 @@ from sftloss.experiments._plan import GENERATED, Run
 from sftloss.experiments._studies import DEMO, STUDIES
 from sftloss.experiments._train import Place, _recipe
 from sftloss.finetune import fine_tune
-from sftloss.finetune._rows import Collator
+from sftloss.finetune.rows import Collator
 from sftloss.training import attachment_of
 
 PROMPTS = replace(TINY, losses=("cross_entropy",), prompt_weights=(0.0, 1.0))

@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 from sftloss.errors import ConfigError
 from sftloss.finetune import Interrupted, Recipe, fine_tune
-from sftloss.finetune._checkpoint import verify
+from sftloss.finetune.output.checkpoint import verify
 
 
 @pytest.fixture(scope="module")

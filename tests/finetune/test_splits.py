@@ -80,7 +80,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_processes_that_would_each_be_a_run_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("sftloss.finetune._arguments._is_cpu", lambda device: False)
+    monkeypatch.setattr("sftloss.finetune.arguments._is_cpu", lambda device: False)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="started 2 processes, of which Accelerate joins 1"):
         here(tmp_path, max_steps=1)

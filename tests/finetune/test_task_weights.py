@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from sftloss.errors import ConfigError
 from sftloss.finetune import Recipe, fine_tune, plan
-from sftloss.finetune._task_weights import read_choice
+from sftloss.finetune.task_weights import read_choice
 
 TASKS = "uncertainty(warmup_steps=1)"
 ONE_STEP: dict[str, Any] = {"dtype": "float64", "dropout": 0.0, "epochs": 1.0, "optimizer": "sgd", "tasks": TASKS,

@@ -146,8 +146,8 @@ def forecasts(rows: Rows, recipe: Recipe) -> dict[str, Forecast]:
 def _tilt(rows: Rows, recipe: Recipe) -> np.ndarray:
     """T^-alpha of each row, 0 where nothing is trained: what its weights are in training over what they would be at
     alpha 0, both read as training reads them, so that T is its T whatever of the prompt is trained."""
-    from sftloss.finetune._fine_tune import data_of, loss_of
-    from sftloss.finetune._rows import Collator
+    from sftloss.finetune.fine_tune import data_of, loss_of
+    from sftloss.finetune.rows import Collator
     from sftloss.training.batch.tokens import read_tokens
 
     data, collate, found = data_of(recipe, None, rows.examples)[0], Collator(0), []

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sftloss.finetune._fine_tune import fine_tune
-from sftloss.finetune._outcome import Interrupted, Outcome
-from sftloss.finetune._plan import Plan, plan, strip_of
-from sftloss.finetune._recipe import Lora, Recipe
-from sftloss.finetune._task_weights import read_choice, with_reference
+from sftloss.finetune.fine_tune import fine_tune
+from sftloss.finetune.output.outcome import Interrupted, Outcome
+from sftloss.finetune.plan import Plan, plan, strip_of
+from sftloss.finetune.recipe import Lora, Recipe
+from sftloss.finetune.task_weights import read_choice, with_reference
 
 __all__ = [
     "Interrupted",

@@ -12,9 +12,9 @@ import torch
 from sftloss.data import ROLES, Example
 from sftloss.document import TokenStrip
 from sftloss.errors import ModelError
-from sftloss.finetune._model import dtype_of, place_of, tokenizer_place, with_adapters
-from sftloss.finetune._recipe import Recipe
-from sftloss.finetune._rows import DataSet
+from sftloss.finetune.model import dtype_of, place_of, tokenizer_place, with_adapters
+from sftloss.finetune.recipe import Recipe
+from sftloss.finetune.rows import DataSet
 
 # values an optimizer holds for each parameter it trains; those not named hold two, as Adam does
 _OPTIMIZER_VALUES = {"sgd": 0, "adafactor": 0.01, "rmsprop": 1, "adagrad": 1, "lion_32bit": 1}
@@ -62,8 +62,8 @@ def plan(recipe: Recipe, *, ranks: int = 1) -> Plan:
         >>> plan(Recipe(model="demo", data="demo")).counts["steps"]
         75
     """
-    from sftloss.finetune._fine_tune import data_of, loss_of
-    from sftloss.finetune._task_weights import weighted
+    from sftloss.finetune.fine_tune import data_of, loss_of
+    from sftloss.finetune.task_weights import weighted
 
     loss = loss_of(recipe)
     model, tokenizer = _outline(recipe)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sftloss.errors import ConfigError, ModelError
-from sftloss.finetune._recipe import Lora, Recipe
+from sftloss.finetune.recipe import Lora, Recipe
 
 
 def model_and_tokenizer(recipe: Recipe, model: Any, tokenizer: Any) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sftloss.errors import ConfigError
-from sftloss.finetune._recipe import Recipe
+from sftloss.finetune.recipe import Recipe
 
 # what transformers imports for each tracker it knows by a name other than its package
 _PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "azure_ml": ("azureml",), "dagshub": ("dagshub",)}

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from sftloss.errors import ConfigError, DataError
-from sftloss.finetune._arguments import arguments, check_trackers
-from sftloss.finetune._callbacks import run_callback
-from sftloss.finetune._checkpoint import agree, checkpoints, chosen, verify
-from sftloss.finetune._files import write_json, write_lines
-from sftloss.finetune._folder import folder_of
-from sftloss.finetune._groups import Groups
-from sftloss.finetune._model import model_and_tokenizer, pad_id_of
-from sftloss.finetune._outcome import Interrupted, Outcome
-from sftloss.finetune._provenance import data_facts, identity, model_facts, versions
-from sftloss.finetune._recipe import Recipe
-from sftloss.finetune._rows import Collator, DataSet, hold_out, pack, read
-from sftloss.finetune._task_weights import read_choice, task_facts, weighted
-from sftloss.finetune._trainer import Work, trainer_class
+from sftloss.finetune.arguments import arguments, check_trackers
+from sftloss.finetune.loop.callbacks import run_callback
+from sftloss.finetune.loop.groups import Groups
+from sftloss.finetune.loop.trainer import Work, trainer_class
+from sftloss.finetune.model import model_and_tokenizer, pad_id_of
+from sftloss.finetune.output.checkpoint import agree, checkpoints, chosen, verify
+from sftloss.finetune.output.files import write_json, write_lines
+from sftloss.finetune.output.folder import folder_of
+from sftloss.finetune.output.outcome import Interrupted, Outcome
+from sftloss.finetune.output.provenance import data_facts, identity, model_facts, versions
+from sftloss.finetune.recipe import Recipe
+from sftloss.finetune.rows import Collator, DataSet, hold_out, pack, read
+from sftloss.finetune.task_weights import read_choice, task_facts, weighted
 from sftloss.training import Loss, attachment_of
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sftloss.errors import ConfigError
-from sftloss.finetune._model import dtype_of, place_of
-from sftloss.finetune._recipe import Recipe
-from sftloss.finetune._rows import DataSet
+from sftloss.finetune.model import dtype_of, place_of
+from sftloss.finetune.recipe import Recipe
+from sftloss.finetune.rows import DataSet
 from sftloss.tasks import MultiTaskLoss, Rules, strategy_named
 from sftloss.training import Loss, TaskWeighting
 

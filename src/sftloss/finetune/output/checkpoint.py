@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sftloss.errors import ConfigError
-from sftloss.finetune._files import plain, rename_folder, write_json
+from sftloss.finetune.output.files import plain, rename_folder, write_json
 
 UNFINISHED, MANIFEST = ".unfinished", "sftloss.json"
 _NAME = re.compile(r"checkpoint-(\d+)")

@@ -6,9 +6,9 @@ import platform
 from importlib import metadata
 from typing import Any
 
-from sftloss.finetune._files import plain
-from sftloss.finetune._recipe import Recipe
-from sftloss.finetune._rows import DataSet
+from sftloss.finetune.output.files import plain
+from sftloss.finetune.recipe import Recipe
+from sftloss.finetune.rows import DataSet
 
 _PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "peft")
 

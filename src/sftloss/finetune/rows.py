@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sftloss.data import ROLES, Example, RowError, collate, encode_records, first_fit_decreasing, read_records
 from sftloss.errors import ConfigError, DataError
-from sftloss.finetune._recipe import Recipe
+from sftloss.finetune.recipe import Recipe
 from sftloss.training import inputs_of
 
 _MOSTLY = 0.5

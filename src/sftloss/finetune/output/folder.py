@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sftloss.errors import ConfigError
-from sftloss.finetune._checkpoint import UNFINISHED, checkpoints
-from sftloss.finetune._files import rename_folder
-from sftloss.finetune._recipe import Recipe
+from sftloss.finetune.output.checkpoint import UNFINISHED, checkpoints
+from sftloss.finetune.output.files import rename_folder
+from sftloss.finetune.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sftloss.finetune._files import line, write_lines
-from sftloss.finetune._trainer import Work
+from sftloss.finetune.loop.trainer import Work
+from sftloss.finetune.output.files import line, write_lines
 
 
 def run_callback(work: Work) -> Any:

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sftloss.finetune._best import Best
-from sftloss.finetune._checkpoint import publish
-from sftloss.finetune._folder import Folder
-from sftloss.finetune._groups import Groups, flat
-from sftloss.finetune._recipe import Recipe
-from sftloss.finetune._rows import DataSet, Order
-from sftloss.finetune._spikes import NotedSpikes
-from sftloss.finetune._stop import Stop
+from sftloss.finetune.loop.best import Best
+from sftloss.finetune.loop.groups import Groups, flat
+from sftloss.finetune.loop.spikes import NotedSpikes
+from sftloss.finetune.loop.stop import Stop
+from sftloss.finetune.output.checkpoint import publish
+from sftloss.finetune.output.folder import Folder
+from sftloss.finetune.recipe import Recipe
+from sftloss.finetune.rows import DataSet, Order
 from sftloss.training import Loss, attachment_of, with_loss
 
 _TOLD = ("loss", "cross_entropy", "entropy", "token_accuracy", "trained_tokens")

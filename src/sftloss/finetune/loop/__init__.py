@@ -1,0 +1,1 @@
+"""The training loop of a fine-tuning run: the Trainer, its callbacks, evaluation by group, stopping."""

@@ -1,0 +1,1 @@
+"""The folder of a fine-tuning run: checkpoints, files, provenance."""
