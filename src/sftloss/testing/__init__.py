@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sftloss.testing._accumulation import assert_accumulation, check_accumulation
-from sftloss.testing._loop import check_loop
-from sftloss.testing._report import REASONS, AccumulationReport, SplitResult
-from sftloss.testing._trainer import check_trainer
+from sftloss.testing.accumulation import assert_accumulation, check_accumulation
+from sftloss.testing.loop import check_loop
+from sftloss.testing.report import REASONS, AccumulationReport, SplitResult
+from sftloss.testing.trainer import check_trainer
 
 __all__ = [
     "REASONS",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sftloss.testing._accumulation import (
+from sftloss.testing.accumulation import (
     borrowed,
     check_ragged,
     cut,
@@ -18,7 +18,7 @@ from sftloss.testing._accumulation import (
     sizes_of,
     tolerance_of,
 )
-from sftloss.testing._report import AccumulationReport
+from sftloss.testing.report import AccumulationReport
 
 
 def check_loop(

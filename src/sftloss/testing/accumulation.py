@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sftloss.testing._report import AccumulationReport, SplitResult
+from sftloss.testing.report import AccumulationReport, SplitResult
 
 _ITEMS = ("num_items_in_batch", "num_items", "normalizer", "normaliser", "total")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from sftloss.testing._accumulation import flat_gradient, judge
-from sftloss.testing._report import AccumulationReport
+from sftloss.testing.accumulation import flat_gradient, judge
+from sftloss.testing.report import AccumulationReport
 
 
 def check_trainer(
