@@ -15,8 +15,8 @@ from tests.experiments.made import PLAN, results
 from sftloss.cli._compare import CompareOptions, plan_of
 from sftloss.config import command_line
 from sftloss.experiments import STUDIES, Plan, study_page
-from sftloss.experiments._describe import describe
-from sftloss.experiments._studies import DEMO
+from sftloss.experiments.pages.describe import describe
+from sftloss.experiments.studies import DEMO
 from sftloss.report import from_json, render_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +40,7 @@ def test_compare_trains_shows_headlines_and_writes_the_report(tmp_path):
 def test_the_demo_compares_two_losses_and_two_normalizations(tmp_path, monkeypatch):
     """The demo's own plan, smaller: its arms, tasks and report are those of the command."""
     small = {"train_rows": 64, "eval_rows": 16, "steps": 2, "points": 1, "max_new_tokens": 4, "seeds": (0,)}
-    monkeypatch.setattr("sftloss.experiments._studies.DEMO", replace(DEMO, **small))
+    monkeypatch.setattr("sftloss.experiments.studies.DEMO", replace(DEMO, **small))
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # workers are processes, which see no patch
     result = run("demo", "--compare", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.stderr

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from sftloss.experiments._plan import Arm, Plan, Run
-from sftloss.experiments._results import Answer, ArmResult, Examples, Forecast, Point
-from sftloss.experiments._verdicts import Results
 from sftloss.experiments.metrics import Bin, Gap, Ratio
+from sftloss.experiments.plan import Arm, Plan, Run
+from sftloss.experiments.run.results import Answer, ArmResult, Examples, Forecast, Point
+from sftloss.experiments.verdicts.verdicts import Results
 
 PLAN = Plan(losses=("cross_entropy", "dft"), seeds=(0, 1, 2))
 ROWS = 60

@@ -10,10 +10,10 @@ from tests.experiments.made import ROWS, results
 from tests.experiments.test_sections import spoiled
 
 from sftloss.experiments import STUDIES
-from sftloss.experiments._answers import answer
-from sftloss.experiments._describe import describe
-from sftloss.experiments._studies import study_page
 from sftloss.experiments.metrics import Ratio
+from sftloss.experiments.pages.describe import describe
+from sftloss.experiments.studies import study_page
+from sftloss.experiments.verdicts.answers import answer
 
 NAMES = [name for name, one in STUDIES.items() if one.claim is not None]
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from tests.experiments.made import PLAN, arm_result, results, said
 
-from sftloss.experiments._describe import describe
-from sftloss.experiments._plan import Plan
-from sftloss.experiments._verdicts import Results, comparisons
-from sftloss.experiments._words import number
 from sftloss.experiments.metrics import Gap
+from sftloss.experiments.pages.describe import describe
+from sftloss.experiments.pages.words import number
+from sftloss.experiments.plan import Plan
+from sftloss.experiments.verdicts.verdicts import Results, comparisons
 from sftloss.report import Report, schema, to_json
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from tests.experiments.made import PLAN, ROWS, results
 
-from sftloss.experiments._describe import describe
-from sftloss.experiments._plan import labels
-from sftloss.experiments._results import TokenScores, load, save
-from sftloss.experiments._sections_difficulty import by_difficulty, difficulty, thirds
-from sftloss.experiments._verdicts import Results
+from sftloss.experiments.pages.describe import describe
+from sftloss.experiments.pages.difficulty import by_difficulty, difficulty, thirds
+from sftloss.experiments.plan import labels
+from sftloss.experiments.run.results import TokenScores, load, save
+from sftloss.experiments.verdicts.verdicts import Results
 
 TOKENS = 30 * ROWS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sftloss.experiments._paired import crossed_mean, linearised
 from sftloss.experiments.metrics import Gap, Ratio, paired_difference
+from sftloss.experiments.verdicts.paired import crossed_mean, linearised
 
 
 def table(random, seeds: int, examples: int, spread: tuple[float, float, float]):

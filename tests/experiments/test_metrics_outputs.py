@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import ks_2samp
 
 from sftloss.data.examples import Message, Origin, Record
-from sftloss.experiments._generate import Generated
 from sftloss.experiments.metrics import output_metrics, pass_at, pass_counts
+from sftloss.experiments.run.generate import Generated
 
 
 def row(task: str | None, prompt: str, answer: str) -> Record:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sftloss.experiments._paired import Mean, Part, crossed_mean, linearised
-from sftloss.experiments._student import t_quantile, t_tail
+from sftloss.experiments.verdicts.paired import Mean, Part, crossed_mean, linearised
+from sftloss.experiments.verdicts.student import t_quantile, t_tail
 
 
 @pytest.mark.parametrize("df", [1.0, 1.5, 2.0, 7.3, 100.0, 1e5])

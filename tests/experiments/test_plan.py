@@ -9,8 +9,8 @@ import pytest
 from tests.experiments.made import PLAN, arm_result, said
 
 from sftloss.errors import ConfigError, DataError
-from sftloss.experiments._plan import Plan, from_plain, labels, to_plain
-from sftloss.experiments._results import Answer, answers, arm_folder, claim, load, save
+from sftloss.experiments.plan import Plan, from_plain, labels, to_plain
+from sftloss.experiments.run.results import Answer, answers, arm_folder, claim, load, save
 
 
 def test_arms_are_all_combinations_reference_first():

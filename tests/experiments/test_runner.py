@@ -15,7 +15,7 @@ import pytest
 
 from sftloss.errors import ConfigError, DataError
 from sftloss.experiments import Manner, Plan, compare
-from sftloss.experiments._runner import run_arms
+from sftloss.experiments.run.runner import run_arms
 
 TINY = Plan(
     losses=("cross_entropy", "focal(gamma=2)"),
@@ -46,7 +46,7 @@ def straight(tmp_path_factory):
 
 
 def test_a_finished_arm_is_never_trained_again(straight, monkeypatch):
-    monkeypatch.setattr("sftloss.experiments._train.train_arm", None)
+    monkeypatch.setattr("sftloss.experiments.run.train.train_arm", None)
     before = files(straight)
     compare(TINY, output=straight)
     assert files(straight) == before

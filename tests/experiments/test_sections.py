@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from tests.experiments.made import PLAN, ROWS, arm_result, results
 
-from sftloss.experiments._describe import describe
-from sftloss.experiments._plan import Plan, labels
-from sftloss.experiments._verdicts import HEADLINE, Results, comparisons, measures_of
 from sftloss.experiments.metrics import Ratio
+from sftloss.experiments.pages.describe import describe
+from sftloss.experiments.plan import Plan, labels
+from sftloss.experiments.verdicts.verdicts import HEADLINE, Results, comparisons, measures_of
 
 BY_LENGTH = Plan(normalisations=("token-mean", "example-mean"), seeds=(0, 1, 2))
 MANY = Plan(losses=tuple(f"focal(gamma={k})" for k in range(1, 9)), seeds=(0, 1, 2))

@@ -14,13 +14,13 @@ from tests.experiments.test_runner import TINY
 
 from sftloss.document import Column, Table
 from sftloss.errors import ConfigError
-from sftloss.experiments._findings import headlines
-from sftloss.experiments._plan import labels
-from sftloss.experiments._results import Point
-from sftloss.experiments._sections import parts
-from sftloss.experiments._sections_tasks import by_task, conflicts, task_weights
-from sftloss.experiments._verdicts import HEADLINE, Results, comparisons, measures_of
-from sftloss.experiments._words import conclusion
+from sftloss.experiments.pages.sections import parts
+from sftloss.experiments.pages.tasks import by_task, conflicts, task_weights
+from sftloss.experiments.pages.words import conclusion
+from sftloss.experiments.plan import labels
+from sftloss.experiments.run.results import Point
+from sftloss.experiments.verdicts.findings import headlines
+from sftloss.experiments.verdicts.verdicts import HEADLINE, Results, comparisons, measures_of
 
 WEIGHTED = replace(PLAN, losses=("cross_entropy",), tasks=("none", "gls", "static"))
 
@@ -158,7 +158,7 @@ def test_a_weighting_that_wants_more_than_training_rows_gets_it(tmp_path: Path, 
 
 def test_a_second_draw_holds_no_question_that_was_trained() -> None:
     from sftloss.data.demo import demo_tokenizer
-    from sftloss.experiments._material import _prompt, held_out_rows, second_draw, training_rows
+    from sftloss.experiments.run.material import _prompt, held_out_rows, second_draw, training_rows
 
     plan, tokenizer = replace(TINY, data_tasks=("multitask",), train_rows=400, eval_rows=100), demo_tokenizer()
     trained, judged = training_rows(plan, tokenizer), held_out_rows(plan, tokenizer)

@@ -16,11 +16,11 @@ from transformers import TrainerCallback
 
 from sftloss.data import ROLES
 from sftloss.experiments import compare
-from sftloss.experiments._describe import describe
-from sftloss.experiments._material import forecasts, start, training_rows
-from sftloss.experiments._plan import GENERATED, Run
-from sftloss.experiments._studies import DEMO, STUDIES
-from sftloss.experiments._train import Place, _recipe
+from sftloss.experiments.pages.describe import describe
+from sftloss.experiments.plan import GENERATED, Run
+from sftloss.experiments.run.material import forecasts, start, training_rows
+from sftloss.experiments.run.train import Place, _recipe
+from sftloss.experiments.studies import DEMO, STUDIES
 from sftloss.finetune import fine_tune
 from sftloss.finetune.rows import Collator
 from sftloss.training import attachment_of
@@ -64,7 +64,7 @@ def test_tokens_are_counted_and_not_foretold(
     lost.unlink()
     with monkeypatch.context() as patched:
         patched.setattr(Collator, "__call__", cut_off)
-        patched.setattr("sftloss.experiments._train.forecasts", lambda *given: {})
+        patched.setattr("sftloss.experiments.run.train.forecasts", lambda *given: {})
         report = compare(PROMPTS, output=tmp_path)
     found = told(tmp_path)
     # the loader made a fifth batch, which the four steps did not take
@@ -158,7 +158,7 @@ def test_the_end_of_answers_has_its_diagram(whole: dict[float, dict[str, Any]]) 
 
 def test_results_name_the_source_that_made_them(whole: dict[float, dict[str, Any]], monkeypatch: Any, tmp_path) -> None:
     import sftloss
-    from sftloss.experiments._train import _versions
+    from sftloss.experiments.run.train import _versions
 
     assert all(one["versions"] == _versions() for one in whole.values())
     (tmp_path / "__init__.py").write_text("")

@@ -12,7 +12,7 @@ from tests.experiments.test_runner import TINY
 
 from sftloss.errors import ConfigError, MachineError
 from sftloss.experiments import Manner, compare
-from sftloss.experiments import _runner as runner
+from sftloss.experiments.run import runner
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tests.experiments.made import PLAN, results, said
 from tests.report.browser import CHROMIUM, DRIVER, Browser, open_browser
 
 from sftloss.document import Document
-from sftloss.experiments._describe import describe
+from sftloss.experiments.pages.describe import describe
 from sftloss.report import Report
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed")

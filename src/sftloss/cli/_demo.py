@@ -48,7 +48,7 @@ def _compare(options: DemoOptions, manner: Manner) -> None:
     from sftloss.cli._compare import running, show_brief, told
     from sftloss.cli._show import check_targets, hush_bars
     from sftloss.experiments import compare
-    from sftloss.experiments._studies import DEMO
+    from sftloss.experiments.studies import DEMO
 
     check_targets(options.json, replace=options.overwrite)
     hush_bars()

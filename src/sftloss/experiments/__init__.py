@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sftloss.experiments._compare import compare
-from sftloss.experiments._describe import describe
-from sftloss.experiments._generate import Generated, Sampling, generate
-from sftloss.experiments._plan import Arm, Plan
-from sftloss.experiments._runner import Manner
-from sftloss.experiments._studies import STUDIES, Study, study, study_page
+from sftloss.experiments.comparison import compare
+from sftloss.experiments.pages.describe import describe
+from sftloss.experiments.plan import Arm, Plan
+from sftloss.experiments.run.generate import Generated, Sampling, generate
+from sftloss.experiments.run.runner import Manner
+from sftloss.experiments.studies import STUDIES, Study, study, study_page
 
 __all__ = [
     "STUDIES",

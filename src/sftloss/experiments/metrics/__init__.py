@@ -14,12 +14,12 @@ arrays (:func:`to_arrays`).
 
 from __future__ import annotations
 
-from sftloss.experiments.metrics._differences import paired_difference
-from sftloss.experiments.metrics._forgetting import forgetting
-from sftloss.experiments.metrics._of_outputs import output_metrics, pass_at, pass_counts
-from sftloss.experiments.metrics._of_tokens import Bin, end_reliability, reliability, token_metrics
-from sftloss.experiments.metrics._shapes import Gap, Metric, Ratio, by_group, from_arrays, to_arrays
-from sftloss.experiments.metrics._tokens import TokenTable, evaluate_tokens
+from sftloss.experiments.metrics.differences import paired_difference
+from sftloss.experiments.metrics.forgetting import forgetting
+from sftloss.experiments.metrics.of_outputs import output_metrics, pass_at, pass_counts
+from sftloss.experiments.metrics.of_tokens import Bin, end_reliability, reliability, token_metrics
+from sftloss.experiments.metrics.shapes import Gap, Metric, Ratio, by_group, from_arrays, to_arrays
+from sftloss.experiments.metrics.tokens import TokenTable, evaluate_tokens
 
 __all__ = [
     "Bin",

@@ -15,8 +15,8 @@ from sftloss.data import batches, encode
 from sftloss.data.examples import Batch, Example, Record
 from sftloss.decoder import Decoder, open_decoder
 from sftloss.errors import DataError
-from sftloss.experiments._generate import end_ids
-from sftloss.experiments.metrics._shapes import Floats
+from sftloss.experiments.metrics.shapes import Floats
+from sftloss.experiments.run.generate import end_ids
 from sftloss.statistics import Head, TokenStats, from_logits, measure_tokens
 
 TOKENS_PER_BATCH = 4096

@@ -6,10 +6,10 @@ import tempfile
 from pathlib import Path
 
 from sftloss.errors import ConfigError
-from sftloss.experiments._describe import describe
-from sftloss.experiments._plan import Plan, Run
-from sftloss.experiments._results import answers
-from sftloss.experiments._runner import Manner, run_arms
+from sftloss.experiments.pages.describe import describe
+from sftloss.experiments.plan import Plan, Run
+from sftloss.experiments.run.results import answers
+from sftloss.experiments.run.runner import Manner, run_arms
 from sftloss.report import Report
 
 PAGE, DATA, TEXT = "report.html", "report.json", "report.md"

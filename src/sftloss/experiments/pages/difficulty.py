@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.document import Column, Section, Table
-from sftloss.experiments._findings import Names
-from sftloss.experiments._sections import cells, folded
-from sftloss.experiments._verdicts import Results
-from sftloss.experiments._words import listed
 from sftloss.experiments.metrics import Ratio
+from sftloss.experiments.pages.sections import cells, folded
+from sftloss.experiments.pages.words import listed
+from sftloss.experiments.verdicts.findings import Names
+from sftloss.experiments.verdicts.verdicts import Results
 
 THIRDS = ("easy", "middle", "hard")
 

@@ -11,8 +11,8 @@ import torch
 
 from sftloss.data import ROLES, Example, Record, RowError, encode, read_records
 from sftloss.errors import ConfigError, DataError
-from sftloss.experiments._plan import DEMO, GENERATED, SCRATCH, Plan
-from sftloss.experiments._results import Examples, Forecast
+from sftloss.experiments.plan import DEMO, GENERATED, SCRATCH, Plan
+from sftloss.experiments.run.results import Examples, Forecast
 
 if TYPE_CHECKING:
     from sftloss.finetune import Recipe

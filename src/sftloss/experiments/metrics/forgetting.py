@@ -14,7 +14,7 @@ from sftloss.data import batches, encode
 from sftloss.data.examples import Batch, Example, Record
 from sftloss.decoder import Decoder, open_decoder
 from sftloss.errors import DataError, ModelError
-from sftloss.experiments.metrics._shapes import Metric, Ratio
+from sftloss.experiments.metrics.shapes import Metric, Ratio
 
 _CHUNK_BYTES = 1 << 27  # logits of both models at a time
 

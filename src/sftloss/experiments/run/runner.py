@@ -20,10 +20,10 @@ from typing import Any
 
 from sftloss import errors
 from sftloss.errors import ConfigError
-from sftloss.experiments._plan import Plan, Run, to_plain
-from sftloss.experiments._results import claim, load
-from sftloss.experiments._task_needs import check_needs
-from sftloss.experiments._verdicts import Results
+from sftloss.experiments.plan import Plan, Run, to_plain
+from sftloss.experiments.run.results import claim, load
+from sftloss.experiments.run.task_needs import check_needs
+from sftloss.experiments.verdicts.verdicts import Results
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def run_arms(plan: Plan, folder: Path, manner: Manner) -> Results:
 
 
 def _here(plan: Plan, runs: Sequence[Run], order: dict[str, Any], device: str, finished: Callable[[Run], None]) -> None:
-    from sftloss.experiments._train import Place, train_arm
+    from sftloss.experiments.run.train import Place, train_arm
 
     for run in runs:
         train_arm(plan, run, Place(Path(order["folder"]), order["digest"], device, order["save_every"]))
@@ -152,7 +152,7 @@ class _Workers:
         log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives as the process
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "sftloss.experiments._worker"],
+                [sys.executable, "-m", "sftloss.experiments.run.worker"],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8", env=environment,
             )  # fmt: skip
         except BaseException:

@@ -9,10 +9,6 @@ from typing import Any
 import numpy as np
 
 from sftloss.data.tasks import check, question, reference
-from sftloss.experiments._generate import Generated, Sampling, generate
-from sftloss.experiments._material import Rows
-from sftloss.experiments._plan import Plan
-from sftloss.experiments._results import Answer, TokenScores
 from sftloss.experiments.metrics import (
     Bin,
     Metric,
@@ -24,6 +20,10 @@ from sftloss.experiments.metrics import (
     reliability,
     token_metrics,
 )
+from sftloss.experiments.plan import Plan
+from sftloss.experiments.run.generate import Generated, Sampling, generate
+from sftloss.experiments.run.material import Rows
+from sftloss.experiments.run.results import Answer, TokenScores
 
 _GREEDY = ("exact_match", "abstains_unknown", "abstains_known")
 

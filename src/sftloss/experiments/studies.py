@@ -9,10 +9,10 @@ from types import MappingProxyType
 
 from sftloss.document import Document
 from sftloss.errors import ConfigError
-from sftloss.experiments._answers import Claim, answer
-from sftloss.experiments._compare import compare
-from sftloss.experiments._plan import Plan
-from sftloss.experiments._runner import Manner
+from sftloss.experiments.comparison import compare
+from sftloss.experiments.plan import Plan
+from sftloss.experiments.run.runner import Manner
+from sftloss.experiments.verdicts.answers import Claim, answer
 from sftloss.report import Report, render_markdown, write_text_atomic
 from sftloss.report.markdown import escape
 

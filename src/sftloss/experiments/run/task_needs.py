@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from sftloss.data import Example
 from sftloss.errors import ConfigError
-from sftloss.experiments._material import Rows, second_draw
-from sftloss.experiments._plan import GENERATED, Plan
+from sftloss.experiments.plan import GENERATED, Plan
+from sftloss.experiments.run.material import Rows, second_draw
 
 if TYPE_CHECKING:
     from sftloss.finetune import Recipe

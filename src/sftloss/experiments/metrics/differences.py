@@ -1,6 +1,6 @@
 r"""Differences of any metric between two arms, with an error over examples and seeds: by resampling.
 
-For ratios :func:`sftloss.experiments._paired.crossed_mean` has the error in closed form. A calibration error or a
+For ratios :func:`sftloss.experiments.verdicts.paired.crossed_mean` has the error in closed form. A calibration error or a
 distance between distributions is no mean of anything, so here examples are resampled, the same draw for both arms and
 all seeds, and the seeds' own differences vary as they do:
 
@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.analysis.shared.bootstrap import poisson_weights
-from sftloss.experiments._paired import Mean, Part
-from sftloss.experiments.metrics._shapes import Floats, Metric
+from sftloss.experiments.metrics.shapes import Floats, Metric
+from sftloss.experiments.verdicts.paired import Mean, Part
 
 
 def paired_difference(

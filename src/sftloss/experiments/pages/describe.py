@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sftloss.document import Document, Section
-from sftloss.experiments._findings import findings, headlines
-from sftloss.experiments._plan import GENERATED, Arm, Plan, labels
-from sftloss.experiments._results import Answer
-from sftloss.experiments._sections_difficulty import difficulty
-from sftloss.experiments._sections_groups import calibration, forgetting, groups, outputs
-from sftloss.experiments._sections_lengths import lengths
-from sftloss.experiments._sections_metrics import curves, metrics
-from sftloss.experiments._sections_tasks import by_task, conflicts, task_weights
-from sftloss.experiments._sections_verdicts import verdicts
-from sftloss.experiments._verdicts import Results, comparisons
+from sftloss.experiments.pages.difficulty import difficulty
+from sftloss.experiments.pages.groups import calibration, forgetting, groups, outputs
+from sftloss.experiments.pages.lengths import lengths
+from sftloss.experiments.pages.metrics import curves, metrics
+from sftloss.experiments.pages.tasks import by_task, conflicts, task_weights
+from sftloss.experiments.pages.verdicts import verdicts
+from sftloss.experiments.plan import GENERATED, Arm, Plan, labels
+from sftloss.experiments.run.results import Answer
+from sftloss.experiments.verdicts.findings import findings, headlines
+from sftloss.experiments.verdicts.verdicts import Results, comparisons
 
 _METHOD = (
     "Arms of one seed start from the same weights, see the same rows in the same order and the same number of tokens; "

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
-from sftloss.experiments._findings import Names
-from sftloss.experiments._plan import Arm
-from sftloss.experiments._sections import NOTHING, folded, parts
-from sftloss.experiments._sections_metrics import SEEDS_BAND
-from sftloss.experiments._verdicts import Comparison, Results
-from sftloss.experiments._words import conclusion, counted
+from sftloss.experiments.pages.metrics import SEEDS_BAND
+from sftloss.experiments.pages.sections import NOTHING, folded, parts
+from sftloss.experiments.pages.words import conclusion, counted
+from sftloss.experiments.plan import Arm
+from sftloss.experiments.verdicts.findings import Names
+from sftloss.experiments.verdicts.verdicts import Comparison, Results
 
 _LINES = 8
 _OVER_TIME = (

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 
 from sftloss.document import Cell, Column, Series, Table
-from sftloss.experiments._findings import Names
-from sftloss.experiments._paired import Mean
-from sftloss.experiments._plan import Arm
-from sftloss.experiments._verdicts import Results, clipped, most
 from sftloss.experiments.metrics import pass_counts
+from sftloss.experiments.plan import Arm
+from sftloss.experiments.verdicts.findings import Names
+from sftloss.experiments.verdicts.paired import Mean
+from sftloss.experiments.verdicts.verdicts import Results, clipped, most
 
 Kind = Literal["text", "integer", "number", "percent", "ratio", "nats"]
 Triple = tuple[Cell, Cell, Cell]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from sftloss.document import Chart, Section, Series, Table
-from sftloss.experiments._findings import Names
-from sftloss.experiments._plan import Plan
-from sftloss.experiments._sections import (
+from sftloss.experiments.pages.sections import (
     ANSWERS,
     CALIBRATION,
     LOSS,
@@ -19,8 +17,10 @@ from sftloss.experiments._sections import (
     parts,
     samples_of,
 )
-from sftloss.experiments._verdicts import HEADLINE, Results
-from sftloss.experiments._words import listed
+from sftloss.experiments.pages.words import listed
+from sftloss.experiments.plan import Plan
+from sftloss.experiments.verdicts.findings import Names
+from sftloss.experiments.verdicts.verdicts import HEADLINE, Results
 
 _LOG = 5.0  # a loss that falls by more is drawn on a logarithmic axis
 SEEDS_BAND = "lowest to highest seed"

@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 
 from sftloss.document import Interval
-from sftloss.experiments._paired import Floats, Mean, crossed_mean, linearised
-from sftloss.experiments._plan import Arm, Run
-from sftloss.experiments._results import ArmResult, Forecast
-from sftloss.experiments._student import t_quantile
 from sftloss.experiments.metrics import Gap, Ratio, paired_difference
+from sftloss.experiments.plan import Arm, Run
+from sftloss.experiments.run.results import ArmResult, Forecast
+from sftloss.experiments.verdicts.paired import Floats, Mean, crossed_mean, linearised
+from sftloss.experiments.verdicts.student import t_quantile
 
 LEVEL = 0.95
 SEEDS = 3

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.errors import ConfigError, DataError
-from sftloss.experiments._plan import Arm, Plan, Run, digest_of, to_plain
 from sftloss.experiments.metrics import Bin, Gap, Metric, Ratio
+from sftloss.experiments.plan import Arm, Plan, Run, digest_of, to_plain
 from sftloss.report import write_text_atomic
 
 RESULT, ANSWERS, TOKENS, PLAN = "result.json", "answers.jsonl", "tokens.safetensors", "plan.json"

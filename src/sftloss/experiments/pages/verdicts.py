@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sftloss.document import Chart, Column, Section, Series, Table
-from sftloss.experiments._findings import Names
-from sftloss.experiments._verdicts import Comparison, Measure, Results
-from sftloss.experiments._words import counted, in_unit, signed, unit
+from sftloss.experiments.pages.words import counted, in_unit, signed, unit
+from sftloss.experiments.verdicts.findings import Names
+from sftloss.experiments.verdicts.verdicts import Comparison, Measure, Results
 
 
 def verdicts(results: Results, compared: Sequence[Comparison], names: Names) -> Section:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sftloss.document import Interval
-from sftloss.experiments._plan import Arm
-from sftloss.experiments._verdicts import Comparison, Measure
+from sftloss.experiments.plan import Arm
+from sftloss.experiments.verdicts.verdicts import Comparison, Measure
 
 
 def unit(measure: Measure) -> str:

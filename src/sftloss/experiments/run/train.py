@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import sftloss
-from sftloss.experiments._evaluate import curve_point, evaluated, forgotten
-from sftloss.experiments._material import (
+from sftloss.experiments.plan import Plan, Run
+from sftloss.experiments.run.evaluate import curve_point, evaluated, forgotten
+from sftloss.experiments.run.material import (
     Rows,
     forecasts,
     held_out_rows,
@@ -26,9 +27,8 @@ from sftloss.experiments._material import (
     start,
     training_rows,
 )
-from sftloss.experiments._plan import Plan, Run
-from sftloss.experiments._results import ArmResult, Point, arm_folder, save
-from sftloss.experiments._task_needs import with_needs
+from sftloss.experiments.run.results import ArmResult, Point, arm_folder, save
+from sftloss.experiments.run.task_needs import with_needs
 from sftloss.report import write_text_atomic
 
 if TYPE_CHECKING:

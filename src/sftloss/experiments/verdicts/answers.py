@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sftloss.document import Document
-from sftloss.experiments._words import listed
+from sftloss.experiments.pages.words import listed
 
 _DIFFERENT, _UNJUDGED = "different", "too few seeds"
 

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sftloss.document import Chart, Column, Section, Series, Table
-from sftloss.experiments._findings import Names
-from sftloss.experiments._plan import Arm
-from sftloss.experiments._results import Answer
-from sftloss.experiments._sections import (
+from sftloss.experiments.metrics import Bin
+from sftloss.experiments.pages.sections import (
     CALIBRATION,
     FORGETTING,
     Shown,
@@ -21,8 +19,10 @@ from sftloss.experiments._sections import (
     parts,
     value_of,
 )
-from sftloss.experiments._verdicts import Results
-from sftloss.experiments.metrics import Bin
+from sftloss.experiments.plan import Arm
+from sftloss.experiments.run.results import Answer
+from sftloss.experiments.verdicts.findings import Names
+from sftloss.experiments.verdicts.verdicts import Results
 
 _GROUPED = (
     Shown("token_nll", "loss per token", "nats"),

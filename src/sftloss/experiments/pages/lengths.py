@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
-from sftloss.experiments._findings import Names, relative_forecast
-from sftloss.experiments._plan import Plan
-from sftloss.experiments._sections import cells, folded, grey, in_view, outstanding, parts
-from sftloss.experiments._verdicts import SHIFT, Results
+from sftloss.experiments.pages.sections import cells, folded, grey, in_view, outstanding, parts
+from sftloss.experiments.plan import Plan
+from sftloss.experiments.verdicts.findings import Names, relative_forecast
+from sftloss.experiments.verdicts.verdicts import SHIFT, Results
 
 _BINS = 24
 _PREDICTED = Column(

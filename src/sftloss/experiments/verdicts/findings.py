@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from sftloss.document import Finding, Interval
-from sftloss.experiments._plan import Arm
-from sftloss.experiments._verdicts import ENOUGH, SEEDS, SHIFT, Comparison, Results, tilt
-from sftloss.experiments._words import conclusion, counted, listed, number, said, signed, unit
+from sftloss.experiments.pages.words import conclusion, counted, listed, number, said, signed, unit
+from sftloss.experiments.plan import Arm
+from sftloss.experiments.verdicts.verdicts import ENOUGH, SEEDS, SHIFT, Comparison, Results, tilt
 
 Names = Mapping[Arm, str]
 _NAMED = 3  # more arms are counted, not listed

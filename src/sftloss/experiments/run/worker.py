@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sftloss.experiments._plan import Plan, Run, from_plain
+from sftloss.experiments.plan import Plan, Run, from_plain
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
 
 def _answer(plan: Plan, run: Run, order: dict[str, Any]) -> dict[str, str]:
     from sftloss.errors import SftlossError
-    from sftloss.experiments._train import Place, train_arm
+    from sftloss.experiments.run.train import Place, train_arm
 
     place = Place(Path(order["folder"]), order["digest"], order["device"], order["save_every"])
     try:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sftloss.experiments.metrics._shapes import Floats, Gap, Metric, Ratio
-from sftloss.experiments.metrics._tokens import TokenTable
+from sftloss.experiments.metrics.shapes import Floats, Gap, Metric, Ratio
+from sftloss.experiments.metrics.tokens import TokenTable
 
 BINS = 15
 _POSITIONS = (0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 512, 1024)

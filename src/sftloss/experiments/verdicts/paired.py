@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.document import Interval
-from sftloss.experiments._student import t_quantile
+from sftloss.experiments.verdicts.student import t_quantile
 
 Floats = NDArray[np.float64]
 POWER = 0.8

@@ -1,0 +1,1 @@
+"""Arms trained and evaluated, one process or several."""

@@ -1,0 +1,1 @@
+"""Differences between arms with intervals, and what they support."""
