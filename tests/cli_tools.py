@@ -9,7 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import sftloss
-from sftloss.cli._app import app
+from sftloss.cli.app import app
 
 MODEL = str(Path(sftloss.__file__).parent / "data" / "demo_model")
 ROWS = [

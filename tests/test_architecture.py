@@ -55,7 +55,7 @@ def test_the_core_needs_torch_and_jaxtyping_only():
 
 def test_help_loads_neither_torch_nor_transformers():
     """Help must be instant; the two together take seconds."""
-    code = "from sftloss.cli._app import app\ntry:\n    app(['analyze', '--help'])\nexcept SystemExit: pass"
+    code = "from sftloss.cli.app import app\ntry:\n    app(['analyze', '--help'])\nexcept SystemExit: pass"
     assert not loaded_by(code) & {"torch", "transformers", "polars", "matplotlib", "numpy", "yaml", "jinja2"}
 
 

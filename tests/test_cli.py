@@ -10,8 +10,8 @@ from dataclasses import fields
 import pytest
 from tests.cli_tools import MODEL, ROWS, run, write_rows
 
-from sftloss.cli._analyze import AnalyzeOptions
-from sftloss.cli._app import app
+from sftloss.cli.app import app
+from sftloss.cli.verbs.analyze import AnalyzeOptions
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from tests.cli_tools import run
 from tests.experiments.made import PLAN, results
 
-from sftloss.cli._compare import CompareOptions, plan_of
+from sftloss.cli.verbs.compare import CompareOptions, plan_of
 from sftloss.config import command_line
 from sftloss.experiments import STUDIES, Plan, study_page
 from sftloss.experiments.pages.describe import describe

@@ -148,7 +148,7 @@ def test_lengths_fails_on_a_warning_where_asked_to(lengths):
 
 
 def test_lengths_prints_options_that_give_the_same_run(lengths, tmp_path):
-    from sftloss.cli._lengths import LengthsOptions
+    from sftloss.cli.verbs.lengths import LengthsOptions
 
     printed = lengths("--batch-size", 4, "--normalization", 0.3, "--columns", "prompt=q", "--print-config")
     (tmp_path / "c.yaml").write_text(printed.stdout)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from sftloss.cli._log import heard
+from sftloss.cli.log import heard
 
 OURS, OTHER = logging.getLogger("sftloss.training"), logging.getLogger("sftlossy.other")
 

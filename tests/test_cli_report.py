@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sftloss.cli._app import app
-from sftloss.cli._report import ReportOptions
+from sftloss.cli.app import app
+from sftloss.cli.verbs.report import ReportOptions
 from sftloss.config import command_line
 from sftloss.document import Document, Finding
 from sftloss.report import to_json

@@ -16,7 +16,7 @@ from tests.finetune.runs import PLANTED, write_planted
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
-from sftloss.cli._train_options import TrainOptions
+from sftloss.cli.options.train import TrainOptions
 from sftloss.finetune import Recipe
 
 DEMO = ("train", "--model", "demo", "--data", "demo", "--device", "cpu")

@@ -139,7 +139,7 @@ def test_killed_ranks_resume_to_the_same_report(data: Path, alone: Path, tmp_pat
     ("said", "told"), [({"RANK": "2", "WORLD_SIZE": "2"}, "a rank is below"), ({"WORLD_SIZE": "x"}, "is no number")]
 )
 def test_an_impossible_launch_is_one_sentence(said, told, monkeypatch) -> None:
-    from sftloss.cli._ranks import shard_of_environment
+    from sftloss.cli.ranks import shard_of_environment
     from sftloss.errors import ConfigError
 
     for name, value in said.items():
@@ -149,7 +149,7 @@ def test_an_impossible_launch_is_one_sentence(said, told, monkeypatch) -> None:
 
 
 def test_cuda_is_the_card_of_the_rank_and_other_devices_stay(monkeypatch) -> None:
-    from sftloss.cli._ranks import device_of_rank
+    from sftloss.cli.ranks import device_of_rank
 
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert [device_of_rank(d) for d in ("cuda", "cuda:0", "cpu")] == ["cuda:3", "cuda:0", "cpu"]

@@ -19,7 +19,7 @@ def main() -> None:
     """The `sftloss` command. Exits with 0 done, 1 findings at or above --fail-on, 2 usage or configuration,
     3 data, 4 model or tokenizer, 5 internal, 130 interrupted."""
     try:
-        from sftloss.cli._app import app
+        from sftloss.cli.app import app
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise

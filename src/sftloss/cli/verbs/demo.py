@@ -6,7 +6,7 @@ import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 
-from sftloss.cli._options import Manner
+from sftloss.cli.options.options import Manner
 from sftloss.config import option
 
 
@@ -28,7 +28,7 @@ def demo(options: DemoOptions, manner: Manner) -> None:
     if options.compare:
         _compare(options, manner)
         return
-    from sftloss.cli._show import check_targets, note, progress, show
+    from sftloss.cli.show import check_targets, note, progress, show
     from sftloss.pipeline import Run, demo
 
     check_targets(options.json, replace=options.overwrite)
@@ -45,8 +45,8 @@ def demo(options: DemoOptions, manner: Manner) -> None:
 def _compare(options: DemoOptions, manner: Manner) -> None:
     import os
 
-    from sftloss.cli._compare import running, show_brief, told
-    from sftloss.cli._show import check_targets, hush_bars
+    from sftloss.cli.show import check_targets, hush_bars
+    from sftloss.cli.verbs.compare import running, show_brief, told
     from sftloss.experiments import compare
     from sftloss.experiments.studies import DEMO
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sftloss.cli._exit import say
+from sftloss.cli.exit import say
 
 _OURS = "sftloss"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from sftloss.cli._options import Manner
+from sftloss.cli.options.options import Manner
 from sftloss.config import option
 from sftloss.errors import ConfigError
 
@@ -39,7 +39,7 @@ def report(options: ReportOptions, manner: Manner) -> None:
 
     Example: sftloss report run-a run-b --label "token mean" --label dft
     """
-    from sftloss.cli._show import note
+    from sftloss.cli.show import note
     from sftloss.report import render_comparison, write_text_atomic
 
     if len(options.run) < 2:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from sftloss.cli._analyze import AnalyzeOptions, analyze
-from sftloss.cli._compare import CompareOptions, compare
-from sftloss.cli._demo import DemoOptions, demo
-from sftloss.cli._env import EnvOptions, env
-from sftloss.cli._inspect import InspectOptions, inspect
-from sftloss.cli._lengths import LengthsOptions, lengths
-from sftloss.cli._losses import LossesOptions, losses
-from sftloss.cli._options import takes
-from sftloss.cli._report import ReportOptions, SchemaOptions, report, schema
-from sftloss.cli._study import VERBS as STUDIES
-from sftloss.cli._study import StudyOptions
-from sftloss.cli._train import TrainOptions, train
+from sftloss.cli.options.options import takes
+from sftloss.cli.verbs.analyze import AnalyzeOptions, analyze
+from sftloss.cli.verbs.compare import CompareOptions, compare
+from sftloss.cli.verbs.demo import DemoOptions, demo
+from sftloss.cli.verbs.env import EnvOptions, env
+from sftloss.cli.verbs.inspect import InspectOptions, inspect
+from sftloss.cli.verbs.lengths import LengthsOptions, lengths
+from sftloss.cli.verbs.losses import LossesOptions, losses
+from sftloss.cli.verbs.report import ReportOptions, SchemaOptions, report, schema
+from sftloss.cli.verbs.study import VERBS as STUDIES
+from sftloss.cli.verbs.study import StudyOptions
+from sftloss.cli.verbs.train import TrainOptions, train
 
 app = typer.Typer(
     name="sftloss",

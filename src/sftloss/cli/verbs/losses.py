@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import typer
 
-from sftloss.cli._options import Manner
+from sftloss.cli.options.options import Manner
 from sftloss.config import option
 
 

@@ -7,8 +7,8 @@ import sys
 from dataclasses import fields, replace
 from typing import Any
 
-from sftloss.cli._options import Manner
-from sftloss.cli._train_options import TrainOptions
+from sftloss.cli.options.options import Manner
+from sftloss.cli.options.train import TrainOptions
 from sftloss.config import command_line, to_yaml
 from sftloss.errors import ConfigError
 
@@ -18,8 +18,8 @@ _UNITS = (("GB", 2**30), ("MB", 2**20), ("kB", 2**10))
 def train(options: TrainOptions, manner: Manner) -> int:
     """Fine-tune a model on a data file under any loss. Killed at any time, it goes on with --resume; Ctrl-C and SIGTERM
     finish the step, save a checkpoint and exit with 130 and 143."""
-    from sftloss.cli._ranks import shard_of_environment
-    from sftloss.cli._show import check_targets, hush_bars, note
+    from sftloss.cli.ranks import shard_of_environment
+    from sftloss.cli.show import check_targets, hush_bars, note
     from sftloss.finetune import Interrupted, fine_tune, plan
 
     recipe, (rank, ranks) = recipe_of(options), shard_of_environment()
@@ -69,7 +69,7 @@ def _lines(manner: Manner) -> Any:
     """One line on stderr for each of the log."""
     from transformers import TrainerCallback
 
-    from sftloss.cli._show import note
+    from sftloss.cli.show import note
 
     class Lines(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -90,7 +90,7 @@ def _said(values: dict[str, float]) -> str:
 
 def _show(outcome: Any, options: TrainOptions, manner: Manner) -> None:
     """The evaluation as a table, or everything as JSON."""
-    from sftloss.cli._show import note
+    from sftloss.cli.show import note
 
     if options.json is not None:
         text = (outcome.folder / "train.json").read_text(encoding="utf-8")

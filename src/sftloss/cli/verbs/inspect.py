@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftloss.cli._exit import DATA
-from sftloss.cli._options import Manner
+from sftloss.cli.exit import DATA
+from sftloss.cli.options.options import Manner
 from sftloss.config import option, to_yaml
 from sftloss.errors import ConfigError
 
@@ -63,7 +63,7 @@ def inspect(options: InspectOptions, manner: Manner) -> int:
 
     Example: sftloss inspect --model MODEL --data train.jsonl
     """
-    from sftloss.cli._show import progress, verdict
+    from sftloss.cli.show import progress, verdict
     from sftloss.report import Report
 
     _check(options)
@@ -77,7 +77,7 @@ def inspect(options: InspectOptions, manner: Manner) -> int:
 
 
 def _check(options: InspectOptions) -> None:
-    from sftloss.cli._show import check_targets
+    from sftloss.cli.show import check_targets
 
     if options.model is None and options.tokenizer is None:
         raise ConfigError("--tokenizer is missing: give --model or --tokenizer, or 'tokenizer:' in the -c file.")
@@ -138,7 +138,7 @@ def _print(report: Report, options: InspectOptions) -> None:
 
 
 def _write(report: Report, options: InspectOptions, manner: Manner) -> None:
-    from sftloss.cli._show import note
+    from sftloss.cli.show import note
     from sftloss.report import write_all_atomic
 
     if options.json not in (None, "-"):

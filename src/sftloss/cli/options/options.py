@@ -9,8 +9,8 @@ from typing import Any, get_args, get_type_hints
 
 import typer
 
-from sftloss.cli._exit import exit_codes
-from sftloss.cli._log import heard
+from sftloss.cli.exit import exit_codes
+from sftloss.cli.log import heard
 from sftloss.config import Flag, resolve, spelled, to_yaml
 
 

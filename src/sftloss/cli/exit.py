@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import typer
 
-from sftloss.cli._flags import in_flags
+from sftloss.cli.flags import in_flags
 from sftloss.errors import SftlossError
 
 FINDINGS, USAGE, DATA, MODEL, INTERNAL, INTERRUPTED = 1, 2, 3, 4, 5, 130

@@ -9,7 +9,7 @@ from importlib import metadata
 
 import typer
 
-from sftloss.cli._options import Manner
+from sftloss.cli.options.options import Manner
 
 _PACKAGES = (
     "torch", "jaxtyping", "transformers", "tokenizers", "safetensors", "datasets", "polars", "numpy", "typer", "rich",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftloss.cli._options import Manner
+from sftloss.cli.options.options import Manner
 from sftloss.config import command_line, option
 from sftloss.errors import ConfigError
 
@@ -91,7 +91,7 @@ _RENAMED = {"losses": "loss", "normalisations": "normalization", "prompt_weights
 
 def compare(options: CompareOptions, manner: Manner) -> None:
     """Train and compare. The same model under several losses, at equal tokens; verdicts with intervals."""
-    from sftloss.cli._show import check_targets, hush_bars
+    from sftloss.cli.show import check_targets, hush_bars
     from sftloss.experiments import compare
 
     check_targets(options.json, options.markdown, replace=True)
@@ -127,7 +127,7 @@ def plan_of(options: CompareOptions) -> Plan:
 
 def running(manner: Manner, **given: Any) -> Running:
     """Devices and processes, with a line on stderr for every finished arm."""
-    from sftloss.cli._show import note
+    from sftloss.cli.show import note
     from sftloss.experiments import Manner as Running
 
     return Running(**given, tell=lambda done, total, name: note(f"{done} of {total} trained: {name}", manner))
@@ -137,7 +137,7 @@ def show_brief(report: Report, *, json: str | None = None, markdown: str | None 
     """Headlines, findings and the first tables on the terminal; the page has the rest."""
     from dataclasses import replace
 
-    from sftloss.cli._show import show
+    from sftloss.cli.show import show
     from sftloss.report import Report
 
     if json is not None or markdown is not None:
@@ -153,6 +153,6 @@ def show_brief(report: Report, *, json: str | None = None, markdown: str | None 
 
 
 def told(output: str, manner: Manner) -> None:
-    from sftloss.cli._show import note
+    from sftloss.cli.show import note
 
     note(f"wrote {output}/report.html", manner)

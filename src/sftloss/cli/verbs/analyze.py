@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from sftloss.cli._options import Manner
+from sftloss.cli.options.options import Manner
 from sftloss.config import command_line, option
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ def analyze(options: AnalyzeOptions, manner: Manner) -> int:
 
     Under torchrun the processes share the work, and the first one shows.
     """
-    from sftloss.cli._ranks import device_of_rank, shard_of_environment
-    from sftloss.cli._show import check_targets, note, progress, show, verdict
+    from sftloss.cli.ranks import device_of_rank, shard_of_environment
+    from sftloss.cli.show import check_targets, note, progress, show, verdict
     from sftloss.decoder import load_model
     from sftloss.pipeline import Run, analyze, check, take_part
 

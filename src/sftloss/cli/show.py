@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sftloss.cli._exit import FINDINGS
-from sftloss.cli._options import Manner
+from sftloss.cli.exit import FINDINGS
+from sftloss.cli.options.options import Manner
 from sftloss.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sftloss.cli._options import Manner
+from sftloss.cli.options.options import Manner
 from sftloss.config import command_line, option
 from sftloss.errors import ConfigError
 
@@ -67,7 +67,7 @@ def lengths(options: LengthsOptions, manner: Manner) -> int:
     Example: sftloss lengths --data train.jsonl --batch-size 4 --grad-accum 8
     """
     from sftloss.analysis import LengthOptions
-    from sftloss.cli._show import check_targets, note, progress, show, verdict
+    from sftloss.cli.show import check_targets, note, progress, show, verdict
     from sftloss.pipeline import Run, lengths, normalisation
 
     _check(options)

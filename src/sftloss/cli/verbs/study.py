@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sftloss.cli._options import Manner
+from sftloss.cli.options.options import Manner
 from sftloss.config import option
 
 
@@ -44,8 +44,8 @@ VERBS = {"length": length, "focal": focal, "instruction-response": instruction_r
 
 
 def _run(name: str, options: StudyOptions, manner: Manner) -> None:
-    from sftloss.cli._compare import running, show_brief, told
-    from sftloss.cli._show import check_targets, hush_bars
+    from sftloss.cli.show import check_targets, hush_bars
+    from sftloss.cli.verbs.compare import running, show_brief, told
     from sftloss.experiments import study
 
     check_targets(options.json, replace=True)
