@@ -16,6 +16,12 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 if not os.path.exists("/dev/nvidia0"):
     os.environ.setdefault("TRITON_INTERPRET", "1")  # the kernels run in Triton's interpreter; read when it is imported
 
+# before pytest imports a module by its file: it would put the module in place of the function of the same name
+import sftloss  # noqa: E402
+
+for _room in sftloss.__all__:
+    getattr(sftloss, _room)
+
 # examples are looked for where the module can be imported
 needs = {
     "src/sftloss/statistics/backends/triton.py": "triton",

@@ -1,6 +1,6 @@
 """Make a small byte-level tokenizer from data files: `python scripts/make_tokenizer.py FOLDER SIZE FILE [FILE ...]`.
 
-For models trained from scratch, as in docs/studies/real_data.md: the merges are those of the files' own text, and the
+For models trained from scratch, as in studies/real_data.md: the merges are those of the files' own text, and the
 chat template is the demo's.
 """
 

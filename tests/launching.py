@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node")
 
 

@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.paths import ROOT
 
 import sftloss
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "sftloss"
 FILES = sorted(SOURCE.rglob("*.py"))
 # what is public: the names in `__all__` of a room, and of the few modules beside the rooms
@@ -77,8 +77,20 @@ def _kind_and_name(name: str) -> tuple[int, str]:
     return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
 
 
-def test_the_front_door_has_at_most_fifteen_names():
-    assert 0 < len(sftloss.__all__) <= 15
+def test_the_front_door_has_at_most_thirty_names_beside_the_rooms():
+    assert 0 < len(set(sftloss.__all__) - set(sftloss._ROOMS)) <= 30
+
+
+def test_every_room_and_name_resolves_after_one_import_and_nothing_else_shows():
+    code = "import sftloss; print(all(hasattr(sftloss, n) for n in sftloss.__all__)); print(*dir(sftloss))"
+    lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[0] == "True"
+    assert set(lines[1].split()) == {*sftloss.__all__, "__version__"}
+
+
+def test_rooms_of_the_front_door_are_the_rooms_of_the_package():
+    packages = {module.name for module in pkgutil.iter_modules(sftloss.__path__) if module.ispkg}
+    assert set(sftloss._ROOMS) == packages - {"cli"}
 
 
 def test_an_unknown_name_is_an_attribute_error():

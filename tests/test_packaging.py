@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from tests.paths import ROOT
 
 import sftloss
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "sftloss"
 NAMED_OTHERWISE = {"yaml": "pyyaml", "markupsafe": "jinja2"}  # markupsafe is a part of jinja2
 # asked for by name where a hub data set is read or adapters are trained, with a sentence where one is missing; the HF

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.analysis.test_inspect import CHATML, CLEAN, TAGGED, labelled, pair, parts, tagged, tokenizer_of
-from tests.cli_tools import run
+from tests.cli.tools import run
 
 from sftloss.data import CURES, READ_REASONS
 

@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.cli_tools import MODEL, ROWS, write_rows
+from tests.cli.tools import MODEL, ROWS, write_rows
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 MAIN = ROOT / "tests" / "analyze_process.py"
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK", "ROLE_RANK")
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
+from tests.paths import ROOT
 from typer.main import get_command
 
 from sftloss.cli.app import app
 
-ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 VERBS = get_command(app).commands
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.S)

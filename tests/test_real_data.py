@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.paths import REAL_DATA as DATA
 from tests.tiny import tiny_tokenizer
 from tests.tiny_models import tiny_model
 
-DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 FILES = {
     "alpaca_en_demo.json": 999,
     "alpaca_zh_demo.json": 1000,

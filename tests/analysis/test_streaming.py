@@ -11,13 +11,12 @@ import numpy as np
 import polars as pl
 import pytest
 from tests.analysis.tables import MemoryTable, make_table, random_examples
+from tests.paths import ROOT
 
 from sftloss.analysis import AnalysisOptions, describe
 from sftloss.analysis.shared.bootstrap import UNITS, GroupSums, interval, resampling_units, snap
 from sftloss.analysis.signal.frames import open_study
 from sftloss.analysis.signal.token_groups import token_sums
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class CutTable(MemoryTable):

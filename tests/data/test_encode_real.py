@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.paths import REAL_DATA as DATA
 from tests.tiny import tiny_tokenizer
 
 from sftloss.data import ROLES, Message, Origin, Record, encode, encode_records, read_records
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
 MARKS = ("<|im_start|>", "<|im_end|>")
 HERE = Origin("rows.jsonl", 0, 1)
 

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.paths import REAL_DATA as REAL
 
 from sftloss.data import CURES, ENCODE_REASONS, READ_REASONS, Origin, ReadBounds, read_records
 from sftloss.errors import ConfigError, DataError
 
 GOOD = {"question": "2 + 2?", "answer": "4"}
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 REAL_ROWS = {
     "alpaca_en_demo.json": (999, "alpaca"),
     "alpaca_zh_demo.json": (1000, "alpaca"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.cli_tools import run
+from tests.cli.tools import run
 from tests.experiments.made import PLAN, results
 from tests.experiments.test_runner import TINY
 

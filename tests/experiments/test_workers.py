@@ -7,7 +7,7 @@ import signal
 from dataclasses import replace
 
 import pytest
-from tests.cli_tools import run as command
+from tests.cli.tools import run as command
 from tests.experiments.test_runner import TINY
 
 from sftloss.errors import ConfigError, MachineError

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
+
 SCRIPT = str(Path(__file__).with_name("one_run.py"))
 # dropout, so that a run is only repeated if its random numbers are
 FIELDS: dict[str, Any] = {

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from tests.objectives.closed_forms import CLOSED_FORMS
+from tests.paths import ROOT
 
 from sftloss import objectives
 from sftloss.objectives import OBJECTIVES, Description, cross_entropy, describe, objective
 from sftloss.objectives.catalogue import ADDED, NEUTRAL
 from sftloss.statistics import FIELDS, from_logits
 
-ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "objectives.md"
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
 

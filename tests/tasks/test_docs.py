@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+
+from tests.paths import ROOT
 
 from sftloss.tasks import STRATEGIES
 from sftloss.tasks.gramian import WEIGHTINGS
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "multitask.md").read_text(encoding="utf-8")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.paths import ROOT
 from tests.training.cases import model_of, ragged_rows, without
 from torch import Tensor
 
@@ -18,7 +19,6 @@ from sftloss.testing import REASONS, assert_accumulation, check_accumulation, ch
 
 transformers = pytest.importorskip("transformers")
 
-ROOT = Path(__file__).resolve().parents[2]
 ROWS = without(ragged_rows(), "token_weights", "tasks", "row_ids")
 
 

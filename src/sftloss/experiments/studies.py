@@ -127,7 +127,7 @@ DEMO = Plan(
 
 
 def study(name: str, *, output: str | Path, manner: Manner | None = None) -> Report:
-    """Run a study; beside the report, write ``<name>.json`` and ``<name>.md``, which `docs/studies` holds.
+    """Run a study; beside the report, write ``<name>.json`` and ``<name>.md``, which `studies/` holds.
 
     Raises:
         ConfigError: If there is no such study, or `output` holds another comparison.

@@ -1,8 +1,8 @@
 r"""Differences of any metric between two arms, with an error over examples and seeds: by resampling.
 
-For ratios :func:`sftloss.experiments.verdicts.paired.crossed_mean` has the error in closed form. A calibration error or a
-distance between distributions is no mean of anything, so here examples are resampled, the same draw for both arms and
-all seeds, and the seeds' own differences vary as they do:
+For ratios :func:`~sftloss.experiments.verdicts.paired.crossed_mean` has the error in closed form. A calibration error
+or a distance between distributions is no mean of anything, so here examples are resampled, the same draw for both arms
+and all seeds, and the seeds' own differences vary as they do:
 
 .. math:: \operatorname{Var} = \operatorname{Var}_{boot}\Big[\tfrac1S \sum_s d_s\Big]
     + \tfrac1S \cdot \tfrac1{S-1} \sum_s (d_s - \bar d)^2,

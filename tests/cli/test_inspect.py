@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
 
 import pytest
-from tests.cli_tools import MODEL, ROWS, run, write_rows
+from tests.cli.tools import MODEL, ROWS, run, write_rows
+from tests.paths import REAL_DATA as REAL
 
 from sftloss.document import TokenStrip
 from sftloss.report.terminal.mask import render_mask
 
-REAL = Path(__file__).parent.parent / ".." / "shared" / "data"
 FILES = {
     "alpaca_en_demo.json": 999,
     "alpaca_zh_demo.json": 1000,

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.cli_tools import MODEL, ROWS, write_rows
+from tests.cli.tools import MODEL, ROWS, write_rows
 
 COMMAND = [sys.executable, "-c", "from sftloss.cli import main; main()"]
 

@@ -1,4 +1,4 @@
-"""Running the command line in this process: `from tests.cli_tools import run, MODEL`."""
+"""Running the command line in this process: `from tests.cli.tools import run, MODEL`."""
 
 from __future__ import annotations
 

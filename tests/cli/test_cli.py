@@ -8,7 +8,7 @@ import shlex
 from dataclasses import fields
 
 import pytest
-from tests.cli_tools import MODEL, ROWS, run, write_rows
+from tests.cli.tools import MODEL, ROWS, run, write_rows
 
 from sftloss.cli.app import app
 from sftloss.cli.verbs.analyze import AnalyzeOptions

@@ -6,11 +6,11 @@ import json
 import re
 import shlex
 from dataclasses import fields, replace
-from pathlib import Path
 
 import pytest
-from tests.cli_tools import run
+from tests.cli.tools import run
 from tests.experiments.made import PLAN, results
+from tests.paths import ROOT
 
 from sftloss.cli.verbs.compare import CompareOptions, plan_of
 from sftloss.config import command_line
@@ -19,7 +19,6 @@ from sftloss.experiments.pages.describe import describe
 from sftloss.experiments.studies import DEMO
 from sftloss.report import from_json, render_markdown
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     "--width", 16, "--heads", 2, "--layers", 1, "--train-rows", 32, "--eval-rows", 8, "--steps", 2, "--batch-size", 8,
     "--points", 1, "--samples", 0, "--max-new-tokens", 4, "--seeds", 1,
@@ -129,8 +128,8 @@ def test_a_study_can_differ_in_one_thing_only(name):
     assert sum(len(set(column)) > 1 for column in zip(*(arm.parts for arm in plan.arms()), strict=True)) == 1
 
 
-REAL = ROOT / "docs" / "studies" / "real_data.json"
-COMMITTED = sorted({*(ROOT / "docs" / "studies").glob("*.json")} - {REAL})
+REAL = ROOT / "studies" / "real_data.json"
+COMMITTED = sorted({*(ROOT / "studies").glob("*.json")} - {REAL})
 
 
 @pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.stem)

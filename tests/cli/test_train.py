@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from tests.cli_tools import run, write_rows
+from tests.cli.tools import run, write_rows
 from tests.finetune.runs import PLANTED, write_planted
 
 pytest.importorskip("transformers")

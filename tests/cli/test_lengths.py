@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
-from tests.cli_tools import MODEL, run, write_rows
+from tests.cli.tools import MODEL, run, write_rows
+from tests.paths import REAL_DATA as REAL
 
 from sftloss.config import resolve
 from sftloss.data.demo import demo_tokenizer
 from sftloss.errors import DataError
 from sftloss.pipeline import lengths as predict
 
-REAL = Path(__file__).parent.parent / ".." / "shared" / "data"
 WORDS = [1, 2, 3, 5, 8, 13, 21, 34]
 
 
