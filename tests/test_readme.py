@@ -60,7 +60,7 @@ def test_its_commands_are_commands():
 
 def test_commands_in_findings_are_commands():
     """A report must not send its reader to a command that is not there."""
-    sources = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "src" / "sftloss" / "analysis").glob("*.py"))
+    sources = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "src" / "sftloss" / "analysis").rglob("*.py"))
     told = commands(re.sub(r"^(from|import) .*", "", sources, flags=re.M))
     assert len(told) >= 2
     for verb, flags in told:

@@ -12,8 +12,8 @@ import torch
 from sftloss.data.demo import demo_model, demo_records, demo_tokenizer
 from sftloss.decoder import open_decoder
 from sftloss.errors import DataError
+from sftloss.experiments.metrics import drift as module
 from sftloss.experiments.metrics import evaluate_tokens, forgetting
-from sftloss.experiments.metrics import forgetting as module
 
 
 @lru_cache

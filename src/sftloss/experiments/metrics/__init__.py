@@ -15,7 +15,7 @@ arrays (:func:`to_arrays`).
 from __future__ import annotations
 
 from sftloss.experiments.metrics.differences import paired_difference
-from sftloss.experiments.metrics.forgetting import forgetting
+from sftloss.experiments.metrics.drift import forgetting
 from sftloss.experiments.metrics.of_outputs import output_metrics, pass_at, pass_counts
 from sftloss.experiments.metrics.of_tokens import Bin, end_reliability, reliability, token_metrics
 from sftloss.experiments.metrics.shapes import Gap, Metric, Ratio, by_group, from_arrays, to_arrays
