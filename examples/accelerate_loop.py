@@ -29,12 +29,12 @@ def main() -> list[float]:
     losses = []
     for _ in range(STEPS):
         window = list(islice(stream, MICRO_BATCHES))
-        step = attachment.step(window)  # counts the normaliser: one number for all micro-batches and ranks
+        step = attachment.step(window)  # counts the normalizer: one number for all micro-batches and ranks
         for batch in window:
             with accelerator.accumulate(model):
                 batch = {k: v.to(accelerator.device) if hasattr(v, "to") else v for k, v in batch.items()}
                 loss = model(**batch, num_items_in_batch=step).loss
-                # backward divides by gradient_accumulation_steps; the step's normaliser has done that already
+                # backward divides by gradient_accumulation_steps; the step's normalizer has done that already
                 accelerator.backward(loss * accelerator.gradient_accumulation_steps)
                 optimizer.step()
                 optimizer.zero_grad()

@@ -32,7 +32,7 @@ def main() -> list[float]:
     losses = []
     for _ in range(STEPS):
         window = list(islice(stream, MICRO_BATCHES))
-        step = attachment.step(window)  # counts the normaliser: one number for all micro-batches and ranks
+        step = attachment.step(window)  # counts the normalizer: one number for all micro-batches and ranks
         for batch in window:
             wrapped(**batch, num_items_in_batch=step).loss.backward()  # no division: the step did it
         optimizer.step()

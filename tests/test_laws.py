@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from sftloss.loss import weighted_loss
 from sftloss.objectives import OBJECTIVES, objective
 from sftloss.statistics import Head, Plan, TokenStats, from_logits, token_statistics
-from sftloss.weights import coefficients, length_weights, normaliser
+from sftloss.weights import coefficients, length_weights, normalizer
 
 PLANS = {"one_pass": Plan("one_pass", tokens=5), "two_pass": Plan("two_pass", tokens=8, columns=16)}
 VARIANTS: dict[str, Callable[[TokenStats], torch.Tensor]] = {
@@ -107,13 +107,13 @@ def test_a_token_with_coefficient_zero_gets_exactly_zero_gradient(function: Call
 @every_objective
 @every_plan
 def test_micro_batches_in_any_order_make_one_batch(function: Callable, plan: Plan) -> None:
-    """Normalised once, by one number for the step, any split of the tokens gives the same loss and gradient."""
+    """Normalized once, by one number for the step, any split of the tokens gives the same loss and gradient."""
     hidden, weight, targets, _ = inputs()
     segments = torch.arange(24) // 6
     u = length_weights(torch.rand(24, dtype=torch.float64), segments, alpha=0.5)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(1))
     for by in ("weights", "sequences", "tokens"):
-        total = normaliser(u, segments, by=by)
+        total = normalizer(u, segments, by=by)
         parts = []
         for piece in (torch.arange(24), order[:1], order[1:9], order[9:]):
             h, w = hidden[piece].requires_grad_(), weight.clone().requires_grad_()

@@ -56,7 +56,7 @@ def test_trls_loss_is_ours_and_its_logged_entropy_depends_on_the_accumulation(tm
         assert entropies in said.replace("**", "") and accuracies in said.replace("**", "")
 
 
-def test_ms_swifts_normaliser_is_the_number_of_labels():
+def test_ms_swifts_normalizer_is_the_number_of_labels():
     from sftloss.training import Loss
     from sftloss.training.hosts.ms_swift import loss_of_logits
 

@@ -35,7 +35,7 @@ def weighted_loss(
         hidden: ``(tokens, hidden)``, the states whose logits predict `targets`.
         head: The output head; a frozen one costs no gradient product.
         targets: ``(tokens,)``, already shifted; ``-100`` is ignored.
-        coefficients: ``(tokens,)``, weight over the step's normaliser (:mod:`sftloss.weights`), known beforehand and
+        coefficients: ``(tokens,)``, weight over the step's normalizer (:mod:`sftloss.weights`), known beforehand and
             not differentiated. Rows with coefficient 0 are dropped before any product.
         objective: Statistics to one loss a token, in nats.
         extras: Your own tensors, first axis ``tokens``, read by the objective as ``stats.extras[...]``.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.analysis.tables import make_table, random_examples
 
-from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, TOKEN_MEAN, Normalisation, micro_batch_mean
+from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, TOKEN_MEAN, Normalization, micro_batch_mean
 from sftloss.analysis.shared.numbers import Estimate
 from sftloss.analysis.shared.shares import decide
 from sftloss.analysis.signal.describe import describe, findings
@@ -114,18 +114,18 @@ def test_numbers_that_are_not_finite_are_an_error_and_left_out_of_the_rest():
 
 def test_the_example_mean_is_a_warning_only_where_it_is_used_and_the_data_can_tell():
     assert found(random_examples())["NORM002"].severity == "info"
-    finding = found(random_examples(), normalisation=EXAMPLE_MEAN)["NORM002"]
+    finding = found(random_examples(), normalization=EXAMPLE_MEAN)["NORM002"]
     assert finding.severity == "warning" and finding.interval.low < finding.value < finding.interval.high
-    alone = found(clean(), normalisation=EXAMPLE_MEAN)["NORM002"]
+    alone = found(clean(), normalization=EXAMPLE_MEAN)["NORM002"]
     assert alone.severity == "info" and "cannot tell whether they do (no prompt" in alone.why
 
 
 def test_micro_batch_means_are_found_where_they_shorten():
-    have = found(random_examples(), normalisation=micro_batch_mean(1))
+    have = found(random_examples(), normalization=micro_batch_mean(1))
     assert have["NORM001"].value == pytest.approx(have["NORM002"].value)  # one sequence: the example mean
     assert "NORM001" not in found(random_examples(), micro_batch=512)
     several = (TOKEN_MEAN, micro_batch_mean(64), micro_batch_mean(2))
-    assert "micro-batch of 2 " in found(random_examples(), normalisations=several)["NORM001"].sentence
+    assert "micro-batch of 2 " in found(random_examples(), normalizations=several)["NORM001"].sentence
     assert "NORM001" not in found(random_examples())
 
 
@@ -134,8 +134,8 @@ def test_micro_batch_means_are_found_where_they_shorten():
     [
         ({"policy": "per-token"}, "on target", "info"),
         ({"policy": "per-example"}, "off target", "warning"),
-        ({"policy": "per-example", "normalisation": EXAMPLE_MEAN}, "on target", "info"),
-        ({"policy": "per-token", "normalisation": EXAMPLE_MEAN}, "off target", "warning"),
+        ({"policy": "per-example", "normalization": EXAMPLE_MEAN}, "on target", "info"),
+        ({"policy": "per-token", "normalization": EXAMPLE_MEAN}, "off target", "warning"),
     ],
 )
 def test_a_policy_is_judged_by_practical_equivalence(options, verdict, severity):
@@ -148,8 +148,8 @@ def test_the_fix_of_a_policy_reaches_it():
     """Whatever the elasticity is, dividing by T to that power makes it zero."""
     finding = found(clean(), policy="per-example")["NORM003"]
     assert finding.fix == f"--normalization {finding.value:.2f}"
-    fixed = Normalisation("fixed", float(finding.fix.split()[1]))
-    again = found(clean(), policy="per-example", normalisation=fixed)["NORM003"]
+    fixed = Normalization("fixed", float(finding.fix.split()[1]))
+    again = found(clean(), policy="per-example", normalization=fixed)["NORM003"]
     assert again.value == pytest.approx(0.0, abs=0.006)  # the fix is rounded to two digits
 
 
@@ -233,7 +233,7 @@ def test_decide_is_the_region_of_practical_equivalence(ends, verdict):
 def test_every_finding_has_a_reason_and_every_warning_a_fix():
     examples = random_examples()
     examples[3]["weight"] = 0.0
-    for finding in found(examples, policy="per-example", normalisation=TOKEN_MEAN, micro_batch=2).values():
+    for finding in found(examples, policy="per-example", normalization=TOKEN_MEAN, micro_batch=2).values():
         assert finding.why and finding.sentence.endswith(".")
         assert finding.fix or finding.severity == "info"
 

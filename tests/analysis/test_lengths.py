@@ -1,4 +1,4 @@
-"""Output lengths of every normalisation: closed forms, enumeration, order, and the exponent for a wanted mean."""
+"""Output lengths of every normalization: closed forms, enumeration, order, and the exponent for a wanted mean."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sftloss.analysis import (
     TOKEN_MEAN,
     LengthOptions,
     Lengths,
-    Normalisation,
+    Normalization,
     alpha_for_length,
     forecasts,
     micro_batch_mean,
@@ -29,7 +29,7 @@ def lengths_of(sizes, prompts=None, tasks=None, output=None):
 
 
 def means(lengths, **options):
-    return {one.normalisation.name: one for one in forecasts(lengths, LengthOptions(**options))}
+    return {one.normalization.name: one for one in forecasts(lengths, LengthOptions(**options))}
 
 
 def drawn(count=120, seed=0):
@@ -165,7 +165,7 @@ def test_answers_to_one_prompt_are_resampled_together():
 def test_alpha_for_length_is_the_inverse_of_the_forecast(alpha):
     sizes, prompts = drawn(300), np.random.default_rng(3).integers(0, 90, 300)
     given = lengths_of(sizes, prompts)
-    found = means(given, normalisations=(Normalisation("asked", alpha),))
+    found = means(given, normalizations=(Normalization("asked", alpha),))
     one = found.get("asked") or found[{0.0: "token mean", 1.0: "example mean"}[alpha]]
     assert alpha_for_length(given, one.unconditional.value) == pytest.approx(alpha, abs=1e-8)
     assert alpha_for_length(given, one.within_prompt.value, prompts) == pytest.approx(alpha, abs=1e-8)
@@ -191,8 +191,8 @@ def test_alpha_for_length_uses_what_is_divided_by_and_what_is_read():
 
 
 def test_a_rule_asked_twice_is_predicted_once():
-    asked = (Normalisation("T^-1", 1.0), micro_batch_mean(4), Normalisation("more", 0.3))
-    names = [one.name for one in LengthOptions(asked, batch_size=4).all_normalisations()]
+    asked = (Normalization("T^-1", 1.0), micro_batch_mean(4), Normalization("more", 0.3))
+    names = [one.name for one in LengthOptions(asked, batch_size=4).all_normalizations()]
     assert names == [TOKEN_MEAN.name, SQRT.name, EXAMPLE_MEAN.name, "token mean of 4", "more"]
 
 
@@ -203,7 +203,7 @@ def test_a_rule_asked_twice_is_predicted_once():
         ({"grad_accum": 4}, "need batch_size"),
         ({"target_mean": -3.0}, "target_mean must be a positive length"),
         ({"target_mean": float("nan")}, "target_mean must be a positive length"),
-        ({"normalisations": (Normalisation("steep", 50.0),)}, "within 20 of 0"),
+        ({"normalizations": (Normalization("steep", 50.0),)}, "within 20 of 0"),
     ],
 )
 def test_impossible_length_options_are_refused(wrong, said):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from sftloss.analysis import EXAMPLE_MEAN, LengthOptions, Lengths, Normalisation, describe_lengths
+from sftloss.analysis import EXAMPLE_MEAN, LengthOptions, Lengths, Normalization, describe_lengths
 from sftloss.errors import DataError
 from sftloss.report import from_json, render_html, render_markdown, to_json
 
@@ -38,7 +38,7 @@ def findings(document):
 def test_the_page_says_what_is_predicted_in_words_charts_and_tables():
     document = describe_lengths(told(), LengthOptions(batch_size=2, grad_accum=4, ranks=2))
     rows = records(section(document, "forecast").tables[0])
-    assert [row["normalisation"] for row in rows][2:4] == ["example mean", "token mean of 2 (micro-batch)"]
+    assert [row["normalization"] for row in rows][2:4] == ["example mean", "token mean of 2 (micro-batch)"]
     example = rows[2]
     assert example["low"] < example["bound"] < example["high"] < rows[0]["bound"]
     assert example["bound"] < example["given_prompt"] < rows[0]["bound"]
@@ -88,7 +88,7 @@ def test_without_repeated_prompts_no_number_is_shown_given_the_prompt():
 
 def test_the_example_mean_is_a_warning_only_where_it_is_used_and_shown():
     assert findings(describe_lengths(told()))["NORM002"].severity == "info"
-    used = findings(describe_lengths(told(), LengthOptions((Normalisation("T^-1", 1.0),))))["NORM002"]
+    used = findings(describe_lengths(told(), LengthOptions((Normalization("T^-1", 1.0),))))["NORM002"]
     assert used.severity == "warning" and used.unit == "tokens"
     assert used.interval.low < used.value < used.interval.high and "given the prompt" in used.sentence
     # prompts that all but determine the length: the bound is large, what the data shows is not

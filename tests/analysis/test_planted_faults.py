@@ -131,14 +131,14 @@ def test_prompts_with_answers_of_different_length_are_data103(found):
 
 def test_a_mean_of_means_is_norm001(found):
     """A token mean over each micro-batch of two, where answers to one prompt differ in length: a warning."""
-    have = found(two_lengths(), normalisation=micro_batch_mean(2))
+    have = found(two_lengths(), normalization=micro_batch_mean(2))
     assert have["NORM001"].severity == "warning" and have["NORM001"].fix
     assert have["NORM001"].interval is not None and "micro-batch of 2" in have["NORM001"].sentence
     assert "NORM001" not in found(two_lengths())
 
 
 def test_an_example_mean_that_shortens_answers_is_norm002(found):
-    have = found(two_lengths(), normalisation=EXAMPLE_MEAN)["NORM002"]
+    have = found(two_lengths(), normalization=EXAMPLE_MEAN)["NORM002"]
     assert have.severity == "warning" and "shorter" in have.sentence
 
 
@@ -153,7 +153,7 @@ def test_one_task_that_dominates_is_norm005(found):
 
 def test_a_policy_that_is_missed_is_norm003(found):
     """The example mean weighs examples alike at S0, where a policy of equal tokens wants length."""
-    finding = found(clean(), policy="per-token", level="S0", normalisation=EXAMPLE_MEAN)["NORM003"]
+    finding = found(clean(), policy="per-token", level="S0", normalization=EXAMPLE_MEAN)["NORM003"]
     assert finding.severity == "warning" and finding.value == pytest.approx(0.0, abs=1e-6)
     assert finding.fix == "--normalization token-mean"
     assert "on target" in found(clean(), policy="per-token", level="S0")["NORM003"].sentence
@@ -217,8 +217,8 @@ def test_lengths_of_a_clean_file_raise_no_finding(tokenizer, tmp_path):
 
 def test_lengths_find_what_analyze_finds(found, tokenizer, tmp_path):
     for rule, id in ((micro_batch_mean(2), "NORM001"), (EXAMPLE_MEAN, "NORM002")):
-        have = predicted(tmp_path, tokenizer, two_lengths(), normalisations=(rule,))
-        assert have[id] == found(two_lengths(), normalisation=rule)[id]
+        have = predicted(tmp_path, tokenizer, two_lengths(), normalizations=(rule,))
+        assert have[id] == found(two_lengths(), normalization=rule)[id]
         assert have[id].severity == "warning" and have["DATA103"].value == 1.0
         assert [row.rpartition("/")[2] for row in have["DATA103"].rows[:2]] == ["data.jsonl:1", "data.jsonl:2"]
 

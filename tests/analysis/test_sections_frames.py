@@ -20,25 +20,25 @@ HAND = [
 OPTIONS = AnalysisOptions(replicates=50)
 
 
-def view(normalisation):
-    return View("cross_entropy", normalisation)
+def view(normalization):
+    return View("cross_entropy", normalization)
 
 
-@pytest.mark.parametrize("normalisation, alpha", [(TOKEN_MEAN, 0.0), (EXAMPLE_MEAN, 1.0), (SQRT, 0.5)])
-def test_signal_is_the_hand_calculation_with_fractional_weights(normalisation, alpha):
+@pytest.mark.parametrize("normalization, alpha", [(TOKEN_MEAN, 0.0), (EXAMPLE_MEAN, 1.0), (SQRT, 0.5)])
+def test_signal_is_the_hand_calculation_with_fractional_weights(normalization, alpha):
     study = open_study(make_table(HAND), OPTIONS)
     size = np.array([1.5, 3.0])
     factor = size**-alpha / (size ** (1 - alpha)).sum()
     # the table holds float32
-    np.testing.assert_allclose(study.signal(view(normalisation), "S0"), factor * size, rtol=1e-6)
+    np.testing.assert_allclose(study.signal(view(normalization), "S0"), factor * size, rtol=1e-6)
     l1 = np.array([0.5 * 2 * 0.5 + 1.0 * 2 * 0.1, 3.0 * 2 * 0.8])
-    np.testing.assert_allclose(study.signal(view(normalisation), "S1"), factor * l1, rtol=1e-6)
-    np.testing.assert_allclose(study.signal(view(normalisation), "S2"), factor * l1 / 2 * 1.2 * 2.0, rtol=1e-6)
+    np.testing.assert_allclose(study.signal(view(normalization), "S1"), factor * l1, rtol=1e-6)
+    np.testing.assert_allclose(study.signal(view(normalization), "S2"), factor * l1 / 2 * 1.2 * 2.0, rtol=1e-6)
     loss = np.array([-0.5 * np.log(0.5) - np.log(0.9), -3 * np.log(0.2)])
-    np.testing.assert_allclose(study.signal(view(normalisation), "loss"), factor * loss, rtol=1e-6)
+    np.testing.assert_allclose(study.signal(view(normalization), "loss"), factor * loss, rtol=1e-6)
 
 
-def test_coefficients_sum_to_one_under_every_normalisation():
+def test_coefficients_sum_to_one_under_every_normalization():
     study = open_study(make_table(random_examples(40)), AnalysisOptions(replicates=50, micro_batch=4))
     assert len(study.views) == 4
     for one in study.views:
@@ -81,7 +81,7 @@ def test_group_sums_add_up_to_the_examples_sums():
     study = open_study(make_table(random_examples(60)), OPTIONS)
     codes, names = study.codes("task")
     by_task = study.example_sums(codes, len(names), study.views, "S1")
-    by_role = token_sums(study, "role", ["tokens", *(f"signal {one.normalisation.name}" for one in study.views)])
+    by_role = token_sums(study, "role", ["tokens", *(f"signal {one.normalization.name}" for one in study.views)])
     assert names == ["add", "list", "yes/no"] and by_task.total[:, 0].tolist() == [20, 20, 20]
     np.testing.assert_allclose(by_task.replicates[..., 1:].sum(1), by_role.replicates.sum(1), rtol=1e-10)
 

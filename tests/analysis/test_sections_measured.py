@@ -9,7 +9,7 @@ import torch
 from tests.analysis.tiny_data import padded, tiny_examples
 from tests.tiny_models import tiny_model
 
-from sftloss.analysis import AnalysisOptions, Normalisation, View, describe, measure
+from sftloss.analysis import AnalysisOptions, Normalization, View, describe, measure
 from sftloss.analysis.signal.frames import open_study
 from sftloss.decoder import open_decoder
 from sftloss.objectives import cross_entropy, focal
@@ -48,7 +48,7 @@ def logit_gradients(model, alpha):
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_signal_at_s1_is_the_gradient_of_the_step_in_the_logits(model, table, alpha):
     study = open_study(table, AnalysisOptions(replicates=20))
-    signal = study.signal(View("cross_entropy", Normalisation("x", alpha)), "S1")
+    signal = study.signal(View("cross_entropy", Normalization("x", alpha)), "S1")
     # float32 models: two ways to the same logits differ by a few units in the last place
     assert signal.tolist() == pytest.approx(logit_gradients(model, alpha), rel=2e-4, abs=1e-7)
 

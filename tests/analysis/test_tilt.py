@@ -1,4 +1,4 @@
-"""The length that a normalisation teaches: identities, brute force, and the numbers that training confirmed."""
+"""The length that a normalization teaches: identities, brute force, and the numbers that training confirmed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, micro_
 UNIFORM = np.arange(2.0, 16.0)  # lengths 2 to 15, equally likely
 
 
-def unconditional(lengths, normalisation):
-    return np.average(lengths, weights=tilt.sequence_weights(lengths, normalisation))
+def unconditional(lengths, normalization):
+    return np.average(lengths, weights=tilt.sequence_weights(lengths, normalization))
 
 
 @pytest.mark.parametrize(
-    "normalisation, learned",
+    "normalization, learned",
     [
         (TOKEN_MEAN, 8.493),
         (EXAMPLE_MEAN, 6.034),
@@ -31,9 +31,9 @@ def unconditional(lengths, normalisation):
     ],
     ids=lambda value: getattr(value, "name", None),
 )
-def test_tilt_is_what_training_learned(normalisation, learned):
+def test_tilt_is_what_training_learned(normalization, learned):
     # the means that trained networks reached, two seeds each: they scatter by about 0.01
-    assert unconditional(UNIFORM, normalisation) == pytest.approx(learned, abs=0.012)
+    assert unconditional(UNIFORM, normalization) == pytest.approx(learned, abs=0.012)
 
 
 def test_tilt_of_the_example_mean_is_the_harmonic_mean():
@@ -58,8 +58,8 @@ def test_micro_batch_token_means_grow_towards_the_token_mean():
 
 
 def test_sequence_weights_of_an_empty_sequence_are_zero():
-    for normalisation in (TOKEN_MEAN, EXAMPLE_MEAN, SQRT, micro_batch_mean(3)):
-        weights = tilt.sequence_weights([0.0, 2.0, 4.0], normalisation)
+    for normalization in (TOKEN_MEAN, EXAMPLE_MEAN, SQRT, micro_batch_mean(3)):
+        weights = tilt.sequence_weights([0.0, 2.0, 4.0], normalization)
         assert weights[0] == 0 and np.isfinite(weights).all() and (weights[1:] > 0).all()
 
 

@@ -83,7 +83,7 @@ def test_there_is_no_section_without_losses_to_compare_or_scores():
     assert (
         by_difficulty(replace(found, by_run={**found.by_run, last: replace(found.by_run[last], scores=other)})) is None
     )
-    plan = replace(PLAN, losses=("cross_entropy",), normalisations=("token-mean", "1"))
+    plan = replace(PLAN, losses=("cross_entropy",), normalizations=("token-mean", "1"))
     same = results(plan=plan)
     scores = found.first.scores
     same = replace(same, by_run={run: replace(result, scores=scores) for run, result in same.by_run.items()})

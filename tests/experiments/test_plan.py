@@ -14,18 +14,18 @@ from sftloss.experiments.run.results import Answer, answers, arm_folder, claim, 
 
 
 def test_arms_are_all_combinations_reference_first():
-    plan = Plan(losses=("cross_entropy", "dft"), normalisations=("token-mean", "1"), prompt_weights=(0.0, 0.1))
+    plan = Plan(losses=("cross_entropy", "dft"), normalizations=("token-mean", "1"), prompt_weights=(0.0, 0.1))
     arms = plan.arms()
     assert len(arms) == 8 and len({run.name for run in plan.runs()}) == 8 * len(plan.seeds)
     first = arms[0]
-    assert (first.loss, first.normalisation, first.prompt_weight) == ("cross_entropy", "token mean", 0.0)
+    assert (first.loss, first.normalization, first.prompt_weight) == ("cross_entropy", "token mean", 0.0)
 
 
 def test_labels_say_only_what_differs():
     assert labels(PLAN.arms()) == ("cross_entropy", "dft")
-    two = Plan(losses=("cross_entropy", "dft"), normalisations=("token-mean", "sqrt")).arms()
+    two = Plan(losses=("cross_entropy", "dft"), normalizations=("token-mean", "sqrt")).arms()
     assert labels(two)[1] == "cross_entropy · sqrt" and two[1].slug == "cross_entropy-sqrt"
-    assert labels(Plan(normalisations=("token-mean", "0.7")).arms()) == ("token mean", "T^-0.7")
+    assert labels(Plan(normalizations=("token-mean", "0.7")).arms()) == ("token mean", "T^-0.7")
 
 
 def test_a_plan_is_the_same_after_json():

@@ -14,7 +14,7 @@ from sftloss.experiments.pages.describe import describe
 from sftloss.experiments.plan import Plan, labels
 from sftloss.experiments.verdicts.verdicts import HEADLINE, Results, comparisons, measures_of
 
-BY_LENGTH = Plan(normalisations=("token-mean", "example-mean"), seeds=(0, 1, 2))
+BY_LENGTH = Plan(normalizations=("token-mean", "example-mean"), seeds=(0, 1, 2))
 MANY = Plan(losses=tuple(f"focal(gamma={k})" for k in range(1, 9)), seeds=(0, 1, 2))
 
 

@@ -102,7 +102,7 @@ class Watched(TrainerCallback):
 def test_lengths_are_foretold_from_the_weights_of_training(prompt: float, tmp_path: Path) -> None:
     """Lengths of answers weighted as a real pass of the Trainer weighted them, prompt by prompt."""
     plan = replace(
-        PROMPTS, normalisations=("example-mean",), data_tasks=("some", "add"), train_rows=120, batch_size=120, steps=1
+        PROMPTS, normalizations=("example-mean",), data_tasks=("some", "add"), train_rows=120, batch_size=120, steps=1
     )
     (arm,) = (arm for arm in plan.arms() if arm.prompt_weight == prompt)
     model, tokenizer = start(plan, 0)
@@ -119,7 +119,7 @@ def test_lengths_are_foretold_from_the_weights_of_training(prompt: float, tmp_pa
 
 
 def test_a_trained_prompt_takes_most_of_the_tilt_away(whole: dict[float, dict[str, Any]], tmp_path: Path) -> None:
-    plan = replace(PROMPTS, normalisations=("example-mean",), train_rows=2000, noise=0.0)
+    plan = replace(PROMPTS, normalizations=("example-mean",), train_rows=2000, noise=0.0)
     rows = training_rows(plan, start(plan, 0)[1])
     ratio = {}
     for arm in plan.arms():

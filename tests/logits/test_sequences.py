@@ -228,7 +228,7 @@ def test_gradient_analysis_puts_the_mode_back_when_the_model_fails():
         LossFunctionAnalyzer().analyze_gradient_magnitude_bias([torch.tensor([1, 2])], Toy().requires_grad_(False))
 
 
-def test_gradient_analysis_takes_a_transformers_model_and_names_what_it_normalises():
+def test_gradient_analysis_takes_a_transformers_model_and_names_what_it_normalizes():
     sequences, _ = generate_test_data(VOCAB, 6)
     got = LossFunctionAnalyzer().analyze_gradient_magnitude_bias(sequences, tiny_model("llama", VOCAB))
     assert all(math.isfinite(norm) and norm > 0 for norm in got["per_example"]["grad_norm_sum"])

@@ -17,7 +17,7 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def report():
-    question = AnalysisOptions(normalisation=EXAMPLE_MEAN, level="S0", group_by=("task",), replicates=50)
+    question = AnalysisOptions(normalization=EXAMPLE_MEAN, level="S0", group_by=("task",), replicates=50)
     return analyze(demo_model(), demo_tokenizer(), ROWS, losses=["cross_entropy", "dft"], question=question)
 
 

@@ -122,7 +122,7 @@ def test_norms_and_embeddings_are_followed_too(checkpointing):
 
 
 def test_norm_within_heads_is_followed_by_the_task_of_the_token():
-    """As families normalise queries: (rows, columns, heads, width)."""
+    """As families normalize queries: (rows, columns, heads, width)."""
 
     class Heads(nn.Module):
         def __init__(self) -> None:

@@ -111,7 +111,7 @@ def test_sum_that_nothing_divides_is_told_from_a_mean() -> None:
     assert report.is_exact and report.uses_items is False and "it is a sum" in report.sentence
     assert check_accumulation(right, model_of(), BATCH).uses_items is True
     averaged = check_accumulation(lambda model, batch: losses(model, batch)[0].sum(), model_of(), BATCH)
-    assert averaged.reason == "divided twice" and "a sum that is normalised by nothing else" in averaged.sentence
+    assert averaged.reason == "divided twice" and "a sum that is normalized by nothing else" in averaged.sentence
 
 
 def test_loop_is_held_to_the_law() -> None:
@@ -138,7 +138,7 @@ def test_loop_is_held_to_the_law() -> None:
 
 
 def test_loop_is_held_to_the_law_on_two_ranks() -> None:
-    """A normaliser counted on each rank is right on one process and wrong on two."""
+    """A normalizer counted on each rank is right on one process and wrong on two."""
     script = """
 import os, torch, torch.distributed as dist
 from functools import partial

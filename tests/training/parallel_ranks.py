@@ -98,10 +98,10 @@ def own_logits() -> float:
 
 
 def copies_forgotten() -> float:
-    """A negative control: tensor-parallel ranks taken for data-parallel ones, under a normaliser that is a number."""
+    """A negative control: tensor-parallel ranks taken for data-parallel ones, under a normalizer that is a number."""
     from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
-    loss = Loss(normaliser=50.0)
+    loss = Loss(normalizer=50.0)
     model = model_of()
     mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("tp",))
     parallelize_module(model, mesh, {"lm_head": ColwiseParallel()})
@@ -125,7 +125,7 @@ def fsdp_first(is_head_alone: bool, **overrides: Any) -> tuple[float, float]:
 def mixed_precision(is_attached_first: bool, is_rounded: bool = False) -> float:
     """FSDP2 in bfloat16 casts what the model is given; beside the same where it does not. Weights are fractions.
 
-    `is_rounded` casts weights and normaliser by hand, as FSDP2 would: the negative control.
+    `is_rounded` casts weights and normalizer by hand, as FSDP2 would: the negative control.
     """
 
     def grads(casts: bool) -> dict[str, Tensor]:
@@ -208,9 +208,9 @@ def gathered_attention(parts: list[Tensor]) -> None:
 
 LOSSES = {
     "weights": LOSS,
-    "sequences": Loss(alpha=1.0, normaliser="sequences"),
+    "sequences": Loss(alpha=1.0, normalizer="sequences"),
     "tasks": Loss(alpha=0.3, tasks=TaskFactors((0.7, 0.3))),
-    "roles": Loss(roles={"prompt": 0.2, "response": 1.0}, normaliser="tokens"),
+    "roles": Loss(roles={"prompt": 0.2, "response": 1.0}, normalizer="tokens"),
 }
 
 
@@ -264,7 +264,7 @@ def main(out: str) -> None:
     dist.init_process_group("gloo")
     cases: dict[str, Callable[[], float | tuple[float, float]]] = {
         **{f"tp {family}": partial(tensor_parallel, family) for family in ("llama", "gemma2", "cohere", "phi")},
-        "tp, constant normaliser": partial(tensor_parallel, "llama", Loss(normaliser=50.0)),
+        "tp, constant normalizer": partial(tensor_parallel, "llama", Loss(normalizer=50.0)),
         "tp, sequences": partial(tensor_parallel, "llama", LOSSES["sequences"]),
         "torch's plan": torchs_plan,
         "own logits": own_logits,

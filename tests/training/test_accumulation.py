@@ -21,9 +21,9 @@ LOSSES = {
     "cross_entropy": Loss(),
     "objective": Loss("focal(gamma=2) + 1e-2 * z_loss"),
     "alpha": Loss(alpha=0.5),
-    "sequences": Loss(alpha=1.0, normaliser="sequences"),
-    "tokens": Loss(normaliser="tokens"),
-    "constant": Loss(normaliser=100.0),
+    "sequences": Loss(alpha=1.0, normalizer="sequences"),
+    "tokens": Loss(normalizer="tokens"),
+    "constant": Loss(normalizer=100.0),
     "prompt": Loss(roles={"prompt": 0.2, "response": 1.0}),
     "task means": Loss(tasks=TaskFactors((1.0, 0.25))),
     "task factors": Loss(tasks=TaskFactors((1.0, 0.25), is_mean_per_task=False), alpha=0.5),
@@ -144,7 +144,7 @@ def test_prompt_weight_trains_the_prompts_tokens_and_no_padding() -> None:
 def test_alpha_one_by_sequences_is_the_mean_of_the_sequences_means() -> None:
     rows = without(ROWS, "token_weights")
     model = model_of()
-    attach(model, Loss(alpha=1.0, normaliser="sequences"))
+    attach(model, Loss(alpha=1.0, normalizer="sequences"))
     loss = float(model(**collate_rows(rows, pad_id=0)).loss.detach())
     truth = sum(float(definition(model, [row]).detach()) for row in rows) / len(rows)
     assert loss == pytest.approx(truth, abs=1e-10)
@@ -153,7 +153,7 @@ def test_alpha_one_by_sequences_is_the_mean_of_the_sequences_means() -> None:
 def test_packed_one_token_rows_are_sequences_of_their_own() -> None:
     """Position ids 0, 0: nothing decreases, and yet a sequence begins."""
     rows = [{"input_ids": [5]}, {"input_ids": [6]}, {"input_ids": [7, 8]}]
-    step = step_total(Loss(normaliser="tokens"), [collate_rows(rows, pad_id=0, packed=True)])
+    step = step_total(Loss(normalizer="tokens"), [collate_rows(rows, pad_id=0, packed=True)])
     assert float(step.total) == 1
 
 
@@ -185,8 +185,8 @@ def test_batches_of_our_own_data_are_read_aligned() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"normaliser": "means"}, "normaliser must be weights, sequences, tokens or a number"),
-        ({"normaliser": 0.0}, "must be > 0"),
+        ({"normalizer": "means"}, "normalizer must be weights, sequences, tokens or a number"),
+        ({"normalizer": 0.0}, "must be > 0"),
         ({"roles": {"assistant": 1.0}}, "roles takes a finite weight for prompt, response"),
         ({"alpha": float("nan")}, "alpha must be a finite number"),
     ],
@@ -205,7 +205,7 @@ def test_objective_that_mixes_tokens_is_refused() -> None:
         Loss(mixing)
 
 
-def test_count_of_labels_is_no_normaliser_of_a_weighted_loss() -> None:
+def test_count_of_labels_is_no_normalizer_of_a_weighted_loss() -> None:
     model = model_of()
     attach(model, Loss(alpha=0.5))
     with pytest.raises(ValueError, match="num_items_in_batch counts labels"):

@@ -15,7 +15,7 @@ from sftloss.training.batch.tokens import read_tokens
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 EXACT = [
-    *("tp llama", "tp phi", "tp, constant normaliser", "tp, sequences", "torch's plan", "own logits", "trainer"),
+    *("tp llama", "tp phi", "tp, constant normalizer", "tp, sequences", "torch's plan", "own logits", "trainer"),
     *("fsdp2 first", "fsdp2 first, head alone", "fsdp2 first, tied"),
     *(f"sequence slices, {name}" for name in ("weights", "sequences", "tasks", "roles", "balanced")),
 ]
@@ -46,7 +46,7 @@ def test_tensor_parallel_under_fsdp2_has_the_gradient_of_one_process(found: dict
 
 
 @pytest.mark.parametrize("case", ["mixed precision", "mixed precision, attached first"])
-def test_mixed_precision_rounds_neither_weights_nor_normaliser(case: str, found: dict[str, Any]) -> None:
+def test_mixed_precision_rounds_neither_weights_nor_normalizer(case: str, found: dict[str, Any]) -> None:
     # the same products in the same order
     assert found[case] < 1e-7
     assert found["mixed precision, rounded"] > 1e-4, "the negative control"
@@ -62,9 +62,9 @@ def test_head_that_is_sharded_under_an_attached_loss_is_refused(found: dict[str,
     assert "make the model tensor-parallel first, then attach" in found["refused"]
 
 
-@pytest.mark.parametrize("normaliser", ["weights", "sequences", "tokens"])
-def test_slices_of_a_weighed_batch_add_up_to_its_normaliser(normaliser: str) -> None:
-    loss = Loss(alpha=0.5, normaliser=normaliser)
+@pytest.mark.parametrize("normalizer", ["weights", "sequences", "tokens"])
+def test_slices_of_a_weighed_batch_add_up_to_its_normalizer(normalizer: str) -> None:
+    loss = Loss(alpha=0.5, normalizer=normalizer)
     batch = {k: v for k, v in collate_rows(ragged_rows(), pad_id=0).items() if k != "attention_mask"}
     whole, weighed = step_total(loss, [batch]).total, weigh_batch(loss, batch)
     for cut in (1, 3, 7):

@@ -78,7 +78,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_axolotl_trains_with_the_loss_of_its_file(plugin: Any, tmp_path: Path) -> None:
     from tests.training.test_trainer import arguments, train
 
-    cfg = {"sftloss": {"objective": "cross_entropy", "alpha": 1.0, "normaliser": "sequences"}}
+    cfg = {"sftloss": {"objective": "cross_entropy", "alpha": 1.0, "normalizer": "sequences"}}
     plugin.register(cfg)
     cls = plugin.get_trainer_cls(cfg)
     assert issubclass(cls, transformers.Trainer)
@@ -140,7 +140,7 @@ def test_ms_swift_loss_obeys_the_law_of_accumulation(swift: Any) -> None:
     assert check_accumulation(loss, model_of(), BATCH).reason == "exact"
 
 
-def test_ms_swift_loss_scale_weighs_and_does_not_normalise(swift: Any) -> None:
+def test_ms_swift_loss_scale_weighs_and_does_not_normalize(swift: Any) -> None:
     """Its own convention: the same scale on every token scales the loss."""
     compute = ms_swift.register("ours", "cross_entropy")(None, None)
     outputs = model_of()(BATCH["input_ids"], attention_mask=BATCH["attention_mask"])
@@ -151,7 +151,7 @@ def test_ms_swift_loss_scale_weighs_and_does_not_normalise(swift: Any) -> None:
 
 
 def test_ms_swift_loss_needs_what_ms_swift_counts(swift: Any) -> None:
-    for loss in (Loss(alpha=0.5), Loss(normaliser="sequences"), Loss(roles={"prompt": 0.1})):
+    for loss in (Loss(alpha=0.5), Loss(normalizer="sequences"), Loss(roles={"prompt": 0.1})):
         with pytest.raises(ConfigError, match="counts labels only"):
             ms_swift.register("ours", loss)
     with pytest.raises(ConfigError, match="has a loss 'cross_entropy' already"):

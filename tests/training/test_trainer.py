@@ -66,7 +66,7 @@ def train(cls: Any, model: Any, args: Any, rows: Any = ROWS, **more: Any) -> tup
 
 @pytest.mark.parametrize(("batch", "accumulation"), [(8, 1), (2, 4), (1, 8), (3, 3)])
 @pytest.mark.parametrize(
-    "loss", [Loss(alpha=0.5), Loss(alpha=1.0, normaliser="sequences")], ids=["weights", "sequences"]
+    "loss", [Loss(alpha=0.5), Loss(alpha=1.0, normalizer="sequences")], ids=["weights", "sequences"]
 )
 def test_trainer_step_has_the_gradient_of_the_whole_batch(
     loss: Loss, batch: int, accumulation: int, tmp_path: Path

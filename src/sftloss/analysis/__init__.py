@@ -9,7 +9,7 @@ from sftloss.analysis.lengths.tilt import (
     SQRT,
     TOKEN_MEAN,
     Lengths,
-    Normalisation,
+    Normalization,
     micro_batch_mean,
     sequence_weights,
 )
@@ -27,7 +27,7 @@ __all__ = [
     "Forecast",
     "LengthOptions",
     "Lengths",
-    "Normalisation",
+    "Normalization",
     "Settings",
     "Table",
     "View",

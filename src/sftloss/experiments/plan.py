@@ -15,7 +15,7 @@ from sftloss.errors import ConfigError
 
 GENERATED, SCRATCH, DEMO = "generated", "scratch", "demo"
 NONE = "none"
-_ARMS = ("losses", "normalisations", "prompt_weights", "tasks", "seeds")
+_ARMS = ("losses", "normalizations", "prompt_weights", "tasks", "seeds")
 _FORMAT = 2  # of result.json: a folder of another is not gone on with
 
 
@@ -25,14 +25,14 @@ class Arm:
 
     Attributes:
         loss: An objective, in its normal spelling.
-        normalisation: ``"token mean"``, ``"example mean"``, ``"sqrt"``, or ``"T^-0.7"``.
+        normalization: ``"token mean"``, ``"example mean"``, ``"sqrt"``, or ``"T^-0.7"``.
         alpha: Its exponent of the length.
         prompt_weight: Weight of the prompt's tokens beside the answer's 1; None trains what the data says.
         tasks: How tasks are weighted, as :class:`sftloss.finetune.Recipe` has it; empty leaves them alone.
     """
 
     loss: str = "cross_entropy"
-    normalisation: str = "token mean"
+    normalization: str = "token mean"
     alpha: float = 0.0
     prompt_weight: float | None = None
     tasks: str = ""
@@ -41,7 +41,7 @@ class Arm:
     def parts(self) -> tuple[str, ...]:
         """What the arm is, word by word, in a fixed order."""
         prompt = "" if self.prompt_weight is None else f"prompt weight {self.prompt_weight:g}"
-        return (self.loss, self.normalisation, prompt, self.tasks)
+        return (self.loss, self.normalization, prompt, self.tasks)
 
     @property
     def slug(self) -> str:
@@ -68,7 +68,7 @@ class Plan:
     """A comparison. The first loss with the first of everything else is what the others are compared with.
 
     Attributes:
-        losses, normalisations, prompt_weights, tasks: The arms are all combinations of these. A prompt weight of 0
+        losses, normalizations, prompt_weights, tasks: The arms are all combinations of these. A prompt weight of 0
             trains answers alone; without prompt weights the data says what is trained. A task weighting is a
             strategy's name, with hyper-parameters where wanted; ``"none"`` leaves tasks alone.
         seeds: Each arm is trained with each. A seed decides the order of the rows, and the initial weights where the
@@ -95,7 +95,7 @@ class Plan:
     """
 
     losses: tuple[str, ...] = ("cross_entropy",)
-    normalisations: tuple[str, ...] = ("token-mean",)
+    normalizations: tuple[str, ...] = ("token-mean",)
     prompt_weights: tuple[float, ...] = ()
     tasks: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -133,7 +133,7 @@ class Plan:
     data_seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("losses", "normalisations", "seeds"):
+        for name in ("losses", "normalizations", "seeds"):
             if not getattr(self, name):
                 raise ConfigError(f"compare: {name} is empty; name at least one.")
         if len(set(self.seeds)) < len(self.seeds):
@@ -151,13 +151,13 @@ class Plan:
         """Every combination, the reference first, each once.
 
         Raises:
-            ConfigError: If a loss or a normalisation cannot be read, or there are not two different arms.
+            ConfigError: If a loss or a normalization cannot be read, or there are not two different arms.
         """
-        from sftloss.pipeline import normalisation
+        from sftloss.pipeline import normalization
         from sftloss.pipeline.question import objectives
 
         losses = tuple(objectives(self.losses))
-        rules = tuple(normalisation(text) for text in self.normalisations)
+        rules = tuple(normalization(text) for text in self.normalizations)
         weightings = tuple("" if text == NONE else _read(text) for text in self.tasks) or ("",)
         found = dict.fromkeys(
             Arm(loss, rule.name, rule.alpha, prompt, tasks)

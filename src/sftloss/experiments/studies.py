@@ -63,7 +63,7 @@ _ALL = (
         "length repairs it. The arithmetic says the reverse: the sum leaves the lengths of the data as they are, and "
         "dividing by the length teaches shorter answers wherever one prompt has answers of several lengths. Here "
         "models are trained under the exponents 0 (token mean), 0.5 (sqrt) and 1 (example mean) of the length.",
-        Plan(normalisations=("token-mean", "sqrt", "example-mean"), **{**_SIZE, "seeds": tuple(range(8))}),  # type: ignore[arg-type]
+        Plan(normalizations=("token-mean", "sqrt", "example-mean"), **{**_SIZE, "seeds": tuple(range(8))}),  # type: ignore[arg-type]
         Claim("dividing by the length makes answers longer", "answer length", "higher"),
     ),
     Study(
@@ -115,7 +115,7 @@ STUDIES: Mapping[str, Study] = MappingProxyType({one.name: one for one in _ALL})
 
 DEMO = Plan(
     losses=("cross_entropy", "focal(gamma=2)"),
-    normalisations=("token-mean", "example-mean"),
+    normalizations=("token-mean", "example-mean"),
     train_rows=1600,
     eval_rows=120,
     steps=150,

@@ -55,7 +55,7 @@ class Recipe:
         max_length: Tokens kept of each example.
         packing: Whether examples share rows of `max_length` tokens, kept apart by their positions.
         loss: An objective, ``"cross_entropy + 1e-4 * z_loss"``.
-        alpha, roles, normaliser: As in :class:`sftloss.training.Loss`.
+        alpha, roles, normalizer: As in :class:`sftloss.training.Loss`.
         tasks: How the tasks that the data names are weighted, ``"uncertainty"``, ``"dwa(temperature=2)"``,
             ``"static(qa=2, code=0.5)"``, each also with ``base``, ``low``, ``high``, ``warmup_steps``, ``window`` and
             ``on_nonfinite`` of :class:`sftloss.tasks.Rules`, and ``conflicts=true`` or ``layerwise=true`` of
@@ -89,7 +89,7 @@ class Recipe:
         ConfigError: If a value is none of those allowed, or two contradict each other.
 
     Example:
-        >>> Recipe(model="demo", data="demo", loss="dft", max_steps=20).normaliser
+        >>> Recipe(model="demo", data="demo", loss="dft", max_steps=20).normalizer
         'weights'
     """
 
@@ -108,7 +108,7 @@ class Recipe:
     loss: str = "cross_entropy"
     alpha: float = 0.0
     roles: Mapping[str, float] | None = None
-    normaliser: str | float = "weights"
+    normalizer: str | float = "weights"
     tasks: str | None = None
     batch_size: int = 8
     grad_accum: int = 1

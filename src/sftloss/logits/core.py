@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sftloss.objectives import cross_entropy, label_smoothing
 from sftloss.statistics import IGNORED, TokenStats, from_logits
-from sftloss.weights import NORMALISERS, coefficients, normaliser
+from sftloss.weights import NORMALIZERS, coefficients, normalizer
 
 REDUCTIONS = ("mean", "sum", "none")
 Total = Tensor | float
@@ -37,7 +37,7 @@ class Reduction:
     def __post_init__(self) -> None:
         if self.how not in REDUCTIONS:
             raise ValueError(f"{self.name}: reduction must be one of {', '.join(REDUCTIONS)}, got {self.how!r}.")
-        if self.normalizer not in NORMALISERS or self.normalizer == "constant":
+        if self.normalizer not in NORMALIZERS or self.normalizer == "constant":
             raise ValueError(
                 f"{self.name}: normalizer must be weights, sequences or tokens, got {self.normalizer!r}. "
                 "For a constant give total=."
@@ -57,8 +57,8 @@ class Reduction:
         return (weights * losses).sum()
 
     def total(self, weights: Tensor, segments: Tensor | None) -> Tensor:
-        """This micro-batch's part of the step's normaliser."""
-        return normaliser(weights.reshape(-1), flat_segments(weights, segments), by=self.normalizer)
+        """This micro-batch's part of the step's normalizer."""
+        return normalizer(weights.reshape(-1), flat_segments(weights, segments), by=self.normalizer)
 
 
 def ce_objective(smoothing: float) -> TokenObjective:

@@ -110,7 +110,7 @@ class InstructionResponseLoss(nn.Module):
     def total(
         self, targets: Tensor, instruction_mask: Tensor, response_mask: Tensor, *, segments: Tensor | None = None
     ) -> Float[Tensor, ""]:
-        """This micro-batch's part of the step's normaliser; the sum over the step is forward's ``total``."""
+        """This micro-batch's part of the step's normalizer; the sum over the step is forward's ``total``."""
         weights = self.weights(targets, instruction_mask, response_mask, segments=segments)
         return self.reduction.total(weights, segments)
 
@@ -133,7 +133,7 @@ class InstructionResponseLoss(nn.Module):
                 or non-zero; ignored targets are taken out.
             response_mask: The same for the response. The two must not overlap.
             segments: ``(batch, tokens)``, the sequence of each token where rows are packed; negative is padding.
-            total: The normaliser of the whole optimizer step, the sum of :meth:`total` over all micro-batches and
+            total: The normalizer of the whole optimizer step, the sum of :meth:`total` over all micro-batches and
                 ranks. (Where gradients are averaged over ranks, multiply the loss by their number.)
 
         Raises:

@@ -79,7 +79,7 @@ class LengthNormalizedLoss(nn.Module):
     def total(
         self, targets: Tensor, lengths: Tensor | None = None, *, segments: Tensor | None = None
     ) -> Float[Tensor, ""]:
-        """This micro-batch's part of the step's normaliser; the sum over the step is forward's ``total``."""
+        """This micro-batch's part of the step's normalizer; the sum over the step is forward's ``total``."""
         return self.reduction.total(self.weights(targets, lengths, segments=segments), segments)
 
     def forward(
@@ -115,7 +115,7 @@ class LengthNormalizedLoss(nn.Module):
 
 
 class AdaptiveLengthLoss(nn.Module):
-    r"""Length-normalised loss whose sequences count by how near their length is to a target length.
+    r"""Length-normalized loss whose sequences count by how near their length is to a target length.
 
     .. math:: L = \frac{1}{Z} \sum_s \frac{f(n_s)}{T_s^{\alpha}} \sum_{t \in s} \ell_t, \qquad
               f(n) = e^{-\lambda |n - n^*| / n^*}, \qquad Z = \sum_s f(n_s) T_s^{1-\alpha}
@@ -197,7 +197,7 @@ class AdaptiveLengthLoss(nn.Module):
     def total(
         self, targets: Tensor, lengths: Tensor | None = None, *, segments: Tensor | None = None
     ) -> Float[Tensor, ""]:
-        """This micro-batch's part of the step's normaliser; the sum over the step is forward's ``total``."""
+        """This micro-batch's part of the step's normalizer; the sum over the step is forward's ``total``."""
         return self.reduction.total(self.weights(targets, lengths, segments=segments), segments)
 
     def forward(

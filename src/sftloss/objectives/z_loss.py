@@ -7,7 +7,7 @@ from sftloss.statistics import TokenStats
 
 
 def z_loss(stats: TokenStats) -> Float[Tensor, " tokens"]:
-    r"""Squared log-normaliser: keeps the logits from drifting, to which cross-entropy is blind.
+    r"""Squared log-normalizer: keeps the logits from drifting, to which cross-entropy is blind.
 
     .. math:: r_i = (\log Z_i)^2, \qquad \log Z_i = \log \sum_j e^{z_{ij}}
 

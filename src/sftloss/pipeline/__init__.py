@@ -8,7 +8,7 @@ from __future__ import annotations
 from sftloss.pipeline.analyze import analyze, check, take_part
 from sftloss.pipeline.demo import demo
 from sftloss.pipeline.lengths import lengths
-from sftloss.pipeline.question import normalisation, normalisations_of_a_step, role_weights
+from sftloss.pipeline.question import normalization, normalizations_of_a_step, role_weights
 from sftloss.pipeline.run import Run
 
 __all__ = [
@@ -17,8 +17,8 @@ __all__ = [
     "check",
     "demo",
     "lengths",
-    "normalisation",
-    "normalisations_of_a_step",
+    "normalization",
+    "normalizations_of_a_step",
     "role_weights",
     "take_part",
 ]

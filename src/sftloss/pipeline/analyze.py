@@ -44,7 +44,7 @@ def analyze(
         tokenizer: Its tokenizer.
         rows: A data file, a folder, a hub data set, or rows as mappings, in any of the usual formats.
         losses: Objectives as expressions, ``"focal(gamma=2)"``; the first is the one taken to be trained.
-        question: Normalisations to compare, the policy to measure against, groups, seed.
+        question: Normalizations to compare, the policy to measure against, groups, seed.
         run: Which rows, how much at a time, where results go, and rank 0's shard where several processes share the
             work; the others call :func:`take_part`.
 

@@ -35,7 +35,7 @@ def lengths(
     question: LengthOptions | None = None,
     run: Run | None = None,
 ) -> Report:
-    """Which output lengths each normalisation teaches, from the data alone; no model is run.
+    """Which output lengths each normalization teaches, from the data alone; no model is run.
 
     Args:
         rows: A data file, a folder, a hub data set, or rows as mappings, in any of the usual formats.
@@ -43,7 +43,7 @@ def lengths(
             `unit` in the text of the answers, which is as good as the tokens of each are equally many.
         unit: ``"characters"`` or ``"words"`` (between blanks), where there is no tokenizer. Pre-tokenised rows are
             counted in tokens in any case.
-        question: The normalisations, the size of a step, a wanted mean length. Its `unit` is set here.
+        question: The normalizations, the size of a step, a wanted mean length. Its `unit` is set here.
         run: Which rows, where results go.
 
     Returns:

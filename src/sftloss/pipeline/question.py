@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sftloss.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sftloss.analysis import Normalisation
+    from sftloss.analysis import Normalization
 
 
 def objectives(losses: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
@@ -34,13 +34,13 @@ def objectives(losses: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
     return found
 
 
-def normalisation(text: str) -> Normalisation:
+def normalization(text: str) -> Normalization:
     """``token-mean``, ``example-mean``, ``sqrt``, or the exponent of the length as a number.
 
     Raises:
         ConfigError: If it is none of these.
     """
-    from sftloss.analysis import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalisation
+    from sftloss.analysis import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization
 
     named = {"token-mean": TOKEN_MEAN, "example-mean": EXAMPLE_MEAN, "sqrt": SQRT}
     if text in named:
@@ -52,10 +52,10 @@ def normalisation(text: str) -> Normalisation:
     if not math.isfinite(alpha):
         raise ConfigError(f"--normalization: {text[:60]!r} is none of {', '.join(named)}, nor an exponent such as 0.7.")
     same = {known.alpha: known for known in named.values()}
-    return same.get(alpha, Normalisation(f"T^-{alpha:g}", alpha))
+    return same.get(alpha, Normalization(f"T^-{alpha:g}", alpha))
 
 
-def normalisations_of_a_step(batch_size: int | None, grad_accum: int | None) -> tuple[Normalisation, ...]:
+def normalizations_of_a_step(batch_size: int | None, grad_accum: int | None) -> tuple[Normalization, ...]:
     """What a training step with these sizes may do: token means of micro-batches, and of the whole step.
 
     Raises:

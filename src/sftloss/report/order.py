@@ -24,7 +24,7 @@ SEVERITIES = {
 }
 
 _LEVELS = {
-    "S0": "nominal weight: what the data and the normalisation give, without a model",
+    "S0": "nominal weight: what the data and the normalization give, without a model",
     "S1": "logit gradient: how much probability the loss asks to move",
     "S2": "last-layer gradient",
     "S3": "parameter gradient",

@@ -19,7 +19,7 @@ from sftloss.tasks.report import step_info, task_statistics, tell_of_forgotten_s
 from sftloss.tasks.rules import Rules
 from sftloss.tasks.strategies import EXTRA, Observation, State, Strategy
 from sftloss.tasks.sums import checked_means, flat_tokens, sums_of_means, task_sums, zero_nonfinite
-from sftloss.weights import group_coefficients, group_normalisers
+from sftloss.weights import group_coefficients, group_normalizers
 
 _FORGOTTEN = 256  # passes without a step after which someone has probably forgotten it
 
@@ -190,7 +190,7 @@ class MultiTaskLoss(nn.Module):
         found = torch.zeros_like(self.weights)
         for weights, ids in micro_batches:
             _, flat, each = flat_tokens(weights, ids, weights)
-            found = found + group_normalisers(each, flat, count=len(self.task_names)).to(found.device)
+            found = found + group_normalizers(each, flat, count=len(self.task_names)).to(found.device)
         return sum_over_ranks(found, self.process_group)
 
     def observe(
@@ -296,7 +296,7 @@ class MultiTaskLoss(nn.Module):
         return task_statistics(self)
 
     def _coefficients(self, weights: Tensor, ids: Tensor, totals: Tensor | None) -> Tensor:
-        z = group_normalisers(weights, ids, count=len(self.task_names)) if totals is None else totals.to(weights.device)
+        z = group_normalizers(weights, ids, count=len(self.task_names)) if totals is None else totals.to(weights.device)
         if self.rules.base == "token_mean":
             z = z.sum()
         found = group_coefficients(weights, ids, z, self.weights.to(weights.device))

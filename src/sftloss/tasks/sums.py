@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sftloss.weights import group_normalisers
+from sftloss.weights import group_normalizers
 
 
 def task_sums(
@@ -43,7 +43,7 @@ def task_sums(
         raise ValueError(f"task_sums: losses have shape {tuple(losses.shape)}, tasks {tuple(tasks.shape)}.")
     if weights is None:
         weights = torch.ones_like(losses)
-    counts = group_normalisers(weights, tasks, count=count)
+    counts = group_normalizers(weights, tasks, count=count)
     terms = torch.where(weights != 0, losses.to(counts.dtype) * weights.to(counts.dtype), 0)
     sums = counts.new_zeros(count + 1).index_add_(0, torch.where(tasks < 0, count, tasks.long()), terms)
     return sums[:-1], counts

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sftloss.testing.report import AccumulationReport, SplitResult
 
-_ITEMS = ("num_items_in_batch", "num_items", "normalizer", "normaliser", "total")
+_ITEMS = ("num_items_in_batch", "num_items", "normalizer", "normalizer", "total")
 
 
 def check_accumulation(
@@ -30,9 +30,9 @@ def check_accumulation(
 
     - ``compute_loss(model, batch)`` is one micro-batch's loss; k of them are summed and divided by k.
     - ``compute_loss(model, batch, num_items_in_batch)`` is given the step's number of items and is summed. The
-      parameter may also be called num_items, normaliser, normalizer or total.
+      parameter may also be called num_items, normalizer, normalizer or total.
 
-    Give rows with different numbers of labels, or every normalisation is right. Dropout is off while checking.
+    Give rows with different numbers of labels, or every normalization is right. Dropout is off while checking.
 
     Args:
         compute_loss: The loss, as above.

@@ -116,7 +116,7 @@ REASONS = {
     "not finite": "",
     "mean of means": "Mean of means: each micro-batch is divided by its own count, {how}; {wrong}.",
     "divided twice": "Divided twice: {wrong}, in the right direction; it is divided by the number of micro-batches "
-    "although it is normalised over the step, or is a sum that is normalised by nothing else.",
+    "although it is normalized over the step, or is a sum that is normalized by nothing else.",
     "not divided": "Not divided: {wrong}, in the right direction; the losses of the micro-batches are added up, and "
     "nothing divides them by their number or by the items of the step.",
     "ranks": "Right on one process, not on several: {wrong}; each rank is divided by its own count, not by all ranks'.",

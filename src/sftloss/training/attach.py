@@ -65,7 +65,7 @@ class Attachment:
         self._hold_before_sharding()
 
     def step(self, micro_batches: Sequence[Mapping[str, Any]], *, group: Any = None) -> Step:
-        """The normaliser of an optimizer step; see :func:`step_total`."""
+        """The normalizer of an optimizer step; see :func:`step_total`."""
         self._hold_before_sharding()
         copies = self.form.copies if group is None else 1
         return step_total(self.loss, micro_batches, device=_device(self.model), group=group, copies=copies)
@@ -215,7 +215,7 @@ class Attachment:
     def _step_of(self, given: Mapping[str, Any], tokens: Any) -> tuple[Step, bool]:
         """The step this pass belongs to, and whether totals of several passes may be added up."""
         loss, items = self.loss, given.get("num_items_in_batch")
-        adds_up = isinstance(loss.normaliser, str)
+        adds_up = isinstance(loss.normalizer, str)
         if isinstance(items, Step):
             return items, False
         if items is None:
@@ -223,7 +223,7 @@ class Attachment:
             return Step(contribution(loss, tokens, factors), factors), adds_up
         if not loss.counts_tokens or any(given.get(name) is not None for name in ("token_weights", "example_weights")):
             raise ValueError(
-                f"sftloss: num_items_in_batch counts labels, but this loss is normalised by {loss.normaliser!r} of its "
+                f"sftloss: num_items_in_batch counts labels, but this loss is normalized by {loss.normalizer!r} of its "
                 "own weights; pass num_items_in_batch=attachment.step(micro_batches), or make the Trainer with "
                 "sftloss.training.with_loss(Trainer, loss)."
             )
@@ -253,7 +253,7 @@ def attach(model: nn.Module, loss: Loss | str | Objective) -> Attachment:
         loss: The loss, or just its objective.
 
     Returns:
-        The attachment; its `step` counts the normaliser of an optimizer step, `detach` ends it.
+        The attachment; its `step` counts the normalizer of an optimizer step, `detach` ends it.
 
     Raises:
         ModelError: If the head's product is not the model's own logits (an adapter other than LoRA on the head, a

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sftloss.objectives import objective as read_objective
 from sftloss.statistics import TokenStats
-from sftloss.weights import NORMALISERS, ROLES
+from sftloss.weights import NORMALIZERS, ROLES
 
 if TYPE_CHECKING:
     from sftloss.training.tasks.weighting import TaskWeighting
@@ -21,11 +21,11 @@ Objective = Callable[[TokenStats], Tensor]
 
 @dataclass(frozen=True)
 class TaskFactors:
-    r"""Factors that multiply after the normalisation: :math:`c = \lambda_g \, u / Z_g`.
+    r"""Factors that multiply after the normalization: :math:`c = \lambda_g \, u / Z_g`.
 
     Attributes:
         factors: One number a task.
-        is_mean_per_task: Whether each task is divided by its own normaliser (the loss is a weighted sum of task
+        is_mean_per_task: Whether each task is divided by its own normalizer (the loss is a weighted sum of task
             means) or all by one.
         names: What the log calls the tasks, in the order of their indices.
     """
@@ -51,7 +51,7 @@ class Loss:
         roles: Weight by role, as ``{"prompt": 0.1, "response": 1.0}``; a role not named is not trained. The batch
             says roles by a tensor ``roles``; without one, a token whose label is ignored is the prompt's and the
             others are the response's. None trains what the labels do not ignore.
-        normaliser: ``"weights"``, ``"sequences"`` or ``"tokens"``: what Z counts. A number is Z itself.
+        normalizer: ``"weights"``, ``"sequences"`` or ``"tokens"``: what Z counts. A number is Z itself.
         tasks: Factors by task, fixed or moved by a strategy; the batch then holds ``tasks``, an index a row or a token.
         extras: Names of batch tensors, laid out as the labels are, that the objective reads as ``stats.extras``.
         is_checked: Whether a non-finite loss raises, naming the rows. Asking waits for the device once a micro-batch.
@@ -68,7 +68,7 @@ class Loss:
     objective: str | Objective = "cross_entropy"
     alpha: float = 0.0
     roles: Mapping[str, float] | None = None
-    normaliser: str | float = "weights"
+    normalizer: str | float = "weights"
     tasks: TaskFactors | TaskWeighting | None = None
     extras: tuple[str, ...] = ()
     is_checked: bool = True
@@ -85,23 +85,23 @@ class Loss:
             )
         if not abs(self.alpha) < float("inf"):
             raise ValueError(f"Loss: alpha must be a finite number, got {self.alpha}.")
-        self._check_normaliser()
+        self._check_normalizer()
         for role, weight in (self.roles or {}).items():
             if role not in ROLES or not abs(weight) < float("inf"):
                 raise ValueError(f"Loss: roles takes a finite weight for {', '.join(ROLES)}, got {role!r}: {weight}.")
 
-    def _check_normaliser(self) -> None:
-        names = [name for name in NORMALISERS if name != "constant"]
-        if isinstance(self.normaliser, str):
-            if self.normaliser not in names:
-                raise ValueError(f"Loss: normaliser must be {', '.join(names)} or a number, got {self.normaliser!r}.")
-        elif not 0 < self.normaliser < float("inf"):
-            raise ValueError(f"Loss: a normaliser that is a number must be > 0, got {self.normaliser}.")
+    def _check_normalizer(self) -> None:
+        names = [name for name in NORMALIZERS if name != "constant"]
+        if isinstance(self.normalizer, str):
+            if self.normalizer not in names:
+                raise ValueError(f"Loss: normalizer must be {', '.join(names)} or a number, got {self.normalizer!r}.")
+        elif not 0 < self.normalizer < float("inf"):
+            raise ValueError(f"Loss: a normalizer that is a number must be > 0, got {self.normalizer}.")
 
     @property
     def counts_tokens(self) -> bool:
         """Whether Z is the number of labels not ignored, whatever the batch holds beside its labels."""
-        return self.normaliser in ("weights", "tokens") and not self.alpha and self.roles is None and not self.tasks
+        return self.normalizer in ("weights", "tokens") and not self.alpha and self.roles is None and not self.tasks
 
 
 def as_loss(loss: Loss | str | Objective) -> Loss:

@@ -1,4 +1,4 @@
-"""One optimizer step: its normaliser, over every micro-batch and every rank."""
+"""One optimizer step: its normalizer, over every micro-batch and every rank."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sftloss.training.batch.tokens import Tokens, read_tokens
 from sftloss.training.loss import Loss
-from sftloss.weights import coefficients, group_coefficients, group_normalisers, normaliser
+from sftloss.weights import coefficients, group_coefficients, group_normalizers, normalizer
 
 
 class Step:
@@ -43,7 +43,7 @@ class Step:
 
 def contribution(loss: Loss, tokens: Tokens, factors: Tensor | None) -> Tensor:
     """What a micro-batch adds to Z. Where Z is a number, each micro-batch answers that number."""
-    by = loss.normaliser
+    by = loss.normalizer
     if not isinstance(by, str):
         return torch.tensor(float(by), dtype=torch.float64, device=tokens.weights.device)
     weights = tokens.weights
@@ -52,8 +52,8 @@ def contribution(loss: Loss, tokens: Tokens, factors: Tensor | None) -> Tensor:
     if factors is not None and loss.tasks is not None and loss.tasks.is_mean_per_task:
         assert tokens.groups is not None
         count = factors.numel()
-        return group_normalisers(weights, tokens.groups, count=count, by=by, segments=tokens.segments)
-    return normaliser(weights, tokens.segments, by=by)
+        return group_normalizers(weights, tokens.groups, count=count, by=by, segments=tokens.segments)
+    return normalizer(weights, tokens.segments, by=by)
 
 
 def step_total(
@@ -64,7 +64,7 @@ def step_total(
     group: Any = None,
     copies: int = 1,
 ) -> Step:
-    """Count the normaliser of an optimizer step: once, before its first forward pass.
+    """Count the normalizer of an optimizer step: once, before its first forward pass.
 
     Where `torch.distributed` runs, one all-reduce adds the ranks' contributions, so every rank calls this, also a
     rank with nothing to learn or with no micro-batch at all.
@@ -94,7 +94,7 @@ def step_total(
     factors, ranks = None if loss.tasks is None else loss.tasks.now(), _ranks(group) // copies
     parts = [contribution(loss, read_tokens(loss, batch), factors) for batch in micro_batches]
     parts = parts or [contribution(loss, _no_tokens(loss), factors)]
-    if not isinstance(loss.normaliser, str):
+    if not isinstance(loss.normalizer, str):
         return Step(parts[0], factors, len(micro_batches), ranks)
     total = torch.stack(parts).sum(dim=0).to(device or parts[0].device)
     if together:

@@ -1,4 +1,4 @@
-"""How much each token counts: weights u from the data, one normaliser Z a step, coefficients c = u / Z.
+"""How much each token counts: weights u from the data, one normalizer Z a step, coefficients c = u / Z.
 
 Everything is flat, ``(tokens,)``: padded and packed batches look the same, and ``segments`` says which sequence a
 token belongs to (any integers; negative is padding). The factors multiply in this order::
@@ -8,28 +8,28 @@ token belongs to (any integers; negative is padding). The factors multiply in th
     u = length_weights(u, segments, alpha=0.5)              # T: the sum of the two factors above
     u = adaptive_length_weights(u, segments, target_length=200.0)
     u = group_weights(u, languages, factors) * rewards
-    Z = sum of normaliser(u, segments, by="weights") over all micro-batches and ranks of the step
+    Z = sum of normalizer(u, segments, by="weights") over all micro-batches and ranks of the step
     c = coefficients(u, Z)
 """
 
 from __future__ import annotations
 
-from sftloss.weights.groups import group_coefficients, group_normalisers, group_weights
+from sftloss.weights.groups import group_coefficients, group_normalizers, group_weights
 from sftloss.weights.lengths import adaptive_length_weights, length_weights, segment_lengths
-from sftloss.weights.normaliser import NORMALISERS, coefficients, normaliser, validate_weights
+from sftloss.weights.normalizer import NORMALIZERS, coefficients, normalizer, validate_weights
 from sftloss.weights.positions import position_weights
 from sftloss.weights.roles import ROLES, role_weights
 
 __all__ = [
-    "NORMALISERS",
+    "NORMALIZERS",
     "ROLES",
     "adaptive_length_weights",
     "coefficients",
     "group_coefficients",
-    "group_normalisers",
+    "group_normalizers",
     "group_weights",
     "length_weights",
-    "normaliser",
+    "normalizer",
     "position_weights",
     "role_weights",
     "segment_lengths",

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sftloss.weights.normaliser import NORMALISERS, divide
+from sftloss.weights.normalizer import NORMALIZERS, divide
 from sftloss.weights.segments import check_flat, dense_ids, exact_dtype, refuse_negative
 
 
@@ -41,7 +41,7 @@ def group_weights(
     return weights * _of_group(factors, groups).to(weights.dtype)
 
 
-def group_normalisers(
+def group_normalizers(
     weights: Float[Tensor, " tokens"],
     groups: Int[Tensor, " tokens"],
     *,
@@ -49,7 +49,7 @@ def group_normalisers(
     by: str = "weights",
     segments: Int[Tensor, " tokens"] | None = None,
 ) -> Float[Tensor, " groups"]:
-    r"""What one micro-batch adds to each group's normaliser :math:`Z_g`; :func:`sftloss.weights.normaliser` by group.
+    r"""What one micro-batch adds to each group's normalizer :math:`Z_g`; :func:`sftloss.weights.normalizer` by group.
 
     Args:
         weights: Weight of each token, ``(tokens,)``, dimensionless.
@@ -66,24 +66,24 @@ def group_normalisers(
             or with ``by="weights"`` a weight on the CPU is negative.
 
     Example:
-        >>> group_normalisers(torch.ones(3), torch.tensor([0, 2, 2]), count=3)
+        >>> group_normalizers(torch.ones(3), torch.tensor([0, 2, 2]), count=3)
         tensor([1., 0., 2.], dtype=torch.float64)
     """
-    check_flat("group_normalisers", weights, groups=groups)
-    if by not in NORMALISERS or by == "constant":
-        raise ValueError(f"group_normalisers: by must be weights, sequences or tokens, got {by!r}.")
+    check_flat("group_normalizers", weights, groups=groups)
+    if by not in NORMALIZERS or by == "constant":
+        raise ValueError(f"group_normalizers: by must be weights, sequences or tokens, got {by!r}.")
     dtype = exact_dtype(weights.device)
     sums = torch.zeros(count + 1, dtype=dtype, device=weights.device)
-    _check_groups("group_normalisers", groups, sums[:-1])
+    _check_groups("group_normalizers", groups, sums[:-1])
     if by == "weights":
-        refuse_negative("group_normalisers", weights)
+        refuse_negative("group_normalizers", weights)
         amounts = weights.to(dtype)
     elif by == "tokens":
         amounts = (weights != 0).to(dtype)
     else:
         if segments is None:
-            raise ValueError('group_normalisers: by="sequences" needs segments.')
-        check_flat("group_normalisers", weights, segments=segments)
+            raise ValueError('group_normalizers: by="sequences" needs segments.')
+        check_flat("group_normalizers", weights, segments=segments)
         amounts = _first_of_segment(weights, groups, segments, count).to(dtype)
     # slot `count` collects padding and is dropped
     return sums.index_add_(0, torch.where(groups < 0, count, groups.long()), amounts)[:-1]

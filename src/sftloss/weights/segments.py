@@ -31,7 +31,7 @@ def refuse_negative(name: str, weights: Tensor) -> None:
     if weights.device.type == "cpu" and not bool((weights >= 0).all()):
         raise ValueError(
             f"{name}: weights must be >= 0 (found a negative one or NaN). Multiply signed rewards in afterwards "
-            'and normalise by="sequences", "tokens" or "constant".'
+            'and normalize by="sequences", "tokens" or "constant".'
         )
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sftloss.analysis.lengths.tilt import Lengths, Normalisation, conflicting, sequence_weights
+from sftloss.analysis.lengths.tilt import Lengths, Normalization, conflicting, sequence_weights
 from sftloss.analysis.shared.bootstrap import REPLICATES, GroupSums, ratio_interval, resampling_units
 from sftloss.analysis.shared.numbers import Estimate, cannot_tell
 
@@ -46,7 +46,7 @@ class Answers:
     examples: Codes
     cut: int
 
-    def weights(self, rule: Normalisation) -> Floats:
+    def weights(self, rule: Normalization) -> Floats:
         """w(T) of each answer's example."""
         return sequence_weights(self.sizes, rule)[self.example]
 

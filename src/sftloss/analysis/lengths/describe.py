@@ -18,7 +18,7 @@ from sftloss.analysis.lengths.sections import (
     target_section,
 )
 from sftloss.analysis.lengths.study import LengthStudy, Origins
-from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, TOKEN_MEAN, Lengths, Normalisation, sequence_weights
+from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, TOKEN_MEAN, Lengths, Normalization, sequence_weights
 from sftloss.analysis.shared import numbers
 from sftloss.analysis.shared.shares import number, percent
 from sftloss.document import Document, Finding, by_severity
@@ -32,12 +32,12 @@ def describe_lengths(
     origins: Origins | None = None,
     facts: Sequence[tuple[str, str]] = (),
 ) -> Document:
-    """Which output lengths each normalisation teaches, from the lengths alone; no model is run.
+    """Which output lengths each normalization teaches, from the lengths alone; no model is run.
 
     Args:
         lengths: Each answer's length, prompt and task; arrays of shape ``(answers,)``. Prompts are what the shift
             is conditioned on: without them only its upper bound is known.
-        options: The normalisations, the size of a step, a wanted mean length.
+        options: The normalizations, the size of a step, a wanted mean length.
         origins: From ids of examples to "file:line"; findings then list rows.
         facts: Label and value pairs for the top of the report.
 
@@ -64,7 +64,7 @@ def describe_lengths(
     if options.target_mean is not None:
         sections.insert(1, target_section(study))
     return Document(
-        "Which output lengths each normalisation teaches",
+        "Which output lengths each normalization teaches",
         _headlines(study),
         _findings(study),
         (*sections, method_section(study)),
@@ -75,14 +75,14 @@ def describe_lengths(
 
 def _headlines(study: LengthStudy) -> tuple[str, ...]:
     unit = study.options.unit
-    said = ", ".join(f"{one.normalisation.name} {number(one.unconditional.value)}" for one in study.forecasts)
+    said = ", ".join(f"{one.normalization.name} {number(one.unconditional.value)}" for one in study.forecasts)
     first = f"Mean length learned if the prompt says nothing about length: {said} {unit}."
     if study.reason:
         second = f"Whether it shifts here this data cannot tell: {study.reason}."
     else:
         seen = "one answer to a prompt shows no shift, so this is what the data shows, not all there may be"
         given = ", ".join(
-            f"{one.normalisation.name} {number(one.within_prompt.value)}"
+            f"{one.normalization.name} {number(one.within_prompt.value)}"
             for one in study.forecasts
             if one.within_prompt is not None
         )
@@ -94,7 +94,7 @@ def _headlines(study: LengthStudy) -> tuple[str, ...]:
     return (first, second, third)
 
 
-def _shift(study: LengthStudy, rule: Normalisation) -> Shift:
+def _shift(study: LengthStudy, rule: Normalization) -> Shift:
     found = study.forecast(rule)
     within = None if found.within_prompt is None else found.within_prompt.value
     return Shift(study.data.value, found.unconditional, within, study.reason, study.options.unit)
@@ -104,7 +104,7 @@ def _findings(study: LengthStudy) -> tuple[Finding, ...]:
     used = study.used
     found = [wording.example_mean_finding(_shift(study, EXAMPLE_MEAN), is_used=used == EXAMPLE_MEAN)]
     smallest = min(
-        (one for one in study.options.all_normalisations() if one.micro_batch is not None),
+        (one for one in study.options.all_normalizations() if one.micro_batch is not None),
         key=lambda one: one.micro_batch or 0,
         default=None,
     )
@@ -118,7 +118,7 @@ def _findings(study: LengthStudy) -> tuple[Finding, ...]:
     return by_severity(finding for finding in found if finding is not None)
 
 
-def _concentrated(study: LengthStudy, rule: Normalisation) -> Finding | None:
+def _concentrated(study: LengthStudy, rule: Normalization) -> Finding | None:
     """NORM004 on the nominal signal: the coefficients an example receives."""
     size, ids = study.answers.sizes, study.answers.examples
     if len(size) < 100:

@@ -65,7 +65,7 @@ def example_mean_finding(shift: Shift, *, is_used: bool) -> Finding | None:
 
 
 def _shift_finding(id: str, subject: str, shift: Shift, *, is_used: bool) -> Finding | None:
-    """A warning needs a normalisation that is in use, and data that shows a shift given the prompt."""
+    """A warning needs a normalization that is in use, and data that shows a shift given the prompt."""
     if not abs(shift.relative) >= SHIFT:
         return None
     teaches, kind = "teaches" if is_used else "would teach", "shorter" if shift.relative < 0 else "longer"
@@ -92,7 +92,7 @@ def conflict_finding(share: float, spread: Interval | None, rows: tuple[str, ...
         "DATA103",
         "info",
         f"{percent(share)} of the answers have a prompt that is also answered at another length.",
-        "There a normalisation by length decides which of the answers is learned, not only how fast.",
+        "There a normalization by length decides which of the answers is learned, not only how fast.",
         "",
         share,
         spread,

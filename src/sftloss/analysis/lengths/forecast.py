@@ -1,7 +1,7 @@
-r"""What each normalisation teaches about output length, with intervals, on millions of examples in seconds.
+r"""What each normalization teaches about output length, with intervals, on millions of examples in seconds.
 
 `_tilt` has the rule (:math:`p^* \propto w\,p_{data}`) and its limits. Here it is asked of one data set under every
-normalisation that a training step may use, and turned around: which exponent teaches a wanted mean.
+normalization that a training step may use, and turned around: which exponent teaches a wanted mean.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sftloss.analysis.lengths.tilt import (
     SQRT,
     TOKEN_MEAN,
     Lengths,
-    Normalisation,
+    Normalization,
     conflicting,
     sequence_weights,
 )
@@ -37,7 +37,7 @@ class LengthOptions:
     """What to predict.
 
     Attributes:
-        normalisations: Beside sum, sqrt and example mean, those of the user.
+        normalizations: Beside sum, sqrt and example mean, those of the user.
         batch_size: Sequences in a micro-batch; None predicts nothing of steps.
         grad_accum: Micro-batches in a step of one rank.
         ranks: Data-parallel processes.
@@ -46,7 +46,7 @@ class LengthOptions:
         replicates, seed: Of the bootstrap.
     """
 
-    normalisations: tuple[Normalisation, ...] = ()
+    normalizations: tuple[Normalization, ...] = ()
     batch_size: int | None = None
     grad_accum: int = 1
     ranks: int = 1
@@ -64,33 +64,33 @@ class LengthOptions:
             raise ConfigError("LengthOptions: grad_accum and ranks need batch_size, the sequences in a micro-batch.")
         if self.target_mean is not None and not 0 < self.target_mean < math.inf:
             raise ConfigError(f"LengthOptions: target_mean must be a positive length, got {self.target_mean}.")
-        for one in self.normalisations:
+        for one in self.normalizations:
             if abs(one.alpha) > STEEPEST:
                 raise ConfigError(f"LengthOptions: the exponent must be within {STEEPEST:g} of 0, got {one.alpha:g}.")
 
-    def all_normalisations(self) -> tuple[Normalisation, ...]:
+    def all_normalizations(self) -> tuple[Normalization, ...]:
         """Sum, sqrt and example mean, the user's own, and the token means a step may take; each rule once."""
         found = {(one.alpha, one.micro_batch): one for one in (TOKEN_MEAN, SQRT, EXAMPLE_MEAN)}
-        for one in (*self.normalisations, *self.steps()):
+        for one in (*self.normalizations, *self.steps()):
             found.setdefault((one.alpha, one.micro_batch), one)
         return tuple(found.values())
 
-    def steps(self) -> tuple[Normalisation, ...]:
+    def steps(self) -> tuple[Normalization, ...]:
         """Token means over a micro-batch, over one rank's step and over the whole step, each size once."""
         if self.batch_size is None:
             return ()
         per_rank = self.batch_size * self.grad_accum
         # where one size is several things, the last named, the widest, is what it is
         named = {self.batch_size: "micro-batch", per_rank: "one rank's step", per_rank * self.ranks: "whole step"}
-        return tuple(Normalisation(f"token mean of {k} ({what})", micro_batch=k) for k, what in named.items())
+        return tuple(Normalization(f"token mean of {k} ({what})", micro_batch=k) for k, what in named.items())
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What cross-entropy learns about length under one normalisation, at its optimum.
+    """What cross-entropy learns about length under one normalization, at its optimum.
 
     Attributes:
-        normalisation: Which.
+        normalization: Which.
         unconditional: Mean length of an answer if its prompt says nothing about length: of the shift the upper bound.
         within_prompt: Mean length if length varies only among the answers that the data has to one prompt; None
             where prompts are unknown. Few answers to a prompt show little of their variation: it understates.
@@ -99,7 +99,7 @@ class Forecast:
         effective_examples: Kish's effective number of sequences under w(T).
     """
 
-    normalisation: Normalisation
+    normalization: Normalization
     unconditional: Estimate
     within_prompt: Estimate | None
     within_task: float | None
@@ -108,17 +108,17 @@ class Forecast:
 
 
 def forecasts(lengths: Lengths, options: LengthOptions | None = None) -> tuple[Forecast, ...]:
-    r"""The mean output length that each normalisation teaches, from the lengths alone.
+    r"""The mean output length that each normalization teaches, from the lengths alone.
 
     .. math:: \bar T_w = \frac{\sum_i w(T_i)\,T_i}{\sum_i w(T_i)}, \qquad w(T) = T^{-\alpha}
         \text{ or } E\,\frac{1}{T + T'_1 + \dots + T'_{k-1}}
 
     Args:
         lengths: Each answer's length, prompt and task; arrays of shape ``(answers,)``.
-        options: Which normalisations, and the size of a step.
+        options: Which normalizations, and the size of a step.
 
     Returns:
-        One forecast a normalisation, in the order of `LengthOptions.all_normalisations`. Intervals: 95 %, bootstrap
+        One forecast a normalization, in the order of `LengthOptions.all_normalizations`. Intervals: 95 %, bootstrap
         over examples, those of one prompt together where there are at least 30 prompts.
 
     Example:
@@ -129,11 +129,11 @@ def forecasts(lengths: Lengths, options: LengthOptions | None = None) -> tuple[F
     """
     options, answers = options or LengthOptions(), ready(lengths)
     spread = Resampling(answers.units, replicates=options.replicates, seed=options.seed)
-    return tuple(forecast(answers, rule, spread) for rule in options.all_normalisations())
+    return tuple(forecast(answers, rule, spread) for rule in options.all_normalizations())
 
 
-def forecast(answers: Answers, rule: Normalisation, spread: Resampling) -> Forecast:
-    """What one normalisation teaches: the one place where it is computed, for `lengths` and for `analyze`."""
+def forecast(answers: Answers, rule: Normalization, spread: Resampling) -> Forecast:
+    """What one normalization teaches: the one place where it is computed, for `lengths` and for `analyze`."""
     counted = kish_ess(sequence_weights(answers.sizes, rule))
     if not len(answers.ids):  # every answer is cut off: no length is known
         return Forecast(rule, Estimate(math.nan), None, None, None, counted)

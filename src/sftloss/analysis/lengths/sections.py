@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.forecast import STEEPEST, Forecast, bin_sums, solve
 from sftloss.analysis.lengths.study import LengthStudy
-from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, TOKEN_MEAN, Normalisation
+from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, TOKEN_MEAN, Normalization
 from sftloss.analysis.shared import numbers
 from sftloss.analysis.shared.shares import bounds, cell, number, percent
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
@@ -19,10 +19,10 @@ _BOUND, _GIVEN = "if the prompt says nothing", "given the prompt"
 
 
 def forecast_section(study: LengthStudy) -> Section:
-    """The predicted mean of every normalisation: the bound, what the data shows given the prompt, how much counts."""
+    """The predicted mean of every normalization: the bound, what the data shows given the prompt, how much counts."""
     unit, data = study.options.unit, study.data.value
     columns = (
-        Column("normalisation", "normalisation"),
+        Column("normalization", "normalization"),
         Column(
             "bound",
             _BOUND,
@@ -47,7 +47,7 @@ def forecast_section(study: LengthStudy) -> Section:
     table = Table("length-forecast", title, tuple(columns[at] for at in shown), kept)
     lead = f"The data's mean is {number(data)} {unit}. "
     if study.reason:
-        lead += "Below is what each normalisation shifts it to if prompts say nothing about length; "
+        lead += "Below is what each normalization shifts it to if prompts say nothing about length; "
         lead += "whether it does, the data cannot tell: "
         lead += f"{study.reason}."
     else:
@@ -61,11 +61,11 @@ def _forecast_row(one: Forecast, data: float, *, is_seen: bool) -> tuple[Cell, .
     values = (one.unconditional.value, *bounds(one.unconditional.interval), one.unconditional.value / data - 1.0)
     given = (None, None, None) if within is None else (within.value, *bounds(within.interval))
     rest = (one.where_seen, one.effective_examples, one.within_task)
-    return (one.normalisation.name, *(cell(value) for value in (*values, *given, *rest)))
+    return (one.normalization.name, *(cell(value) for value in (*values, *given, *rest)))
 
 
 def _forest(study: LengthStudy) -> Chart:
-    names = tuple(one.normalisation.name for one in study.forecasts)
+    names = tuple(one.normalization.name for one in study.forecasts)
     found = [(_BOUND, [one.unconditional for one in study.forecasts])]
     within = [one.within_prompt for one in study.forecasts if one.within_prompt is not None]
     if not study.reason and len(within) == len(names):
@@ -102,7 +102,7 @@ def evidence_section(study: LengthStudy) -> Section:
         Column("enough", "enough"),
     )
     if study.reason:
-        lead = f"This data cannot tell whether a normalisation shifts output length: {study.reason}."
+        lead = f"This data cannot tell whether a normalization shifts output length: {study.reason}."
     else:
         spread = "" if share.interval is None else f" [{percent(share.interval.low)}, {percent(share.interval.high)}]"
         lead = f"{percent(share.value)}{spread} of the answers share their prompt with an answer of another length."
@@ -128,14 +128,14 @@ def evidence_section(study: LengthStudy) -> Section:
 
 
 def distribution_section(study: LengthStudy) -> Section:
-    """The lengths of the data, and as each normalisation reweights them."""
+    """The lengths of the data, and as each normalization reweights them."""
     unit = study.options.unit
     values, code = np.unique(study.answers.output, return_inverse=True)
-    rules = study.options.all_normalisations()
+    rules = study.options.all_normalizations()
     held = {rule.name: bin_sums(code.ravel(), study.answers.weights(rule)) for rule in rules}
     percentiles = (0.1, 0.5, 0.9, 0.99)
     columns = (
-        Column("normalisation", "normalisation"),
+        Column("normalization", "normalization"),
         *(Column(f"p{round(100 * p)}", f"{round(100 * p)}th percentile", "number") for p in percentiles),
     )
     rows = tuple(
@@ -156,17 +156,17 @@ def distribution_section(study: LengthStudy) -> Section:
     return Section("distribution", "Distribution of lengths", lead, charts=(chart,), tables=(table,))
 
 
-def _drawn(rules: tuple[Normalisation, ...]) -> tuple[Normalisation, ...]:
+def _drawn(rules: tuple[Normalization, ...]) -> tuple[Normalization, ...]:
     """The data, the example mean, and the smallest micro-batch: more lines are a thicket."""
     small = [rule for rule in rules if rule.micro_batch is not None][:1]
     return (TOKEN_MEAN, EXAMPLE_MEAN, *small)
 
 
-def _label(rule: Normalisation) -> str:
+def _label(rule: Normalization) -> str:
     return "data, and token mean" if rule == TOKEN_MEAN else rule.name
 
 
-def _given_prompt(study: LengthStudy, rule: Normalisation) -> Floats:
+def _given_prompt(study: LengthStudy, rule: Normalization) -> Floats:
     """Weights that tilt inside each prompt only: every prompt keeps its part of the examples."""
     weights, prompts = study.answers.weights(rule), study.answers.prompts
     assert prompts is not None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.answers import Answers, Resampling
 from sftloss.analysis.lengths.forecast import Forecast, LengthOptions, forecast
-from sftloss.analysis.lengths.tilt import TOKEN_MEAN, Normalisation
+from sftloss.analysis.lengths.tilt import TOKEN_MEAN, Normalization
 from sftloss.analysis.shared.numbers import Estimate
 
 Origins = Callable[[NDArray[np.int64]], tuple[str, ...]]
@@ -32,19 +32,19 @@ class LengthStudy:
 
     @cached_property
     def forecasts(self) -> tuple[Forecast, ...]:
-        return tuple(forecast(self.answers, rule, self.spread) for rule in self.options.all_normalisations())
+        return tuple(forecast(self.answers, rule, self.spread) for rule in self.options.all_normalizations())
 
     @property
-    def used(self) -> Normalisation | None:
+    def used(self) -> Normalization | None:
         """What the user trains with, where they said so."""
-        if not self.options.normalisations:
+        if not self.options.normalizations:
             return None
-        first = self.options.normalisations[0]
-        rules = self.options.all_normalisations()
+        first = self.options.normalizations[0]
+        rules = self.options.all_normalizations()
         return next(one for one in rules if (one.alpha, one.micro_batch) == (first.alpha, first.micro_batch))
 
-    def forecast(self, rule: Normalisation) -> Forecast:
-        return next(one for one in self.forecasts if one.normalisation == rule)
+    def forecast(self, rule: Normalization) -> Forecast:
+        return next(one for one in self.forecasts if one.normalization == rule)
 
     @cached_property
     def data(self) -> Estimate:

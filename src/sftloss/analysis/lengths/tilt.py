@@ -1,12 +1,12 @@
-r"""Which output lengths a normalisation teaches, from the lengths alone.
+r"""Which output lengths a normalization teaches, from the lengths alone.
 
 At its optimum, cross-entropy with a weight w(y) on every token of sequence y learns the reweighted data,
 :math:`p^*(y|x) = w(y)\,p_{data}(y|x) / E[w|x]`: the pointwise optimum is
 :math:`p^*(v|\text{prefix}) = E[w\,1\{y_t=v\}|\text{prefix}] / E[w|\text{prefix}]`, and the product over the positions
-telescopes. So a normalisation that depends on the length T teaches the mean length
+telescopes. So a normalization that depends on the length T teaches the mean length
 :math:`\sum_i w_i T_i / \sum_i w_i`: the arithmetic mean for w = 1, the harmonic mean for w = 1/T.
 
-A conversation with several trained answers is one sequence to the normalisation: all its tokens have the weight w(T) of
+A conversation with several trained answers is one sequence to the normalization: all its tokens have the weight w(T) of
 the whole. At the optimum each answer is then learned from the data reweighted by w(T), given everything before it, so
 the same formula holds answer by answer, with the answer's own length in place of T in the mean.
 
@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Normalisation:
+class Normalization:
     """How the weight of a sequence depends on its length: T^-alpha, or token means of micro-batches.
 
     Attributes:
@@ -42,28 +42,28 @@ class Normalisation:
 
     def __post_init__(self) -> None:
         if self.micro_batch is not None and self.micro_batch < 1:
-            raise ValueError(f"Normalisation: micro_batch must be at least 1, got {self.micro_batch}.")
+            raise ValueError(f"Normalization: micro_batch must be at least 1, got {self.micro_batch}.")
 
 
-TOKEN_MEAN = Normalisation("token mean", 0.0)
-EXAMPLE_MEAN = Normalisation("example mean", 1.0)
-SQRT = Normalisation("sqrt", 0.5)
+TOKEN_MEAN = Normalization("token mean", 0.0)
+EXAMPLE_MEAN = Normalization("example mean", 1.0)
+SQRT = Normalization("sqrt", 0.5)
 
 
-def micro_batch_mean(sequences: int) -> Normalisation:
+def micro_batch_mean(sequences: int) -> Normalization:
     """Token means of micro-batches of `sequences`, averaged: what plain gradient accumulation does."""
-    return Normalisation(f"token mean of {sequences}", micro_batch=sequences)
+    return Normalization(f"token mean of {sequences}", micro_batch=sequences)
 
 
-def sequence_weights(lengths: ArrayLike, normalisation: Normalisation) -> Floats:
+def sequence_weights(lengths: ArrayLike, normalization: Normalization) -> Floats:
     """w(T) of each sequence, up to a constant factor: 0 where T is 0."""
     lengths = np.asarray(lengths, dtype=np.float64)
     weights = np.zeros_like(lengths)
     trained = lengths > 0
-    if normalisation.micro_batch is None:
-        weights[trained] = lengths[trained] ** -normalisation.alpha
+    if normalization.micro_batch is None:
+        weights[trained] = lengths[trained] ** -normalization.alpha
     elif trained.any():
-        weights[trained] = _micro_batch_weights(lengths[trained], normalisation.micro_batch)
+        weights[trained] = _micro_batch_weights(lengths[trained], normalization.micro_batch)
     return weights
 
 
@@ -107,7 +107,7 @@ class Lengths:
 
     Attributes:
         ids: The example an answer is in; rows of one example are in the order of its answers.
-        size: T of that example, what the normalisation divides by: the sum of its weights, all answers together.
+        size: T of that example, what the normalization divides by: the sum of its weights, all answers together.
         output: Trained tokens of this answer, which a reader counts.
         prompts: What comes before the answer, as a number that is equal for equal prompts; negative where there is no
             prompt, as in plain text. None where prompts are not known.

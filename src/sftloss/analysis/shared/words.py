@@ -1,10 +1,10 @@
-"""How normalisations, groups and shares are said in a sentence to someone who has read no manual."""
+"""How normalizations, groups and shares are said in a sentence to someone who has read no manual."""
 
 from __future__ import annotations
 
 import math
 
-from sftloss.analysis.lengths.tilt import Normalisation
+from sftloss.analysis.lengths.tilt import Normalization
 from sftloss.analysis.shared.shares import percent
 
 _COUNTED = {0.0: "every token counts alike", 1.0: "every example is averaged first"}
@@ -15,18 +15,18 @@ _PLAIN = {"script:none": "no letters", "script:Mixed": "mixed scripts"}
 ALL_CUT = "How long answers are this data does not say: all of them are cut off."
 
 
-def counted(normalisation: Normalisation) -> str:
+def counted(normalization: Normalization) -> str:
     """A clause after "if" or "when": "every example is averaged first"."""
-    if normalisation.micro_batch is not None:
-        return f"every micro-batch of {normalisation.micro_batch} is averaged first"
-    return _COUNTED.get(normalisation.alpha, f"every example is divided by {_length(normalisation.alpha)}")
+    if normalization.micro_batch is not None:
+        return f"every micro-batch of {normalization.micro_batch} is averaged first"
+    return _COUNTED.get(normalization.alpha, f"every example is divided by {_length(normalization.alpha)}")
 
 
-def doing(normalisation: Normalisation) -> str:
+def doing(normalization: Normalization) -> str:
     """The same as the subject of a sentence: "Averaging every example first"."""
-    if normalisation.micro_batch is not None:
-        return f"Averaging every micro-batch of {normalisation.micro_batch} first"
-    return _DOING.get(normalisation.alpha, f"Dividing every example by {_length(normalisation.alpha)}")
+    if normalization.micro_batch is not None:
+        return f"Averaging every micro-batch of {normalization.micro_batch} first"
+    return _DOING.get(normalization.alpha, f"Dividing every example by {_length(normalization.alpha)}")
 
 
 def _length(alpha: float) -> str:

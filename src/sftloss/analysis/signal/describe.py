@@ -27,11 +27,11 @@ def describe(
     decode: Decode | None = None,
     facts: Sequence[tuple[str, str]] = (),
 ) -> Document:
-    """What a loss and a normalisation train on this data, from a measured table alone; no model is run.
+    """What a loss and a normalization train on this data, from a measured table alone; no model is run.
 
     Args:
         table: Lazy frames ``tokens`` and ``examples``, as `measure` writes them.
-        options: Which loss and normalisation are trained, and what they are compared with.
+        options: Which loss and normalization are trained, and what they are compared with.
         decode: Token ids to one text a token, for the examples shown token by token; ids are shown without it.
         facts: Label and value pairs for the top of the report, such as the model's name.
 

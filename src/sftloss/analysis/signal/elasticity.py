@@ -23,7 +23,7 @@ def elasticity(
     This is the gamma quasi-likelihood with a log link (Wedderburn, 1974; Santos Silva & Tenreyro, 2006, compare such
     estimators): the noise may grow with the signal and examples without any count as they are. The least-squares
     slope of the logarithms describes the median example instead, and one signal of 1e-9 decides it. It is the power
-    of length by which to divide so that long and short examples hold alike: what a normalisation changes.
+    of length by which to divide so that long and short examples hold alike: what a normalization changes.
 
     1: signal in proportion to length; 0: the same for every example; below 0: short examples get more.
     The interval takes one Newton step from the estimate for each replicate.

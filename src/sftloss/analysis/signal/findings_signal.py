@@ -1,4 +1,4 @@
-"""Findings about normalisation and signal: whether the loss trains what its user says it should.
+"""Findings about normalization and signal: whether the loss trains what its user says it should.
 
 None of them calls a policy wrong in itself. Where a policy is declared the verdict is by a region of practical
 equivalence; where it is not, only effects on output length and extreme concentration are reported.
@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from sftloss.analysis.lengths.findings import Shift, concentration_finding, example_mean_finding, micro_batch_finding
-from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, Normalisation
+from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, Normalization
 from sftloss.analysis.shared import fixes, numbers
 from sftloss.analysis.shared.bootstrap import interval
 from sftloss.analysis.shared.numbers import Estimate
@@ -31,16 +31,16 @@ TARGETS = {"per-token": 1.0, "per-example": 0.0}
 ENDS_LOW, ENDS_HIGH = 0.8, 1.25  # expected over actual ends, beyond which stopping is off
 
 
-def _shift(study: Study, normalisation: Normalisation) -> Shift:
-    found = study.forecast(normalisation)
+def _shift(study: Study, normalization: Normalization) -> Shift:
+    found = study.forecast(normalization)
     within = None if found.within_prompt is None else found.within_prompt.value
     return Shift(study.mean_length, found.unconditional, within, study.answers.cannot_tell)
 
 
 def micro_batch_length(study: Study) -> Finding | None:
     """NORM001: token means of micro-batches shorten answers. The one in use, or the smallest that is compared."""
-    used = study.options.normalisation
-    asked = [n for n in study.options.all_normalisations() if n.micro_batch is not None]
+    used = study.options.normalization
+    asked = [n for n in study.options.all_normalizations() if n.micro_batch is not None]
     if not asked:
         return None
     chosen = used if used.micro_batch is not None else min(asked, key=lambda n: n.micro_batch or 0)
@@ -49,7 +49,7 @@ def micro_batch_length(study: Study) -> Finding | None:
 
 def example_mean_length(study: Study) -> Finding | None:
     """NORM002: the example mean teaches the harmonic mean length."""
-    return example_mean_finding(_shift(study, EXAMPLE_MEAN), is_used=study.options.normalisation == EXAMPLE_MEAN)
+    return example_mean_finding(_shift(study, EXAMPLE_MEAN), is_used=study.options.normalization == EXAMPLE_MEAN)
 
 
 def policy(study: Study) -> Finding | None:
@@ -85,9 +85,9 @@ def policy(study: Study) -> Finding | None:
 
 def _fix_of_policy(study: Study, slope: float, target: float) -> str:
     """The exponent that reaches the target, where the signal follows one: dividing by another T^a lowers it by a."""
-    if study.view.normalisation.micro_batch is not None:
+    if study.view.normalization.micro_batch is not None:
         return fixes.GLOBAL_MEAN if target == 1 else fixes.alpha(1.0)
-    alpha = round(study.options.normalisation.alpha + slope - target, 2)
+    alpha = round(study.options.normalization.alpha + slope - target, 2)
     if is_bad_fit(study, study.view, study.options.level) or not 0 <= alpha <= fixes.STEEPEST:
         return fixes.BY_HAND
     return fixes.alpha(alpha)
@@ -100,7 +100,7 @@ def _task_policy(study: Study) -> Finding:
         why = "fewer than two tasks" if of is None or len(of.labels) < 2 else "fewer than 30 examples"
         sentence = f"Policy per-task: insufficient data ({why})."
         return Finding("NORM003", "info", sentence, "Shares of one task say nothing.")
-    column = of.columns.index(study.view.normalisation.name)
+    column = of.columns.index(study.view.normalization.name)
     count = len(of.labels)
     estimates = [
         Estimate(count * float(of.value[g, column]), interval(count * of.replicates[:, g, column]))
@@ -173,7 +173,7 @@ class _OffGroup:
 
 
 def _off_groups(study: Study) -> Iterator[_OffGroup]:
-    current = study.view.normalisation.name
+    current = study.view.normalization.name
     for column in study.options.group_by:
         coded, of = group_codes(study, column), group_shares(study, column)
         if coded is None or of is None:
@@ -195,7 +195,7 @@ def _inside(name: str) -> str:
 
 def wasted(study: Study) -> Finding | None:
     """SIG001: much signal on tokens the model finds certain, or impossible."""
-    current = study.view.normalisation.name
+    current = study.view.normalization.name
     of = band_shares(study)
     sure, unsure = describe_band(of, BAND_NAMES[-1], current), describe_band(of, BAND_NAMES[0], current)
     if not (sure[1] > 0.2 or unsure[1] > 0.25):
@@ -244,7 +244,7 @@ def _rows_of_band(study: Study, band: int) -> np.ndarray:
     for rows, chunk in study.trained(["target_logprob"]):
         held = chunk.select(pl.when(band_key() == band).then(l1).otherwise(0.0)).to_series().to_numpy()
         signal += np.bincount(rows, held, len(signal))  # an example is in one chunk
-    signal *= study.factor(study.options.normalisation)
+    signal *= study.factor(study.options.normalization)
     order = np.argsort(-signal, kind="stable")[:10]
     return order[signal[order] > 0]
 

@@ -1,7 +1,7 @@
 """From the table of tokens to sums by example, and from those to sums by group.
 
-The tokens are read a part at a time and never held. One row an example stays in memory. A normalisation multiplies all
-tokens of an example by one factor, so one set of sums answers every normalisation.
+The tokens are read a part at a time and never held. One row an example stays in memory. A normalization multiplies all
+tokens of an example by one factor, so one set of sums answers every normalization.
 
 An example's tokens are in one part, and are added up in their order; across examples, sums are exact or in the order
 of ids. So the numbers do not depend on which process or part measured what.
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.answers import Answers, Resampling, ready
 from sftloss.analysis.lengths.forecast import Forecast, forecast
-from sftloss.analysis.lengths.tilt import TOKEN_MEAN, Lengths, Normalisation, sequence_weights
+from sftloss.analysis.lengths.tilt import TOKEN_MEAN, Lengths, Normalization, sequence_weights
 from sftloss.analysis.shared.bootstrap import GroupSums, resampling_units
 from sftloss.analysis.signal.views import ROLES, AnalysisOptions, View
 from sftloss.analysis.table.segments import answers, with_facts, with_spans
@@ -118,12 +118,12 @@ class Study:
     @property
     def view(self) -> View:
         """What is trained now."""
-        return View(self.objective, self.options.normalisation)
+        return View(self.objective, self.options.normalization)
 
     @cached_property
     def views(self) -> tuple[View, ...]:
-        """The trained objective under every normalisation, the trained normalisation first."""
-        return tuple(View(self.objective, n) for n in self.options.all_normalisations())
+        """The trained objective under every normalization, the trained normalization first."""
+        return tuple(View(self.objective, n) for n in self.options.all_normalizations())
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:
@@ -158,15 +158,15 @@ class Study:
     def column(self, name: str) -> Floats:
         return self.base[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
 
-    def factor(self, normalisation: Normalisation) -> Floats:
+    def factor(self, normalization: Normalization) -> Floats:
         """c/u of each example: w(T)/Z with Z such that all coefficients sum to 1."""
-        weights = sequence_weights(self.size, normalisation)
+        weights = sequence_weights(self.size, normalization)
         total = float(weights @ self.size)
         return weights / total if total > 0 else weights
 
     def signal(self, view: View, level: str) -> Floats:
         """Each example's signal at a level ("S0", "S1", "S2", or "loss")."""
-        return self.column(signal_column(view, level)) * self.factor(view.normalisation)
+        return self.column(signal_column(view, level)) * self.factor(view.normalization)
 
     def origins(self, rows: NDArray[np.int64]) -> tuple[str, ...]:
         """ "file:line" of rows of `base`, the file without its folder where that is plain enough."""
@@ -208,8 +208,8 @@ class Study:
         """Ratios of sums over the answers, with intervals."""
         return Resampling(self.answers.units, replicates=self.options.replicates, seed=self.options.seed)
 
-    def forecast(self, rule: Normalisation) -> Forecast:
-        """The output length that a normalisation teaches, as `lengths` predicts it from the same rows."""
+    def forecast(self, rule: Normalization) -> Forecast:
+        """The output length that a normalization teaches, as `lengths` predicts it from the same rows."""
         return self.once(("forecast", rule), lambda: forecast(self.answers, rule, self.spread))
 
     @property

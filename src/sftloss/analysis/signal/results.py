@@ -15,7 +15,7 @@ def frames(study: Study, document: Document) -> dict[str, pl.DataFrame]:
     """The tables of `document` by their ids, and ``examples``: where each is from, its losses, its share of the signal.
 
     ``loss:EXPR`` is the mean loss of an example's trained tokens, weighted as they are, null where none is trained;
-    ``signal`` is its share at the level and under the loss and normalisation of the options.
+    ``signal`` is its share at the level and under the loss and normalization of the options.
     """
     signal = study.signal(study.view, study.options.level)
     size = np.where(study.size > 0, study.size, np.nan)

@@ -70,7 +70,7 @@ def signal_of(study: Study, view: View, level: str) -> Amount:
         value = u * pl.col(f"l2:{view.objective}").cast(pl.Float64) * pl.col("hidden_norm")
     else:
         value = u * pl.col(f"{'loss' if level == 'loss' else 'l1'}:{view.objective}").cast(pl.Float64)
-    factor = study.factor(view.normalisation)
+    factor = study.factor(view.normalization)
     size = study.column(f"size:{view.objective}" if level == "loss" else signal_column(view, level))
     return Amount(value, float(np.abs(size) @ factor), factor)
 
@@ -90,7 +90,7 @@ def amounts(study: Study) -> dict[str, Amount]:
         "u loss": Amount(loss, float(study.column(f"size:{study.objective}").sum())),
     }
     for view in study.views:
-        found[f"signal {view.normalisation.name}"] = signal_of(study, view, study.options.level)
+        found[f"signal {view.normalization.name}"] = signal_of(study, view, study.options.level)
     for name in study.objectives:
         value = u * pl.col(f"l1:{name}").cast(pl.Float64)
         found[f"l1 {name}"] = Amount(value, float(study.column(f"S1:{name}").sum()))

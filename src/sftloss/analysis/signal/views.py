@@ -1,4 +1,4 @@
-"""What is asked of a table: which losses, which normalisations, measured at which level."""
+"""What is asked of a table: which losses, which normalizations, measured at which level."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalisation, micro_batch_mean
+from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization, micro_batch_mean
 from sftloss.analysis.shared.bootstrap import REPLICATES
 from sftloss.errors import ConfigError
 
@@ -24,14 +24,14 @@ GROUPS = ("task", "language", "source")
 
 @dataclass(frozen=True)
 class View:
-    """One way to train: an objective under a normalisation. The role weights are the study's."""
+    """One way to train: an objective under a normalization. The role weights are the study's."""
 
     objective: str
-    normalisation: Normalisation
+    normalization: Normalization
 
     @property
     def label(self) -> str:
-        return f"{self.objective}, {self.normalisation.name}"
+        return f"{self.objective}, {self.normalization.name}"
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class AnalysisOptions:
 
     Attributes:
         objective: The loss that is trained, an expression of the table; None takes the table's first.
-        normalisation: How it is normalised now.
-        normalisations: What it is compared with; `normalisation` is added where it is missing.
+        normalization: How it is normalized now.
+        normalizations: What it is compared with; `normalization` is added where it is missing.
         micro_batch: Sequences of one micro-batch: adds the token mean of micro-batches to the comparison.
         level: Level at which shares are reported, S0, S1 or S2.
         policy: What the user wants each token, example or task to weigh; None states no wish.
@@ -53,8 +53,8 @@ class AnalysisOptions:
     """
 
     objective: str | None = None
-    normalisation: Normalisation = TOKEN_MEAN
-    normalisations: tuple[Normalisation, ...] = (TOKEN_MEAN, EXAMPLE_MEAN, SQRT)
+    normalization: Normalization = TOKEN_MEAN
+    normalizations: tuple[Normalization, ...] = (TOKEN_MEAN, EXAMPLE_MEAN, SQRT)
     micro_batch: int | None = None
     level: Level = "S1"
     policy: Policy | None = None
@@ -81,7 +81,7 @@ class AnalysisOptions:
             if role not in ROLES or not 0 <= weight < math.inf:
                 raise ConfigError(f"AnalysisOptions: role weight {role}={weight}: roles are {', '.join(ROLES)}, >= 0.")
 
-    def all_normalisations(self) -> tuple[Normalisation, ...]:
+    def all_normalizations(self) -> tuple[Normalization, ...]:
         """The trained one first, each once."""
         micro = (micro_batch_mean(self.micro_batch),) if self.micro_batch else ()
-        return tuple(dict.fromkeys((self.normalisation, *self.normalisations, *micro)))
+        return tuple(dict.fromkeys((self.normalization, *self.normalizations, *micro)))

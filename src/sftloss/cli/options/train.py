@@ -38,7 +38,7 @@ class TrainOptions:
         {}, "Weight by role; one not named is not trained.", panel=_LOSS, metavar="prompt=0.1,response=1",
         takes_numbers=True,
     )  # fmt: skip
-    normaliser: str = option(
+    normalizer: str = option(
         "weights", "What a step is divided by: weights, sequences, tokens, or a number.", panel=_LOSS,
         takes_numbers=True,
     )  # fmt: skip

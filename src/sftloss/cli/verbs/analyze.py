@@ -140,12 +140,12 @@ def analyze(options: AnalyzeOptions, manner: Manner) -> int:
 
 def _question(options: AnalyzeOptions) -> AnalysisOptions:
     from sftloss.analysis import AnalysisOptions
-    from sftloss.pipeline import normalisation, normalisations_of_a_step, role_weights
+    from sftloss.pipeline import normalization, normalizations_of_a_step, role_weights
 
-    asked = tuple(map(normalisation, options.normalization))
+    asked = tuple(map(normalization, options.normalization))
     return AnalysisOptions(
-        normalisation=asked[0],
-        normalisations=asked + normalisations_of_a_step(options.batch_size, options.grad_accum),
+        normalization=asked[0],
+        normalizations=asked + normalizations_of_a_step(options.batch_size, options.grad_accum),
         level=options.level,  # type: ignore[arg-type]
         policy=options.policy,  # type: ignore[arg-type]
         role_weights=role_weights(options.roles),

@@ -86,7 +86,7 @@ class CompareOptions:
     markdown: str | None = option(None, "Also write Markdown here.", panel=_OUT, metavar="FILE")
 
 
-_RENAMED = {"losses": "loss", "normalisations": "normalization", "prompt_weights": "prompt_weight"}
+_RENAMED = {"losses": "loss", "normalizations": "normalization", "prompt_weights": "prompt_weight"}
 
 
 def compare(options: CompareOptions, manner: Manner) -> None:

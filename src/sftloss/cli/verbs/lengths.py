@@ -68,12 +68,12 @@ def lengths(options: LengthsOptions, manner: Manner) -> int:
     """
     from sftloss.analysis import LengthOptions
     from sftloss.cli.show import check_targets, note, progress, show, verdict
-    from sftloss.pipeline import Run, lengths, normalisation
+    from sftloss.pipeline import Run, lengths, normalization
 
     _check(options)
     check_targets(options.json, options.markdown, replace=options.overwrite)
     question = LengthOptions(
-        tuple(map(normalisation, options.normalization)),
+        tuple(map(normalization, options.normalization)),
         options.batch_size,
         options.grad_accum or 1,
         options.ranks or 1,

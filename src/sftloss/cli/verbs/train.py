@@ -49,8 +49,8 @@ def recipe_of(options: TrainOptions) -> Any:
     given: dict[str, Any] = {name: getattr(options, name) for name in names}
     given["roles"] = {role: _number("roles", weight) for role, weight in options.roles.items()} or None
     given["columns"] = options.columns or None
-    if options.normaliser.replace(".", "", 1).isdigit():
-        given["normaliser"] = float(options.normaliser)
+    if options.normalizer.replace(".", "", 1).isdigit():
+        given["normalizer"] = float(options.normalizer)
     if options.lora_r is not None:
         given["lora"] = Lora(options.lora_r, options.lora_alpha, options.lora_dropout, options.lora_targets)
     elif options.lora_alpha is not None or options.lora_dropout or options.lora_targets:

@@ -46,7 +46,7 @@ def number(value: Any, name: str) -> float:
     if weight < 0:
         raise BadRow(
             "bad-weight",
-            f"{name} is {weight:g}: a signed reward, which no sum of weights can normalise; use 0 to leave the text"
+            f"{name} is {weight:g}: a signed reward, which no sum of weights can normalize; use 0 to leave the text"
             " untrained, or keep the reward in another column and give weighted_loss your own coefficients",
         )
     return weight

@@ -54,7 +54,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the length tilt says this normalisation teaches cross-entropy, from the training rows alone.
+    """What the length tilt says this normalization teaches cross-entropy, from the training rows alone.
 
     Attributes:
         data: Mean length of the training answers, tokens.

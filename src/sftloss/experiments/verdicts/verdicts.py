@@ -96,7 +96,7 @@ def measures_of(results: Results) -> tuple[Measure, ...]:
 
 def _tilted(results: Results) -> tuple[str, ...]:
     """Tasks whose mean length some arm's normalization moves, given the prompt; none where that is all or no task."""
-    if len({arm.normalisation for arm in results.arms}) < 2:
+    if len({arm.normalization for arm in results.arms}) < 2:
         return ()
     tasks = sorted(set(results.first.examples.task) - {""})
     told = [results.of(arm)[0].forecasts for arm in results.arms]

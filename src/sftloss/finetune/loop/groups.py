@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sftloss.data import Example
 from sftloss.training import Loss, Pass
-from sftloss.weights import group_normalisers
+from sftloss.weights import group_normalizers
 
 _LOSS, _TOTAL, _TOKENS, _CROSS_ENTROPY, _TOP1 = range(5)
 
@@ -19,7 +19,7 @@ class Groups:
     """Sums by group over the passes in evaluation mode, kept on the device; an observer of an attachment.
 
     Args:
-        loss: The loss trained; a group's loss is normalised as the whole is, over the group alone.
+        loss: The loss trained; a group's loss is normalized as the whole is, over the group alone.
         examples: The held-out examples, which `example_ids` count.
         of: ``"task"`` or ``"language"``.
     """
@@ -51,8 +51,8 @@ class Groups:
             ]
         )
         sums = rows.new_zeros(5, len(self.names)).index_add_(1, group.clamp(min=0), torch.where(counted, rows, 0))
-        by = self.loss.normaliser if isinstance(self.loss.normaliser, str) else "weights"
-        sums[_TOTAL] = group_normalisers(weights, group, count=len(self.names), by=by, segments=segments)
+        by = self.loss.normalizer if isinstance(self.loss.normalizer, str) else "weights"
+        sums[_TOTAL] = group_normalizers(weights, group, count=len(self.names), by=by, segments=segments)
         self._sums = sums if self._sums is None else self._sums + sums
 
     def read(self, device: torch.device) -> dict[str, dict[str, float]]:

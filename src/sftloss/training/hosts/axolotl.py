@@ -44,9 +44,9 @@ def check_config(cfg: Mapping[str, Any]) -> None:
     for key in SECOND_LOSSES:
         if cfg.get(key):
             raise ConfigError(f"sftloss: {key} is a second loss; leave it out, the loss of sftloss is fused.")
-    if cfg.get("sample_packing") and (loss.alpha or loss.normaliser == "sequences"):
+    if cfg.get("sample_packing") and (loss.alpha or loss.normalizer == "sequences"):
         # its packed rows come with an attention mask, from which sequences cannot be told apart
-        raise ConfigError("sftloss: alpha and normaliser: sequences need rows told apart; set sample_packing: false.")
+        raise ConfigError("sftloss: alpha and normalizer: sequences need rows told apart; set sample_packing: false.")
 
 
 def trainer_class(cfg: Mapping[str, Any]) -> Any:

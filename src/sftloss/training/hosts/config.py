@@ -8,12 +8,12 @@ from typing import Any
 from sftloss.errors import ConfigError
 from sftloss.training.loss import Loss
 
-KEYS = ("objective", "alpha", "roles", "normaliser")
+KEYS = ("objective", "alpha", "roles", "normalizer")
 """What of a loss can be written in a file."""
 
 
 def loss_from(config: Any) -> Loss:
-    """A loss from a string, an objective alone, or a mapping of `objective`, `alpha`, `roles` and `normaliser`.
+    """A loss from a string, an objective alone, or a mapping of `objective`, `alpha`, `roles` and `normalizer`.
 
     Raises:
         ConfigError: If a key is unknown or a value impossible.

@@ -4,8 +4,8 @@
     register("focal", "focal(gamma=2)")
 
 then ``swift sft --external_plugins that_file.py --loss_type focal``. ms-swift gives a loss the logits, so they are
-held; and it normalises by the number of labels, so only the objective can be chosen here, and its `loss_scale` weighs
-tokens without changing the normaliser. The interface is that of ms-swift 4.6.0 (`swift/loss/base.py`).
+held; and it normalizes by the number of labels, so only the objective can be chosen here, and its `loss_scale` weighs
+tokens without changing the normalizer. The interface is that of ms-swift 4.6.0 (`swift/loss/base.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def register(name: str, loss: Loss | str | Objective) -> type:
         The class in ms-swift's `loss_map`.
 
     Raises:
-        ConfigError: If the name is taken, or the loss needs a normaliser that ms-swift cannot count.
+        ConfigError: If the name is taken, or the loss needs a normalizer that ms-swift cannot count.
     """
     room: Any = importlib.import_module("swift.loss")
     chosen = as_loss(loss)
@@ -41,7 +41,7 @@ def register(name: str, loss: Loss | str | Objective) -> type:
     if not chosen.counts_tokens or chosen.extras:
         raise ConfigError(
             "register: ms-swift counts labels only, so a loss there has an objective and nothing else; for alpha, "
-            "roles, tasks or another normaliser use sftloss.training.with_loss on its trainer class."
+            "roles, tasks or another normalizer use sftloss.training.with_loss on its trainer class."
         )
 
     class SwiftLoss(room.BaseLoss):

@@ -27,7 +27,7 @@ _LOG = logging.getLogger("sftloss.training")
 def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
     """A Trainer class that trains with a loss: change ``Trainer(...)`` to ``with_loss(Trainer, loss)(...)``.
 
-    It is a subclass: `trainer` itself stays as it is. The step's normaliser is counted where the Trainer counts
+    It is a subclass: `trainer` itself stays as it is. The step's normalizer is counted where the Trainer counts
     tokens, over the whole accumulation window and all ranks, whatever `average_tokens_across_devices` says. The log
     gains `cross_entropy`, `entropy` and `token_accuracy` of the tokens trained since the last line, and how many were
     trained and seen. `eval_loss` is the loss of the whole evaluation set, not a mean over its batches.
@@ -53,7 +53,7 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
     tasks = chosen.tasks if isinstance(chosen.tasks, TaskWeighting) else None
 
     class LossTrainer(trainer):
-        # our loss is divided by the normaliser of the whole window
+        # our loss is divided by the normalizer of the whole window
         loss_is_scaled_for_ga = True
         _is_predicting = False
         _resumed_from: str | None = None
@@ -87,7 +87,7 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
             return fill(make(Filled(dataset), description, batch_size, order, **more))
 
         def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Step | None:
-            """The step's normaliser, where the Trainer's own answer is a count of tokens."""
+            """The step's normalizer, where the Trainer's own answer is a count of tokens."""
             has_labels = not batch_samples or not {"labels", "shift_labels"}.isdisjoint(batch_samples[0])
             # not model.training: the Trainer counts before it calls model.train(), at the start and after evaluating
             if not has_labels or self._is_predicting or (not batch_samples and self.args.world_size == 1):

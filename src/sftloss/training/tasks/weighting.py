@@ -47,7 +47,7 @@ class TaskWeighting:
 
     Args:
         weighting: Names, strategy and rules. Its `base` says what a task is divided by: ``"task_mean"`` by its own
-            normaliser, ``"token_mean"`` all by one.
+            normalizer, ``"token_mean"`` all by one.
         conflicts: Watch how the tasks' gradients lie to each other, under a strategy that does not look at them too.
         layerwise: Hold no gradients by task but one layer's at a time, for full fine-tuning; a step is then one batch.
         reference: For `doremi`: a model of the same vocabulary, which is not trained.

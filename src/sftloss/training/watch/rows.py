@@ -22,7 +22,7 @@ def say_non_finite(loss: Loss, seen: Pass) -> str:
     bad = ~torch.isfinite(values) & (seen.coefficients != 0)
     places = _places(seen.tokens, torch.nonzero(bad)[:, 0])
     if not places:
-        return "sftloss: the loss is not finite, though every token's is; look at the weights and the normaliser."
+        return "sftloss: the loss is not finite, though every token's is; look at the weights and the normalizer."
     names = [name_of(place, seen.batch.get("row_ids")) for place in places[:_SHOWN]]
     more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
     return (

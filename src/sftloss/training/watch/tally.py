@@ -32,14 +32,14 @@ class Tally:
         Args:
             loss: The loss at work.
             seen: What the pass showed.
-            total: Its own normaliser; None where batches have no common measure.
+            total: Its own normalizer; None where batches have no common measure.
             is_spike: Whether a spike begins with it.
         """
         stats, value = seen.stats, seen.loss
         counted = (seen.tokens.targets.to(value.device) != IGNORED) & (seen.coefficients != 0)
         nothing = value.new_zeros(())
         shares, is_told = _shares(loss, seen, counted)
-        if total is not None:  # batches with a normaliser each are added up by their weights, as their losses are
+        if total is not None:  # batches with a normalizer each are added up by their weights, as their losses are
             shares = shares * total
         parts = (
             counted.sum(),
@@ -83,7 +83,7 @@ class Tally:
         Returns:
             ``cross_entropy`` and ``entropy`` in nats a trained token, ``token_accuracy``, ``trained_tokens``,
             ``seen_tokens`` (all that the model was given but padding; rows that fill up the last batches of several
-            ranks are among them), and ``loss`` over all the data seen, where its normaliser adds up, and ``spikes``,
+            ranks are among them), and ``loss`` over all the data seen, where its normalizer adds up, and ``spikes``,
             how many began, where any did. Where the batches tell more than one role
             or task apart, ``signal_share/<role>`` and ``signal_share/<task>``: the part of the sum of
             :math:`c \\lVert \\partial f / \\partial z \\rVert_1` (level S1 of the analysis) that each had; for an

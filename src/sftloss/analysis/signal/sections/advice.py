@@ -43,14 +43,14 @@ def _length_rules(study: Study) -> list[Rule]:
     data, limit = study.mean_length, ""
     if study.answers.cannot_tell:
         limit = " (prompts that settle the length keep it)"
-    for wish, normalisation, then in (
+    for wish, normalization, then in (
         ("output as long as the data's", TOKEN_MEAN, "divide by the trained tokens of the whole step"),
         ("shorter output", EXAMPLE_MEAN, "average every example first"),
     ):
-        learned = study.forecast(normalisation).unconditional
+        learned = study.forecast(normalization).unconditional
         because = f"it teaches {number(learned.value)} tokens an answer, the data has {number(data)}{limit}"
         ends = bounds(learned.interval)
-        rules.append((wish, then, because, learned.value, *ends, fixes.alpha(normalisation.alpha)))
+        rules.append((wish, then, because, learned.value, *ends, fixes.alpha(normalization.alpha)))
     return [*rules, *_equal_rule(study)]
 
 
@@ -75,7 +75,7 @@ def _equal_rule(study: Study) -> list[Rule]:
 
 
 def _signal_rules(study: Study) -> list[Rule]:
-    current = study.view.normalisation.name
+    current = study.view.normalization.name
     of = band_shares(study)
     rules: list[Rule] = []
     tokens, signal = describe_band(of, BAND_NAMES[-1], current)

@@ -1,4 +1,4 @@
-"""All losses and normalisations side by side; the examples with the largest signal; examples token by token."""
+"""All losses and normalizations side by side; the examples with the largest signal; examples token by token."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Decode = Callable[[Sequence[int]], Sequence[str]]
 
 
 def comparison_section(study: Study) -> Section:
-    """Every measured loss under every normalisation: what it weighs, not which is best."""
+    """Every measured loss under every normalization: what it weighs, not which is best."""
     level = study.options.level
     columns = (
         Column("view", "trained with"),
@@ -37,7 +37,7 @@ def comparison_section(study: Study) -> Section:
         Column("length", "learned length", "number", "tokens, where the prompt does not settle it: an upper bound"),
         Column("loss", "mean loss", "nats", "of a trained token, each loss in its own terms: not comparable"),
     )
-    rules = study.options.all_normalisations()
+    rules = study.options.all_normalizations()
     predicted = {rule: study.forecast(rule).unconditional.value for rule in rules}
     rows: list[tuple[Cell, ...]] = []
     slopes = []
@@ -54,10 +54,10 @@ def comparison_section(study: Study) -> Section:
             held = (ess, numbers.top_share(signal, 0.01), predicted[one], mean_loss(study, objective))
             rows.append((_label(study, view), *(cell(v) for v in (*times, *held))))
     note = "The predicted length holds for cross-entropy at its optimum; lengths alone do not say where others end."
-    table = Table("comparison", "Losses and normalisations", columns, tuple(rows), note)
+    table = Table("comparison", "Losses and normalizations", columns, tuple(rows), note)
     defined = [(label, e) for label, e in slopes if np.isfinite(e.value)]
     losses = "1 loss" if len(study.objectives) == 1 else f"{len(study.objectives)} losses"
-    lead = f"{losses} under {len(predicted)} normalisations, from the same forward pass."
+    lead = f"{losses} under {len(predicted)} normalizations, from the same forward pass."
     if len(defined) > 1:
         low, high = min(defined, key=lambda s: s[1].value), max(defined, key=lambda s: s[1].value)
         lead += (
@@ -77,7 +77,7 @@ def comparison_section(study: Study) -> Section:
 
 def _label(study: Study, view: View) -> str:
     """Names the loss only where there are several."""
-    return view.label if len(study.objectives) > 1 else view.normalisation.name
+    return view.label if len(study.objectives) > 1 else view.normalization.name
 
 
 def influential_section(study: Study) -> Section:

@@ -36,7 +36,7 @@ def group_shares(study: Study, column: str) -> Shares | None:
     if found is None:
         return None
     codes, names = found
-    heads = ["examples", "tokens", *(view.normalisation.name for view in study.views)]
+    heads = ["examples", "tokens", *(view.normalization.name for view in study.views)]
     return shares(study.example_sums(codes, len(names), study.views, study.options.level), names, heads)
 
 
@@ -45,7 +45,7 @@ def group_section(study: Study, column: str) -> Section | None:
     of = group_shares(study, column)
     if of is None:
         return None
-    signals = tuple(view.normalisation.name for view in study.views)
+    signals = tuple(view.normalization.name for view in study.views)
     lead = group_sentence(study, of, column)
     title = {"task": "Tasks", "language": "Languages", "source": "Sources"}.get(column, column)
     table = share_table(of, id=column, title=title, first=column, signals=signals)
@@ -54,8 +54,8 @@ def group_section(study: Study, column: str) -> Section | None:
 
 
 def group_sentence(study: Study, of: Shares, column: str) -> str:
-    """The group whose share the choice of normalisation moves most, said for a newcomer."""
-    names = tuple(view.normalisation.name for view in study.views)
+    """The group whose share the choice of normalization moves most, said for a newcomer."""
+    names = tuple(view.normalization.name for view in study.views)
     group = widest(of, names)
     own = [float(of.column(name)[group]) for name in names]
     subject = group_name(column, of.labels[group])
@@ -63,7 +63,7 @@ def group_sentence(study: Study, of: Shares, column: str) -> str:
     far = int(np.argmax(np.abs(np.nan_to_num(np.array(own) - own[0]))))
     if percent(own[far]) == percent(own[0]):
         return line + "."
-    return line + f" ({percent(own[far])} if {counted(study.views[far].normalisation)})."
+    return line + f" ({percent(own[far])} if {counted(study.views[far].normalization)})."
 
 
 def moves(of: Shares, signals: tuple[str, ...]) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ def headlines(study: Study) -> tuple[str, ...]:
 
 
 def _group_line(study: Study) -> str:
-    names = tuple(view.normalisation.name for view in study.views)
+    names = tuple(view.normalization.name for view in study.views)
     best: tuple[float, str] = (_STRIKING, "")
     for column in study.options.group_by:
         of = group_shares(study, column)
@@ -42,28 +42,28 @@ def _half_line(study: Study) -> str:
     far = int(np.argmax(np.abs(np.nan_to_num(np.array(shares) - shares[0]))))
     if percent(shares[far]) == percent(shares[0]):
         return line + "training signal."
-    return line + f"training signal ({percent(shares[far])} if {counted(study.views[far].normalisation)})."
+    return line + f"training signal ({percent(shares[far])} if {counted(study.views[far].normalization)})."
 
 
 def _length_line(study: Study) -> str:
     if not len(study.answers.ids):
         return ALL_CUT
     data = study.mean_length
-    found = [study.forecast(rule) for rule in study.options.all_normalisations()]
+    found = [study.forecast(rule) for rule in study.options.all_normalizations()]
     far = max(found, key=lambda one: abs(one.unconditional.value / data - 1.0))
     shift = far.unconditional.value / data - 1.0
     if not abs(shift) >= 0.02:
-        return f"Every normalisation compared keeps the data's mean length: {number(data)} tokens an answer."
+        return f"Every normalization compared keeps the data's mean length: {number(data)} tokens an answer."
     verb = "could teach" if study.answers.cannot_tell else "teaches"
     return (
-        f"{doing(far.normalisation)} {verb} the model to write {'less' if shift < 0 else 'more'}: "
+        f"{doing(far.normalization)} {verb} the model to write {'less' if shift < 0 else 'more'}: "
         f"{number(far.unconditional.value)} tokens an answer instead of the data's {number(data)}, "
         "where the prompt does not settle the length."
     )
 
 
 def _confidence_line(study: Study) -> str:
-    of, current = band_shares(study), study.view.normalisation.name
+    of, current = band_shares(study), study.view.normalization.name
     for band, edge in _KNOWN:
         tokens, signal = from_band(of, band, "tokens"), from_band(of, band, current)
         if tokens >= 0.2:

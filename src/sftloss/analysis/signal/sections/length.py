@@ -1,4 +1,4 @@
-"""Length: how signal grows with it, who holds it, and which output length each normalisation teaches."""
+"""Length: how signal grows with it, who holds it, and which output length each normalization teaches."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def is_bad_fit(study: Study, view: View, level: str) -> bool:
 
 
 def length_section(study: Study) -> Section:
-    """Elasticity under each normalisation, the concentration curve, and deciles of length."""
+    """Elasticity under each normalization, the concentration curve, and deciles of length."""
     level = study.options.level
     trained = study.size > 0
     found = [(view, elasticity(study, view, level)) for view in study.views]
@@ -60,12 +60,12 @@ def length_section(study: Study) -> Section:
     deciles, bins = _deciles(study, level)
     curves = _curves(study, level, trained)
     slopes = forest(
-        [(view.normalisation.name, estimate) for view, estimate in found],
+        [(view.normalization.name, estimate) for view, estimate in found],
         id="length-elasticity",
         title="How signal grows with length",
         x_label="elasticity: twice the length, 2^elasticity times the signal",
         description="1: signal in proportion to tokens; 0: the same for every example. "
-        + "; ".join(f"{view.normalisation.name} {with_interval(e)}" for view, e in found),
+        + "; ".join(f"{view.normalization.name} {with_interval(e)}" for view, e in found),
     )
     notes = (
         _correlations(study, trained),
@@ -84,7 +84,7 @@ def _lead(study: Study, found: list[tuple[View, Estimate]], reason: str) -> str:
     level = study.options.level
     bad = [view for view, _ in found if is_bad_fit(study, view, level)]
     good = [
-        f"{_twice(e.value)} under {v.normalisation.name}" for v, e in found if np.isfinite(e.value) and v not in bad
+        f"{_twice(e.value)} under {v.normalization.name}" for v, e in found if np.isfinite(e.value) and v not in bad
     ]
     said = []
     if good:
@@ -95,7 +95,7 @@ def _lead(study: Study, found: list[tuple[View, Estimate]], reason: str) -> str:
     if bad:
         worst = max(misfit(study, view, level) for view in bad)
         said.append(
-            f"No power of length describes the signal under {', '.join(view.normalisation.name for view in bad)}: the "
+            f"No power of length describes the signal under {', '.join(view.normalization.name for view in bad)}: the "
             f"best puts {'up to ' if len(bad) > 1 else ''}{percent(worst)} at the wrong lengths; read the deciles."
         )
     return " ".join(said) or "This data cannot tell how signal depends on length."
@@ -107,7 +107,7 @@ def _twice(elasticity: float) -> str:
 
 def _numbers_table(study: Study, level: str, found: list[tuple[View, Estimate]]) -> Table:
     columns = (
-        Column("normalisation", "normalisation"),
+        Column("normalization", "normalization"),
         Column(
             "elasticity",
             "elasticity",
@@ -139,7 +139,7 @@ def _numbers_table(study: Study, level: str, found: list[tuple[View, Estimate]])
         slope = (estimate.value, *bounds(estimate.interval), misfit(study, view, level), robust)
         ranked = (numbers.concentration_index(signal, size), numbers.kakwani(signal, size))
         values = (*slope, *ranked, numbers.spearman(size, signal), partial)
-        rows.append((view.normalisation.name, *(cell(v) for v in values)))
+        rows.append((view.normalization.name, *(cell(v) for v in values)))
     return Table("length-numbers", "Signal and length", columns, tuple(rows))
 
 
@@ -149,7 +149,7 @@ def _deciles(study: Study, level: str) -> tuple[Table, Chart]:
     every = np.full(len(trained), len(bins))
     every[trained] = codes
     names = [number(a) if a == b else f"{number(a)} to {number(b)}" for a, b in bins] + ["untrained"]
-    signals = tuple(view.normalisation.name for view in study.views)
+    signals = tuple(view.normalization.name for view in study.views)
     sums = study.example_sums(every, len(names), study.views, level)
     sums.total[len(bins)] = 0  # examples without trained tokens are not in these shares
     sums.replicates[:, len(bins)] = 0
@@ -174,8 +174,8 @@ def _curves(study: Study, level: str, trained: np.ndarray) -> Chart:
     halves = []
     for view in study.views:
         x, y = numbers.concentration_curve(study.signal(view, level)[trained], size)
-        lines.append(Series(view.normalisation.name, tuple(x.tolist()), tuple(map(cell, y))))
-        halves.append(f"{view.normalisation.name} {percent(float(np.interp(0.5, x, y)))}")
+        lines.append(Series(view.normalization.name, tuple(x.tolist()), tuple(map(cell, y))))
+        halves.append(f"{view.normalization.name} {percent(float(np.interp(0.5, x, y)))}")
     return Chart(
         "length-concentration",
         "line",
@@ -200,14 +200,14 @@ def _correlations(study: Study, trained: np.ndarray) -> str:
 
 
 def tilt_section(study: Study) -> Section:
-    """Predicted mean output length of every normalisation, from the lengths alone."""
+    """Predicted mean output length of every normalization, from the lengths alone."""
     answers, data = study.answers, study.mean_length
     if not len(answers.ids):
         return Section("tilt", "Output length", ALL_CUT)
-    found = [study.forecast(rule) for rule in study.options.all_normalisations()]
+    found = [study.forecast(rule) for rule in study.options.all_normalizations()]
     reason = answers.cannot_tell
     columns = (
-        Column("normalisation", "normalisation"),
+        Column("normalization", "normalization"),
         Column("predicted", "mean length, if the prompt says nothing about it", "number", "if the prompt says nothing"),
         Column("low", "low", "number", "end of the 95 % interval"),
         Column("high", "high", "number", "end of the 95 % interval"),
@@ -223,9 +223,9 @@ def tilt_section(study: Study) -> Section:
         shown = (None, None, None) if given is None else (given.value, *bounds(given.interval))
         ends = bounds(one.unconditional.interval)
         values = (one.unconditional.value, *ends, *shown, one.within_task, one.effective_examples)
-        rows.append((one.normalisation.name, *(cell(v) for v in values)))
+        rows.append((one.normalization.name, *(cell(v) for v in values)))
     table = _without_empty(Table("tilt", "Predicted mean output length", columns, tuple(rows)))
-    said = ", ".join(f"{number(one.unconditional.value)} under {one.normalisation.name}" for one in found)
+    said = ", ".join(f"{number(one.unconditional.value)} under {one.normalization.name}" for one in found)
     lead = (
         f"The data has {number(data)} trained tokens an answer. Where the prompt does not settle the length, the model "
         f"learns to write {said}."
@@ -233,7 +233,7 @@ def tilt_section(study: Study) -> Section:
     if reason:
         lead += f" How much of that happens here the data cannot tell: {reason}."
     chart = forest(
-        [(one.normalisation.name, one.unconditional) for one in found],
+        [(one.normalization.name, one.unconditional) for one in found],
         id="tilt-lengths",
         title="Predicted mean output length",
         x_label="tokens",
@@ -249,7 +249,7 @@ def _tilt_notes(study: Study) -> tuple[str, ...]:
         "Lengths are of single answers; T is of the whole example, and the prompt of an answer is all before it. "
         "`sftloss lengths` says more, and the same numbers.",
     ]
-    if any(rule.micro_batch for rule in study.options.all_normalisations()):
+    if any(rule.micro_batch for rule in study.options.all_normalizations()):
         notes.append(
             "Averages of token means over k sequences weigh a sequence by E[1/(T + the others)]: the others are drawn "
             "from the same data, and the expectation is an integral over its lengths, not a sample."

@@ -16,7 +16,7 @@ from sftloss.document import Cell, Chart, Column, Section, Series, Table
 
 
 def token_shares(study: Study, grouping: str, *, with_loss: bool = False) -> Shares:
-    """Shares of tokens, of loss where wanted, and of signal under each normalisation."""
+    """Shares of tokens, of loss where wanted, and of signal under each normalization."""
 
     def make() -> Shares:
         heads = ["tokens", *(["loss"] if with_loss else []), *_signals(study)]
@@ -27,7 +27,7 @@ def token_shares(study: Study, grouping: str, *, with_loss: bool = False) -> Sha
 
 
 def _signals(study: Study) -> tuple[str, ...]:
-    return tuple(view.normalisation.name for view in study.views)
+    return tuple(view.normalization.name for view in study.views)
 
 
 def band_shares(study: Study) -> Shares:
@@ -37,7 +37,7 @@ def band_shares(study: Study) -> Shares:
 def roles_section(study: Study) -> Section:
     """Shares of tokens and signal by role."""
     of = token_shares(study, "role")
-    current = study.view.normalisation.name
+    current = study.view.normalization.name
     parts = ", ".join(f"{label} {percent(v)}" for label, v in zip(of.labels, of.column(current), strict=True))
     lead = f"Under {current} the signal goes to: {parts or 'no token at all'}."
     everything = _all_tokens(study)
@@ -70,7 +70,7 @@ def _all_tokens(study: Study) -> dict[str, float]:
 def confidence_section(study: Study) -> Section:
     """Shares by confidence, and how strongly each loss pushes at each confidence."""
     of = band_shares(study)
-    current = study.view.normalisation.name
+    current = study.view.normalization.name
     said = [
         f"{percent(t)} of the tokens have {label} and get {percent(s)} of the signal"
         for label, t, s in zip(of.labels, of.column("tokens"), of.column(current), strict=True)
@@ -115,7 +115,7 @@ def positions_section(study: Study) -> Section:
     """The first tokens of an answer, tenths of it, and its end."""
     first = token_shares(study, "first", with_loss=True)
     tenth = token_shares(study, "tenth", with_loss=True)
-    current = study.view.normalisation.name
+    current = study.view.normalization.name
     lead = "No token is trained."
     if first.labels:
         tokens, loss, signal = (first.column(name)[0] for name in ("tokens", "loss", current))
@@ -160,13 +160,13 @@ def _end_sentence(study: Study) -> str:
     if "end" not in of.labels:
         return "No end of a turn or sequence is trained."
     row = of.labels.index("end")
-    own = [float(of.column(view.normalisation.name)[row]) for view in study.views]
+    own = [float(of.column(view.normalization.name)[row]) for view in study.views]
     line = f"The tokens that end an answer are {percent(float(of.column('tokens')[row]))} of the tokens and get "
     line += f"{percent(own[0])} of the signal"
     far = int(np.argmax(np.abs(np.nan_to_num(np.array(own) - own[0]))))
     if percent(own[far]) == percent(own[0]):
         return line + "."
-    return line + f" ({percent(own[far])} if {counted(study.views[far].normalisation)})."
+    return line + f" ({percent(own[far])} if {counted(study.views[far].normalization)})."
 
 
 def _ends_table(study: Study) -> Table:

@@ -8,15 +8,15 @@ from torch import Tensor
 
 from sftloss.weights.segments import check_flat, dense_ids, exact_dtype, refuse_negative, segment_sums
 
-NORMALISERS = ("weights", "sequences", "tokens", "constant")
+NORMALIZERS = ("weights", "sequences", "tokens", "constant")
 
 
 def validate_weights(weights: Float[Tensor, " tokens"], *, by: str = "weights") -> None:
-    """Refuses weights that a normaliser cannot use. It reads the values, so it belongs in the collator, on the CPU.
+    """Refuses weights that a normalizer cannot use. It reads the values, so it belongs in the collator, on the CPU.
 
     Args:
         weights: Weight of each token, any shape.
-        by: The normaliser the weights are for; only ``"weights"`` refuses negative ones.
+        by: The normalizer the weights are for; only ``"weights"`` refuses negative ones.
 
     Raises:
         ValueError: If a weight is NaN or infinite, or negative with ``by="weights"``.
@@ -25,12 +25,12 @@ def validate_weights(weights: Float[Tensor, " tokens"], *, by: str = "weights") 
         raise ValueError("validate_weights: a weight is NaN or infinite; every weight must be a finite number.")
     if by == "weights" and bool((weights < 0).any()):
         raise ValueError(
-            'validate_weights: a weight is negative, so the sum of weights is no normaliser; use by="sequences", '
+            'validate_weights: a weight is negative, so the sum of weights is no normalizer; use by="sequences", '
             '"tokens" or "constant".'
         )
 
 
-def normaliser(
+def normalizer(
     weights: Float[Tensor, " tokens"],
     segments: Int[Tensor, " tokens"],
     *,
@@ -38,7 +38,7 @@ def normaliser(
     constant: float | None = None,
     parts: int | None = None,
 ) -> Float[Tensor, ""]:
-    r"""What one micro-batch adds to the normaliser Z of its optimizer step.
+    r"""What one micro-batch adds to the normalizer Z of its optimizer step.
 
     Add the contributions of all micro-batches and all ranks **before** the first backward pass, then divide by the
     one sum (:func:`coefficients`): any split of the step into micro-batches, packs and ranks gives the same loss.
@@ -72,18 +72,18 @@ def normaliser(
         None: Z is data.
 
     Example:
-        >>> normaliser(torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0, 0, 1]), by="sequences")
+        >>> normalizer(torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0, 0, 1]), by="sequences")
         tensor(1., dtype=torch.float64)
     """
-    check_flat("normaliser", weights, segments=segments)
-    if by not in NORMALISERS:
-        raise ValueError(f"normaliser: by must be one of {', '.join(NORMALISERS)}, got {by!r}.")
+    check_flat("normalizer", weights, segments=segments)
+    if by not in NORMALIZERS:
+        raise ValueError(f"normalizer: by must be one of {', '.join(NORMALIZERS)}, got {by!r}.")
     share = _constant_share(by, constant, parts)
     dtype = exact_dtype(weights.device)
     if by == "constant":
         return torch.tensor(share, dtype=dtype, device=weights.device)
     if by == "weights":
-        refuse_negative("normaliser", weights)
+        refuse_negative("normalizer", weights)
     real = segments >= 0
     if by == "weights":
         return torch.where(real, weights, 0).to(dtype).sum()
@@ -94,16 +94,16 @@ def normaliser(
 
 
 def _constant_share(by: str, constant: float | None, parts: int | None) -> float:
-    """One micro-batch's share of a constant normaliser; 0 for the other names, which take none."""
+    """One micro-batch's share of a constant normalizer; 0 for the other names, which take none."""
     if by != "constant":
         if constant is not None or parts is not None:
-            raise ValueError(f'normaliser: constant and parts belong to by="constant", got by={by!r}.')
+            raise ValueError(f'normalizer: constant and parts belong to by="constant", got by={by!r}.')
         return 0.0
     if constant is None or not 0 < constant < float("inf"):
-        raise ValueError(f'normaliser: by="constant" needs constant > 0, got {constant}.')
+        raise ValueError(f'normalizer: by="constant" needs constant > 0, got {constant}.')
     if parts is None or parts < 1:
         raise ValueError(
-            f'normaliser: by="constant" needs parts, the number of micro-batches of the step on all ranks, got {parts}.'
+            f'normalizer: by="constant" needs parts, the number of micro-batches of the step on all ranks, got {parts}.'
         )
     return constant / parts
 
@@ -113,7 +113,7 @@ def coefficients(weights: Float[Tensor, " tokens"], total: Tensor | float) -> Fl
 
     Args:
         weights: Weight u of each token, any shape, dimensionless.
-        total: Z: the sum of every micro-batch's :func:`normaliser`, a number or a scalar tensor.
+        total: Z: the sum of every micro-batch's :func:`normalizer`, a number or a scalar tensor.
 
     Returns:
         Coefficients of the shape and dtype of ``weights``.
