@@ -14,7 +14,7 @@ from sftloss.data import batches, encode_records
 from sftloss.data.demo import demo_model, demo_records, demo_tokenizer
 from sftloss.training import Loss, attach, inputs_of
 
-LOSS = Loss("cross_entropy", alpha=0.5)
+LOSS = Loss("cross_entropy", normalization="sqrt")
 STEPS, MICRO_BATCHES, TOKENS = 5, 4, 512
 
 

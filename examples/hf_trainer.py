@@ -14,7 +14,7 @@ from sftloss.data import collate, encode_records
 from sftloss.data.demo import demo_model, demo_records, demo_tokenizer
 from sftloss.training import Loss, inputs_of, with_loss
 
-LOSS = Loss("focal(gamma=1)", alpha=0.5)
+LOSS = Loss("focal(gamma=1)", normalization="sqrt")
 
 
 def main(folder: str = "trainer-output", **more: object) -> list[dict[str, float]]:

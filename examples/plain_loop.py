@@ -15,7 +15,7 @@ from sftloss.data import batches, encode_records
 from sftloss.data.demo import demo_model, demo_records, demo_tokenizer
 from sftloss.training import Loss, attach, inputs_of
 
-LOSS = Loss("focal(gamma=1) + 1e-4 * z_loss", alpha=0.5)
+LOSS = Loss("focal(gamma=1) + 1e-4 * z_loss", normalization="sqrt")
 STEPS, MICRO_BATCHES, TOKENS = 5, 4, 512
 
 

@@ -7,13 +7,14 @@ import polars as pl
 import pytest
 from tests.analysis.tables import make_table
 
-from sftloss.analysis import EXAMPLE_MEAN, AnalysisOptions, describe
+from sftloss.analysis import AnalysisOptions, describe
 from sftloss.analysis.signal.findings import prompt_conflict
 from sftloss.analysis.signal.frames import open_study
 from sftloss.analysis.signal.sections.length import tilt_section
 from sftloss.analysis.table.segments import answers, with_spans
 from sftloss.data.demo import demo_model, demo_tokenizer
 from sftloss.pipeline import Run, analyze, lengths
+from sftloss.weights import EXAMPLE_MEAN
 
 TALK = {  # prompt, answer of two and its end, prompt, answer of one and its end
     "p": [0.5] * 8,

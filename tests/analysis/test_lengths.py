@@ -8,19 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sftloss.analysis import (
-    EXAMPLE_MEAN,
-    SQRT,
-    TOKEN_MEAN,
-    LengthOptions,
-    Lengths,
-    Normalization,
-    alpha_for_length,
-    forecasts,
-    micro_batch_mean,
-)
+from sftloss.analysis import LengthOptions, Lengths, alpha_for_length, forecasts
 from sftloss.analysis.lengths.answers import ready
 from sftloss.errors import ConfigError
+from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization, micro_batch_mean
 
 
 def lengths_of(sizes, prompts=None, tasks=None, output=None):

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from sftloss.analysis import EXAMPLE_MEAN, LengthOptions, Lengths, Normalization, describe_lengths
+from sftloss.analysis import LengthOptions, Lengths, describe_lengths
 from sftloss.errors import DataError
 from sftloss.report import from_json, render_html, render_markdown, to_json
+from sftloss.weights import EXAMPLE_MEAN, Normalization
 
 
 def lengths_of(sizes, prompts=None, tasks=None):

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from sftloss import analyze
-from sftloss.analysis import EXAMPLE_MEAN, AnalysisOptions, LengthOptions, micro_batch_mean
+from sftloss.analysis import AnalysisOptions, LengthOptions
 from sftloss.data.demo import demo_model, demo_records, demo_tokenizer
 from sftloss.document import Finding
 from sftloss.pipeline import Run, lengths
+from sftloss.weights import EXAMPLE_MEAN, micro_batch_mean
 
 Row = dict[str, Any]
 

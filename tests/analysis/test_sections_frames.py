@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from tests.analysis.tables import MemoryTable, make_table, random_examples
 
-from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, SQRT, TOKEN_MEAN
 from sftloss.analysis.signal.frames import open_study
 from sftloss.analysis.signal.token_groups import Grouping, signal_of, sum_tokens, token_sums
 from sftloss.analysis.signal.views import AnalysisOptions, View
 from sftloss.errors import ConfigError, DataError
+from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN
 
 HAND = [
     {"p": [0.5, 0.9], "weight": [0.5, 1.0], "role": [0, 1], "task": "a"},

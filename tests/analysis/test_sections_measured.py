@@ -9,10 +9,11 @@ import torch
 from tests.analysis.tiny_data import padded, tiny_examples
 from tests.tiny_models import tiny_model
 
-from sftloss.analysis import AnalysisOptions, Normalization, View, describe, measure
+from sftloss.analysis import AnalysisOptions, View, describe, measure
 from sftloss.analysis.signal.frames import open_study
 from sftloss.decoder import open_decoder
 from sftloss.objectives import cross_entropy, focal
+from sftloss.weights import Normalization
 
 OBJECTIVES = {"cross_entropy": cross_entropy, "focal(gamma=2)": partial(focal, gamma=2.0)}
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from sftloss.analysis.lengths import tilt
-from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, micro_batch_mean
+from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, micro_batch_mean
 
 UNIFORM = np.arange(2.0, 16.0)  # lengths 2 to 15, equally likely
 

@@ -22,7 +22,7 @@ model: demo
 data: demo
 max-examples: 54
 loss: focal(gamma=2)
-alpha: 0.5
+normalization: sqrt
 optimizer: sgd
 learning-rate: 0.05
 epochs: 1

@@ -18,7 +18,13 @@ from sftloss.errors import ConfigError
 
 # lengths and tasks differ from row to row; 60 rows in steps of 8 leave an incomplete window at the end
 STEP: dict[str, Any] = {"dtype": "float64", "dropout": 0.0, "epochs": 1.0, "eval_share": 0.0, "eval_every": None}
-HARD: dict[str, Any] = {**STEP, "loss": "focal(gamma=2)", "alpha": 0.5, "optimizer": "sgd", "learning_rate": 0.05}
+HARD: dict[str, Any] = {
+    **STEP,
+    "loss": "focal(gamma=2)",
+    "normalization": "sqrt",
+    "optimizer": "sgd",
+    "learning_rate": 0.05,
+}
 
 RANKED: dict[str, Any] = {**HARD, "max_examples": 54, "eval_data": "demo", "eval_every": 5}
 

@@ -25,7 +25,13 @@ pytestmark = [
 # 54 rows are no multiple of 2 x 4; DeepSpeed wants float32
 FIELDS: dict[str, Any] = {
     **{"max_examples": 54, "epochs": 1.0, "dropout": 0.0, "eval_share": 0.0, "eval_data": "demo", "eval_every": 2},
-    **{"loss": "focal(gamma=2)", "alpha": 0.5, "optimizer": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.7},
+    **{
+        "loss": "focal(gamma=2)",
+        "normalization": "sqrt",
+        "optimizer": "sgd",
+        "learning_rate": 0.05,
+        "max_grad_norm": 0.7,
+    },
 }
 
 

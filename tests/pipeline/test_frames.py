@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from sftloss import analyze
-from sftloss.analysis import EXAMPLE_MEAN, AnalysisOptions
+from sftloss.analysis import AnalysisOptions
 from sftloss.data.demo import demo_model, demo_tokenizer
 from sftloss.errors import ConfigError
+from sftloss.weights import EXAMPLE_MEAN
 
 ROWS = [
     {"prompt": f"copy: {word}", "completion": word, "task": "ab"[i % 2]}

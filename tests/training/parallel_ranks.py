@@ -22,7 +22,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from sftloss.errors import ModelError
 from sftloss.training import Loss, TaskFactors, attach, step_total, weigh_batch, with_loss
 
-LOSS = Loss("cross_entropy + 0.1 * z_loss", alpha=0.5)
+LOSS = Loss("cross_entropy + 0.1 * z_loss", normalization="sqrt")
 model_of = partial(tiny_model_of, num_key_value_heads=4)  # heads that four ranks can share
 
 
@@ -208,8 +208,8 @@ def gathered_attention(parts: list[Tensor]) -> None:
 
 LOSSES = {
     "weights": LOSS,
-    "sequences": Loss(alpha=1.0, normalizer="sequences"),
-    "tasks": Loss(alpha=0.3, tasks=TaskFactors((0.7, 0.3))),
+    "sequences": Loss(normalization="example-mean", normalizer="sequences"),
+    "tasks": Loss(normalization=0.3, tasks=TaskFactors((0.7, 0.3))),
     "roles": Loss(roles={"prompt": 0.2, "response": 1.0}, normalizer="tokens"),
 }
 

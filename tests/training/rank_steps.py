@@ -19,7 +19,7 @@ from torch import Tensor
 from sftloss.training import Loss, collate_rows
 
 ROWS = ragged_rows()
-LOSS = Loss(alpha=0.5)
+LOSS = Loss(normalization="sqrt")
 pad = partial(collate_rows, pad_id=0)
 pack = partial(collate_rows, pad_id=0, packed=True)
 

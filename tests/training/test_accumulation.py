@@ -20,13 +20,13 @@ ROWS = ragged_rows()
 LOSSES = {
     "cross_entropy": Loss(),
     "objective": Loss("focal(gamma=2) + 1e-2 * z_loss"),
-    "alpha": Loss(alpha=0.5),
-    "sequences": Loss(alpha=1.0, normalizer="sequences"),
+    "alpha": Loss(normalization="sqrt"),
+    "sequences": Loss(normalization="example-mean", normalizer="sequences"),
     "tokens": Loss(normalizer="tokens"),
     "constant": Loss(normalizer=100.0),
     "prompt": Loss(roles={"prompt": 0.2, "response": 1.0}),
     "task means": Loss(tasks=TaskFactors((1.0, 0.25))),
-    "task factors": Loss(tasks=TaskFactors((1.0, 0.25), is_mean_per_task=False), alpha=0.5),
+    "task factors": Loss(tasks=TaskFactors((1.0, 0.25), is_mean_per_task=False), normalization="sqrt"),
 }
 
 
@@ -93,7 +93,7 @@ _shared: list[Any] = []
 def _shared_model() -> Any:
     if not _shared:
         model = model_of()
-        _shared.extend([model, attach(model, Loss("dft", alpha=0.3))])
+        _shared.extend([model, attach(model, Loss("dft", normalization=0.3))])
     return _shared[0]
 
 
@@ -144,7 +144,7 @@ def test_prompt_weight_trains_the_prompts_tokens_and_no_padding() -> None:
 def test_alpha_one_by_sequences_is_the_mean_of_the_sequences_means() -> None:
     rows = without(ROWS, "token_weights")
     model = model_of()
-    attach(model, Loss(alpha=1.0, normalizer="sequences"))
+    attach(model, Loss(normalization="example-mean", normalizer="sequences"))
     loss = float(model(**collate_rows(rows, pad_id=0)).loss.detach())
     truth = sum(float(definition(model, [row]).detach()) for row in rows) / len(rows)
     assert loss == pytest.approx(truth, abs=1e-10)
@@ -174,7 +174,7 @@ def test_batches_of_our_own_data_are_read_aligned() -> None:
     padded: Batch = collate([[example] for example in examples], pad_id=0)
     packed: Batch = collate([examples[:5], examples[5:]], pad_id=0, packed=True)
     model = model_of()
-    attachment = attach(model, Loss(alpha=0.5))
+    attachment = attach(model, Loss(normalization="sqrt"))
     value, truth = run(model, attachment, [collate_rows(without(ROWS, "tasks"), pad_id=0)])
     for batch in (padded, packed):
         got, gradient = run(model, attachment, [inputs_of(batch)])
@@ -188,7 +188,7 @@ def test_batches_of_our_own_data_are_read_aligned() -> None:
         ({"normalizer": "means"}, "normalizer must be weights, sequences, tokens or a number"),
         ({"normalizer": 0.0}, "must be > 0"),
         ({"roles": {"assistant": 1.0}}, "roles takes a finite weight for prompt, response"),
-        ({"alpha": float("nan")}, "alpha must be a finite number"),
+        ({"normalization": float("nan")}, "nor an exponent"),
     ],
 )
 def test_loss_refuses_what_it_cannot_mean(arguments: dict[str, Any], message: str) -> None:
@@ -207,7 +207,7 @@ def test_objective_that_mixes_tokens_is_refused() -> None:
 
 def test_count_of_labels_is_no_normalizer_of_a_weighted_loss() -> None:
     model = model_of()
-    attach(model, Loss(alpha=0.5))
+    attach(model, Loss(normalization="sqrt"))
     with pytest.raises(ValueError, match="num_items_in_batch counts labels"):
         model(**collate_rows(ROWS, pad_id=0), num_items_in_batch=torch.tensor(40.0))
 

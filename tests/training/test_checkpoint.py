@@ -26,7 +26,7 @@ STATE = "sftloss_rank0.safetensors"
 def run(folder: Path, checkpoint: Path | None = None, cls: Any = None) -> Any:
     """Six steps, a checkpoint in the middle of a line of the log."""
     more = {"max_steps": 6, "learning_rate": 0.01, "logging_steps": 2, "save_strategy": "steps", "save_steps": 3}
-    trainer = (cls or with_loss(transformers.Trainer, Loss(alpha=0.5)))(
+    trainer = (cls or with_loss(transformers.Trainer, Loss(normalization="sqrt")))(
         model=model_of(dtype=torch.float32),
         args=arguments(folder, 2, 1, **more),
         train_dataset=ragged_rows(16),

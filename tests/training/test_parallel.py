@@ -64,7 +64,7 @@ def test_head_that_is_sharded_under_an_attached_loss_is_refused(found: dict[str,
 
 @pytest.mark.parametrize("normalizer", ["weights", "sequences", "tokens"])
 def test_slices_of_a_weighed_batch_add_up_to_its_normalizer(normalizer: str) -> None:
-    loss = Loss(alpha=0.5, normalizer=normalizer)
+    loss = Loss(normalization="sqrt", normalizer=normalizer)
     batch = {k: v for k, v in collate_rows(ragged_rows(), pad_id=0).items() if k != "attention_mask"}
     whole, weighed = step_total(loss, [batch]).total, weigh_batch(loss, batch)
     for cut in (1, 3, 7):
@@ -77,7 +77,7 @@ def test_slices_of_a_weighed_batch_add_up_to_its_normalizer(normalizer: str) -> 
 
 
 def test_weighed_batch_is_read_as_the_batch_it_was() -> None:
-    loss = Loss(alpha=1.0, roles={"prompt": 0.1, "response": 1.0})
+    loss = Loss(normalization="example-mean", roles={"prompt": 0.1, "response": 1.0})
     batch = collate_rows(ragged_rows(), pad_id=0)
     before, after = read_tokens(loss, batch), read_tokens(loss, weigh_batch(loss, batch))
     assert torch.equal(before.targets, after.targets)

@@ -78,7 +78,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_axolotl_trains_with_the_loss_of_its_file(plugin: Any, tmp_path: Path) -> None:
     from tests.training.test_trainer import arguments, train
 
-    cfg = {"sftloss": {"objective": "cross_entropy", "alpha": 1.0, "normalizer": "sequences"}}
+    cfg = {"sftloss": {"objective": "cross_entropy", "normalization": "example-mean", "normalizer": "sequences"}}
     plugin.register(cfg)
     cls = plugin.get_trainer_cls(cfg)
     assert issubclass(cls, transformers.Trainer)
@@ -95,7 +95,7 @@ def test_axolotl_reads_the_key_as_its_files_are_checked(plugin: Any) -> None:
     module, name = plugin.get_input_args().rsplit(".", 1)
     arguments = getattr(importlib.import_module(module), name)
     assert arguments(sftloss="dft").sftloss == "dft"
-    assert arguments(sftloss={"alpha": 0.5}).sftloss == {"alpha": 0.5}
+    assert arguments(sftloss={"normalization": "sqrt"}).sftloss == {"normalization": "sqrt"}
     assert arguments().sftloss is None
     with pytest.raises(ValueError):
         arguments(sftloss=3)
@@ -106,7 +106,7 @@ def test_axolotl_reads_the_key_as_its_files_are_checked(plugin: Any) -> None:
     [
         ({"use_eaft": True}, "use_eaft is a second loss"),
         ({"liger_fused_linear_cross_entropy": True}, "is a second loss"),
-        ({"sftloss": {"alpha": 1.0}, "sample_packing": True}, "set sample_packing: false"),
+        ({"sftloss": {"normalization": "example-mean"}, "sample_packing": True}, "set sample_packing: false"),
         ({"sftloss": {"gamma": 1.0}}, "unknown key 'gamma'"),
         ({"sftloss": "no_such_loss"}, "no_such_loss"),
     ],
@@ -151,7 +151,7 @@ def test_ms_swift_loss_scale_weighs_and_does_not_normalize(swift: Any) -> None:
 
 
 def test_ms_swift_loss_needs_what_ms_swift_counts(swift: Any) -> None:
-    for loss in (Loss(alpha=0.5), Loss(normalizer="sequences"), Loss(roles={"prompt": 0.1})):
+    for loss in (Loss(normalization="sqrt"), Loss(normalizer="sequences"), Loss(roles={"prompt": 0.1})):
         with pytest.raises(ConfigError, match="counts labels only"):
             ms_swift.register("ours", loss)
     with pytest.raises(ConfigError, match="has a loss 'cross_entropy' already"):
@@ -160,8 +160,8 @@ def test_ms_swift_loss_needs_what_ms_swift_counts(swift: Any) -> None:
 
 def test_loss_from_a_file_is_a_loss() -> None:
     assert loss_from({"roles": {"prompt": 0.1, "response": 1}}).roles == {"prompt": 0.1, "response": 1}
-    with pytest.raises(ConfigError, match="alpha must be a finite number"):
-        loss_from({"alpha": float("nan")})
+    with pytest.raises(ConfigError, match="nor an exponent"):
+        loss_from({"normalization": float("nan")})
 
 
 def real(name: str) -> Any:

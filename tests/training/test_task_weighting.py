@@ -88,7 +88,9 @@ def test_a_step_is_weighted_by_what_the_step_before_has_shown(base: str) -> None
     assert relative_error(got, gradients(model)) < 1e-10
 
 
-@pytest.mark.parametrize("loss", [{}, {"objective": "focal(gamma=2)", "alpha": 0.5, "normalizer": "sequences"}])
+@pytest.mark.parametrize(
+    "loss", [{}, {"objective": "focal(gamma=2)", "normalization": "sqrt", "normalizer": "sequences"}]
+)
 def test_any_split_of_the_steps_is_the_whole(loss: dict[str, Any]) -> None:
     whole, expected = steps_of(weighting_of("uncertainty"), [[pad(ROWS)]] * 3, **loss)
     pack = partial(pad, packed=True)

@@ -66,7 +66,9 @@ def train(cls: Any, model: Any, args: Any, rows: Any = ROWS, **more: Any) -> tup
 
 @pytest.mark.parametrize(("batch", "accumulation"), [(8, 1), (2, 4), (1, 8), (3, 3)])
 @pytest.mark.parametrize(
-    "loss", [Loss(alpha=0.5), Loss(alpha=1.0, normalizer="sequences")], ids=["weights", "sequences"]
+    "loss",
+    [Loss(normalization="sqrt"), Loss(normalization="example-mean", normalizer="sequences")],
+    ids=["weights", "sequences"],
 )
 def test_trainer_step_has_the_gradient_of_the_whole_batch(
     loss: Loss, batch: int, accumulation: int, tmp_path: Path
@@ -124,12 +126,12 @@ def test_attached_model_in_a_plain_trainer_is_right_where_the_loss_counts_tokens
 
 def test_last_incomplete_window_is_divided_by_what_it_holds(tmp_path: Path) -> None:
     model = model_of()
-    attachment = attach(model, Loss(alpha=0.5))
+    attachment = attach(model, Loss(normalization="sqrt"))
     model(**collate_rows(ROWS[6:], pad_id=0)).loss.backward()
     truth = gradients(model)
     attachment.detach()
     args = arguments(tmp_path, 2, 3, max_steps=2)
-    _, steps = train(with_loss(transformers.Trainer, Loss(alpha=0.5)), model, args)
+    _, steps = train(with_loss(transformers.Trainer, Loss(normalization="sqrt")), model, args)
     assert relative_error(steps[1], truth) < 1e-10
 
 
@@ -148,10 +150,10 @@ def test_step_with_nothing_to_learn_is_zero_and_says_so(tmp_path: Path, caplog: 
 @pytest.mark.parametrize("size", [1, 3, 8])
 def test_evaluation_loss_does_not_depend_on_the_evaluation_batch(size: int, tmp_path: Path) -> None:
     model = model_of().eval()
-    attachment = attach(model, Loss(alpha=0.5))
+    attachment = attach(model, Loss(normalization="sqrt"))
     truth = float(model(**collate_rows(ROWS, pad_id=0)).loss.detach())
     attachment.detach()
-    trainer = with_loss(transformers.Trainer, Loss(alpha=0.5))(
+    trainer = with_loss(transformers.Trainer, Loss(normalization="sqrt"))(
         model=model,
         args=arguments(tmp_path, per_device_eval_batch_size=size),
         eval_dataset=ROWS,
@@ -197,7 +199,7 @@ def test_unused_columns_are_removed_but_not_ours(tmp_path: Path) -> None:
 
 def test_gradient_checkpointing_in_the_trainer_changes_nothing(tmp_path: Path) -> None:
     model = model_of()
-    cls = with_loss(transformers.Trainer, Loss(alpha=0.5))
+    cls = with_loss(transformers.Trainer, Loss(normalization="sqrt"))
     _, (truth,) = train(cls, model, arguments(tmp_path, 2, 4))
     _, (steps,) = train(cls, model_of(), arguments(tmp_path, 2, 4, activation_checkpointing=True))
     assert relative_error(steps, truth) < 1e-10

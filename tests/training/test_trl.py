@@ -48,7 +48,7 @@ def test_sft_trainer_step_has_the_gradient_of_the_whole_batch(
     loss = torch.stack([definition(model, [row]) for row in ROWS]).mean()
     loss.backward()
     truth = gradients(model)
-    chosen = Loss(alpha=1.0, normalizer="sequences")
+    chosen = Loss(normalization="example-mean", normalizer="sequences")
     trainer, steps = sft(tmp_path, model, chosen, batch, accumulation, padding_free=is_packed)
     assert relative_error(steps[0], truth) < 1e-10
     assert trainer.state.log_history[0]["loss"] == pytest.approx(float(loss.detach()), rel=1e-6)

@@ -30,8 +30,8 @@ from sftloss.training import Loss, attach, collate_rows, with_loss
 
 SEVEN = ragged_rows(7)
 FIVE = without(SEVEN[:5], "token_weights", "tasks", "row_ids")  # so that one rank's last batch holds none
-LOSS = Loss(alpha=0.5)
-PROMPTS = Loss(alpha=0.5, roles={"prompt": 0.3, "response": 1.0}, normalizer="sequences")
+LOSS = Loss(normalization="sqrt")
+PROMPTS = Loss(normalization="sqrt", roles={"prompt": 0.3, "response": 1.0}, normalizer="sequences")
 pad = partial(collate_rows, pad_id=0)
 Errors = dict[str, float]
 

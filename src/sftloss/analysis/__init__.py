@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from sftloss.analysis.lengths.describe import describe_lengths
 from sftloss.analysis.lengths.forecast import Forecast, LengthOptions, alpha_for_length, forecasts
-from sftloss.analysis.lengths.tilt import (
-    EXAMPLE_MEAN,
-    SQRT,
-    TOKEN_MEAN,
-    Lengths,
-    Normalization,
-    micro_batch_mean,
-    sequence_weights,
-)
+from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
 from sftloss.analysis.signal.describe import describe, describe_with_frames
 from sftloss.analysis.signal.views import AnalysisOptions, View
 from sftloss.analysis.table.identity import file_facts, model_facts, tokenizer_facts
@@ -20,14 +12,10 @@ from sftloss.analysis.table.measure import Settings, measure
 from sftloss.analysis.table.table import Table, token_stats
 
 __all__ = [
-    "EXAMPLE_MEAN",
-    "SQRT",
-    "TOKEN_MEAN",
     "AnalysisOptions",
     "Forecast",
     "LengthOptions",
     "Lengths",
-    "Normalization",
     "Settings",
     "Table",
     "View",
@@ -38,7 +26,6 @@ __all__ = [
     "file_facts",
     "forecasts",
     "measure",
-    "micro_batch_mean",
     "model_facts",
     "sequence_weights",
     "token_stats",

@@ -89,7 +89,7 @@ def loss_of(recipe: Recipe) -> Loss:
     if recipe.tasks is not None:
         read_choice(recipe.tasks)  # its weights are made when the data has named the tasks
     try:
-        return Loss(recipe.loss, alpha=recipe.alpha, roles=recipe.roles, normalizer=recipe.normalizer)
+        return Loss(recipe.loss, normalization=recipe.normalization, roles=recipe.roles, normalizer=recipe.normalizer)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"loss: {error}") from None
 

@@ -55,7 +55,7 @@ class Recipe:
         max_length: Tokens kept of each example.
         packing: Whether examples share rows of `max_length` tokens, kept apart by their positions.
         loss: An objective, ``"cross_entropy + 1e-4 * z_loss"``.
-        alpha, roles, normalizer: As in :class:`sftloss.training.Loss`.
+        normalization, roles, normalizer: As in :class:`sftloss.training.Loss`.
         tasks: How the tasks that the data names are weighted, ``"uncertainty"``, ``"dwa(temperature=2)"``,
             ``"static(qa=2, code=0.5)"``, each also with ``base``, ``low``, ``high``, ``warmup_steps``, ``window`` and
             ``on_nonfinite`` of :class:`sftloss.tasks.Rules`, and ``conflicts=true`` or ``layerwise=true`` of
@@ -106,7 +106,7 @@ class Recipe:
     max_length: int | None = None
     packing: bool = False
     loss: str = "cross_entropy"
-    alpha: float = 0.0
+    normalization: str | float = "token-mean"
     roles: Mapping[str, float] | None = None
     normalizer: str | float = "weights"
     tasks: str | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sftloss.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sftloss.analysis import Normalization
+    from sftloss.weights import Normalization
 
 
 def objectives(losses: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
@@ -35,24 +35,17 @@ def objectives(losses: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
 
 
 def normalization(text: str) -> Normalization:
-    """``token-mean``, ``example-mean``, ``sqrt``, or the exponent of the length as a number.
+    """What :func:`sftloss.weights.normalization` reads, for a flag.
 
     Raises:
-        ConfigError: If it is none of these.
+        ConfigError: If it cannot be read.
     """
-    from sftloss.analysis import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization
+    from sftloss import weights
 
-    named = {"token-mean": TOKEN_MEAN, "example-mean": EXAMPLE_MEAN, "sqrt": SQRT}
-    if text in named:
-        return named[text]
     try:
-        alpha = float(text)
-    except ValueError:
-        alpha = math.nan
-    if not math.isfinite(alpha):
-        raise ConfigError(f"--normalization: {text[:60]!r} is none of {', '.join(named)}, nor an exponent such as 0.7.")
-    same = {known.alpha: known for known in named.values()}
-    return same.get(alpha, Normalization(f"T^-{alpha:g}", alpha))
+        return weights.normalization(text)
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from None
 
 
 def normalizations_of_a_step(batch_size: int | None, grad_accum: int | None) -> tuple[Normalization, ...]:
@@ -61,7 +54,7 @@ def normalizations_of_a_step(batch_size: int | None, grad_accum: int | None) -> 
     Raises:
         ConfigError: If `grad_accum` is given without `batch_size`.
     """
-    from sftloss.analysis import micro_batch_mean
+    from sftloss.weights import micro_batch_mean
 
     if batch_size is None:
         if grad_accum is not None:

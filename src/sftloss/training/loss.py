@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sftloss.objectives import objective as read_objective
 from sftloss.statistics import TokenStats
-from sftloss.weights import NORMALIZERS, ROLES
+from sftloss.weights import NORMALIZERS, ROLES, TOKEN_MEAN, Normalization
+from sftloss.weights import normalization as read_normalization
 
 if TYPE_CHECKING:
     from sftloss.training.tasks.weighting import TaskWeighting
@@ -46,8 +47,9 @@ class Loss:
     Attributes:
         objective: An expression, ``"cross_entropy + 1e-4 * z_loss"``, or any function of token statistics that looks
             at one token at a time.
-        alpha: Length exponent: each sequence's weights are multiplied by T^-alpha, T their sum. 0 leaves lengths as
-            the data has them, 1 gives every sequence the same weight and teaches shorter output.
+        normalization: How a sequence's weights depend on its length T, the sum of its weights: ``"token-mean"`` (no
+            division: every token counts the same), ``"example-mean"`` (every sequence the same, which teaches
+            shorter output), ``"sqrt"``, or an exponent alpha, which multiplies them by T^-alpha.
         roles: Weight by role, as ``{"prompt": 0.1, "response": 1.0}``; a role not named is not trained. The batch
             says roles by a tensor ``roles``; without one, a token whose label is ignored is the prompt's and the
             others are the response's. None trains what the labels do not ignore.
@@ -61,12 +63,12 @@ class Loss:
             on how the step is cut into micro-batches.
 
     Example:
-        >>> Loss("focal(gamma=2)", alpha=0.5).objective
+        >>> Loss("focal(gamma=2)", normalization="sqrt").objective
         focal(gamma=2)
     """
 
     objective: str | Objective = "cross_entropy"
-    alpha: float = 0.0
+    normalization: str | float | Normalization = TOKEN_MEAN
     roles: Mapping[str, float] | None = None
     normalizer: str | float = "weights"
     tasks: TaskFactors | TaskWeighting | None = None
@@ -83,8 +85,9 @@ class Loss:
                 "Loss: this objective mixes tokens, so its gradient would depend on how a step is cut into "
                 "micro-batches; compute it with sftloss.weighted_loss where the whole batch is at hand."
             )
-        if not abs(self.alpha) < float("inf"):
-            raise ValueError(f"Loss: alpha must be a finite number, got {self.alpha}.")
+        object.__setattr__(self, "normalization", read_normalization(self.normalization))
+        if self.normalization.micro_batch is not None:  # type: ignore[union-attr]
+            raise ValueError("Loss: a mean of micro-batch means depends on how a step is cut; divide the whole step.")
         self._check_normalizer()
         for role, weight in (self.roles or {}).items():
             if role not in ROLES or not abs(weight) < float("inf"):
@@ -97,6 +100,11 @@ class Loss:
                 raise ValueError(f"Loss: normalizer must be {', '.join(names)} or a number, got {self.normalizer!r}.")
         elif not 0 < self.normalizer < float("inf"):
             raise ValueError(f"Loss: a normalizer that is a number must be > 0, got {self.normalizer}.")
+
+    @property
+    def alpha(self) -> float:
+        """Exponent of the length: 0 for the token mean, 1 for the example mean."""
+        return self.normalization.alpha  # type: ignore[union-attr]
 
     @property
     def counts_tokens(self) -> bool:

@@ -16,19 +16,35 @@ from __future__ import annotations
 
 from sftloss.weights.groups import group_coefficients, group_normalizers, group_weights
 from sftloss.weights.lengths import adaptive_length_weights, length_weights, segment_lengths
+from sftloss.weights.normalization import (
+    EXAMPLE_MEAN,
+    NORMALIZATIONS,
+    SQRT,
+    TOKEN_MEAN,
+    Normalization,
+    micro_batch_mean,
+    normalization,
+)
 from sftloss.weights.normalizer import NORMALIZERS, coefficients, normalizer, validate_weights
 from sftloss.weights.positions import position_weights
 from sftloss.weights.roles import ROLES, role_weights
 
 __all__ = [
+    "EXAMPLE_MEAN",
+    "NORMALIZATIONS",
     "NORMALIZERS",
     "ROLES",
+    "SQRT",
+    "TOKEN_MEAN",
+    "Normalization",
     "adaptive_length_weights",
     "coefficients",
     "group_coefficients",
     "group_normalizers",
     "group_weights",
     "length_weights",
+    "micro_batch_mean",
+    "normalization",
     "normalizer",
     "position_weights",
     "role_weights",

@@ -9,9 +9,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sftloss.analysis.lengths.tilt import Lengths, Normalization, conflicting, sequence_weights
+from sftloss.analysis.lengths.tilt import Lengths, conflicting, sequence_weights
 from sftloss.analysis.shared.bootstrap import REPLICATES, GroupSums, ratio_interval, resampling_units
 from sftloss.analysis.shared.numbers import Estimate, cannot_tell
+from sftloss.weights import Normalization
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]

@@ -18,11 +18,12 @@ from sftloss.analysis.lengths.sections import (
     target_section,
 )
 from sftloss.analysis.lengths.study import LengthStudy, Origins
-from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, TOKEN_MEAN, Lengths, Normalization, sequence_weights
+from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
 from sftloss.analysis.shared import numbers
 from sftloss.analysis.shared.shares import number, percent
 from sftloss.document import Document, Finding, by_severity
 from sftloss.errors import DataError
+from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN, Normalization
 
 
 def describe_lengths(

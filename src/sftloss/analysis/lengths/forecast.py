@@ -14,18 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.answers import Answers, Resampling, ready
-from sftloss.analysis.lengths.tilt import (
-    EXAMPLE_MEAN,
-    SQRT,
-    TOKEN_MEAN,
-    Lengths,
-    Normalization,
-    conflicting,
-    sequence_weights,
-)
+from sftloss.analysis.lengths.tilt import Lengths, conflicting, sequence_weights
 from sftloss.analysis.shared.bootstrap import FEW, REPLICATES
 from sftloss.analysis.shared.numbers import Estimate, kish_ess
 from sftloss.errors import ConfigError
+from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]

@@ -22,37 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sftloss.weights import Normalization
+
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """How the weight of a sequence depends on its length: T^-alpha, or token means of micro-batches.
-
-    Attributes:
-        name: What reports call it.
-        alpha: Exponent: 0 gives every token the same weight, 1 every sequence.
-        micro_batch: Number of sequences in a micro-batch whose token mean is taken before averaging over
-            micro-batches; None where there is one denominator for the whole step. `alpha` is then not used.
-    """
-
-    name: str
-    alpha: float = 0.0
-    micro_batch: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise ValueError(f"Normalization: micro_batch must be at least 1, got {self.micro_batch}.")
-
-
-TOKEN_MEAN = Normalization("token mean", 0.0)
-EXAMPLE_MEAN = Normalization("example mean", 1.0)
-SQRT = Normalization("sqrt", 0.5)
-
-
-def micro_batch_mean(sequences: int) -> Normalization:
-    """Token means of micro-batches of `sequences`, averaged: what plain gradient accumulation does."""
-    return Normalization(f"token mean of {sequences}", micro_batch=sequences)
 
 
 def sequence_weights(lengths: ArrayLike, normalization: Normalization) -> Floats:

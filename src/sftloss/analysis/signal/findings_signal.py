@@ -13,7 +13,6 @@ import numpy as np
 import polars as pl
 
 from sftloss.analysis.lengths.findings import Shift, concentration_finding, example_mean_finding, micro_batch_finding
-from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, Normalization
 from sftloss.analysis.shared import fixes, numbers
 from sftloss.analysis.shared.bootstrap import interval
 from sftloss.analysis.shared.numbers import Estimate
@@ -26,6 +25,7 @@ from sftloss.analysis.signal.sections.length import elasticity, is_bad_fit, misf
 from sftloss.analysis.signal.sections.tokens import band_shares, describe_band
 from sftloss.analysis.signal.token_groups import BAND_NAMES, band_key
 from sftloss.document import Finding
+from sftloss.weights import EXAMPLE_MEAN, Normalization
 
 TARGETS = {"per-token": 1.0, "per-example": 0.0}
 ENDS_LOW, ENDS_HIGH = 0.8, 1.25  # expected over actual ends, beyond which stopping is off

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.answers import Answers, Resampling, ready
 from sftloss.analysis.lengths.forecast import Forecast, forecast
-from sftloss.analysis.lengths.tilt import TOKEN_MEAN, Lengths, Normalization, sequence_weights
+from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
 from sftloss.analysis.shared.bootstrap import GroupSums, resampling_units
 from sftloss.analysis.signal.views import ROLES, AnalysisOptions, View
 from sftloss.analysis.table.segments import answers, with_facts, with_spans
 from sftloss.errors import DataError
+from sftloss.weights import TOKEN_MEAN, Normalization
 
 Floats = NDArray[np.float64]
 Value = TypeVar("Value")

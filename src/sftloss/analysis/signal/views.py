@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization, micro_batch_mean
 from sftloss.analysis.shared.bootstrap import REPLICATES
 from sftloss.errors import ConfigError
+from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization, micro_batch_mean
 
 Level = Literal["S0", "S1", "S2"]
 Policy = Literal["per-token", "per-example", "per-task"]

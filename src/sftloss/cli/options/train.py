@@ -33,7 +33,10 @@ class TrainOptions:
         "cross_entropy", "An objective: dft, 'focal(gamma=2)', 'cross_entropy + 1e-4 * z_loss'.", panel=_LOSS,
         metavar="EXPR",
     )  # fmt: skip
-    alpha: float = option(0.0, "Length exponent: a sequence of T tokens is weighted by T^-alpha.", panel=_LOSS)
+    normalization: str = option(
+        "token-mean", "How an example counts by its length: token-mean, example-mean, sqrt or an exponent.",
+        panel=_LOSS, metavar="NAME|ALPHA", takes_numbers=True,
+    )  # fmt: skip
     roles: dict[str, str] = option(
         {}, "Weight by role; one not named is not trained.", panel=_LOSS, metavar="prompt=0.1,response=1",
         takes_numbers=True,

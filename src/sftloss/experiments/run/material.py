@@ -145,13 +145,13 @@ def forecasts(rows: Rows, recipe: Recipe) -> dict[str, Forecast]:
 
 def _tilt(rows: Rows, recipe: Recipe) -> np.ndarray:
     """T^-alpha of each row, 0 where nothing is trained: what its weights are in training over what they would be at
-    alpha 0, both read as training reads them, so that T is its T whatever of the prompt is trained."""
+    the token mean, both read as training reads them, so that T is its T whatever of the prompt is trained."""
     from sftloss.finetune.fine_tune import data_of, loss_of
     from sftloss.finetune.rows import Collator
     from sftloss.training.batch.tokens import read_tokens
 
     data, collate, found = data_of(recipe, None, rows.examples)[0], Collator(0), []
-    losses = [loss_of(replace(recipe, alpha=alpha)) for alpha in (recipe.alpha, 0.0)]
+    losses = [loss_of(replace(recipe, normalization=rule)) for rule in (recipe.normalization, "token-mean")]
     for begin in range(0, len(data), _AT_ONCE):
         inputs = collate([data[i] for i in range(begin, min(begin + _AT_ONCE, len(data)))])
         shape = inputs["segments"].shape

@@ -125,7 +125,7 @@ def _recipe(plan: Plan, run: Run, place: Place, work: Path) -> Recipe:
     resumable: dict[str, Any] = {"output": str(work), "resume": True, "save_every": place.save_every}
     return Recipe(
         loss=arm.loss,
-        alpha=arm.alpha,
+        normalization=arm.alpha,
         roles=None if prompt is None else {"prompt": prompt, "response": 1.0},
         tasks=arm.tasks or None,
         batch_size=plan.batch_size,

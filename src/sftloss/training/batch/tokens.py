@@ -125,7 +125,7 @@ def weigh_batch(loss: Loss, batch: Mapping[str, Any]) -> dict[str, Any]:
         `position_ids`; what else the loss reads is aligned. All are ``(rows, columns)``.
 
     Example:
-        >>> batch = weigh_batch(Loss(alpha=1.0), {"labels": torch.tensor([[-100, 1, 2]])})
+        >>> batch = weigh_batch(Loss(normalization="example-mean"), {"labels": torch.tensor([[-100, 1, 2]])})
         >>> batch["shift_labels"], batch["loss_weights"]
         (tensor([[   1,    2, -100]]), tensor([[0.5000, 0.5000, 0.0000]], dtype=torch.float64))
     """

@@ -4,7 +4,7 @@
       - sftloss.training.hosts.axolotl.SftlossPlugin
     sftloss:
       objective: cross_entropy + 1e-4 * z_loss
-      alpha: 0.5
+      normalization: sqrt
 
 Both classes below are made on first use, because what they inherit from is there only where Axolotl is. The interface
 is that of axolotl 0.19.0 (`integrations/base.py`).
@@ -46,7 +46,9 @@ def check_config(cfg: Mapping[str, Any]) -> None:
             raise ConfigError(f"sftloss: {key} is a second loss; leave it out, the loss of sftloss is fused.")
     if cfg.get("sample_packing") and (loss.alpha or loss.normalizer == "sequences"):
         # its packed rows come with an attention mask, from which sequences cannot be told apart
-        raise ConfigError("sftloss: alpha and normalizer: sequences need rows told apart; set sample_packing: false.")
+        raise ConfigError(
+            "sftloss: normalization by length and normalizer: sequences need separate rows; set sample_packing: false."
+        )
 
 
 def trainer_class(cfg: Mapping[str, Any]) -> Any:

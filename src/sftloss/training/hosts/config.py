@@ -8,18 +8,18 @@ from typing import Any
 from sftloss.errors import ConfigError
 from sftloss.training.loss import Loss
 
-KEYS = ("objective", "alpha", "roles", "normalizer")
+KEYS = ("objective", "normalization", "roles", "normalizer")
 """What of a loss can be written in a file."""
 
 
 def loss_from(config: Any) -> Loss:
-    """A loss from a string, an objective alone, or a mapping of `objective`, `alpha`, `roles` and `normalizer`.
+    """A loss from a string, an objective alone, or a mapping of `objective`, `normalization`, `roles` and `normalizer`.
 
     Raises:
         ConfigError: If a key is unknown or a value impossible.
 
     Example:
-        >>> loss_from({"objective": "focal(gamma=2)", "alpha": 0.5}).alpha
+        >>> loss_from({"objective": "focal(gamma=2)", "normalization": "sqrt"}).alpha
         0.5
     """
     given = {"objective": config} if isinstance(config, str) else config

@@ -40,8 +40,8 @@ def register(name: str, loss: Loss | str | Objective) -> type:
         raise ConfigError(f"register: ms-swift has a loss {name!r} already; choose another name.")
     if not chosen.counts_tokens or chosen.extras:
         raise ConfigError(
-            "register: ms-swift counts labels only, so a loss there has an objective and nothing else; for alpha, "
-            "roles, tasks or another normalizer use sftloss.training.with_loss on its trainer class."
+            "register: ms-swift counts labels only, so a loss there has an objective and nothing else; for "
+            "normalization, roles, tasks or another normalizer use sftloss.training.with_loss on its trainer class."
         )
 
     class SwiftLoss(room.BaseLoss):

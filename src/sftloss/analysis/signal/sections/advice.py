@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sftloss.analysis.lengths.tilt import EXAMPLE_MEAN, TOKEN_MEAN
 from sftloss.analysis.shared import fixes, numbers
 from sftloss.analysis.shared.shares import bounds, cell, number, percent
 from sftloss.analysis.signal.frames import Study
@@ -11,6 +10,7 @@ from sftloss.analysis.signal.sections.tokens import band_shares, describe_band, 
 from sftloss.analysis.signal.token_groups import BAND_NAMES
 from sftloss.analysis.signal.views import View
 from sftloss.document import Cell, Column, Section, Table
+from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN
 
 Rule = tuple[str, str, str, float | None, float | None, float | None, str]
 

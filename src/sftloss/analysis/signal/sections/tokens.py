@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from sftloss.analysis.lengths.tilt import TOKEN_MEAN
 from sftloss.analysis.shared.shares import Shares, cell, largest, number, percent, share_chart, share_table, shares
 from sftloss.analysis.shared.words import counted
 from sftloss.analysis.signal.frames import Study
 from sftloss.analysis.signal.token_groups import BAND_NAMES, groupings, token_sums
 from sftloss.analysis.signal.views import LEVELS, ROLES, View
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
+from sftloss.weights import TOKEN_MEAN
 
 
 def token_shares(study: Study, grouping: str, *, with_loss: bool = False) -> Shares:
