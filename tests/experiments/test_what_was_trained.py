@@ -157,12 +157,12 @@ def test_the_end_of_answers_has_its_diagram(whole: dict[float, dict[str, Any]]) 
 
 
 def test_results_name_the_source_that_made_them(whole: dict[float, dict[str, Any]], monkeypatch: Any, tmp_path) -> None:
-    import sftloss
+    from sftloss import version
     from sftloss.experiments.run.train import _versions
 
     assert all(one["versions"] == _versions() for one in whole.values())
     (tmp_path / "__init__.py").write_text("")
-    monkeypatch.setattr(sftloss, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(version, "__file__", str(tmp_path / "__init__.py"))
     before = _versions()["sftloss"]
     (tmp_path / "_loss.py").write_text("1")
     assert before != _versions()["sftloss"] != whole[0.0]["versions"]["sftloss"]

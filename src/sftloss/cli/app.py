@@ -30,7 +30,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from sftloss import __version__
+        from sftloss.version import __version__
 
         typer.echo(f"sftloss {__version__}")
         raise typer.Exit

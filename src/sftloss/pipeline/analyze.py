@@ -172,7 +172,7 @@ def _facts(model: Any, examples: Examples, run: Run) -> tuple[tuple[str, str], .
 
 def _provenance(run: Run) -> tuple[tuple[str, str], ...]:
     """Enough to make the same report again; no clock, so equal runs give equal bytes."""
-    from sftloss import __version__
+    from sftloss.version import __version__
 
     versions = [f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "polars")]
     told = ("versions", ", ".join([f"sftloss {__version__}", f"python {platform.python_version()}", *versions]))

@@ -23,7 +23,7 @@ class EnvOptions:
 
 def env(options: EnvOptions, manner: Manner) -> None:
     """Print versions for a bug report. And devices; no paths, no names, no variables."""
-    from sftloss import __version__
+    from sftloss.version import __version__
 
     typer.echo(f"sftloss {__version__}")
     typer.echo(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import sftloss
+from sftloss import version
 from sftloss.experiments.plan import Plan, Run
 from sftloss.experiments.run.evaluate import curve_point, evaluated, forgotten
 from sftloss.experiments.run.material import (
@@ -110,12 +110,12 @@ def _alone(seed: int) -> Iterator[None]:
 
 def _versions() -> dict[str, str]:
     """Of what decides the numbers. Ours comes with a digest of the source: between two releases it changes too."""
-    root = Path(sftloss.__file__).parent
+    root = Path(version.__file__).parent
     source = hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         source.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
     told = {name: metadata.version(name) for name in ("torch", "transformers")}
-    return {**told, "sftloss": f"{sftloss.__version__}+{source.hexdigest()[:8]}"}
+    return {**told, "sftloss": f"{version.__version__}+{source.hexdigest()[:8]}"}
 
 
 def _recipe(plan: Plan, run: Run, place: Place, work: Path) -> Recipe:

@@ -25,7 +25,7 @@ def identity(recipe: Recipe, data: DataSet, held_out: DataSet | None, ranks: int
 
 
 def versions() -> dict[str, str]:
-    from sftloss import __version__
+    from sftloss.version import __version__
 
     found = {"sftloss": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
