@@ -136,20 +136,20 @@ def test_killed_ranks_resume_to_the_same_report(data: Path, alone: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("said", "told"), [({"RANK": "2", "WORLD_SIZE": "2"}, "a rank is below"), ({"WORLD_SIZE": "x"}, "is no number")]
+    ("said", "told"), [({"RANK": "2", "WORLD_SIZE": "2"}, "a rank is below"), ({"WORLD_SIZE": "x"}, "is not a number")]
 )
 def test_an_impossible_launch_is_one_sentence(said, told, monkeypatch) -> None:
-    from sftloss.cli.ranks import shard_of_environment
     from sftloss.errors import ConfigError
+    from sftloss.ranks import launched_as
 
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=told):
-        shard_of_environment()
+        launched_as()
 
 
 def test_cuda_is_the_card_of_the_rank_and_other_devices_stay(monkeypatch) -> None:
-    from sftloss.cli.ranks import device_of_rank
+    from sftloss.ranks import device_of_rank
 
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert [device_of_rank(d) for d in ("cuda", "cuda:0", "cpu")] == ["cuda:3", "cuda:0", "cpu"]
@@ -167,3 +167,14 @@ def test_rank_one_makes_no_report() -> None:
         take_part(None, None, [], run=Run(output="x"))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="meet in the output folder"):
         Run(shard=(0, 2))
+
+
+def test_without_a_process_group_every_collective_is_that_of_one_process() -> None:
+    import torch
+
+    from sftloss import ranks
+
+    values = torch.tensor([1.0, 2.0])
+    assert (ranks.rank_of(), ranks.world_size(), ranks.is_distributed()) == (0, 1, False)
+    assert ranks.sum_over_ranks(values) is values and ranks.reduce_over_ranks(values, "mean") is values
+    assert ranks.gather_over_ranks("mine") == ["mine"]

@@ -57,7 +57,7 @@ def compare(name: str, rank: int) -> None:
 
 
 def step_alone(module: MultiTaskLoss) -> None:
-    with mock.patch("sftloss.tasks.ranks.world_size", return_value=1):
+    with mock.patch("sftloss.ranks.world_size", return_value=1):
         module.step()
 
 

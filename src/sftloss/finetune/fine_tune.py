@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from sftloss.finetune.output.provenance import data_facts, identity, model_facts
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import Collator, DataSet, hold_out, pack, read
 from sftloss.finetune.task_weights import read_choice, task_facts, weighted
+from sftloss.ranks import launched_as
 from sftloss.training import Loss, attachment_of
 
 
@@ -60,7 +60,7 @@ def fine_tune(
     loss = loss_of(recipe)
     check_trackers(recipe.report_to)
     started = time.monotonic()
-    with folder_of(recipe, rank_of_environment()) as folder:
+    with folder_of(recipe, launched_as().rank) as folder:
         resume = recipe.resume and folder.stays
         checkpoint = chosen(folder.checkpoints, resume=resume, resume_from=recipe.resume_from)
         model, tokenizer = model_and_tokenizer(recipe, model, tokenizer)
@@ -112,12 +112,6 @@ def data_of(recipe: Recipe, tokenizer: Any, rows: Any = None, eval_rows: Any = N
 def groups_of(loss: Loss, held_out: DataSet | None) -> tuple[Groups, ...]:
     """Watchers of the evaluation, by task and by language."""
     return () if held_out is None else tuple(Groups(loss, held_out.examples, of) for of in ("task", "language"))
-
-
-def rank_of_environment() -> int:
-    """This process among those a launcher started; 0 where it is alone."""
-    said = os.environ.get("RANK", "0")
-    return int(said) if said.isdigit() else 0
 
 
 def _trainer(work: Work, parts: tuple[Any, Any], checkpoint: Path | None, callbacks: Sequence[Any]) -> Any:

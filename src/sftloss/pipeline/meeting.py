@@ -33,7 +33,9 @@ def meeting(shard: tuple[int, int], patience: float) -> Iterator[Callable[[], No
         return
     import torch.distributed as dist
 
-    is_ours = not dist.is_initialized()
+    from sftloss.ranks import is_distributed
+
+    is_ours = not is_distributed()
     group = _join(shard, timedelta(seconds=patience)) if is_ours else dist.new_group(backend="gloo")
 
     def meet() -> None:

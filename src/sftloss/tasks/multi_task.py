@@ -10,11 +10,11 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sftloss.ranks import sum_over_ranks, world_size
 from sftloss.tasks import checkpoint
 from sftloss.tasks.bounds import bounded
 from sftloss.tasks.choice import checked_names, chosen_strategy
 from sftloss.tasks.gradients.conflicts import Conflicts
-from sftloss.tasks.ranks import sum_over_ranks, world_size
 from sftloss.tasks.report import step_info, task_statistics, tell_of_forgotten_step
 from sftloss.tasks.rules import Rules
 from sftloss.tasks.strategies import EXTRA, Observation, State, Strategy

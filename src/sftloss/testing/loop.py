@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sftloss.ranks import rank_of, reduce_over_ranks, world_size
 from sftloss.testing.accumulation import (
     borrowed,
     check_ragged,
@@ -54,8 +55,7 @@ def check_loop(
         >>> print(check_loop(accumulate, model, batch))                    # doctest: +SKIP
         Mean of means: ...
     """
-    is_spread = torch.distributed.is_available() and torch.distributed.is_initialized()
-    ranks = torch.distributed.get_world_size() if is_spread else 1
+    ranks = world_size()
     rows = rows_of(batch)
     check_ragged(batch)
     if rows < 2 * ranks:
@@ -65,10 +65,7 @@ def check_loop(
         for parameter in model.parameters():
             parameter.grad = None
         accumulate(model, [dict(part) for part in parts])
-        found = flat_gradient(model)
-        if ranks > 1:
-            torch.distributed.all_reduce(found)
-        return found / ranks
+        return reduce_over_ranks(flat_gradient(model), "mean")
 
     with borrowed(model):
         tolerance = tolerance_of(model) if tolerance is None else tolerance
@@ -82,7 +79,7 @@ def check_loop(
             splits.append(judge(gradient(parts), whole, sizes, means))
         if ranks > 1:
             shares = _shares(rows, ranks)
-            mine = cut(batch, shares)[torch.distributed.get_rank()]
+            mine = cut(batch, shares)[rank_of()]
             spread = [gradient([mine]), gradient(cut(mine, (1,) * rows_of(mine)))]
             splits += [judge(found, whole, shares, is_over_ranks=True) for found in spread]
     return AccumulationReport(all(s.error <= tolerance for s in splits), tuple(splits), tolerance)

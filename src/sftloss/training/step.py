@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sftloss.ranks import reduce_over_ranks, world_size
 from sftloss.training.batch.tokens import Tokens, read_tokens
 from sftloss.training.loss import Loss
 from sftloss.weights import coefficients, group_coefficients, group_normalizers, normalizer
@@ -88,18 +89,16 @@ def step_total(
         >>> step_total(Loss(), [batch, batch]).total
         tensor(6., dtype=torch.float64)
     """
-    together = _ranks(group) > 1
-    if not micro_batches and not together:
+    processes = world_size(group)
+    if not micro_batches and processes == 1:
         raise ValueError("step_total: give at least one micro-batch.")
-    factors, ranks = None if loss.tasks is None else loss.tasks.now(), _ranks(group) // copies
+    factors, ranks = None if loss.tasks is None else loss.tasks.now(), processes // copies
     parts = [contribution(loss, read_tokens(loss, batch), factors) for batch in micro_batches]
     parts = parts or [contribution(loss, _no_tokens(loss), factors)]
     if not isinstance(loss.normalizer, str):
         return Step(parts[0], factors, len(micro_batches), ranks)
     total = torch.stack(parts).sum(dim=0).to(device or parts[0].device)
-    if together:
-        torch.distributed.all_reduce(total, group=group)
-    return Step(total / copies, factors, len(micro_batches), ranks)
+    return Step(reduce_over_ranks(total, group=group) / copies, factors, len(micro_batches), ranks)
 
 
 def _no_tokens(loss: Loss) -> Tokens:
@@ -107,9 +106,3 @@ def _no_tokens(loss: Loss) -> Tokens:
     nothing = torch.zeros(0, dtype=torch.int64)
     groups = None if loss.tasks is None else nothing
     return Tokens(nothing, torch.zeros(0, dtype=torch.float64), nothing, groups, {}, columns=1)
-
-
-def _ranks(group: Any) -> int:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return 1
-    return torch.distributed.get_world_size(group)

@@ -109,12 +109,12 @@ def analyze(options: AnalyzeOptions, manner: Manner) -> int:
 
     Under torchrun the processes share the work, and the first one shows.
     """
-    from sftloss.cli.ranks import device_of_rank, shard_of_environment
     from sftloss.cli.show import check_targets, note, progress, show, verdict
     from sftloss.decoder import load_model
     from sftloss.pipeline import Run, analyze, check, take_part
+    from sftloss.ranks import device_of_rank, launched_as
 
-    shard = shard_of_environment()
+    shard = launched_as()
     if shard[0] == 0:
         check_targets(options.json, options.markdown, replace=options.overwrite or options.resume)
     question = _question(options)

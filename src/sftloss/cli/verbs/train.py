@@ -18,11 +18,11 @@ _UNITS = (("GB", 2**30), ("MB", 2**20), ("kB", 2**10))
 def train(options: TrainOptions, manner: Manner) -> int:
     """Fine-tune a model on a data file under any loss. Killed at any time, it goes on with --resume; Ctrl-C and SIGTERM
     finish the step, save a checkpoint and exit with 130 and 143."""
-    from sftloss.cli.ranks import shard_of_environment
     from sftloss.cli.show import check_targets, hush_bars, note
     from sftloss.finetune import Interrupted, fine_tune, plan
+    from sftloss.ranks import launched_as
 
-    recipe, (rank, ranks) = recipe_of(options), shard_of_environment()
+    recipe, (rank, ranks) = recipe_of(options), launched_as()
     hush_bars()
     manner = manner if rank == 0 else replace(manner, quiet=True)
     if options.dry_run:

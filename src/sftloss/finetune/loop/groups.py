@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sftloss.data import Example
+from sftloss.ranks import reduce_over_ranks
 from sftloss.training import Loss, Pass
 from sftloss.weights import group_normalizers
 
@@ -62,10 +63,8 @@ class Groups:
         empty = torch.zeros(5, len(self.names), dtype=torch.float64, device=device)
         sums = empty if self._sums is None else self._sums
         self._sums = None
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums)
         found = {}
-        for name, column in zip(self.names, sums.T.tolist(), strict=True):
+        for name, column in zip(self.names, reduce_over_ranks(sums).T.tolist(), strict=True):
             if column[_TOKENS]:
                 found[name] = {
                     "loss": column[_LOSS] / column[_TOTAL],

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch.distributed as dist
-
+from sftloss.ranks import gather_over_ranks
 from sftloss.training import Loss, Pass
 from sftloss.training.watch.rows import say_largest
 from sftloss.training.watch.spikes import SpikeWatch
@@ -33,11 +32,7 @@ class NotedSpikes(SpikeWatch):
     def take(self) -> list[dict[str, Any]]:
         """What every rank has kept, by step; to be asked for on every rank."""
         mine, self._notes = self._notes, []
-        if not (dist.is_available() and dist.is_initialized()):
-            return mine
-        found: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(found, mine)
-        return sorted(sum(found, []), key=lambda note: note["step"])
+        return sorted(sum(gather_over_ranks(mine), []), key=lambda note: note["step"])
 
     def state_dict(self) -> dict[str, Any]:
         return {"notes": self._notes}

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from sftloss.ranks import reduce_over_ranks, world_size
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -44,9 +46,6 @@ class Stop:
 
     def agreed(self, device: torch.device) -> int:
         """The signal that any rank was given; every rank calls, so that all stop after the same step."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return self.asked
-        said = torch.tensor(self.asked, device=device)
-        torch.distributed.all_reduce(said, op=torch.distributed.ReduceOp.MAX)
-        self.asked = int(said)
+        if world_size() > 1:
+            self.asked = int(reduce_over_ranks(torch.tensor(self.asked, device=device), "max"))
         return self.asked

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.tasks.ranks import average
+from sftloss.ranks import reduce_over_ranks
 
 
 def rows_gramian(rows: Float[Tensor, "tasks ..."]) -> Float[Tensor, "tasks tasks"]:
@@ -56,7 +56,7 @@ class LayerGramians:
         rows = several[0][1].new_zeros(self.tasks + 1, *several[0][1].shape)
         for task, part in several:
             rows[task] = part
-        average(rows, self.group)
+        reduce_over_ranks(rows, "mean", self.group)
         self.found[i] = rows_gramian(rows)
 
     def total(self) -> Float[Tensor, "tasks tasks"]:

@@ -10,9 +10,9 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sftloss.ranks import reduce_over_ranks, world_size
 from sftloss.tasks.gradients.layer_capture import Owners, capturing, owners_of
 from sftloss.tasks.gradients.layer_gramians import LayerGramians, rows_gramian
-from sftloss.tasks.ranks import average, world_size
 
 
 class TaskGradients:
@@ -177,7 +177,7 @@ class TaskGradients:
     def _average(self) -> None:
         if not self._averaged:
             for buffer in self.buffers:
-                average(buffer, self.group)
+                reduce_over_ranks(buffer, "mean", self.group)
         self._averaged = True
 
 

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from sftloss.decoder.decoder import Decoder, _declared, _distance, _probe_ids
 from sftloss.errors import ModelError
+from sftloss.ranks import reduce_over_ranks
 from sftloss.training.head.adapters import read_head
 
 
@@ -88,7 +89,7 @@ def _farthest(ours: Tensor, own: Tensor, attempt: Attempt) -> float:
         own = own[:, attempt.start : attempt.start + ours.shape[-1]]
     distance = torch.tensor(_distance(ours, own), device=ours.device)
     if attempt.mesh is not None:
-        torch.distributed.all_reduce(distance, op=torch.distributed.ReduceOp.MAX, group=attempt.mesh.get_group())
+        reduce_over_ranks(distance, "max", attempt.mesh.get_group())
     return float(distance)
 
 

@@ -170,7 +170,7 @@ class TaskWeighting:
         """Share an evaluation's sums out over the ranks, so that each may keep the checkpoint; every rank calls."""
         if self.weighting.strategy.needs != "validation":
             return
-        from sftloss.tasks.ranks import sum_over_ranks, world_size
+        from sftloss.ranks import sum_over_ranks, world_size
 
         weighting, group = self.weighting, self.weighting.process_group
         both = sum_over_ranks(torch.stack([weighting.extra_sums, weighting.extra_counts]), group) / world_size(group)

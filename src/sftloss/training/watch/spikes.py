@@ -8,6 +8,7 @@ from collections import deque
 
 import torch
 
+from sftloss.ranks import is_distributed, rank_of
 from sftloss.training.loss import Loss
 from sftloss.training.watch.passes import Pass
 from sftloss.training.watch.rows import say_largest, say_non_finite
@@ -58,7 +59,7 @@ class SpikeWatch:
             _LOG.warning(
                 "sftloss: a spike%s: this micro-batch's loss is %.3g a token, the median of the %d before it %.3g; "
                 "the most of it is at %s.",
-                _rank(),
+                f" on rank {rank_of()}" if is_distributed() else "",
                 mean,
                 len(self._before),
                 typical,
@@ -82,9 +83,3 @@ class SpikeWatch:
         middle = statistics.median(self._before)
         spread = 1.4826 * statistics.median(abs(value - middle) for value in self._before)
         return middle + max(DEVIATIONS * spread, MARGIN * abs(middle))
-
-
-def _rank() -> str:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return ""
-    return f" on rank {torch.distributed.get_rank()}"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sftloss.ranks import reduce_over_ranks
 from sftloss.statistics import IGNORED
 from sftloss.training.loss import Loss
 from sftloss.training.watch.passes import Pass
@@ -94,9 +95,7 @@ class Tally:
         is_empty = self._sums is None
         sums = torch.zeros(size, dtype=torch.float64, device=device) if self._sums is None else self._sums
         self._sums = None
-        if is_global and torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums, group=group)
-        values = sums.tolist()
+        values = (reduce_over_ranks(sums, group=group) if is_global else sums).tolist()
         tokens = values[_TOKENS]
         if not tokens:
             return {} if is_empty else {"trained_tokens": 0.0, "seen_tokens": values[_SEEN]}
