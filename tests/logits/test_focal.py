@@ -66,5 +66,5 @@ def test_focal_loss_refuses_what_makes_no_sense():
         FocalLoss(gamma=-1.0)
     with pytest.raises(ValueError, match="reduction"):
         FocalLoss(reduction="avg")
-    with pytest.raises(ValueError, match="total divides the mean"):
+    with pytest.raises(ValueError, match="total is used only"):
         FocalLoss(reduction="sum")(logits, targets, total=3)

@@ -125,7 +125,7 @@ def test_masks_that_overlap_or_have_another_shape_are_refused():
     logits, targets, instruction, response = batch()
     with pytest.raises(ValueError, match="both instruction_mask and response_mask"):
         InstructionResponseLoss()(logits, targets, instruction, response | True)
-    with pytest.raises(ValueError, match="Shift masks"):
+    with pytest.raises(ValueError, match="Shift the masks"):
         InstructionResponseLoss()(logits, targets, instruction, response[:, 1:])
 
 

@@ -1,16 +1,17 @@
-"""Losses and an analyzer for people who hold logits ``(batch, tokens, vocab)`` and aligned targets.
+"""Losses and an analyzer for logits ``(batch, tokens, vocab)`` with aligned targets, and five demonstrations.
 
-``logits[:, t]`` predicts ``targets[:, t]``: nothing is shifted here. Every module computes in float32 or better and
-never divides by an empty row. Under gradient accumulation, give each call the number of the whole step::
+``logits[:, t]`` predicts ``targets[:, t]``: these modules do not shift. Every module computes in float32 or better and
+never divides by an empty row. Under gradient accumulation, pass the normalizer of the whole step to each call::
 
     total = sum(loss.total(targets) for _, targets in micro_batches)
     for logits, targets in micro_batches:
         loss(logits, targets, total=total).backward()
 
-The analyzer is for a handful of tensors in a notebook; for a data set and a model use ``sftloss.analyze``. One example
-is one observation, and its length T is the number of *targets* (a sequence of n tokens has n - 1), so that noise shows
-no trend with length. What cannot be computed is None and has a reason. Nothing is printed unless asked for, and
-nothing is ranked: a loss that divides by T is not better for having no correlation with T.
+The analyzer is for a few tensors in a notebook; for a model and a data set use ``sftloss.analyze``. Its length T is
+the number of *targets* (a sequence of n tokens has n - 1 of them). A value that cannot be computed is None and has a
+reason. The analyzer ranks no losses and prints only on request.
+
+``python -m sftloss.logits`` prints the demonstrations (``--lang zh`` in Chinese); ``docs/chapter.md`` explains them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from sftloss.logits.focal import FocalLoss
 from sftloss.logits.generated import comprehensive_loss_analysis, generate_test_data
 from sftloss.logits.instruction import InstructionResponseLoss
 from sftloss.logits.length import AdaptiveLengthLoss, LengthNormalizedLoss
-from sftloss.logits.summary import summary
+from sftloss.logits.summary import length_summary
+from sftloss.tasks import MultiTaskLoss
 
 __all__ = [
     "AdaptiveLengthLoss",
@@ -28,7 +30,8 @@ __all__ = [
     "InstructionResponseLoss",
     "LengthNormalizedLoss",
     "LossFunctionAnalyzer",
+    "MultiTaskLoss",
     "comprehensive_loss_analysis",
     "generate_test_data",
-    "summary",
+    "length_summary",
 ]

@@ -1,4 +1,4 @@
-"""Losses and gradients of sequences by their length, one sequence one observation."""
+"""Losses and gradients of sequences as a function of length; one sequence is one observation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sftloss.logits.numbers import elasticity, pearson, spearman
-from sftloss.logits.summary import ANCHORS, MECHANICAL, assess, by_length, mean, shown, std
+from sftloss.logits.summary import ANCHORS, MECHANICAL, assess, by_length, mean, printed, std
 from sftloss.objectives import cross_entropy, focal, label_smoothing
 from sftloss.statistics import IGNORED, TokenStats, from_logits
 from sftloss.weights import length_weights, position_weights
@@ -19,7 +19,7 @@ from sftloss.weights import length_weights, position_weights
 
 @dataclass(frozen=True)
 class _Loss:
-    """An objective and the weights of a sequence's tokens, from their number."""
+    """An objective, and a function from ones ``(tokens,)`` to the weights of a sequence's tokens."""
 
     objective: Callable[[TokenStats], Tensor]
     weights: Callable[[Tensor], Tensor]
@@ -27,16 +27,16 @@ class _Loss:
 
 
 class LossFunctionAnalyzer:
-    """Looks at losses and gradients of sequences by their length, one sequence one observation.
+    """Relate the losses and gradients of sequences to their lengths; one sequence is one observation.
 
     Args:
-        vocab_size: Number of real vocabulary entries where the logits are padded to more; the rest is left out.
-            None takes every column.
+        vocab_size: Number of real vocabulary entries, where the logits have padding columns after them. None uses
+            every column.
         gamma: Exponent of the focal loss.
         smoothing: Weight of the uniform distribution in the smoothed cross-entropy.
-        ramp: Heights at first and last token of the position-weighted cross-entropy; scaled to mean 1.
-        resamples: Bootstrap resamples of an interval; it covers 95 %.
-        seed: Of the resampling.
+        ramp: Weights of the first and the last token in the position-weighted cross-entropy, scaled to mean 1.
+        resamples: Number of bootstrap resamples for each 95 % interval.
+        seed: Seed of the resampling.
 
     Example:
         >>> from sftloss.logits import generate_test_data
@@ -44,9 +44,6 @@ class LossFunctionAnalyzer:
         >>> result = LossFunctionAnalyzer().analyze_length_bias(sequences, logits)
         >>> result["bias_assessment"]
         'neutral'
-
-    Source:
-        The tutorial, section 3.1; the statistics follow Kish and the usual bootstrap, see ``sftloss.logits.numbers``.
     """
 
     def __init__(
@@ -72,76 +69,76 @@ class LossFunctionAnalyzer:
     def analyze_length_bias(
         self, sequences: Sequence[Tensor], logits: Sequence[Tensor], *, verbose: bool = False
     ) -> dict[str, Any]:
-        """How the cross-entropy of a sequence, summed and per token, goes with its length.
+        """Relate the cross-entropy of a sequence, summed and per token, to its length.
 
         Args:
-            sequences: Token ids, one ``(n,)`` tensor a sequence; ``-100`` is no target.
-            logits: ``(n, vocab)`` each, **not shifted**: row t is the prediction made at token t.
-            verbose: Whether to print :func:`summary` of the result.
+            sequences: Token ids, one ``(n,)`` tensor per sequence; ``-100`` is no target.
+            logits: ``(n, vocab)`` each, **not shifted**: row t predicts token t + 1.
+            verbose: Whether to print the :func:`length_summary` of the result.
 
         Returns:
             ``length_stats``
-                by T: ``count``, and ``mean`` and ``std`` (None for one sequence) of ``total_loss`` and ``mean_loss``.
-                The tutorial's third, ``normalized_loss``, is ``mean_loss`` once T counts the targets.
+                By length T: ``count``, and ``mean`` and ``std`` (None for one sequence) of ``total_loss`` and
+                ``mean_loss``. T counts the targets, so ``mean_loss`` is the length-normalized loss.
             ``elasticity``
-                of ``total_loss`` and ``mean_loss``: ``value``, ``low``, ``high``, ``n``, ``reason``.
+                Of ``total_loss`` and ``mean_loss``: ``value``, ``low``, ``high``, ``n``, ``reason``.
             ``correlations``, ``spearman``
-                Pearson and rank, of both: ``r``, ``p``, ``n``, ``reason``; secondary, see ``note``.
+                Pearson and rank correlation of both: ``r``, ``p``, ``n``, ``reason``. Secondary, see ``note``.
             ``bias_assessment``
-                of the *per-token* loss: ``neutral``, ``long_harder``, ``short_harder``, ``inconclusive`` or
+                Of the *per-token* loss: ``neutral``, ``long_harder``, ``short_harder``, ``inconclusive`` or
                 ``insufficient``.
             ``per_example``, ``excluded``
-                the numbers themselves; how many sequences had no target.
+                The value of each sequence; the number of sequences without a target.
 
         Raises:
-            ValueError: If the two lists or a sequence and its logits do not fit.
+            ValueError: If the two lists, or a sequence and its logits, differ in length.
         """
         rows, excluded = self._rows("analyze_length_bias", sequences, logits)
         lengths = torch.tensor([float(targets.numel()) for _, targets in rows], dtype=torch.float64)
         total = torch.tensor([float(self._token_ce(z, y).sum()) for z, y in rows], dtype=torch.float64)
         both = {"total_loss": total, "mean_loss": total / lengths}
-        found = {name: self._estimate(values, lengths) for name, values in both.items()}
+        elasticities = {name: self._estimate(values, lengths) for name, values in both.items()}
         result = {
             "length_stats": by_length(lengths, both),
-            "elasticity": {name: asdict(estimate) for name, estimate in found.items()},
+            "elasticity": {name: asdict(estimate) for name, estimate in elasticities.items()},
             "correlations": {name: asdict(pearson(lengths, values)) for name, values in both.items()},
             "spearman": {name: asdict(spearman(lengths, values)) for name, values in both.items()},
-            "bias_assessment": assess(found["mean_loss"], lengths),
+            "bias_assessment": assess(elasticities["mean_loss"], lengths),
             "per_example": {"length": lengths.tolist(), **{name: values.tolist() for name, values in both.items()}},
             "excluded": excluded,
             "note": MECHANICAL,
         }
-        return shown(result, verbose)
+        return printed(result, verbose)
 
     def analyze_gradient_magnitude_bias(
         self, sequences: Sequence[Tensor], model: nn.Module, *, train_mode: bool = False, verbose: bool = False
     ) -> dict[str, Any]:
-        r"""How the norm of a sequence's parameter gradient goes with its length.
+        r"""Relate the norm of a sequence's parameter gradient to its length.
 
-        One backward a sequence, for :math:`\sum_t \ell_t`; the gradient of the mean is that over T. The norm of the
-        mean falls as about :math:`T^{-1/2}`, because averaging nearly independent token gradients cancels them: not
-        a bias. No ``.grad`` is touched, and every module's training flag is put back.
+        It runs one backward pass per sequence, for :math:`\sum_t \ell_t`. The gradient of the mean loss is 1/T of it.
+        The norm of that falls about as :math:`T^{-1/2}`, because nearly independent token gradients cancel in
+        the average. This is no bias. No ``.grad`` changes, and every module's training flag is restored.
 
         Args:
-            sequences: Token ids, one ``(n,)`` tensor a sequence; ``-100`` is no target (and may be no input).
-            model: Called as ``model(ids)`` with ``(1, n)``; returns logits, a tuple that begins with them, or an
-                object with ``.logits``; ``(1, n, vocab)``, not shifted.
-            train_mode: Whether to run in training mode, with its dropout. By default evaluation mode.
-            verbose: Whether to print :func:`summary` of the result.
+            sequences: Token ids, one ``(n,)`` tensor per sequence; ``-100`` is no target.
+            model: Called as ``model(ids)`` with ids ``(1, n)``. It returns logits ``(1, n, vocab)``, not shifted: as
+                a tensor, as the first item of a tuple, or as ``.logits``.
+            train_mode: Whether to run in training mode, with dropout. The default is evaluation mode.
+            verbose: Whether to print the :func:`length_summary` of the result.
 
         Returns:
             ``per_example``
-                ``length`` and ``loss`` (per token), ``grad_norm_sum`` and ``grad_norm_mean`` (of the summed and of
-                the averaged loss).
+                ``length``, ``loss`` (per token), ``grad_norm_sum`` and ``grad_norm_mean`` (of the summed and of the
+                mean loss).
             ``elasticity``, ``spearman``
-                of both norms in the length.
+                Of both norms, in the length.
             ``length_stats``
-                by T: ``count``, and mean and std of the loss and both norms.
+                By length T: ``count``, and mean and std of the loss and of both norms.
             ``excluded``, ``normalization``
-                sequences without a target; what each norm is of.
+                The number of sequences without a target; the loss that each norm belongs to.
 
         Raises:
-            ValueError: If no parameter requires a gradient, or the model's output holds no such logits.
+            ValueError: If no parameter requires a gradient, or the model does not return such logits.
         """
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
@@ -169,27 +166,27 @@ class LossFunctionAnalyzer:
             "normalization": "grad_norm_sum: of the loss summed over targets; grad_norm_mean: of its mean, over T.",
             "note": ANCHORS,
         }
-        return shown(result, verbose)
+        return printed(result, verbose)
 
     def compare_loss_functions(
         self, sequences: Sequence[Tensor], logits: Sequence[Tensor], *, verbose: bool = False
     ) -> dict[str, dict[str, Any]]:
-        r"""Five losses side by side: their values, and how much of each one's signal goes to long sequences.
+        r"""Compare five losses: their values, and how their training signal depends on the length.
 
-        Values of different losses are on different scales and say nothing about which is better. The figure to
-        compare is ``signal_elasticity``, of :math:`\sum_t \lVert \partial L / \partial z_t \rVert_1`, the probability
-        mass that a sequence asks the model to move, in T.
+        Values of different losses are on different scales, so a lower value does not mean a better loss. Compare
+        ``signal_elasticity`` instead: the elasticity in T of :math:`\sum_t \lVert \partial L / \partial z_t \rVert_1`,
+        the size of a sequence's gradient in the logits.
 
         Args:
             sequences: As for :meth:`analyze_length_bias`.
-            logits: As there.
-            verbose: Whether to print :func:`summary` of the result.
+            logits: As for :meth:`analyze_length_bias`.
+            verbose: Whether to print the :func:`length_summary` of the result.
 
         Returns:
-            By loss (``standard_ce``, ``length_normalized_ce``, ``focal_loss``, ``label_smoothing_ce``,
+            For each loss (``standard_ce``, ``length_normalized_ce``, ``focal_loss``, ``label_smoothing_ce``,
             ``weighted_ce``): ``total_loss``, ``mean_loss`` and ``std_loss`` over sequences; ``is_sum``;
-            ``elasticity`` of the loss; ``signal_elasticity``; and, secondary (see ``note``), Pearson's
-            ``length_bias_correlation`` with ``bias_p_value``, and ``normalized_bias_correlation``, of the loss per
+            ``elasticity`` of the loss; ``signal_elasticity``. Secondary (see ``note``) are Pearson's
+            ``length_bias_correlation`` with ``bias_p_value``, and ``normalized_bias_correlation`` of the loss per
             token (a loss that is a mean already is not divided again).
 
         Raises:
@@ -197,13 +194,13 @@ class LossFunctionAnalyzer:
         """
         rows, _ = self._rows("compare_loss_functions", sequences, logits)
         lengths = torch.tensor([float(targets.numel()) for _, targets in rows], dtype=torch.float64)
-        found = [self._values_and_signals(z, targets) for z, targets in rows]
-        values, signals = torch.tensor(found, dtype=torch.float64).reshape(-1, len(self.losses), 2).unbind(dim=2)
+        pairs = [self._values_and_signals(z, targets) for z, targets in rows]
+        values, signals = torch.tensor(pairs, dtype=torch.float64).reshape(-1, len(self.losses), 2).unbind(dim=2)
         result = {
             name: self._described(loss, values[:, column], signals[:, column], lengths)
             for column, (name, loss) in enumerate(self.losses.items())
         }
-        return shown(result, verbose)
+        return printed(result, verbose)
 
     def _described(self, loss: _Loss, values: Tensor, signals: Tensor, lengths: Tensor) -> dict[str, Any]:
         plain, per_token = pearson(lengths, values), pearson(lengths, values / lengths if loss.is_sum else values)
@@ -224,9 +221,11 @@ class LossFunctionAnalyzer:
     def _rows(
         self, name: str, sequences: Sequence[Tensor], logits: Sequence[Tensor]
     ) -> tuple[list[tuple[Tensor, Tensor]], int]:
-        """Logits and targets of each sequence, aligned, without what is no target; and how many had none."""
+        """Return aligned logits and targets of each sequence, and the number of sequences without a target."""
         if len(sequences) != len(logits):
-            raise ValueError(f"{name}: there are {len(sequences)} sequences and {len(logits)} logits.")
+            raise ValueError(
+                f"{name}: got {len(sequences)} sequences and {len(logits)} logits; their numbers must agree."
+            )
         rows = []
         for index, (sequence, z) in enumerate(zip(sequences, logits, strict=True)):
             if sequence.dim() != 1 or z.dim() != 2 or len(z) != len(sequence):
@@ -244,22 +243,22 @@ class LossFunctionAnalyzer:
         return cross_entropy(from_logits(logits, targets, fields=("target_logprob",)))
 
     def _values_and_signals(self, logits: Tensor, targets: Tensor) -> list[tuple[float, float]]:
-        """Each loss of one sequence and the L1 norm of its gradient in the logits."""
+        """Return each loss of one sequence, and the L1 norm of its gradient in the logits."""
         with torch.enable_grad():
             z = logits.float().requires_grad_()
             stats = from_logits(z, targets, fields=("target_logprob", "other_logprob", "mean_logprob"))
-            found = []
+            pairs = []
             for loss in self.losses.values():
                 ones = torch.ones(targets.numel(), device=z.device)
                 value = (loss.weights(ones) * loss.objective(stats)).sum()
                 (slope,) = torch.autograd.grad(value, z, retain_graph=True)
-                found.append((float(value.detach()), float(slope.abs().sum(dtype=torch.float64))))
-        return found
+                pairs.append((float(value.detach()), float(slope.abs().sum(dtype=torch.float64))))
+        return pairs
 
     def _gradient_of(
         self, model: nn.Module, parameters: list[nn.Parameter], sequence: Tensor
     ) -> tuple[float, float, float]:
-        """Length, loss per token and gradient norm of the summed loss of one sequence."""
+        """Return length, loss per token, and gradient norm of the summed loss of one sequence."""
         targets = sequence[1:]
         with torch.enable_grad():
             logits = _logits_of(model(sequence.clamp(min=0)[None]), sequence.numel())

@@ -1,4 +1,4 @@
-"""What the modules share: from logits to one loss a token, and from there, with weights, to one number."""
+"""Shared by the modules: logits to one loss per token, and token losses with weights to one number."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Total = Tensor | float
 
 @dataclass(frozen=True)
 class TokenObjective:
-    """An objective, and the statistics it reads, so that no other is computed."""
+    """An objective and the names of the statistics it reads; no other statistic is computed."""
 
-    of: Callable[[TokenStats], Tensor]
+    function: Callable[[TokenStats], Tensor]
     fields: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """From token losses to the module's result. ``name`` is the module's, for its errors."""
+    """The step from token losses to the module's result. ``name`` is the module's name, for error messages."""
 
     name: str
     how: str
@@ -44,48 +44,53 @@ class Reduction:
             )
 
     def __call__(self, losses: Tensor, weights: Tensor, segments: Tensor | None, total: Total | None) -> Tensor:
-        """Reduces ``(rows, columns)`` losses: one loss a row, their sum, or the sum over ``total``."""
+        """Reduce ``(rows, columns)`` losses to one loss per row, to their sum, or to the sum divided by ``total``."""
         if self.how != "mean" and total is not None:
-            raise ValueError(f'{self.name}: total divides the mean, and reduction is "{self.how}"; leave it out.')
+            raise ValueError(
+                f'{self.name}: total is used only with reduction="mean", got reduction="{self.how}". Omit it.'
+            )
         weights = weights.to(losses.dtype)
         if self.how == "none":
             if segments is not None:
-                raise ValueError(f'{self.name}: reduction="none" gives one loss a row, but packed rows hold several.')
+                raise ValueError(
+                    f'{self.name}: reduction="none" returns one loss per row, but packed rows hold several sequences.'
+                )
             return (weights * losses).sum(dim=-1)
         if self.how == "mean":
             weights = coefficients(weights, self.total(weights, segments) if total is None else total)
         return (weights * losses).sum()
 
     def total(self, weights: Tensor, segments: Tensor | None) -> Tensor:
-        """This micro-batch's part of the step's normalizer."""
+        """Return this micro-batch's share of the step's normalizer."""
         return normalizer(weights.reshape(-1), flat_segments(weights, segments), by=self.normalizer)
 
 
 def ce_objective(smoothing: float) -> TokenObjective:
-    """Cross-entropy, smoothed or not."""
+    """Return cross-entropy, with label smoothing if ``smoothing`` is not 0."""
     if smoothing == 0:
         return TokenObjective(cross_entropy, ("target_logprob",))
     smoothed = partial(label_smoothing, epsilon=smoothing)
     return TokenObjective(smoothed, ("target_logprob", "mean_logprob"))
 
 
-def token_losses(
+def per_token_losses(
     logits: Float[Tensor, "*rows vocab"],
     targets: Int[Tensor, "*rows"],
     kept: Bool[Tensor, "*rows"],
     objective: TokenObjective,
 ) -> Float[Tensor, "*rows"]:
-    """One loss a token in float32 or better; where ``kept`` is False it is 0 and so is its gradient, whatever is there.
+    """Return one loss per token in float32 or better.
 
-    ``reshape``, not ``view``: the shifted slice ``logits[:, :-1]`` is not contiguous.
+    Where ``kept`` is False the loss and its gradient are 0, whatever the logits hold (NaN included).
     """
     flat = torch.where(kept, targets, IGNORED).reshape(-1)
+    # reshape, not view: the shifted slice logits[:, :-1] is not contiguous
     stats = from_logits(logits.reshape(-1, logits.shape[-1]), flat, fields=objective.fields)
-    return torch.where(flat != IGNORED, objective.of(stats), 0).reshape(targets.shape)
+    return torch.where(flat != IGNORED, objective.function(stats), 0).reshape(targets.shape)
 
 
 def check_logits(name: str, logits: Tensor, targets: Tensor) -> None:
-    """Refuses shapes that do not belong together, naming the usual reason: no shift.
+    """Check that the shapes fit; the error message names the usual cause, a missing shift.
 
     Raises:
         ValueError: If logits are not ``(batch, tokens, vocab)`` or targets not ``(batch, tokens)``.
@@ -102,9 +107,9 @@ def check_logits(name: str, logits: Tensor, targets: Tensor) -> None:
 def trained_mask(
     name: str, targets: Int[Tensor, "batch tokens"], ignore_index: int, lengths: Int[Tensor, " batch"] | None = None
 ) -> Bool[Tensor, "batch tokens"]:
-    """True where a target is trained: not ignored *and*, if lengths are given, within its row's length.
+    """Return True where a target is trained: it is not ignored and lies within its row's length, if given.
 
-    Lengths narrow the label mask and never replace it: a prompt token that the labels ignore stays ignored.
+    Lengths narrow the label mask. They never replace it: an ignored prompt token stays ignored.
     """
     mask = (targets != ignore_index) & (targets != IGNORED)
     if lengths is None:
@@ -117,7 +122,7 @@ def trained_mask(
 
 
 def flat_segments(like: Tensor, segments: Int[Tensor, "batch tokens"] | None) -> Int[Tensor, " tokens"]:
-    """The sequence of each token: as given, or the row it stands in."""
+    """Return the sequence id of each token: its entry in ``segments``, or its row where ``segments`` is None."""
     if segments is None:
         rows = torch.arange(like.shape[0], device=like.device)
         return rows[:, None].expand(like.shape).reshape(-1)

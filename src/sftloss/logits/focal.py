@@ -1,4 +1,4 @@
-"""Focal loss with the tutorial's name."""
+"""Focal loss as a module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sftloss.logits.core import REDUCTIONS, TokenObjective, Total, token_losses
+from sftloss.logits.core import REDUCTIONS, TokenObjective, Total, per_token_losses
 from sftloss.objectives import cross_entropy, focal
 from sftloss.statistics import IGNORED, TokenStats
 from sftloss.weights import coefficients
@@ -19,23 +19,23 @@ class FocalLoss(nn.Module):
 
     .. math:: L = \frac{\alpha}{N} \sum_t -(1 - p_t)^\gamma \log p_t
 
-    As the tutorial writes it, except that N counts the tokens that are trained, not the ignored ones, and that
-    ``gamma < 1`` has a finite gradient where p reaches 1.
+    N counts the trained tokens; ignored tokens are not in it. The gradient is finite for every ``gamma``, also
+    for ``gamma < 1`` where p reaches 1.
 
     Args:
-        alpha: Factor on the loss, dimensionless. One number for all targets only scales the learning rate; it is
-            not the class balance of the paper.
+        alpha: Factor on the loss, dimensionless. It is one number for all targets, so it only scales the learning
+            rate. It is not the class balance of the paper.
         gamma: Focusing exponent, dimensionless, ``>= 0``. 0 is cross-entropy.
-        ignore_index: Target that is not trained; -100 never is.
-        reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one loss a token.
-        detach_gate: Whether :math:`(1-p)^\gamma` is a weight without gradient. The paper differentiates it.
+        ignore_index: Target that is not trained. -100 is never trained either.
+        reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one loss per token.
+        detach_gate: Treat :math:`(1-p)^\gamma` as a constant weight. The paper differentiates it.
 
     Example:
         >>> FocalLoss(gamma=2.0)(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, -100]))
         tensor(0.0018)
 
     Source:
-        Lin et al., *Focal Loss for Dense Object Detection*, 2017, eq. 4 (arXiv:1708.02002); the tutorial, section 3.2.
+        Lin et al., *Focal Loss for Dense Object Detection*, 2017, eq. 4 (arXiv:1708.02002).
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class FocalLoss(nn.Module):
         self.objective = focal_objective(gamma, detach_gate=detach_gate)
 
     def total(self, targets: Int[Tensor, "*tokens"]) -> Float[Tensor, ""]:
-        """Number of trained tokens; its sum over the step's micro-batches and ranks is forward's ``total``."""
+        """Return the number of trained tokens. Its sum over the step's micro-batches and ranks is ``total``."""
         return self._trained(targets).sum()
 
     def _trained(self, targets: Tensor) -> Tensor:
@@ -70,15 +70,15 @@ class FocalLoss(nn.Module):
         *,
         total: Total | None = None,
     ) -> Tensor:
-        """The loss, in nats, float32 or better.
+        """Return the loss in nats, in float32 or better.
 
         Args:
             logits: ``(tokens, vocab)`` or ``(batch, tokens, vocab)``, any floating dtype and strides.
-            targets: The same without ``vocab``, **aligned**.
-            total: N of the whole optimizer step, the sum of :meth:`total` over all micro-batches and ranks.
+            targets: The same shape without ``vocab``, **aligned**: row t of the logits predicts target t.
+            total: N of the whole optimizer step: the sum of :meth:`total` over all micro-batches and ranks.
 
         Raises:
-            ValueError: If shapes do not agree, or ``total`` is given and nothing is averaged.
+            ValueError: If shapes do not agree, or ``total`` is given with a reduction other than ``"mean"``.
         """
         if logits.shape[:-1] != targets.shape:
             raise ValueError(
@@ -86,9 +86,11 @@ class FocalLoss(nn.Module):
                 "Shift first: logits[:, :-1] predicts input_ids[:, 1:]."
             )
         if self.reduction != "mean" and total is not None:
-            raise ValueError(f'FocalLoss: total divides the mean, and reduction is "{self.reduction}"; leave it out.')
+            raise ValueError(
+                f'FocalLoss: total is used only with reduction="mean", got reduction="{self.reduction}". Omit it.'
+            )
         trained = self._trained(targets)
-        losses = self.alpha * token_losses(logits, targets, trained, self.objective)
+        losses = self.alpha * per_token_losses(logits, targets, trained, self.objective)
         if self.reduction == "none":
             return losses
         if self.reduction == "sum":
@@ -100,11 +102,11 @@ class FocalLoss(nn.Module):
 
 
 def focal_objective(gamma: float, *, detach_gate: bool = False) -> TokenObjective:
-    """Focal loss of a token, its gate differentiated or not."""
+    """Return the focal loss of a token; ``detach_gate`` treats the factor (1-p)^gamma as a constant."""
     if gamma < 0:
         raise ValueError(f"FocalLoss: gamma must be >= 0, got {gamma}.")
-    of = partial(_gated, gamma=gamma) if detach_gate else partial(focal, gamma=gamma)
-    return TokenObjective(of, ("target_logprob", "other_logprob"))
+    function = partial(_gated, gamma=gamma) if detach_gate else partial(focal, gamma=gamma)
+    return TokenObjective(function, ("target_logprob", "other_logprob"))
 
 
 def _gated(stats: TokenStats, *, gamma: float) -> Tensor:

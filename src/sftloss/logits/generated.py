@@ -13,17 +13,17 @@ from sftloss.logits.analyzer import LossFunctionAnalyzer
 def generate_test_data(
     vocab_size: int = 1000, num_samples: int = 100, *, seed: int = 0, confidence: float = 0.0
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Random sequences of 10 to 100 tokens and logits for them, the same at every call.
+    """Return random sequences of 10 to 100 tokens and logits for them, the same at every call.
 
     Args:
         vocab_size: Number of vocabulary entries.
         num_samples: Number of sequences.
-        seed: Of a generator of its own; the global random state is left alone.
-        confidence: Added to the logit of each true next token. 0 is pure noise, in which nothing can be learned about
-            a loss; a trained model is more like 8.
+        seed: Seed of a separate generator; the global random state does not change.
+        confidence: Number added to the logit of each true next token. 0 gives pure noise, which shows nothing about a
+            loss. 8 is closer to a trained model.
 
     Returns:
-        Token ids, ``(n,)`` each, and logits, ``(n, vocab_size)`` each, not shifted.
+        Token ids, ``(n,)`` each, and logits, ``(n, vocab_size)`` each, not shifted: row t predicts token t + 1.
 
     Example:
         >>> sequences, logits = generate_test_data(vocab_size=5, num_samples=2)

@@ -1,4 +1,4 @@
-"""Losses whose examples count by their length."""
+"""Losses that weight a sequence by its length."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sftloss.logits.core import (
     ce_objective,
     check_logits,
     flat_segments,
-    token_losses,
+    per_token_losses,
     trained_mask,
 )
 from sftloss.logits.focal import focal_objective
@@ -27,19 +27,19 @@ class LengthNormalizedLoss(nn.Module):
 
     .. math:: L = \frac{1}{N} \sum_{s} \frac{1}{T_s^\alpha} \sum_{t \in s} -\log p(y_t)
 
-    T counts the *trained targets* of the sequence and N the sequences that have one. This is the tutorial's formula
-    (with the minus sign its section 3.2 lost), kept to the letter: the mean is over sequences, so at
-    ``alpha < 1`` the loss, and with it the learning rate, grows as :math:`T^{1-\alpha}`.
-    ``normalizer="weights"`` divides by :math:`\sum_s T_s^{1-\alpha}` instead and keeps the scale of a token's loss
-    for every alpha; the two are one at ``alpha = 1``.
+    T is the number of *trained targets* of the sequence. N is the number of sequences that have at least one.
 
-    ``alpha > 0`` teaches *shorter* output where length varies for a given prompt; the tutorial has it the wrong
-    way round. See :func:`sftloss.weights.length_weights`.
+    The mean is over sequences, so for ``alpha < 1`` the loss, and with it the effective learning rate, grows as
+    :math:`T^{1-\alpha}`. ``normalizer="weights"`` divides by :math:`\sum_s T_s^{1-\alpha}` instead: then the loss has
+    the scale of one token's loss for every alpha. At ``alpha = 1`` both are the same.
+
+    ``alpha > 0`` teaches *shorter* output where one prompt has answers of several lengths. See
+    :func:`sftloss.weights.length_weights`.
 
     Args:
         alpha: Length exponent, dimensionless. 0 sums over tokens, 1 gives every sequence the same weight.
-        ignore_index: Target that is not trained; -100 never is.
-        reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one loss a row, ``(batch,)``.
+        ignore_index: Target that is not trained. -100 is never trained either.
+        reduction: ``"mean"``, ``"sum"``, or ``"none"`` for one loss per row, ``(batch,)``.
         label_smoothing: Weight of the uniform distribution, in [0, 1), as in ``torch.nn.CrossEntropyLoss``.
         normalizer: What the mean divides by: ``"sequences"``, ``"weights"`` or ``"tokens"``.
 
@@ -49,7 +49,8 @@ class LengthNormalizedLoss(nn.Module):
         tensor(1.3863)
 
     Source:
-        The tutorial, section 3.2.
+        Wu et al., *Google's Neural Machine Translation System*, 2016, section 7 (arXiv:1609.08144), has the exponent
+        in beam search. Its effect in training: own derivation, see :func:`sftloss.weights.length_weights`.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class LengthNormalizedLoss(nn.Module):
     def weights(
         self, targets: Tensor, lengths: Tensor | None = None, *, segments: Tensor | None = None
     ) -> Float[Tensor, "batch tokens"]:
-        """Weight u of each token: :math:`T^{-\\alpha}` where it is trained, else 0."""
+        """Return the weight u of each token: :math:`T^{-\\alpha}` where it is trained, else 0."""
         mask = trained_mask("LengthNormalizedLoss", targets, self.ignore_index, lengths)
         flat = length_weights(mask.float().reshape(-1), flat_segments(targets, segments), alpha=self.alpha)
         return flat.reshape(targets.shape)
@@ -79,7 +80,7 @@ class LengthNormalizedLoss(nn.Module):
     def total(
         self, targets: Tensor, lengths: Tensor | None = None, *, segments: Tensor | None = None
     ) -> Float[Tensor, ""]:
-        """This micro-batch's part of the step's normalizer; the sum over the step is forward's ``total``."""
+        """Return this micro-batch's share of the normalizer. Its sum over the step is ``total`` of forward."""
         return self.reduction.total(self.weights(targets, lengths, segments=segments), segments)
 
     def forward(
@@ -91,23 +92,23 @@ class LengthNormalizedLoss(nn.Module):
         segments: Int[Tensor, "batch tokens"] | None = None,
         total: Total | None = None,
     ) -> Tensor:
-        """The loss, in nats, float32 or better.
+        """Return the loss in nats, in float32 or better.
 
         Args:
             logits: ``(batch, tokens, vocab)``, any floating dtype, any strides; ``-inf`` columns are legal.
             targets: ``(batch, tokens)``, **aligned**: ``logits[:, t]`` predicts ``targets[:, t]``.
-            lengths: ``(batch,)``, tokens of each row that are not padding. They narrow the ignored targets and
-                never replace them.
-            segments: ``(batch, tokens)``, the sequence of each token where rows are packed; negative is padding.
-            total: N of the whole optimizer step, the sum of :meth:`total` over all micro-batches and ranks; makes
-                accumulation exact. (Where gradients are averaged over ranks, multiply the loss by their number.)
+            lengths: ``(batch,)``, number of tokens of each row that are not padding. Ignored targets stay ignored.
+            segments: ``(batch, tokens)``, the sequence id of each token where rows are packed; negative is padding.
+            total: N of the whole optimizer step: the sum of :meth:`total` over all micro-batches and ranks. It makes
+                gradient accumulation exact. (Where gradients are averaged over ranks, multiply the loss by the number
+                of ranks.)
 
         Raises:
-            ValueError: If shapes do not agree, or ``total`` is given and nothing is averaged.
+            ValueError: If shapes do not agree, or ``total`` is given with a reduction other than ``"mean"``.
         """
         check_logits("LengthNormalizedLoss", logits, targets)
         weights = self.weights(targets, lengths, segments=segments)
-        losses = token_losses(logits, targets, weights != 0, self.objective)
+        losses = per_token_losses(logits, targets, weights != 0, self.objective)
         return self.reduction(losses, weights, segments, total)
 
     def extra_repr(self) -> str:
@@ -115,30 +116,29 @@ class LengthNormalizedLoss(nn.Module):
 
 
 class AdaptiveLengthLoss(nn.Module):
-    r"""Length-normalized loss whose sequences count by how near their length is to a target length.
+    r"""Length-normalized loss that weights a sequence by its distance from a target length.
 
     .. math:: L = \frac{1}{Z} \sum_s \frac{f(n_s)}{T_s^{\alpha}} \sum_{t \in s} \ell_t, \qquad
               f(n) = e^{-\lambda |n - n^*| / n^*}, \qquad Z = \sum_s f(n_s) T_s^{1-\alpha}
 
-    This follows what is right, not the letter. The tutorial's factor :math:`1 + \lambda |n - n^*| / n^*` multiplies
-    the likelihood of a fixed answer, so it holds no gradient about length and makes the model imitate answers of the
-    wrong length harder; and it multiplies plain sums, which add the scaling with length it means to adapt. The
-    letter is ``direction="up", exponent=0.0, normalizer="sequences"``.
+    The default ``direction="down"`` trains less on answers of another length. ``direction="up"`` has the factor
+    :math:`1 + \lambda |n - n^*| / n^*`, which trains *more* on them: it multiplies the likelihood of a fixed answer, so
+    it is no penalty on the length that the model writes.
 
     Args:
         target_length: Wanted number of trained tokens, ``> 0``.
         length_penalty: :math:`\lambda`, dimensionless, ``>= 0``.
         base_loss: ``"ce"`` or ``"focal"``.
-        direction: ``"down"`` weakens sequences of another length, ``"up"`` is the tutorial's factor.
+        direction: ``"down"`` or ``"up"``, see above.
         exponent: :math:`\alpha`, as in :class:`LengthNormalizedLoss`.
         normalizer: What the mean divides by: ``"weights"`` (Z above), ``"sequences"`` or ``"tokens"``.
-        **kwargs: Of the base loss; each is used, an unknown one is refused. Both: ``ignore_index``, ``reduction``.
-            ce: ``label_smoothing``; ``weight``, one factor a vocabulary entry, multiplying the weight of the tokens
-            whose target it is. focal: ``alpha``, ``gamma``.
+        **kwargs: Options of the base loss. Both take ``ignore_index`` and ``reduction``. ``"ce"`` takes
+            ``label_smoothing`` and ``weight`` (one factor per vocabulary entry, for the tokens that have it as
+            target). ``"focal"`` takes ``alpha`` and ``gamma``.
 
     Raises:
         ValueError: If a value is out of range or ``base_loss`` unknown.
-        TypeError: If a keyword is not one of the base loss's.
+        TypeError: If the base loss has no such option.
 
     Example:
         >>> loss = AdaptiveLengthLoss(target_length=2.0, base_loss="focal", gamma=0.0)
@@ -146,7 +146,7 @@ class AdaptiveLengthLoss(nn.Module):
         tensor(1.3863)
 
     Source:
-        The tutorial, section 3.2; the factor by own derivation (:func:`sftloss.weights.adaptive_length_weights`).
+        Own derivation, see :func:`sftloss.weights.adaptive_length_weights`.
     """
 
     weight: Tensor | None
@@ -172,7 +172,9 @@ class AdaptiveLengthLoss(nn.Module):
         self.reduction = Reduction("AdaptiveLengthLoss", kwargs.pop("reduction", "mean"), normalizer)
         self.register_buffer("weight", kwargs.pop("weight", None) if base_loss == "ce" else None)
         self.scale, self.objective = _base(base_loss, kwargs)
-        self._adapted(torch.zeros(0), torch.zeros(0, dtype=torch.int64))  # refuses bad numbers now, not in training
+        self._adapted(
+            torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+        )  # raises on invalid numbers now, not in the first training step
 
     def _adapted(self, flat: Tensor, segments: Tensor) -> Tensor:
         exponent = length_weights(flat, segments, alpha=self.exponent)
@@ -187,7 +189,7 @@ class AdaptiveLengthLoss(nn.Module):
     def weights(
         self, targets: Tensor, lengths: Tensor | None = None, *, segments: Tensor | None = None
     ) -> Float[Tensor, "batch tokens"]:
-        """Weight u of each token, 0 where it is not trained."""
+        """Return the weight u of each token, 0 where it is not trained."""
         mask = trained_mask("AdaptiveLengthLoss", targets, self.ignore_index, lengths)
         base = mask.float()
         if self.weight is not None:
@@ -197,7 +199,7 @@ class AdaptiveLengthLoss(nn.Module):
     def total(
         self, targets: Tensor, lengths: Tensor | None = None, *, segments: Tensor | None = None
     ) -> Float[Tensor, ""]:
-        """This micro-batch's part of the step's normalizer; the sum over the step is forward's ``total``."""
+        """Return this micro-batch's share of the normalizer. Its sum over the step is ``total`` of forward."""
         return self.reduction.total(self.weights(targets, lengths, segments=segments), segments)
 
     def forward(
@@ -209,10 +211,10 @@ class AdaptiveLengthLoss(nn.Module):
         segments: Int[Tensor, "batch tokens"] | None = None,
         total: Total | None = None,
     ) -> Tensor:
-        """The loss, in nats, float32 or better. Arguments and errors as :meth:`LengthNormalizedLoss.forward`."""
+        """Return the loss in nats. Arguments and errors are those of :meth:`LengthNormalizedLoss.forward`."""
         check_logits("AdaptiveLengthLoss", logits, targets)
         weights = self.weights(targets, lengths, segments=segments)
-        losses = token_losses(logits, targets, weights != 0, self.objective)
+        losses = per_token_losses(logits, targets, weights != 0, self.objective)
         return self.scale * self.reduction(losses, weights, segments, total)
 
     def extra_repr(self) -> str:
@@ -220,7 +222,7 @@ class AdaptiveLengthLoss(nn.Module):
 
 
 def _base(name: str, arguments: dict[str, Any]) -> tuple[float, TokenObjective]:
-    """Scale and objective of a base loss; uses up the arguments it knows and refuses what is left."""
+    """Return scale and objective of a base loss; raise on arguments it does not have."""
     arguments = dict(arguments)
     scale = 1.0
     if name == "ce":
@@ -231,5 +233,7 @@ def _base(name: str, arguments: dict[str, Any]) -> tuple[float, TokenObjective]:
     else:
         raise ValueError(f"AdaptiveLengthLoss: base_loss must be 'ce' or 'focal', got {name!r}.")
     if arguments:
-        raise TypeError(f"AdaptiveLengthLoss: base_loss={name!r} takes no {', '.join(map(repr, sorted(arguments)))}.")
+        raise TypeError(
+            f"AdaptiveLengthLoss: base_loss={name!r} has no option {', '.join(map(repr, sorted(arguments)))}."
+        )
     return scale, objective

@@ -1,4 +1,4 @@
-"""A result as text, a table by length, a verdict where the data can carry one."""
+"""Text, table by length and verdict of an analyzer's result."""
 
 from __future__ import annotations
 
@@ -11,49 +11,51 @@ from sftloss.logits.numbers import Estimate
 
 EQUIVALENCE = 0.1  # elasticities within this of an anchor count as the anchor
 MECHANICAL = (
-    "The correlation of a summed loss with length is near 1 by construction (more terms, larger sum), for any model "
-    "and any data; it is no finding. Read the elasticities."
+    "A summed loss correlates with length by construction: a longer sequence has more terms. The correlation is near "
+    "1 for any model and any data, so it is no finding. Read the elasticities."
 )
-ANCHORS = "Elasticity in length: 1 is proportional to tokens, 0 the same for every sequence, below 0 favours the short."
+ANCHORS = (
+    "Elasticity in length: 1 means proportional to length, 0 independent of it, below 0 smaller for longer sequences."
+)
 
 
-def summary(result: dict[str, Any]) -> str:
-    """A result of any of the three analyses as a few lines of text."""
+def length_summary(result: dict[str, Any]) -> str:
+    """Return a result of any of the three analyses as a few lines of text."""
     if "per_example" not in result:
         lines = [
             f"{name:22} mean {_text(one['mean_loss'])}  elasticity of the signal {_interval(one['signal_elasticity'])}"
             for name, one in result.items()
         ]
         return "\n".join([*lines, ANCHORS])
-    lines = [f"{len(result['per_example']['length'])} sequences, {result['excluded']} without a target left out"]
+    lines = [f"{len(result['per_example']['length'])} sequences; {result['excluded']} without a target were left out"]
     lines += [f"{name:16} elasticity {_interval(one)}" for name, one in result["elasticity"].items()]
     if "bias_assessment" in result:
         lines.append(f"loss per token by length: {result['bias_assessment']}")
     return "\n".join([*lines, result["note"]])
 
 
-def shown(result: dict[str, Any], verbose: bool) -> dict[str, Any]:
+def printed(result: dict[str, Any], verbose: bool) -> dict[str, Any]:
     if verbose:
-        print(summary(result))
+        print(length_summary(result))
     return result
 
 
-def assess(found: Estimate, lengths: Tensor) -> str:
-    """A verdict only where the data can carry one: 30 sequences, 5 lengths, the long 1.5 times the short."""
-    if found.value is None or found.low is None or found.high is None or found.n < 30:
+def assess(estimate: Estimate, lengths: Tensor) -> str:
+    """Return a verdict, if the data allow one: at least 30 sequences, 5 lengths, and long ones 1.5 times the short."""
+    if estimate.value is None or estimate.low is None or estimate.high is None or estimate.n < 30:
         return "insufficient"
     tenth, ninth = torch.quantile(lengths, torch.tensor([0.1, 0.9], dtype=torch.float64)).tolist()
     if lengths.unique().numel() < 5 or ninth < 1.5 * tenth:
         return "insufficient"
-    if found.low > -EQUIVALENCE and found.high < EQUIVALENCE:
+    if estimate.low > -EQUIVALENCE and estimate.high < EQUIVALENCE:
         return "neutral"
-    if found.low > EQUIVALENCE:
+    if estimate.low > EQUIVALENCE:
         return "long_harder"
-    return "short_harder" if found.high < -EQUIVALENCE else "inconclusive"
+    return "short_harder" if estimate.high < -EQUIVALENCE else "inconclusive"
 
 
 def by_length(lengths: Tensor, columns: dict[str, Tensor]) -> dict[int, dict[str, Any]]:
-    """For reading only: every length, those that occur once too. No statistic is computed from these."""
+    """Return count, mean and std of each column at every length, for reading only."""
     table: dict[int, dict[str, Any]] = {}
     for length in lengths.unique().tolist():
         of_length = lengths == length
