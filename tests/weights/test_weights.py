@@ -32,9 +32,10 @@ def drawn_weights(count: int, seed: int) -> torch.Tensor:
 
 
 def test_roles_are_those_of_the_records():
-    from sftloss.data.examples import ROLES as RECORDS_ROLES
+    from sftloss import data, roles
 
-    assert ROLES == RECORDS_ROLES
+    assert ROLES is roles.ROLES is data.ROLES
+    assert list(range(len(ROLES))) == [roles.PROMPT, roles.RESPONSE, roles.SYSTEM, roles.TOOL]
 
 
 def test_role_weights_keeps_the_given_ratio_whatever_the_lengths():

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
-from sftloss.data.examples import ROLES, Example, Message, Origin, Record, answer_spans
+from sftloss.data.examples import Example, Message, Origin, Record, answer_spans
 from sftloss.data.template import Rendering, TemplateFailure, render, renderer
+from sftloss.data.tokenizer import eos_ids, special_ids
 from sftloss.errors import DataError
+from sftloss.roles import PROMPT, RESPONSE, ROLES
 
 ENCODE_REASONS: Mapping[str, str] = MappingProxyType(
     {
@@ -29,7 +31,6 @@ ENCODE_REASONS: Mapping[str, str] = MappingProxyType(
 
 _ROLE_OF = {"user": 0, "assistant": 1, "system": 2, "developer": 2, "tool": 3, "function": 3, "ipython": 3}
 PLAIN_TEXT = "plain text"
-_PROMPT, _RESPONSE = ROLES.index("prompt"), ROLES.index("response")
 
 
 class RowError(DataError):
@@ -137,21 +138,21 @@ def _from_messages(record: Record, tokenizer: Any, template: str | None) -> _Dra
 
 def _draft_of_rendering(rendering: Rendering, messages: Sequence[Message], tokenizer: Any) -> _Draft:
     ids = rendering.input_ids
-    roles, weights = [_PROMPT] * len(ids), [0.0] * len(ids)
-    special, ends = _special_ids(tokenizer), _eos_ids(tokenizer)
+    roles, weights = [PROMPT] * len(ids), [0.0] * len(ids)
+    special, ends = special_ids(tokenizer), eos_ids(tokenizer)
     for span in (*rendering.answers, *rendering.others):
         if span.message is None:
             continue
         message = messages[span.message]
-        role = _ROLE_OF.get(message.role, _PROMPT)
-        weight = message.weight if message.weight is not None else float(role == _RESPONSE)
+        role = _ROLE_OF.get(message.role, PROMPT)
+        weight = message.weight if message.weight is not None else float(role == RESPONSE)
         stop = _end_of_turn(ids, span.start, span.stop, special, tokenizer)
-        if role == _RESPONSE and stop > span.start and ids[stop - 1] in special:
+        if role == RESPONSE and stop > span.start and ids[stop - 1] in special:
             ends |= {ids[stop - 1]}
-        elif role == _RESPONSE and span.stop < len(ids) and ids[span.stop] in special - {tokenizer.bos_token_id}:
+        elif role == RESPONSE and span.stop < len(ids) and ids[span.stop] in special - {tokenizer.bos_token_id}:
             ends |= {ids[span.stop]}  # generation tags that leave the end of the turn outside
         # What follows the end of an answer is the template's, not the assistant's.
-        roles[span.start : span.stop] = [role if i < stop or role != _RESPONSE else _PROMPT for i in _range(span)]
+        roles[span.start : span.stop] = [role if i < stop or role != RESPONSE else PROMPT for i in _range(span)]
         weights[span.start : stop] = [weight] * (stop - span.start)
     notes = rendering.notes if ends else (*rendering.notes, "no_end_token")
     return _Draft(ids, roles, weights, ends, rendering.method, notes)
@@ -171,20 +172,11 @@ def _end_of_turn(ids: list[int], start: int, stop: int, special: frozenset[int],
     return stop
 
 
-def _special_ids(tokenizer: Any) -> frozenset[int]:
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    return frozenset(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
-
-
-def _eos_ids(tokenizer: Any) -> frozenset[int]:
-    return frozenset() if tokenizer.eos_token_id is None else frozenset({tokenizer.eos_token_id})
-
-
 def _from_text(text: str, tokenizer: Any) -> _Draft:
-    ids, ends = list(tokenizer(text).input_ids), _eos_ids(tokenizer)
+    ids, ends = list(tokenizer(text).input_ids), eos_ids(tokenizer)
     if ends and (not ids or ids[-1] not in ends):
         ids.append(tokenizer.eos_token_id)
-    return _Draft(ids, [_RESPONSE] * len(ids), [1.0] * len(ids), ends, PLAIN_TEXT)
+    return _Draft(ids, [RESPONSE] * len(ids), [1.0] * len(ids), ends, PLAIN_TEXT)
 
 
 def _from_tokens(record: Record, tokenizer: Any) -> _Draft:
@@ -209,11 +201,11 @@ def _from_tokens(record: Record, tokenizer: Any) -> _Draft:
     weights = [
         float(w) if y != -100 else 0.0 for y, w in zip(labels, columns.get("weights", [1.0] * len(ids)), strict=True)
     ]
-    roles = columns.get("roles", [_RESPONSE if y != -100 else _PROMPT for y in labels])
+    roles = columns.get("roles", [RESPONSE if y != -100 else PROMPT for y in labels])
     codes = [ROLES.index(role) if role in ROLES else role for role in roles]
     if not all(isinstance(code, int) and 0 <= code < len(ROLES) for code in codes):
         raise RowError("bad-labels", record.origin, f"roles must be names or codes of {', '.join(ROLES)}")
-    return _Draft(ids, codes, weights, _eos_ids(tokenizer), "labels")
+    return _Draft(ids, codes, weights, eos_ids(tokenizer), "labels")
 
 
 def _without_double_bos(draft: _Draft, bos: int | None) -> _Draft:

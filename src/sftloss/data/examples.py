@@ -8,9 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-ROLES = ("prompt", "response", "system", "tool")
-"""Whose words a token belongs to; a token's role code is the index here. `prompt` is the user's side."""
-_RESPONSE = ROLES.index("response")
+from sftloss.roles import RESPONSE
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def answer_spans(example: Example) -> list[tuple[int, int]]:
     roles, count = example.roles, len(example.roles)
     breaks = (segment_breaks(roles[1:], example.is_end[1:]).nonzero()[:, 0] + 2).tolist()
     edges = [1, *breaks, count]
-    return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < b and int(roles[a]) == _RESPONSE]
+    return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < b and int(roles[a]) == RESPONSE]
 
 
 def segment_breaks(roles: Any, is_end: Any) -> Any:

@@ -41,7 +41,9 @@ def load_model(
             as pickle (``.bin``), or if the checkpoint lacks weights that would otherwise be random.
     """
     where = _device(device)
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from sftloss.data.tokenizer import load_tokenizer
 
     name = str(name_or_path)
     _check_directory(Path(name).expanduser(), name)
@@ -52,8 +54,8 @@ def load_model(
         raise ModelError(f"load_model: {name} is an encoder-decoder, give a causal (decoder-only) language model.")
     source = name if tokenizer is None else str(tokenizer)
     with _as_model_error("tokenizer", source):  # before the model, which takes longer
-        own = hub if tokenizer is None else {"trust_remote_code": trust_remote_code}
-        read = AutoTokenizer.from_pretrained(source, **own)
+        own = revision if tokenizer is None else None
+        read = load_tokenizer(source, revision=own, trust_remote_code=trust_remote_code)
     with _as_model_error("model", name):
         options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
         loaded: Any = AutoModelForCausalLM.from_pretrained(name, config=config, **options, **hub)

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sftloss.data.tokenizer import pad_id_of
 from sftloss.errors import ConfigError, DataError
 from sftloss.finetune.arguments import arguments, check_trackers
 from sftloss.finetune.loop.callbacks import run_callback
 from sftloss.finetune.loop.groups import Groups
 from sftloss.finetune.loop.trainer import Work, trainer_class
-from sftloss.finetune.model import model_and_tokenizer, pad_id_of
+from sftloss.finetune.model import model_and_tokenizer
 from sftloss.finetune.output.checkpoint import agree, checkpoints, chosen, verify
 from sftloss.finetune.output.files import write_json, write_lines
 from sftloss.finetune.output.folder import folder_of

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from sftloss.data.tokenizer import load_tokenizer
 from sftloss.errors import ConfigError, ModelError
 from sftloss.finetune.recipe import Lora, Recipe
 
@@ -29,7 +30,7 @@ def model_and_tokenizer(recipe: Recipe, model: Any, tokenizer: Any) -> tuple[Any
             model.config._name_or_path = "sftloss demo model"  # not this machine's path to it
     elif recipe.dtype != "auto":
         model = model.to(getattr(torch, recipe.dtype))
-    tokenizer = tokenizer or _tokenizer(recipe)
+    tokenizer = tokenizer or load_tokenizer(tokenizer_place(recipe) or place_of(recipe.model), revision=recipe.revision)
     return (model if recipe.lora is None else with_adapters(model, recipe.lora, recipe.seed)), tokenizer
 
 
@@ -51,14 +52,6 @@ def dtype_of(recipe: Recipe) -> torch.dtype | str:
     if recipe.dtype == "auto":
         return torch.float32 if recipe.lora is None else "auto"
     return getattr(torch, recipe.dtype)
-
-
-def pad_id_of(tokenizer: Any) -> int:
-    """The id that fills rows up; which one does not matter, padding is masked."""
-    for name in ("pad_token_id", "eos_token_id"):
-        if getattr(tokenizer, name, None) is not None:
-            return int(getattr(tokenizer, name))
-    return 0
 
 
 def with_adapters(model: Any, lora: Lora, seed: int) -> Any:
@@ -85,15 +78,3 @@ def with_adapters(model: Any, lora: Lora, seed: int) -> Any:
             return get_peft_model(model, config)
         except ValueError as error:
             raise ModelError(f"lora: {str(error).splitlines()[0].rstrip('.')}.") from None
-
-
-def _tokenizer(recipe: Recipe) -> Any:
-    from transformers import AutoTokenizer
-
-    source = tokenizer_place(recipe) or place_of(recipe.model)
-    try:
-        return AutoTokenizer.from_pretrained(source, revision=recipe.revision)
-    except Exception as error:  # transformers and the hub share no base class
-        raise ModelError(
-            f"fine_tune: cannot load the tokenizer of {source}: {str(error).splitlines()[0].rstrip('.')}."
-        ) from error

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
-from sftloss.data import ROLES, Example
+from sftloss.data import Example
+from sftloss.data.tokenizer import load_tokenizer
 from sftloss.document import TokenStrip
 from sftloss.errors import ModelError
 from sftloss.finetune.model import dtype_of, place_of, tokenizer_place, with_adapters
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet
+from sftloss.roles import ROLES
 
 # values an optimizer holds for each parameter it trains; those not named hold two, as Adam does
 _OPTIMIZER_VALUES = {"sgd": 0, "adafactor": 0.01, "rmsprop": 1, "adagrad": 1, "lion_32bit": 1}
@@ -84,7 +86,7 @@ def strip_of(example: Example, tokenizer: Any) -> TokenStrip:
 
 def _outline(recipe: Recipe) -> tuple[Any, Any]:
     """The model without its numbers, and the tokenizer."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     place, revision = place_of(recipe.model), recipe.revision
     try:
@@ -95,7 +97,7 @@ def _outline(recipe: Recipe) -> tuple[Any, Any]:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
             if recipe.lora is not None:
                 model = with_adapters(model, recipe.lora, recipe.seed)
-        return model, AutoTokenizer.from_pretrained(tokenizer_place(recipe) or place, revision=revision)
+        return model, load_tokenizer(tokenizer_place(recipe) or place, revision=revision)
     except (OSError, ValueError) as error:
         told = str(error).strip().splitlines()[0].rstrip(".")
         raise ModelError(f"plan: cannot read the model {recipe.model}: {told}.") from error

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftloss.data import ROLES, Example, RowError, collate, encode_records, first_fit_decreasing, read_records
+from sftloss.data import Example, RowError, collate, encode_records, first_fit_decreasing, read_records
 from sftloss.errors import ConfigError, DataError
 from sftloss.finetune.recipe import Recipe
+from sftloss.roles import RESPONSE
 from sftloss.training import inputs_of
 
 _MOSTLY = 0.5
@@ -121,7 +122,7 @@ def _data_set(recipe: Recipe, examples: Sequence[Example], source: str, refused:
 def _with_every_role(example: Example) -> Example:
     """Weights of all roles, for role weights to multiply: where the data trains nothing but answers, the others get
     the row's largest weight. An answer that the data does not train stays untrained."""
-    is_answer = example.roles == ROLES.index("response")
+    is_answer = example.roles == RESPONSE
     weights = torch.where(is_answer | (example.weights != 0), example.weights, example.weights.max())
     weights[0] = 0.0
     return replace(example, weights=weights)
@@ -152,7 +153,7 @@ def hold_out(data: DataSet, share: float, seed: int) -> tuple[DataSet, DataSet]:
 
 def _prompt(example: Example) -> bytes:
     """The tokens before the last answer; empty where the data has no prompt."""
-    trained = torch.nonzero((example.roles == ROLES.index("response")).diff() > 0)
+    trained = torch.nonzero((example.roles == RESPONSE).diff() > 0)
     start = int(trained[-1]) + 1 if len(trained) else 0
     return example.input_ids[:start].numpy().tobytes()
 

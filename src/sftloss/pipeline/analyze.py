@@ -141,6 +141,7 @@ def _records(rows: Any, run: Run) -> Records:
 def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[str, Any], place: Any) -> Table:
     from sftloss.analysis import Settings, file_facts, measure, tokenizer_facts
     from sftloss.data import batches
+    from sftloss.data.tokenizer import pad_id_of
     from sftloss.decoder import open_decoder
 
     rows, run, directory = place
@@ -150,8 +151,7 @@ def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[s
         "data": file_facts([source]) if source is not None and source.is_file() else str(source or "rows"),
         "reading": [run.max_examples, run.max_length, run.format, dict(run.columns)],
     }
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    grouped = partial(batches, pad_id=pad or 0, tokens_per_batch=run.tokens_per_batch)
+    grouped = partial(batches, pad_id=pad_id_of(tokenizer), tokens_per_batch=run.tokens_per_batch)
     settings = Settings(identity=identity, shard=run.shard, progress=run.progress)
     return measure(open_decoder(model), examples, by_name, directory, batch=grouped, settings=settings)
 

@@ -70,7 +70,7 @@ def role_weights(texts: Mapping[str, str]) -> tuple[tuple[str, float], ...] | No
     Raises:
         ConfigError: If a weight is no number >= 0, or a role is unknown.
     """
-    from sftloss.weights import ROLES
+    from sftloss.roles import ROLES
 
     found = []
     for role, text in texts.items():

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sftloss.objectives import objective as read_objective
+from sftloss.roles import ROLES
 from sftloss.statistics import TokenStats
-from sftloss.weights import NORMALIZERS, ROLES, TOKEN_MEAN, Normalization
+from sftloss.weights import NORMALIZERS, TOKEN_MEAN, Normalization
 from sftloss.weights import normalization as read_normalization
 
 if TYPE_CHECKING:

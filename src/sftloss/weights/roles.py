@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-ROLES = ("prompt", "response", "system", "tool")
-"""Role codes are indices here; the same order as in ``sftloss.data.examples`` (a test holds them together)."""
+from sftloss.roles import ROLES
 
 
 def role_weights(roles: Int[Tensor, " tokens"], by_role: Mapping[str, float]) -> Float[Tensor, " tokens"]:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sftloss.analysis.mask.scaffold import PROMPT, RESPONSE, Scaffold, Turn
+from sftloss.analysis.mask.scaffold import Scaffold, Turn
 from sftloss.data import Example, Record
+from sftloss.roles import PROMPT, RESPONSE
 
 END_ROOM = 4  # a template may put a line break or two after the token that ends a turn
 

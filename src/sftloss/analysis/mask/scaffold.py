@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sftloss.data import ROLES, Message, Origin, Record, RowError, encode
+from sftloss.data import Message, Origin, Record, RowError, encode
+from sftloss.data.tokenizer import eos_ids, special_ids
+from sftloss.roles import PROMPT, RESPONSE, SYSTEM
 
-PROMPT, RESPONSE, SYSTEM = (ROLES.index(name) for name in ("prompt", "response", "system"))
 _TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # two words each with nothing in common, so that the first and last token of a message tell the two apart;
 # letters, because most tokenizers join a space to a letter after it, as they do in real answers, and not to a digit
@@ -77,12 +78,10 @@ class Scaffold:
 
 def scaffold_of(tokenizer: Any, template: str | None = None) -> Scaffold:
     """Learn the scaffold from five short conversations; what the template refuses stays unknown."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    special = frozenset(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
-    eos = frozenset() if tokenizer.eos_token_id is None else frozenset({int(tokenizer.eos_token_id)})
+    special = special_ids(tokenizer)
     text = _template_text(tokenizer, template)
     openers, ends = _learn(tokenizer, template, special)
-    return Scaffold(openers, eos | ends, special, bool(text), bool(text and _TAG.search(text)))
+    return Scaffold(openers, eos_ids(tokenizer) | ends, special, bool(text), bool(text and _TAG.search(text)))
 
 
 def _template_text(tokenizer: Any, template: str | None) -> str:

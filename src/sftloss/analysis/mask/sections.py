@@ -8,8 +8,9 @@ import numpy as np
 
 from sftloss.analysis.mask.tally import Tally
 from sftloss.analysis.shared.shares import cell, number, percent
-from sftloss.data import ENCODE_REASONS, READ_REASONS, ROLES, ReadReport
+from sftloss.data import ENCODE_REASONS, READ_REASONS, ReadReport
 from sftloss.document import Cell, Chart, Column, Section, Series, Table, TokenStrip
+from sftloss.roles import ROLES
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 _NAMES = ("least", "10 %", "median", "90 %", "99 %", "most")

@@ -7,8 +7,9 @@ from itertools import groupby
 from typing import Any
 
 from sftloss.analysis.mask.audit import Audit
-from sftloss.data import ROLES, Example
+from sftloss.data import Example
 from sftloss.document import TokenStrip
+from sftloss.roles import ROLES
 
 LONGEST_TRAINED, LONGEST_UNTRAINED = 60, 36
 _MOST_BYTES = 8  # pieces of one character: four bytes, and combining marks or flags of two

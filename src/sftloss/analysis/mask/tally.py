@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sftloss.analysis.mask.audit import Audit
-from sftloss.data import ROLES, Example, Origin, RowError, answer_spans
+from sftloss.data import Example, Origin, RowError, answer_spans
+from sftloss.roles import ROLES
 
 MOST_ORIGINS = 10
 

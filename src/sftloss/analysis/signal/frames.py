@@ -23,14 +23,14 @@ from sftloss.analysis.lengths.answers import Answers, Resampling, ready
 from sftloss.analysis.lengths.forecast import Forecast, forecast
 from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
 from sftloss.analysis.shared.bootstrap import GroupSums, resampling_units
-from sftloss.analysis.signal.views import ROLES, AnalysisOptions, View
+from sftloss.analysis.signal.views import AnalysisOptions, View
 from sftloss.analysis.table.segments import answers, with_facts, with_spans
 from sftloss.errors import DataError
+from sftloss.roles import RESPONSE, ROLES
 from sftloss.weights import TOKEN_MEAN, Normalization
 
 Floats = NDArray[np.float64]
 Value = TypeVar("Value")
-RESPONSE = ROLES.index("response")
 IN_MEMORY = "rows"  # the path of rows that came from no file
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from sftloss.analysis.shared.bootstrap import GroupSums, snap
 from sftloss.analysis.signal.frames import Study, signal_column
-from sftloss.analysis.signal.views import ROLES, View
+from sftloss.analysis.signal.views import View
+from sftloss.roles import ROLES
 
 Floats = NDArray[np.float64]
 BANDS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)

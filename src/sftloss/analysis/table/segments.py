@@ -6,10 +6,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sftloss.analysis.signal.views import ROLES
 from sftloss.data import segment_breaks
-
-RESPONSE = ROLES.index("response")
+from sftloss.roles import RESPONSE
 
 
 def _starts(chunk: pl.DataFrame) -> NDArray[np.int64]:

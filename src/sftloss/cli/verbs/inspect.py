@@ -91,8 +91,8 @@ def _check(options: InspectOptions) -> None:
 def _document(options: InspectOptions, tell: Any) -> Any:
     from sftloss.analysis.mask.inspect import InspectOptions as Plain
     from sftloss.analysis.mask.inspect import inspect_records
-    from sftloss.analysis.mask.tokenizer import load_tokenizer
     from sftloss.data import read_records
+    from sftloss.data.tokenizer import load_tokenizer
 
     # every unusable row is a finding here, however many they are
     policy = "raise" if options.on_error == "raise" else "skip"

@@ -107,6 +107,6 @@ def _check(options: LengthsOptions) -> None:
 
 
 def _tokenizer(name: str) -> object:
-    from sftloss.analysis.mask.tokenizer import load_tokenizer
+    from sftloss.data.tokenizer import load_tokenizer
 
     return load_tokenizer(name)

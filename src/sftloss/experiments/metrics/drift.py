@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sftloss.data import batches, encode
 from sftloss.data.examples import Batch, Example, Record
+from sftloss.data.tokenizer import pad_id_of
 from sftloss.decoder import Decoder, open_decoder
 from sftloss.errors import DataError, ModelError
 from sftloss.experiments.metrics.shapes import Metric, Ratio
@@ -59,10 +60,9 @@ def forgetting(
         raise DataError("forgetting: there is no row, give a second data file.")
     before, after = (model if isinstance(model, Decoder) else open_decoder(model) for model in (start, now))
     number = {id(example): i for i, example in enumerate(examples)}
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
     sums = np.zeros((4, len(examples)))
     with before.evaluating(), after.evaluating():
-        for batch in batches(examples, pad_id=pad_id, tokens_per_batch=tokens_per_batch):
+        for batch in batches(examples, pad_id=pad_id_of(tokenizer), tokens_per_batch=tokens_per_batch):
             chosen = batch.weights > 0
             place = np.array([number[id(example)] for example in batch.examples])[batch.segments[chosen].numpy()]
             columns = _moved(before, after, batch, chosen)

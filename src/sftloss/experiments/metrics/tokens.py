@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sftloss.data import batches, encode
 from sftloss.data.examples import Batch, Example, Record
+from sftloss.data.tokenizer import pad_id_of
 from sftloss.decoder import Decoder, open_decoder
 from sftloss.errors import DataError
 from sftloss.experiments.metrics.shapes import Floats
@@ -102,10 +103,9 @@ def evaluate_tokens(
     number = {id(example): i for i, example in enumerate(examples)}
     if len(number) < len(examples):
         raise ValueError("evaluate_tokens: an example stands in the list twice; give each row its own.")
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
     parts: list[dict[str, NDArray[Any]]] = []
     with decoder.evaluating():
-        for batch in batches(examples, pad_id=pad_id, tokens_per_batch=tokens_per_batch):
+        for batch in batches(examples, pad_id=pad_id_of(tokenizer), tokens_per_batch=tokens_per_batch):
             rows_of = np.array([number[id(example)] for example in batch.examples])
             parts.append(_batch_columns(decoder, batch, ends, rows_of))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from sftloss.data import encode
-from sftloss.data.examples import ROLES, Example, Record
+from sftloss.data.examples import Example, Record
 from sftloss.decoder import Decoder, open_decoder
 from sftloss.errors import DataError
-
-_RESPONSE = ROLES.index("response")
+from sftloss.roles import RESPONSE
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def end_ids(examples: Sequence[Example], tokenizer: Any) -> list[int]:
 
 def _prompt(example: Example) -> tuple[Tensor, int]:
     """What stands before the last answer, and the answer's length."""
-    is_answer = ((example.weights > 0) & (example.roles == _RESPONSE)).tolist()
+    is_answer = ((example.weights > 0) & (example.roles == RESPONSE)).tolist()
     stop = max((i + 1 for i, answer in enumerate(is_answer) if answer), default=0)
     if not stop:
         raise DataError(f"generate: {example.origin} has no answer, leave it out of the held-out rows.")

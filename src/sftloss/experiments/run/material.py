@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sftloss.data import ROLES, Example, Record, RowError, encode, read_records
+from sftloss.data import Example, Record, RowError, encode, read_records
+from sftloss.data.tokenizer import load_tokenizer, pad_id_of
 from sftloss.errors import ConfigError, DataError
 from sftloss.experiments.plan import DEMO, GENERATED, SCRATCH, Plan
 from sftloss.experiments.run.results import Examples, Forecast
+from sftloss.roles import RESPONSE
 
 if TYPE_CHECKING:
     from sftloss.finetune import Recipe
@@ -40,7 +42,7 @@ class Rows:
 
 def _answer(example: Example) -> np.ndarray:
     """Which tokens are trained ones of an answer."""
-    return ((example.weights > 0) & (example.roles == ROLES.index("response"))).numpy()
+    return ((example.weights > 0) & (example.roles == RESPONSE)).numpy()
 
 
 def _prompt(example: Example) -> bytes:
@@ -173,14 +175,8 @@ def start(plan: Plan, seed: int) -> tuple[Any, Any]:
         place = str(MODEL_PATH) if plan.model == DEMO else plan.model
         dtype = torch.float32 if plan.dtype == "auto" else getattr(torch, plan.dtype)
         return load_model(place, dtype=dtype, tokenizer=plan.tokenizer)
-    tokenizer = demo_tokenizer() if plan.tokenizer is None else _tokenizer(plan.tokenizer)
+    tokenizer = demo_tokenizer() if plan.tokenizer is None else load_tokenizer(plan.tokenizer)
     return _llama(plan, tokenizer, seed), tokenizer
-
-
-def _tokenizer(place: str) -> Any:
-    from sftloss.analysis.mask.tokenizer import load_tokenizer
-
-    return load_tokenizer(place)
 
 
 def _llama(plan: Plan, tokenizer: Any, seed: int) -> Any:
@@ -204,7 +200,3 @@ def _llama(plan: Plan, tokenizer: Any, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
-
-
-def pad_id_of(tokenizer: Any) -> int:
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sftloss import version
+from sftloss.data.tokenizer import pad_id_of
 from sftloss.experiments.plan import Plan, Run
 from sftloss.experiments.run.evaluate import curve_point, evaluated, forgotten
 from sftloss.experiments.run.material import (
     Rows,
     forecasts,
     held_out_rows,
-    pad_id_of,
     second_rows,
     start,
     training_rows,

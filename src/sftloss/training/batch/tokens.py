@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sftloss.data import align
+from sftloss.roles import PROMPT, RESPONSE
 from sftloss.statistics import IGNORED
 from sftloss.training.loss import Loss
-from sftloss.weights import ROLES, length_weights, role_weights, segment_lengths
+from sftloss.weights import length_weights, role_weights, segment_lengths
 
 COLUMNS = (
     "token_weights",
@@ -213,7 +214,7 @@ def _role_weights(
 
 
 def _roles_by_label(is_labelled: Bool[Tensor, " tokens"]) -> Int[Tensor, " tokens"]:
-    return torch.where(is_labelled, ROLES.index("response"), ROLES.index("prompt"))
+    return torch.where(is_labelled, RESPONSE, PROMPT)
 
 
 def _per_token(values: Tensor, labels: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from sftloss.ranks import reduce_over_ranks
+from sftloss.roles import ROLES
 from sftloss.statistics import IGNORED
 from sftloss.training.loss import Loss
 from sftloss.training.watch.passes import Pass
 from sftloss.training.watch.signal import logit_signal
-from sftloss.weights import ROLES
 
 _TOKENS, _CROSS_ENTROPY, _ENTROPY, _TOP1, _LOSS, _TOTAL, _SPIKES, _SEEN, _UNTOLD = range(9)
 TASKS = 64

@@ -13,8 +13,9 @@ from sftloss.analysis.shared.shares import bounds, cell, forest, percent
 from sftloss.analysis.signal.frames import Study
 from sftloss.analysis.signal.sections.length import elasticity, is_bad_fit
 from sftloss.analysis.signal.sections.tokens import mean_loss
-from sftloss.analysis.signal.views import LEVELS, ROLES, View
+from sftloss.analysis.signal.views import LEVELS, View
 from sftloss.document import Cell, Column, Section, Table, TokenStrip
+from sftloss.roles import ROLES
 
 Decode = Callable[[Sequence[int]], Sequence[str]]
 

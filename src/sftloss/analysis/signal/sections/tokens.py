@@ -10,8 +10,9 @@ from sftloss.analysis.shared.shares import Shares, cell, largest, number, percen
 from sftloss.analysis.shared.words import counted
 from sftloss.analysis.signal.frames import Study
 from sftloss.analysis.signal.token_groups import BAND_NAMES, groupings, token_sums
-from sftloss.analysis.signal.views import LEVELS, ROLES, View
+from sftloss.analysis.signal.views import LEVELS, View
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
+from sftloss.roles import ROLES
 from sftloss.weights import TOKEN_MEAN
 
 
