@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sftloss.errors import ConfigError
+from sftloss.files import file_digest
 
 GENERATED, SCRATCH, DEMO = "generated", "scratch", "demo"
 NONE = "none"
@@ -221,4 +222,4 @@ def _content(source: str | None) -> Any:
         return None
     path = Path(source).expanduser()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
-    return [[f.name, hashlib.sha256(f.read_bytes()).hexdigest()[:16]] for f in files]
+    return [[f.name, file_digest(f)[:16]] for f in files]

@@ -13,7 +13,8 @@ from sftloss.experiments.comparison import compare
 from sftloss.experiments.plan import Plan
 from sftloss.experiments.run.runner import Manner
 from sftloss.experiments.verdicts.answers import Claim, answer
-from sftloss.report import Report, render_markdown, write_text_atomic
+from sftloss.files import write_atomic
+from sftloss.report import Report, render_markdown
 from sftloss.report.markdown import escape
 
 _SEEDS = (0, 1, 2, 3, 4)
@@ -140,7 +141,7 @@ def study(name: str, *, output: str | Path, manner: Manner | None = None) -> Rep
     report = compare(STUDIES[name].plan, output=output, manner=manner, command=f"sftloss study {name}")
     folder = Path(output).expanduser()
     report.to_json(folder / f"{name}.json")
-    write_text_atomic(folder / f"{name}.md", study_page(name, report.document))
+    write_atomic(folder / f"{name}.md", study_page(name, report.document))
     return report
 
 

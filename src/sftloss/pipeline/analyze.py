@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from sftloss.pipeline.pieces import pieces
 from sftloss.pipeline.question import objectives
 from sftloss.pipeline.rows import Examples
 from sftloss.pipeline.run import Run
+from sftloss.version import package_versions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -172,8 +171,6 @@ def _facts(model: Any, examples: Examples, run: Run) -> tuple[tuple[str, str], .
 
 def _provenance(run: Run) -> tuple[tuple[str, str], ...]:
     """Enough to make the same report again; no clock, so equal runs give equal bytes."""
-    from sftloss.version import __version__
-
-    versions = [f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "polars")]
-    told = ("versions", ", ".join([f"sftloss {__version__}", f"python {platform.python_version()}", *versions]))
+    names = ("sftloss", "python", "torch", "transformers", "polars")
+    told = ("versions", ", ".join(f"{name} {version}" for name, version in package_versions(*names).items()))
     return (("command", run.command), told) if run.command else (told,)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sftloss.errors import ConfigError
+from sftloss.files import write_all_atomic
 from sftloss.pipeline.run import Run
-from sftloss.report import write_all_atomic
 
 if TYPE_CHECKING:
     from sftloss.report import Report

@@ -3,7 +3,6 @@
 jinja2, matplotlib and rich load when a page, a chart or a terminal is first rendered.
 """
 
-from sftloss.report.files import write_all_atomic, write_text_atomic
 from sftloss.report.json import from_json, schema, to_json
 from sftloss.report.markdown import render_markdown
 from sftloss.report.page.comparison import render_comparison
@@ -20,6 +19,4 @@ __all__ = [
     "render_terminal",
     "schema",
     "to_json",
-    "write_all_atomic",
-    "write_text_atomic",
 ]

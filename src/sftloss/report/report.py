@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sftloss.document import Document
-from sftloss.report.files import write_text_atomic
+from sftloss.files import write_atomic
 from sftloss.report.json import to_json
 from sftloss.report.markdown import render_markdown
 from sftloss.report.order import count_line
@@ -21,7 +21,7 @@ Path = str | os.PathLike[str]
 
 def _written(text: str, path: Path | None) -> str:
     if path is not None:
-        write_text_atomic(path, text)
+        write_atomic(path, text)
     return text
 
 

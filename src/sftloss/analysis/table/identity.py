@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from sftloss.decoder import Decoder
+from sftloss.files import file_digest
 
 _SAMPLE = 64  # values of each weight that go into the model's digest
 
@@ -48,11 +49,4 @@ def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
 
 def file_facts(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
     """Size and a digest of the content of each file, in order and without its name: a copy of the data is the same."""
-    facts: list[dict[str, Any]] = []
-    for path in map(Path, paths):
-        hashed = hashlib.blake2b(digest_size=8)
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                hashed.update(block)
-        facts.append({"bytes": path.stat().st_size, "digest": hashed.hexdigest()})
-    return facts
+    return [{"bytes": path.stat().st_size, "digest": file_digest(path)} for path in map(Path, paths)]

@@ -18,7 +18,6 @@ from sftloss.analysis.table.store import (
     EXAMPLE_SCHEMA,
     SCHEMA_VERSION,
     Done,
-    locked,
     next_sequence,
     open_manifest,
     sweep,
@@ -31,6 +30,7 @@ from sftloss.analysis.table.tokens import batch_tokens
 from sftloss.data.examples import Batch, Example
 from sftloss.decoder import Decoder
 from sftloss.errors import ConfigError, ModelError
+from sftloss.files import locked
 from sftloss.statistics import TokenStats
 
 
@@ -110,7 +110,8 @@ def measure(
         "model": model_facts(decoder),
         **settings.identity,
     }
-    with locked(directory, rank):
+    busy = f"measure: another process is measuring into {directory}, wait for it or choose another directory."
+    with locked(directory / f".lock-{rank:05d}", busy):
         open_manifest(directory, facts)
         run = _Run(decoder, objectives, directory, settings, sweep(directory, settings.shard))
         with decoder.evaluating():

@@ -7,11 +7,10 @@ temporary file or a tokens part without its examples, and both are swept away by
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,13 @@ import numpy as np
 import polars as pl
 
 from sftloss.errors import ConfigError, DataError
+from sftloss.files import write_atomic
 from sftloss.statistics import FIELDS
 
 SCHEMA_VERSION = "2.1"
 MANIFEST = "manifest.json"
 SIGNALS = ("loss", "l1", "l2")
-_PART = re.compile(r"(tokens|examples)-(\d{5})-(\d{6})\.parquet(\.\d+\.tmp)?")
+_PART = re.compile(r"\.?(tokens|examples)-(\d{5})-(\d{6})\.parquet(\.\w+\.tmp)?")
 
 EXAMPLE_SCHEMA: dict[str, Any] = {
     "example": pl.Int64,
@@ -138,19 +138,12 @@ def write_whole(path: Path, content: pl.DataFrame | Mapping[str, Any]) -> None:
     Raises:
         OSError: If the disk is full or the directory cannot be written; what was there stays.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # ranks write the same manifest
-    try:
-        with temporary.open("wb") as file:
-            if isinstance(content, pl.DataFrame):
-                content.write_parquet(file)
-            else:
-                file.write(json.dumps(content, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    if isinstance(content, pl.DataFrame):
+        buffer = io.BytesIO()  # polars would report a full disk as an error of its own kind
+        content.write_parquet(buffer)
+        write_atomic(path, buffer.getvalue())
+    else:
+        write_atomic(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def open_manifest(directory: Path, facts: Mapping[str, Any]) -> None:
@@ -194,28 +187,6 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise DataError(f"{path} is damaged (no JSON object), delete the directory and measure again.")
     return manifest
-
-
-@contextmanager
-def locked(directory: Path, rank: int) -> Iterator[None]:
-    """Hold this rank's place in the directory; the system lets go of it however the process ends.
-
-    Raises:
-        ConfigError: If another process measures into the directory as the same rank.
-    """
-    try:
-        import fcntl
-    except ImportError:  # not on Windows: there two runs into one directory stay the user's care
-        yield
-        return
-    with (directory / f".lock-{rank:05d}").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f"measure: another process is measuring into {directory}, wait for it or choose another directory."
-            ) from error
-        yield
 
 
 def _files(directory: Path) -> Iterator[tuple[int, int, str, bool, Path]]:

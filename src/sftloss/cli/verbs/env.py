@@ -5,11 +5,11 @@ from __future__ import annotations
 import platform
 import sys
 from dataclasses import dataclass
-from importlib import metadata
 
 import typer
 
 from sftloss.cli.options.options import Manner
+from sftloss.version import package_versions
 
 _PACKAGES = (
     "torch", "jaxtyping", "transformers", "tokenizers", "safetensors", "datasets", "polars", "numpy", "typer", "rich",
@@ -23,15 +23,10 @@ class EnvOptions:
 
 def env(options: EnvOptions, manner: Manner) -> None:
     """Print versions for a bug report. And devices; no paths, no names, no variables."""
-    from sftloss.version import __version__
-
-    typer.echo(f"sftloss {__version__}")
-    typer.echo(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
-    for name in _PACKAGES:
-        try:
-            typer.echo(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            typer.echo(f"{name} not installed")
+    versions = package_versions("sftloss", "python", *_PACKAGES)
+    for name in ("sftloss", "python", *_PACKAGES):
+        machine = f" on {platform.system()} {platform.machine()}" if name == "python" else ""
+        typer.echo(f"{name} {versions.get(name, 'not installed')}{machine}")
     typer.echo(f"devices: {_devices()}")
 
 

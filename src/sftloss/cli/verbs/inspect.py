@@ -139,7 +139,7 @@ def _print(report: Report, options: InspectOptions) -> None:
 
 def _write(report: Report, options: InspectOptions, manner: Manner) -> None:
     from sftloss.cli.show import note
-    from sftloss.report import write_all_atomic
+    from sftloss.files import write_all_atomic
 
     if options.json not in (None, "-"):
         report.to_json(Path(str(options.json)))

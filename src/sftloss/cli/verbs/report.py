@@ -40,7 +40,8 @@ def report(options: ReportOptions, manner: Manner) -> None:
     Example: sftloss report run-a run-b --label "token mean" --label dft
     """
     from sftloss.cli.show import note
-    from sftloss.report import render_comparison, write_text_atomic
+    from sftloss.files import write_atomic
+    from sftloss.report import render_comparison
 
     if len(options.run) < 2:
         raise ConfigError("name at least two runs, as in: sftloss report before after.")
@@ -51,7 +52,7 @@ def report(options: ReportOptions, manner: Manner) -> None:
         raise ConfigError(f"{page} is there already; choose another --output, or say --overwrite.")
     files = [Path(name) / "report.json" if Path(name).is_dir() else Path(name) for name in options.run]
     labels = options.label or tuple(_label(Path(name)) for name in options.run)
-    write_text_atomic(page, render_comparison([_document(file) for file in files], labels))
+    write_atomic(page, render_comparison([_document(file) for file in files], labels))
     note(f"wrote {page}", manner)
 
 

@@ -11,6 +11,7 @@ from sftloss.cli.options.options import Manner
 from sftloss.cli.options.train import TrainOptions
 from sftloss.config import command_line, to_yaml
 from sftloss.errors import ConfigError
+from sftloss.files import write_atomic
 
 _UNITS = (("GB", 2**30), ("MB", 2**20), ("kB", 2**10))
 
@@ -97,8 +98,7 @@ def _show(outcome: Any, options: TrainOptions, manner: Manner) -> None:
         if options.json == "-":
             sys.stdout.write(text)
             return
-        with open(options.json, "w", encoding="utf-8") as file:
-            file.write(text)
+        write_atomic(options.json, text)
     _show_metrics(outcome.metrics)
     _show_tasks(outcome.facts["tasks"])
     best = outcome.facts["best"]

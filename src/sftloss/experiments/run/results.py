@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sftloss.errors import ConfigError, DataError
 from sftloss.experiments.metrics import Bin, Gap, Metric, Ratio
 from sftloss.experiments.plan import Arm, Plan, Run, digest_of, to_plain
-from sftloss.report import write_text_atomic
+from sftloss.files import write_atomic
 
 RESULT, ANSWERS, TOKENS, PLAN = "result.json", "answers.jsonl", "tokens.safetensors", "plan.json"
 
@@ -161,7 +161,7 @@ def claim(folder: Path, plan: Plan) -> str:
             )
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(file, json.dumps({"shared": shared}, sort_keys=True, indent=1) + "\n")
+        write_atomic(file, json.dumps({"shared": shared}, sort_keys=True, indent=1) + "\n")
     return digest_of(shared)
 
 
@@ -171,8 +171,8 @@ def save(folder: Path, result: ArmResult, answers: Sequence[Answer]) -> None:
     place.mkdir(parents=True, exist_ok=True)
     _save_scores(place / TOKENS, result.scores)
     lines = (json.dumps(to_plain(answer), sort_keys=True) for answer in answers)
-    write_text_atomic(place / ANSWERS, "".join(line + "\n" for line in lines))
-    write_text_atomic(place / RESULT, json.dumps(_plain(result), sort_keys=True, separators=(",", ":")) + "\n")
+    write_atomic(place / ANSWERS, "".join(line + "\n" for line in lines))
+    write_atomic(place / RESULT, json.dumps(_plain(result), sort_keys=True, separators=(",", ":")) + "\n")
 
 
 def load(folder: Path, run: Run, digest: str) -> ArmResult | None:
@@ -198,9 +198,9 @@ def _unreadable(file: Path, error: Exception) -> DataError:
 
 
 def _save_scores(file: Path, scores: TokenScores) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    save_file({name: np.ascontiguousarray(value) for name, value in vars(scores).items()}, file)
+    write_atomic(file, save({name: np.ascontiguousarray(value) for name, value in vars(scores).items()}))
 
 
 def _load_scores(file: Path) -> TokenScores:

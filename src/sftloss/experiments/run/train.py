@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from sftloss.experiments.run.material import (
 )
 from sftloss.experiments.run.results import ArmResult, Point, arm_folder, save
 from sftloss.experiments.run.task_needs import with_needs
-from sftloss.report import write_text_atomic
+from sftloss.files import write_atomic
 
 if TYPE_CHECKING:
     from sftloss.finetune import Outcome, Recipe
@@ -114,8 +113,8 @@ def _versions() -> dict[str, str]:
     source = hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         source.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
-    told = {name: metadata.version(name) for name in ("torch", "transformers")}
-    return {**told, "sftloss": f"{version.__version__}+{source.hexdigest()[:8]}"}
+    versions = version.package_versions("torch", "transformers")
+    return {**versions, "sftloss": f"{version.__version__}+{source.hexdigest()[:8]}"}
 
 
 def _recipe(plan: Plan, run: Run, place: Place, work: Path) -> Recipe:
@@ -182,7 +181,7 @@ class _Curve:
         known[step] = Point(step, curve_point(model, self.tokenizer, self.rows), _task_metrics(model))
         self.points = [known[at] for at in sorted(known)]
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(self.file, json.dumps([p.plain() for p in self.points]))
+        write_atomic(self.file, json.dumps([p.plain() for p in self.points]))
 
     def _earlier(self) -> list[Point]:
         if self.points or not self.file.exists():

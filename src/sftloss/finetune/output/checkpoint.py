@@ -7,7 +7,6 @@ as they were, and a checkpoint that lacks something was damaged afterwards: it i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sftloss.errors import ConfigError
-from sftloss.finetune.output.files import plain, rename_folder, write_json
+from sftloss.files import file_digest, put_folder
+from sftloss.finetune.output.files import plain, write_json
 
 UNFINISHED, MANIFEST = ".unfinished", "sftloss.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -76,7 +76,7 @@ def verify(checkpoint: Path) -> dict[str, Any]:
         if path.stat().st_size != told["bytes"]:
             size = path.stat().st_size
             raise ConfigError(f"{path} has {size:,} bytes and should have {told['bytes']:,}; {cure}.")
-        if told["sha256"] is not None and _digest(path) != told["sha256"]:
+        if told["sha256"] is not None and file_digest(path) != told["sha256"]:
             raise ConfigError(f"{path} is not what was written; {cure}.")
     return facts
 
@@ -86,15 +86,13 @@ def publish(unfinished: Path, target: Path, facts: Mapping[str, Any], keep: int 
     files = {
         str(path.relative_to(unfinished)): {
             "bytes": path.stat().st_size,
-            "sha256": _digest(path) if path.stat().st_size <= _HASHED else None,
+            "sha256": file_digest(path) if path.stat().st_size <= _HASHED else None,
         }
         for path in sorted(unfinished.rglob("*"))
         if path.is_file()
     }
     write_json(unfinished / MANIFEST, {"format": 1, **facts, "files": files})
-    if target.exists():  # the same step again, after going on from an earlier one
-        shutil.rmtree(target)
-    rename_folder(unfinished, target)
+    put_folder(unfinished, target)  # the same step may be there, from before the run went on from an earlier one
     for old in checkpoints(target.parent)[keep:] if keep is not None else ():
         if step_of(old) != best:
             shutil.rmtree(old)
@@ -127,11 +125,3 @@ def agree(checkpoint: Path, facts: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"{checkpoint} was trained on other rows ({part}); give the same file, or another output."
             )
-
-
-def _digest(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from sftloss.errors import ConfigError
+from sftloss.files import locked, put_folder
 from sftloss.finetune.output.checkpoint import UNFINISHED, checkpoints
-from sftloss.finetune.output.files import rename_folder
 from sftloss.finetune.recipe import Recipe
 
 
@@ -55,18 +55,17 @@ class Folder:
         shutil.rmtree(self.unfinished, ignore_errors=True)
         for path in (self.history, self.facts):
             path.unlink(missing_ok=True)
-        self._remove_model()
+        self._check_model()
+        shutil.rmtree(self.model, ignore_errors=True)
 
     def put_model(self, written: Path) -> None:
         """Put a model that was written beside its place into it."""
-        self._remove_model()
-        rename_folder(written, self.model)
+        self._check_model()
+        put_folder(written, self.model)
 
-    def _remove_model(self) -> None:
+    def _check_model(self) -> None:
         if self.model.is_symlink() or (self.model.exists() and not self._is_model()):
             raise ConfigError(f"{self.model} is no model that a run wrote; remove it yourself, or take another output.")
-        if self.model.exists():
-            shutil.rmtree(self.model)
 
     def _is_model(self) -> bool:
         return any((self.model / name).is_file() for name in ("config.json", "adapter_config.json"))
@@ -92,26 +91,6 @@ def folder_of(recipe: Recipe, rank: int) -> Iterator[Folder]:
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{folder.root}: cannot be written ({error.strerror}); choose another output.") from None
-    with _held(folder.root / ".lock") if rank == 0 else _not_held():
+    busy = f"{folder.root}: another run writes there now; choose another output."
+    with locked(folder.root / ".lock", busy) if rank == 0 else nullcontext():
         yield folder
-
-
-@contextmanager
-def _not_held() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """A lock that ends with the process, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows: there the user takes care
-        yield
-        return
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"{path.parent}: another run writes there now; choose another output.") from None
-        yield

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-from importlib import metadata
 from typing import Any
 
 from sftloss.finetune.output.files import plain
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet
-
-_PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "peft")
+from sftloss.version import package_versions
 
 
 def identity(recipe: Recipe, data: DataSet, held_out: DataSet | None, ranks: int) -> dict[str, Any]:
@@ -25,15 +22,7 @@ def identity(recipe: Recipe, data: DataSet, held_out: DataSet | None, ranks: int
 
 
 def versions() -> dict[str, str]:
-    from sftloss.version import __version__
-
-    found = {"sftloss": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return package_versions("sftloss", "python", "torch", "transformers", "accelerate", "tokenizers", "peft")
 
 
 def data_facts(data: DataSet) -> dict[str, Any]:
