@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.statistics.test_engine import KINDS, everything, make_head, make_tokens, parameters, reference
+from tests.statistics.test_gradients_by_gap import assert_digits_are_kept
 from tests.test_laws import VARIANTS, evaluate, inputs
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,6 +22,7 @@ from sftloss.objectives import cross_entropy
 from sftloss.statistics import FIELDS, Head, Plan, TokenStats, engine, from_logits, token_statistics
 from sftloss.statistics.backends import cpu
 from sftloss.statistics.probe import Reading
+from sftloss.statistics.tokens import DIFFERENTIABLE
 
 pytest.importorskip("triton", reason="the kernels need Triton, which is built for Linux on x86-64")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -127,6 +129,12 @@ def test_the_kernels_stay_finite_at_extreme_logits(plan: Plan, dtype: torch.dtyp
     bias[4] = float("-inf")
     loss = weighted_loss(hidden, Head(weight, bias), targets, torch.full((13,), 1 / 64), everything, plan=plan)[0]
     assert all(torch.isfinite(t).all() for t in (loss, *torch.autograd.grad(loss, (hidden, weight))))
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@both_modes
+def test_gradient_of_every_statistic_keeps_its_digits_through_the_kernels(name: str, plan: Plan) -> None:
+    assert_digits_are_kept(name, plan, range(-80, 81, 8))
 
 
 @pytest.mark.parametrize("kind", ["plain", "padded", "softcap"])

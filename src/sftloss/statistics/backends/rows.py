@@ -144,7 +144,9 @@ def statistics_of(rows: Rows, fields: Collection[str]) -> dict[str, Tensor]:
     """Every named statistic from the five numbers, differentiable in them; `is_top1` and its like carry no graph."""
     gap = rows.target - rows.log_sum
     target_logprob, other_logprob = F.logsigmoid(gap), F.logsigmoid(-gap)
-    p, q = torch.sigmoid(gap), torch.sigmoid(-gap)
+    # autograd takes the slope of a sigmoid s as s (1 - s), which has lost its digits where s is near 1
+    less = torch.sigmoid(torch.where(gap > 0, -gap, gap))
+    p, q = torch.where(gap > 0, 1 - less, less), torch.where(gap > 0, less, 1 - less)
     # The log-sum of the row measured from m. Each branch adds numbers of one sign where it is chosen.
     total = torch.where(gap > 0, rows.target - target_logprob, rows.log_sum - other_logprob)
     out: dict[str, Tensor] = {}
