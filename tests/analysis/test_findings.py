@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from tests.analysis.tables import make_table, random_examples
 
-from sftloss.analysis.shared.numbers import Estimate
-from sftloss.analysis.shared.shares import decide
 from sftloss.analysis.signal.describe import describe, findings
 from sftloss.analysis.signal.frames import open_study
 from sftloss.analysis.signal.views import AnalysisOptions
 from sftloss.document import Interval
+from sftloss.numbers import Estimate, decide
 from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN, Normalization, micro_batch_mean
 
 

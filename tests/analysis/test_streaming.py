@@ -14,9 +14,10 @@ from tests.analysis.tables import MemoryTable, make_table, random_examples
 from tests.paths import ROOT
 
 from sftloss.analysis import AnalysisOptions, describe
-from sftloss.analysis.shared.bootstrap import UNITS, GroupSums, interval, resampling_units, snap
 from sftloss.analysis.signal.frames import open_study
 from sftloss.analysis.signal.token_groups import token_sums
+from sftloss.numbers import GroupSums, interval, resampling_units
+from sftloss.numbers.bootstrap import UNITS, snap
 
 
 class CutTable(MemoryTable):

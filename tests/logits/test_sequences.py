@@ -252,7 +252,7 @@ def test_nothing_is_printed_unless_asked_and_no_backslash_n_then(data, capsys):
         shown = capsys.readouterr().out
         assert "elasticity" in shown and "\n" in shown and "\\n" not in shown
         json.dumps(result, allow_nan=False)  # plain numbers and None: a result can be written as it is
-    assert "none (needs at least 3" in length_summary(analyzer.analyze_length_bias(sequences[:1], logits[:1]))
+    assert "none (needs at least 3 examples" in length_summary(analyzer.analyze_length_bias(sequences[:1], logits[:1]))
 
 
 def test_comprehensive_analysis_gives_both_results_and_recommends_nothing():

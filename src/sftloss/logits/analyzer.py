@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from sftloss.logits.numbers import elasticity, pearson, spearman
 from sftloss.logits.summary import ANCHORS, MECHANICAL, assess, by_length, mean, printed, std
 from sftloss.objectives import cross_entropy, focal, label_smoothing
 from sftloss.statistics import IGNORED, TokenStats, from_logits
 from sftloss.weights import length_weights, position_weights
+
+if TYPE_CHECKING:
+    from sftloss.numbers import Estimate
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class LossFunctionAnalyzer:
         seed: int = 0,
     ) -> None:
         self.vocab_size = vocab_size
-        self._estimate = partial(elasticity, resamples=resamples, seed=seed)
+        self._resamples, self._seed = resamples, seed
         self.losses = {
             "standard_ce": _Loss(cross_entropy, torch.ones_like),
             "length_normalized_ce": _Loss(cross_entropy, partial(_over_length, alpha=1.0), is_sum=False),
@@ -93,16 +95,18 @@ class LossFunctionAnalyzer:
         Raises:
             ValueError: If the two lists, or a sequence and its logits, differ in length.
         """
+        from sftloss.numbers import pearson, spearman
+
         rows, excluded = self._rows("analyze_length_bias", sequences, logits)
         lengths = torch.tensor([float(targets.numel()) for _, targets in rows], dtype=torch.float64)
         total = torch.tensor([float(self._token_ce(z, y).sum()) for z, y in rows], dtype=torch.float64)
         both = {"total_loss": total, "mean_loss": total / lengths}
-        elasticities = {name: self._estimate(values, lengths) for name, values in both.items()}
+        elasticities = {name: self._elasticity(values, lengths) for name, values in both.items()}
         result = {
             "length_stats": by_length(lengths, both),
-            "elasticity": {name: asdict(estimate) for name, estimate in elasticities.items()},
-            "correlations": {name: asdict(pearson(lengths, values)) for name, values in both.items()},
-            "spearman": {name: asdict(spearman(lengths, values)) for name, values in both.items()},
+            "elasticity": {name: estimate.plain() for name, estimate in elasticities.items()},
+            "correlations": {name: pearson(lengths, values).plain() for name, values in both.items()},
+            "spearman": {name: spearman(lengths, values).plain() for name, values in both.items()},
             "bias_assessment": assess(elasticities["mean_loss"], lengths),
             "per_example": {"length": lengths.tolist(), **{name: values.tolist() for name, values in both.items()}},
             "excluded": excluded,
@@ -140,6 +144,8 @@ class LossFunctionAnalyzer:
         Raises:
             ValueError: If no parameter requires a gradient, or the model does not return such logits.
         """
+        from sftloss.numbers import spearman
+
         parameters = [p for p in model.parameters() if p.requires_grad]
         if not parameters:
             raise ValueError("analyze_gradient_magnitude_bias: no parameter of the model requires a gradient.")
@@ -159,8 +165,8 @@ class LossFunctionAnalyzer:
         columns = {"loss": loss, **norms}
         result = {
             "per_example": {"length": lengths.tolist(), **{name: c.tolist() for name, c in columns.items()}},
-            "elasticity": {name: asdict(self._estimate(c, lengths)) for name, c in norms.items()},
-            "spearman": {name: asdict(spearman(lengths, c)) for name, c in norms.items()},
+            "elasticity": {name: self._elasticity(c, lengths).plain() for name, c in norms.items()},
+            "spearman": {name: spearman(lengths, c).plain() for name, c in norms.items()},
             "length_stats": by_length(lengths, columns),
             "excluded": len(sequences) - len(table),
             "normalization": "grad_norm_sum: of the loss summed over targets; grad_norm_mean: of its mean, over T.",
@@ -203,20 +209,28 @@ class LossFunctionAnalyzer:
         return printed(result, verbose)
 
     def _described(self, loss: _Loss, values: Tensor, signals: Tensor, lengths: Tensor) -> dict[str, Any]:
-        plain, per_token = pearson(lengths, values), pearson(lengths, values / lengths if loss.is_sum else values)
+        from sftloss.numbers import pearson
+
+        plain = pearson(lengths, values).plain()
+        per_token = pearson(lengths, values / lengths if loss.is_sum else values).plain()
         return {
             "total_loss": float(values.sum()),
             "mean_loss": mean(values),
             "std_loss": std(values),
             "is_sum": loss.is_sum,
-            "elasticity": asdict(self._estimate(values, lengths)),
-            "signal_elasticity": asdict(self._estimate(signals, lengths)),
-            "length_bias_correlation": plain.r,
-            "bias_p_value": plain.p,
-            "normalized_bias_correlation": per_token.r,
-            "reason": plain.reason or per_token.reason,
+            "elasticity": self._elasticity(values, lengths).plain(),
+            "signal_elasticity": self._elasticity(signals, lengths).plain(),
+            "length_bias_correlation": plain["r"],
+            "bias_p_value": plain["p"],
+            "normalized_bias_correlation": per_token["r"],
+            "reason": plain["reason"] or per_token["reason"],
             "note": MECHANICAL if loss.is_sum else "",
         }
+
+    def _elasticity(self, amounts: Tensor, lengths: Tensor) -> Estimate:
+        from sftloss.numbers import elasticity
+
+        return elasticity(lengths, amounts, replicates=self._resamples, seed=self._seed)
 
     def _rows(
         self, name: str, sequences: Sequence[Tensor], logits: Sequence[Tensor]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from sftloss.logits.numbers import Estimate
+if TYPE_CHECKING:
+    from sftloss.numbers import Estimate
 
 EQUIVALENCE = 0.1  # elasticities within this of an anchor count as the anchor
 MECHANICAL = (
@@ -42,16 +42,13 @@ def printed(result: dict[str, Any], verbose: bool) -> dict[str, Any]:
 
 def assess(estimate: Estimate, lengths: Tensor) -> str:
     """Return a verdict, if the data allow one: at least 30 sequences, 5 lengths, and long ones 1.5 times the short."""
-    if estimate.value is None or estimate.low is None or estimate.high is None or estimate.n < 30:
+    from sftloss.numbers import cannot_tell, decide
+
+    if cannot_tell(lengths):
         return "insufficient"
-    tenth, ninth = torch.quantile(lengths, torch.tensor([0.1, 0.9], dtype=torch.float64)).tolist()
-    if lengths.unique().numel() < 5 or ninth < 1.5 * tenth:
-        return "insufficient"
-    if estimate.low > -EQUIVALENCE and estimate.high < EQUIVALENCE:
-        return "neutral"
-    if estimate.low > EQUIVALENCE:
-        return "long_harder"
-    return "short_harder" if estimate.high < -EQUIVALENCE else "inconclusive"
+    off = "long_harder" if estimate.value > 0 else "short_harder"
+    words = {"on target": "neutral", "off target": off, "insufficient data": "insufficient"}
+    return words.get(decide(estimate, 0.0, margin=EQUIVALENCE), "inconclusive")
 
 
 def by_length(lengths: Tensor, columns: dict[str, Tensor]) -> dict[int, dict[str, Any]]:

@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.tilt import Lengths, conflicting, sequence_weights
-from sftloss.analysis.shared.bootstrap import REPLICATES, GroupSums, ratio_interval, resampling_units
-from sftloss.analysis.shared.numbers import Estimate, cannot_tell
+from sftloss.numbers import Codes, Estimate, Floats, GroupSums, cannot_tell, ratio_interval, resampling_units
+from sftloss.numbers.bootstrap import REPLICATES
 from sftloss.weights import Normalization
 
-Floats = NDArray[np.float64]
-Codes = NDArray[np.int64]
 SHARED = 0.05  # share of answers whose prompt has other answers, below which they stand for nobody else
 
 

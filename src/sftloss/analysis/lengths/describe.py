@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sftloss import numbers
 from sftloss.analysis.lengths import findings as wording
 from sftloss.analysis.lengths.answers import ready
 from sftloss.analysis.lengths.findings import Shift
@@ -19,7 +20,6 @@ from sftloss.analysis.lengths.sections import (
 )
 from sftloss.analysis.lengths.study import LengthStudy, Origins
 from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
-from sftloss.analysis.shared import numbers
 from sftloss.analysis.shared.shares import number, percent
 from sftloss.document import Document, Finding, by_severity
 from sftloss.errors import DataError

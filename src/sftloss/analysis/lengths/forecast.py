@@ -11,17 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.answers import Answers, Resampling, ready
 from sftloss.analysis.lengths.tilt import Lengths, conflicting, sequence_weights
-from sftloss.analysis.shared.bootstrap import FEW, REPLICATES
-from sftloss.analysis.shared.numbers import Estimate, kish_ess
 from sftloss.errors import ConfigError
+from sftloss.numbers import Codes, Estimate, Floats, kish_ess
+from sftloss.numbers.bootstrap import FEW, REPLICATES
 from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization
 
-Floats = NDArray[np.float64]
-Codes = NDArray[np.int64]
 STEEPEST = 20.0  # T^-20 of a million characters is 1e-120, its square still a double
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sftloss import numbers
 from sftloss.analysis.lengths.forecast import STEEPEST, Forecast, bin_sums, solve
 from sftloss.analysis.lengths.study import LengthStudy
-from sftloss.analysis.shared import numbers
 from sftloss.analysis.shared.shares import bounds, cell, number, percent
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
+from sftloss.numbers import Floats
 from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN, Normalization
 
-Floats = NDArray[np.float64]
 _BOUND, _GIVEN = "if the prompt says nothing", "given the prompt"
 
 

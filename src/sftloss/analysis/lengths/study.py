@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.answers import Answers, Resampling
 from sftloss.analysis.lengths.forecast import Forecast, LengthOptions, forecast
-from sftloss.analysis.shared.numbers import Estimate
+from sftloss.numbers import Estimate
 from sftloss.weights import TOKEN_MEAN, Normalization
 
 Origins = Callable[[NDArray[np.int64]], tuple[str, ...]]

@@ -22,9 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sftloss.numbers import Floats
 from sftloss.weights import Normalization
-
-Floats = NDArray[np.float64]
 
 
 def sequence_weights(lengths: ArrayLike, normalization: Normalization) -> Floats:

@@ -6,13 +6,9 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sftloss.analysis.shared.bootstrap import GroupSums, interval
-from sftloss.analysis.shared.numbers import Estimate
 from sftloss.document import Cell, Chart, Column, Interval, Series, Table
-
-Floats = NDArray[np.float64]
+from sftloss.numbers import Estimate, Floats, GroupSums, interval
 
 
 def cell(value: float | None) -> float | None:
@@ -148,13 +144,3 @@ def forest(rows: list[tuple[str, Estimate]], *, id: str, title: str, x_label: st
         tuple(e[1] for e in ends),
     )
     return Chart(id, "point", title, "", x_label, (series,), description, scale_x="category", format_x="text")
-
-
-def decide(estimate: Estimate, target: float, *, margin: float = 0.1) -> str:
-    """A region of practical equivalence, target +- margin: "on target", "off target" or "inconclusive"."""
-    if estimate.interval is None or not math.isfinite(estimate.value):
-        return "insufficient data"
-    low, high = estimate.interval.low - target, estimate.interval.high - target
-    if low >= -margin and high <= margin:
-        return "on target"
-    return "off target" if low > margin or high < -margin else "inconclusive"

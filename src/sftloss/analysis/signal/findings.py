@@ -10,10 +10,10 @@ import numpy as np
 from sftloss.analysis.lengths.findings import conflict_finding
 from sftloss.analysis.mask.words import FAULTS, WHY_CUT
 from sftloss.analysis.shared import fixes
-from sftloss.analysis.shared.bootstrap import GroupSums, ratio_interval
 from sftloss.analysis.shared.shares import percent
 from sftloss.analysis.signal.frames import Study
 from sftloss.document import Finding, Interval
+from sftloss.numbers import GroupSums, ratio_interval
 
 MOST_ROWS = 10
 

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from sftloss import numbers
 from sftloss.analysis.lengths.findings import Shift, concentration_finding, example_mean_finding, micro_batch_finding
-from sftloss.analysis.shared import fixes, numbers
-from sftloss.analysis.shared.bootstrap import interval
-from sftloss.analysis.shared.numbers import Estimate
-from sftloss.analysis.shared.shares import Shares, decide, number, percent, with_interval
+from sftloss.analysis.shared import fixes
+from sftloss.analysis.shared.shares import Shares, number, percent, with_interval
 from sftloss.analysis.shared.words import by_times, group_name, holds_and_takes
 from sftloss.analysis.signal.findings import share_of
 from sftloss.analysis.signal.frames import Study
 from sftloss.analysis.signal.sections.groups import group_codes, group_shares
-from sftloss.analysis.signal.sections.length import elasticity, is_bad_fit, misfit
+from sftloss.analysis.signal.sections.length import is_bad_fit, length_law, length_misfit
 from sftloss.analysis.signal.sections.tokens import band_shares, describe_band
 from sftloss.analysis.signal.token_groups import BAND_NAMES, band_key
 from sftloss.document import Finding
+from sftloss.numbers import Estimate, decide, interval
 from sftloss.weights import EXAMPLE_MEAN, Normalization
 
 TARGETS = {"per-token": 1.0, "per-example": 0.0}
@@ -61,7 +61,7 @@ def policy(study: Study) -> Finding | None:
         return _task_policy(study)
     reason = numbers.cannot_tell(study.size)
     level = study.options.level
-    estimate = Estimate(float("nan"), reason=reason) if reason else elasticity(study, study.view, level)
+    estimate = Estimate(float("nan"), reason=reason) if reason else length_law(study, study.view, level)
     verdict = decide(estimate, TARGETS[wanted])
     said = f"elasticity of {level} signal in length {with_interval(estimate)}, wanted {TARGETS[wanted]:.0f} \u00b1 0.1"
     if verdict == "insufficient data":
@@ -69,7 +69,9 @@ def policy(study: Study) -> Finding | None:
     elif is_bad_fit(study, study.view, level):
         # a mean slope on target may hide lengths that are all off it
         verdict = "inconclusive" if verdict == "on target" else verdict
-        said += f"; no power of length fits, {percent(misfit(study, study.view, level))} of the signal is elsewhere"
+        said += (
+            f"; no power of length fits, {percent(length_misfit(study, study.view, level))} of the signal is elsewhere"
+        )
     is_off = verdict == "off target"
     return Finding(
         "NORM003",

@@ -22,14 +22,13 @@ from numpy.typing import NDArray
 from sftloss.analysis.lengths.answers import Answers, Resampling, ready
 from sftloss.analysis.lengths.forecast import Forecast, forecast
 from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
-from sftloss.analysis.shared.bootstrap import GroupSums, resampling_units
 from sftloss.analysis.signal.views import AnalysisOptions, View
 from sftloss.analysis.table.segments import answers, with_facts, with_spans
 from sftloss.errors import DataError
+from sftloss.numbers import Floats, GroupSums, resampling_units
 from sftloss.roles import RESPONSE, ROLES
 from sftloss.weights import TOKEN_MEAN, Normalization
 
-Floats = NDArray[np.float64]
 Value = TypeVar("Value")
 IN_MEMORY = "rows"  # the path of rows that came from no file
 

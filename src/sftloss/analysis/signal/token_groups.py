@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from sftloss.analysis.shared.bootstrap import GroupSums, snap
 from sftloss.analysis.signal.frames import Study, signal_column
 from sftloss.analysis.signal.views import View
+from sftloss.numbers import Floats, GroupSums
+from sftloss.numbers.bootstrap import snap
 from sftloss.roles import ROLES
 
-Floats = NDArray[np.float64]
 BANDS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 BAND_NAMES = ["p < 0.01", "0.01 to 0.1", "0.1 to 0.25", "0.25 to 0.5", "0.5 to 0.75", "0.75 to 0.9", "0.9 to 0.99"]
 BAND_NAMES += ["p \u2265 0.99"]

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sftloss.analysis.shared.bootstrap import REPLICATES
 from sftloss.errors import ConfigError
+from sftloss.numbers.bootstrap import REPLICATES
 from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization, micro_batch_mean
 
 Level = Literal["S0", "S1", "S2"]

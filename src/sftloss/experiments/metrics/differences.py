@@ -20,9 +20,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sftloss.analysis.shared.bootstrap import poisson_weights
 from sftloss.experiments.metrics.shapes import Floats, Metric
 from sftloss.experiments.verdicts.paired import Mean, Part
+from sftloss.numbers import poisson_weights
 
 
 def paired_difference(

@@ -23,16 +23,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.document import Interval
-from sftloss.experiments.verdicts.student import t_quantile
+from sftloss.numbers import Floats, t_quantile
 
-Floats = NDArray[np.float64]
 POWER = 0.8
 
 
@@ -67,7 +65,7 @@ class Mean:
         """Two-sided interval that covers at least `level` of normal data; None where there is too little data."""
         if not self.parts:
             return None
-        half = math.sqrt(sum(part.variance * _quantile(level, part.df) ** 2 for part in self.parts))
+        half = math.sqrt(sum(part.variance * t_quantile(level, part.df) ** 2 for part in self.parts))
         return Interval(self.value - half, self.value + half, level)
 
     def detectable(self, level: float = 0.95) -> float:
@@ -79,7 +77,7 @@ class Mean:
         normal = NormalDist().inv_cdf(POWER)
         high = ((1 - 2 / (9 * part.df) + normal * math.sqrt(2 / (9 * part.df))) ** 3 for part in self.parts)
         squares = (
-            part.variance * most * _quantile(level, part.df) ** 2 for part, most in zip(self.parts, high, strict=True)
+            part.variance * most * t_quantile(level, part.df) ** 2 for part, most in zip(self.parts, high, strict=True)
         )
         return math.sqrt(sum(squares)) + normal * self.error
 
@@ -131,11 +129,6 @@ def crossed_mean(table: Floats) -> Mean:
 def _variance(means: Floats) -> float:
     """Of the mean of these means."""
     return float(means.var(ddof=1)) / len(means)
-
-
-@cache
-def _quantile(level: float, df: int) -> float:
-    return t_quantile(0.5 + level / 2.0, df)
 
 
 def _sums(codes: NDArray[np.int64], values: Floats) -> Floats:

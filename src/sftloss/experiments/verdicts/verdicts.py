@@ -14,7 +14,7 @@ from sftloss.experiments.metrics import Gap, Ratio, paired_difference
 from sftloss.experiments.plan import Arm, Run
 from sftloss.experiments.run.results import ArmResult, Forecast
 from sftloss.experiments.verdicts.paired import Floats, Mean, crossed_mean, linearised
-from sftloss.experiments.verdicts.student import t_quantile
+from sftloss.numbers import t_quantile
 
 LEVEL = 0.95
 SEEDS = 3
@@ -145,7 +145,7 @@ class Comparison:
     @property
     def errors_needed(self) -> float:
         """Standard errors that a difference must reach where seeds are all that varies."""
-        return t_quantile(0.5 + self.level / 2.0, self.difference.seeds - 1)
+        return t_quantile(self.level, self.difference.seeds - 1)
 
     @property
     def is_settled(self) -> bool:

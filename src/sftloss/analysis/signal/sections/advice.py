@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sftloss.analysis.shared import fixes, numbers
+from sftloss import numbers
+from sftloss.analysis.shared import fixes
 from sftloss.analysis.shared.shares import bounds, cell, number, percent
 from sftloss.analysis.signal.frames import Study
-from sftloss.analysis.signal.sections.length import elasticity, is_bad_fit, misfit
+from sftloss.analysis.signal.sections.length import is_bad_fit, length_law, length_misfit
 from sftloss.analysis.signal.sections.tokens import band_shares, describe_band, end_shares
 from sftloss.analysis.signal.token_groups import BAND_NAMES
 from sftloss.analysis.signal.views import View
@@ -59,9 +60,9 @@ def _equal_rule(study: Study) -> list[Rule]:
     view, level = View(study.objective, TOKEN_MEAN), study.options.level
     if numbers.cannot_tell(study.size):
         return []
-    wish, base = "equal signal from short and long examples", elasticity(study, view, level)
+    wish, base = "equal signal from short and long examples", length_law(study, view, level)
     if is_bad_fit(study, view, level):
-        wrong = misfit(study, view, level)
+        wrong = length_misfit(study, view, level)
         because = f"the best power of length puts {percent(wrong)} of the signal at the wrong lengths"
         return [
             (wish, "weight rows yourself: dividing by a power of length does not do it", because, wrong, None, None, "")

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from sftloss.analysis.shared import numbers
+from sftloss import numbers
 from sftloss.analysis.shared.shares import bounds, cell, forest, percent
 from sftloss.analysis.signal.frames import Study
-from sftloss.analysis.signal.sections.length import elasticity, is_bad_fit
+from sftloss.analysis.signal.sections.length import is_bad_fit, length_law
 from sftloss.analysis.signal.sections.tokens import mean_loss
 from sftloss.analysis.signal.views import LEVELS, View
 from sftloss.document import Cell, Column, Section, Table, TokenStrip
@@ -46,7 +46,7 @@ def comparison_section(study: Study) -> Section:
     for objective in study.objectives:
         for one in rules:
             view = View(objective, one)
-            signal, slope = study.signal(view, level)[trained], elasticity(study, view, level)
+            signal, slope = study.signal(view, level)[trained], length_law(study, view, level)
             if is_bad_fit(study, view, level):
                 slope = numbers.Estimate(float("nan"), reason="no power of length fits")
             slopes.append((_label(study, view), slope))

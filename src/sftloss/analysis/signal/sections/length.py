@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sftloss.analysis.shared import numbers
-from sftloss.analysis.shared.numbers import Estimate
+from sftloss import numbers
 from sftloss.analysis.shared.shares import (
     bounds,
     cell,
@@ -20,41 +19,41 @@ from sftloss.analysis.shared.shares import (
     with_interval,
 )
 from sftloss.analysis.shared.words import ALL_CUT
-from sftloss.analysis.signal import elasticity as laws
 from sftloss.analysis.signal.frames import Study
 from sftloss.analysis.signal.views import LEVELS, View
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
+from sftloss.numbers import Estimate
 
 
-def elasticity(study: Study, view: View, level: str) -> Estimate:
+def length_law(study: Study, view: View, level: str) -> Estimate:
     """Elasticity of a view's signal in T, with its interval."""
     options = study.options
     return study.once(
         ("elasticity", view, level),
-        lambda: laws.elasticity(
+        lambda: numbers.elasticity(
             study.size, study.signal(view, level), study.units, replicates=options.replicates, seed=options.seed
         ),
     )
 
 
-def misfit(study: Study, view: View, level: str) -> float:
+def length_misfit(study: Study, view: View, level: str) -> float:
     """Share of a view's signal that its elasticity puts at the wrong lengths; NaN where there is none."""
     return study.once(
         ("misfit", view, level),
-        lambda: laws.misfit(study.size, study.signal(view, level), elasticity(study, view, level).value),
+        lambda: numbers.misfit(study.size, study.signal(view, level), length_law(study, view, level).value),
     )
 
 
 def is_bad_fit(study: Study, view: View, level: str) -> bool:
     """Whether no one exponent describes how signal grows with length, so that none may be advised."""
-    return misfit(study, view, level) > laws.BAD_FIT
+    return length_misfit(study, view, level) > numbers.BAD_FIT
 
 
 def length_section(study: Study) -> Section:
     """Elasticity under each normalization, the concentration curve, and deciles of length."""
     level = study.options.level
     trained = study.size > 0
-    found = [(view, elasticity(study, view, level)) for view in study.views]
+    found = [(view, length_law(study, view, level)) for view in study.views]
     reason = numbers.cannot_tell(study.size)
     lead = _lead(study, found, reason)
     deciles, bins = _deciles(study, level)
@@ -72,7 +71,7 @@ def length_section(study: Study) -> Section:
         "T is the sum of an example's token weights; deciles are fixed on the data.",
         "Elasticity is the power of T that the mean signal follows (gamma quasi-likelihood, log link): examples with "
         "little or no signal count as they are. Misfit compares its signal with the deciles'; above "
-        f"{percent(laws.BAD_FIT)} no multiple and no exponent is given.",
+        f"{percent(numbers.BAD_FIT)} no multiple and no exponent is given.",
     )
     tables = (_numbers_table(study, level, found), deciles)
     return Section("length", "Length", lead, LEVELS[level], (slopes, curves, bins), tables, notes=notes)
@@ -93,7 +92,7 @@ def _lead(study: Study, found: list[tuple[View, Estimate]], reason: str) -> str:
             "2 means that every token counts alike, 1 that every example does; neither is wrong in itself.",
         ]
     if bad:
-        worst = max(misfit(study, view, level) for view in bad)
+        worst = max(length_misfit(study, view, level) for view in bad)
         said.append(
             f"No power of length describes the signal under {', '.join(view.normalization.name for view in bad)}: the "
             f"best puts {'up to ' if len(bad) > 1 else ''}{percent(worst)} at the wrong lengths; read the deciles."
@@ -136,9 +135,9 @@ def _numbers_table(study: Study, level: str, found: list[tuple[View, Estimate]])
         keep = signal > 0
         robust = numbers.theil_sen(np.log(size[keep]), np.log(signal[keep])) if keep.sum() > 2 else float("nan")
         partial = numbers.partial_spearman(size, signal, difficulty, tasks) if len(size) > 9 else float("nan")
-        slope = (estimate.value, *bounds(estimate.interval), misfit(study, view, level), robust)
+        slope = (estimate.value, *bounds(estimate.interval), length_misfit(study, view, level), robust)
         ranked = (numbers.concentration_index(signal, size), numbers.kakwani(signal, size))
-        values = (*slope, *ranked, numbers.spearman(size, signal), partial)
+        values = (*slope, *ranked, numbers.spearman(size, signal).r, partial)
         rows.append((view.normalization.name, *(cell(v) for v in values)))
     return Table("length-numbers", "Signal and length", columns, tuple(rows))
 
@@ -191,7 +190,7 @@ def _curves(study: Study, level: str, trained: np.ndarray) -> Chart:
 
 def _correlations(study: Study, trained: np.ndarray) -> str:
     size, total = study.size[trained], study.column(f"loss:{study.objective}")[trained]
-    summed, mean = numbers.pearson(size, total), numbers.pearson(size, total / size)
+    summed, mean = numbers.pearson(size, total).r, numbers.pearson(size, total / size).r
     return (
         f"Secondary: over examples, length correlates {number(summed)} with the summed loss and {number(mean)} "
         "with the mean loss. The first is mechanical, because a sum of T positive terms grows with T whatever the "

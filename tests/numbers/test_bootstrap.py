@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sftloss.analysis.shared.bootstrap import GroupSums, interval, poisson_weights, ratio_interval
-from sftloss.analysis.signal.elasticity import elasticity
+from sftloss.numbers import GroupSums, elasticity, interval, poisson_weights, ratio_interval
 
 
 def test_poisson_weights_have_the_moments_of_poisson_one():

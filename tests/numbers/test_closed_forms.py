@@ -6,27 +6,36 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sftloss.analysis.shared import numbers
+from sftloss import numbers
 
 rng = np.random.default_rng(3)
 X = rng.integers(1, 12, 200).astype(float)  # with ties
 Y = X**0.5 * rng.lognormal(size=200)
 
 
-def test_ranks_are_scipys_with_ties():
-    np.testing.assert_array_equal(numbers.ranks(X), stats.rankdata(X))
-
-
 def test_pearson_and_spearman_are_scipys():
     # 1e-12: the same float64 sums in another order
-    assert numbers.pearson(X, Y) == pytest.approx(stats.pearsonr(X, Y).statistic, rel=1e-12)
-    assert numbers.spearman(X, Y) == pytest.approx(stats.spearmanr(X, Y).statistic, rel=1e-12)
+    for ours, theirs in (
+        (numbers.pearson(X, Y), stats.pearsonr(X, Y)),
+        (numbers.spearman(X, Y), stats.spearmanr(X, Y)),
+    ):
+        assert (ours.r, ours.p) == pytest.approx((theirs.statistic, theirs.pvalue), rel=1e-12)
+        assert (ours.n, ours.reason) == (200, "")
+
+
+def test_correlation_of_too_few_or_broken_values_has_a_reason():
+    """Two groups once gave r = 0 with p = 0, "perfectly significant"."""
+    assert "3 observations" in numbers.pearson([1.0, 2.0], [1.0, 2.0]).reason
+    broken = numbers.spearman([1.0, np.nan, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0])
+    assert np.isnan(broken.r) and "NaN" in broken.reason and broken.plain()["r"] is None
+    with pytest.raises(ValueError, match="one length"):
+        numbers.pearson([1.0, 2.0, 3.0], [1.0, 2.0])
 
 
 @pytest.mark.parametrize("constant", [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])
 def test_correlation_with_a_constant_is_nan_not_zero(constant):
-    assert np.isnan(numbers.pearson(constant, [1.0, 2.0, 3.0]))
-    assert np.isnan(numbers.spearman([1.0, 2.0, 3.0], constant))
+    assert np.isnan(numbers.pearson(constant, [1.0, 2.0, 3.0]).r)
+    assert np.isnan(numbers.spearman([1.0, 2.0, 3.0], constant).r)
 
 
 def test_partial_spearman_is_the_textbook_formula():
@@ -46,7 +55,7 @@ def test_partial_spearman_removes_group_means():
     difficulty = rng.normal(size=200)
     within = rng.permutation(100).astype(float)
     y = np.concatenate([within, within]) + 1000 * group
-    assert numbers.spearman(x, y) > 0.7  # only because the groups differ
+    assert numbers.spearman(x, y).r > 0.7  # only because the groups differ
     assert abs(numbers.partial_spearman(x, y, difficulty, group)) < 0.35
 
 
@@ -124,3 +133,8 @@ def test_theil_sen_is_scipys_and_ignores_an_outlier():
 )
 def test_cannot_tell_names_what_is_missing(lengths, reason):
     assert reason in numbers.cannot_tell(lengths) and bool(reason) == bool(numbers.cannot_tell(lengths))
+
+
+@pytest.mark.parametrize("df", [1.0, 1.5, 2.0, 7.3, 1e5])
+def test_t_quantile_is_two_sided(df):
+    assert numbers.t_quantile(0.95, df) == pytest.approx(stats.t.ppf(0.975, df), rel=1e-9)

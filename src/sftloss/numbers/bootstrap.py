@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.document import Interval
+from sftloss.numbers.estimate import Floats
 
-Floats = NDArray[np.float64]
 REPLICATES = 1000
 _ROWS = 1024  # weights of a chunk: 1000 x 1024 doubles, 8 MB
 UNITS = 4096  # resampled at most
