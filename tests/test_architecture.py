@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import inspect
 import pkgutil
@@ -121,6 +122,61 @@ def _documented(value: object) -> bool:
 def test_files_are_short(path):
     """A file past 350 lines holds two ideas."""
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
+
+
+def imports_of(path: Path, modules: set[str]) -> set[str]:
+    """Modules of the package that a file imports anywhere in it, also under TYPE_CHECKING."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            longer = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in modules else node.module for name in longer.values()}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names & modules
+
+
+def circle_of(files: dict[str, Path]) -> list[str]:
+    """Modules that import each other in a circle, from module name to file; empty where there is none."""
+    try:
+        graph = {name: imports_of(path, set(files)) - {name} for name, path in files.items()}
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_two_files_import_each_other_in_a_circle():
+    dotted = {".".join(("sftloss", *path.relative_to(SOURCE).with_suffix("").parts)): path for path in FILES}
+    assert circle_of({name.removesuffix(".__init__"): path for name, path in dotted.items()}) == []
+
+
+def test_a_circle_by_way_of_type_checking_is_found(tmp_path):
+    """The negative control."""
+    (tmp_path / "a.py").write_text("from b import x\n")
+    (tmp_path / "b.py").write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a\n")
+    (tmp_path / "c.py").write_text("import a\n")
+    assert set(circle_of({name: tmp_path / f"{name}.py" for name in "abc"})) == {"a", "b"}
+
+
+MOST_ENTRIES = 12
+# one file an objective, one a strategy; data files beside the code
+OPEN_ROOMS = {"objectives", "tasks/strategies"}
+# rooms that are still to be divided: this set only shrinks
+CROWDED = {"statistics"}
+
+
+def entries(room: Path) -> list[str]:
+    """What a reader of a room sees at one level: its files of code and its folders with code."""
+    files = [path.name for path in room.glob("*.py") if path.name != "__init__.py"]
+    return files + [path.name for path in room.iterdir() if path.is_dir() and any(path.rglob("*.py"))]
+
+
+def test_no_room_shows_more_than_twelve_entries():
+    rooms = [SOURCE, *(path for path in SOURCE.rglob("*") if path.is_dir() and (path / "__init__.py").exists())]
+    names = {str(room.relative_to(SOURCE)): len(entries(room)) for room in rooms if room != SOURCE}
+    crowded = {name: count for name, count in names.items() if count > MOST_ENTRIES and name not in OPEN_ROOMS}
+    assert set(crowded) <= CROWDED, crowded
 
 
 def test_nothing_reads_pickles():

@@ -132,20 +132,28 @@ def pass_of(values: list[float], names: Any = None) -> Pass:
     values_[::2] = torch.tensor(values, dtype=torch.float64)
     stats = TokenStats({"target_logprob": -values_}, VOCAB)
     coefficients = (tokens.targets != -100).double() / count
-    return Pass(True, stats, tokens, coefficients, (coefficients * values_).sum(), {"row_ids": names})
+    return Pass(
+        True,
+        stats,
+        tokens,
+        coefficients,
+        (coefficients * values_).sum(),
+        {"row_ids": names},
+        objective("cross_entropy"),
+    )
 
 
 def test_spike_is_told_once_and_names_its_rows(caplog: pytest.LogCaptureFixture) -> None:
     watch, draw = SpikeWatch(), random.Random(0)
     calm = [[1 + 0.2 * draw.random() for _ in range(3)] for _ in range(40)]
     with caplog.at_level(logging.WARNING, "sftloss.training"):
-        assert not any([watch.look(Loss(), pass_of(values)) for values in calm])
+        assert not any([watch.look(pass_of(values)) for values in calm])
         assert not caplog.records
         names = ["data.jsonl:4", "data.jsonl:7", "data.jsonl:9"]
-        assert watch.look(Loss(), pass_of([1.1, 9.0, 1.2], names))
-        assert not watch.look(Loss(), pass_of([1.1, 8.0, 1.2], names)), "the same spike"
-        assert not watch.look(Loss(), pass_of(calm[0]))
-        assert watch.look(Loss(), pass_of([1.1, 1.0, 7.0], names)), "another one"
+        assert watch.look(pass_of([1.1, 9.0, 1.2], names))
+        assert not watch.look(pass_of([1.1, 8.0, 1.2], names)), "the same spike"
+        assert not watch.look(pass_of(calm[0]))
+        assert watch.look(pass_of([1.1, 1.0, 7.0], names)), "another one"
     first, second = (record.getMessage() for record in caplog.records)
     assert "loss is 3.77 a token, the median of the 40 before it 1.1" in first
     assert first.index("data.jsonl:7 (80% of it, 9 a token)") < first.index("data.jsonl:9")
@@ -170,7 +178,7 @@ def test_noise_is_no_spike(name: str, most: int) -> None:
     logging.getLogger("sftloss.training").disabled = True
     try:
         for i in range(2000):
-            told += watch.look(Loss(), pass_of([max(make(i), 1e-3)]))
+            told += watch.look(pass_of([max(make(i), 1e-3)]))
     finally:
         logging.getLogger("sftloss.training").disabled = False
     assert told <= most
@@ -179,11 +187,11 @@ def test_noise_is_no_spike(name: str, most: int) -> None:
 def test_evaluation_and_the_first_micro_batches_are_not_judged() -> None:
     watch = SpikeWatch()
     for _ in range(FEWEST - 1):
-        assert not watch.look(Loss(), pass_of([1.0]))
-    assert not watch.look(Loss(), pass_of([100.0])), "too few before it"
+        assert not watch.look(pass_of([1.0]))
+    assert not watch.look(pass_of([100.0])), "too few before it"
     evaluated = pass_of([100.0])
-    assert not watch.look(Loss(), Pass(False, *list(vars(evaluated).values())[1:]))
-    assert watch.look(Loss(), pass_of([100.0]))
+    assert not watch.look(Pass(False, *list(vars(evaluated).values())[1:]))
+    assert watch.look(pass_of([100.0]))
 
 
 def test_packed_row_is_named_by_its_sequence() -> None:

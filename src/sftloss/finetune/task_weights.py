@@ -130,15 +130,7 @@ def _reference(recipe: Recipe, choice: Choice) -> Any:
 
 def task_facts(loss: Loss) -> dict[str, Any] | None:
     """What a finished run says of its tasks: the strategy, and by task the last weight, loss, shares and trend."""
-    if not isinstance(loss.tasks, TaskWeighting):
-        return None
-    weighting = loss.tasks.weighting
-    return {
-        "strategy": weighting.strategy.name,
-        "base": weighting.rules.base,
-        "by_task": weighting.get_task_statistics(),
-        "conflicts": weighting.conflicts.report() if loss.tasks.needs_gradients else None,
-    }
+    return loss.task_factor.facts()
 
 
 def _with(loss: Loss, weighting: MultiTaskLoss, choice: Choice, reference: Any = None) -> Loss:

@@ -6,16 +6,18 @@ from sftloss.training.attach import Attachment, attach, attachment_of, detach
 from sftloss.training.batch.collate import collate_rows, inputs_of
 from sftloss.training.batch.tokens import weigh_batch
 from sftloss.training.hosts.trainer import with_loss
-from sftloss.training.loss import Loss, TaskFactors
+from sftloss.training.loss import Loss
+from sftloss.training.passes import Pass
 from sftloss.training.step import Step, step_total
+from sftloss.training.tasks.factors import TaskFactor, TaskFactors
 from sftloss.training.tasks.weighting import TaskWeighting
-from sftloss.training.watch.passes import Pass
 
 __all__ = [
     "Attachment",
     "Loss",
     "Pass",
     "Step",
+    "TaskFactor",
     "TaskFactors",
     "TaskWeighting",
     "attach",

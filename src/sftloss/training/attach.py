@@ -10,7 +10,6 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,19 +19,19 @@ from torch.distributed.fsdp import FSDPModule
 from sftloss.errors import ModelError
 from sftloss.loss import weighted_loss
 from sftloss.statistics import Plan
+from sftloss.statistics.probe import Objective
 from sftloss.training.batch.exact import hold, release
-from sftloss.training.batch.tokens import COLUMNS, read_tokens
+from sftloss.training.batch.tokens import BATCH_KEYS, read_tokens
 from sftloss.training.head.head import HeadForm, last_hidden, no_logits, prove_head, unwrap
 from sftloss.training.head.sharded import local_hidden
-from sftloss.training.loss import Loss, Objective, as_loss
+from sftloss.training.loss import Loss, as_loss
+from sftloss.training.passes import Pass
 from sftloss.training.step import Step, contribution, step_total
-from sftloss.training.tasks.weighting import TaskWeighting
-from sftloss.training.watch.passes import Pass
 from sftloss.training.watch.rows import refuse_outside
 from sftloss.training.watch.spikes import SpikeWatch
 from sftloss.training.watch.tally import Tally
 
-_OURS = (*COLUMNS, "output_logits", "num_items_in_batch", "shift_labels")
+_OURS = (*BATCH_KEYS, "output_logits", "num_items_in_batch", "shift_labels")
 _MARK = "_sftloss_attachment"
 _PLAN = Plan(fields=("entropy",))
 
@@ -56,9 +55,7 @@ class Attachment:
         self.tallies = {"train": Tally(), "eval": Tally()}
         self.spikes = SpikeWatch()
         self.observers: list[Callable[[Pass], None]] = []
-        if isinstance(loss.tasks, TaskWeighting):
-            loss.tasks.bind(model, loss)
-            self.observers.append(partial(loss.tasks.observe, loss))
+        loss.task_factor.bind(model, loss.extras)
         self.task_names: tuple[str, ...] = ()
         self.is_active = True
         self._before = vars(model).get("forward")
@@ -72,7 +69,7 @@ class Attachment:
 
     def metrics(self, which: str = "train", *, is_global: bool = True, group: Any = None) -> dict[str, float]:
         """Cross-entropy, entropy, accuracy, loss and shares since the last call, on all ranks; see `Tally.read`."""
-        names = self.task_names or (() if self.loss.tasks is None else self.loss.tasks.names)
+        names = self.task_names or self.loss.task_factor.names
         tally = self.tallies[which]
         return tally.read(device=_device(self.model), is_global=is_global, group=group, task_names=names)
 
@@ -104,7 +101,7 @@ class Attachment:
     def _hold_before_sharding(self) -> None:
         """FSDP2 rounds what its outermost module is given, in a hook; from now on ours comes before it."""
         if self._hook is None and isinstance(self._outer, FSDPModule):
-            names = (*COLUMNS, *self.loss.extras)
+            names = (*BATCH_KEYS, *self.loss.extras)
             self._hook = self._outer.register_forward_pre_hook(
                 lambda _module, args, kwargs: (args, hold(kwargs, names)), prepend=True, with_kwargs=True
             )
@@ -125,7 +122,7 @@ class Attachment:
             given = release({**dict(zip(names, args, strict=False)), **kwargs})
             has_labels = given.get("labels") is not None or given.get("shift_labels") is not None
             if not (has_labels and attachment.is_active):
-                return attachment.own_forward(self)(**_without(given, (*COLUMNS, "output_logits")))
+                return attachment.own_forward(self)(**_without(given, (*BATCH_KEYS, "output_logits")))
             return attachment.run(self, given)
 
         self._forward = functools.wraps(own)(forward)
@@ -197,17 +194,18 @@ class Attachment:
             head,
             tokens.targets.to(device),
             coefficients,
-            loss.objective,  # type: ignore[arg-type]
+            loss.function,
             extras=extras,
             plan=_PLAN,
         )
-        seen = Pass(model.training, stats, tokens, coefficients.detach(), value.detach(), given)
-        if isinstance(loss.tasks, TaskWeighting) and loss.tasks.is_looking_again:
-            loss.tasks.observe(loss, seen)
+        seen = Pass(model.training, stats, tokens, coefficients.detach(), value.detach(), given, loss.function)
+        if loss.task_factor.is_repeating:
+            loss.task_factor.observe(seen)
             return value
-        is_spike = loss.is_checked and self.spikes.look(loss, seen)
+        is_spike = loss.is_checked and self.spikes.look(seen)
         total = step.total.to(device) if step.total.dim() == 0 and own_total else None
-        self.tallies["train" if model.training else "eval"].add(loss, seen, total, is_spike)
+        self.tallies["train" if model.training else "eval"].add(seen, total, is_spike)
+        loss.task_factor.observe(seen)
         for observe in self.observers:
             observe(seen)
         return value * step.ranks + rest.to(device) / step.micro_batches
@@ -219,7 +217,7 @@ class Attachment:
         if isinstance(items, Step):
             return items, False
         if items is None:
-            factors = self._own_factors()
+            factors = loss.task_factor.outside_of_a_step(self.model.training)
             return Step(contribution(loss, tokens, factors), factors), adds_up
         if not loss.counts_tokens or any(given.get(name) is not None for name in ("token_weights", "example_weights")):
             raise ValueError(
@@ -228,17 +226,6 @@ class Attachment:
                 "sftloss.training.with_loss(Trainer, loss)."
             )
         return Step(torch.as_tensor(items, dtype=torch.float64)), False
-
-    def _own_factors(self) -> Tensor | None:
-        """Factors of a pass that is no part of a step."""
-        if not isinstance(self.loss.tasks, TaskWeighting):
-            return None if self.loss.tasks is None else self.loss.tasks.now()
-        if self.model.training:
-            raise ValueError(
-                "sftloss: task weights move once an optimizer step, so a pass must know its step; pass "
-                "num_items_in_batch=attachment.step(micro_batches)."
-            )
-        return None  # an evaluation weights no task
 
 
 def attach(model: nn.Module, loss: Loss | str | Objective) -> Attachment:

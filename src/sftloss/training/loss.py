@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor
 
 from sftloss.objectives import objective as read_objective
 from sftloss.roles import ROLES
-from sftloss.statistics import TokenStats
+from sftloss.statistics.probe import Objective
+from sftloss.training.tasks.factors import TaskFactor, TaskFactors
 from sftloss.weights import NORMALIZERS, TOKEN_MEAN, Normalization
 from sftloss.weights import normalization as read_normalization
-
-if TYPE_CHECKING:
-    from sftloss.training.tasks.weighting import TaskWeighting
-
-Objective = Callable[[TokenStats], Tensor]
-
-
-@dataclass(frozen=True)
-class TaskFactors:
-    r"""Factors that multiply after the normalization: :math:`c = \lambda_g \, u / Z_g`.
-
-    Attributes:
-        factors: One number a task.
-        is_mean_per_task: Whether each task is divided by its own normalizer (the loss is a weighted sum of task
-            means) or all by one.
-        names: What the log calls the tasks, in the order of their indices.
-    """
-
-    factors: Sequence[float]
-    is_mean_per_task: bool = True
-    names: tuple[str, ...] = ()
-
-    def now(self) -> Tensor:
-        """The factors of this step, ``(tasks,)``, float64."""
-        return torch.tensor(self.factors, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -46,18 +18,21 @@ class Loss:
     r"""A loss for training: :math:`\sum_i c_i f(s_i)` with :math:`c_i = u_i / Z`, Z one number for the optimizer step.
 
     Attributes:
-        objective: An expression, ``"cross_entropy + 1e-4 * z_loss"``, or any function of token statistics that looks
-            at one token at a time.
+        objective: An expression, ``"cross_entropy + 1e-4 * z_loss"``, or any function of token statistics that reads
+            each token by itself.
         normalization: How a sequence's weights depend on its length T, the sum of its weights: ``"token-mean"`` (no
             division: every token counts the same), ``"example-mean"`` (every sequence the same, which teaches
             shorter output), ``"sqrt"``, or an exponent alpha, which multiplies them by T^-alpha.
-        roles: Weight by role, as ``{"prompt": 0.1, "response": 1.0}``; a role not named is not trained. The batch
-            says roles by a tensor ``roles``; without one, a token whose label is ignored is the prompt's and the
-            others are the response's. None trains what the labels do not ignore.
+        roles: Weight by role, as ``{"prompt": 0.1, "response": 1.0}``; a role that is not named is not trained. Roles
+            are read from a batch tensor ``roles``; without one, tokens with an ignored label are the prompt and the
+            others the response. None trains the tokens whose label is not ignored.
         normalizer: ``"weights"``, ``"sequences"`` or ``"tokens"``: what Z counts. A number is Z itself.
-        tasks: Factors by task, fixed or moved by a strategy; the batch then holds ``tasks``, an index a row or a token.
+        tasks: Factors by task, fixed (:class:`TaskFactors`) or moved by a strategy (:class:`TaskWeighting`); the batch
+            then holds ``tasks``, an index a row or a token. Task names alone, as ``("qa", "code")``, change no weight:
+            the log shows each task's share of the signal under its name.
         extras: Names of batch tensors, laid out as the labels are, that the objective reads as ``stats.extras``.
-        is_checked: Whether a non-finite loss raises, naming the rows. Asking waits for the device once a micro-batch.
+        is_checked: Whether a non-finite loss raises an error that names the rows. The check waits for the device once
+            a micro-batch.
 
     Raises:
         ValueError: If a name or a number is not one of these, or the objective mixes tokens: then its value depends
@@ -72,7 +47,7 @@ class Loss:
     normalization: str | float | Normalization = TOKEN_MEAN
     roles: Mapping[str, float] | None = None
     normalizer: str | float = "weights"
-    tasks: TaskFactors | TaskWeighting | None = None
+    tasks: TaskFactor | Sequence[str] | None = None
     extras: tuple[str, ...] = ()
     is_checked: bool = True
 
@@ -89,6 +64,7 @@ class Loss:
         object.__setattr__(self, "normalization", read_normalization(self.normalization))
         if self.normalization.micro_batch is not None:  # type: ignore[union-attr]
             raise ValueError("Loss: a mean of micro-batch means depends on how a step is cut; divide the whole step.")
+        object.__setattr__(self, "tasks", _as_factors(self.tasks))
         self._check_normalizer()
         for role, weight in (self.roles or {}).items():
             if role not in ROLES or not abs(weight) < float("inf"):
@@ -103,16 +79,38 @@ class Loss:
             raise ValueError(f"Loss: a normalizer that is a number must be > 0, got {self.normalizer}.")
 
     @property
+    def function(self) -> Objective:
+        """The objective as a function."""
+        return self.objective  # type: ignore[return-value]  # an expression was read when the loss was made
+
+    @property
+    def task_factor(self) -> TaskFactor:
+        """The factors by task; without tasks those that do nothing."""
+        return self.tasks  # type: ignore[return-value]  # names and None were read when the loss was made
+
+    @property
     def alpha(self) -> float:
         """Exponent of the length: 0 for the token mean, 1 for the example mean."""
         return self.normalization.alpha  # type: ignore[union-attr]
 
     @property
     def counts_tokens(self) -> bool:
-        """Whether Z is the number of labels not ignored, whatever the batch holds beside its labels."""
-        return self.normalizer in ("weights", "tokens") and not self.alpha and self.roles is None and not self.tasks
+        """Whether Z is the number of labels not ignored, whatever else the batch holds."""
+        is_count = self.normalizer in ("weights", "tokens") and not self.alpha and self.roles is None
+        return is_count and not self.task_factor.is_weighting
 
 
 def as_loss(loss: Loss | str | Objective) -> Loss:
-    """A loss as given, or one with that objective and every other choice at its default."""
+    """The loss itself, or one with this objective and every other choice at its default."""
     return loss if isinstance(loss, Loss) else Loss(loss)
+
+
+def _as_factors(tasks: TaskFactor | Sequence[str] | None) -> TaskFactor:
+    if tasks is None or isinstance(tasks, (list, tuple)):
+        names = tuple(tasks or ())
+        if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+            raise ValueError(f"Loss: tasks takes names, each once, or factors by task, got {tasks!r}.")
+        return TaskFactors(names=names)
+    if isinstance(tasks, str) or not hasattr(tasks, "is_weighting"):
+        raise ValueError(f"Loss: tasks takes a list of names, TaskFactors or a TaskWeighting, got {tasks!r}.")
+    return tasks  # type: ignore[return-value]

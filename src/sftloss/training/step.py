@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sftloss.ranks import reduce_over_ranks, world_size
-from sftloss.training.batch.tokens import Tokens, read_tokens
+from sftloss.training.batch.tokens import read_tokens
 from sftloss.training.loss import Loss
+from sftloss.training.passes import Tokens
 from sftloss.weights import coefficients, group_coefficients, group_normalizers, normalizer
 
 
@@ -50,7 +51,7 @@ def contribution(loss: Loss, tokens: Tokens, factors: Tensor | None) -> Tensor:
     weights = tokens.weights
     if by == "sequences" and tokens.shares is not None:  # a sequence lies on several ranks and counts once
         weights, by = tokens.shares, "weights"
-    if factors is not None and loss.tasks is not None and loss.tasks.is_mean_per_task:
+    if factors is not None and loss.task_factor.is_mean_per_task:
         assert tokens.groups is not None
         count = factors.numel()
         return group_normalizers(weights, tokens.groups, count=count, by=by, segments=tokens.segments)
@@ -92,7 +93,7 @@ def step_total(
     processes = world_size(group)
     if not micro_batches and processes == 1:
         raise ValueError("step_total: give at least one micro-batch.")
-    factors, ranks = None if loss.tasks is None else loss.tasks.now(), processes // copies
+    factors, ranks = loss.task_factor.now(), processes // copies
     parts = [contribution(loss, read_tokens(loss, batch), factors) for batch in micro_batches]
     parts = parts or [contribution(loss, _no_tokens(loss), factors)]
     if not isinstance(loss.normalizer, str):
@@ -104,5 +105,5 @@ def step_total(
 def _no_tokens(loss: Loss) -> Tokens:
     """What a rank without a micro-batch reads."""
     nothing = torch.zeros(0, dtype=torch.int64)
-    groups = None if loss.tasks is None else nothing
+    groups = nothing if loss.task_factor.is_weighting else None
     return Tokens(nothing, torch.zeros(0, dtype=torch.float64), nothing, groups, {}, columns=1)

@@ -156,11 +156,10 @@ def _fine_tuned(plan: Plan, recipe: Recipe, start: tuple[Any, Any, Rows], watch:
 
 def _task_metrics(model: Any) -> dict[str, float]:
     """Where the weights of the tasks are now; empty where none are."""
-    from sftloss.training import TaskWeighting, attachment_of
+    from sftloss.training import attachment_of
 
     attachment = attachment_of(model)
-    tasks = None if attachment is None else attachment.loss.tasks
-    return tasks.metrics() if isinstance(tasks, TaskWeighting) else {}
+    return {} if attachment is None else attachment.loss.task_factor.metrics()
 
 
 class _Curve:

@@ -41,7 +41,7 @@ class Groups:
         group = self._group.to(device)[seen.batch["example_ids"].reshape(-1).to(device)]
         group = torch.where(weights != 0, group, -1)
         counted = (weights != 0) & (group >= 0)
-        values = self.loss.objective(seen.stats).double()  # type: ignore[operator]
+        values = seen.objective(seen.stats).double()
         rows = torch.stack(
             [
                 torch.where(counted, weights.double() * values, 0),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sftloss.ranks import gather_over_ranks
-from sftloss.training import Loss, Pass
+from sftloss.training import Pass
 from sftloss.training.watch.rows import say_largest
 from sftloss.training.watch.spikes import SpikeWatch
 
@@ -23,10 +23,10 @@ class NotedSpikes(SpikeWatch):
         self.step = 0
         self._notes: list[dict[str, Any]] = []
 
-    def look(self, loss: Loss, seen: Pass) -> bool:
-        begins = super().look(loss, seen)
+    def look(self, seen: Pass) -> bool:
+        begins = super().look(seen)
         if begins:
-            self._notes.append({"step": self.step, "spike": say_largest(loss, seen)})
+            self._notes.append({"step": self.step, "spike": say_largest(seen)})
         return begins
 
     def take(self) -> list[dict[str, Any]]:

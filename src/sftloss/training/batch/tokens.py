@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sftloss.data import align
 from sftloss.roles import PROMPT, RESPONSE
 from sftloss.statistics import IGNORED
 from sftloss.training.loss import Loss
+from sftloss.training.passes import Tokens
 from sftloss.weights import length_weights, role_weights, segment_lengths
 
-COLUMNS = (
+BATCH_KEYS = (
     "token_weights",
     "example_weights",
     "roles",
@@ -28,34 +28,6 @@ COLUMNS = (
     "sequence_shares",
 )
 """What a batch may hold beside what the model takes; see :func:`read_tokens`."""
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A micro-batch, flat and aligned with the hidden states that predict it.
-
-    Attributes:
-        targets: ``(tokens,)``, -100 where nothing is predicted.
-        weights: u of each token, ``(tokens,)``, float64; 0 where nothing is trained.
-        segments: Sequence of each token, ``(tokens,)``.
-        groups: Task of each token, -1 where it is not trained; None where the loss has no task factors.
-        extras: Further tensors, ``(tokens,)`` each.
-        columns: Length of a row, so that a token can be told its row.
-        roles: Role code of each target, for the log; None where neither batch nor loss tells roles apart.
-        tasks: Task of each token as the batch says it, for the log; None where it does not.
-        shares: What each token is of its sequence, so that they add up to the number of sequences wherever the batch
-            was cut; None where it holds sequences whole.
-    """
-
-    targets: Int[Tensor, " tokens"]
-    weights: Float[Tensor, " tokens"]
-    segments: Int[Tensor, " tokens"]
-    groups: Int[Tensor, " tokens"] | None
-    extras: Mapping[str, Tensor]
-    columns: int
-    roles: Int[Tensor, " tokens"] | None = None
-    tasks: Int[Tensor, " tokens"] | None = None
-    shares: Float[Tensor, " tokens"] | None = None
 
 
 def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
@@ -97,11 +69,7 @@ def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
     if batch.get("example_weights") is not None:
         weights = weights * _per_token(batch["example_weights"], labels).double()
     tasks = None if batch.get("tasks") is None else _per_token(batch["tasks"], labels).long()
-    groups = None
-    if loss.tasks is not None:
-        if tasks is None:
-            raise ValueError("sftloss: the loss has task factors, so the batch must hold tasks, one index a row.")
-        groups = torch.where(weights != 0, tasks, -1)
+    groups = _groups(loss, tasks, weights)
     extras = {name: flat(name, 0) for name in loss.extras}
     roles = flat("roles", -1).long() if batch.get("roles") is not None else None
     if roles is None and loss.roles is not None:
@@ -163,9 +131,7 @@ def _weighed(loss: Loss, batch: Mapping[str, Any], labels: Tensor) -> Tokens:
 
     targets, weights, shares, tasks = (flat(n) for n in ("shift_labels", "loss_weights", "sequence_shares", "tasks"))
     assert targets is not None and weights is not None
-    if loss.tasks is not None and tasks is None:
-        raise ValueError("sftloss: the loss has task factors, so the batch must hold tasks, one index a row.")
-    groups = None if loss.tasks is None else torch.where(weights != 0, tasks, -1)  # type: ignore[arg-type]
+    groups = _groups(loss, tasks, weights)
     rows = torch.arange(labels.shape[0], device=labels.device).repeat_interleave(labels.shape[1])
     extras = {name: value for name in loss.extras if (value := flat(name)) is not None}
     return Tokens(targets, weights, rows, groups, extras, labels.shape[1], flat("roles"), tasks, shares)
@@ -215,6 +181,15 @@ def _role_weights(
 
 def _roles_by_label(is_labelled: Bool[Tensor, " tokens"]) -> Int[Tensor, " tokens"]:
     return torch.where(is_labelled, RESPONSE, PROMPT)
+
+
+def _groups(loss: Loss, tasks: Tensor | None, weights: Tensor) -> Int[Tensor, " tokens"] | None:
+    """Task of each token that is trained, -1 elsewhere; None where no factor multiplies by task."""
+    if not loss.task_factor.is_weighting:
+        return None
+    if tasks is None:
+        raise ValueError("sftloss: the loss has task factors, so the batch must hold tasks, one index a row.")
+    return torch.where(weights != 0, tasks, -1)
 
 
 def _per_token(values: Tensor, labels: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from sftloss.errors import ConfigError
 from sftloss.statistics import IGNORED, from_logits
-from sftloss.training.loss import Loss, Objective, as_loss
+from sftloss.statistics.probe import Objective
+from sftloss.training.loss import Loss, as_loss
 
 
 def register(name: str, loss: Loss | str | Objective) -> type:
@@ -79,7 +80,7 @@ def loss_of_logits(
     weights = is_label.float() if scale is None else torch.where(is_label, scale.reshape(-1).to(logits.device), 0.0)
     kept = torch.nonzero(weights)[:, 0]  # a row that does not count is not even read: NaN there poisons nothing
     stats = from_logits(logits.reshape(-1, logits.shape[-1])[kept], targets[kept])
-    losses: Tensor = loss.objective(stats)  # type: ignore[operator]
+    losses = loss.function(stats)
     return (losses * weights[kept]).sum() / items
 
 

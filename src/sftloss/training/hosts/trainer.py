@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import IterableDataset
 
 from sftloss.errors import ConfigError
+from sftloss.statistics.probe import Objective
 from sftloss.training.attach import attach, attachment_of
 from sftloss.training.batch.exact import hold
 from sftloss.training.batch.fill import Filled, fill
-from sftloss.training.batch.tokens import COLUMNS
+from sftloss.training.batch.tokens import BATCH_KEYS
 from sftloss.training.head.head import is_partitioned
-from sftloss.training.loss import Loss, Objective, as_loss
+from sftloss.training.loss import Loss, as_loss
 from sftloss.training.state import load_state, save_state
 from sftloss.training.step import Step, step_total
-from sftloss.training.tasks.weighting import TaskWeighting
+from sftloss.training.tasks.factors import TaskFactor
 
 _LOG = logging.getLogger("sftloss.training")
 
@@ -50,7 +50,7 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
     from transformers.trainer_utils import has_length
 
     chosen = as_loss(loss)
-    tasks = chosen.tasks if isinstance(chosen.tasks, TaskWeighting) else None
+    tasks = chosen.task_factor
 
     class LossTrainer(trainer):
         # our loss is divided by the normalizer of the whole window
@@ -72,7 +72,7 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
             present: list[str] = self._signature_columns or []
             self._signature_columns: list[str] = [
                 *present,
-                *(n for n in (*COLUMNS, *chosen.extras) if n not in present),
+                *(n for n in (*BATCH_KEYS, *chosen.extras) if n not in present),
             ]
 
         def _get_dataloader(
@@ -103,11 +103,11 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
                     "whose Trainer asks _get_num_items_in_batch."
                 )
             _attached(self, chosen)
-            outputs = model(**hold(inputs, (*COLUMNS, *chosen.extras)), num_items_in_batch=num_items_in_batch)
+            outputs = model(**hold(inputs, (*BATCH_KEYS, *chosen.extras)), num_items_in_batch=num_items_in_batch)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
 
         def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            with nullcontext() if tasks is None else tasks.capture(inputs):
+            with tasks.capture(inputs):
                 return super().training_step(model, inputs, *args, **kwargs)
 
         def prediction_step(
@@ -128,8 +128,7 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
             output = super().evaluation_loop(*args, **kwargs)
             prefix = kwargs.get("metric_key_prefix", "eval")
             output.metrics.update({f"{prefix}_{k}": v for k, v in attachment.metrics("eval").items()})
-            if tasks is not None:
-                tasks.end_evaluation()
+            tasks.end_evaluation()
             return output
 
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -142,26 +141,26 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
                         self.state.global_step,
                     )
                 logs.update({name: value for name, value in seen.items() if name != "loss"})
-                logs.update({} if tasks is None else tasks.metrics())
+                logs.update(tasks.metrics())
             super().log(logs, *args, **kwargs)
 
         def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
             super()._save_optimizer_and_scheduler(output_dir)
             save_state(self, Path(output_dir), self._keeps)
-            if tasks is not None and self.args.should_save:  # the same on every rank
+            if self.args.should_save:  # the same on every rank
                 tasks.save(Path(output_dir))
 
         def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
             super()._load_optimizer_and_scheduler(checkpoint)
             self._resumed_from = checkpoint
-            if tasks is not None and checkpoint is not None:
+            if checkpoint is not None:
                 tasks.load(Path(checkpoint))
 
     LossTrainer.__name__ = LossTrainer.__qualname__ = trainer.__name__
     return LossTrainer
 
 
-def _events(trainer: Any, loss: Loss, tasks: TaskWeighting | None) -> Any:
+def _events(trainer: Any, loss: Loss, tasks: TaskFactor) -> Any:
     """What is done between the Trainer's own steps."""
     from transformers import TrainerCallback
 
@@ -179,8 +178,7 @@ def _events(trainer: Any, loss: Loss, tasks: TaskWeighting | None) -> Any:
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """The weights move right after the optimizer, before anything is logged, evaluated or saved."""
-            if tasks is not None:
-                tasks.step()
+            tasks.step()
 
     return Events()
 
@@ -201,18 +199,9 @@ def _attached(trainer: Any, loss: Loss) -> Any:
     return attachment_of(trainer.model) or attach(trainer.model, loss)
 
 
-def _check(trainer: Any, tasks: TaskWeighting | None) -> None:
+def _check(trainer: Any, tasks: TaskFactor) -> None:
     args = trainer.args
-    if tasks is not None and tasks.needs_gradients and args.fp16:
-        raise ConfigError(
-            f"with_loss: {tasks.told} compares gradients of different steps, which the loss scale "
-            "of fp16 changes; use bf16."
-        )
-    if tasks is not None and tasks.is_layerwise and args.gradient_accumulation_steps > 1:
-        raise ConfigError(
-            "with_loss: layerwise task gradients take one batch a step, because Gramians of micro-batches do not add "
-            "up; set gradient_accumulation_steps=1, or hold them all with layerwise=False."
-        )
+    tasks.check(args)
     if args.label_smoothing_factor:
         raise ConfigError(
             "with_loss: label_smoothing_factor is a second loss; write it in the objective, as "

@@ -1,63 +1,55 @@
-"""A model that is not trained, beside the one that is: how likely does it find the same tokens?"""
+"""A reference model that is not trained: its log-probability of the tokens another model is trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sftloss.decoder import Decoder, open_decoder
 from sftloss.errors import ConfigError
-from sftloss.training.watch.passes import Pass
+from sftloss.statistics import IGNORED, Plan, from_logits, token_statistics
+from sftloss.training.passes import Pass
 
-if TYPE_CHECKING:
-    from sftloss.training.loss import Loss
+_PLAN = Plan(fields=("target_logprob",))
 
 
 class Reference:
-    """Gives log-probabilities of the tokens that another model is trained on, by one forward pass more.
+    """Log-probabilities under a model that is not trained, by one more forward pass for each batch.
 
     Args:
-        model: A causal language model of transformers with the same vocabulary. It is put into evaluation mode, and
-            from :meth:`bind` on has a loss attached.
+        model: A causal language model of transformers with the same vocabulary. It is put into evaluation mode.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model.eval().requires_grad_(False)
-        self._found: Tensor | None = None
+        self._decoder: Decoder | None = None
 
-    def bind(self, model: Any, loss: Loss) -> None:
-        """Lay tokens out as this loss does for this model.
+    def check(self, model: Any) -> None:
+        """Refuse a trained model with another vocabulary.
 
         Raises:
             ConfigError: If the vocabularies differ.
         """
-        from sftloss.training.attach import attach, attachment_of
-
         ours, theirs = (m.get_input_embeddings().weight.shape[0] for m in (model, self.model))
         if ours != theirs:
             raise ConfigError(
                 f"tasks: the reference model has {theirs} tokens, the trained one {ours}; both must be one."
             )
-        before = attachment_of(self.model)
-        if before is not None:
-            before.detach()
-        # weights of tokens as there, so that the same are looked at; the objective does not matter
-        attachment = attach(self.model, replace(loss, objective="cross_entropy", tasks=None, extras=()))
-        attachment.observers.append(self._see)
-
-    def _see(self, seen: Pass) -> None:
-        self._found = seen.stats.target_logprob
 
     @torch.no_grad()
-    def logprob(self, batch: Mapping[str, Any], device: torch.device) -> Float[Tensor, " tokens"]:
-        """Of each target of the batch, as a :class:`Pass` has them; 0 where the token is not trained."""
+    def logprob(self, seen: Pass) -> Float[Tensor, " tokens"]:
+        """Log-probability of each target of a pass, 0 where the token is not trained."""
+        device = seen.coefficients.device
         self.model.to(device)
-        given = {name: value for name, value in batch.items() if name not in ("num_items_in_batch", "tasks")}
-        self.model(**{**given, "output_logits": False})
-        assert self._found is not None
-        found, self._found = self._found, None
-        return found
+        self._decoder = self._decoder or open_decoder(self.model)
+        inputs: list[Any] = [seen.batch.get(name) for name in ("input_ids", "position_ids", "attention_mask")]
+        targets = torch.where(seen.is_counted, seen.tokens.targets.to(device), IGNORED)
+        if self._decoder.head is None:
+            stats = from_logits(self._decoder.logits(*inputs).flatten(0, 1), targets)
+        else:
+            hidden = self._decoder.hidden(*inputs).flatten(0, 1)
+            stats = token_statistics(hidden, self._decoder.head, targets, plan=_PLAN)
+        return stats.target_logprob.to(device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from sftloss.errors import ConfigError
+from sftloss.ranks import sum_over_ranks, world_size
+from sftloss.training.passes import Pass
 from sftloss.training.tasks.reference import Reference
-from sftloss.training.watch.passes import Pass
 
 if TYPE_CHECKING:
     from sftloss.tasks import MultiTaskLoss, TaskGradients
-    from sftloss.training.loss import Loss
 
 FILE = "task_weights.safetensors"
 """What a checkpoint holds of it."""
@@ -67,7 +67,7 @@ class TaskWeighting:
         self._gradients: TaskGradients | None = None
         self._captured = 0
         self._batches: list[Mapping[str, Any]] = []
-        self.is_looking_again = False
+        self.is_repeating = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -83,28 +83,49 @@ class TaskWeighting:
         return self.is_watching or self.weighting.strategy.needs == "gramian"
 
     @property
-    def told(self) -> str:
-        """Who looks at gradients, for messages."""
+    def reader(self) -> str:
+        """What reads the gradients, for messages."""
         strategy = self.weighting.strategy
         return strategy.name if strategy.needs == "gramian" else "the watch for conflicts"
 
-    def bind(self, model: Any, loss: Loss) -> None:
-        """Work for this model under this loss; :func:`attach` calls it.
+    @property
+    def is_weighting(self) -> bool:
+        return True
+
+    def bind(self, model: nn.Module, extras: Sequence[str]) -> None:
+        """Prepare for a model whose batches hold these extras; :func:`attach` calls it.
 
         Raises:
-            ConfigError: If the strategy needs gradients by task and this model's cannot be told apart, or a reference
+            ConfigError: If the strategy needs gradients by task and this model's cannot be separated, or a reference
                 that batches do not hold.
         """
         self._model, self._gradients = model, None
         strategy = self.weighting.strategy
         if self.needs_gradients:
-            check_attributable(model, self.told)
+            check_attributable(model, self.reader)
         if self.reference is not None:
-            self.reference.bind(model, loss)
-        elif strategy.needs == "excess" and REFERENCE not in loss.extras:
+            self.reference.check(model)
+        elif strategy.needs == "excess" and REFERENCE not in extras:
             raise ConfigError(
                 f"tasks: {strategy.name} needs a reference model, TaskWeighting(..., reference=model), or what it "
                 f'gives to each token: a tensor {REFERENCE} in the batches and Loss(extras=("{REFERENCE}",)).'
+            )
+
+    def check(self, arguments: Any) -> None:
+        """Refuse a Trainer's arguments under which the strategy cannot work.
+
+        Raises:
+            ConfigError: Under fp16 or accumulation, where gradients by task could not be compared.
+        """
+        if self.needs_gradients and arguments.fp16:
+            raise ConfigError(
+                f"with_loss: {self.reader} compares gradients of different steps, which the loss scale "
+                "of fp16 changes; use bf16."
+            )
+        if self.is_layerwise and arguments.gradient_accumulation_steps > 1:
+            raise ConfigError(
+                "with_loss: layerwise task gradients take one batch a step, because Gramians of micro-batches do not "
+                "add up; set gradient_accumulation_steps=1, or hold them all with layerwise=False."
             )
 
     @contextmanager
@@ -121,7 +142,7 @@ class TaskWeighting:
         if self._gradients is None:
             from sftloss.tasks import TaskGradients
 
-            check_attributable(self._model, self.told)  # it may have been sharded since
+            check_attributable(self._model, self.reader)  # it may have been sharded since
             self._gradients = TaskGradients(
                 self._model,
                 tasks=len(self.names),
@@ -144,47 +165,57 @@ class TaskWeighting:
             self.step()
         return self.weighting.weights.detach().clone()
 
-    def observe(self, loss: Loss, seen: Pass) -> None:
-        """Add a training pass to its step. Nothing waits for the device."""
+    def outside_of_a_step(self, is_training: bool) -> Tensor | None:
+        """None in evaluation, where no task is weighted.
+
+        Raises:
+            ValueError: In training.
+        """
+        if is_training:
+            raise ValueError(
+                "sftloss: task weights move once an optimizer step, so a pass needs its step; pass "
+                "num_items_in_batch=attachment.step(micro_batches)."
+            )
+        return None
+
+    def observe(self, seen: Pass) -> None:
+        """Add a pass to its step. Nothing waits for the device."""
         needs, tokens, device = self.weighting.strategy.needs, seen.tokens, seen.coefficients.device
         if not seen.is_training and needs != "validation":
             return
         if self.weighting.weights.device != device:
             self.weighting.to(device)
         assert tokens.groups is not None
-        # a task of weight 0 has coefficients 0 and was not looked at: it counts as absent
-        weights = torch.where(seen.coefficients != 0, tokens.weights.to(device), 0.0)
-        values, groups = loss.objective(seen.stats).detach(), tokens.groups.to(device)  # type: ignore[operator]
-        if self.is_looking_again or not seen.is_training:
+        # a task of weight 0 has coefficients 0 and no statistics: it counts as absent
+        weights = torch.where(seen.is_counted, tokens.weights.to(device), 0.0)
+        values, groups = seen.objective(seen.stats).detach(), tokens.groups.to(device)
+        if self.is_repeating or not seen.is_training:
             self.weighting.observe_extra(values, groups, weights)
             return
         self.weighting.observe(values, groups, weights)
         if needs == "after":
             self._batches.append(seen.batch)
         if needs == "excess":
-            told = None if self.reference is None else self.reference.logprob(seen.batch, device)
-            excess = (tokens.extras[REFERENCE].to(device) if told is None else told) - seen.stats.target_logprob
-            self.weighting.observe_extra(excess.clamp(min=0), groups, weights)
+            theirs = tokens.extras[REFERENCE].to(device) if self.reference is None else self.reference.logprob(seen)
+            self.weighting.observe_extra((theirs - seen.stats.target_logprob).clamp(min=0), groups, weights)
 
     def end_evaluation(self) -> None:
         """Share an evaluation's sums out over the ranks, so that each may keep the checkpoint; every rank calls."""
         if self.weighting.strategy.needs != "validation":
             return
-        from sftloss.ranks import sum_over_ranks, world_size
-
         weighting, group = self.weighting, self.weighting.process_group
         both = sum_over_ranks(torch.stack([weighting.extra_sums, weighting.extra_counts]), group) / world_size(group)
         weighting.extra_sums, weighting.extra_counts = both[0], both[1]
 
-    def _look_again(self) -> None:
+    def _repeat_step(self) -> None:
         """The step's own tokens once more, after the optimizer has moved the weights."""
-        self.is_looking_again = True
+        self.is_repeating = True
         try:
             with torch.no_grad():
                 for batch in self._batches:
                     self._model(**batch)
         finally:
-            self.is_looking_again, self._batches = False, []
+            self.is_repeating, self._batches = False, []
 
     def step(self) -> None:
         """End an optimizer step: one collective of 2K numbers, then the next weights. Every rank calls.
@@ -194,7 +225,7 @@ class TaskWeighting:
             ValueError: If the strategy needs gradients by task and a pass was not captured.
         """
         if self._batches:
-            self._look_again()
+            self._repeat_step()
         if not self.needs_gradients:
             self.weighting.step()
             return
@@ -222,13 +253,22 @@ class TaskWeighting:
             "slope": "trend_slope",
             "gradient": "current_gradient",
         }
-        told = self.weighting.get_task_statistics()
-        found = {f"task_{short}/{name}": told[name][key] for short, key in named.items() for name in self.names}
+        tasks = self.weighting.get_task_statistics()
+        values = {f"task_{short}/{name}": tasks[name][key] for short, key in named.items() for name in self.names}
         if self.needs_gradients:
             conflicts = self.weighting.conflicts.report()
-            found |= {f"task_cosine/{pair}": each["cosine"] for pair, each in conflicts["pairs"].items()}
-            found["task_conflict_rate"] = conflicts["conflict_rate"]
-        return {key: value for key, value in found.items() if value is not None}
+            values |= {f"task_cosine/{names}": pair["cosine"] for names, pair in conflicts["pairs"].items()}
+            values["task_conflict_rate"] = conflicts["conflict_rate"]
+        return {key: value for key, value in values.items() if value is not None}
+
+    def facts(self) -> dict[str, Any]:
+        """The strategy, and by task its last weight, loss, shares and trend."""
+        return {
+            "strategy": self.weighting.strategy.name,
+            "base": self.weighting.rules.base,
+            "by_task": self.weighting.get_task_statistics(),
+            "conflicts": self.weighting.conflicts.report() if self.needs_gradients else None,
+        }
 
     def save(self, folder: Path) -> None:
         """Write the state into a checkpoint."""

@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from sftloss.statistics import IGNORED
-from sftloss.training.batch.tokens import Tokens
-from sftloss.training.loss import Loss
-from sftloss.training.watch.passes import Pass
+from sftloss.training.passes import Pass, Tokens
 
 _SHOWN = 5
 
 
-def say_non_finite(loss: Loss, seen: Pass) -> str:
+def say_non_finite(seen: Pass) -> str:
     """One sentence naming the rows whose loss is not finite, by the batch's `row_ids` where it has them."""
-    values = token_losses(loss, seen)
+    values = seen.weighted_losses()
     bad = ~torch.isfinite(values) & (seen.coefficients != 0)
     places = _places(seen.tokens, torch.nonzero(bad)[:, 0])
     if not places:
@@ -48,9 +46,9 @@ def refuse_outside(tokens: Tokens, row_ids: Any, vocab: int) -> None:
         )
 
 
-def say_largest(loss: Loss, seen: Pass, shown: int = 3) -> str:
+def say_largest(seen: Pass, shown: int = 3) -> str:
     """The rows with the largest part of the micro-batch's loss, as ``data.jsonl:7 (71%, 9.2 a token)``."""
-    values = token_losses(loss, seen).double()
+    values = seen.weighted_losses().double()
     is_counted = (seen.tokens.targets.to(values.device) != IGNORED) & (seen.coefficients != 0)
     kept = torch.nonzero(is_counted)[:, 0]
     where = _keys(seen.tokens)[kept.to(seen.tokens.segments.device)]
@@ -64,13 +62,6 @@ def say_largest(loss: Loss, seen: Pass, shown: int = 3) -> str:
         name = name_of(divmod(int(keys[i]), seen.tokens.columns), seen.batch.get("row_ids"))
         said.append(f"{name} ({float(sums[i]) / total:.0%} of it, {float(sums[i] / sizes[i]):.3g} a token)")
     return ", ".join(said)
-
-
-@torch.no_grad()
-def token_losses(loss: Loss, seen: Pass) -> Tensor:
-    """c times the objective of each token, 0 where nothing is trained."""
-    values = loss.objective(seen.stats) * seen.coefficients  # type: ignore[operator]
-    return torch.where(seen.coefficients != 0, values, 0.0)
 
 
 def name_of(place: tuple[int, int], row_ids: Any) -> str:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sftloss.statistics import TokenStats
-from sftloss.training.loss import Objective
+from sftloss.statistics.probe import Objective
 
 _SPREAD = ("entropy", "collision", "mean_logprob")
 """Statistics whose gradient is not the same multiple of p at every token id off the target."""

@@ -9,8 +9,7 @@ from collections import deque
 import torch
 
 from sftloss.ranks import is_distributed, rank_of
-from sftloss.training.loss import Loss
-from sftloss.training.watch.passes import Pass
+from sftloss.training.passes import Pass
 from sftloss.training.watch.rows import say_largest, say_non_finite
 
 WINDOW, FEWEST, DEVIATIONS, MARGIN = 64, 16, 10.0, 0.25
@@ -33,7 +32,7 @@ class SpikeWatch:
         self._before: deque[float] = deque(maxlen=WINDOW)
         self._is_high = False
 
-    def look(self, loss: Loss, seen: Pass) -> bool:
+    def look(self, seen: Pass) -> bool:
         """Judge one micro-batch; whether a spike begins with it. Waits for the device once.
 
         Raises:
@@ -47,7 +46,7 @@ class SpikeWatch:
             ]
         ).tolist()
         if not is_finite:
-            raise FloatingPointError(say_non_finite(loss, seen))
+            raise FloatingPointError(say_non_finite(seen))
         if not seen.is_training or not size:
             return False
         mean = value / size
@@ -63,7 +62,7 @@ class SpikeWatch:
                 mean,
                 len(self._before),
                 typical,
-                say_largest(loss, seen),
+                say_largest(seen),
             )
         self._is_high = is_high
         self._before.append(mean)

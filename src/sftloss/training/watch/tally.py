@@ -11,8 +11,7 @@ from torch import Tensor
 from sftloss.ranks import reduce_over_ranks
 from sftloss.roles import ROLES
 from sftloss.statistics import IGNORED
-from sftloss.training.loss import Loss
-from sftloss.training.watch.passes import Pass
+from sftloss.training.passes import Pass
 from sftloss.training.watch.signal import logit_signal
 
 _TOKENS, _CROSS_ENTROPY, _ENTROPY, _TOP1, _LOSS, _TOTAL, _SPIKES, _SEEN, _UNTOLD = range(9)
@@ -27,11 +26,10 @@ class Tally:
     def __init__(self) -> None:
         self._sums: Tensor | None = None  # the nine sums, then S0 by group, then S1 by group
 
-    def add(self, loss: Loss, seen: Pass, total: Tensor | None, is_spike: bool = False) -> None:
+    def add(self, seen: Pass, total: Tensor | None, is_spike: bool = False) -> None:
         """Add a micro-batch.
 
         Args:
-            loss: The loss at work.
             seen: What the pass showed.
             total: Its own normalizer; None where batches have no common measure.
             is_spike: Whether a spike begins with it.
@@ -39,7 +37,7 @@ class Tally:
         stats, value = seen.stats, seen.loss
         counted = (seen.tokens.targets.to(value.device) != IGNORED) & (seen.coefficients != 0)
         nothing = value.new_zeros(())
-        shares, is_told = _shares(loss, seen, counted)
+        shares, is_told = _shares(seen, counted)
         if total is not None:  # batches with a normalizer each are added up by their weights, as their losses are
             shares = shares * total
         parts = (
@@ -127,7 +125,7 @@ def _real(seen: Pass) -> Tensor:
     return is_real & (mask.reshape(-1) != 0)
 
 
-def _shares(loss: Loss, seen: Pass, counted: Tensor) -> tuple[Tensor, bool]:
+def _shares(seen: Pass, counted: Tensor) -> tuple[Tensor, bool]:
     """S0 by group, then S1 by group, and whether S1 can be told from the statistics."""
     device = counted.device
     sums = torch.zeros(2, _GROUPS, dtype=torch.float64, device=device)
@@ -135,7 +133,7 @@ def _shares(loss: Loss, seen: Pass, counted: Tensor) -> tuple[Tensor, bool]:
     if roles is None and tasks is None:
         return sums.flatten(), True
     nominal = torch.where(counted, seen.coefficients.abs().double(), 0.0)
-    signal = logit_signal(loss.objective, seen.stats)  # type: ignore[arg-type]
+    signal = logit_signal(seen.objective, seen.stats)
     told = nominal if signal is None else torch.where(counted, nominal * signal.double(), 0.0)
     amounts = torch.stack([nominal, told])
     if roles is not None:
