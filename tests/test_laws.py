@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 import torch
+from tests.objectives.rows import LAW_ROWS
 from torch.testing import assert_close
 
 from sftloss.loss import weighted_loss
-from sftloss.objectives import OBJECTIVES, objective
-from sftloss.statistics import Head, Plan, TokenStats, from_logits, token_statistics
+from sftloss.statistics import Head, Plan, from_logits, token_statistics
 from sftloss.weights import coefficients, length_weights, normalizer
 
 PLANS = {"one_pass": Plan("one_pass", tokens=5), "two_pass": Plan("two_pass", tokens=8, columns=16)}
-VARIANTS: dict[str, Callable[[TokenStats], torch.Tensor]] = {
-    **OBJECTIVES,
-    "focal(gamma=0.5)": partial(OBJECTIVES["focal"], gamma=0.5),
-    "sum": objective("cross_entropy + 1e-4 * z_loss + 0.1 * entropy_bonus"),
-}
-every_objective = pytest.mark.parametrize("function", VARIANTS.values(), ids=VARIANTS)
+every_objective = pytest.mark.parametrize("function", LAW_ROWS.values(), ids=LAW_ROWS)
 every_plan = pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -63,7 +57,7 @@ def test_weighted_loss_is_its_definition(function: Callable, plan: Plan, dtype: 
 
 
 # DFT's gradient is by definition not the derivative of its value; its own test has the closed form
-DERIVATIVES = {name: function for name, function in VARIANTS.items() if name != "dft"}
+DERIVATIVES = {name: function for name, function in LAW_ROWS.items() if name != "dft"}
 
 
 @pytest.mark.parametrize("function", DERIVATIVES.values(), ids=DERIVATIVES)

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.objectives.rows import ENTRIES
 from torch.testing import assert_close
 
-from sftloss.objectives import OBJECTIVES, cross_entropy, dft, focal, label_smoothing, objective, poly_1
-from sftloss.objectives.catalogue import ADDED, NEUTRAL, describe
+from sftloss.objectives import OBJECTIVES, Description, cross_entropy, dft, focal, label_smoothing, objective, poly_1
 from sftloss.statistics import TokenStats, from_logits
 
 
@@ -71,20 +71,14 @@ def test_label_smoothing_takes_the_vocabulary_as_a_number_or_a_tensor(convention
     assert_close(given_count, label_smoothing(stats, convention=convention))
 
 
-@pytest.mark.parametrize("name", NEUTRAL)
-def test_objective_at_its_neutral_setting_is_cross_entropy(name: str) -> None:
-    *_, stats = some_stats()
-    assert_close(OBJECTIVES[name](stats, **NEUTRAL[name]), cross_entropy(stats))
-
-
-@pytest.mark.parametrize("entry", [each for each in describe() if each.neutral], ids=lambda entry: entry.name)
-def test_neutral_expression_of_the_catalogue_is_cross_entropy(entry: Any) -> None:
+@pytest.mark.parametrize("entry", [entry for entry in ENTRIES.values() if entry.neutral], ids=lambda entry: entry.name)
+def test_objective_at_its_neutral_setting_is_cross_entropy(entry: Description) -> None:
     *_, stats = some_stats()
     assert_close(objective(entry.neutral)(stats), cross_entropy(stats))
 
 
-def test_every_objective_is_neutral_somewhere_or_added_or_known_to_be_neither() -> None:
-    assert set(OBJECTIVES) - set(NEUTRAL) - set(ADDED) == {"dft"}
+def test_every_objective_has_a_neutral_setting_or_is_known_to_have_none() -> None:
+    assert {name for name, entry in ENTRIES.items() if entry.neutral is None} == {"dft"}
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -96,7 +90,7 @@ def test_every_objective_gives_one_number_a_token_whatever_their_order(name: str
     assert_close(OBJECTIVES[name](from_logits(logits[order], targets[order])), loss[order])
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "label_smoothing", "focal", "poly_1", "dft", "z_loss"])
+@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"entropy_bonus"}))
 def test_losses_are_never_negative(name: str) -> None:
     *_, stats = some_stats()
     assert (OBJECTIVES[name](stats) >= 0).all()

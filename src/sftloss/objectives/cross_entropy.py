@@ -3,11 +3,13 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from sftloss.objectives.record import described
 from sftloss.statistics import TokenStats
 
 
+@described(examples=("cross_entropy",), neutral="cross_entropy")
 def cross_entropy(stats: TokenStats) -> Float[Tensor, " tokens"]:
-    r"""Negative log-likelihood of the target: what "the loss" of a language model means.
+    r"""Negative log-likelihood of the target: the usual loss of a language model.
 
     .. math:: \ell_i = -\log p_i, \qquad p_i = p(\text{target}_i)
 
@@ -18,7 +20,15 @@ def cross_entropy(stats: TokenStats) -> Float[Tensor, " tokens"]:
         Loss of each token, shape ``(tokens,)``, in nats, ``>= 0``. Neither weighted nor reduced.
 
     Gradient:
-        :math:`\partial \ell / \partial z_j = p_j - [j = y]`; every other objective is told by how it changes this.
+        :math:`\partial \ell / \partial z_j = p_j - [j = y]`; the other objectives are described by how they change it.
+
+    Helps:
+        As the default. Its optimum is the distribution of the data (adding ``z_loss`` keeps that, no other objective
+        here does), so its value is comparable between runs and its exponential is a perplexity.
+
+    Harms:
+        Where the data contain tokens that the model has good reason to find unlikely (noise, wrong facts): those have
+        the largest gradients.
 
     Example:
         >>> import torch

@@ -4,9 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sftloss.objectives.record import described
 from sftloss.statistics import TokenStats
 
 
+@described(examples=("dft",))
 def dft(stats: TokenStats) -> Float[Tensor, " tokens"]:
     r"""Dynamic fine-tuning: cross-entropy times the target's own probability, held fixed.
 
@@ -20,8 +22,18 @@ def dft(stats: TokenStats) -> Float[Tensor, " tokens"]:
         comparable with cross-entropy: it falls as p falls below 1/e, so watch the cross-entropy beside it.
 
     Gradient:
-        Cross-entropy's times p, exactly that of :math:`-p`: the stop-gradient is the method. Differentiated, the
-        gate would be :math:`p (1 + \log p)` and push targets with p < 1/e down.
+        Cross-entropy's times p, exactly that of :math:`-p`, because the factor sg(p) is not differentiated. If it were,
+        the gate would be :math:`p (1 + \log p)`, and targets with p < 1/e would be pushed down.
+
+    Helps:
+        Where the model already solves much of the task and many answers are right: mathematical reasoning with chains
+        of thought, and code, in its paper.
+
+    Harms:
+        Where there is something to learn. A token with p = 0.001 gets a thousandth of the gradient, so new facts,
+        formats and languages are hardly learned, and the output sharpens. The repository of the authors reports weaker
+        results with a single, well-specified answer; Diao et al. (arXiv:2601.02151, table 1) measured it below plain
+        fine-tuning on mathematics, its target task (63.5 against 69.4), with Qwen3-4B-Instruct.
 
     Example:
         >>> import torch

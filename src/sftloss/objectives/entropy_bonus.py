@@ -3,16 +3,18 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from sftloss.objectives.record import described
 from sftloss.statistics import TokenStats
 
 
+@described(examples=("cross_entropy + 0.1 * entropy_bonus",), is_term=True)
 def entropy_bonus(stats: TokenStats) -> Float[Tensor, " tokens"]:
     r"""Negative entropy of the prediction: added with a positive coefficient, it raises the entropy.
 
     .. math:: r_i = -H(p_i) = \sum_j p_{ij} \log p_{ij}
 
-    A term to add: ``cross_entropy + 0.1 * entropy_bonus`` is the confidence penalty :math:`-\log p - 0.1\,H`.
-    The sign is in the objective, so a positive coefficient always rewards diversity.
+    A term to add. The sign is inside, so a positive coefficient always rewards diversity:
+    ``cross_entropy + 0.1 * entropy_bonus`` is the confidence penalty :math:`-\log p - 0.1\,H`.
 
     Args:
         stats: Token statistics; reads ``entropy``, shape ``(tokens,)``, in nats.
@@ -24,6 +26,16 @@ def entropy_bonus(stats: TokenStats) -> Float[Tensor, " tokens"]:
     Gradient:
         :math:`p_j (\log p_j + H)`, through the entropy itself: nothing is detached. It is 0 where the prediction is
         uniform and where it is certain.
+
+    Helps:
+        Diversity, and against over-confidence: with the coefficient 0.1 it is the confidence penalty of its paper,
+        which improved language modelling, translation and speech recognition there.
+
+    Harms:
+        With a large vocabulary, where every wrong token adds entropy. Where one token is right and the vocabulary has
+        100 000, the loss is lowest at p = 0.9998 for a coefficient of 0.05, at 0.78 for 0.1, at 0.44 for 0.2 and at
+        0.11 for 1. The paper's 0.1 is for smaller vocabularies: start lower, and watch p on tokens that should be
+        certain.
 
     Example:
         >>> import torch

@@ -1,88 +1,40 @@
-"""``"cross_entropy + 1e-4 * z_loss"`` as a function: what the command line and YAML write.
+"""The reader of expressions: ``"cross_entropy + 1e-4 * z_loss"`` becomes a function of token statistics.
 
-The text is parsed by Python's own parser and walked by an allow-list of nodes; nothing is ever evaluated.
+Python's own parser reads the text and an allow-list of syntax nodes is walked; nothing is evaluated. A name without a
+colon imports nothing but an installed plug-in of exactly that name; ``my_module:my_loss`` imports the module written.
 """
 
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple, TypeGuard
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.registry import OBJECTIVES
-from sftloss.statistics import FIELDS, TokenStats
-
-Value = float | str | bool
+from sftloss.objectives.record import OBJECTIVES, hyper_parameters
+from sftloss.objectives.terms import HyperValue, ObjectiveSum, Term, check_term, cut, function_named
+from sftloss.registry import closest, path_of
 
 MAX_LENGTH = 1000
 MAX_DEPTH = 50
 _EXAMPLE = "Write e.g. 'cross_entropy + 1e-4 * z_loss' or 'focal(gamma=2)'."
 _FOREIGN = re.compile(r"[^A-Za-z0-9_ +\-*/().,='\"]")
+_PATH = re.compile(r"""('[^']*'|"[^"]*")|\b([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)""")
 
 
-@dataclass(frozen=True)
-class Term:
-    """One summand: a coefficient times a named objective with its hyper-parameters.
-
-    Attributes:
-        coefficient: Dimensionless factor, finite, not 0.
-        name: Key of ``OBJECTIVES``.
-        hyper_parameters: ``(name, value)`` pairs as written, in the order of the objective's signature.
-    """
-
-    coefficient: float
-    name: str
-    hyper_parameters: tuple[tuple[str, Value], ...] = ()
-
-    def __call__(self, stats: TokenStats) -> Float[Tensor, " tokens"]:
-        loss = OBJECTIVES[self.name](stats, **dict(self.hyper_parameters))
-        return loss if self.coefficient == 1 else self.coefficient * loss
-
-    def spelling(self) -> str:
-        """The objective without its coefficient: ``"focal(gamma=2)"``."""
-        inside = ", ".join(f"{name}={_show(value)}" for name, value in self.hyper_parameters)
-        return f"{self.name}({inside})" if inside else self.name
-
-
-@dataclass(frozen=True)
-class ObjectiveSum:
-    """A sum of objectives, itself an objective. Equal, hashed and pickled by value; ``str`` is the expression.
-
-    Attributes:
-        terms: The summands, in the order written; like terms are one.
-    """
-
-    terms: tuple[Term, ...]
-
-    def __call__(self, stats: TokenStats) -> Float[Tensor, " tokens"]:
-        first, *rest = (term(stats) for term in self.terms)
-        return sum(rest, start=first)
-
-    def __str__(self) -> str:
-        text = ""
-        for term in self.terms:
-            minus, size = term.coefficient < 0, abs(term.coefficient)
-            sign = (" - " if minus else " + ") if text else ("-" if minus else "")
-            text += sign + ("" if size == 1 else f"{_show(size)} * ") + term.spelling()
-        return text
-
-    __repr__ = __str__
-
-
-def objective(text: str) -> ObjectiveSum:
-    """Read a loss from an expression: objectives by name, added, subtracted and scaled.
+def objective(loss: str | Callable[..., Tensor]) -> ObjectiveSum:
+    """Read a loss: an expression of named objectives, or a function that can be imported.
 
     Args:
-        text: Objectives of ``OBJECTIVES`` with keyword hyper-parameters, combined by ``+``, ``-``, ``*`` and ``/``
-            with numbers, and parentheses. At most 1000 characters.
+        loss: An expression: names of ``OBJECTIVES``, of plug-ins, or import paths ``my_module:my_loss``, with keyword
+            hyper-parameters, combined by ``+``, ``-``, ``*`` and ``/`` with numbers, and parentheses; at most 1000
+            characters. A module may be a file in the working directory. Or a function of :class:`TokenStats` at the
+            top level of a module, or a ``functools.partial`` of one, which binds hyper-parameters.
 
     Returns:
         A callable from :class:`TokenStats` to the loss of each token, shape ``(tokens,)``, in nats. Its ``str`` is the
@@ -90,8 +42,9 @@ def objective(text: str) -> ObjectiveSum:
         value.
 
     Raises:
-        TypeError: If `text` is not a string.
-        ValueError: If it is not such an expression; the message says where and what to write instead.
+        TypeError: If `loss` is neither a string nor a function.
+        ValueError: If it is not such an expression, or a function in it cannot be imported, mixes tokens, or refuses
+            its hyper-parameters; the message says where and what to write instead.
 
     Gradient:
         The same sum of the objectives' gradients; a coefficient is a constant.
@@ -102,19 +55,38 @@ def objective(text: str) -> ObjectiveSum:
         >>> objective("(cross_entropy + focal(gamma=2)) / 2")
         0.5 * cross_entropy + 0.5 * focal(gamma=2)
     """
-    if not isinstance(text, str):
-        raise TypeError(f"objective: expected an expression as a string, got {type(text).__name__}. {_EXAMPLE}")
-    found = _read(_parse(text))
-    if isinstance(found, float):
-        raise ValueError(f"objective: {_cut(text)} is a constant, with no objective to train on. {_EXAMPLE}")
-    merged: dict[tuple[str, tuple[tuple[str, Value], ...]], float] = {}
-    for term in found:
+    if isinstance(loss, ObjectiveSum):
+        return loss
+    if callable(loss):
+        return ObjectiveSum((_of_function(loss),))
+    if not isinstance(loss, str):
+        raise TypeError(f"objective: expected an expression or a function, got {type(loss).__name__}. {_EXAMPLE}")
+    result = _read(_parse(loss))
+    if isinstance(result, float):
+        raise ValueError(f"objective: {cut(loss)} is a constant, with no objective to train on. {_EXAMPLE}")
+    merged: dict[tuple[str, tuple[tuple[str, HyperValue], ...]], float] = {}
+    for term in result:
         key = (term.name, term.hyper_parameters)
         merged[key] = _finite(merged.get(key, 0.0) + term.coefficient)
     terms = tuple(Term(coefficient, *key) for key, coefficient in merged.items() if coefficient)
     if not terms:
-        raise ValueError(f"objective: {_cut(text)} is zero everywhere; every coefficient is 0 or cancels.")
+        raise ValueError(f"objective: {cut(loss)} is zero everywhere; every coefficient is 0 or cancels.")
     return ObjectiveSum(terms)
+
+
+def _of_function(function: Callable[..., Tensor]) -> Term:
+    bound: Mapping[str, object] = {}
+    if isinstance(function, partial):
+        if function.args:
+            raise ValueError(f"objective: {function!r} binds a value without its name; bind keywords only.")
+        bound, function = function.keywords, function.func
+    name = next((name for name, known in OBJECTIVES.items() if known is function), None)
+    if name is None:
+        try:
+            name = path_of(function, "objective")
+        except ValueError as error:
+            raise ValueError(f"objective: {error}") from None
+    return _term(name, {key: _Argument(value, cut(repr(value))) for key, value in bound.items()})
 
 
 def _parse(text: str) -> ast.expr:
@@ -123,33 +95,36 @@ def _parse(text: str) -> ast.expr:
     text = " ".join(text.split())
     if not text:
         raise ValueError(f"objective: the expression is empty. {_EXAMPLE}")
-    foreign = _FOREIGN.search(text)
+    foreign = _FOREIGN.search(_PATH.sub(lambda match: match[0] if match[1] else match[0].replace(":", "."), text))
     if foreign:
         at, character = foreign.start() + 1, foreign.group()
-        raise ValueError(f"objective: character {ascii(character)} at {at} of {_cut(text)} has no meaning. {_EXAMPLE}")
+        raise ValueError(f"objective: character {ascii(character)} at {at} of {cut(text)} has no meaning. {_EXAMPLE}")
+    # Python has no a:b, and brackets have just been refused: module:name is parsed as module[name]
+    code = _PATH.sub(lambda match: match[1] or f"{match[2]}[{match[3]}]", text)
     try:
-        tree = ast.parse(text, mode="eval").body
+        tree = ast.parse(code, mode="eval").body
     except SyntaxError as error:
-        where = f" at character {error.offset}" if error.offset else ""
-        raise ValueError(f"objective: {_cut(text)} cannot be read{where}: {error.msg}. {_EXAMPLE}") from None
+        where = f" at character {error.offset - code[: error.offset].count(']')}" if error.offset else ""
+        raise ValueError(f"objective: {cut(text)} cannot be read{where}: {error.msg}. {_EXAMPLE}") from None
     except (MemoryError, RecursionError):  # how the parser reports depth differs by version
-        raise ValueError(f"objective: {_cut(text)} cannot be read: it is nested too deeply.") from None
+        raise ValueError(f"objective: {cut(text)} cannot be read: it is nested too deeply.") from None
     # counted before anything recurses; a sum nests to the left, one level a term
     level: list[ast.AST] = [tree]
     depth = 0
     while level:
         level, depth = [child for node in level for child in ast.iter_child_nodes(node)], depth + 1
         if depth > MAX_DEPTH:
-            raise ValueError(f"objective: {_cut(text)} is nested, or has terms, more than {MAX_DEPTH} deep.")
+            raise ValueError(f"objective: {cut(text)} is nested, or has terms, more than {MAX_DEPTH} deep.")
     return tree
 
 
 def _read(node: ast.expr) -> float | tuple[Term, ...]:
     """A number, or a sum of objectives."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+    if isinstance(node, ast.Constant) and _is_number(node.value):
         return _number(node.value)
-    if isinstance(node, ast.Name):
-        return (_term(node.id, []),)
+    name = _name(node)
+    if name is not None:
+        return (_term(name, {}),)
     if isinstance(node, ast.Call):
         return (_call(node),)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
@@ -193,62 +168,92 @@ def _scaled(terms: tuple[Term, ...], scale: Callable[[float], float]) -> tuple[T
 
 
 def _call(node: ast.Call) -> Term:
-    if not isinstance(node.func, ast.Name):
+    name = _name(node.func)
+    if name is None:
         raise ValueError(f"objective: {_source(node)} does not call an objective by its name. {_EXAMPLE}")
-    name = node.func.id
     if node.args:
         known = _hyper_parameters(name)
-        say = f"write {name}({next(iter(known))}=...)" if known else f"{name} has no hyper-parameters"
-        raise ValueError(f"objective: {_source(node)} gives a value without its name; {say}.")
+        advice = f"write {name}({next(iter(known))}=...)" if known else f"{name} has no hyper-parameters"
+        raise ValueError(f"objective: {_source(node)} gives a value without its name; {advice}.")
     if any(keyword.arg is None for keyword in node.keywords):
         raise ValueError(f"objective: {_source(node)} unpacks a mapping; write each hyper-parameter by name.")
-    return _term(name, [(str(keyword.arg), keyword.value) for keyword in node.keywords])
+    arguments: dict[str, _Argument] = {}
+    for keyword in node.keywords:
+        if keyword.arg in arguments:
+            raise ValueError(f"objective: {name} is given {keyword.arg!r} twice.")
+        arguments[str(keyword.arg)] = _Argument(_constant(keyword.value), _source(keyword.value))
+    return _term(name, arguments)
 
 
-def _term(name: str, written: list[tuple[str, ast.expr]]) -> Term:
+class _Argument(NamedTuple):
+    """A hyper-parameter as written.
+
+    Attributes:
+        value: Its value; a syntax node where it is no constant.
+        source: How it was written, in quotes.
+    """
+
+    value: object
+    source: str
+
+
+def _name(node: ast.expr) -> str | None:
+    """Return the name of an objective, bare or as an import path; None if the node is neither."""
+    if isinstance(node, ast.Name):
+        return node.id
+    return _spelled(ast.unparse(node)) if isinstance(node, ast.Subscript) else None
+
+
+def _constant(node: ast.expr) -> object:
+    """Return a number with its signs, a word, True, False or None; the node itself if it is none of these."""
+    sign, inner = 1, node
+    while isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.USub | ast.UAdd):
+        sign, inner = (-sign if isinstance(inner.op, ast.USub) else sign), inner.operand
+    if not isinstance(inner, ast.Constant) or isinstance(inner.value, bytes | complex):
+        return node
+    if _is_number(inner.value):
+        return sign * _number(inner.value)
+    return inner.value if inner is node else node
+
+
+def _term(name: str, arguments: Mapping[str, _Argument]) -> Term:
     known = _hyper_parameters(name)
-    values: dict[str, Value] = {}
-    for key, node in written:
+    values: dict[str, HyperValue] = {}
+    for key, argument in arguments.items():
         if key not in known:
-            have = ", ".join(known) or "none"
-            raise ValueError(f"objective: {name} has no hyper-parameter {key!r}{_guess(key, known)}; it has: {have}.")
-        if key in values:
-            raise ValueError(f"objective: {name} is given {key!r} twice.")
-        values[key] = _value(f"{name}({key}=...)", node, known[key])
+            names = ", ".join(known) or "none"
+            raise ValueError(f"objective: {name} has no hyper-parameter {key!r}{closest(key, known)}; it has: {names}.")
+        values[key] = _value(f"{name}({key}=...)", argument, known[key])
     term = Term(1.0, name, tuple((key, values[key]) for key in known if key in values))
-    try:
-        term(_tiny())
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"objective: in {term.spelling()!r}, {error}") from None
+    check_term(term)
     return term
 
 
-def _hyper_parameters(name: str) -> dict[str, Value]:
-    """Name and default of each, from the signature."""
-    if name not in OBJECTIVES:
-        have = ", ".join(OBJECTIVES)
-        raise ValueError(f"objective: {_cut(name)} is no objective{_guess(name, OBJECTIVES)}; there are: {have}.")
-    parameters = inspect.signature(OBJECTIVES[name]).parameters.values()
-    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+def _hyper_parameters(name: str) -> dict[str, object]:
+    function = function_named(name)
+    try:
+        return hyper_parameters(function)
+    except (TypeError, ValueError) as error:  # some functions written in C have no signature
+        raise ValueError(f"objective: {cut(name)} cannot be used: {error}.") from None
 
 
-def _value(where: str, node: ast.expr, default: Value) -> Value:
-    """A literal of the default's type; integers become floats where a number is due."""
-    wanted = {bool: "True or False", str: "a quoted word"}.get(type(default), "a number")
-    sign, inner = 1.0, node
-    while wanted == "a number" and isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.USub | ast.UAdd):
-        sign, inner = (-sign if isinstance(inner.op, ast.USub) else sign), inner.operand
-    value = inner.value if isinstance(inner, ast.Constant) else None
-    if wanted == "a number" and isinstance(value, int | float) and not isinstance(value, bool):
-        return sign * _number(value) + 0.0  # -0.0 becomes 0.0, so that equal values have equal text
-    if wanted != "a number" and type(value) is type(default):
+def _value(where: str, argument: _Argument, default: object) -> HyperValue:
+    """Return a value of the default's type; integers become floats where the default is a float."""
+    value, kind = argument.value, type(default)
+    if default is inspect.Parameter.empty or default is None:
+        kind = float if _is_number(value) else type(value)
+    if kind in (int, float) and _is_number(value):
+        number = _number(value) + 0.0  # -0.0 becomes 0.0, so that equal values have equal text
+        if kind is float or number.is_integer():
+            return int(number) if kind is int else number
+    elif kind in (bool, str, type(None)) and type(value) is kind:
         return value
-    raise ValueError(f"objective: {where} takes {wanted}, got {_source(node)}.")
+    expected = {bool: "True or False", str: "a quoted word", int: "a whole number"}.get(kind, "a number")
+    raise ValueError(f"objective: {where} takes {expected}, got {argument.source}.")
 
 
-def _tiny() -> TokenStats:
-    """One token's worth of every statistic: enough for an objective to refuse its hyper-parameters."""
-    return TokenStats({name: torch.tensor([-0.5]) for name in FIELDS}, vocab_size=4)
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _number(value: float) -> float:
@@ -264,20 +269,10 @@ def _finite(value: float) -> float:
     return value
 
 
-def _show(value: Value) -> str:
-    if isinstance(value, float):
-        return repr(int(value)) if value.is_integer() and abs(value) < 1e6 else repr(value)
-    return repr(value)
-
-
-def _guess(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def _source(node: ast.AST) -> str:
-    return _cut(ast.unparse(node))
+    return cut(_spelled(ast.unparse(node)))
 
 
-def _cut(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+def _spelled(code: str) -> str:
+    """Return code with import paths as they were written."""
+    return re.sub(r"\[([\w.]+)\]", r":\1", code)

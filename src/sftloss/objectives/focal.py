@@ -6,9 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sftloss.objectives.record import described
 from sftloss.statistics import TokenStats
 
 
+@described(examples=("focal(gamma=2)", "focal(gamma=0.5)"), neutral="focal(gamma=0)")
 def focal(stats: TokenStats, *, gamma: float = 2.0, alpha: float = 1.0) -> Float[Tensor, " tokens"]:
     r"""Cross-entropy that fades as the target becomes certain.
 
@@ -28,7 +30,18 @@ def focal(stats: TokenStats, *, gamma: float = 2.0, alpha: float = 1.0) -> Float
 
     Gradient:
         Flows through both factors: cross-entropy's times
-        :math:`\alpha [(1-p)^\gamma - \gamma p (1-p)^{\gamma-1} \log p]`, finite for every `gamma`.
+        :math:`\alpha [(1-p)^\gamma - \gamma p (1-p)^{\gamma-1} \log p]`, finite for every `gamma`. It
+        vanishes as p goes to 1. For :math:`\gamma = 2` it exceeds 1 between p = 0 and about 0.3, so unlikely tokens
+        weigh a little more than in cross-entropy.
+
+    Helps:
+        Where easy examples outnumber hard ones, as in object detection, for which it was made, and against
+        over-confidence (Mukhoti et al., arXiv:2002.09437).
+
+    Harms:
+        With noisy data: it puts its weight on what the model doubts. It can leave the model under-confident
+        (Tao et al., ICML 2023), since its optimum is not the distribution of the data. `alpha` is one number for all
+        tokens, so it scales the loss and with it the learning rate; it balances no classes.
 
     Example:
         >>> import torch

@@ -1,40 +1,82 @@
-"""`sftloss losses`: which objectives are there, and what may each be told?"""
+"""`sftloss losses`: the objectives that --loss can name, and each of them in detail."""
 
 from __future__ import annotations
 
-import inspect
 import json
-from dataclasses import dataclass
+import shutil
+import textwrap
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import typer
 
 from sftloss.cli.options.options import Manner
+from sftloss.cli.show import note
 from sftloss.config import option
+from sftloss.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sftloss.objectives import Description
 
 
 @dataclass(frozen=True)
 class LossesOptions:
     """Flags of `sftloss losses`."""
 
+    name: str | None = option(
+        None, "Objective to describe in full, e.g. focal or my_module:my_loss.", is_positional=True
+    )
     json: bool = option(False, "Print JSON.")
 
 
 def losses(options: LossesOptions, manner: Manner) -> None:
-    """List what --loss can name. With hyper-parameters and their defaults."""
-    from sftloss.objectives import OBJECTIVES
-
-    rows = [_row(name, function) for name, function in sorted(OBJECTIVES.items())]
+    """List the objectives that --loss can name, with their hyper-parameters; give a NAME for its description."""
+    entries = _all(manner) if options.name is None else [_one(options.name)]
     if options.json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    width = max(len(row["signature"]) for row in rows)
-    for row in rows:
-        typer.echo(f"{row['signature']:<{width}}  {row['summary']}")
-    typer.echo('\nThey add: --loss "cross_entropy + 1e-4 * z_loss"')
+        rows = [{"signature": entry.signature, **asdict(entry)} for entry in entries]
+        typer.echo(json.dumps(rows, indent=2, default=str))
+    elif options.name is not None:
+        typer.echo(_in_full(entries[0]))
+    else:
+        width = max(len(entry.signature) for entry in entries)
+        for entry in entries:
+            typer.echo(f"{entry.signature:<{width}}  {entry.summary}")
+        typer.echo('\nObjectives add: --loss "cross_entropy + 1e-4 * z_loss". Your own: --loss my_module:my_loss')
 
 
-def _row(name: str, function: object) -> dict[str, str]:
-    parameters = list(inspect.signature(function).parameters.values())[1:]  # type: ignore[arg-type]
-    told = ", ".join(p.name if p.default is p.empty else f"{p.name}={p.default}" for p in parameters)
-    summary = (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " ")
-    return {"name": name, "signature": f"{name}({told})" if told else name, "summary": summary}
+def _all(manner: Manner) -> list[Description]:
+    from sftloss.objectives import OBJECTIVES, description, function_named, plug_in_names
+
+    entries = [description(name, function) for name, function in OBJECTIVES.items()]
+    for name in plug_in_names():
+        try:
+            entries.append(description(name, function_named(name)))
+        except ValueError as error:
+            note(str(error), manner)
+    return entries
+
+
+def _one(name: str) -> Description:
+    from sftloss.objectives import description, function_named
+
+    try:
+        return description(name, function_named(name))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _in_full(entry: Description) -> str:
+    rows = [
+        ("formula", entry.formula),
+        *((parameter.name, parameter.meaning) for parameter in entry.hyper_parameters),
+        ("gradient", entry.gradient),
+        ("helps", entry.helps),
+        ("harms", entry.harms),
+        ("equals cross-entropy at", entry.neutral or "nowhere"),
+        ("source", entry.source),
+        *(("example", f'--loss "{example}"') for example in entry.examples),
+    ]
+    width = min(shutil.get_terminal_size().columns, 110)
+    paragraphs = [f"{title}: {text}" for title, text in rows if text]
+    text = [textwrap.fill(paragraph, width, subsequent_indent="    ") for paragraph in paragraphs]
+    return "\n".join([entry.signature, textwrap.fill(entry.summary, width), "", *text])

@@ -1,0 +1,5 @@
+"""``python -m sftloss.objectives``: rewrite the generated parts of the documentation page."""
+
+from sftloss.objectives.page import main
+
+main()

@@ -1,0 +1,89 @@
+"""The generated parts of docs/objectives.md, and the imports by which type checkers know the objectives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sftloss.docstrings import docstring_of, markdown, write_regions
+from sftloss.objectives.description import Description, description
+from sftloss.objectives.expression import objective
+from sftloss.objectives.record import OBJECTIVES
+from sftloss.statistics import from_logits
+
+PROBABILITIES = (0.01, 0.1, 0.5, 0.9, 0.99)
+_IMPORTS = re.compile(r"( +# begin objectives.*\n)(?:.*\n)*?( +# end objectives\n)")
+
+
+def main() -> None:
+    """Rewrite the page and the imports; run it in the root of the repository."""
+    write_regions(Path("docs/objectives.md"), regions())
+    room = Path(__file__).with_name("__init__.py")
+    room.write_text(with_imports(room.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def regions() -> dict[str, str]:
+    """Return the generated regions of the page by name."""
+    entries = [description(name, function) for name, function in OBJECTIVES.items()]
+    return {
+        "gates": "\n".join([*_table_head(), *map(_gate_row, entries)]),
+        "entries": "\n\n".join(_entry(entry, OBJECTIVES[entry.name]) for entry in entries),
+    }
+
+
+def with_imports(source: str) -> str:
+    """Return the source of the room's ``__init__.py`` with an import for every objective of this room."""
+    lines = [f"    from {function.__module__} import {name} as {name}\n" for name, function in OBJECTIVES.items()]
+    return _IMPORTS.sub(lambda match: match[1] + "".join(sorted(lines)) + match[2], source)
+
+
+def gates(loss: Callable[..., Tensor]) -> list[float] | None:
+    """Return the factor on cross-entropy's gradient at each of ``PROBABILITIES`` of the target.
+
+    None where the gradient is no multiple of cross-entropy's: such an objective acts on the whole distribution.
+    """
+    p = torch.tensor(PROBABILITIES, dtype=torch.float64)[:, None]
+    probabilities = torch.cat([p, (1 - p) * torch.tensor([0.2, 0.3, 0.5])], dim=1)
+    logits = probabilities.log().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(from_logits(logits, torch.zeros(len(p), dtype=torch.long))).sum(), logits)
+    plain = probabilities - torch.tensor([1.0, 0.0, 0.0, 0.0])
+    gate = gradient[:, :1] / plain[:, :1]
+    return gate[:, 0].tolist() if torch.allclose(gradient, gate * plain) else None
+
+
+def _table_head() -> list[str]:
+    columns = " | ".join(f"{p:g}" for p in PROBABILITIES[1:])
+    head = f"| objective | gate at p = {PROBABILITIES[0]:g} | {columns} | equals cross-entropy at |"
+    return [head, "|---" * (len(PROBABILITIES) + 2) + "|"]
+
+
+def _gate_row(entry: Description) -> str:
+    factors = gates(OBJECTIVES[entry.name] if entry.is_term else objective(entry.examples[0]))
+    cells = ["no gate: it acts on the whole distribution", *[""] * (len(PROBABILITIES) - 1)]
+    if factors is not None:
+        cells = [f"{factor:.4f}".rstrip("0").rstrip(".") for factor in factors]
+    neutral = "nowhere" if entry.neutral is None else "always" if entry.neutral == entry.name else f"`{entry.neutral}`"
+    return f"| `{entry.examples[0]}` | {' | '.join(cells)} | {neutral} |"
+
+
+def _entry(entry: Description, function: Callable[..., Tensor]) -> str:
+    docstring = docstring_of(function)
+    parts = [f"## `{entry.name}`", _on_one_line(docstring.summary), f"$${docstring.formula}$$"]
+    parts += [_on_one_line(paragraph) for paragraph in docstring.body.split("\n\n") if paragraph]
+    meanings = docstring.arguments
+    words = [
+        f"- `{each.name}={each.default!r}`: {_on_one_line(meanings[each.name])}" for each in entry.hyper_parameters
+    ]
+    parts += ["\n".join(words)] if words else []
+    for title in ("Gradient", "Helps", "Harms", "Source"):
+        parts.append(f"**{title}.** {_on_one_line(docstring.sections[title])}")
+    parts.append(f"**Written** {', '.join(f'`{example}`' for example in entry.examples)}")
+    return "\n\n".join(parts)
+
+
+def _on_one_line(text: str) -> str:
+    return " ".join(markdown(text).split())

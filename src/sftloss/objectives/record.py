@@ -1,0 +1,64 @@
+"""What an objective's file states beside its docstring, and the objectives that exist, by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sftloss.registry import Function, attach_record, record_of
+from sftloss.statistics.probe import Objective as Objective
+
+OBJECTIVES: dict[str, Callable[..., Tensor]] = {}
+"""Every objective of this room by name: ``cross_entropy`` first, losses before terms. Filled by the room's import."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """How an objective is written in an expression.
+
+    Attributes:
+        examples: Expressions that use it, the usual one first. Every law is tested on each of them.
+        neutral: The expression at which it equals cross-entropy; None if there is none.
+        is_term: Whether it is a term to add to a loss, and no loss to train on alone.
+    """
+
+    examples: tuple[str, ...]
+    neutral: str | None = None
+    is_term: bool = False
+
+
+def described(
+    *, examples: tuple[str, ...], neutral: str | None = None, is_term: bool = False
+) -> Callable[[Function], Function]:
+    """Mark a function as an objective, and keep its :class:`Record` beside it.
+
+    A marked function in a file of this room is in ``OBJECTIVES`` under its own name. Its first parameter is the
+    :class:`TokenStats`, the others are keyword-only hyper-parameters.
+    """
+    return attach_record(Record(examples, neutral, is_term))
+
+
+def objective_record(name: str, function: Callable[..., Tensor]) -> Record:
+    """Return the record of an objective; one that has none is written by its name alone."""
+    record = record_of(function)
+    return record if isinstance(record, Record) else Record((name,))
+
+
+def in_order(functions: dict[str, Callable[..., Tensor]]) -> dict[str, Callable[..., Tensor]]:
+    """Return objectives in the order of lists and pages: cross-entropy, the other losses, then terms to add."""
+    return dict(
+        sorted(
+            functions.items(),
+            key=lambda item: (objective_record(*item).is_term, item[0] != "cross_entropy", item[0]),
+        )
+    )
+
+
+def hyper_parameters(function: Callable[..., Tensor]) -> dict[str, object]:
+    """Return name and default of each hyper-parameter: every parameter but the statistics, which come first."""
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {parameter.name: parameter.default for parameter in parameters if parameter.kind in named}

@@ -1,0 +1,140 @@
+"""Sums of named objectives: values that are equal, hashed, pickled and saved by what they print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sftloss.objectives.record import OBJECTIVES
+from sftloss.registry import closest, function_at, load_plug_in, plug_ins
+from sftloss.statistics import TokenStats, from_logits
+
+HyperValue = float | str | bool | None
+
+GROUP = "sftloss.objectives"
+"""The entry points by which installed packages add objectives."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand: a coefficient times a named objective with its hyper-parameters.
+
+    Attributes:
+        coefficient: Dimensionless factor, finite, not 0.
+        name: Key of ``OBJECTIVES``, a plug-in's name, or the import path ``module:name`` of a function.
+        hyper_parameters: ``(name, value)`` pairs as written, in the order of the objective's signature.
+    """
+
+    coefficient: float
+    name: str
+    hyper_parameters: tuple[tuple[str, HyperValue], ...] = ()
+
+    def __call__(self, stats: TokenStats) -> Float[Tensor, " tokens"]:
+        loss = function_named(self.name)(stats, **dict(self.hyper_parameters))
+        return loss if self.coefficient == 1 else self.coefficient * loss
+
+    def spelling(self) -> str:
+        """Return the objective without its coefficient: ``"focal(gamma=2)"``."""
+        arguments = ", ".join(f"{name}={_show(value)}" for name, value in self.hyper_parameters)
+        return f"{self.name}({arguments})" if arguments else self.name
+
+
+@dataclass(frozen=True)
+class ObjectiveSum:
+    """A sum of objectives, itself an objective. Equal, hashed and pickled by value; ``str`` is the expression.
+
+    Attributes:
+        terms: The summands, in the order written; like terms are one.
+    """
+
+    terms: tuple[Term, ...]
+
+    def __call__(self, stats: TokenStats) -> Float[Tensor, " tokens"]:
+        first, *rest = (term(stats) for term in self.terms)
+        return sum(rest, start=first)
+
+    def __str__(self) -> str:
+        text = ""
+        for term in self.terms:
+            minus, size = term.coefficient < 0, abs(term.coefficient)
+            sign = (" - " if minus else " + ") if text else ("-" if minus else "")
+            text += sign + ("" if size == 1 else f"{_show(size)} * ") + term.spelling()
+        return text
+
+    __repr__ = __str__
+
+
+def function_named(name: str) -> Callable[..., Tensor]:
+    """Return the objective of this name; only a name with a colon, or a plug-in's own, imports anything.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    try:
+        if ":" in name:
+            return function_at(name, "objective")
+        if name in plug_ins(GROUP):
+            return load_plug_in(plug_ins(GROUP)[name], "objective")
+    except ValueError as error:
+        raise ValueError(f"objective: {cut(name)} cannot be used: {error}") from error.__cause__
+    known = [*OBJECTIVES, *plug_in_names()]
+    raise ValueError(f"objective: {cut(name)} is no objective{closest(name, known)}; there are: {', '.join(known)}.")
+
+
+def plug_in_names() -> tuple[str, ...]:
+    """Return the names of the objectives that installed packages add. Nothing is imported."""
+    return tuple(name for name in plug_ins(GROUP) if name not in OBJECTIVES)
+
+
+def check_term(term: Term) -> None:
+    """Evaluate a term on four made-up tokens, whole and in halves.
+
+    Raises:
+        ValueError: If it refuses its hyper-parameters, fails, does not return one number a token, or mixes tokens.
+    """
+    function, spelling = function_named(term.name), cut(term.spelling())
+    logits = torch.tensor(_LOGITS, device="cpu")
+    stats = from_logits(logits, torch.arange(4, device="cpu") % 3)
+    try:
+        whole = term(stats)
+        halves = [term(_rows(stats, piece)) for piece in (slice(0, 2), slice(2, 4))]
+    except KeyError:
+        return  # it reads extras, which only the batches of a run have; weighted_loss checks it there
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"objective: in {spelling}, {error}") from None
+    except Exception as error:  # whatever a user's own function raises
+        raise ValueError(f"objective: {spelling} raised {type(error).__name__}: {error}.") from error
+    if not isinstance(whole, Tensor) or whole.shape != (4,):
+        shape = tuple(whole.shape) if isinstance(whole, Tensor) else type(whole).__name__
+        raise ValueError(f"objective: {spelling} must return one loss a token, shape (tokens,); 4 tokens gave {shape}.")
+    is_same = torch.allclose(whole, torch.cat(halves), rtol=1e-4, atol=1e-6, equal_nan=True)
+    if getattr(function, "mixes_tokens", False) or not is_same:
+        raise ValueError(
+            f"objective: {spelling} mixes tokens (a token's loss depends on the other tokens), so its value would "
+            "depend on how a step is cut into micro-batches; an expression takes tokenwise objectives only."
+        )
+
+
+_LOGITS = ((2.0, 0.5, -1.0, 0.0), (0.0, 3.0, 0.2, -2.0), (-0.5, 0.1, 0.3, 0.9), (1.0, -1.5, 0.7, 4.0))
+
+
+def _rows(stats: TokenStats, piece: slice) -> TokenStats:
+    vocab_size = stats.vocab_size[piece] if isinstance(stats.vocab_size, Tensor) else stats.vocab_size
+    return TokenStats({name: value[piece] for name, value in stats.fields.items()}, vocab_size)
+
+
+def _show(value: HyperValue) -> str:
+    if isinstance(value, float):
+        return repr(int(value)) if value.is_integer() and abs(value) < 1e6 else repr(value)
+    return repr(value)
+
+
+def cut(text: str) -> str:
+    """Return text in quotes, at most 60 characters of it."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,0 +1,100 @@
+"""What an objective needs to enter: a source, a record, a row of closed forms, and a documentation page up to date."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+import torch
+from tests.objectives.closed_forms import CLOSED_FORMS
+from tests.objectives.rows import ENTRIES
+from tests.paths import ROOT
+
+from sftloss import objectives
+from sftloss.docstrings import replace_region
+from sftloss.objectives import OBJECTIVES, cross_entropy, objective
+from sftloss.objectives.page import regions, with_imports
+from sftloss.statistics import FIELDS
+
+DOCS = ROOT / "docs" / "objectives.md"
+every_objective = pytest.mark.parametrize("name", OBJECTIVES)
+
+
+@every_objective
+def test_every_objective_enters_with_a_source_a_record_and_a_closed_form(name: str) -> None:
+    assert re.search(r"arXiv:\d{4}\.\d{5}|JMLR", ENTRIES[name].source), "a source that can be looked up"
+    assert ENTRIES[name].examples, "an example in its record"
+    assert name in CLOSED_FORMS, "the test row: a closed form that its gradient is compared with"
+
+
+def test_closed_forms_have_no_row_for_an_objective_that_does_not_exist() -> None:
+    assert set(CLOSED_FORMS) == set(OBJECTIVES)
+
+
+def test_the_committed_page_is_what_the_docstrings_give() -> None:
+    page = DOCS.read_text(encoding="utf-8")
+    for name, text in regions().items():
+        assert replace_region(page, name, text) == page, "run: python -m sftloss.objectives"
+
+
+def test_the_imports_for_type_checkers_are_complete() -> None:
+    source = (ROOT / "src" / "sftloss" / "objectives" / "__init__.py").read_text(encoding="utf-8")
+    assert with_imports(source) == source, "run: python -m sftloss.objectives"
+    assert all(f" import {name} as {name}\n" in source for name in OBJECTIVES)
+
+
+@every_objective
+def test_docstring_has_every_section_and_names_the_statistics_it_reads(name: str) -> None:
+    text = inspect.getdoc(OBJECTIVES[name]) or ""
+    for section in ("Args", "Returns", "Gradient", "Helps", "Harms", "Example", "Source"):
+        assert re.search(rf"^{section}:$", text, re.MULTILINE), section
+    assert ".. math::" in text
+    assert bool(ENTRIES[name].hyper_parameters) == ("Raises:" in text)
+    named = {field for field in FIELDS if f"``{field}``" in text}
+    body = inspect.getsource(OBJECTIVES[name]).rpartition('"""')[2]
+    assert named == {field for field in FIELDS if f"stats.{field}" in body}
+
+
+@every_objective
+def test_description_is_complete_and_plain_text(name: str) -> None:
+    entry = ENTRIES[name]
+    for text in (entry.summary, entry.formula, entry.gradient, entry.helps, entry.harms, entry.source):
+        assert text and "\n" not in text
+        assert not re.search(r"[\\`{}]", text), "markup a terminal cannot show"
+    assert entry.summary.endswith(".")
+    signature = inspect.signature(OBJECTIVES[name]).parameters
+    assert [(each.name, each.default) for each in entry.hyper_parameters] == [
+        (each.name, each.default) for each in list(signature.values())[1:]
+    ]
+    assert all(each.meaning and "`" not in each.meaning for each in entry.hyper_parameters)
+    assert all(each.kind is each.KEYWORD_ONLY for each in list(signature.values())[1:])
+
+
+@every_objective
+def test_examples_and_the_neutral_setting_can_be_read(name: str) -> None:
+    entry = ENTRIES[name]
+    assert all(name in str(objective(example)) for example in entry.examples)
+    assert not entry.is_term or all(example.startswith("cross_entropy + ") for example in entry.examples)
+    assert entry.neutral is None or objective(entry.neutral)
+
+
+def test_every_objective_is_a_public_name_under_its_own_name() -> None:
+    for name, function in OBJECTIVES.items():
+        assert function.__name__ == name
+        assert getattr(objectives, name) is function
+    assert set(OBJECTIVES) <= set(objectives.__all__)
+    assert cross_entropy is next(iter(OBJECTIVES.values())), "the default is listed first"
+
+
+def test_docs_tell_where_the_confidence_penalty_is_lowest() -> None:
+    """One right token, 99 999 wrong ones that share the rest evenly."""
+    p = torch.cat([torch.linspace(0.01, 0.99, 9801), 1 - torch.logspace(-2, -6, 2000)]).double()
+    rest = (1 - p) / 99_999
+    entropy = -(p * p.log() + 99_999 * rest * rest.log())
+    told = {0.05: 0.9998, 0.1: 0.78, 0.2: 0.44, 1.0: 0.11}
+    for coefficient, lowest in told.items():
+        at = p[(-p.log() - coefficient * entropy).argmin()].item()
+        digits = len(str(lowest)) - 2
+        assert round(at, digits) == lowest
+        assert str(lowest) in DOCS.read_text(encoding="utf-8")
