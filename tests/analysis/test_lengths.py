@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sftloss.analysis import LengthOptions, Lengths, alpha_for_length, forecasts
+from sftloss.analysis import LengthOptions, Lengths, alpha_for_length, length_forecasts
 from sftloss.analysis.lengths.answers import ready
 from sftloss.errors import ConfigError
 from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization, micro_batch_mean
@@ -20,7 +20,7 @@ def lengths_of(sizes, prompts=None, tasks=None, output=None):
 
 
 def means(lengths, **options):
-    return {one.normalization.name: one for one in forecasts(lengths, LengthOptions(**options))}
+    return {one.normalization.name: one for one in length_forecasts(lengths, LengthOptions(**options))}
 
 
 def drawn(count=120, seed=0):
@@ -70,7 +70,7 @@ def test_forecasts_do_not_depend_on_the_order_of_rows():
     prompts, tasks, order = rng.integers(0, 150, 400), rng.integers(0, 5, 400), rng.permutation(400)
     given = lengths_of(sizes, prompts, tasks)
     mixed = Lengths(order, sizes[order], sizes[order], prompts[order], tasks[order])
-    for one, two in zip(forecasts(given), forecasts(mixed), strict=True):
+    for one, two in zip(length_forecasts(given), length_forecasts(mixed), strict=True):
         for name in ("unconditional", "within_prompt"):
             a, b = getattr(one, name), getattr(two, name)
             # sums in another order differ in their last bits
@@ -115,7 +115,7 @@ def test_of_the_example_mean_the_unconditional_shift_is_the_largest():
 def test_untrained_examples_count_for_nothing():
     sizes, prompts = drawn(80), np.arange(80) // 2
     with_empty = lengths_of(np.append(sizes, [0.0, 0.0]), np.append(prompts, [0, 500]))
-    for one, two in zip(forecasts(lengths_of(sizes, prompts)), forecasts(with_empty), strict=True):
+    for one, two in zip(length_forecasts(lengths_of(sizes, prompts)), length_forecasts(with_empty), strict=True):
         assert one.unconditional.value == pytest.approx(two.unconditional.value, rel=1e-12)
         assert one.within_prompt.value == pytest.approx(two.within_prompt.value, rel=1e-12)
 
@@ -131,7 +131,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     truth, covered = np.exp(3 + 0.32), 0  # the mean of exp(3 + 0.8 z)
     for seed in range(60):
         sizes = np.random.default_rng(seed).lognormal(3, 0.8, 300)
-        spread = forecasts(lengths_of(sizes), LengthOptions(replicates=400))[0].unconditional.interval
+        spread = length_forecasts(lengths_of(sizes), LengthOptions(replicates=400))[0].unconditional.interval
         covered += spread.low <= truth <= spread.high
     assert covered >= 51  # 60 draws at 95 %: fewer than 51 has a chance of 0.2 %
 
@@ -139,7 +139,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
 def test_intervals_of_many_rows_are_as_wide_as_theory_says():
     """Above 4096 units, sums of them are resampled; rows thrown together by their place would be alike here."""
     sizes = np.sort(np.random.default_rng(0).lognormal(3, 0.8, 60_000))
-    spread = forecasts(lengths_of(sizes))[0].unconditional.interval
+    spread = length_forecasts(lengths_of(sizes))[0].unconditional.interval
     # 1000 replicates estimate a percentile's distance to about 4 %
     assert spread.high - spread.low == pytest.approx(2 * 1.96 * sizes.std() / 60_000**0.5, rel=0.12)
 
@@ -233,7 +233,7 @@ def test_an_answer_that_is_cut_off_has_no_length():
         np.append(prompts, [0, 1]), None, np.arange(82) >= 80,
     )  # fmt: skip
     assert ready(extra).cut == 2
-    for one, two in zip(forecasts(lengths_of(sizes, prompts)), forecasts(extra), strict=True):
+    for one, two in zip(length_forecasts(lengths_of(sizes, prompts)), length_forecasts(extra), strict=True):
         assert one.unconditional.value == pytest.approx(two.unconditional.value, rel=1e-12)
         assert one.where_seen == pytest.approx(two.where_seen, rel=1e-12)
 

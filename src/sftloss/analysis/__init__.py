@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from sftloss.analysis.lengths.collect import AnswerLength, LengthColumns, RowLengths, lengths_of, row_lengths
 from sftloss.analysis.lengths.describe import describe_lengths
-from sftloss.analysis.lengths.forecast import Forecast, LengthOptions, alpha_for_length, forecasts
+from sftloss.analysis.lengths.forecast import (
+    LengthForecast,
+    LengthOptions,
+    TaskForecast,
+    alpha_for_length,
+    forecasts_by_task,
+    length_forecasts,
+)
 from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
 from sftloss.analysis.signal.describe import describe, describe_with_frames
 from sftloss.analysis.signal.views import AnalysisOptions, View
@@ -13,20 +21,27 @@ from sftloss.analysis.table.table import Table, token_stats
 
 __all__ = [
     "AnalysisOptions",
-    "Forecast",
+    "AnswerLength",
+    "LengthColumns",
+    "LengthForecast",
     "LengthOptions",
     "Lengths",
+    "RowLengths",
     "Settings",
     "Table",
+    "TaskForecast",
     "View",
     "alpha_for_length",
     "describe",
     "describe_lengths",
     "describe_with_frames",
     "file_facts",
-    "forecasts",
+    "forecasts_by_task",
+    "length_forecasts",
+    "lengths_of",
     "measure",
     "model_facts",
+    "row_lengths",
     "sequence_weights",
     "token_stats",
     "tokenizer_facts",

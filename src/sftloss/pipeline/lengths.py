@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sftloss.document import by_severity
 from sftloss.errors import ConfigError, DataError
@@ -19,12 +19,12 @@ from sftloss.pipeline.run import Run
 if TYPE_CHECKING:
     import numpy as np
 
-    from sftloss.analysis import LengthOptions, Lengths
-    from sftloss.data import Example, Message, Origin, Record, Records
+    from sftloss.analysis import LengthColumns, LengthOptions, RowLengths
+    from sftloss.data import Message, Origin, Record, Records
     from sftloss.report import Report
 
 _UNITS = ("characters", "words")
-_TOLD = 1000  # rows between two words on progress
+_ROWS_A_NOTICE = 1000  # rows between two calls of `progress`
 
 
 def lengths(
@@ -59,7 +59,7 @@ def lengths(
         >>> report.document.headlines[1]
         'Whether it shifts here this data cannot tell: 3 examples with trained tokens, fewer than 30.'
     """
-    from sftloss.analysis import LengthOptions, describe_lengths
+    from sftloss.analysis import LengthColumns, LengthOptions, describe_lengths, row_lengths
     from sftloss.data import read_records
     from sftloss.report import Report
 
@@ -71,13 +71,16 @@ def lengths(
     records = read_records(rows, format=run.format, columns=run.columns, on_error=run.on_error, limit=run.max_examples)
     account = Examples(records, tokenizer, max_length=run.max_length, on_error=run.on_error)
     with folder(run, resumes=False) as place:
-        found = _Found() if tokenizer is not None else _Found(unit="")
-        for measured in _of_examples(account) if tokenizer is not None else _of_text(records, account, unit):
-            found.add(measured)
-            if run.progress is not None and len(found.size) % _TOLD == 0:
-                run.progress(len(found.size), None)
-        question = replace(question, unit=found.unit)
-        document = describe_lengths(found.lengths(), question, origins=found.origins, facts=account.facts())
+        measured = _Measured(LengthColumns())
+        by_text = _of_text(records, account, unit)
+        by_tokens = ((row_lengths(example), example.origin, "tokens") for example in account)
+        for row in by_text if tokenizer is None else by_tokens:
+            measured.add(*row)
+            if run.progress is not None and len(measured.rows) % _ROWS_A_NOTICE == 0:
+                run.progress(len(measured.rows), None)
+        question = replace(question, unit=measured.unit or "tokens")
+        lengths_of_rows = measured.columns.lengths()
+        document = describe_lengths(lengths_of_rows, question, origins=measured.origins, facts=account.facts())
         findings = by_severity((*document.findings, *account.findings()))
         told = (("command", run.command),) if run.command else ()
         report = Report(replace(document, findings=findings, provenance=(*told, *document.provenance)))
@@ -85,75 +88,29 @@ def lengths(
     return report
 
 
-class _Answer(NamedTuple):
-    """One answer: its length, a hash of what comes before it (-1 for nothing), whether it was cut off."""
-
-    output: float
-    prompt: int
-    is_cut: bool = False
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """One row: T, and its answers."""
-
-    size: float
-    answers: tuple[_Answer, ...]
-    other: float  # trained length of other roles than the answer
-    task: str | None
-    origin: Origin
-    unit: str
-
-
 @dataclass
-class _Found:
-    """Columns of numbers, eight bytes a cell, however many rows there are: of each row, and of each answer."""
+class _Measured:
+    """What the rows measured so far add up to: their lengths, and where each came from."""
 
-    unit: str = "tokens"
-    size: array[float] = field(default_factory=lambda: array("d"))
-    other: array[float] = field(default_factory=lambda: array("d"))
-    tasks: array[int] = field(default_factory=lambda: array("q"))
+    columns: LengthColumns
+    unit: str = ""
     rows: array[int] = field(default_factory=lambda: array("q"))
     lines: array[int] = field(default_factory=lambda: array("q"))
     paths: array[int] = field(default_factory=lambda: array("q"))
-    owners: array[int] = field(default_factory=lambda: array("q"))
-    output: array[float] = field(default_factory=lambda: array("d"))
-    prompts: array[int] = field(default_factory=lambda: array("q"))
-    cut: array[int] = field(default_factory=lambda: array("b"))
-    names: dict[str | None, int] = field(default_factory=dict)
     files: dict[str, int] = field(default_factory=dict)
 
-    def add(self, row: _Measured) -> None:
-        if self.unit != row.unit:
+    def add(self, row: RowLengths, origin: Origin, unit: str) -> None:
+        if self.unit != unit:
             if self.unit:
                 raise DataError(
-                    f"{row.origin}: the row counts {row.unit}, those before it {self.unit}; give a tokenizer to count "
+                    f"{origin}: the row counts {unit}, those before it {self.unit}; give a tokenizer to count "
                     "all in tokens."
                 )
-            self.unit = row.unit
-        for answer in row.answers or (_Answer(0.0, -1),):  # a row that trains nothing is a row
-            self.owners.append(len(self.size))
-            self.output.append(answer.output)
-            self.prompts.append(answer.prompt)
-            self.cut.append(answer.is_cut)
-        self.size.append(row.size)
-        self.other.append(row.other)
-        self.tasks.append(self.names.setdefault(row.task, len(self.names)))
-        self.rows.append(row.origin.row)
-        self.lines.append(-1 if row.origin.line is None else row.origin.line)
-        self.paths.append(self.files.setdefault(row.origin.path, len(self.files)))
-
-    def lengths(self) -> Lengths:
-        import numpy as np
-
-        from sftloss.analysis import Lengths
-
-        size, tasks = np.asarray(self.size), np.asarray(self.tasks) if len(self.names) > 1 else None
-        if not any(self.output):  # as in the analysis of a model: what is trained then is the output
-            return Lengths(np.arange(len(size)), size, np.asarray(self.other), None, tasks)
-        at = np.asarray(self.owners)
-        columns = (np.asarray(self.output), np.asarray(self.prompts), None if tasks is None else tasks[at])
-        return Lengths(at, size[at], *columns, np.asarray(self.cut, dtype=bool))
+            self.unit = unit
+        self.columns.add(row)
+        self.rows.append(origin.row)
+        self.lines.append(-1 if origin.line is None else origin.line)
+        self.paths.append(self.files.setdefault(origin.path, len(self.files)))
 
     def origins(self, ids: np.ndarray) -> tuple[str, ...]:
         files = list(self.files)
@@ -163,31 +120,21 @@ class _Found:
         return f"{path}:{self.lines[i]}" if self.lines[i] >= 0 else f"{path} row {self.rows[i]}"
 
 
-def _of_examples(examples: Iterable[Example]) -> Iterator[_Measured]:
-    """Tokens, exactly as training sees them."""
-    from sftloss.data import answer_spans
-
-    for example in examples:
-        trained, last = example.weights > 0, len(example.weights)
-        found = []
-        for (start, stop), prompt in zip(answer_spans(example), example.prompts, strict=True):
-            is_cut = example.truncated > 0 and stop == last and not bool(example.is_end[stop - 1])
-            found.append(_Answer(float(trained[start:stop].sum()), prompt or -1, is_cut))
-        other = float(trained.sum()) - sum(one.output for one in found)
-        size = float(example.weights.sum())
-        yield _Measured(size, tuple(found), other, example.task, example.origin, "tokens")
-
-
-def _of_text(records: Records, account: Examples, unit: str) -> Iterator[_Measured]:
+def _of_text(records: Records, account: Examples, unit: str) -> Iterator[tuple[RowLengths, Origin, str]]:
     """Characters or words of what is trained; tokens where rows bring them."""
     for record in records:
         account.used += 1
-        yield _of_tokens(record) if record.tokens is not None else _of_words(record, unit)
+        if record.tokens is not None:
+            yield _of_tokens(record), record.origin, "tokens"
+        else:
+            yield _of_words(record, unit), record.origin, unit
 
 
-def _of_words(record: Record, unit: str) -> _Measured:
+def _of_words(record: Record, unit: str) -> RowLengths:
+    from sftloss.analysis import AnswerLength, RowLengths
+
     messages, size, other = record.messages or (), 0.0, 0.0
-    found, hashed = [], hashlib.blake2b(json.dumps(record.tools, default=str).encode(), digest_size=8)
+    answers, hashed = [], hashlib.blake2b(json.dumps(record.tools, default=str).encode(), digest_size=8)
     for message in messages:
         is_answer = message.role == "assistant"
         weight = float(is_answer) if message.weight is None else message.weight
@@ -195,16 +142,18 @@ def _of_words(record: Record, unit: str) -> _Measured:
         size += weight * length
         other += 0 if is_answer else length
         if is_answer:
-            found.append(_Answer(float(length), _number(hashed)))
+            answers.append(AnswerLength(float(length), _prompt_code(hashed)))
         hashed.update(json.dumps([message.role, message.content, message.tool_calls], default=str).encode())
     if record.text is not None:  # trained whole, without a prompt
         size = float(_count_text(record.text, unit))
-        found.append(_Answer(size, -1))
-    return _Measured(size * record.weight, tuple(found), other, record.task, record.origin, unit)
+        answers.append(AnswerLength(size, -1))
+    return RowLengths(size * record.weight, tuple(answers), other, record.task)
 
 
-def _of_tokens(record: Record) -> _Measured:
-    """Pre-tokenised rows need no tokenizer to be counted; without one a stretch of labels is an answer."""
+def _of_tokens(record: Record) -> RowLengths:
+    """Pre-tokenized rows need no tokenizer to be counted; without one a stretch of labels is an answer."""
+    from sftloss.analysis import AnswerLength, RowLengths
+
     tokens = record.tokens or {}
     ids = list(tokens["input_ids"])
     labels, weights = tokens.get("labels"), tokens.get("weights")
@@ -214,13 +163,13 @@ def _of_tokens(record: Record) -> _Measured:
     if labels is not None:
         weight = [w if label != -100 else 0.0 for w, label in zip(weight, labels, strict=True)]
     weight[:1] = [0.0] * len(weight[:1])  # the first token is never predicted
-    found, hashed, at = [], hashlib.blake2b(digest_size=8), 0
+    answers, hashed, at = [], hashlib.blake2b(digest_size=8), 0
     edges = [i for i in range(len(ids) + 1) if (i < len(ids) and weight[i] > 0) != (i > 0 and weight[i - 1] > 0)]
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
         hashed.update(array("q", ids[at:start]).tobytes())
         at = start
-        found.append(_Answer(float(stop - start), _number(hashed) if start > 1 else -1))
-    return _Measured(sum(weight) * record.weight, tuple(found), 0.0, record.task, record.origin, "tokens")
+        answers.append(AnswerLength(float(stop - start), _prompt_code(hashed) if start > 1 else -1))
+    return RowLengths(sum(weight) * record.weight, tuple(answers), 0.0, record.task)
 
 
 def _count(message: Message, unit: str) -> int:
@@ -233,6 +182,6 @@ def _count_text(text: str, unit: str) -> int:
     return len(text) if unit == "characters" else len(text.split())
 
 
-def _number(hashed: Any) -> int:
+def _prompt_code(hashed: Any) -> int:
     """63 bits of a running hash: equal for equal beginnings."""
     return int.from_bytes(hashed.digest(), "big") >> 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,7 +25,7 @@ class Answers:
         ids, size, output: As in `Lengths`.
         prompts: Codes from 0; an answer without a prompt has a code of its own. None where prompts are not known.
         has_prompt: Whether there is a prompt; all False where prompts are not known.
-        tasks: Codes from 0, or None.
+        tasks: Codes from 0; None where there are not at least two.
         units: What each answer is resampled with: all answers of examples that share their first prompt.
         sizes: T of every trained example, those whose answers are all cut off among them.
         example: Index into `sizes` and `examples`.
@@ -44,6 +44,20 @@ class Answers:
     example: Codes
     examples: Codes
     cut: int
+
+    def only(self, keep: NDArray[np.bool_]) -> Answers:
+        """Some of the answers; their weights stay what they are among all of them."""
+        return replace(
+            self,
+            ids=self.ids[keep],
+            size=self.size[keep],
+            output=self.output[keep],
+            prompts=None if self.prompts is None else _codes(self.prompts[keep]),
+            has_prompt=self.has_prompt[keep],
+            tasks=None,
+            units=self.units[keep],
+            example=self.example[keep],
+        )
 
     def weights(self, rule: Normalization) -> Floats:
         """w(T) of each answer's example."""
@@ -72,29 +86,34 @@ class Answers:
         return ""
 
 
-def ready(lengths: Lengths) -> Answers:
-    """The answers that count: of trained examples, with a trained token, and not cut off."""
+def counted(lengths: Lengths) -> NDArray[np.bool_]:
+    """Which answers count: those of trained examples, with a trained token, and not cut off."""
     trained = (lengths.size > 0) & (lengths.output > 0)
-    cut = np.zeros(len(lengths.ids), dtype=bool) if lengths.cut is None else lengths.cut
-    keep = trained & ~cut
+    return trained if lengths.cut is None else trained & ~lengths.cut
+
+
+def ready(lengths: Lengths) -> Answers:
+    """The answers that count, with what they are weighed and resampled by."""
+    keep = counted(lengths)
     examples, first, which = np.unique(lengths.ids[lengths.size > 0], return_index=True, return_inverse=True)
     example = np.zeros(len(lengths.ids), dtype=np.int64)
     example[lengths.size > 0] = which.ravel()
     opening = None if lengths.prompts is None else lengths.prompts[lengths.size > 0][first]
     units = resampling_units(examples, opening)
     prompts = None if lengths.prompts is None else lengths.prompts[keep]
+    tasks = None if lengths.tasks is None or len(np.unique(lengths.tasks)) < 2 else lengths.tasks
     return Answers(
         lengths.ids[keep],
         lengths.size[keep],
         lengths.output[keep],
         None if prompts is None else _codes(np.where(prompts < 0, -1 - np.arange(len(prompts)), prompts)),
         np.zeros(int(keep.sum()), dtype=bool) if prompts is None else prompts >= 0,
-        None if lengths.tasks is None else _codes(lengths.tasks[keep]),
+        None if tasks is None else _codes(tasks[keep]),
         units[example[keep]],
         lengths.size[lengths.size > 0][first],
         example[keep],
         examples,
-        int((trained & cut).sum()),
+        int(((lengths.size > 0) & (lengths.output > 0) & ~keep).sum()),
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sftloss.analysis.lengths.answers import Answers, Resampling, ready
+from sftloss.analysis.lengths.answers import Answers, Resampling, counted, ready
 from sftloss.analysis.lengths.tilt import Lengths, conflicting, sequence_weights
 from sftloss.errors import ConfigError
 from sftloss.numbers import Codes, Estimate, Floats, kish_ess
@@ -76,7 +76,7 @@ class LengthOptions:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class LengthForecast:
     """What cross-entropy learns about length under one normalization, at its optimum.
 
     Attributes:
@@ -97,7 +97,7 @@ class Forecast:
     effective_examples: float
 
 
-def forecasts(lengths: Lengths, options: LengthOptions | None = None) -> tuple[Forecast, ...]:
+def length_forecasts(lengths: Lengths, options: LengthOptions | None = None) -> tuple[LengthForecast, ...]:
     r"""The mean output length that each normalization teaches, from the lengths alone.
 
     .. math:: \bar T_w = \frac{\sum_i w(T_i)\,T_i}{\sum_i w(T_i)}, \qquad w(T) = T^{-\alpha}
@@ -114,7 +114,7 @@ def forecasts(lengths: Lengths, options: LengthOptions | None = None) -> tuple[F
     Example:
         >>> import numpy as np
         >>> two = Lengths(np.arange(2), np.array([2.0, 8.0]), np.array([2.0, 8.0]), prompts=np.array([7, 7]))
-        >>> [round(one.within_prompt.value, 2) for one in forecasts(two)]     # sum, sqrt, example mean
+        >>> [round(one.within_prompt.value, 2) for one in length_forecasts(two)]     # sum, sqrt, example mean
         [5.0, 4.0, 3.2]
     """
     options, answers = options or LengthOptions(), ready(lengths)
@@ -122,14 +122,14 @@ def forecasts(lengths: Lengths, options: LengthOptions | None = None) -> tuple[F
     return tuple(forecast(answers, rule, spread) for rule in options.all_normalizations())
 
 
-def forecast(answers: Answers, rule: Normalization, spread: Resampling) -> Forecast:
+def forecast(answers: Answers, rule: Normalization, spread: Resampling) -> LengthForecast:
     """What one normalization teaches: the one place where it is computed, for `lengths` and for `analyze`."""
     counted = kish_ess(sequence_weights(answers.sizes, rule))
     if not len(answers.ids):  # every answer is cut off: no length is known
-        return Forecast(rule, Estimate(math.nan), None, None, None, counted)
+        return LengthForecast(rule, Estimate(math.nan), None, None, None, counted)
     weights = answers.weights(rule)
     whole = spread.ratio(weights * answers.output, weights)
-    return Forecast(
+    return LengthForecast(
         rule,
         whole,
         None if answers.prompts is None else _within_prompt(answers, weights, whole, spread),
@@ -137,6 +137,47 @@ def forecast(answers: Answers, rule: Normalization, spread: Resampling) -> Forec
         _where_seen(answers, weights),
         counted,
     )
+
+
+@dataclass(frozen=True)
+class TaskForecast:
+    """Mean answer lengths of one task: the data's, and what one normalization teaches cross-entropy.
+
+    Attributes:
+        data: Mean length of the training answers.
+        within_prompt: Predicted mean where length varies only among the answers the data has to one prompt; NaN
+            where prompts are not known.
+        whole: Predicted mean if the prompt says nothing about length: the bound of the shift.
+    """
+
+    data: float
+    within_prompt: float
+    whole: float
+
+
+def forecasts_by_task(lengths: Lengths, rule: Normalization) -> dict[str, TaskForecast]:
+    """What a normalization teaches about the answers of each task, and under the empty name of all of them.
+
+    Tasks whose answers are all cut off are left out. The weight of an answer is that of its example among all
+    examples, whatever their task.
+
+    Example:
+        >>> import numpy as np
+        >>> two = Lengths(np.arange(2), np.array([2.0, 8.0]), np.array([2.0, 8.0]), prompts=np.array([7, 7]))
+        >>> round(forecasts_by_task(two, EXAMPLE_MEAN)[""].within_prompt, 2)
+        3.2
+    """
+    codes = np.zeros(len(lengths.ids), dtype=np.int64) if lengths.tasks is None else lengths.tasks
+    answers, codes = ready(lengths), codes[counted(lengths)]
+    chosen = {"": np.ones(len(codes), dtype=bool)}
+    chosen |= {name: codes == code for code, name in enumerate(lengths.task_names) if name is not None}
+    return {name: _task_forecast(answers.only(keep), rule) for name, keep in chosen.items() if keep.any()}
+
+
+def _task_forecast(answers: Answers, rule: Normalization) -> TaskForecast:
+    one = forecast(answers, rule, Resampling(answers.units, replicates=0))
+    within = math.nan if one.within_prompt is None else one.within_prompt.value
+    return TaskForecast(float(answers.output.mean()), within, one.unconditional.value)
 
 
 def bin_sums(codes: Codes, values: Floats, count: int = 0) -> Floats:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from sftloss import numbers
-from sftloss.analysis.lengths.forecast import STEEPEST, Forecast, bin_sums, solve
+from sftloss.analysis.lengths.forecast import STEEPEST, LengthForecast, bin_sums, solve
 from sftloss.analysis.lengths.study import LengthStudy
 from sftloss.analysis.shared.shares import bounds, cell, number, percent
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
@@ -55,7 +55,7 @@ def forecast_section(study: LengthStudy) -> Section:
     return Section("forecast", "Predicted output length", lead, charts=(_forest(study),), tables=(table,))
 
 
-def _forecast_row(one: Forecast, data: float, *, is_seen: bool) -> tuple[Cell, ...]:
+def _forecast_row(one: LengthForecast, data: float, *, is_seen: bool) -> tuple[Cell, ...]:
     within = one.within_prompt if is_seen else None
     values = (one.unconditional.value, *bounds(one.unconditional.interval), one.unconditional.value / data - 1.0)
     given = (None, None, None) if within is None else (within.value, *bounds(within.interval))

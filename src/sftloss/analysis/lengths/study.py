@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.answers import Answers, Resampling
-from sftloss.analysis.lengths.forecast import Forecast, LengthOptions, forecast
+from sftloss.analysis.lengths.forecast import LengthForecast, LengthOptions, forecast
 from sftloss.numbers import Estimate
 from sftloss.weights import TOKEN_MEAN, Normalization
 
@@ -31,7 +31,7 @@ class LengthStudy:
         return Resampling(self.answers.units, replicates=self.options.replicates, seed=self.options.seed)
 
     @cached_property
-    def forecasts(self) -> tuple[Forecast, ...]:
+    def forecasts(self) -> tuple[LengthForecast, ...]:
         return tuple(forecast(self.answers, rule, self.spread) for rule in self.options.all_normalizations())
 
     @property
@@ -43,7 +43,7 @@ class LengthStudy:
         rules = self.options.all_normalizations()
         return next(one for one in rules if (one.alpha, one.micro_batch) == (first.alpha, first.micro_batch))
 
-    def forecast(self, rule: Normalization) -> Forecast:
+    def forecast(self, rule: Normalization) -> LengthForecast:
         return next(one for one in self.forecasts if one.normalization == rule)
 
     @cached_property

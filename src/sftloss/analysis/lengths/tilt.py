@@ -82,8 +82,9 @@ class Lengths:
         output: Trained tokens of this answer, which a reader counts.
         prompts: What comes before the answer, as a number that is equal for equal prompts; negative where there is no
             prompt, as in plain text. None where prompts are not known.
-        tasks: Code of the task; None where there are none.
+        tasks: Code of the task, from 0; None where there are none.
         cut: Whether the answer was cut off: its length is then not known. None where none was.
+        task_names: Name of each code in `tasks`; None is the name of rows without a task.
     """
 
     ids: NDArray[np.int64]
@@ -92,3 +93,4 @@ class Lengths:
     prompts: NDArray[np.int64] | None = None
     tasks: NDArray[np.int64] | None = None
     cut: NDArray[np.bool_] | None = None
+    task_names: tuple[str | None, ...] = ()

@@ -20,7 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.answers import Answers, Resampling, ready
-from sftloss.analysis.lengths.forecast import Forecast, forecast
+from sftloss.analysis.lengths.forecast import LengthForecast, forecast
 from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
 from sftloss.analysis.signal.views import AnalysisOptions, View
 from sftloss.analysis.table.segments import answers, with_facts, with_spans
@@ -208,7 +208,7 @@ class Study:
         """Ratios of sums over the answers, with intervals."""
         return Resampling(self.answers.units, replicates=self.options.replicates, seed=self.options.seed)
 
-    def forecast(self, rule: Normalization) -> Forecast:
+    def forecast(self, rule: Normalization) -> LengthForecast:
         """The output length that a normalization teaches, as `lengths` predicts it from the same rows."""
         return self.once(("forecast", rule), lambda: forecast(self.answers, rule, self.spread))
 
