@@ -109,8 +109,9 @@ def test_a_lock_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
 def test_callers_agree_on_the_digest_of_a_file(tmp_path: Path) -> None:
     """The table's manifest, a checkpoint's manifest and a comparison's plan name the same content alike."""
     pytest.importorskip("polars")
-    from sftloss.analysis import file_facts
     from sftloss.experiments.plan import _content
+
+    from sftloss.analysis import file_facts
 
     path = tmp_path / "data.jsonl"
     path.write_bytes(b"x" * (3 << 20))

@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 from tests.cli.tools import run
-from tests.experiments.made import PLAN, results
+from tests.experiments.made import PLAN, results, with_recipe
 from tests.paths import ROOT
 
-from sftloss.cli.verbs.compare import CompareOptions, plan_of
+from sftloss.cli.verbs.compare import CompareOptions, experiment_of
 from sftloss.config import command_line
-from sftloss.experiments import STUDIES, Plan, study_page
+from sftloss.experiments import STUDIES, Experiment, study_page
 from sftloss.experiments.pages.describe import describe
 from sftloss.experiments.studies import DEMO
+from sftloss.finetune import Recipe
 from sftloss.report import from_json, render_markdown
 
 SMALL = (
-    "--width", 16, "--heads", 2, "--layers", 1, "--train-rows", 32, "--eval-rows", 8, "--steps", 2, "--batch-size", 8,
-    "--points", 1, "--samples", 0, "--max-new-tokens", 4, "--seeds", 1,
+    "--width", 16, "--heads", 2, "--layers", 1, "--max-examples", 32, "--eval-rows", 8, "--max-steps", 2,
+    "--batch-size", 8, "--points", 1, "--samples", 0, "--max-new-tokens", 4, "--seeds", 1,
 )  # fmt: skip
 
 
@@ -38,8 +39,10 @@ def test_compare_trains_shows_headlines_and_writes_the_report(tmp_path):
 
 def test_the_demo_compares_two_losses_and_two_normalizations(tmp_path, monkeypatch):
     """The demo's own plan, smaller: its arms, tasks and report are those of the command."""
-    small = {"train_rows": 64, "eval_rows": 16, "steps": 2, "points": 1, "max_new_tokens": 4, "seeds": (0,)}
-    monkeypatch.setattr("sftloss.experiments.studies.DEMO", replace(DEMO, **small))
+    small = {"eval_rows": 16, "points": 1, "max_new_tokens": 4, "seeds": (0,)}
+    monkeypatch.setattr(
+        "sftloss.experiments.studies.DEMO", replace(with_recipe(DEMO, max_examples=64, max_steps=2), **small)
+    )
     monkeypatch.setattr("os.cpu_count", lambda: 1)  # workers are processes, which see no patch
     result = run("demo", "--compare", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
@@ -70,15 +73,19 @@ def test_a_config_file_gives_the_plan_of_its_flags(tmp_path):
     options = CompareOptions(
         loss=("cross_entropy", "dft"), normalization=("token-mean", "0.5"), seeds=2, prompt_weight=("0", "0.1")
     )
-    plan = plan_of(options)
+    plan = experiment_of(options)
     assert plan.seeds == (0, 1) and plan.prompt_weights == (0.0, 0.1) and len(plan.arms()) == 8
 
 
-def test_flags_default_to_what_a_plan_defaults_to():
-    defaults, made = Plan(), plan_of(CompareOptions())
-    assert {f.name: getattr(made, f.name) for f in fields(Plan)} == {
-        f.name: getattr(defaults, f.name) for f in fields(Plan)
-    }
+def test_flags_default_to_what_an_experiment_defaults_to():
+    assert experiment_of(CompareOptions()) == Experiment()
+
+
+def test_a_pretrained_model_gets_the_learning_rate_of_train():
+    """The rate of a model from scratch ruins a pretrained one."""
+    given = {"model": "dir", "data": "x.jsonl", "eval_data": "y.jsonl"}
+    assert experiment_of(CompareOptions(**given)).recipe == Recipe(**given)
+    assert experiment_of(CompareOptions(**given, learning_rate=1e-3)).recipe.learning_rate == 1e-3
 
 
 @pytest.mark.parametrize(
@@ -88,7 +95,7 @@ def test_flags_default_to_what_a_plan_defaults_to():
         (("--loss", "dft", "--loss", "focl"), "focl"),
         (("--loss", "dft", "--loss", "focal", "--devices", "tpu:0"), "tpu:0"),
         (("--prompt-weight", "much", "--prompt-weight", "1"), "much"),
-        (("--loss", "dft", "--loss", "focal", "--data", "x.jsonl"), "eval-data"),
+        (("--loss", "dft", "--loss", "focal", "--data", "x.jsonl"), "--eval-data"),
         (("--loss", "dft", "--loss", "focal", "--data", "x.jsonl", "--noise", "0.1"), "--noise: only generated"),
     ],
 )
@@ -102,16 +109,16 @@ def test_another_comparison_in_the_folder_is_refused(tmp_path):
     words = ("compare", "--loss", "cross_entropy", "--loss", "dft", *SMALL, "-o", tmp_path)
     assert run(*words).exit_code == 0
     result = run(*words, "--learning-rate", "0.1")
-    assert result.exit_code == 2 and "--learning-rate" in result.stderr
+    assert result.exit_code == 2 and "learning_rate" in result.stderr.replace("--learning-rate", "learning_rate")
 
 
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_the_advice_to_take_more_seeds_is_the_command_itself_and_runs(seeds):
-    options = CompareOptions(loss=("cross_entropy", "dft"), seeds=seeds, steps=7, output="a b")
+    options = CompareOptions(loss=("cross_entropy", "dft"), seeds=seeds, max_steps=7, output="a b")
     plan = replace(PLAN, seeds=tuple(range(seeds)))
-    document = describe(plan, results(plan=plan), command=command_line("compare", options))
+    document = describe(plan, results(experiment=plan), command=command_line("compare", options))
     fix = document.findings[0].fix
-    assert fix == "sftloss compare --loss cross_entropy --loss dft --steps 7 --output 'a b' --seeds 5"
+    assert fix == "sftloss compare --loss cross_entropy --loss dft --max-steps 7 --output 'a b' --seeds 5"
     shown = run(*shlex.split(fix)[1:], "--print-config")
     assert shown.exit_code == 0 and "seeds: 5" in shown.stdout and "output: a b" in shown.stdout
 
@@ -123,7 +130,7 @@ def test_every_study_has_a_command():
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_can_differ_in_one_thing_only(name):
-    plan = STUDIES[name].plan
+    plan = STUDIES[name].experiment
     assert len(plan.seeds) >= 5
     assert sum(len(set(column)) > 1 for column in zip(*(arm.parts for arm in plan.arms()), strict=True)) == 1
 
@@ -140,9 +147,9 @@ def test_a_page_of_a_study_says_what_its_result_says(file):
 
 @pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.stem)
 def test_the_result_of_a_study_is_what_its_command_makes(file):
-    document, plan = from_json(file.read_text(encoding="utf-8")), STUDIES[file.stem].plan
+    document, plan = from_json(file.read_text(encoding="utf-8")), STUDIES[file.stem].experiment
     assert dict(document.facts)["seeds"] == ", ".join(map(str, plan.seeds))
-    assert dict(document.provenance)["digest of the plan"] == plan.digest()
+    assert dict(document.provenance)["digest of the experiment"] == plan.digest()
 
 
 def test_the_page_on_real_data_says_what_its_result_says():

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
+from sftloss.experiments.experiment import Arm, Experiment, Trial
 from sftloss.experiments.metrics import Bin, Gap, Ratio
-from sftloss.experiments.plan import Arm, Plan, Run
-from sftloss.experiments.run.results import Answer, ArmResult, Examples, Forecast, Point
+from sftloss.experiments.run.results import Answer, ArmResult, LengthForecast, Point, RowGroups
 from sftloss.experiments.verdicts.verdicts import Results
 
-PLAN = Plan(losses=("cross_entropy", "dft"), seeds=(0, 1, 2))
+PLAN = Experiment(losses=("cross_entropy", "dft"), seeds=(0, 1, 2))
 ROWS = 60
 
 
-def arm_result(run: Run, shift: float, digest: str = "d") -> ArmResult:
+def with_recipe(experiment: Experiment, **changes: Any) -> Experiment:
+    """The same experiment with other values in its training recipe."""
+    return replace(experiment, recipe=replace(experiment.recipe, **changes))
+
+
+def arm_result(trial: Trial, shift: float, digest: str = "d") -> ArmResult:
     """`shift` nats are added to every token of every example."""
-    random = np.random.default_rng(run.seed)
+    random = np.random.default_rng(trial.seed)
     shared = np.random.default_rng(100)  # what makes an example hard, whatever the arm and the seed
     size = shared.integers(1, 9, ROWS).astype(float)
     nll = size * (1.0 + shared.gamma(2.0, 0.3, ROWS) + shift + 0.02 * random.normal(size=ROWS))
@@ -23,7 +31,7 @@ def arm_result(run: Run, shift: float, digest: str = "d") -> ArmResult:
     right = (shared.random(ROWS) + 0.05 * random.normal(size=ROWS) > 0.4).astype(float)
     generated = size + 0.1 * random.normal(size=ROWS)
     return ArmResult(
-        run,
+        trial,
         digest,
         steps=10,
         tokens=500,
@@ -41,17 +49,21 @@ def arm_result(run: Run, shift: float, digest: str = "d") -> ArmResult:
         end_reliability=(Bin(0.0, 1.0, 9, 0.1, 0.05), Bin(2.0, 3.0, 9, 0.6, 0.7)),
         lengths=tuple((int(n), int(n) + 1) for n in size),
         reference_lengths=tuple(int(n) for n in size),
-        examples=Examples(("add", "copy") * (ROWS // 2), ("en", "en", "zh") * (ROWS // 3), tuple(range(ROWS))),
-        forecasts={"": Forecast(4.0, 3.5, 3.0), "add": Forecast(2.0, 2.0, 1.5), "copy": Forecast(6.0, 5.0, 4.0)},
+        groups=RowGroups(("add", "copy") * (ROWS // 2), ("en", "en", "zh") * (ROWS // 3), tuple(range(ROWS))),
+        forecasts={
+            "": LengthForecast(4.0, 3.5, 3.0),
+            "add": LengthForecast(2.0, 2.0, 1.5),
+            "copy": LengthForecast(6.0, 5.0, 4.0),
+        },
         versions={"torch": "2"},
     )
 
 
-def results(shift: float = 0.0, *, plan: Plan = PLAN) -> Results:
+def results(shift: float = 0.0, *, experiment: Experiment = PLAN) -> Results:
     """Both arms with every seed; the second arm's loss is `shift` nats a token higher."""
-    arms = plan.arms()
-    found = {run: arm_result(run, shift if run.arm != arms[0] else 0.0) for run in plan.runs()}
-    return Results(arms, plan.seeds, found)
+    arms = experiment.arms()
+    found = {trial: arm_result(trial, shift if trial.arm != arms[0] else 0.0) for trial in experiment.trials()}
+    return Results(arms, experiment.seeds, found)
 
 
 def said(arm: Arm) -> tuple[Answer, ...]:

@@ -20,13 +20,13 @@ NAMES = [name for name, one in STUDIES.items() if one.claim is not None]
 
 def planted(name, **moved):
     """The study's document, measures of its last arm moved by so much an example: 0.3 times a claimed direction."""
-    plan = replace(STUDIES[name].plan, seeds=(0, 1, 2))
+    experiment = replace(STUDIES[name].experiment, seeds=(0, 1, 2))
     noise = 0.01 * np.cos(np.arange(ROWS))
     makers = {
         key: (lambda m, key=key, by=by: Ratio(m[key].top + (by + noise) * m[key].bottom, m[key].bottom))
         for key, by in moved.items()
     }
-    return describe(plan, spoiled(results(plan=plan), len(plan.arms()) - 1, **makers))
+    return describe(experiment, spoiled(results(experiment=experiment), len(experiment.arms()) - 1, **makers))
 
 
 def claimed(name):
@@ -58,27 +58,27 @@ def test_an_answer_says_what_else_differs_and_what_does_not():
 
 
 def test_arms_that_disagree_are_both_named():
-    plan = replace(STUDIES["focal"].plan, seeds=(0, 1, 2))
-    given = results(plan=plan)
+    experiment = replace(STUDIES["focal"].experiment, seeds=(0, 1, 2))
+    given = results(experiment=experiment)
     for arm, by in ((1, 0.3), (2, -0.3)):
         given = spoiled(given, arm, exact_match=lambda m, by=by: Ratio(m["exact_match"].top + by, np.ones(ROWS)))
-    told = answer(describe(plan, given), STUDIES["focal"].claim)
+    told = answer(describe(experiment, given), STUDIES["focal"].claim)
     assert "is supported for focal(gamma=1) and contradicted for focal(gamma=2)." in told
 
 
 def test_beside_arms_that_disagree_those_without_a_verdict_are_named():
     losses = ("cross_entropy", "focal(gamma=1)", "focal(gamma=2)", "focal(gamma=3)")
-    plan = replace(STUDIES["focal"].plan, losses=losses, seeds=(0, 1, 2))
-    given = results(plan=plan)
+    experiment = replace(STUDIES["focal"].experiment, losses=losses, seeds=(0, 1, 2))
+    given = results(experiment=experiment)
     for arm, by in ((1, 0.3), (2, -0.3)):
         given = spoiled(given, arm, exact_match=lambda m, by=by: Ratio(m["exact_match"].top + by, np.ones(ROWS)))
-    told = answer(describe(plan, given), STUDIES["focal"].claim)
+    told = answer(describe(experiment, given), STUDIES["focal"].claim)
     assert "contradicted for focal(gamma=2); no difference shown for focal(gamma=3)." in told
 
 
 def test_too_few_seeds_answer_nothing():
-    plan = replace(STUDIES["focal"].plan, seeds=(0, 1))
-    told = answer(describe(plan, results(0.5, plan=plan)), STUDIES["focal"].claim)
+    experiment = replace(STUDIES["focal"].experiment, seeds=(0, 1))
+    told = answer(describe(experiment, results(0.5, experiment=experiment)), STUDIES["focal"].claim)
     assert told == "The data is too little for any verdict: too few seeds."
 
 

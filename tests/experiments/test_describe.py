@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from tests.experiments.made import PLAN, arm_result, results, said
 
+from sftloss.experiments.experiment import Experiment
 from sftloss.experiments.metrics import Gap
 from sftloss.experiments.pages.describe import describe
 from sftloss.experiments.pages.words import number
-from sftloss.experiments.plan import Plan
 from sftloss.experiments.verdicts.verdicts import Results, comparisons
 from sftloss.report import Report, schema, to_json
 
@@ -39,10 +39,10 @@ def test_without_a_difference_the_report_says_so_and_what_it_could_have_seen():
 
 
 def test_one_finding_names_what_shows_no_difference_where_others_do():
-    plan = replace(PLAN, losses=("cross_entropy", "dft", "focal(gamma=2)"))
-    given = results(plan=plan)
-    moved = {run: arm_result(run, 0.5 if run.arm.loss == "dft" else 0.0) for run in given.by_run}
-    document = describe(plan, Results(given.arms, given.seeds, moved))
+    experiment = replace(PLAN, losses=("cross_entropy", "dft", "focal(gamma=2)"))
+    given = results(experiment=experiment)
+    moved = {run: arm_result(run, 0.5 if run.arm.loss == "dft" else 0.0) for run in given.by_trial}
+    document = describe(experiment, Results(given.arms, given.seeds, moved))
     (told,) = found(document, "CMP020")
     assert told.sentence.endswith("in 6 of 8 comparisons.") and len(found(document, "CMP010")) == 2
     per_token, per_example, right, length, *_ = told.why.split("about: ")[1].replace(". ", "; ").split("; ")
@@ -51,8 +51,8 @@ def test_one_finding_names_what_shows_no_difference_where_others_do():
 
 
 def test_two_seeds_give_no_verdict_whatever_they_show():
-    plan = replace(PLAN, seeds=(0, 1))
-    document = describe(plan, results(5.0, plan=plan))
+    experiment = replace(PLAN, seeds=(0, 1))
+    document = describe(experiment, results(5.0, experiment=experiment))
     assert found(document, "CMP001") and not found(document, "CMP010")
     (told,) = found(document, "CMP021")
     assert "No verdict" in told.sentence and "held-out loss per token (dft +5.000 nats)" in told.sentence
@@ -64,22 +64,22 @@ def test_three_seeds_are_told_what_a_verdict_asks_of_them():
     document = describe(PLAN, results(0.1))
     assert "above 9 standard errors" in found(document, "CMP004")[0].sentence and found(document, "CMP010")
     assert found(document, "CMP004")[0].fix == "Give it 5 seeds."
-    plan = replace(PLAN, seeds=(0, 1, 2, 3, 4))
-    assert not found(describe(plan, results(0.1, plan=plan)), "CMP004")
+    experiment = replace(PLAN, seeds=(0, 1, 2, 3, 4))
+    assert not found(describe(experiment, results(0.1, experiment=experiment)), "CMP004")
 
 
 def test_the_level_is_shared_by_all_comparisons():
     compared = comparisons(results())
     assert len(compared) == 4
     assert {one.level for one in compared} == {1 - 0.05 / 4}
-    plan = Plan(losses=("cross_entropy", "dft", "focal(gamma=2)"))
-    assert {one.level for one in comparisons(results(plan=plan))} == {1 - 0.05 / 8}
+    experiment = Experiment(losses=("cross_entropy", "dft", "focal(gamma=2)"))
+    assert {one.level for one in comparisons(results(experiment=experiment))} == {1 - 0.05 / 8}
 
 
 def test_unequal_tokens_are_an_error():
     given = results()
-    last = list(given.by_run)[-1]
-    spoiled = {**given.by_run, last: replace(arm_result(last, 0.0), tokens=501)}
+    last = list(given.by_trial)[-1]
+    spoiled = {**given.by_trial, last: replace(arm_result(last, 0.0), tokens=501)}
     assert found(describe(PLAN, Results(given.arms, given.seeds, spoiled)), "CMP002")[0].severity == "error"
 
 
@@ -119,9 +119,9 @@ def test_a_calibration_error_has_a_paired_difference_with_an_interval():
     """It is no mean over examples: its interval is by resampling, and stands among the further differences."""
     given = results()
     second, first = given.arms[1], given.arms[0]
-    for run in (run for run in given.by_run if run.arm == second):
-        kept = given.by_run[run].metrics
-        given.by_run[run].metrics["ece"] = Gap(kept["ece"].gap + 1.0, kept["ece"].size)
+    for run in (run for run in given.by_trial if run.arm == second):
+        kept = given.by_trial[run].metrics
+        given.by_trial[run].metrics["ece"] = Gap(kept["ece"].gap + 1.0, kept["ece"].size)
     difference = given.difference(second, "ece")
     mine, theirs = ([r.metrics["ece"].value() for r in given.of(arm)] for arm in (second, first))
     assert difference.value == pytest.approx(np.mean(mine) - np.mean(theirs)) and difference.interval().low > 0

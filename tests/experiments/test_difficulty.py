@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from tests.experiments.made import PLAN, ROWS, results
 
+from sftloss.experiments.experiment import arm_labels
 from sftloss.experiments.pages.describe import describe
 from sftloss.experiments.pages.difficulty import by_difficulty, difficulty, thirds
-from sftloss.experiments.plan import labels
 from sftloss.experiments.run.results import TokenScores, load, save
 from sftloss.experiments.verdicts.verdicts import Results
 
@@ -23,10 +23,10 @@ def scored(gain: float = 0.0, spread: float = 1.0) -> Results:
     hardness = np.random.default_rng(1).gamma(2.0, 1.0, TOKENS)
     chance = np.random.default_rng(2)
     is_hard = hardness > np.quantile(hardness, 2 / 3)
-    for run, result in found.by_run.items():
+    for run, result in found.by_trial.items():
         nll = hardness + spread * chance.normal(size=TOKENS) - gain * is_hard * (run.arm == found.arms[1])
         scores = TokenScores(np.repeat(np.arange(ROWS, dtype=np.int32), 30), nll.astype(np.float32), nll < 1.0)
-        found.by_run[run] = replace(result, scores=scores)
+        found.by_trial[run] = replace(result, scores=scores)
     return found
 
 
@@ -60,12 +60,12 @@ def test_a_planted_gain_on_hard_tokens_is_found_there_alone():
 
 def test_the_section_says_each_third_of_each_arm():
     found = scored(0.5, spread=0.1)
-    names = dict(zip(found.arms, labels(found.arms), strict=True))
+    names = dict(zip(found.arms, arm_labels(found.arms), strict=True))
     section = difficulty(found, names)
     (table,) = section.tables
     assert [row[:2] for row in table.rows] == [(t, a) for t in ("easy", "middle", "hard") for a in names.values()]
     row = dict(zip([column.key for column in table.columns], table.rows[-1], strict=True))
-    code = thirds(np.stack([r.scores.nll for r in found.by_run.values()]))
+    code = thirds(np.stack([r.scores.nll for r in found.by_trial.values()]))
     mine = [r.scores for r in found.of(found.arms[1])]
     assert row["nll"] == pytest.approx(np.mean([one.nll[code == 2].mean() for one in mine]))
     assert row["top1"] == pytest.approx(np.mean([one.is_top1[code == 2].mean() for one in mine]))
@@ -76,24 +76,25 @@ def test_the_section_says_each_third_of_each_arm():
 
 def test_there_is_no_section_without_losses_to_compare_or_scores():
     found = scored()
-    names = dict(zip(found.arms, labels(found.arms), strict=True))
+    names = dict(zip(found.arms, arm_labels(found.arms), strict=True))
     assert difficulty(results(), names) is None
-    last = list(found.by_run)[-1]
-    other = replace(found.by_run[last].scores, example=np.zeros(TOKENS, np.int32))
+    last = list(found.by_trial)[-1]
+    other = replace(found.by_trial[last].scores, example=np.zeros(TOKENS, np.int32))
     assert (
-        by_difficulty(replace(found, by_run={**found.by_run, last: replace(found.by_run[last], scores=other)})) is None
+        by_difficulty(replace(found, by_trial={**found.by_trial, last: replace(found.by_trial[last], scores=other)}))
+        is None
     )
-    plan = replace(PLAN, losses=("cross_entropy",), normalizations=("token-mean", "1"))
-    same = results(plan=plan)
+    experiment = replace(PLAN, losses=("cross_entropy",), normalizations=("token-mean", "1"))
+    same = results(experiment=experiment)
     scores = found.first.scores
-    same = replace(same, by_run={run: replace(result, scores=scores) for run, result in same.by_run.items()})
+    same = replace(same, by_trial={run: replace(result, scores=scores) for run, result in same.by_trial.items()})
     assert by_difficulty(same) is not None
-    assert difficulty(same, dict(zip(same.arms, labels(same.arms), strict=True))) is None
+    assert difficulty(same, dict(zip(same.arms, arm_labels(same.arms), strict=True))) is None
 
 
 def test_scores_come_back_as_they_were_saved(tmp_path):
     found = scored()
-    for run, result in found.by_run.items():
+    for run, result in found.by_trial.items():
         save(tmp_path, result, ())
         back = load(tmp_path, run, "d").scores
         for name, value in vars(result.scores).items():

@@ -122,8 +122,8 @@ def test_reliability_counts_every_token_once():
     random = np.random.default_rng(3)
     table = made(random.random(500), random.random(500) < 0.5)
     bins = reliability(table)
-    assert sum(b.count for b in bins) == 500 and len(bins) == 15
-    ece = sum(abs(b.predicted - b.observed) * b.count for b in bins) / 500
+    assert sum(b.tokens for b in bins) == 500 and len(bins) == 15
+    ece = sum(abs(b.predicted - b.observed) * b.tokens for b in bins) / 500
     assert token_metrics(table)["ece"].value() == pytest.approx(ece, rel=1e-12)
 
 

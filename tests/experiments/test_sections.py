@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from tests.experiments.made import PLAN, ROWS, arm_result, results
 
+from sftloss.experiments.experiment import Experiment, arm_labels
 from sftloss.experiments.metrics import Ratio
 from sftloss.experiments.pages.describe import describe
-from sftloss.experiments.plan import Plan, labels
 from sftloss.experiments.verdicts.verdicts import HEADLINE, Results, comparisons, measures_of
 
-BY_LENGTH = Plan(normalizations=("token-mean", "example-mean"), seeds=(0, 1, 2))
-MANY = Plan(losses=tuple(f"focal(gamma={k})" for k in range(1, 9)), seeds=(0, 1, 2))
+BY_LENGTH = Experiment(normalizations=("token-mean", "example-mean"), seeds=(0, 1, 2))
+MANY = Experiment(losses=tuple(f"focal(gamma={k})" for k in range(1, 9)), seeds=(0, 1, 2))
 
 
 def spoiled(given: Results, arm: int, **metrics) -> Results:
@@ -24,7 +24,7 @@ def spoiled(given: Results, arm: int, **metrics) -> Results:
         run: replace(one, metrics={**one.metrics, **{k: make(one.metrics) for k, make in metrics.items()}})
         if run.arm == given.arms[arm]
         else one
-        for run, one in given.by_run.items()
+        for run, one in given.by_trial.items()
     }
     return Results(given.arms, given.seeds, found)
 
@@ -46,7 +46,7 @@ def shorter(metrics):
 
 def test_lengths_are_set_against_the_first_arm_on_the_same_prompts():
     """Every answer a tenth shorter is 0.90 and nothing else, however much prompts and seeds differ."""
-    given = spoiled(results(plan=BY_LENGTH), 1, length_ratio=shorter)
+    given = spoiled(results(experiment=BY_LENGTH), 1, length_ratio=shorter)
     document = describe(BY_LENGTH, given)
     ((name, predicted, bound, generated, low, high),) = table(document, "lengths").rows
     assert name == "example mean" and (predicted, bound) == (1.0, 1.0)
@@ -58,11 +58,11 @@ def test_lengths_are_set_against_the_first_arm_on_the_same_prompts():
 
 
 def test_lengths_predicted_are_relative_too():
-    given = results(plan=BY_LENGTH)
+    given = results(experiment=BY_LENGTH)
     first = given.arms[0]
     flat = {run: replace(one, forecasts={k: replace(f, within_prompt=f.data, whole=f.data)
                                          for k, f in one.forecasts.items()}) if run.arm == first else one
-            for run, one in given.by_run.items()}  # fmt: skip
+            for run, one in given.by_trial.items()}  # fmt: skip
     document = describe(BY_LENGTH, Results(given.arms, given.seeds, flat))
     ((_, predicted, bound, *_),) = table(document, "lengths").rows
     assert (predicted, bound) == (3.5 / 4, 3.0 / 4)
@@ -72,11 +72,11 @@ def test_lengths_predicted_are_relative_too():
 
 
 def test_lengths_are_judged_where_the_normalization_tilts_them_and_nowhere_else():
-    given = spoiled(results(plan=BY_LENGTH), 1, length_ratio=shorter)
+    given = spoiled(results(experiment=BY_LENGTH), 1, length_ratio=shorter)
     (measure,) = [one for one in measures_of(given) if one.key == "length_ratio"]
     assert measure.among == ("copy",) and measure.name == "answer length (generated over reference; task copy)"
     (compared,) = [one for one in comparisons(given) if one.measure == measure]
-    copies = np.asarray(given.first.examples.task) == "copy"
+    copies = np.asarray(given.first.groups.task) == "copy"
     assert compared.difference == given.difference(given.arms[1], "length_ratio", copies)
     assert measures_of(results()) == HEADLINE
     assert [one for one in measures_of(given) if one != measure] == [o for o in HEADLINE if o.key != "length_ratio"]
@@ -85,7 +85,7 @@ def test_lengths_are_judged_where_the_normalization_tilts_them_and_nowhere_else(
 @pytest.mark.parametrize("group", ["task", "language"])
 def test_groups_have_both_losses_right_answers_and_lengths(group):
     given = results(0.1)
-    labels_ = np.asarray(getattr(given.first.examples, group))
+    labels_ = np.asarray(getattr(given.first.groups, group))
     for key in ("token_nll", "example_nll", "exact_match", "length_ratio"):
         found = table(describe(PLAN, given), f"groups-{group}-{key}")
         assert [column.label for column in found.columns] == [
@@ -101,12 +101,12 @@ def test_groups_have_both_losses_right_answers_and_lengths(group):
             where = labels_ == name
             assert row[0] == f"{name} ({where.sum()})"
             assert (row[1], row[4]) == tuple(given.mean(arm, key, where).value for arm in given.arms)
-    assert sorted(set(given.first.examples.language)) == ["en", "zh"]
+    assert sorted(set(given.first.groups.language)) == ["en", "zh"]
 
 
 def test_many_arms_are_rows_and_every_task_stays_in_sight():
-    found = table(describe(MANY, results(plan=MANY)), "groups-task-token_nll")
-    assert [row[0] for row in found.rows] == list(labels(MANY.arms()))
+    found = table(describe(MANY, results(experiment=MANY)), "groups-task-token_nll")
+    assert [row[0] for row in found.rows] == list(arm_labels(MANY.arms()))
     assert [c.label for c in found.columns if c.label not in ("low", "high")] == ["arm", "add (30)", "copy (30)"]
 
 
@@ -117,7 +117,7 @@ def test_every_pass_at_that_was_evaluated_is_shown(samples, passes):
     names = ["sample_match", "self_consistency", *(f"pass_at_{2**k}" for k in range(5) if 2**k <= samples)]
     given = results()
     found = {run: replace(one, metrics={**one.metrics, **dict.fromkeys(names, half)}, lengths=((3,) * samples,) * ROWS)
-             for run, one in given.by_run.items()}  # fmt: skip
+             for run, one in given.by_trial.items()}  # fmt: skip
     shown = table(describe(PLAN, Results(given.arms, given.seeds, found)), "metrics-samples")
     columns = [column.label for column in shown.columns[1:] if column.label not in ("low", "high")]
     assert columns == ["right samples", *passes, *(["commonest right"] if samples > 2 else [])]
@@ -132,11 +132,11 @@ def test_answers_are_called_what_they_are(samples, kind):
 
 
 def test_a_forest_plot_tells_a_verdict_from_none_and_has_the_simultaneous_interval():
-    plan = replace(PLAN, losses=("cross_entropy", "dft", "focal(gamma=2)"))
-    given = spoiled(results(plan=plan), 1, token_nll=lambda m: Ratio(m["token_nll"].top + m["token_nll"].bottom,
-                                                                     m["token_nll"].bottom))  # fmt: skip
+    experiment = replace(PLAN, losses=("cross_entropy", "dft", "focal(gamma=2)"))
+    one_more = lambda m: Ratio(m["token_nll"].top + m["token_nll"].bottom, m["token_nll"].bottom)  # noqa: E731
+    given = spoiled(results(experiment=experiment), 1, token_nll=one_more)
     one, other = (c for c in comparisons(given) if c.measure.key == "token_nll")
-    shown, silent, zero = chart(describe(plan, given), "forest-token_nll").series
+    shown, silent, zero = chart(describe(experiment, given), "forest-token_nll").series
     assert (shown.label, shown.is_faint, silent.is_faint) == ("difference shown", False, True)
     assert (shown.y, shown.low, shown.high) == (
         (one.difference.value, None), (one.bounds.low, None), (one.bounds.high, None))  # fmt: skip
@@ -178,8 +178,8 @@ def test_curves_begin_after_the_start_and_their_band_is_the_seeds():
 
 
 def test_of_many_arms_a_chart_names_the_first_the_best_and_the_worst():
-    given = results(plan=MANY)
-    found = {run: arm_result(run, 0.1 * abs(k - 3)) for k, arm in enumerate(given.arms) for run in given.by_run
+    given = results(experiment=MANY)
+    found = {run: arm_result(run, 0.1 * abs(k - 3)) for k, arm in enumerate(given.arms) for run in given.by_trial
              if run.arm == arm}  # fmt: skip
     document = describe(MANY, Results(given.arms, given.seeds, found))
     for key in ("curves", "length-distribution", "reliability"):

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.cli.tools import run
-from tests.experiments.made import PLAN, results
+from tests.experiments.made import PLAN, results, with_recipe
 from tests.experiments.test_runner import TINY
 
 from sftloss.document import Column, Table
 from sftloss.errors import ConfigError
+from sftloss.experiments.experiment import arm_labels
 from sftloss.experiments.pages.sections import parts
 from sftloss.experiments.pages.tasks import by_task, conflicts, task_weights
 from sftloss.experiments.pages.words import conclusion
-from sftloss.experiments.plan import labels
 from sftloss.experiments.run.results import Point
 from sftloss.experiments.verdicts.findings import headlines
 from sftloss.experiments.verdicts.verdicts import HEADLINE, Results, comparisons, measures_of
@@ -28,7 +28,7 @@ WEIGHTED = replace(PLAN, losses=("cross_entropy",), tasks=("none", "gls", "stati
 def test_arms_are_named_by_their_weighting() -> None:
     arms = WEIGHTED.arms()
     assert [arm.tasks for arm in arms] == ["", "gls", "static"]
-    assert labels(arms) == ("unweighted", "gls", "static")
+    assert arm_labels(arms) == ("unweighted", "gls", "static")
     assert arms[0].slug == "cross_entropy-token-mean"  # as without weightings, so a finished arm is found
 
 
@@ -39,7 +39,7 @@ def test_a_weighting_that_cannot_be_read_is_refused_before_anything_is_trained(t
 
 
 def test_verdicts_are_about_each_task_where_weightings_differ() -> None:
-    found = results(0.5, plan=WEIGHTED)
+    found = results(0.5, experiment=WEIGHTED)
     assert [measure.id for measure in measures_of(found)] == [
         "token_nll", "exact_match", "token_nll-add", "token_nll-copy"
     ]  # fmt: skip
@@ -47,7 +47,7 @@ def test_verdicts_are_about_each_task_where_weightings_differ() -> None:
     compared = comparisons(found)
     assert len(compared) == 2 * 4 and {round(one.level, 6) for one in compared} == {round(1 - 0.05 / 8, 6)}
     by_task = {one.measure.task: one for one in compared if one.arm.tasks == "gls" and one.measure.task}
-    tasks = found.first.examples.task
+    tasks = found.first.groups.task
     for task, one in by_task.items():
         chosen = [name == task for name in tasks]
         expected = found.difference(one.arm, "token_nll", np.asarray(chosen))
@@ -56,14 +56,13 @@ def test_verdicts_are_about_each_task_where_weightings_differ() -> None:
 
 def test_a_point_with_task_metrics_is_read_as_it_was_written() -> None:
     for point in (Point(3, 1.5), Point(3, 1.5, {"task_weight/qa": 1.25})):
-        assert Point.read(json.loads(json.dumps(point.plain()))) == point
-    assert Point(3, 1.5).plain() == [3, 1.5]
+        assert Point(*json.loads(json.dumps(point))) == point
 
 
 def moving(weight: float) -> Results:
     """Results of which one arm has weights that moved and one has weights that did not."""
-    found = results(0.5, plan=WEIGHTED)
-    for one, result in found.by_run.items():
+    found = results(0.5, experiment=WEIGHTED)
+    for one, result in found.by_trial.items():
         end = {"gls": weight, "static": 1.0}.get(one.arm.tasks)
         if end is not None:
             points = [(0, 1.0), (5, (1 + end) / 2), (10, end + 0.02 * one.seed * (end != 1))]
@@ -73,13 +72,13 @@ def moving(weight: float) -> Results:
                 )
                 for s, w in points
             )
-            found.by_run[one] = replace(result, curve=curve)  # type: ignore[index]
+            found.by_trial[one] = replace(result, curve=curve)  # type: ignore[index]
     return found
 
 
 def test_weights_are_shown_over_time_where_they_moved_and_at_the_end_of_every_arm() -> None:
     found = moving(1.5)
-    names = dict(zip(found.arms, labels(found.arms), strict=True))
+    names = dict(zip(found.arms, arm_labels(found.arms), strict=True))
     section = task_weights(found, names)
     assert section is not None and section.lead.startswith("Weights moved in 1 of 2 arms")
     chart, loss = section.charts  # no arm knows a loss of the other task
@@ -97,15 +96,15 @@ def test_weights_are_shown_over_time_where_they_moved_and_at_the_end_of_every_ar
 
 def test_shares_and_trend_are_shown_over_time_and_conflicts_where_someone_looked() -> None:
     found = moving(1.5)
-    names = dict(zip(found.arms, labels(found.arms), strict=True))
+    names = dict(zip(found.arms, arm_labels(found.arms), strict=True))
     assert conflicts(found, names) is None
-    for one, result in found.by_run.items():
+    for one, result in found.by_trial.items():
         if one.arm.tasks:
             more = {"task_slope/add": -0.1, "task_effective_share/add": 0.75, "task_token_share/add": 0.5}
             if one.arm.tasks == "static":
                 more |= {"task_conflict_rate": 0.25, "task_cosine/add, copy": -0.5}
-            curve = tuple(replace(point, tasks={**point.tasks, **more}) for point in result.curve)
-            found.by_run[one] = replace(result, curve=curve)  # type: ignore[index]
+            curve = tuple(point._replace(tasks={**point.tasks, **more}) for point in result.curve)
+            found.by_trial[one] = replace(result, curve=curve)  # type: ignore[index]
     charts = {chart.title: chart for chart in task_weights(found, names).charts}  # type: ignore[union-attr]
     assert {"Training loss of add", "Effective share of add", "Trend of add"} <= charts.keys()
     shares = charts["Effective share of add"]
@@ -124,8 +123,9 @@ def test_compare_trains_task_weightings_from_the_command_line(tmp_path: Path) ->
     words = [
         "compare", "--tasks", "none", "--tasks", "static(base=token_mean, conflicts=true)",
         "--tasks", "gradient_balance", "--seeds", 1,
-        "--width", 16, "--heads", 2, "--layers", 1, "--train-rows", 48, "--eval-rows", 24, "--data-tasks", "multitask",
-        "--steps", 4, "--batch-size", 8, "--points", 2, "--samples", 0, "--max-new-tokens", 6, "-o", tmp_path,
+        "--width", 16, "--heads", 2, "--layers", 1, "--max-examples", 48, "--eval-rows", 24,
+        "--data-tasks", "multitask", "--max-steps", 4, "--batch-size", 8, "--points", 2, "--samples", 0,
+        "--max-new-tokens", 6, "-o", tmp_path,
     ]  # fmt: skip
     done = run(*words)
     assert done.exit_code == 0, done.output
@@ -137,7 +137,7 @@ def test_compare_trains_task_weightings_from_the_command_line(tmp_path: Path) ->
     equal = arms["cross_entropy-token-mean-static-base-token_mean-conflicts-true-seed0"]
     other = arms["cross_entropy-token-mean-gradient_balance-seed0"]
     assert plain["metrics"] == equal["metrics"] != other["metrics"]
-    assert len(other["curve"][1]) == 3 and len(plain["curve"][1]) == 2
+    assert other["curve"][1][2] and not plain["curve"][1][2]
 
 
 @pytest.mark.parametrize("weighting", ["coba(warmup=2)", "doremi", "famo"])
@@ -145,10 +145,11 @@ def test_a_weighting_that_wants_more_than_training_rows_gets_it(tmp_path: Path, 
     """Held-out losses of another draw, or a reference trained first; nothing of it stays in the folder."""
     from sftloss.experiments import compare
 
-    plan = replace(TINY, losses=("cross_entropy",), tasks=("static", weighting), steps=8, samples=0)
-    compare(plan, output=tmp_path)
+    experiment = replace(TINY, losses=("cross_entropy",), tasks=("static", weighting), samples=0)
+    experiment = with_recipe(experiment, max_steps=8)
+    compare(experiment, output=tmp_path)
     equal, moved = (
-        json.loads((tmp_path / "arms" / f"{arm.slug}-seed0" / "result.json").read_text()) for arm in plan.arms()
+        json.loads((tmp_path / "arms" / f"{arm.slug}-seed0" / "result.json").read_text()) for arm in experiment.arms()
     )
     weights = {k: v for k, v in moved["curve"][-1][2].items() if k.startswith("task_weight/")}
     assert weights and any(abs(v - 1) > 1e-3 for v in weights.values())
@@ -158,40 +159,42 @@ def test_a_weighting_that_wants_more_than_training_rows_gets_it(tmp_path: Path, 
 
 def test_a_second_draw_holds_no_question_that_was_trained() -> None:
     from sftloss.data.demo import demo_tokenizer
-    from sftloss.experiments.run.material import _prompt, held_out_rows, second_draw, training_rows
+    from sftloss.experiments.run.material import material, second_draw
 
-    plan, tokenizer = replace(TINY, data_tasks=("multitask",), train_rows=400, eval_rows=100), demo_tokenizer()
-    trained, judged = training_rows(plan, tokenizer), held_out_rows(plan, tokenizer)
-    drawn = second_draw(plan, tokenizer, trained)
+    experiment = replace(with_recipe(TINY, max_examples=400), data_tasks=("multitask",), eval_rows=100)
+    trained, judged, _ = material(experiment, tokenizer := demo_tokenizer())
+    drawn = second_draw(experiment, tokenizer, trained)
     assert {e.task for e in drawn.examples} == {e.task for e in trained.examples}
-    seen = {_prompt(e) for e in (*trained.examples, *judged.examples)}
-    assert not seen & {_prompt(e) for e in drawn.examples}
+    seen = {e.prompts for e in (*trained.examples, *judged.examples)}
+    assert not seen & {e.prompts for e in drawn.examples}
 
 
 def test_held_out_losses_of_a_file_are_for_the_judge_alone(tmp_path: Path) -> None:
     from sftloss.experiments import compare
 
-    plan = replace(TINY, losses=("cross_entropy",), tasks=("static", "coba"), data="a.jsonl", eval_data="b.jsonl")
-    with pytest.raises(ConfigError, match="coba looks at held-out losses while it trains"):
-        compare(plan, output=tmp_path)
+    experiment = replace(
+        with_recipe(TINY, data="a.jsonl", eval_data="b.jsonl"), losses=("cross_entropy",), tasks=("static", "coba")
+    )
+    with pytest.raises(ConfigError, match="coba follows held-out losses during training"):
+        compare(experiment, output=tmp_path)
 
 
 def test_a_lost_arm_of_task_weights_is_trained_to_the_same_bytes(tmp_path: Path) -> None:
-    plan = replace(TINY, losses=("cross_entropy",), tasks=("none", "gls"))
+    experiment = replace(TINY, losses=("cross_entropy",), tasks=("none", "gls"))
     from sftloss.experiments import compare
 
-    compare(plan, output=tmp_path)
+    compare(experiment, output=tmp_path)
     lost = tmp_path / "arms" / "cross_entropy-token-mean-gls-seed0" / "result.json"
     before = lost.read_bytes()
     lost.unlink()
-    compare(plan, output=tmp_path)
+    compare(experiment, output=tmp_path)
     assert lost.read_bytes() == before
 
 
 def test_what_each_task_gained_or_lost_is_said_in_one_sentence_and_one_row_an_arm() -> None:
     """Half a nat more on every token of two arms: both raised every loss, none lowered one."""
-    found = results(0.5, plan=WEIGHTED)
-    names = dict(zip(found.arms, labels(found.arms), strict=True))
+    found = results(0.5, experiment=WEIGHTED)
+    names = dict(zip(found.arms, arm_labels(found.arms), strict=True))
     compared = comparisons(found)
     section = by_task(compared, names)
     assert section is not None
@@ -205,14 +208,14 @@ def test_what_each_task_gained_or_lost_is_said_in_one_sentence_and_one_row_an_ar
         0.5, abs=0.1
     )
     assert section.lead in headlines(found, compared, names)[1]
-    same = results(0.0, plan=WEIGHTED)
+    same = results(0.0, experiment=WEIGHTED)
     assert "0 raised one; 2 show no difference" in conclusion(comparisons(same), names)
     assert by_task(comparisons(results(0.5)), names) is None
 
 
 def test_one_seed_gives_no_conclusion() -> None:
-    found = results(0.5, plan=replace(WEIGHTED, seeds=(0,)))
-    names = dict(zip(found.arms, labels(found.arms), strict=True))
+    found = results(0.5, experiment=replace(WEIGHTED, seeds=(0,)))
+    names = dict(zip(found.arms, arm_labels(found.arms), strict=True))
     assert conclusion(comparisons(found), names) == "Too few seeds for a verdict on any task."
 
 

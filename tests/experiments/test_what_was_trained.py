@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.experiments.made import PLAN, results
+from tests.experiments.made import PLAN, results, with_recipe
 from tests.experiments.test_runner import TINY
 from transformers import TrainerCallback
 
 from sftloss.data import ROLES
-from sftloss.experiments import compare
+from sftloss.experiments import Experiment, compare
+from sftloss.experiments.experiment import Trial
 from sftloss.experiments.pages.describe import describe
-from sftloss.experiments.plan import GENERATED, Run
-from sftloss.experiments.run.material import forecasts, start, training_rows
-from sftloss.experiments.run.train import Place, _recipe
+from sftloss.experiments.run.material import length_forecasts, material, start
+from sftloss.experiments.run.train import Place, trial_recipe
 from sftloss.experiments.studies import DEMO, STUDIES
 from sftloss.finetune import fine_tune
 from sftloss.finetune.rows import Collator
@@ -31,7 +31,7 @@ PROMPTS = replace(TINY, losses=("cross_entropy",), prompt_weights=(0.0, 1.0))
 def told(folder: Path) -> dict[float, dict[str, Any]]:
     """Each arm's result by its prompt weight."""
     found = [json.loads(file.read_text()) for file in folder.glob("arms/*/result.json")]
-    return {one["arm"]["prompt_weight"]: one for one in found}
+    return {one["trial"]["arm"]["prompt_weight"]: one for one in found}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_tokens_are_counted_and_not_foretold(
     lost.unlink()
     with monkeypatch.context() as patched:
         patched.setattr(Collator, "__call__", cut_off)
-        patched.setattr("sftloss.experiments.run.train.forecasts", lambda *given: {})
+        patched.setattr("sftloss.experiments.run.train.length_forecasts", lambda *given: {})
         report = compare(PROMPTS, output=tmp_path)
     found = told(tmp_path)
     # the loader made a fifth batch, which the four steps did not take
@@ -78,8 +78,8 @@ def test_the_report_says_how_many_tokens_were_seen_and_trained() -> None:
 
     given = results()
     assert line(given) == "10 steps, 500 tokens seen, 300 of them trained"
-    last = list(given.by_run)[-1]
-    given.by_run[last] = replace(given.by_run[last], trained_tokens=1200)  # type: ignore[index]
+    last = list(given.by_trial)[-1]
+    given.by_trial[last] = replace(given.by_trial[last], trained_tokens=1200)  # type: ignore[index]
     assert line(given) == "10 steps, 500 tokens seen, 300 to 1,200 of them trained"
 
 
@@ -101,13 +101,15 @@ class Watched(TrainerCallback):
 @pytest.mark.parametrize("prompt", [0.0, 1.0])
 def test_lengths_are_foretold_from_the_weights_of_training(prompt: float, tmp_path: Path) -> None:
     """Lengths of answers weighted as a real pass of the Trainer weighted them, prompt by prompt."""
-    plan = replace(
-        PROMPTS, normalizations=("example-mean",), data_tasks=("some", "add"), train_rows=120, batch_size=120, steps=1
+    experiment = replace(
+        with_recipe(PROMPTS, max_examples=120, batch_size=120, max_steps=1),
+        normalizations=("example-mean",),
+        data_tasks=("some", "add"),
     )
-    (arm,) = (arm for arm in plan.arms() if arm.prompt_weight == prompt)
-    model, tokenizer = start(plan, 0)
-    rows, watch = training_rows(plan, tokenizer), Watched()
-    recipe = _recipe(plan, Run(arm, 0), Place(tmp_path, ""), tmp_path)
+    (arm,) = (arm for arm in experiment.arms() if arm.prompt_weight == prompt)
+    model, tokenizer = start(experiment, 0)
+    rows, watch = material(experiment, tokenizer).train, Watched()
+    recipe = trial_recipe(experiment, Trial(arm, 0), Place(tmp_path, ""))
     fine_tune(recipe, model=model, tokenizer=tokenizer, rows=rows.examples, callbacks=(watch,))
     of_prompt = defaultdict(list)
     for i, example in enumerate(rows.examples):
@@ -115,35 +117,35 @@ def test_lengths_are_foretold_from_the_weights_of_training(prompt: float, tmp_pa
             of_prompt[example.prompts].append((watch.weight[i], int((example.weights > 0).sum())))
     means = [len(all_) * sum(w * t for w, t in all_) / sum(w for w, _ in all_) for all_ in of_prompt.values()]
     expected = sum(means) / sum(map(len, of_prompt.values()))
-    assert forecasts(rows, recipe)["some"].within_prompt == pytest.approx(expected, rel=1e-12)
+    assert length_forecasts(rows, recipe)["some"].within_prompt == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_trained_prompt_takes_most_of_the_tilt_away(whole: dict[float, dict[str, Any]], tmp_path: Path) -> None:
-    plan = replace(PROMPTS, normalizations=("example-mean",), train_rows=2000, noise=0.0)
-    rows = training_rows(plan, start(plan, 0)[1])
+    experiment = replace(with_recipe(PROMPTS, max_examples=2000), normalizations=("example-mean",), noise=0.0)
+    rows = material(experiment, start(experiment, 0)[1]).train
     ratio = {}
-    for arm in plan.arms():
-        told = forecasts(rows, _recipe(plan, Run(arm, 0), Place(tmp_path, ""), tmp_path))["some"]
+    for arm in experiment.arms():
+        told = length_forecasts(rows, trial_recipe(experiment, Trial(arm, 0), Place(tmp_path, "")))["some"]
         ratio[arm.prompt_weight] = told.within_prompt / told.data
     assert ratio == pytest.approx({0.0: 0.789, 1.0: 0.941}, abs=1e-3)
 
 
-@pytest.mark.parametrize("plan", [*(one.plan for one in STUDIES.values()), DEMO], ids=[*STUDIES, "demo"])
-def test_every_study_is_of_the_generated_tasks(plan: Any) -> None:
+@pytest.mark.parametrize("experiment", [*(one.experiment for one in STUDIES.values()), DEMO], ids=[*STUDIES, "demo"])
+def test_every_study_is_of_the_generated_tasks(experiment: Experiment) -> None:
     """Answers of several lengths, several right ones, unknown ones, and wrong ones but where tasks are weighed."""
-    assert plan.data == GENERATED and plan.eval_data is None
-    assert (plan.noise > 0) == (not plan.tasks)
-    rows = training_rows(replace(plan, train_rows=400), start(plan, 0)[1])
-    assert sum(record.source == "noise" for record in rows.records) == round(400 * plan.noise)
+    assert experiment.is_generated and experiment.recipe.eval_data is None
+    assert (experiment.noise > 0) == (not experiment.tasks)
+    rows = material(with_recipe(experiment, max_examples=400), start(experiment, 0)[1]).train
+    assert sum(record.source == "noise" for record in rows.records) == round(400 * experiment.noise)
 
 
 def test_rows_of_a_file_have_no_noise() -> None:
-    assert replace(PLAN, data="a.jsonl", eval_data="b.jsonl").noise == 0.0 < PLAN.noise
+    assert with_recipe(PLAN, data="a.jsonl", eval_data="b.jsonl").noise == 0.0 < PLAN.noise
 
 
 def test_what_was_sampled_says_so(whole: dict[float, dict[str, Any]], tmp_path: Path) -> None:
     assert all(one["is_sampled"] and len(one["lengths"][0]) == 2 for one in whole.values())
-    compare(replace(PROMPTS, samples=0, steps=1), output=tmp_path)
+    compare(replace(with_recipe(PROMPTS, max_steps=1), samples=0), output=tmp_path)
     assert all(not one["is_sampled"] and len(one["lengths"][0]) == 1 for one in told(tmp_path).values())
 
 
@@ -151,7 +153,7 @@ def test_the_end_of_answers_has_its_diagram(whole: dict[float, dict[str, Any]]) 
     """Every held-out token is in one bin, and every row ends once."""
     for one in whole.values():
         bins = one["end_reliability"]
-        assert sum(count for _, _, count, _, _ in bins) == sum(one["metrics"]["token_nll"]["bottom"])
+        assert sum(count for _, _, count, *_ in bins) == sum(one["metrics"]["token_nll"]["bottom"])
         assert sum(count * came for _, _, count, _, came in bins) == pytest.approx(TINY.eval_rows)
         assert np.all(np.diff([low for low, *_ in bins]) > 0)
 

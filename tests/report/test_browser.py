@@ -35,7 +35,7 @@ def url(hostile: Document, tmp_path_factory: pytest.TempPathFactory) -> str:
 def compared(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The report of a comparison, with four ways to train and long names side by side."""
     plan = replace(PLAN, losses=("cross_entropy", "focal(gamma=2)"), normalizations=("token-mean", "example-mean"))
-    given = results(0.5, plan=plan)
+    given = results(0.5, experiment=plan)
     path: Path = tmp_path_factory.mktemp("page") / "compared.html"
     told = {arm: tuple(replace(one, reference="white cat " * 6) for one in said(arm)) for arm in given.arms}
     Report(describe(plan, given, told)).to_html(path)

@@ -1,25 +1,26 @@
-"""One model under several losses, trained and compared: arms, metrics, and differences with intervals."""
+"""The same model trained in several ways and compared: arms, common metrics, differences with intervals."""
 
 from __future__ import annotations
 
 from sftloss.experiments.comparison import compare
+from sftloss.experiments.experiment import Arm, Experiment, scratch_recipe
 from sftloss.experiments.pages.describe import describe
-from sftloss.experiments.plan import Arm, Plan
 from sftloss.experiments.run.generate import Generated, Sampling, generate
-from sftloss.experiments.run.runner import Manner
-from sftloss.experiments.studies import STUDIES, Study, study, study_page
+from sftloss.experiments.run.runner import Execution
+from sftloss.experiments.studies import STUDIES, Study, run_study, study_page
 
 __all__ = [
     "STUDIES",
     "Arm",
+    "Execution",
+    "Experiment",
     "Generated",
-    "Manner",
-    "Plan",
     "Sampling",
     "Study",
     "compare",
     "describe",
     "generate",
-    "study",
+    "run_study",
+    "scratch_recipe",
     "study_page",
 ]

@@ -1,4 +1,4 @@
-"""A comparison from end to end."""
+"""Compare losses by training: from an experiment to its report."""
 
 from __future__ import annotations
 
@@ -6,55 +6,57 @@ import tempfile
 from pathlib import Path
 
 from sftloss.errors import ConfigError
+from sftloss.experiments.experiment import Experiment, Trial
 from sftloss.experiments.pages.describe import describe
-from sftloss.experiments.plan import Plan, Run
-from sftloss.experiments.run.results import answers
-from sftloss.experiments.run.runner import Manner, run_arms
+from sftloss.experiments.run.results import read_answers
+from sftloss.experiments.run.runner import Execution, run_arms
 from sftloss.report import Report
 
 PAGE, DATA, TEXT = "report.html", "report.json", "report.md"
 
 
-def compare(plan: Plan, *, output: str | Path | None = None, manner: Manner | None = None, command: str = "") -> Report:
-    """Train every arm of a plan, evaluate all on common metrics, and say which differences the data supports.
+def compare(
+    experiment: Experiment, *, output: str | Path | None = None, execution: Execution | None = None, command: str = ""
+) -> Report:
+    """Train every arm of an experiment, evaluate all arms alike, and report which differences the data supports.
 
-    Arms that `output` holds finished are not trained again; a run that was killed goes on where it was and ends with
-    the same results. New seeds and arms may be added to a folder; anything else that differs is refused.
+    Finished trainings in `output` are not repeated. A run that was killed is continued by the same call and ends with
+    the same results. Seeds and arms may be added to a folder; any other change is refused.
 
     Args:
-        plan: What is compared.
-        output: Folder of the arms, ``report.html``, ``report.json`` and ``report.md``; None keeps nothing.
-        manner: Devices, processes, progress.
-        command: The command line that asks for it, for the report.
+        experiment: The training recipe, the arms and the seeds.
+        output: Folder of the trainings, ``report.html``, ``report.json`` and ``report.md``. None: nothing is kept.
+        execution: Devices, processes, progress.
+        command: The command line that asked for it, shown in the report.
 
     Returns:
-        The report.
+        The report: verdicts with intervals, then what they rest on.
 
     Raises:
-        ConfigError: If the plan cannot be used or the folder is another plan's.
-        DataError, ModelError: As training does.
+        ConfigError: If the experiment cannot be used, or the folder is another experiment's.
+        DataError, ModelError: As :func:`sftloss.finetune.fine_tune` raises them.
 
     Example:
-        >>> plan = Plan(losses=("cross_entropy", "focal(gamma=2)"), steps=200)   # doctest: +SKIP
-        >>> print(compare(plan, output="out").document.headlines[0])             # doctest: +SKIP
+        >>> experiment = Experiment(losses=("cross_entropy", "focal(gamma=2)"))   # doctest: +SKIP
+        >>> print(compare(experiment, output="out").document.headlines[0])        # doctest: +SKIP
     """
-    plan.arms()
+    experiment.arms()  # refuse before a folder is made
     if output is None:
         with tempfile.TemporaryDirectory(prefix="sftloss-") as temporary:
-            return _report(plan, Path(temporary), manner or Manner(), command)
+            return _report(experiment, Path(temporary), execution or Execution(), command)
     folder = Path(output).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error.strerror}); choose another --output.") from None
-    report = _report(plan, folder, manner or Manner(), command)
+    report = _report(experiment, folder, execution or Execution(), command)
     report.to_json(folder / DATA)
     report.to_markdown(folder / TEXT)
     report.to_html(folder / PAGE)
     return report
 
 
-def _report(plan: Plan, folder: Path, manner: Manner, command: str) -> Report:
-    results = run_arms(plan, folder, manner)
-    said = {arm: answers(folder, Run(arm, plan.seeds[0])) for arm in results.arms}
-    return Report(describe(plan, results, said, command=command))
+def _report(experiment: Experiment, folder: Path, execution: Execution, command: str) -> Report:
+    results = run_arms(experiment, folder, execution)
+    answers = {arm: read_answers(folder, Trial(arm, experiment.seeds[0])) for arm in results.arms}
+    return Report(describe(experiment, results, answers, command=command))

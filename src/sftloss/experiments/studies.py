@@ -10,22 +10,14 @@ from types import MappingProxyType
 from sftloss.document import Document
 from sftloss.errors import ConfigError
 from sftloss.experiments.comparison import compare
-from sftloss.experiments.plan import Plan
-from sftloss.experiments.run.runner import Manner
+from sftloss.experiments.experiment import Experiment, scratch_recipe
+from sftloss.experiments.run.runner import Execution
 from sftloss.experiments.verdicts.answers import Claim, answer
 from sftloss.files import write_atomic
 from sftloss.report import Report, render_markdown
 from sftloss.report.markdown import escape
 
-_SEEDS = (0, 1, 2, 3, 4)
-_SIZE = {
-    "seeds": _SEEDS,
-    "train_rows": 4000,
-    "eval_rows": 320,
-    "steps": 600,
-    "batch_size": 16,
-    "max_new_tokens": 48,
-}
+_RECIPE = scratch_recipe(max_examples=4000, max_steps=600)
 
 
 @dataclass(frozen=True)
@@ -36,13 +28,13 @@ class Study:
         name, title: Of its command and of its page.
         asks: What was said, and what is trained to see.
         claim: What its verdicts are held against; without one the headlines have to do.
-        plan: What is compared.
+        experiment: What is compared.
     """
 
     name: str
     title: str
     asks: str
-    plan: Plan
+    experiment: Experiment
     claim: Claim | None = None
 
 
@@ -64,7 +56,13 @@ _ALL = (
         "length repairs it. The arithmetic says the reverse: the sum leaves the lengths of the data as they are, and "
         "dividing by the length teaches shorter answers wherever one prompt has answers of several lengths. Here "
         "models are trained under the exponents 0 (token mean), 0.5 (sqrt) and 1 (example mean) of the length.",
-        Plan(normalizations=("token-mean", "sqrt", "example-mean"), **{**_SIZE, "seeds": tuple(range(8))}),  # type: ignore[arg-type]
+        Experiment(
+            _RECIPE,
+            normalizations=("token-mean", "sqrt", "example-mean"),
+            seeds=tuple(range(8)),
+            eval_rows=320,
+            max_new_tokens=48,
+        ),  # fmt: skip
         Claim("dividing by the length makes answers longer", "answer length", "higher"),
     ),
     Study(
@@ -72,7 +70,13 @@ _ALL = (
         "Focal loss against cross-entropy",
         "Focal loss is said to help with hard tokens by turning down the easy ones. One answer in ten of the training "
         "rows is wrong on purpose, so that hard tokens are not always worth learning.",
-        Plan(losses=("cross_entropy", "focal(gamma=1)", "focal(gamma=2)"), noise=0.1, **_SIZE),  # type: ignore[arg-type]
+        Experiment(
+            _RECIPE,
+            losses=("cross_entropy", "focal(gamma=1)", "focal(gamma=2)"),
+            noise=0.1,
+            eval_rows=320,
+            max_new_tokens=48,
+        ),  # fmt: skip
         Claim("focal loss gives more right answers", "right answers", "higher"),
     ),
     Study(
@@ -81,7 +85,7 @@ _ALL = (
         "The loss of the prompt's tokens may be weighted against the answer's: 0 trains answers alone, 1 trains both "
         "alike. A tutorial offers 0.1 as made for instructions and shows no model trained with it. The normalizer is "
         "the sum of the weights, so the learning rate is not hidden in them.",
-        Plan(prompt_weights=(0.0, 0.1, 1.0), **_SIZE),  # type: ignore[arg-type]
+        Experiment(_RECIPE, prompt_weights=(0.0, 0.1, 1.0), eval_rows=320, max_new_tokens=48),
         Claim("training the instruction too gives more right answers", "right answers", "higher"),
     ),
     Study(
@@ -95,16 +99,14 @@ _ALL = (
         "AdamW, which the size of a gradient leaves alone, and no clipping. `coba` looks at the losses of another draw "
         "of questions; the reference of `doremi` is trained before, with equal weights, and its steps are not counted. "
         "The strategies' settings were chosen over four runs seen before the committed one.",
-        Plan(
+        Experiment(
+            # a sum of task means has larger gradients, so clipping would treat arms differently
+            scratch_recipe(max_examples=1600, max_steps=160, max_grad_norm=0.0),
             tasks=_WEIGHTINGS,
             data_tasks=("multitask",),
             noise=0.0,  # the strategies' settings were chosen on right answers
-            seeds=_SEEDS,
-            train_rows=1600,
             eval_rows=320,
-            steps=160,
             points=8,
-            max_grad_norm=0.0,  # a sum of task means has larger gradients: clipping would tell arms apart
             samples=0,
             max_new_tokens=32,
         ),
@@ -114,12 +116,11 @@ _ALL = (
 STUDIES: Mapping[str, Study] = MappingProxyType({one.name: one for one in _ALL})
 """The studies by name."""
 
-DEMO = Plan(
+DEMO = Experiment(
+    scratch_recipe(max_examples=1600, max_steps=150),
     losses=("cross_entropy", "focal(gamma=2)"),
     normalizations=("token-mean", "example-mean"),
-    train_rows=1600,
     eval_rows=120,
-    steps=150,
     samples=2,
     points=5,
     max_new_tokens=24,
@@ -127,18 +128,18 @@ DEMO = Plan(
 """What `sftloss demo --compare` trains: two losses, two normalizations, five seeds, a tiny Llama from scratch."""
 
 
-def study(name: str, *, output: str | Path, manner: Manner | None = None) -> Report:
-    """Run a study; beside the report, write ``<name>.json`` and ``<name>.md``, which `studies/` holds.
+def run_study(name: str, *, output: str | Path, execution: Execution | None = None) -> Report:
+    """Trial a study; beside the report, write ``<name>.json`` and ``<name>.md``, which `studies/` holds.
 
     Raises:
         ConfigError: If there is no such study, or `output` holds another comparison.
 
     Example:
-        >>> study("length", output="study-length")   # doctest: +SKIP
+        >>> run_study("length", output="study-length")   # doctest: +SKIP
     """
     if name not in STUDIES:
         raise ConfigError(f"study: there is no {name!r}; there are {', '.join(STUDIES)}.")
-    report = compare(STUDIES[name].plan, output=output, manner=manner, command=f"sftloss study {name}")
+    report = compare(STUDIES[name].experiment, output=output, execution=execution, command=f"sftloss study {name}")
     folder = Path(output).expanduser()
     report.to_json(folder / f"{name}.json")
     write_atomic(folder / f"{name}.md", study_page(name, report.document))

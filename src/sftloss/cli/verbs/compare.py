@@ -11,8 +11,7 @@ from sftloss.config import command_line, option
 from sftloss.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sftloss.experiments import Manner as Running
-    from sftloss.experiments import Plan
+    from sftloss.experiments import Execution, Experiment
     from sftloss.report import Report
 
 _ARMS, _IN, _TRAIN, _ASK, _OUT = "What is compared", "Model and data", "Training", "Evaluation", "Where it runs"
@@ -23,10 +22,10 @@ class CompareOptions:
     """Flags and YAML keys of `sftloss compare`."""
 
     loss: tuple[str, ...] = option(
-        ("cross_entropy",), "Train with this loss; repeat it. The first is what others are compared with.", panel=_ARMS
+        (), "Train with this loss; repeat it. The first is what others are compared with.", panel=_ARMS
     )
     normalization: tuple[str, ...] = option(
-        ("token-mean",), "token-mean, example-mean, sqrt or an exponent of the length; repeat it.", panel=_ARMS,
+        (), "token-mean, example-mean, sqrt or an exponent of the length; repeat it.", panel=_ARMS,
         metavar="NAME|ALPHA", takes_numbers=True,
     )  # fmt: skip
     prompt_weight: tuple[str, ...] = option(
@@ -52,7 +51,7 @@ class CompareOptions:
     forget_data: str | None = option(None, "Other rows, for what the model forgets of them.", panel=_IN)
     columns: dict[str, str] = option({}, "The data's own column names.", panel=_IN, metavar="prompt=Q,response=A")
     format: str | None = option(None, "The data's format; found out for each row if not given.", panel=_IN)
-    train_rows: int | None = option(None, "Training rows, from the start.", panel=_IN, minimum=1)
+    max_examples: int | None = option(None, "Training rows, from the start.", panel=_IN, minimum=1)
     eval_rows: int | None = option(None, "Held-out rows, from the start.", panel=_IN, minimum=2)
     forget_rows: int | None = option(None, "Rows of forget-data, from the start.", panel=_IN, minimum=2)
     noise: float | None = option(
@@ -60,15 +59,25 @@ class CompareOptions:
     )
     data_tasks: tuple[str, ...] = option((), "Generated tasks; all if not given.", panel=_IN, metavar="NAME")
     max_length: int | None = option(None, "Tokens kept of each row.", panel=_IN, minimum=2)
-    batch_size: int = option(16, "Rows of a micro-batch.", panel=_TRAIN, minimum=1)
+    batch_size: int | None = option(
+        None, "Rows of a micro-batch; 16 from scratch, 8 for a pretrained model if not given.", panel=_TRAIN, minimum=1
+    )
     grad_accum: int = option(1, "Micro-batches of a step.", panel=_TRAIN, minimum=1)
-    learning_rate: float = option(3e-3, "Highest learning rate.", panel=_TRAIN, minimum=0)
-    schedule: str = option("cosine", "Its course, as transformers calls it.", panel=_TRAIN)
-    warmup: float = option(0.1, "Steps to the highest rate; a share of all below 1.", panel=_TRAIN, minimum=0)
+    learning_rate: float | None = option(
+        None, "Highest learning rate; 3e-3 from scratch, 2e-5 for a pretrained model if not given.", panel=_TRAIN,
+        minimum=0,
+    )  # fmt: skip
+    schedule: str | None = option(
+        None, "Learning-rate schedule; cosine from scratch, linear for a pretrained model if not given.", panel=_TRAIN
+    )
+    warmup: float | None = option(
+        None, "Warmup steps, below 1 a share of all; 0.1 from scratch, 0.03 for a pretrained model if not given.",
+        panel=_TRAIN, minimum=0,
+    )  # fmt: skip
     weight_decay: float = option(0.0, "Of AdamW.", panel=_TRAIN, minimum=0)
     max_grad_norm: float = option(1.0, "Gradients are clipped to it; 0 clips nothing.", panel=_TRAIN, minimum=0)
     epochs: float = option(1.0, "Passes over the rows.", panel=_TRAIN, minimum=0)
-    steps: int | None = option(None, "Optimizer steps, in place of epochs.", panel=_TRAIN, minimum=1)
+    max_steps: int | None = option(None, "Optimizer steps, in place of epochs.", panel=_TRAIN, minimum=1)
     dtype: str = option("auto", "Number format of the parameters.", panel=_TRAIN)
     autocast: str | None = option(None, "Compute in this format.", panel=_TRAIN, choices=("bfloat16", "float16"))
     points: int = option(6, "Points of the learning curves.", panel=_ASK, minimum=1)
@@ -86,7 +95,7 @@ class CompareOptions:
     markdown: str | None = option(None, "Also write Markdown here.", panel=_OUT, metavar="FILE")
 
 
-_RENAMED = {"losses": "loss", "normalizations": "normalization", "prompt_weights": "prompt_weight"}
+_ARM_FIELDS = {"loss": "losses", "normalization": "normalizations", "tasks": "tasks"}
 
 
 def compare(options: CompareOptions, manner: Manner) -> None:
@@ -95,42 +104,47 @@ def compare(options: CompareOptions, manner: Manner) -> None:
     from sftloss.experiments import compare
 
     check_targets(options.json, options.markdown, replace=True)
-    plan = plan_of(options)
+    experiment = experiment_of(options)
     hush_bars()
     devices = tuple(filter(None, (options.devices or "").split(",")))
     report = compare(
-        plan,
+        experiment,
         output=options.output,
-        manner=running(manner, devices=devices, workers=options.workers, save_every=options.save_every),
+        execution=running(manner, devices=devices, workers=options.workers, save_every=options.save_every),
         command=command_line("compare", options),
     )
     show_brief(report, json=options.json, markdown=options.markdown)
     told(options.output, manner)
 
 
-def plan_of(options: CompareOptions) -> Plan:
-    """The plan that the options ask for."""
-    from sftloss.experiments import Plan
+def experiment_of(options: CompareOptions) -> Experiment:
+    """The experiment that the options ask for."""
+    from sftloss.experiments import Experiment, scratch_recipe
+    from sftloss.finetune import Recipe
 
-    given: dict[str, Any] = {f.name: getattr(options, _RENAMED.get(f.name, f.name)) for f in fields(Plan)}
-    given["seeds"] = tuple(range(options.seeds))
-    if options.noise is None:
-        del given["noise"]
-    elif options.noise and options.data != Plan.data:
+    if options.noise and options.data != CompareOptions.data:
         raise ConfigError("--noise: only generated rows get wrong answers; leave it out, or leave --data out.")
+    values = {f.name: getattr(options, f.name) for f in fields(options)}
+    shared = {f.name for f in fields(Recipe)} - {*_ARM_FIELDS, "output", "save_every"}
+    given = {name: value for name, value in values.items() if name in shared and value not in (None, {})}
+    recipe = scratch_recipe(**given) if options.model == CompareOptions.model else Recipe(**given)
+    own = {name: values[name] for name in {f.name for f in fields(Experiment)} & values.keys() - {"seeds"}}
+    own |= {plural: values[name] for name, plural in _ARM_FIELDS.items()}
+    if options.noise is None:
+        del own["noise"]
     try:
-        given["prompt_weights"] = tuple(map(float, options.prompt_weight))
+        weights = tuple(map(float, options.prompt_weight))
     except ValueError:
         raise ConfigError(f"--prompt-weight: expected numbers, got {', '.join(options.prompt_weight)[:60]}.") from None
-    return Plan(**given)
+    return Experiment(recipe, **own, prompt_weights=weights, seeds=tuple(range(options.seeds)))
 
 
-def running(manner: Manner, **given: Any) -> Running:
-    """Devices and processes, with a line on stderr for every finished arm."""
+def running(manner: Manner, **given: Any) -> Execution:
+    """Devices and processes, with a line on stderr for every finished training."""
     from sftloss.cli.show import note
-    from sftloss.experiments import Manner as Running
+    from sftloss.experiments import Execution
 
-    return Running(**given, tell=lambda done, total, name: note(f"{done} of {total} trained: {name}", manner))
+    return Execution(**given, progress=lambda done, total, name: note(f"{done} of {total} trained: {name}", manner))
 
 
 def show_brief(report: Report, *, json: str | None = None, markdown: str | None = None) -> None:

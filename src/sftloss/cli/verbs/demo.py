@@ -55,7 +55,8 @@ def _compare(options: DemoOptions, manner: Manner) -> None:
     output = options.output if options.output != DemoOptions.output else f"{DemoOptions.output}-compare"
     # results do not depend on it: every process computes on one core
     workers = min(2, os.cpu_count() or 1)
-    report = compare(DEMO, output=output, manner=running(manner, workers=workers), command="sftloss demo --compare")
+    execution = running(manner, workers=workers)
+    report = compare(DEMO, output=output, execution=execution, command="sftloss demo --compare")
     show_brief(report, json=options.json)
     told(output, manner)
     if options.open:

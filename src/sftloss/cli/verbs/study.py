@@ -46,12 +46,13 @@ VERBS = {"length": length, "focal": focal, "instruction-response": instruction_r
 def _run(name: str, options: StudyOptions, manner: Manner) -> None:
     from sftloss.cli.show import check_targets, hush_bars
     from sftloss.cli.verbs.compare import running, show_brief, told
-    from sftloss.experiments import study
+    from sftloss.experiments import run_study
 
     check_targets(options.json, replace=True)
     hush_bars()
     output = options.output or f"sftloss-study-{name}"
     devices = tuple(filter(None, (options.devices or "").split(",")))
-    report = study(name, output=output, manner=running(manner, devices=devices, workers=options.workers))
+    execution = running(manner, devices=devices, workers=options.workers)
+    report = run_study(name, output=output, execution=execution)
     show_brief(report, json=options.json)
     told(output, manner)

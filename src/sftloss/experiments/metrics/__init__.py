@@ -8,8 +8,8 @@
 * :func:`paired_difference`: of any metric between two arms, with its error over examples and seeds.
 
 Every metric is a :class:`Ratio` of sums over rows or a :class:`Gap` between two distributions. It knows its value on
-any resampling of the rows (:class:`Metric`), can be restricted to groups (:func:`by_group`), and goes to disk as plain
-arrays (:func:`to_arrays`).
+any resampling of the rows (:class:`Metric`), can be restricted to groups (:func:`by_group`), and comes back from JSON
+(:func:`read_metric`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sftloss.experiments.metrics.differences import paired_difference
 from sftloss.experiments.metrics.drift import forgetting
 from sftloss.experiments.metrics.of_outputs import output_metrics, pass_at, pass_counts
 from sftloss.experiments.metrics.of_tokens import Bin, end_reliability, reliability, token_metrics
-from sftloss.experiments.metrics.shapes import Gap, Metric, Ratio, by_group, from_arrays, to_arrays
+from sftloss.experiments.metrics.shapes import Gap, Metric, Ratio, by_group, read_metric
 from sftloss.experiments.metrics.tokens import TokenTable, evaluate_tokens
 
 __all__ = [
@@ -31,12 +31,11 @@ __all__ = [
     "end_reliability",
     "evaluate_tokens",
     "forgetting",
-    "from_arrays",
     "output_metrics",
     "paired_difference",
     "pass_at",
     "pass_counts",
+    "read_metric",
     "reliability",
-    "to_arrays",
     "token_metrics",
 ]

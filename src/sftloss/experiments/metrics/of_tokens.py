@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,13 +84,12 @@ def _by_bin(table: TokenTable, codes: NDArray[np.int64], values: NDArray[Any]) -
     return flat.reshape(table.examples, count).astype(np.float64)
 
 
-@dataclass(frozen=True)
-class Bin:
+class Bin(NamedTuple):
     """One point of a reliability diagram: tokens whose values lie in ``[low, high]``, what was said and what came."""
 
     low: float
     high: float
-    count: int
+    tokens: int
     predicted: float
     observed: float
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -112,24 +112,9 @@ def by_group(metric: Metric, labels: NDArray[np.str_]) -> dict[str, Metric]:
     return {str(name): metric.pick(labels == name) for name in np.unique(labels) if name}
 
 
-def to_arrays(metrics: Mapping[str, Metric]) -> dict[str, NDArray[Any]]:
-    """Metrics as plain arrays named ``"metric/field"``, for ``numpy.savez``; :func:`from_arrays` reads them back."""
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, metric in metrics.items():
-        for entry in fields(metric):  # type: ignore[arg-type]  # both shapes are dataclasses
-            arrays[f"{name}/{entry.name}"] = np.asarray(getattr(metric, entry.name))
-    return arrays
-
-
-def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Metric]:
-    """Metrics from what :func:`to_arrays` gave, or from a file that ``numpy.load`` opened."""
-    found: dict[str, dict[str, Any]] = {}
-    for key in arrays:
-        name, _, entry = key.rpartition("/")
-        found.setdefault(name, {})[entry] = arrays[key]
-    return {
-        name: Ratio(parts["top"], parts["bottom"])
-        if "top" in parts
-        else Gap(parts["gap"], parts["size"], "max" if str(parts["norm"]) == "max" else "sum")
-        for name, parts in found.items()
-    }
+def read_metric(values: Mapping[str, Any]) -> Metric:
+    """The metric whose fields, arrays as lists, are `values`: what JSON keeps of a :class:`Ratio` or a :class:`Gap`."""
+    arrays = {name: np.asarray(value, dtype=np.float64) for name, value in values.items() if name != "norm"}
+    if "top" in arrays:
+        return Ratio(**arrays)
+    return Gap(**arrays, norm="max" if values["norm"] == "max" else "sum")

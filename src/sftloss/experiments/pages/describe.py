@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sftloss.document import Document, Section
+from sftloss.experiments.experiment import Arm, Experiment, arm_labels
 from sftloss.experiments.pages.difficulty import difficulty
 from sftloss.experiments.pages.groups import calibration, forgetting, groups, outputs
 from sftloss.experiments.pages.lengths import lengths
 from sftloss.experiments.pages.metrics import curves, metrics
 from sftloss.experiments.pages.tasks import by_task, conflicts, task_weights
 from sftloss.experiments.pages.verdicts import verdicts
-from sftloss.experiments.plan import GENERATED, Arm, Plan, labels
 from sftloss.experiments.run.results import Answer
 from sftloss.experiments.verdicts.findings import findings, headlines
 from sftloss.experiments.verdicts.verdicts import Results, comparisons
@@ -28,24 +28,24 @@ _METHOD = (
 
 
 def describe(
-    plan: Plan, results: Results, said: Mapping[Arm, Sequence[Answer]] | None = None, *, command: str = ""
+    experiment: Experiment, results: Results, said: Mapping[Arm, Sequence[Answer]] | None = None, *, command: str = ""
 ) -> Document:
     """The report of a comparison.
 
     Args:
-        plan: What was compared.
+        experiment: What was compared.
         results: Every arm with every seed.
         said: Answers of each arm's first seed, for the side by side.
         command: The command line that asks for the comparison; findings repeat it where it should be another.
     """
-    names = dict(zip(results.arms, labels(results.arms), strict=True))
+    names = dict(zip(results.arms, arm_labels(results.arms), strict=True))
     compared = comparisons(results)
     sections = (
         verdicts(results, compared, names),
         by_task(compared, names),
-        metrics(plan, results, names),
+        metrics(experiment, results, names),
         curves(results, names),
-        lengths(plan, results, names),
+        lengths(experiment, results, names),
         groups(results, names),
         difficulty(results, names),
         task_weights(results, names),
@@ -60,22 +60,24 @@ def describe(
         headlines(results, compared, names),
         findings(results, compared, names, command),
         tuple(section for section in sections if section is not None),
-        _facts(plan, results, names[results.arms[0]]),
+        _facts(experiment, results, names[results.arms[0]]),
         (*((("command", command),) if command else ()),
          ("versions", ", ".join(f"{k} {v}" for k, v in sorted(results.first.versions.items()))),
-         ("digest of the plan", results.first.digest)),
+         ("digest of the experiment", results.first.digest)),
     )  # fmt: skip
 
 
-def _facts(plan: Plan, results: Results, reference: str) -> tuple[tuple[str, str], ...]:
+def _facts(experiment: Experiment, results: Results, reference: str) -> tuple[tuple[str, str], ...]:
     first = results.first
-    data = "generated tasks" if plan.data == GENERATED else plan.data
-    noise = f", {100 * plan.noise:g}% of the answers wrong on purpose" if plan.noise else ""
-    model = f"Llama from scratch, {plan.layers} layers of width {plan.width}" if plan.model == "scratch" else plan.model
+    recipe = experiment.recipe
+    data = "generated tasks" if experiment.is_generated else recipe.data
+    noise = f", {100 * experiment.noise:g}% of the answers wrong on purpose" if experiment.noise else ""
+    shape = f"{experiment.layers} layers of width {experiment.width}"
+    model = f"Llama from scratch, {shape}" if experiment.is_scratch else recipe.model
     return (
         ("model", model),
         ("data", f"{data}{noise}"),
-        ("held-out rows", f"{len(first.examples.task):,}"),
+        ("held-out rows", f"{len(first.groups.task):,}"),
         ("each training", f"{first.steps:,} steps, {_tokens(results)}"),
         ("seeds", ", ".join(map(str, results.seeds))),
         ("first arm", reference),

@@ -58,12 +58,12 @@ def by_difficulty(results: Results) -> Results | None:
 
     None where arms have no scores of the same held-out tokens.
     """
-    every = {run: result.scores for run, result in results.by_run.items()}
+    every = {trial: result.scores for trial, result in results.by_trial.items()}
     example = results.first.scores.example
     if not len(example) or any(not np.array_equal(one.example, example) for one in every.values()):
         return None
     code = thirds(np.stack([one.nll for one in every.values()]))
-    examples = len(results.first.examples.task)
+    examples = len(results.first.groups.task)
 
     def ratio(values: NDArray[np.floating] | NDArray[np.bool_], third: int) -> Ratio:
         rows = example[code == third]
@@ -71,14 +71,14 @@ def by_difficulty(results: Results) -> Results | None:
         return Ratio(top.astype(np.float64), np.bincount(rows, minlength=examples).astype(np.float64))
 
     found = {
-        run: {
+        trial: {
             f"{key}_{name}": ratio(values, i)
             for key, values in (("nll", one.nll), ("top1", one.is_top1))
             for i, name in enumerate(THIRDS)
         }
-        for run, one in every.items()
+        for trial, one in every.items()
     }
-    return replace(results, by_run={run: replace(results.by_run[run], metrics=found[run]) for run in every})
+    return replace(results, by_trial={trial: replace(results.by_trial[trial], metrics=found[trial]) for trial in every})
 
 
 def thirds(losses: NDArray[np.floating]) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sftloss.document import Chart, Column, Section, Series, Table
+from sftloss.experiments.experiment import Arm
 from sftloss.experiments.metrics import Bin
 from sftloss.experiments.pages.sections import (
     CALIBRATION,
@@ -19,7 +20,6 @@ from sftloss.experiments.pages.sections import (
     parts,
     value_of,
 )
-from sftloss.experiments.plan import Arm
 from sftloss.experiments.run.results import Answer
 from sftloss.experiments.verdicts.findings import Names
 from sftloss.experiments.verdicts.verdicts import Results
@@ -35,7 +35,7 @@ _SAMPLES, _WIDE = 12, 4
 
 def groups(results: Results, names: Names) -> Section | None:
     """Losses, right answers and lengths of each task and language."""
-    examples = results.first.examples
+    examples = results.first.groups
     tables = [
         table
         for name, labels in (("task", examples.task), ("language", examples.language))
@@ -142,7 +142,7 @@ def outputs(results: Results, names: Names, said: Mapping[Arm, Sequence[Answer]]
         return None
     rows = list(zip(*(said[arm] for arm in arms), strict=True))
     differing = [i for i, row in enumerate(rows) if len({answer.greedy for answer in row}) > 1]
-    picked = _in_turn(differing, results.first.examples.task) or list(range(len(rows)))
+    picked = _in_turn(differing, results.first.groups.task) or list(range(len(rows)))
     picked = picked[:_SAMPLES]
     lead = f"{len(differing)} of {len(rows)} held-out prompts got different answers from different arms; some of them."
     if len(arms) <= _WIDE:

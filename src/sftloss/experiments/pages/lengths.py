@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
+from sftloss.experiments.experiment import Experiment
 from sftloss.experiments.pages.sections import cells, folded, grey, in_view, outstanding, parts
-from sftloss.experiments.plan import Plan
 from sftloss.experiments.verdicts.findings import Names, relative_forecast
 from sftloss.experiments.verdicts.verdicts import SHIFT, Results
 
@@ -20,18 +20,18 @@ _PREDICTED = Column(
 _GENERATED = folded("generated", "generated", "ratio", "Mean tokens over the first arm's, same prompts and seeds.")
 
 
-def lengths(plan: Plan, results: Results, names: Names) -> Section | None:
+def lengths(experiment: Experiment, results: Results, names: Names) -> Section | None:
     """Predicted and generated lengths against the first arm's side by side, tokens, and the distributions."""
     if not results.first.lengths or results.mean(results.arms[0], "length_ratio") is None:
         return None
+    drawn = "sampled" if experiment.samples else "greedy"
     reference = float(np.mean(results.first.reference_lengths))
     seen = {arm: results.mean(arm, "length") for arm in outstanding(results)}
     told = ", ".join(f"{names[arm]} {mean.value:.1f}" for arm, mean in seen.items() if mean is not None)
     return Section(
         "lengths",
         "Answer length",
-        f"Held-out answers have {reference:.1f} tokens in the mean, {'sampled' if plan.samples else 'greedy'} ones: "
-        f"{told}.",
+        f"Held-out answers have {reference:.1f} tokens in the mean, {drawn} ones: {told}.",
         charts=(_distribution(results, names),),
         tables=(_against_first(results, names), _tokens(results, names, reference), *_by_task(results, names)),
         notes=(
@@ -70,7 +70,7 @@ def _tokens(results: Results, names: Names, reference: float) -> Table:
 
 def _by_task(results: Results, names: Names) -> tuple[Table, ...]:
     """The same by task, where a tilt is predicted in any: those come first."""
-    labels, arms = np.asarray(results.first.examples.task), results.arms[1:]
+    labels, arms = np.asarray(results.first.groups.task), results.arms[1:]
     tasks = sorted(set(labels) - {""}, key=lambda task: (-_shift(results, task), task))
     if len(tasks) < 2 or _shift(results, tasks[0]) < SHIFT:
         return ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sftloss.document import Chart, Section, Series, Table
+from sftloss.experiments.experiment import Experiment
 from sftloss.experiments.pages.sections import (
     ANSWERS,
     CALIBRATION,
@@ -18,7 +19,6 @@ from sftloss.experiments.pages.sections import (
     samples_of,
 )
 from sftloss.experiments.pages.words import listed
-from sftloss.experiments.plan import Plan
 from sftloss.experiments.verdicts.findings import Names
 from sftloss.experiments.verdicts.verdicts import HEADLINE, Results
 
@@ -26,9 +26,9 @@ _LOG = 5.0  # a loss that falls by more is drawn on a logarithmic axis
 SEEDS_BAND = "lowest to highest seed"
 
 
-def metrics(plan: Plan, results: Results, names: Names) -> Section:
+def metrics(experiment: Experiment, results: Results, names: Names) -> Section:
     """Common metrics of every arm, each with its interval; never an arm's own training loss."""
-    drawn = "sampled" if plan.samples else "greedy"
+    drawn = "sampled" if experiment.samples else "greedy"
     tables = (
         metric_table(results, names, LOSS, ("metrics-loss", "Loss and right answers")),
         metric_table(results, names, ANSWERS, ("metrics-answers", f"Length and form of {drawn} answers")),

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from sftloss.document import Cell, Column, Series, Table
+from sftloss.experiments.experiment import Arm
 from sftloss.experiments.metrics import pass_counts
-from sftloss.experiments.plan import Arm
 from sftloss.experiments.verdicts.findings import Names
 from sftloss.experiments.verdicts.paired import Mean
 from sftloss.experiments.verdicts.verdicts import Results, clipped, most
@@ -85,7 +85,7 @@ def samples_of(results: Results) -> tuple[Shown, ...]:
     """What several samples of one prompt have, pass@n for every n that was evaluated."""
     passes = (
         Shown(f"pass_at_{n}", f"pass@{n}", "percent", f"Probability that one of {n} samples is right.")
-        for n in pass_counts(key for r in results.by_run.values() for key in r.metrics)
+        for n in pass_counts(key for r in results.by_trial.values() for key in r.metrics)
         if n > 1
     )
     # the commonest of two samples is either: its score is that of the samples

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
+from sftloss.experiments.experiment import Arm
 from sftloss.experiments.pages.metrics import SEEDS_BAND
 from sftloss.experiments.pages.sections import NOTHING, folded, parts
 from sftloss.experiments.pages.words import conclusion, counted
-from sftloss.experiments.plan import Arm
 from sftloss.experiments.verdicts.findings import Names
 from sftloss.experiments.verdicts.verdicts import Comparison, Results
 
@@ -22,7 +22,7 @@ _ENDS = (
     ("weight", "weight", "number", "Mean over seeds after the last step; weights have mean 1."),
     ("weight_low", "low", "number", "Lowest seed."),
     ("weight_high", "high", "number", "Highest seed."),
-    ("effective_share", "effective share", "percent", "Of the weighted tokens of the whole run, at that weight."),
+    ("effective_share", "effective share", "percent", "Of the weighted tokens of the whole trial, at that weight."),
     ("token_share", "share of tokens", "percent", "Of the tokens trained."),
     ("loss", "training loss", "nats", "In the last step it was in."),
     ("slope", "slope", "number", "Change of its log loss a step, over the last 100 it was in."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sftloss.document import Interval
-from sftloss.experiments.plan import Arm
+from sftloss.experiments.experiment import Arm
 from sftloss.experiments.verdicts.verdicts import Comparison, Measure
 
 

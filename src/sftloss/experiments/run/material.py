@@ -1,10 +1,10 @@
-"""What every arm shares: rows as tokens, and the model it starts from."""
+"""What all arms of a seed share: the rows as tokens, and the model that they start from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ import torch
 from sftloss.data import Example, Record, RowError, encode, read_records
 from sftloss.data.tokenizer import load_tokenizer, pad_id_of
 from sftloss.errors import ConfigError, DataError
-from sftloss.experiments.plan import DEMO, GENERATED, SCRATCH, Plan
-from sftloss.experiments.run.results import Examples, Forecast
+from sftloss.experiments.experiment import Experiment
+from sftloss.experiments.run.results import LengthForecast, RowGroups
 from sftloss.roles import RESPONSE
 
 if TYPE_CHECKING:
@@ -24,112 +24,136 @@ _MOSTLY, _AT_ONCE = 0.5, 64
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Records that became examples, in order, one to one."""
+class EncodedRows:
+    """Records and the examples made from them, in the same order."""
 
     records: tuple[Record, ...]
     examples: tuple[Example, ...]
 
-    def groups(self) -> Examples:
-        """What the report needs to know; rows with the same tokens before the last answer share a prompt."""
-        known: dict[bytes, int] = {}
-        return Examples(
+    def groups(self) -> RowGroups:
+        """Task, language and prompt of each row; rows with the same tokens before the last answer share a prompt."""
+        codes: dict[int, int] = {}
+        prompts = [(e.prompts[-1] if e.prompts else 0) or -1 - i for i, e in enumerate(self.examples)]
+        return RowGroups(
             tuple(e.task or "" for e in self.examples),
             tuple(e.language or "" for e in self.examples),
-            tuple(known.setdefault(_prompt(e), len(known)) for e in self.examples),
+            tuple(codes.setdefault(prompt, len(codes)) for prompt in prompts),
         )
 
-
-def _answer(example: Example) -> np.ndarray:
-    """Which tokens are trained ones of an answer."""
-    return ((example.weights > 0) & (example.roles == RESPONSE)).numpy()
-
-
-def _prompt(example: Example) -> bytes:
-    """The tokens before the last answer."""
-    places = np.flatnonzero(_answer(example))
-    if not len(places):
-        return example.input_ids.numpy().tobytes()
-    breaks = np.flatnonzero(np.diff(places) > 1)
-    begin = int(places[breaks[-1] + 1] if len(breaks) else places[0])
-    return example.input_ids[:begin].numpy().tobytes()
+    def pick(self, chosen: Iterable[int]) -> EncodedRows:
+        """The rows with these indices."""
+        at = list(chosen)
+        return EncodedRows(tuple(self.records[i] for i in at), tuple(self.examples[i] for i in at))
 
 
-def training_rows(plan: Plan, tokenizer: Any) -> Rows:
-    """What is trained on."""
-    if plan.data != GENERATED:
-        return _from_file(plan, plan.data, plan.train_rows, tokenizer)
-    return _made(plan, "train", plan.train_rows or TRAIN_ROWS, tokenizer)
+class Material(NamedTuple):
+    """Rows to train on, rows that judge the arms, and rows of another kind (None where not asked for)."""
+
+    train: EncodedRows
+    held_out: EncodedRows
+    forget: EncodedRows | None
 
 
-def second_draw(plan: Plan, tokenizer: Any, known: Rows) -> Rows:
-    """Generated training rows drawn anew, without noise; of a task that has questions not in `known`, only those."""
-    other = replace(plan, data_seed=plan.data_seed + 1, noise=0.0)
-    drawn = _made(other, "train", EVAL_ROWS, tokenizer)
-    prompts = {_prompt(e) for e in known.examples}
-    fresh = [_prompt(e) not in prompts for e in drawn.examples]
-    renewed = {e.task for e, is_fresh in zip(drawn.examples, fresh, strict=True) if is_fresh}
-    kept = [i for i, e in enumerate(drawn.examples) if fresh[i] or e.task not in renewed]
-    return Rows(tuple(drawn.records[i] for i in kept), tuple(drawn.examples[i] for i in kept))
+def material(experiment: Experiment, tokenizer: Any) -> Material:
+    """Read, encode and split the rows. Generated held-out rows have no wrong answers.
+
+    Raises:
+        ConfigError: If there is no such generated task, or a share to hold out leaves one part empty.
+        DataError: If most rows of a file cannot be used.
+    """
+    recipe, held_out = experiment.recipe, None
+    if experiment.is_generated:
+        train = _generated(experiment, "train", recipe.max_examples or TRAIN_ROWS, tokenizer)
+    else:
+        train = _from_file(experiment, recipe.data, recipe.max_examples, tokenizer)
+    if recipe.eval_data is not None:
+        held_out = _from_file(experiment, recipe.eval_data, experiment.eval_rows, tokenizer)
+    elif recipe.eval_share:
+        train, held_out = _split(train, recipe)
+        held_out = held_out.pick(range(len(held_out.examples))[: experiment.eval_rows])
+    else:
+        held_out = _generated(experiment, "test", experiment.eval_rows or EVAL_ROWS, tokenizer)
+    forget = experiment.forget_data
+    return Material(
+        train, held_out, None if forget is None else _from_file(experiment, forget, experiment.forget_rows, tokenizer)
+    )
 
 
-def held_out_rows(plan: Plan, tokenizer: Any) -> Rows:
-    """What arms are judged on; generated ones have no wrong answers."""
-    if plan.eval_data is not None:
-        return _from_file(plan, plan.eval_data, plan.eval_rows, tokenizer)
-    return _made(plan, "test", plan.eval_rows or EVAL_ROWS, tokenizer)
+def second_draw(experiment: Experiment, tokenizer: Any, known: EncodedRows) -> EncodedRows:
+    """Generated training rows drawn with another seed, without noise.
+
+    Of a task that has questions not in `known`, only those are kept.
+    """
+    other = replace(experiment, data_seed=experiment.data_seed + 1, noise=0.0)
+    drawn = _generated(other, "train", EVAL_ROWS, tokenizer)
+    prompts = {e.prompts for e in known.examples}
+    is_new = [e.prompts not in prompts for e in drawn.examples]
+    with_new = {e.task for e, new in zip(drawn.examples, is_new, strict=True) if new}
+    return drawn.pick(i for i, e in enumerate(drawn.examples) if is_new[i] or e.task not in with_new)
 
 
-def second_rows(plan: Plan, tokenizer: Any) -> Rows | None:
-    """Rows to be forgotten, or not."""
-    return None if plan.forget_data is None else _from_file(plan, plan.forget_data, plan.forget_rows, tokenizer)
+def _split(rows: EncodedRows, recipe: Recipe) -> tuple[EncodedRows, EncodedRows]:
+    """The rows trained on, and the share held out: the same for every seed of an arm."""
+    from sftloss.finetune.rows import DataSet, hold_out
+
+    whole = DataSet(rows.examples, tuple((i,) for i in range(len(rows.examples))), "rows", {})
+    place = {id(example): i for i, example in enumerate(rows.examples)}
+    train, held_out = (rows.pick(place[id(e)] for e in part.examples)
+                       for part in hold_out(whole, recipe.eval_share, recipe.seed))  # fmt: skip
+    return train, held_out
 
 
-_MADE: dict[tuple[Any, ...], Rows] = {}
+_CACHE: dict[tuple[Any, ...], EncodedRows] = {}
 
 
-def _made(plan: Plan, split: str, count: int, tokenizer: Any) -> Rows:
-    """Generated rows, kept for the arms after this one: making them takes a sixth of a small arm's time."""
-    noise = plan.noise if split == "train" else 0.0
-    key = (split, count, noise, plan.data_seed, plan.data_tasks, plan.max_length, plan.model, plan.tokenizer)
-    if key not in _MADE:
-        if len(_MADE) >= 4:
-            _MADE.clear()
-        _MADE[key] = _encoded(_generated(plan, split, count, noise), plan, tokenizer)
-    return _MADE[key]
+def _generated(experiment: Experiment, split: str, count: int, tokenizer: Any) -> EncodedRows:
+    """Generated rows. They are cached for the next arms: making them takes a sixth of the time of a small arm."""
+    recipe, noise = experiment.recipe, experiment.noise if split == "train" else 0.0
+    place = (recipe.model, recipe.tokenizer, recipe.revision, recipe.max_length)
+    key = (split, count, noise, experiment.data_seed, experiment.data_tasks, *place)
+    if key not in _CACHE:
+        if len(_CACHE) >= 4:
+            _CACHE.clear()
+        _CACHE[key] = _encoded(_task_rows(experiment, split, count, noise), recipe, tokenizer)
+    return _CACHE[key]
 
 
-def _generated(plan: Plan, split: str, count: int, noise: float) -> Sequence[Record]:
+def _task_rows(experiment: Experiment, split: str, count: int, noise: float) -> Sequence[Record]:
     from sftloss.data.tasks import MULTITASK, study_rows
 
-    tasks = MULTITASK if plan.data_tasks == ("multitask",) else plan.data_tasks or None
+    tasks = MULTITASK if experiment.data_tasks == ("multitask",) else experiment.data_tasks or None
     try:
-        return study_rows(plan.data_seed, count, split=split, noise=noise, tasks=tasks)
+        return study_rows(experiment.data_seed, count, split=split, noise=noise, tasks=tasks)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
 
-def _from_file(plan: Plan, source: str, limit: int | None, tokenizer: Any) -> Rows:
-    records = read_records(source, format=plan.format, columns=dict(plan.columns) or None, limit=limit)
-    return _encoded(records, plan, tokenizer)
+def _from_file(experiment: Experiment, source: str, limit: int | None, tokenizer: Any) -> EncodedRows:
+    recipe = experiment.recipe
+    records = read_records(
+        source, format=recipe.format, columns=recipe.columns or None, on_error=recipe.on_error, limit=limit
+    )
+    return _encoded(records, recipe, tokenizer)
 
 
-def _encoded(records: Iterable[Record], plan: Plan, tokenizer: Any) -> Rows:
+def _encoded(records: Iterable[Record], recipe: Recipe, tokenizer: Any) -> EncodedRows:
     kept, examples, refused = [], [], []
     for record in records:
         try:
-            examples.append(encode(record, tokenizer, max_length=plan.max_length))
+            examples.append(encode(record, tokenizer, max_length=recipe.max_length))
             kept.append(record)
         except RowError as error:
+            if recipe.on_error == "raise":
+                raise
             refused.append(error)
-    if not kept or len(refused) > _MOSTLY * (len(kept) + len(refused)):
+    if not kept or (recipe.on_error != "skip" and len(refused) > _MOSTLY * (len(kept) + len(refused))):
         why = f", first {refused[0]}" if refused else ""
         raise DataError(f"compare: {len(refused)} of {len(kept) + len(refused)} rows cannot be used{why}.")
-    return Rows(tuple(kept), tuple(examples))
+    return EncodedRows(tuple(kept), tuple(examples))
 
 
-def forecasts(rows: Rows, recipe: Recipe) -> dict[str, Forecast]:
-    """Mean answer length that the recipe's T^-alpha teaches, by task and under the empty name of all rows."""
+def length_forecasts(rows: EncodedRows, recipe: Recipe) -> dict[str, LengthForecast]:
+    """Mean answer length that the recipe's T^-alpha teaches, by task; the empty name is all rows."""
     weights = _tilt(rows, recipe)
     output = np.array([float(_answer(e).sum()) for e in rows.examples])
     prompts = np.asarray(rows.groups().prompt)
@@ -141,17 +165,23 @@ def forecasts(rows: Rows, recipe: Recipe) -> dict[str, Forecast]:
         of = np.unique(prompts[chosen], return_inverse=True)[1].ravel()
         by_prompt = np.bincount(of, w * t) / np.maximum(np.bincount(of, w), 1e-300)
         whole = float((w * t).sum() / w.sum()) if w.sum() > 0 else float("nan")
-        found[str(task)] = Forecast(float(t.mean()), float(by_prompt[of].mean()), whole)
+        found[str(task)] = LengthForecast(float(t.mean()), float(by_prompt[of].mean()), whole)
     return found
 
 
-def _tilt(rows: Rows, recipe: Recipe) -> np.ndarray:
+def _answer(example: Example) -> np.ndarray:
+    """Which tokens are trained ones of an answer."""
+    return ((example.weights > 0) & (example.roles == RESPONSE)).numpy()
+
+
+def _tilt(rows: EncodedRows, recipe: Recipe) -> np.ndarray:
     """T^-alpha of each row, 0 where nothing is trained: what its weights are in training over what they would be at
     the token mean, both read as training reads them, so that T is its T whatever of the prompt is trained."""
     from sftloss.finetune.fine_tune import data_of, loss_of
     from sftloss.finetune.rows import Collator
     from sftloss.training.batch.tokens import read_tokens
 
+    recipe = replace(recipe, packing=False)  # T is of each example, packed or not
     data, collate, found = data_of(recipe, None, rows.examples)[0], Collator(0), []
     losses = [loss_of(replace(recipe, normalization=rule)) for rule in (recipe.normalization, "token-mean")]
     for begin in range(0, len(data), _AT_ONCE):
@@ -162,37 +192,40 @@ def _tilt(rows: Rows, recipe: Recipe) -> np.ndarray:
     return torch.cat(found).numpy()
 
 
-def start(plan: Plan, seed: int) -> tuple[Any, Any]:
-    """Model and tokenizer as every arm of this seed starts from them.
+def start(experiment: Experiment, seed: int) -> tuple[Any, Any]:
+    """The model and the tokenizer from which every arm of a seed starts; adapters are added later.
 
     Raises:
         ModelError: If one cannot be loaded.
     """
-    from sftloss.data.demo import MODEL_PATH, demo_tokenizer
+    from sftloss.data.demo import demo_tokenizer
     from sftloss.decoder import load_model
+    from sftloss.finetune.model import dtype_of, place_of, tokenizer_place
 
-    if plan.model != SCRATCH:
-        place = str(MODEL_PATH) if plan.model == DEMO else plan.model
-        dtype = torch.float32 if plan.dtype == "auto" else getattr(torch, plan.dtype)
-        return load_model(place, dtype=dtype, tokenizer=plan.tokenizer)
-    tokenizer = demo_tokenizer() if plan.tokenizer is None else load_tokenizer(plan.tokenizer)
-    return _llama(plan, tokenizer, seed), tokenizer
+    recipe = experiment.recipe
+    if not experiment.is_scratch:
+        return load_model(
+            place_of(recipe.model), dtype=dtype_of(recipe), tokenizer=tokenizer_place(recipe), revision=recipe.revision
+        )
+    tokenizer = demo_tokenizer() if recipe.tokenizer is None else load_tokenizer(recipe.tokenizer)
+    return _llama(experiment, tokenizer, seed), tokenizer
 
 
-def _llama(plan: Plan, tokenizer: Any, seed: int) -> Any:
-    """A small Llama with tied embeddings whose weights the seed alone decides."""
+def _llama(experiment: Experiment, tokenizer: Any, seed: int) -> Any:
+    """A small Llama with tied embeddings whose weights depend on the seed alone."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    width = experiment.width
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=plan.width,
-        intermediate_size=3 * plan.width,
-        num_hidden_layers=plan.layers,
-        num_attention_heads=plan.heads,
-        num_key_value_heads=plan.heads,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=experiment.layers,
+        num_attention_heads=experiment.heads,
+        num_key_value_heads=experiment.heads,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
-        initializer_range=0.8 * plan.width**-0.5,  # at 0.02 a model this narrow does not begin to copy
+        initializer_range=0.8 * width**-0.5,  # at 0.02 a model this narrow does not learn to copy
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=pad_id_of(tokenizer),

@@ -1,65 +1,61 @@
-"""What an arm leaves on disk: the same bytes for the same training, the file that says it is finished last."""
+"""The result of a trial, in memory and on disk. Equal trainings give equal bytes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.errors import ConfigError, DataError
-from sftloss.experiments.metrics import Bin, Gap, Metric, Ratio
-from sftloss.experiments.plan import Arm, Plan, Run, digest_of, to_plain
+from sftloss.experiments.experiment import Arm, Experiment, Trial, digest_of
+from sftloss.experiments.metrics import Bin, Metric, read_metric
 from sftloss.files import write_atomic
 
-RESULT, ANSWERS, TOKENS, PLAN = "result.json", "answers.jsonl", "tokens.safetensors", "plan.json"
+RESULT, ANSWERS, TOKENS, SHARED = "result.json", "answers.jsonl", "tokens.safetensors", "experiment.json"
 
 
 @dataclass(frozen=True)
-class Examples:
-    """The held-out rows, the same for every arm; one entry each."""
+class RowGroups:
+    """Task, language and prompt of each held-out row, ``(rows,)`` each; the same for every arm.
+
+    Attributes:
+        task, language: Names, empty where the data has none.
+        prompt: Code of the prompt. Rows with one prompt are resampled together.
+    """
 
     task: tuple[str, ...]
     language: tuple[str, ...]
-    prompt: tuple[int, ...]  # code of the prompt: rows that share one are one draw
+    prompt: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """One point of a learning curve.
 
     Attributes:
         step: Optimizer steps done.
         nll: Mean loss of held-out tokens, nats.
-        tasks: Where tasks are weighted, what :meth:`sftloss.training.TaskWeighting.metrics` says there.
+        tasks: Metrics of the task weighting at that step (:meth:`sftloss.training.TaskWeighting.metrics`); empty where
+            tasks are not weighted.
     """
 
     step: int
     nll: float
-    tasks: Mapping[str, float] = field(default_factory=dict)
-
-    def plain(self) -> list[Any]:
-        """As JSON has it."""
-        return [self.step, self.nll, *([dict(self.tasks)] if self.tasks else [])]
-
-    @staticmethod
-    def read(values: Sequence[Any]) -> Point:
-        """What `plain` wrote."""
-        return Point(int(values[0]), float(values[1]), *values[2:])
+    tasks: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """What the length tilt says this normalization teaches cross-entropy, from the training rows alone.
+class LengthForecast:
+    """Mean answer length that cross-entropy learns under a normalization, predicted from the training rows alone.
 
     Attributes:
         data: Mean length of the training answers, tokens.
-        within_prompt: Predicted mean where length varies only among the answers the data has to one prompt.
-        whole: Predicted mean if the prompt said nothing about length: the bound of the shift.
+        within_prompt: Predicted mean if length varies only among the answers that the data has to one prompt.
+        whole: Predicted mean if the prompt did not determine length at all: the bound of the shift.
     """
 
     data: float
@@ -69,12 +65,12 @@ class Forecast:
 
 @dataclass(frozen=True)
 class TokenScores:
-    """What an arm says at each held-out token, in the order of the rows: the same tokens for every arm.
+    """Scores of each held-out token, in the order of the rows; the same tokens for every arm.
 
     Attributes:
-        example: Row of each, int32 ``(tokens,)``, as the others are.
-        nll: Its loss, nats, float32.
-        is_top1: Whether it is a most probable token, bool.
+        example: Row of the token, int32 ``(tokens,)``, as the others are.
+        nll: Loss of the token, nats, float32.
+        is_top1: Whether the token is a most probable one, bool.
     """
 
     example: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
@@ -84,30 +80,30 @@ class TokenScores:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """A finished training.
+    """A finished training and its evaluation.
 
     Attributes:
-        run: Arm and seed.
-        digest: Of the plan's shared part.
+        trial: Arm and seed.
+        digest: Digest of what the arms share.
         steps: Optimizer steps.
-        tokens: Tokens that the training passes were given, all but padding, each as often as it was; as they counted.
+        tokens: Tokens of all training passes, padding not counted, as the passes counted them.
         trained_tokens: Those of them that had a weight.
-        metrics: By name; every example's part is kept, so that differences can be paired.
-        forgetting: The same on the second data file; empty without one.
+        metrics: Metrics by name, with every row's part, so that differences can be paired.
         curve: Held-out loss during training.
-        reliability: Bins of the confidence with about equally many tokens each.
-        lengths: Tokens of each answer, the end included: of every sample, or of the greedy answers where none are
-            sampled; ``(examples, answers)``.
-        is_sampled: Whether lengths, repetition and the like are of sampled answers; else they are of greedy ones.
-        reference_lengths: Of the held-out answers, ``(examples,)``.
-        examples: The held-out rows.
-        forecasts: By task, and under the empty name of all rows.
-        versions: Of the packages that decide the numbers, ours among them.
-        end_reliability: Bins of the place in the answer: how probable its end was there, and how often it came.
-        scores: Token by token; in a file of its own.
+        reliability: Confidence against accuracy, bins with about equally many tokens.
+        lengths: Tokens of each answer, the end included, ``(rows, answers)``: of every sampled answer, or of the greedy
+            answers where none are sampled.
+        reference_lengths: Tokens of the held-out rows' own answers, ``(rows,)``.
+        groups: Task, language and prompt of the held-out rows.
+        forgetting: Metrics on the rows of another kind; empty where there are none.
+        forecasts: Predicted answer lengths by task; the empty name is all rows.
+        versions: Versions of the packages that decide the numbers.
+        is_sampled: Whether lengths, repetition and the like are of sampled answers.
+        end_reliability: Probability of the end against its frequency, by position in the answer.
+        scores: Scores of each held-out token; in a file of its own.
     """
 
-    run: Run
+    trial: Trial
     digest: str
     steps: int
     tokens: int
@@ -117,9 +113,9 @@ class ArmResult:
     reliability: tuple[Bin, ...]
     lengths: tuple[tuple[int, ...], ...]
     reference_lengths: tuple[int, ...]
-    examples: Examples
+    groups: RowGroups
     forgetting: Mapping[str, Metric] = field(default_factory=dict)
-    forecasts: Mapping[str, Forecast] = field(default_factory=dict)
+    forecasts: Mapping[str, LengthForecast] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     is_sampled: bool = True
     end_reliability: tuple[Bin, ...] = ()
@@ -128,7 +124,7 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Answer:
-    """One held-out prompt and what one arm said."""
+    """A held-out prompt, its reference and the answers of one arm; `score` is the task checker's, None without one."""
 
     prompt: str
     reference: str
@@ -137,156 +133,105 @@ class Answer:
     score: float | None = None
 
 
-def arm_folder(folder: Path, run: Run) -> Path:
-    return folder / "arms" / run.name
+def trial_folder(folder: Path, trial: Trial) -> Path:
+    """Folder of one trial."""
+    return folder / "arms" / trial.name
 
 
-def claim(folder: Path, plan: Plan) -> str:
-    """Make `folder` the plan's, or check that it is; returns the digest.
+def claim(folder: Path, experiment: Experiment) -> str:
+    """Make `folder` the experiment's, or check that it is; returns the digest.
 
     Raises:
-        ConfigError: If it holds results of another plan; the message names what differs.
+        ConfigError: If it holds results of another experiment; the message names the fields that differ.
     """
-    shared, file = plan.shared(), folder / PLAN
-    if file.exists():
-        try:
-            there = json.loads(file.read_text(encoding="utf-8"))["shared"]
-        except (ValueError, KeyError, TypeError):
-            raise ConfigError(f"{file} is no plan of ours; choose another --output.") from None
-        different = sorted(k for k in {*there, *shared} if there.get(k) != shared.get(k))
-        if different:
-            raise ConfigError(
-                f"{folder} holds arms of another comparison: {', '.join(different)} differ, and arms are compared "
-                "only where all else is equal; choose another --output."
-            )
-    else:
+    shared, file = experiment.shared(), folder / SHARED
+    if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, json.dumps({"shared": shared}, sort_keys=True, indent=1) + "\n")
+        write_atomic(file, json.dumps(shared, sort_keys=True, indent=1) + "\n")
+        return digest_of(shared)
+    try:
+        there: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise ConfigError(f"{file} is not the record of an experiment; choose another --output.") from None
+    different = sorted(name for name in {*there, *shared} if there.get(name) != shared.get(name))
+    if different:
+        raise ConfigError(
+            f"{folder} holds another experiment ({', '.join(different)} differ), and arms can be compared only where "
+            "everything else is equal; choose another --output."
+        )
     return digest_of(shared)
 
 
-def save(folder: Path, result: ArmResult, answers: Sequence[Answer]) -> None:
-    """Write an arm; `result.json` comes last, so an arm that has it is whole."""
-    place = arm_folder(folder, result.run)
+def save(folder: Path, result: ArmResult, answers: Iterable[Answer]) -> None:
+    """Write a trial. `result.json` is written last, so a trial that has it is complete."""
+    from safetensors.numpy import save as scores_file
+
+    place = trial_folder(folder, result.trial)
     place.mkdir(parents=True, exist_ok=True)
-    _save_scores(place / TOKENS, result.scores)
-    lines = (json.dumps(to_plain(answer), sort_keys=True) for answer in answers)
-    write_atomic(place / ANSWERS, "".join(line + "\n" for line in lines))
-    write_atomic(place / RESULT, json.dumps(_plain(result), sort_keys=True, separators=(",", ":")) + "\n")
+    scores = {name: np.ascontiguousarray(value) for name, value in vars(result.scores).items()}
+    write_atomic(place / TOKENS, scores_file(scores))
+    write_atomic(place / ANSWERS, "".join(_json(answer) + "\n" for answer in answers))
+    write_atomic(place / RESULT, _json({k: v for k, v in vars(result).items() if k != "scores"}) + "\n")
 
 
-def load(folder: Path, run: Run, digest: str) -> ArmResult | None:
-    """The finished arm, or None where it is not finished.
+def load(folder: Path, trial: Trial, digest: str) -> ArmResult | None:
+    """The finished trial; None where it is not finished.
 
     Raises:
-        DataError: If the file there is not this arm of this plan.
+        DataError: If a file is damaged, or is of another experiment.
     """
-    file = arm_folder(folder, run) / RESULT
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    file = trial_folder(folder, trial) / RESULT
     if not file.exists():
         return None
     try:
         result = _read(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
-        raise _unreadable(file, error) from None
-    if result.run != run or result.digest != digest:
-        raise DataError(f"{file} is of another comparison; remove its folder to train it anew.")
-    return replace(result, scores=_load_scores(file.with_name(TOKENS)))
+        result = replace(result, scores=TokenScores(**load_file(file.with_name(TOKENS))))
+    except (ValueError, KeyError, TypeError, FileNotFoundError, SafetensorError) as error:
+        raise DataError(
+            f"{file} cannot be read ({type(error).__name__}); remove its folder to train this arm again."
+        ) from None
+    if result.trial != trial or result.digest != digest:
+        raise DataError(f"{file} is of another experiment; remove its folder to train this arm again.")
+    return result
 
 
-def _unreadable(file: Path, error: Exception) -> DataError:
-    return DataError(f"{file} cannot be read ({type(error).__name__}); remove its folder to train it anew.")
+def read_answers(folder: Path, trial: Trial) -> tuple[Answer, ...]:
+    """The answers of a trial, in the order of the held-out rows."""
+    text = (trial_folder(folder, trial) / ANSWERS).read_text(encoding="utf-8")
+    rows = (json.loads(line) for line in text.split("\n") if line)
+    return tuple(Answer(**{**row, "samples": tuple(row["samples"])}) for row in rows)
 
 
-def _save_scores(file: Path, scores: TokenScores) -> None:
-    from safetensors.numpy import save
-
-    write_atomic(file, save({name: np.ascontiguousarray(value) for name, value in vars(scores).items()}))
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
 
 
-def _load_scores(file: Path) -> TokenScores:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return TokenScores(**load_file(file))
-    except (SafetensorError, FileNotFoundError, TypeError) as error:
-        raise _unreadable(file, error) from None
+def _plain(value: Any) -> Any:
+    """Arrays as lists, records as mappings."""
+    return _numbers(value) if isinstance(value, np.ndarray) else dict(vars(value))
 
 
-def answers(folder: Path, run: Run, limit: int | None = None) -> tuple[Answer, ...]:
-    """What an arm said, in the order of the held-out rows."""
-    text = (arm_folder(folder, run) / ANSWERS).read_text(encoding="utf-8")
-    return tuple(_answer(json.loads(line)) for line in text.split("\n")[:limit] if line)
+def _numbers(values: NDArray[Any]) -> list[Any]:
+    """Whole numbers without their ".0": half the bytes of counts and scores."""
+    if values.ndim > 1:
+        return [_numbers(row) for row in values]
+    return [int(v) if v == int(v) else v for v in values.astype(np.float64).tolist()]
 
 
-def _answer(values: dict[str, Any]) -> Answer:
-    return Answer(**{**values, "samples": tuple(values["samples"])})
-
-
-def _plain(result: ArmResult) -> dict[str, Any]:
-    return {
-        "arm": to_plain(result.run.arm),
-        "seed": result.run.seed,
-        "digest": result.digest,
-        "steps": result.steps,
-        "tokens": result.tokens,
-        "trained_tokens": result.trained_tokens,
-        "metrics": {name: _metric(m) for name, m in result.metrics.items()},
-        "forgetting": {name: _metric(m) for name, m in result.forgetting.items()},
-        "curve": [p.plain() for p in result.curve],
-        "reliability": _bins(result.reliability),
-        "end_reliability": _bins(result.end_reliability),
-        "lengths": [list(row) for row in result.lengths],
-        "is_sampled": result.is_sampled,
-        "reference_lengths": list(result.reference_lengths),
-        "examples": to_plain(result.examples),
-        "forecasts": {name: to_plain(f) for name, f in result.forecasts.items()},
-        "versions": dict(result.versions),
+def _read(values: dict[str, Any]) -> ArmResult:
+    made: dict[str, Any] = {
+        "trial": Trial(Arm(**values["trial"]["arm"]), values["trial"]["seed"]),
+        "groups": RowGroups(**{name: tuple(column) for name, column in values["groups"].items()}),
+        "lengths": tuple(map(tuple, values["lengths"])),
+        "reference_lengths": tuple(values["reference_lengths"]),
+        "curve": tuple(Point(*point) for point in values["curve"]),
+        "forecasts": {name: LengthForecast(**one) for name, one in values["forecasts"].items()},
     }
-
-
-def _bins(bins: Sequence[Bin]) -> list[list[float]]:
-    return [[b.low, b.high, b.count, b.predicted, b.observed] for b in bins]
-
-
-def _metric(metric: Metric) -> dict[str, Any]:
-    if isinstance(metric, Ratio):
-        return {"top": _numbers(metric.top), "bottom": _numbers(metric.bottom)}
-    assert isinstance(metric, Gap)
-    gap = [_numbers(row) for row in np.asarray(metric.gap)]
-    return {"gap": gap, "size": _numbers(metric.size), "norm": metric.norm}
-
-
-def _numbers(values: Any) -> list[float]:
-    # whole numbers without their ".0": half the bytes of counts and scores
-    return [int(v) if v == int(v) else v for v in np.asarray(values, dtype=np.float64).tolist()]
-
-
-def _read_metric(values: Mapping[str, Any]) -> Metric:
-    def array(name: str) -> Any:
-        return np.asarray(values[name], dtype=np.float64)
-
-    if "top" in values:
-        return Ratio(array("top"), array("bottom"))
-    return Gap(array("gap"), array("size"), "max" if values["norm"] == "max" else "sum")
-
-
-def _read(values: Mapping[str, Any]) -> ArmResult:
-    return ArmResult(
-        run=Run(Arm(**values["arm"]), values["seed"]),
-        digest=values["digest"],
-        steps=values["steps"],
-        tokens=values["tokens"],
-        trained_tokens=values["trained_tokens"],
-        metrics={name: _read_metric(m) for name, m in values["metrics"].items()},
-        curve=tuple(map(Point.read, values["curve"])),
-        reliability=tuple(Bin(*bin) for bin in values["reliability"]),
-        lengths=tuple(map(tuple, values["lengths"])),
-        reference_lengths=tuple(values["reference_lengths"]),
-        examples=Examples(**{k: tuple(v) for k, v in values["examples"].items()}),
-        forgetting={name: _read_metric(m) for name, m in values["forgetting"].items()},
-        forecasts={name: Forecast(**f) for name, f in values["forecasts"].items()},
-        versions=values["versions"],
-        is_sampled=values["is_sampled"],
-        end_reliability=tuple(Bin(*bin) for bin in values["end_reliability"]),
-    )
+    for name in ("metrics", "forgetting"):
+        made[name] = {key: read_metric(metric) for key, metric in values[name].items()}
+    for name in ("reliability", "end_reliability"):
+        made[name] = tuple(Bin(*one) for one in values[name])
+    return ArmResult(**{**values, **made})

@@ -1,4 +1,4 @@
-"""Arms to train, on the devices there are; what is finished is never trained again."""
+"""Train the arms that are not finished, on the devices given; finished ones are never trained again."""
 
 from __future__ import annotations
 
@@ -20,97 +20,104 @@ from typing import Any
 
 from sftloss import errors
 from sftloss.errors import ConfigError
-from sftloss.experiments.plan import Plan, Run, to_plain
+from sftloss.experiments.experiment import Experiment, Trial
 from sftloss.experiments.run.results import claim, load
 from sftloss.experiments.run.task_needs import check_needs
 from sftloss.experiments.verdicts.verdicts import Results
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How a comparison runs; nothing here changes its results.
+class Execution:
+    """Where and how an experiment runs; nothing here changes its results.
 
     Attributes:
-        devices: One process each, as ``("cuda:0", "cuda:1")``; empty for what Accelerate finds.
-        workers: Processes on each device. One without devices trains in this process.
-        save_every: Optimizer steps between two checkpoints of an arm; None trains a killed arm anew.
-        tell: Called with the arms finished, the arms in all, and the name of the one just finished.
+        devices: One process is started on each, e.g. ``("cuda:0", "cuda:1")``. Empty: the device that Accelerate finds.
+        workers: Processes on each device. With one and no devices, this process trains.
+        save_every: Optimizer steps between two checkpoints of a training. None: a killed training starts anew.
+        progress: Called after each training with the number finished, the number of all, and the training's name.
     """
 
     devices: tuple[str, ...] = ()
     workers: int = 1
     save_every: int | None = None
-    tell: Callable[[int, int, str], None] | None = None
+    progress: Callable[[int, int, str], None] | None = None
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ConfigError(f"compare: workers must be at least 1, got {self.workers}.")
         for device in self.devices:
             if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
-                raise ConfigError(f"compare: device {device!r} is none of cpu, cuda, cuda:N, mps.")
+                raise ConfigError(f"compare: unknown device {device!r}; give cpu, cuda, cuda:N or mps.")
 
 
-def run_arms(plan: Plan, folder: Path, manner: Manner) -> Results:
-    """Every arm with every seed: those in `folder` are read, the others trained.
+def run_arms(experiment: Experiment, folder: Path, execution: Execution) -> Results:
+    """Read the finished trials in `folder`, train the others.
 
     Raises:
-        ConfigError: If `folder` is of another plan.
-        SftlossError: What the first failing arm said; finished arms stay.
+        ConfigError: If `folder` is another experiment's.
+        SftlossError: The error of the first trial that failed; finished trials stay.
     """
-    arms, runs = plan.arms(), plan.runs()
-    check_needs(plan)
-    names = {run.name for run in runs}
-    if len(names) < len(runs):
-        raise ConfigError("compare: two arms would share a folder; spell their losses differently.")
-    digest = claim(folder, plan)
-    open_ = [run for run in runs if load(folder, run, digest) is None]
-    done = len(runs) - len(open_)
+    trials = experiment.trials()
+    check_needs(experiment)
+    if len({trial.name for trial in trials}) < len(trials):
+        raise ConfigError("compare: two arms would share a folder; write their losses differently.")
+    digest = claim(folder, experiment)
+    waiting = [trial for trial in trials if load(folder, trial, digest) is None]
+    done = len(trials) - len(waiting)
 
-    def finished(run: Run) -> None:
+    def finished(trial: Trial) -> None:
         nonlocal done
         done += 1
-        if manner.tell is not None:
-            manner.tell(done, len(runs), run.name)
+        if execution.progress is not None:
+            execution.progress(done, len(trials), trial.name)
 
-    if open_:
-        places = [device for device in manner.devices or ("auto",) for _ in range(manner.workers)][: len(open_)]
-        order = {"plan": to_plain(plan), "folder": str(folder), "digest": digest, "save_every": manner.save_every}
-        if len(places) == 1 and places[0] in ("auto", "cpu"):
-            _here(plan, open_, order, places[0], finished)
+    if waiting:
+        devices = [device for device in execution.devices or ("auto",) for _ in range(execution.workers)]
+        order = {
+            "experiment": experiment.plain(), "folder": str(folder), "digest": digest,
+            "save_every": execution.save_every,
+        }  # fmt: skip
+        if len(devices[: len(waiting)]) == 1 and devices[0] in ("auto", "cpu"):
+            _train_here(experiment, waiting, order | {"device": devices[0]}, finished)
         else:
-            _Workers(order, places).train(open_, finished)
-    found = {run: load(folder, run, digest) for run in runs}
-    missing = [run.name for run, result in found.items() if result is None]
-    if missing:
-        raise RuntimeError(f"compare: no result of {', '.join(missing)}; run the same command again")
-    return Results(arms, plan.seeds, {run: result for run, result in found.items() if result is not None})
+            _Workers(order, devices[: len(waiting)]).train(waiting, finished)
+    loaded = {trial: load(folder, trial, digest) for trial in trials}
+    results = {trial: result for trial, result in loaded.items() if result is not None}
+    if len(results) < len(trials):
+        missing = ", ".join(trial.name for trial in trials if trial not in results)
+        raise RuntimeError(f"compare: no result of {missing}; run the same command again")
+    return Results(experiment.arms(), experiment.seeds, results)
 
 
-def _here(plan: Plan, runs: Sequence[Run], order: dict[str, Any], device: str, finished: Callable[[Run], None]) -> None:
+def _train_here(
+    experiment: Experiment, trials: Sequence[Trial], order: dict[str, Any], finished: Callable[[Trial], None]
+) -> None:
     from sftloss.experiments.run.train import Place, train_arm
 
-    for run in runs:
-        train_arm(plan, run, Place(Path(order["folder"]), order["digest"], device, order["save_every"]))
-        finished(run)
+    for trial in trials:
+        train_arm(
+            experiment, trial, Place(Path(order["folder"]), order["digest"], order["device"], order["save_every"])
+        )
+        finished(trial)
 
 
-def environment_of(place: str, given: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a worker: ``cuda:N`` is the N-th device that we ourselves may see.
+def worker_environment(device: str, ours: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a worker on `device`; ``cuda:N`` is the N-th device visible to this process.
 
     Raises:
-        ConfigError: If we may see fewer.
+        ConfigError: If fewer devices are visible.
     """
-    environment = {**given, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-    number = place.partition(":")[2]
+    environment = {**ours, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    number = device.partition(":")[2]
     if not number:
         return environment
-    visible = given.get("CUDA_VISIBLE_DEVICES")
+    visible = ours.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        known = [entry.strip() for entry in visible.split(",")]  # numbers, or UUIDs of GPUs and of parts of them
-        known = list(takewhile(lambda entry: entry not in ("", "-1"), known))  # as CUDA reads it
+        entries = (entry.strip() for entry in visible.split(","))  # numbers, or UUIDs of GPUs and of MIG instances
+        known = list(takewhile(lambda entry: entry not in ("", "-1"), entries))  # as CUDA reads it
         if int(number) >= len(known):
             raise ConfigError(
-                f"compare: there is no device {place}: CUDA_VISIBLE_DEVICES is {visible!r}, {len(known)} devices, "
+                f"compare: there is no device {device}: CUDA_VISIBLE_DEVICES is {visible!r}, {len(known)} devices, "
                 "counted from cuda:0."
             )
         number = known[int(number)]
@@ -118,30 +125,30 @@ def environment_of(place: str, given: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Workers:
-    """Processes that draw arms from one queue; the first failure ends all."""
+    """Processes that take trials from one queue; the first failure ends all of them."""
 
-    def __init__(self, order: dict[str, Any], places: Sequence[str]) -> None:
-        self.order, self.places = order, places
-        self.answers: queue.Queue[dict[str, str]] = queue.Queue()
+    def __init__(self, order: dict[str, Any], devices: Sequence[str]) -> None:
+        self.order, self.devices = order, devices
+        self.outcomes: queue.Queue[dict[str, str]] = queue.Queue()
         self.processes: list[subprocess.Popen[str]] = []
 
-    def train(self, runs: Sequence[Run], finished: Callable[[Run], None]) -> None:
-        waiting: queue.Queue[Run] = queue.Queue()
-        for run in runs:
-            waiting.put(run)
-        by_name = {run.name: run for run in runs}
+    def train(self, trials: Sequence[Trial], finished: Callable[[Trial], None]) -> None:
+        waiting: queue.Queue[Trial] = queue.Queue()
+        for trial in trials:
+            waiting.put(trial)
+        by_name = {trial.name: trial for trial in trials}
         threads = []
-        environments = [environment_of(place, os.environ) for place in self.places]
+        environments = [worker_environment(device, os.environ) for device in self.devices]
         try:
-            for place, environment in zip(self.places, environments, strict=True):
-                worker = self._start(place.partition(":")[0], environment)
+            for device, environment in zip(self.devices, environments, strict=True):
+                worker = self._start(device.partition(":")[0], environment)
                 threads.append(threading.Thread(target=self._serve, args=(worker, waiting), daemon=True))
                 threads[-1].start()
-            for _ in runs:
-                answer = self.answers.get()
-                if "error" in answer:
-                    raise getattr(errors, answer["error"], RuntimeError)(answer["message"])
-                finished(by_name[answer["run"]])
+            for _ in trials:
+                outcome = self.outcomes.get()
+                if "error" in outcome:
+                    raise getattr(errors, outcome["error"], RuntimeError)(outcome["message"])
+                finished(by_name[outcome["trial"]])
         finally:
             for process in self.processes:
                 process.kill()
@@ -160,57 +167,48 @@ class _Workers:
             raise
         self.processes.append(process)
         assert process.stdin is not None
-        with suppress(BrokenPipeError):  # where it died at once, the first arm says so
+        with suppress(BrokenPipeError):  # if the process has died already, its first trial reports it
             process.stdin.write(json.dumps({**self.order, "device": kind}) + "\n")
             process.stdin.flush()
         return process, log
 
-    def _serve(self, worker: tuple[subprocess.Popen[str], Any], waiting: queue.Queue[Run]) -> None:
-        """One arm after another on one worker, in a thread of its own; a worker that died answers with its death."""
+    def _serve(self, worker: tuple[subprocess.Popen[str], Any], waiting: queue.Queue[Trial]) -> None:
+        """Give one worker trial after trial, in a thread of its own, until none waits or one failed."""
         process, log = worker
         with suppress(BrokenPipeError), process, log:
             while True:
                 try:
-                    run = waiting.get_nowait()
+                    trial = waiting.get_nowait()
                 except queue.Empty:
                     return
-                answer = _ask(process, log, run)
-                self.answers.put(answer)
-                if "error" in answer:
+                outcome = _train_there(process, log, trial)
+                self.outcomes.put(outcome)
+                if "error" in outcome:
                     return
 
 
-def _ask(process: subprocess.Popen[str], log: Any, run: Run) -> dict[str, str]:
+def _train_there(process: subprocess.Popen[str], log: Any, trial: Trial) -> dict[str, str]:
     assert process.stdin is not None and process.stdout is not None
     try:
-        process.stdin.write(run.name + "\n")
+        process.stdin.write(trial.name + "\n")
         process.stdin.flush()
         line = process.stdout.readline()
     except BrokenPipeError:
         line = ""
-    # half a line is a worker that died while it wrote
-    is_whole = line.endswith("\n")
-    answer: dict[str, str] = json.loads(line) if is_whole else {"run": run.name, **_death(process, log, run)}
-    return answer
+    # half a line: the worker died while it wrote
+    outcome: dict[str, str] = json.loads(line) if line.endswith("\n") else _death(process, log, trial)
+    return outcome
 
 
-def _death(process: subprocess.Popen[str], log: Any, run: Run) -> dict[str, str]:
+def _death(process: subprocess.Popen[str], log: Any, trial: Trial) -> dict[str, str]:
     code = process.wait()
+    again = "run the same command again, finished arms are kept"
     if code < 0:
-        why = ", often for want of memory" if code == -signal.SIGKILL else ""
-        told = f"{run.name} was killed by signal {-code} ({_signal_name(-code)}){why}; what is finished is kept, "
-        return {"error": "MachineError", "message": f"compare: {told}run the same command again."}
+        name = next((one.name for one in signal.Signals if one == -code), "real-time")
+        why = ", often because memory ran out" if code == -signal.SIGKILL else ""
+        message = f"compare: the training {trial.name} was killed by signal {-code} ({name}){why}; {again}."
+        return {"trial": trial.name, "error": "MachineError", "message": message}
     log.seek(0)
-    last = ([line.strip() for line in log if line.strip()] or ["it said nothing"])[-1]
-    return {
-        "error": "RuntimeError",
-        "message": f"the process that trained {run.name} ended with {code} ({last[:300]}); run the same command again, "
-        "finished arms are kept",
-    }
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "real-time"
+    last = ([line.strip() for line in log if line.strip()] or ["it printed nothing"])[-1]
+    message = f"the process that trained {trial.name} ended with {code} ({last[:300]}); {again}"
+    return {"trial": trial.name, "error": "RuntimeError", "message": message}

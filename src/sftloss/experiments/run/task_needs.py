@@ -1,4 +1,4 @@
-"""What some task weightings want beside the rows they train on: held-out losses, or a reference model."""
+"""What some task weightings need besides training rows: held-out losses, or a reference model."""
 
 from __future__ import annotations
 
@@ -6,56 +6,54 @@ import copy
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sftloss.data import Example
 from sftloss.errors import ConfigError
-from sftloss.experiments.plan import GENERATED, Plan
-from sftloss.experiments.run.material import Rows, second_draw
-
-if TYPE_CHECKING:
-    from sftloss.finetune import Recipe
+from sftloss.experiments.experiment import Experiment
+from sftloss.experiments.run.material import EncodedRows, second_draw
+from sftloss.finetune import Recipe, fine_tune, read_choice, with_reference
 
 _EVALUATIONS = 20
 
 
-def check_needs(plan: Plan) -> None:
-    """Refuse a weighting that wants what this comparison cannot give.
+def check_needs(experiment: Experiment) -> None:
+    """Refuse a weighting whose needs this experiment cannot meet.
 
     Raises:
-        ConfigError: If it looks at held-out losses and the rows are not generated: those held back are to judge.
+        ConfigError: If it follows held-out losses and the rows are those of a file: the held-out rows must only judge.
     """
-    from sftloss.finetune import read_choice
-
-    for arm in plan.arms():
-        if arm.tasks and plan.data != GENERATED and read_choice(arm.tasks).needs == "validation":
+    for arm in experiment.arms():
+        if arm.tasks and not experiment.is_generated and read_choice(arm.tasks).needs == "validation":
             raise ConfigError(
-                f"compare: {arm.tasks} looks at held-out losses while it trains, and the held-out rows are to judge "
-                "it; compare it on generated data, or train it with sftloss train."
+                f"compare: {arm.tasks} follows held-out losses during training, but the held-out rows must only judge; "
+                "compare it on generated data, or use it in sftloss train."
             )
 
 
 def with_needs(
-    plan: Plan, recipe: Recipe, start: tuple[Any, Any, Rows], folder: Path
+    experiment: Experiment, recipe: Recipe, start: tuple[Any, Any, EncodedRows], folder: Path
 ) -> tuple[Recipe, tuple[Example, ...] | None]:
-    """The recipe with what its weighting wants, and rows to evaluate while it trains.
+    """The recipe completed for its weighting, and rows to evaluate during training.
 
-    Held-out losses are of another draw of the training questions, so of no question that judges the arms. A reference
-    model is trained first, from the same start with equal weights of the tasks for as many steps, and kept in `folder`.
+    Held-out losses are of a second draw of training questions, which judge no arm. A reference model is trained first:
+    from the same start, with equal task weights, for as many steps. It is kept in `folder`.
     """
-    from sftloss.finetune import fine_tune, read_choice, with_reference
-
     model, tokenizer, rows = start
     if recipe.tasks is None:
         return recipe, None
     choice = read_choice(recipe.tasks)
     if choice.needs == "validation":
-        steps = recipe.max_steps or math.ceil(len(rows.examples) * recipe.epochs / (plan.batch_size * plan.grad_accum))
-        return replace(recipe, eval_every=max(1, steps // _EVALUATIONS)), second_draw(plan, tokenizer, rows).examples
+        per_step = recipe.batch_size * recipe.grad_accum
+        steps = recipe.max_steps or math.ceil(len(rows.examples) * recipe.epochs / per_step)
+        drawn = second_draw(experiment, tokenizer, rows)
+        return replace(recipe, eval_every=max(1, steps // _EVALUATIONS)), drawn.examples
     if choice.needs == "excess" and choice.reference is None:
-        own = replace(recipe, tasks="static", output=None, resume=False)
-        told = fine_tune(own, model=copy.deepcopy(model), tokenizer=tokenizer, rows=rows.examples)
-        told.model.save_pretrained(folder)
+        plain = replace(recipe, tasks="static", output=None, resume=False)
+        trained = fine_tune(plain, model=copy.deepcopy(model), tokenizer=tokenizer, rows=rows.examples).model
+        if recipe.lora is not None:
+            trained = trained.merge_and_unload()  # a reference is loaded without its adapters' base
+        trained.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return replace(recipe, tasks=with_reference(recipe.tasks, folder)), None
     return recipe, None

@@ -8,43 +8,33 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from sftloss import version
-from sftloss.data.tokenizer import pad_id_of
-from sftloss.experiments.plan import Plan, Run
+from sftloss.experiments.experiment import Experiment, Trial
 from sftloss.experiments.run.evaluate import curve_point, evaluated, forgotten
-from sftloss.experiments.run.material import (
-    Rows,
-    forecasts,
-    held_out_rows,
-    second_rows,
-    start,
-    training_rows,
-)
-from sftloss.experiments.run.results import ArmResult, Point, arm_folder, save
+from sftloss.experiments.run.material import EncodedRows, length_forecasts, material, start
+from sftloss.experiments.run.results import ArmResult, Point, save, trial_folder
 from sftloss.experiments.run.task_needs import with_needs
 from sftloss.files import write_atomic
-
-if TYPE_CHECKING:
-    from sftloss.finetune import Outcome, Recipe
+from sftloss.finetune import Recipe, fine_tune
 
 _CURVE_ROWS = 96
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an arm is trained; nothing here changes its result.
+    """Where a trial is trained; nothing here changes its result.
 
     Attributes:
-        folder: Of the comparison.
-        digest: Of its plan.
+        folder: Folder of the experiment.
+        digest: Digest of the experiment.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        save_every: Optimizer steps between two checkpoints, from which a killed arm goes on; None starts it anew.
+        save_every: Optimizer steps between two checkpoints of a trial. None: a killed trial starts anew.
     """
 
     folder: Path
@@ -53,51 +43,65 @@ class Place:
     save_every: int | None = None
 
 
-def train_arm(plan: Plan, run: Run, place: Place) -> None:
-    """Train one arm with one seed and write its result.
+def train_arm(experiment: Experiment, trial: Trial, place: Place) -> None:
+    """Train one arm with one seed, evaluate it and write its result.
 
     Raises:
         SftlossError: If data, model or options cannot be used.
     """
-    with _alone(run.seed):
-        model, tokenizer = start(plan, run.seed)
-        rows, held_out = training_rows(plan, tokenizer), held_out_rows(plan, tokenizer)
-        second = second_rows(plan, tokenizer)
-        before = None if second is None else copy.deepcopy(model).eval()
-        work = arm_folder(place.folder, run) / "checkpoints"
-        curve = _Curve(plan, held_out, tokenizer, work)
-        recipe = _recipe(plan, run, place, work)
-        outcome = _fine_tuned(plan, recipe, (model, tokenizer, rows), (curve, work))
+    work = trial_folder(place.folder, trial)
+    with _deterministic(trial.seed):
+        model, tokenizer = start(experiment, trial.seed)
+        rows, held_out, forget = material(experiment, tokenizer)
+        before = None if forget is None else copy.deepcopy(model).eval()
+        curve = _Curve(experiment.points, held_out, tokenizer, work / "checkpoints")
+        recipe = trial_recipe(experiment, trial, place)
+        recipe, validation = with_needs(experiment, recipe, (model, tokenizer, rows), work / "reference")
+        outcome = fine_tune(
+            recipe,
+            model=model,
+            tokenizer=tokenizer,
+            rows=rows.examples,
+            eval_rows=validation,
+            callbacks=(curve.callback(),),
+        )
         model = outcome.model
-        torch.manual_seed(run.seed)  # sampled answers do not depend on how long training was
-        found = evaluated(plan, model, tokenizer, held_out, run.seed)
+        torch.manual_seed(trial.seed)  # sampled answers do not depend on how long training was
+        fields, answers = evaluated(experiment, model, tokenizer, held_out, trial.seed)
         result = ArmResult(
-            run=run,
+            trial=trial,
             digest=place.digest,
             steps=outcome.steps,
             tokens=outcome.facts["tokens"]["seen"],
             trained_tokens=outcome.facts["tokens"]["trained"],
-            metrics=found.metrics,
             curve=tuple(curve.points),
-            reliability=found.reliability,
-            lengths=found.lengths,
-            reference_lengths=found.reference_lengths,
-            examples=held_out.groups(),
-            forgetting={} if before is None or second is None else forgotten(before, model, tokenizer, second),
-            forecasts=forecasts(rows, recipe),
+            groups=held_out.groups(),
+            forgetting={} if before is None or forget is None else forgotten(before, model, tokenizer, forget),
+            forecasts=length_forecasts(rows, recipe),
             versions=_versions(),
-            is_sampled=found.is_sampled,
-            end_reliability=found.end_reliability,
-            scores=found.scores,
+            **fields,
         )
-        save(place.folder, result, found.answers)
-        for left in (work, work.parent / "reference"):
-            shutil.rmtree(left, ignore_errors=True)
+        save(place.folder, result, answers)
+        for name in ("checkpoints", "reference"):
+            shutil.rmtree(work / name, ignore_errors=True)
+
+
+def trial_recipe(experiment: Experiment, trial: Trial, place: Place) -> Recipe:
+    """The recipe of one training; held-out rows are not part of it, for they judge the arms."""
+    shared = experiment.recipe
+    own: dict[str, Any] = {
+        "seed": trial.seed, "device": place.device, "eval_data": None, "eval_share": 0.0,
+        "run_name": trial.name, "logging_every": shared.logging_every if shared.report_to else 10**9,
+    }  # fmt: skip
+    if place.save_every is not None:
+        checkpoints = str(trial_folder(place.folder, trial) / "checkpoints")
+        own |= {"output": checkpoints, "resume": True, "save_every": place.save_every}
+    return replace(trial.arm.recipe(shared), **own)
 
 
 @contextmanager
-def _alone(seed: int) -> Iterator[None]:
-    """Seeded generators, and one thread on the CPU: sums then have one order, on any number of cores."""
+def _deterministic(seed: int) -> Iterator[None]:
+    """Seed the generators and use one CPU thread, so that sums have the same order on any number of cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -113,79 +117,42 @@ def _versions() -> dict[str, str]:
     source = hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         source.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
-    versions = version.package_versions("torch", "transformers")
-    return {**versions, "sftloss": f"{version.__version__}+{source.hexdigest()[:8]}"}
-
-
-def _recipe(plan: Plan, run: Run, place: Place, work: Path) -> Recipe:
-    from sftloss.finetune import Recipe
-
-    arm, prompt = run.arm, run.arm.prompt_weight
-    resumable: dict[str, Any] = {"output": str(work), "resume": True, "save_every": place.save_every}
-    return Recipe(
-        loss=arm.loss,
-        normalization=arm.alpha,
-        roles=None if prompt is None else {"prompt": prompt, "response": 1.0},
-        tasks=arm.tasks or None,
-        batch_size=plan.batch_size,
-        grad_accum=plan.grad_accum,
-        learning_rate=plan.learning_rate,
-        schedule=plan.schedule,
-        warmup=plan.warmup,
-        epochs=plan.epochs,
-        max_steps=plan.steps,
-        weight_decay=plan.weight_decay,
-        max_grad_norm=plan.max_grad_norm,
-        seed=run.seed,
-        dtype=plan.dtype,
-        autocast=plan.autocast,
-        device=place.device,
-        logging_every=10**9,
-        **({} if place.save_every is None else resumable),
-    )
-
-
-def _fine_tuned(plan: Plan, recipe: Recipe, start: tuple[Any, Any, Rows], watch: tuple[_Curve, Path]) -> Outcome:
-    from sftloss.finetune import fine_tune
-
-    (model, tokenizer, rows), (curve, work) = start, watch
-    recipe, validation = with_needs(plan, recipe, start, work.parent / "reference")
-    given = {"model": model, "tokenizer": tokenizer, "rows": rows.examples, "eval_rows": validation}
-    return fine_tune(recipe, **given, callbacks=(curve.callback(),))
+    packages = version.package_versions("torch", "transformers")
+    return {**packages, "sftloss": f"{version.__version__}+{source.hexdigest()[:8]}"}
 
 
 def _task_metrics(model: Any) -> dict[str, float]:
     """Where the weights of the tasks are now; empty where none are."""
-    from sftloss.training import attachment_of
+    from sftloss.training import TaskWeighting, attachment_of
 
     attachment = attachment_of(model)
-    return {} if attachment is None else attachment.loss.task_factor.metrics()
+    tasks = None if attachment is None else attachment.loss.tasks
+    return tasks.metrics() if isinstance(tasks, TaskWeighting) else {}
 
 
 class _Curve:
-    """Held-out cross-entropy at evenly spaced steps, the same for every arm whatever it trains.
+    """Held-out cross-entropy at evenly spaced steps: the same measure for every arm.
 
-    Points are kept beside the checkpoints, so that an arm that goes on from one has the earlier ones too.
+    Points are kept beside the checkpoints, so that a resumed trial has the earlier points too.
     """
 
-    def __init__(self, plan: Plan, rows: Rows, tokenizer: Any, folder: Path) -> None:
-        self.rows = Rows(rows.records[:_CURVE_ROWS], rows.examples[:_CURVE_ROWS])
-        self.count, self.pad_id, self.tokenizer = plan.points, pad_id_of(tokenizer), tokenizer
+    def __init__(self, count: int, rows: EncodedRows, tokenizer: Any, folder: Path) -> None:
+        self.rows, self.count, self.tokenizer = rows.examples[:_CURVE_ROWS], count, tokenizer
         self.file = folder / "curve.json"
         self.points: list[Point] = []
 
-    def see(self, model: Any, step: int) -> None:
-        known = {point.step: point for point in self._earlier() if point.step < step}
-        known |= {point.step: point for point in self.points}
-        known[step] = Point(step, curve_point(model, self.tokenizer, self.rows), _task_metrics(model))
-        self.points = [known[at] for at in sorted(known)]
+    def measure(self, model: Any, step: int) -> None:
+        points = {point.step: point for point in self._earlier() if point.step < step}
+        points |= {point.step: point for point in self.points}
+        points[step] = Point(step, curve_point(model, self.tokenizer, self.rows), _task_metrics(model))
+        self.points = [points[at] for at in sorted(points)]
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.file, json.dumps([p.plain() for p in self.points]))
+        write_atomic(self.file, json.dumps(self.points))
 
     def _earlier(self) -> list[Point]:
         if self.points or not self.file.exists():
             return []
-        return list(map(Point.read, json.loads(self.file.read_text(encoding="utf-8"))))
+        return [Point(*point) for point in json.loads(self.file.read_text(encoding="utf-8"))]
 
     def callback(self) -> Any:
         from transformers import TrainerCallback
@@ -195,11 +162,11 @@ class _Curve:
         class Watch(TrainerCallback):
             def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
                 if state.global_step == 0:
-                    curve.see(given["model"], 0)
+                    curve.measure(given["model"], 0)
 
             def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
                 total, done = state.max_steps, state.global_step
                 if done in {round(total * k / curve.count) for k in range(1, curve.count + 1)}:
-                    curve.see(given["model"], done)
+                    curve.measure(given["model"], done)
 
         return Watch()

@@ -1,4 +1,4 @@
-"""A process that trains arms: names of arms come in line by line, what became of each goes out."""
+"""A process that trains trials: their names come in line by line on stdin, the outcome of each goes out."""
 
 from __future__ import annotations
 
@@ -10,41 +10,43 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sftloss.experiments.plan import Plan, Run, from_plain
+from sftloss.errors import SftlossError
+from sftloss.experiments.experiment import Experiment, Trial
 
 
-def main() -> None:
-    """Read jobs from stdin until it ends. Answers go to the stdout that was there at the start, and nothing else
-    does: whatever libraries print goes to stderr."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+def serve() -> None:
+    """Train the trials named on stdin until it ends.
+
+    Outcomes alone go to the original stdout; what libraries print goes to stderr.
+    """
+    outcomes = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     order = json.loads(sys.stdin.readline())
-    plan = from_plain(order["plan"])
-    runs = {run.name: run for run in plan.runs()}
+    experiment = Experiment.read(order["experiment"])
+    trials = {trial.name: trial for trial in experiment.trials()}
     for line in sys.stdin:
-        answers.write(json.dumps(_answer(plan, runs[line.strip()], order)) + "\n")
-        answers.flush()
+        outcomes.write(json.dumps(_outcome(experiment, trials[line.strip()], order)) + "\n")
+        outcomes.flush()
 
 
-def _answer(plan: Plan, run: Run, order: dict[str, Any]) -> dict[str, str]:
-    from sftloss.errors import SftlossError
+def _outcome(experiment: Experiment, trial: Trial, order: dict[str, Any]) -> dict[str, str]:
     from sftloss.experiments.run.train import Place, train_arm
 
     place = Place(Path(order["folder"]), order["digest"], order["device"], order["save_every"])
     try:
-        train_arm(plan, run, place)
+        train_arm(experiment, trial, place)
     except SftlossError as error:
-        return {"run": run.name, "error": type(error).__name__, "message": str(error)}
-    return {"run": run.name}
+        return {"trial": trial.name, "error": type(error).__name__, "message": str(error)}
+    return {"trial": trial.name}
 
 
 def _end_with(parent: int) -> None:
-    """A worker whose comparison was killed must not go on alone."""
+    """End this process when the parent has ended, also if it was killed."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    serve()

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from sftloss.document import Finding, Interval
+from sftloss.experiments.experiment import Arm
 from sftloss.experiments.pages.words import conclusion, counted, listed, number, said, signed, unit
-from sftloss.experiments.plan import Arm
 from sftloss.experiments.verdicts.verdicts import ENOUGH, SEEDS, SHIFT, Comparison, Results, tilt
 
 Names = Mapping[Arm, str]

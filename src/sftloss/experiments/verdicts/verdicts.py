@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 
 from sftloss.document import Interval
+from sftloss.experiments.experiment import Arm, Trial
 from sftloss.experiments.metrics import Gap, Ratio, paired_difference
-from sftloss.experiments.plan import Arm, Run
-from sftloss.experiments.run.results import ArmResult, Forecast
+from sftloss.experiments.run.results import ArmResult, LengthForecast
 from sftloss.experiments.verdicts.paired import Floats, Mean, crossed_mean, linearised
 from sftloss.numbers import t_quantile
 
@@ -30,7 +30,7 @@ def most(key: str, kind: str) -> float:
     return _MOST.get(key, 1.0 if kind == "percent" else math.inf)
 
 
-def tilt(forecast: Forecast | None, *, is_bound: bool = False) -> float | None:
+def tilt(forecast: LengthForecast | None, *, is_bound: bool = False) -> float | None:
     """Predicted mean length over the training data's, given the prompt or as the bound."""
     if forecast is None or not forecast.data > 0:
         return None
@@ -89,7 +89,7 @@ def measures_of(results: Results) -> tuple[Measure, ...]:
         return tuple(_where(one, tilted) if one.key == "length_ratio" and tilted else one for one in HEADLINE)
     by_task = (
         Measure("token_nll", f"held-out loss per token of {task}", "lower", "nats", "nats", task)
-        for task in sorted(set(results.first.examples.task) - {""})
+        for task in sorted(set(results.first.groups.task) - {""})
     )
     return (*(one for one in HEADLINE if one.key in ("token_nll", "exact_match")), *by_task)
 
@@ -98,7 +98,7 @@ def _tilted(results: Results) -> tuple[str, ...]:
     """Tasks whose mean length some arm's normalization moves, given the prompt; none where that is all or no task."""
     if len({arm.normalization for arm in results.arms}) < 2:
         return ()
-    tasks = sorted(set(results.first.examples.task) - {""})
+    tasks = sorted(set(results.first.groups.task) - {""})
     told = [results.of(arm)[0].forecasts for arm in results.arms]
     moved = tuple(task for task in tasks if any(abs((tilt(one.get(task)) or 1.0) - 1.0) >= SHIFT for one in told))
     return moved if len(moved) < len(tasks) else ()
@@ -159,14 +159,14 @@ class Results:
 
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
-    by_run: Mapping[Run, ArmResult]
+    by_trial: Mapping[Trial, ArmResult]
 
     def of(self, arm: Arm) -> tuple[ArmResult, ...]:
-        return tuple(self.by_run[Run(arm, seed)] for seed in self.seeds)
+        return tuple(self.by_trial[Trial(arm, seed)] for seed in self.seeds)
 
     @property
     def first(self) -> ArmResult:
-        return self.by_run[Run(self.arms[0], self.seeds[0])]
+        return self.by_trial[Trial(self.arms[0], self.seeds[0])]
 
     def ratios(self, arm: Arm, key: str) -> tuple[Ratio, ...] | None:
         """The metric of each seed, where it is a ratio of sums over examples."""
@@ -211,7 +211,7 @@ class Results:
         return linearised(top, bottom, groups) if (bottom.sum(axis=1) > 0).all() else None
 
     def _groups(self, count: int) -> np.ndarray | None:
-        prompts = np.asarray(self.first.examples.prompt)
+        prompts = np.asarray(self.first.groups.prompt)
         return prompts if len(prompts) == count else None  # the second file has rows of its own
 
 
@@ -221,7 +221,7 @@ def comparisons(results: Results, measures: Sequence[Measure] | None = None) -> 
     Bonferroni's: whatever the dependence, the intervals hold all together with the stated confidence, and a verdict
     is nothing but an interval that excludes zero. Without measures they are those of :func:`measures_of`.
     """
-    tasks = np.asarray(results.first.examples.task)
+    tasks = np.asarray(results.first.groups.task)
 
     def chosen(measure: Measure) -> np.ndarray | None:
         among = measure.among or ((measure.task,) if measure.task else ())
