@@ -10,7 +10,7 @@ from itertools import islice
 import torch
 from accelerate import Accelerator
 
-from sftloss.data import batches, encode_records
+from sftloss.data import Examples, batches
 from sftloss.data.demo import demo_model, demo_records, demo_tokenizer
 from sftloss.training import Loss, attach, inputs_of
 
@@ -24,7 +24,7 @@ def main() -> list[float]:
     attachment = attach(model, LOSS)  # the one line, before prepare
     model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-3))
     mine = demo_records(seed=1)[accelerator.process_index :: accelerator.num_processes]
-    examples = encode_records(mine, tokenizer)
+    examples = Examples(mine, tokenizer)
     stream = map(inputs_of, batches(examples, pad_id=tokenizer.pad_token_id, tokens_per_batch=TOKENS))
     losses = []
     for _ in range(STEPS):

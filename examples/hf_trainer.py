@@ -10,7 +10,7 @@ import sys
 
 from transformers import Trainer, TrainingArguments
 
-from sftloss.data import collate, encode_records
+from sftloss.data import Examples, collate
 from sftloss.data.demo import demo_model, demo_records, demo_tokenizer
 from sftloss.training import Loss, inputs_of, with_loss
 
@@ -19,7 +19,7 @@ LOSS = Loss("focal(gamma=1)", normalization="sqrt")
 
 def main(folder: str = "trainer-output", **more: object) -> list[dict[str, float]]:
     tokenizer = demo_tokenizer()
-    examples = list(encode_records(demo_records(seed=1, count=200), tokenizer))
+    examples = list(Examples(demo_records(seed=1, count=200), tokenizer))
     args = TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=4,

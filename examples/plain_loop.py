@@ -11,7 +11,7 @@ from itertools import islice
 
 import torch
 
-from sftloss.data import batches, encode_records
+from sftloss.data import Examples, batches
 from sftloss.data.demo import demo_model, demo_records, demo_tokenizer
 from sftloss.training import Loss, attach, inputs_of
 
@@ -27,7 +27,7 @@ def main() -> list[float]:
     attachment = attach(model, LOSS)  # the one line; everything that wraps the model comes after it
     wrapped = torch.nn.parallel.DistributedDataParallel(model) if world > 1 else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    examples = encode_records(demo_records(seed=1)[rank::world], tokenizer)
+    examples = Examples(demo_records(seed=1)[rank::world], tokenizer)
     stream = map(inputs_of, batches(examples, pad_id=tokenizer.pad_token_id, tokens_per_batch=TOKENS))
     losses = []
     for _ in range(STEPS):

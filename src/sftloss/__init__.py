@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sftloss.loss import weighted_loss
     from sftloss.objectives import objective
     from sftloss.pipeline.analyze import analyze
+    from sftloss.pipeline.inspect import inspect
     from sftloss.pipeline.lengths import lengths
     from sftloss.report import Report
     from sftloss.statistics import Head, Plan, TokenStats, from_logits, map_logits, token_statistics
@@ -60,6 +61,7 @@ __all__ = [
     "fine_tune",
     "finetune",
     "from_logits",
+    "inspect",
     "lengths",
     "logits",
     "map_logits",
@@ -94,6 +96,7 @@ _ROOM_OF = {
     "detach": "training",
     "fine_tune": "finetune",
     "from_logits": "statistics",
+    "inspect": "pipeline",
     "lengths": "pipeline",
     "map_logits": "statistics",
     "objective": "objectives",

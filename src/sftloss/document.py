@@ -6,6 +6,7 @@ Numbers stay numbers; every text may contain the user's data and is escaped wher
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -51,6 +52,17 @@ def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """The most severe first, then by id: the order of every page."""
     order = get_args(Severity)
     return tuple(sorted(findings, key=lambda one: (order.index(one.severity), one.id)))
+
+
+def percent(share: float | None) -> str:
+    """A share in words: two digits, and neither 0 % nor 100 % where it is not exactly that."""
+    if share is None or not math.isfinite(share):
+        return "an undefined part"
+    if 0 < share < 0.0005:
+        return "less than 0.1 %"
+    if 0.995 <= share < 1:
+        return f"{min(99.9, 100 * share):.1f} %"
+    return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"
 
 
 @dataclass(frozen=True)

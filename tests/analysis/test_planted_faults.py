@@ -108,7 +108,7 @@ def test_answers_that_are_cut_off_are_mask007(model, tokenizer, tmp_path):
     report = analyze(model, tokenizer, path, question=AnalysisOptions(replicates=100), run=Run(max_length=limit))
     (finding,) = (one for one in report.document.findings if one.id == "MASK007")
     assert finding.value == pytest.approx(len(cut) / len(rows)) and finding.severity == "warning"
-    assert finding.rows == tuple(f"data.jsonl:{i}" for i in cut) and "maximal length" in finding.fix
+    assert finding.rows == tuple(f"{path}:{i}" for i in cut) and "--max-length" in finding.fix
 
 
 def test_a_trained_prompt_is_mask010(found):

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from tests.tiny import BOS, EOS, tiny_tokenizer
 
 from sftloss.data import (
-    ENCODE_REASONS,
+    REASONS,
     ROLES,
     Example,
+    Examples,
     Message,
     Origin,
     Record,
     RowError,
     answer_spans,
     encode,
-    encode_records,
 )
 
 CHATML = (
@@ -310,7 +310,7 @@ def test_encode_takes_pre_tokenised_rows_as_they_are():
 def test_encode_refuses_pre_tokenised_rows_that_cannot_be_right(tokens, reason):
     with pytest.raises(RowError) as caught:
         encode(Record(HERE, tokens=tokens), tiny_tokenizer([]))
-    assert caught.value.reason == reason and reason in ENCODE_REASONS
+    assert caught.value.reason == reason and REASONS[reason].stage == "encode"
 
 
 def test_encode_refuses_a_length_that_leaves_nothing_to_predict():
@@ -318,11 +318,11 @@ def test_encode_refuses_a_length_that_leaves_nothing_to_predict():
         encode(conversation("a", "b"), tokenizer_of("chatml"), max_length=1)
 
 
-def test_encode_records_collects_the_rows_it_refuses():
+def test_examples_count_the_rows_they_refuse():
     tokenizer = tokenizer_of("gemma")
     rows = [conversation("a", "b"), conversation("a", "b", system="s"), conversation("c", "d")]
-    refused: list[RowError] = []
-    assert len(list(encode_records(rows, tokenizer, refused=refused))) == 2
-    assert [error.reason for error in refused] == ["template-error"]
+    examples = Examples(rows, tokenizer)
+    assert len(list(examples)) == 2
+    assert examples.account.refused == {"template-error": 1} and examples.account.rows == 3
     with pytest.raises(RowError):
-        list(encode_records(rows, tokenizer))
+        list(Examples(rows, tokenizer, on_error="raise"))

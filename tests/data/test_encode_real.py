@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.paths import REAL_DATA as DATA
 from tests.tiny import tiny_tokenizer
 
-from sftloss.data import ROLES, Message, Origin, Record, encode, encode_records, read_records
+from sftloss.data import ROLES, Examples, Message, Origin, Record, encode, read_records
 
 MARKS = ("<|im_start|>", "<|im_end|>")
 HERE = Origin("rows.jsonl", 0, 1)
@@ -52,9 +52,8 @@ def test_real_conversations_encode_without_a_refused_row(name, template):
         pytest.skip(f"{name} is not beside the repository")
     tokenizer = with_template(template)
     records = [record for record, _ in zip(read_records(DATA / name), range(120), strict=False)]
-    refused = []
-    examples = list(encode_records(records, tokenizer, refused=refused))
-    assert refused == [] and len(examples) == 120
+    examples = list(Examples(records, tokenizer, on_error="raise"))
+    assert len(examples) == 120
     for record, example in zip(records, examples, strict=True):
         answers = [m for m in record.messages if m.role == "assistant" and m.weight != 0]
         trained = text_of(example, tokenizer)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.paths import REAL_DATA as REAL
 
-from sftloss.data import CURES, ENCODE_REASONS, READ_REASONS, Origin, ReadBounds, read_records
+from sftloss.data import REASONS, Origin, ReadBounds, read_records
 from sftloss.errors import ConfigError, DataError
 
 GOOD = {"question": "2 + 2?", "answer": "4"}
@@ -36,12 +36,12 @@ def test_report_goes_on_past_bad_rows_and_counts_them_by_reason(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", GOOD, "nope", GOOD, {"foo": 1}, "nope", GOOD)
     records = read_records(path)
     assert [record.origin.line for record in records] == [1, 3, 6]
-    report = records.report
-    assert (report.rows, report.usable, report.bad, report.complete) == (6, 3, 3, True)
-    assert report.counts == {"not-json": 2, "unknown-shape": 1}
-    assert report.origins["not-json"] == (Origin(str(path), 1, 2), Origin(str(path), 4, 5))
-    assert report.formats == {"question/answer": 3}
-    summary = report.summary()
+    account = records.account
+    assert (account.rows, account.used, account.unusable, account.complete) == (6, 3, 3, True)
+    assert account.counts == {"not-json": 2, "unknown-shape": 1}
+    assert account.origins["not-json"] == (Origin(str(path), 1, 2), Origin(str(path), 4, 5))
+    assert account.formats == {"question/answer": 3}
+    summary = account.summary()
     assert f"DATA001 not-json: 2 refused, first at {path}:2: " in summary
     assert "DATA009 unknown-shape: 1 refused" in summary and "\n" not in summary
 
@@ -50,8 +50,8 @@ def test_report_keeps_the_first_ten_origins_only(tmp_path):
     """A million bad rows must not be a million origins."""
     records = read_records(mixed(tmp_path / "rows.jsonl", 30, 25))
     list(records)
-    assert [origin.line for origin in records.report.origins["empty-answer"]] == list(range(31, 41))
-    assert records.report.counts["empty-answer"] == 25
+    assert [origin.line for origin in records.account.origins["empty-answer"]] == list(range(31, 41))
+    assert records.account.counts["empty-answer"] == 25
 
 
 def test_summary_says_of_each_reason_how_many_where_and_what_to_do(tmp_path):
@@ -59,7 +59,7 @@ def test_summary_says_of_each_reason_how_many_where_and_what_to_do(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", GOOD, {"x": 1}, {"prompt": "a", "response": ""})
     records = read_records(path, on_error="skip")
     list(records)
-    said = records.report.summary()
+    said = records.account.summary()
     assert f"DATA009 unknown-shape: 1 refused, first at {path}:2: its columns are 'x'; say which is which" in said
     assert f"DATA015 empty-answer: 1 refused, first at {path}:3" in said and "give the turn weight 0" in said
 
@@ -99,15 +99,15 @@ def test_records_can_be_gone_through_again(tmp_path):
     """Each pass opens the file anew, and its report starts from nothing."""
     records = read_records(mixed(tmp_path / "rows.jsonl", 3, 1))
     assert list(records) == list(records)
-    assert records.report.rows == 4
+    assert records.account.rows == 4
 
 
 def test_report_of_an_unfinished_pass_says_so(tmp_path):
     """A half-read file is no proof that the rest is good."""
     records = read_records(mixed(tmp_path / "rows.jsonl", 3, 1))
-    assert records.report.rows == 0
+    assert records.account.rows == 0
     next(iter(records))
-    assert (records.report.usable, records.report.complete) == (1, False)
+    assert (records.account.used, records.account.complete) == (1, False)
 
 
 def test_limit_counts_records_and_reads_no_further(tmp_path):
@@ -115,7 +115,7 @@ def test_limit_counts_records_and_reads_no_further(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", GOOD, "nope", GOOD, GOOD)
     records = read_records(path, limit=2)
     assert [record.origin.line for record in records] == [1, 3]
-    assert records.report.rows == 3 and records.report.complete
+    assert records.account.rows == 3 and records.account.complete
 
 
 def test_trailing_question_is_a_warning_and_the_row_is_kept(tmp_path):
@@ -123,16 +123,16 @@ def test_trailing_question_is_a_warning_and_the_row_is_kept(tmp_path):
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
     records = read_records(write_lines(tmp_path / "rows.jsonl", {"messages": turns}))
     assert len(list(records)) == 1
-    assert records.report.warnings == {"last-turn-not-assistant": 1}
-    assert "DATA101 last-turn-not-assistant: 1 kept" in records.report.summary()
+    assert records.account.counts == {"last-turn-not-assistant": 1}
+    assert "DATA101 last-turn-not-assistant: 1 kept" in records.account.summary()
 
 
 def test_named_column_that_no_row_has_is_reported(tmp_path):
     """A misspelled `task` would otherwise be a silent None in every row."""
     records = read_records(mixed(tmp_path / "rows.jsonl", 2, 0), columns={"task": "tsk", "prompt": "question"})
     list(records)
-    assert records.report.unseen_columns == ("tsk",)
-    assert "No row has the column 'tsk'" in records.report.summary()
+    assert records.account.unseen_columns == ("tsk",)
+    assert "No row has the column 'tsk'" in records.account.summary()
 
 
 def test_folder_is_read_in_the_order_of_names_with_the_stem_as_source(tmp_path):
@@ -160,8 +160,8 @@ def test_rows_at_hand_are_read_like_a_file():
     """Rows that are no mappings are bad rows."""
     records = read_records([GOOD, 3, GOOD])
     assert len(list(records)) == 2
-    assert records.report.counts == {"not-an-object": 1}
-    assert str(records.report.origins["not-an-object"][0]) == "row 1"
+    assert records.account.counts == {"not-an-object": 1}
+    assert str(records.account.origins["not-an-object"][0]) == "row 1"
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "no/such/file.json", "./owner/name", "a\0b", "x" * 5000])
@@ -190,7 +190,7 @@ def test_unreadable_file_is_a_data_error(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"on_error": "ignore"}, "on_error must be one of report, skip, raise"),
+        ({"on_error": "ignore"}, "on_error must be one of report, skip, raise, count"),
         ({"limit": 0}, "limit must be at least 1"),
         ({"format": "alpaka"}, "did you mean 'alpaca'"),
         ({"columns": {"anser": "a"}}, "columns cannot name 'anser'"),
@@ -218,13 +218,15 @@ def test_source_that_is_none_is_a_type_error(source):
 
 def test_every_reason_has_its_cure():
     """None for all: what mends JSON does not mend a role."""
-    assert set(CURES) == {*READ_REASONS, *ENCODE_REASONS} and len(set(CURES.values())) >= len(CURES) - 1
+    cures = [reason.cure for reason in REASONS.values()]
+    assert len(set(cures)) >= len(cures) - 1 and all(reason.name == name for name, reason in REASONS.items())
 
 
 def test_codes_are_stable():
     """People filter by them; a new reason gets a new number at the end."""
-    assert list(READ_REASONS.values()) == [f"DATA{number:03}" for number in range(1, 19)]
-    assert (READ_REASONS["not-json"], READ_REASONS["bad-tokens"]) == ("DATA001", "DATA018")
+    read = [reason.code for reason in REASONS.values() if reason.stage == "read"]
+    assert read == [f"DATA{number:03}" for number in range(1, 19)]
+    assert (REASONS["not-json"].code, REASONS["bad-tokens"].code) == ("DATA001", "DATA018")
 
 
 @pytest.mark.parametrize("name", REAL_ROWS)
@@ -236,7 +238,7 @@ def test_every_row_of_the_real_file_is_read(name):
     found = list(records)
     rows, form = REAL_ROWS[name]
     assert len(found) == rows
-    assert records.report.formats == {form: rows}
+    assert records.account.formats == {form: rows}
     assert all(record.language for record in found)
 
 

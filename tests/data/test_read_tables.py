@@ -51,7 +51,7 @@ def test_parquet_gives_what_json_lines_give(tmp_path, table):
     records = read_records(table, on_error="raise")
     assert content_of(records) == content_of(read_records(lines, on_error="raise"))
     assert [str(record.origin) for record in records] == [f"{table} row {i}" for i in range(5)]
-    assert records.report.formats == {"messages": 2, "question/answer": 1, "text": 1, "tokens": 1}
+    assert records.account.formats == {"messages": 2, "question/answer": 1, "text": 1, "tokens": 1}
 
 
 def test_parquet_nulls_inside_tool_arguments_are_absent(tmp_path):
@@ -80,7 +80,7 @@ def test_parquet_weight_that_is_nan_is_refused(tmp_path):
     path = tmp_path / "rows.parquet"
     pl.DataFrame({"text": ["a", "b"], "weight": [float("nan"), 1.0]}).write_parquet(path)
     records = read_records(path)
-    assert len(list(records)) == 1 and records.report.counts == {"bad-weight": 1}
+    assert len(list(records)) == 1 and records.account.counts == {"bad-weight": 1}
 
 
 def test_parquet_name_is_no_pattern(tmp_path):

@@ -9,7 +9,7 @@ from sftloss.cli.verbs.analyze import AnalyzeOptions, analyze
 from sftloss.cli.verbs.compare import CompareOptions, compare
 from sftloss.cli.verbs.demo import DemoOptions, demo
 from sftloss.cli.verbs.env import EnvOptions, env
-from sftloss.cli.verbs.inspect import InspectOptions, inspect
+from sftloss.cli.verbs.inspect import InspectFlags, inspect
 from sftloss.cli.verbs.lengths import LengthsOptions, lengths
 from sftloss.cli.verbs.losses import LossesOptions, losses
 from sftloss.cli.verbs.report import ReportOptions, SchemaOptions, report, schema
@@ -45,7 +45,7 @@ for _verb, _options in (
     (analyze, AnalyzeOptions),
     (compare, CompareOptions),
     (demo, DemoOptions),
-    (inspect, InspectOptions),
+    (inspect, InspectFlags),
     (train, TrainOptions),
     (report, ReportOptions),
     (lengths, LengthsOptions),

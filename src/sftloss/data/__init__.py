@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from sftloss.data.batches import IGNORED, align, batches, collate
-from sftloss.data.cures import CURES
-from sftloss.data.encode import ENCODE_REASONS, RowError, encode, encode_records
+from sftloss.data.account import ON_ERROR, Account, Places
+from sftloss.data.batches import IGNORED, align, batches, collate, first_fit_decreasing
+from sftloss.data.encode import Examples, encode
 from sftloss.data.examples import Batch, Example, Message, Origin, Record, answer_spans, segment_breaks
 from sftloss.data.formats.columns import COLUMNS, FORMATS
 from sftloss.data.formats.formats import detect_format
-from sftloss.data.language import script_of
-from sftloss.data.packing import first_fit_decreasing
+from sftloss.data.formats.language import script_of
 from sftloss.data.read.read import ReadBounds, Records, read_records
-from sftloss.data.read.report import READ_REASONS, READ_WARNINGS, BadRow, ReadReport
+from sftloss.data.reasons import REASONS, BadRow, Reason, RowError
 from sftloss.data.tokenizer import load_tokenizer, pad_id_of
 from sftloss.roles import ROLES
 
 __all__ = [
     "COLUMNS",
-    "CURES",
-    "ENCODE_REASONS",
     "FORMATS",
     "IGNORED",
-    "READ_REASONS",
-    "READ_WARNINGS",
+    "ON_ERROR",
+    "REASONS",
     "ROLES",
+    "Account",
     "BadRow",
     "Batch",
     "Example",
+    "Examples",
     "Message",
     "Origin",
+    "Places",
     "ReadBounds",
-    "ReadReport",
+    "Reason",
     "Record",
     "Records",
     "RowError",
@@ -40,7 +40,6 @@ __all__ = [
     "collate",
     "detect_format",
     "encode",
-    "encode_records",
     "first_fit_decreasing",
     "load_tokenizer",
     "pad_id_of",

@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from sftloss.data.examples import Example, Message, Origin, Record, answer_spans
-from sftloss.data.template import Rendering, TemplateFailure, render, renderer
+from sftloss.data.account import MOSTLY, ON_ERROR, Account, Counts
+from sftloss.data.examples import Example, Message, Record, answer_spans
+from sftloss.data.read.read import Records
+from sftloss.data.reasons import BadRow, RowError
+from sftloss.data.template import Rendering, render, renderer
 from sftloss.data.tokenizer import eos_ids, special_ids
-from sftloss.errors import DataError
+from sftloss.errors import ConfigError
 from sftloss.roles import PROMPT, RESPONSE, ROLES
-
-ENCODE_REASONS: Mapping[str, str] = MappingProxyType(
-    {
-        "template-error": "DATA051",
-        "packed-row": "DATA052",
-        "bad-labels": "DATA053",
-        "too-short": "DATA054",
-        "nothing-trained": "MASK001",
-        "prefix-broken": "MASK006",
-        "truncated-away": "MASK007",
-    }
-)
-"""Why a record cannot become an example, and the code under which reports name it."""
 
 _ROLE_OF = {"user": 0, "assistant": 1, "system": 2, "developer": 2, "tool": 3, "function": 3, "ipython": 3}
 PLAIN_TEXT = "plain text"
-
-
-class RowError(DataError):
-    """A record that cannot become an example: `reason` is a key of ENCODE_REASONS, `detail` says what to do."""
-
-    def __init__(self, reason: str, origin: Origin, detail: str) -> None:
-        super().__init__(f"{origin}: {ENCODE_REASONS[reason]} {reason}: {detail}")
-        self.reason, self.origin, self.detail = reason, origin, detail
 
 
 @dataclass(frozen=True)
@@ -75,7 +56,7 @@ def encode(record: Record, tokenizer: Any, *, max_length: int | None = None, tem
         The example; at least one of its weights is above 0 and the first token's is 0.
 
     Raises:
-        RowError: If the record cannot become an example; its `reason` is a key of `ENCODE_REASONS`.
+        RowError: If the record cannot become an example; its `reason` is a key of `REASONS`.
         ValueError: If `max_length` is less than 2.
 
     Example:
@@ -85,54 +66,105 @@ def encode(record: Record, tokenizer: Any, *, max_length: int | None = None, tem
     """
     if max_length is not None and max_length < 2:
         raise ValueError(f"encode: max_length must be at least 2 to leave a token to predict, got {max_length}.")
-    if record.messages is not None:
-        draft = _from_messages(record, tokenizer, template)
-    elif record.text is not None:
-        draft = _from_text(record.text, tokenizer)
-    elif record.tokens is not None:
-        draft = _from_tokens(record, tokenizer)
-    else:
-        raise RowError("nothing-trained", record.origin, "the record has no messages, text or tokens")
-    return _finish(record, _without_double_bos(draft, tokenizer.bos_token_id), max_length)
+    try:
+        draft = _without_double_bos(_draft_of(record, tokenizer, template), tokenizer.bos_token_id)
+        return _finish(record, draft, max_length)
+    except BadRow as error:
+        raise RowError(error.reason, record.origin, error.detail) from error
 
 
-def encode_records(
-    records: Iterable[Record],
-    tokenizer: Any,
-    *,
-    max_length: int | None = None,
-    template: str | None = None,
-    refused: list[RowError] | None = None,
-) -> Iterator[Example]:
-    """Examples of all records that have one, in order.
+class Examples:
+    """The examples of records, and the account of the rows that did not become one.
+
+    Each `for` loop goes through the records anew; `account` is that of the latest one.
 
     Args:
-        records: Canonical rows.
+        records: What `read_records` gives, or any records.
         tokenizer: A transformers tokenizer.
-        max_length: As in `encode`.
-        template: As in `encode`.
-        refused: Collects the errors of the rows that cannot be encoded; None raises the first one.
+        max_length, template: As in `encode`.
+        on_error: What an unusable row does, one of `ON_ERROR`; rows that the reader refuses are judged with the
+            others at the end.
 
     Raises:
-        RowError: At the first row that cannot be encoded, if `refused` is None.
+        DataError: While iterating: as `read_records` does, for all rows that did not become an example.
+
+    Example:
+        >>> examples = Examples(read_records("train.jsonl"), tokenizer)   # doctest: +SKIP
+        >>> for example in examples: ...                                  # doctest: +SKIP
+        >>> print(examples.account.summary())                             # doctest: +SKIP
     """
-    for record in records:
-        try:
-            yield encode(record, tokenizer, max_length=max_length, template=template)
-        except RowError as error:
-            if refused is None:
-                raise
-            refused.append(error)
+
+    def __init__(
+        self,
+        records: Iterable[Record],
+        tokenizer: Any,
+        *,
+        max_length: int | None = None,
+        template: str | None = None,
+        on_error: str = "report",
+    ) -> None:
+        if on_error not in ON_ERROR:
+            raise ConfigError(f"Examples: on_error must be one of {', '.join(ON_ERROR)}, got {on_error!r}.")
+        self._records, self._tokenizer, self._on_error = records, tokenizer, on_error
+        self._max_length, self._template = max_length, template
+        self._counts = Counts("records")
+
+    @property
+    def account(self) -> Account:
+        """What the latest pass has counted so far."""
+        own = self._counts.account()
+        if not isinstance(self._records, Records):
+            return own
+        read = self._records.account
+        return replace(
+            own,
+            source=read.source,
+            rows=read.rows,
+            counts={**read.counts, **own.counts},
+            origins={**read.origins, **own.origins},
+            details={**read.details, **own.details},
+            formats=read.formats,
+            unseen_columns=read.unseen_columns,
+            limited=read.limited,
+        )
+
+    def __iter__(self) -> Iterator[Example]:
+        return (example for _, example in self.pairs())
+
+    def pairs(self) -> Iterator[tuple[Record, Example]]:
+        """Each example with the record it was made from."""
+        self._counts = counts = Counts("records")
+        for record in self._records:
+            counts.rows += 1
+            try:
+                example = encode(record, self._tokenizer, max_length=self._max_length, template=self._template)
+            except RowError as error:
+                if self._on_error == "raise":
+                    raise
+                counts.places.add(error.reason, error.origin, error.detail)
+                continue
+            counts.saw_example(example)
+            yield record, example
+        counts.complete = True
+        share = self._records.bad_share if isinstance(self._records, Records) else MOSTLY
+        self.account.judge(self._on_error, share)
+
+
+def _draft_of(record: Record, tokenizer: Any, template: str | None) -> _Draft:
+    if record.messages is not None:
+        return _from_messages(record, tokenizer, template)
+    if record.text is not None:
+        return _from_text(record.text, tokenizer)
+    if record.tokens is not None:
+        return _from_tokens(record, tokenizer)
+    raise BadRow("nothing-trained", "the record has no messages, text or tokens; give it one of them")
 
 
 def _from_messages(record: Record, tokenizer: Any, template: str | None) -> _Draft:
     messages = record.messages or ()
     if not messages:
-        raise RowError("nothing-trained", record.origin, "the conversation is empty: give it at least one answer")
-    try:
-        rendering = render(renderer(messages, tokenizer, tools=record.tools, template=template))
-    except TemplateFailure as error:
-        raise RowError(error.reason, record.origin, str(error)) from error
+        raise BadRow("nothing-trained", "the conversation is empty: give it at least one answer")
+    rendering = render(renderer(messages, tokenizer, tools=record.tools, template=template))
     return _draft_of_rendering(rendering, messages, tokenizer)
 
 
@@ -186,25 +218,25 @@ def _from_tokens(record: Record, tokenizer: Any) -> _Draft:
     columns = {name: list(tokens[name]) for name in ("labels", "weights", "roles") if tokens.get(name) is not None}
     for name, values in columns.items():
         if len(values) != len(ids):
-            raise RowError("bad-labels", record.origin, f"{name} has {len(values)} entries, input_ids {len(ids)}")
+            raise BadRow("bad-labels", f"{name} has {len(values)} entries, input_ids {len(ids)}")
     lengths, positions = tokens.get("seq_lengths"), tokens.get("position_ids")
     if (lengths is not None and len(lengths) > 1) or (positions is not None and 0 in list(positions)[1:]):
         detail = "it holds several packed sequences: give one sequence per row, packing is done here"
-        raise RowError("packed-row", record.origin, detail)
+        raise BadRow("packed-row", detail)
     labels = columns.get("labels", ids)
     wrong = next((i for i, label in enumerate(labels) if label not in (-100, ids[i])), None)
     if wrong is not None:
         detail = (
             f"labels[{wrong}] is {labels[wrong]}, input_ids[{wrong}] {ids[wrong]}: give labels that are not shifted"
         )
-        raise RowError("bad-labels", record.origin, detail)
+        raise BadRow("bad-labels", detail)
     weights = [
         float(w) if y != -100 else 0.0 for y, w in zip(labels, columns.get("weights", [1.0] * len(ids)), strict=True)
     ]
     roles = columns.get("roles", [RESPONSE if y != -100 else PROMPT for y in labels])
     codes = [ROLES.index(role) if role in ROLES else role for role in roles]
     if not all(isinstance(code, int) and 0 <= code < len(ROLES) for code in codes):
-        raise RowError("bad-labels", record.origin, f"roles must be names or codes of {', '.join(ROLES)}")
+        raise BadRow("bad-labels", f"roles must be names or codes of {', '.join(ROLES)}")
     return _Draft(ids, codes, weights, eos_ids(tokenizer), "labels")
 
 
@@ -224,14 +256,14 @@ def _finish(record: Record, draft: _Draft, max_length: int | None) -> Example:
     size = len(draft.input_ids)
     kept = size if max_length is None else min(size, max_length)
     if size < 2:
-        raise RowError("too-short", record.origin, f"{size} tokens leave none to predict")
+        raise BadRow("too-short", f"{size} tokens leave none to predict")
     weights = torch.tensor(draft.weights, dtype=torch.float32) * record.weight
     weights[0] = 0.0  # nothing comes before the first token that could predict it
     if not torch.isfinite(weights).all() or not weights.any():
-        raise RowError("nothing-trained", record.origin, "no token has a weight: nothing in the row would be trained")
+        raise BadRow("nothing-trained", "no token has a weight: nothing in the row would be trained")
     if not weights[:kept].any():
-        detail = f"its {size} tokens are cut to {kept} and no trained one is left; allow more"
-        raise RowError("truncated-away", record.origin, detail)
+        detail = f"its {size} tokens are cut to {kept} and no trained one is left; give a larger max_length"
+        raise BadRow("truncated-away", detail)
     ids = torch.tensor(draft.input_ids, dtype=torch.int64)
     example = Example(
         input_ids=ids[:kept],

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sftloss.data.examples import Message
+from sftloss.data.reasons import BadRow
 
 GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -30,14 +31,6 @@ PLAIN_TEMPLATE = """{{ opening_bos }}{% if tools %}### Tools:
 
 {% endif %}{% endfor %}{% if add_generation_prompt %}### Assistant:
 {% endif %}"""
-
-
-class TemplateFailure(Exception):
-    """A conversation the template cannot turn into spans: `reason` names it, the text says where."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -142,17 +135,20 @@ def render(source: Renderer) -> Rendering:
     """Tokens and spans of a conversation: by generation tags where the template has them, else by prefix difference.
 
     Raises:
-        TemplateFailure: If the template refuses the conversation, or the spans cannot be told: the rendering of the
+        BadRow: If the template refuses the conversation, or the spans cannot be told: the rendering of the
             first messages is not the beginning of the rendering of all, token by token.
     """
     try:
         if GENERATION_TAG.search(source.template) and (tagged := _by_tags(source)) is not None:
             return tagged
         full = source.ids(len(source.messages))
-    except TemplateFailure:
+    except BadRow:
         raise
     except Exception as error:  # templates raise whatever they like: TemplateError, TypeError, UndefinedError
-        raise TemplateFailure("template-error", f"the chat template refuses it: {_one_line(error)}") from error
+        raise BadRow(
+            "template-error",
+            f"the chat template refuses it: {_one_line(error)}; write it as the template expects",
+        ) from error
     answers = tuple(_answer(source, full, k) for k, m in enumerate(source.messages) if m["role"] == "assistant")
     return Rendering(full, answers, _others(source, full, answers), "prefix difference", source.notes)
 
@@ -174,7 +170,7 @@ def _answer(source: Renderer, full: list[int], k: int) -> Span:
     stop = len(full) if k + 1 == len(source.messages) else _prefix(source, full, k + 1)
     if start is None or stop is None or stop < start:
         side = "the prompt before" if start is None else "the conversation up to"
-        raise TemplateFailure(
+        raise BadRow(
             "prefix-broken",
             f"the tokens of {side} message {k} are not the beginning of the whole conversation's, "
             "so the answer cannot be told apart (templates that drop earlier thinking do this): "

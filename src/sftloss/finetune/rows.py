@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -12,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftloss.data import Example, RowError, collate, encode_records, first_fit_decreasing, read_records
+from sftloss.data import Example, Examples, collate, first_fit_decreasing, read_records
 from sftloss.errors import ConfigError, DataError
 from sftloss.finetune.recipe import Recipe
 from sftloss.roles import RESPONSE
 from sftloss.training import inputs_of
 
-_MOSTLY = 0.5
 _DEMO_EXAMPLES = 600
 Row = tuple[tuple[int, Example], ...]
 
@@ -76,19 +74,12 @@ def read(recipe: Recipe, source: Any, tokenizer: Any) -> DataSet:
     if not isinstance(source, str):
         source = list(source)
         if source and isinstance(source[0], Example):
-            return _data_set(recipe, source, "examples", Counter())
-    refused: list[RowError] = []
-    examples = list(
-        encode_records(
-            _records(recipe, source),
-            tokenizer,
-            max_length=recipe.max_length,
-            refused=None if recipe.on_error == "raise" else refused,
-        )
-    )
-    _judge(recipe, len(examples), refused)
+            return _data_set(recipe, source, "examples", {})
+    records = _records(recipe, source)
+    examples = Examples(records, tokenizer, max_length=recipe.max_length, on_error=recipe.on_error)
+    kept = list(examples)
     name = source if isinstance(source, str) else "rows"
-    return _data_set(recipe, examples, name, Counter(error.reason for error in refused))
+    return _data_set(recipe, kept, name, examples.account.refused)
 
 
 def _records(recipe: Recipe, source: Any) -> Iterable[Any]:
@@ -99,16 +90,6 @@ def _records(recipe: Recipe, source: Any) -> Iterable[Any]:
     return read_records(
         source, format=recipe.format, columns=recipe.columns, on_error=recipe.on_error, limit=recipe.max_examples
     )
-
-
-def _judge(recipe: Recipe, used: int, refused: Sequence[RowError]) -> None:
-    total = used + len(refused)
-    if used and (recipe.on_error == "skip" or len(refused) <= _MOSTLY * total):
-        return
-    if not refused:
-        raise DataError("fine_tune: there is no row to train on; give a file with at least one.")
-    first = refused[0]
-    raise DataError(f"{len(refused)} of {total} rows cannot be trained on, first {first}.")
 
 
 def _data_set(recipe: Recipe, examples: Sequence[Example], source: str, refused: Mapping[str, int]) -> DataSet:

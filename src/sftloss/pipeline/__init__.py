@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from sftloss.pipeline.analyze import analyze, check, take_part
 from sftloss.pipeline.demo import demo
+from sftloss.pipeline.inspect import inspect
 from sftloss.pipeline.lengths import lengths
 from sftloss.pipeline.question import normalization, normalizations_of_a_step, role_weights
 from sftloss.pipeline.run import Run
@@ -16,6 +17,7 @@ __all__ = [
     "analyze",
     "check",
     "demo",
+    "inspect",
     "lengths",
     "normalization",
     "normalizations_of_a_step",

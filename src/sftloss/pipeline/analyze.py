@@ -15,15 +15,15 @@ from sftloss.pipeline.folder import TABLE, check_folder, folder
 from sftloss.pipeline.meeting import meeting
 from sftloss.pipeline.pieces import pieces
 from sftloss.pipeline.question import objectives
-from sftloss.pipeline.rows import Examples
-from sftloss.pipeline.run import Run
+from sftloss.pipeline.run import Run, records_of
+from sftloss.rules import findings_of
 from sftloss.version import package_versions
 
 if TYPE_CHECKING:
     from torch import nn
 
     from sftloss.analysis import AnalysisOptions, Table
-    from sftloss.data import Records
+    from sftloss.data import Examples
     from sftloss.report import Report
 
 
@@ -63,6 +63,7 @@ def analyze(
         >>> print(report)                                                                       # doctest: +SKIP
     """
     from sftloss.analysis import AnalysisOptions, describe_with_frames
+    from sftloss.data.account import RULES
     from sftloss.report import Report
 
     run, question, by_name = run or Run(), question or AnalysisOptions(), objectives(losses)
@@ -71,7 +72,7 @@ def analyze(
         raise ConfigError(f"analyze: rank {rank} of {world} makes no report; call take_part there.")
     if question.level == "S2":
         _check_hidden(model)
-    examples = Examples(_records(rows, run), tokenizer, max_length=run.max_length, on_error=run.on_error)
+    examples = _examples(rows, run, tokenizer)
     with folder(run) as place:
         with meeting(run.shard, run.rank_timeout) as meet:
             meet()  # the folder is checked and cleared: the others may write
@@ -86,7 +87,10 @@ def analyze(
             table, question, decode=partial(pieces, tokenizer=tokenizer), facts=_facts(model, examples, run)
         )
         document = filled_in(document, run.command)
-        findings = by_severity((*document.findings, *examples.findings()))
+        rows_findings = findings_of(RULES, examples.account)
+        is_cut = any(finding.id == "MASK007" for finding in rows_findings)  # it counts the rows left out too
+        measured = (one for one in document.findings if not (is_cut and one.id == "MASK007"))
+        findings = by_severity((*measured, *rows_findings))
         report = Report(
             replace(document, findings=findings, provenance=(*_provenance(run), *document.provenance)),
             frames,
@@ -116,7 +120,7 @@ def take_part(
     if run.output is None or run.shard[0] == 0:
         raise ConfigError("take_part: this is for ranks from 1 on, with the output folder of rank 0.")
     by_name = objectives(losses)
-    examples = Examples(_records(rows, run), tokenizer, max_length=run.max_length, on_error=run.on_error)
+    examples = _examples(rows, run, tokenizer)
     with meeting(run.shard, run.rank_timeout) as meet:
         meet()
         _measured(model, tokenizer, examples, by_name, (rows, run, Path(run.output).expanduser() / TABLE))
@@ -126,15 +130,15 @@ def take_part(
 def check(rows: str | Path | Iterable[Mapping[str, Any]], *, losses: Sequence[str], run: Run) -> None:
     """Raise what `analyze` would raise before it touches the model: a model may take minutes to load."""
     objectives(losses)
-    _records(rows, run)
+    _examples(rows, run, None)
     if run.shard[0] == 0:
         check_folder(run)
 
 
-def _records(rows: Any, run: Run) -> Records:
-    from sftloss.data import read_records
+def _examples(rows: Any, run: Run, tokenizer: Any) -> Examples:
+    from sftloss.data import Examples
 
-    return read_records(rows, format=run.format, columns=run.columns, on_error=run.on_error, limit=run.max_examples)
+    return Examples(records_of(rows, run), tokenizer, max_length=run.max_length, on_error=run.on_error)
 
 
 def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[str, Any], place: Any) -> Table:
@@ -166,7 +170,7 @@ def _check_hidden(model: Any) -> None:
 
 def _facts(model: Any, examples: Examples, run: Run) -> tuple[tuple[str, str], ...]:
     name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
-    return (("model", name), *examples.facts(run.max_examples))
+    return (("model", name), *examples.account.facts())
 
 
 def _provenance(run: Run) -> tuple[tuple[str, str], ...]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from sftloss.document import by_severity
 from sftloss.errors import ConfigError, DataError
 from sftloss.pipeline.folder import folder
-from sftloss.pipeline.rows import Examples
-from sftloss.pipeline.run import Run
+from sftloss.pipeline.run import Run, records_of
+from sftloss.rules import findings_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,8 @@ def lengths(
         'Whether it shifts here this data cannot tell: 3 examples with trained tokens, fewer than 30.'
     """
     from sftloss.analysis import LengthColumns, LengthOptions, describe_lengths, row_lengths
-    from sftloss.data import read_records
+    from sftloss.data import Examples
+    from sftloss.data.account import RULES
     from sftloss.report import Report
 
     run, question = run or Run(), question or LengthOptions()
@@ -68,20 +69,21 @@ def lengths(
         raise ConfigError(f"lengths: unit must be {' or '.join(_UNITS)}, got {unit!r}.")
     if tokenizer is None and run.max_length is not None:
         raise ConfigError("lengths: max_length counts tokens; give a tokenizer with it.")
-    records = read_records(rows, format=run.format, columns=run.columns, on_error=run.on_error, limit=run.max_examples)
-    account = Examples(records, tokenizer, max_length=run.max_length, on_error=run.on_error)
+    records = records_of(rows, run)
+    examples = Examples(records, tokenizer, max_length=run.max_length, on_error=run.on_error)
+    source = records if tokenizer is None else examples
     with folder(run, resumes=False) as place:
         measured = _Measured(LengthColumns())
-        by_text = _of_text(records, account, unit)
-        by_tokens = ((row_lengths(example), example.origin, "tokens") for example in account)
+        by_text = _of_text(records, unit)
+        by_tokens = ((row_lengths(example), example.origin, "tokens") for example in examples)
         for row in by_text if tokenizer is None else by_tokens:
             measured.add(*row)
             if run.progress is not None and len(measured.rows) % _ROWS_A_NOTICE == 0:
                 run.progress(len(measured.rows), None)
         question = replace(question, unit=measured.unit or "tokens")
         lengths_of_rows = measured.columns.lengths()
-        document = describe_lengths(lengths_of_rows, question, origins=measured.origins, facts=account.facts())
-        findings = by_severity((*document.findings, *account.findings()))
+        document = describe_lengths(lengths_of_rows, question, origins=measured.origins, facts=source.account.facts())
+        findings = by_severity((*document.findings, *findings_of(RULES, source.account)))
         told = (("command", run.command),) if run.command else ()
         report = Report(replace(document, findings=findings, provenance=(*told, *document.provenance)))
         place.write(report)
@@ -120,10 +122,9 @@ class _Measured:
         return f"{path}:{self.lines[i]}" if self.lines[i] >= 0 else f"{path} row {self.rows[i]}"
 
 
-def _of_text(records: Records, account: Examples, unit: str) -> Iterator[tuple[RowLengths, Origin, str]]:
+def _of_text(records: Records, unit: str) -> Iterator[tuple[RowLengths, Origin, str]]:
     """Characters or words of what is trained; tokens where rows bring them."""
     for record in records:
-        account.used += 1
         if record.tokens is not None:
             yield _of_tokens(record), record.origin, "tokens"
         else:

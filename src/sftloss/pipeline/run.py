@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sftloss.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sftloss.data import Records
 
 
 @dataclass(frozen=True)
@@ -50,3 +54,17 @@ class Run:
             raise ConfigError("analyze: overwrite starts anew and resume goes on; choose one.")
         if self.shard[1] > 1 and self.output is None:
             raise ConfigError("analyze: several ranks meet in the output folder; name one.")
+
+
+def records_of(rows: Any, run: Run, *, on_error: str | None = None) -> Records:
+    """The records of a data file, folder, hub data set or of rows at hand, read as `run` says.
+
+    Args:
+        rows: As `sftloss.data.read_records` takes them.
+        run: Format, columns, policy and limit.
+        on_error: A policy in place of the run's.
+    """
+    from sftloss.data import read_records
+
+    policy = on_error or run.on_error
+    return read_records(rows, format=run.format, columns=run.columns, on_error=policy, limit=run.max_examples)

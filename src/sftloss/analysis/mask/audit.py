@@ -8,9 +8,8 @@ from typing import Any
 
 from sftloss.analysis.mask.scaffold import Scaffold, Turn
 from sftloss.data import Example, Record
+from sftloss.data.account import END_ROOM
 from sftloss.roles import PROMPT, RESPONSE
-
-END_ROOM = 4  # a template may put a line break or two after the token that ends a turn
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Audit:
     """What was found in one example.
 
     Attributes:
-        faults: Ids of findings, and ``"MASK010 intended"``, ``"MASK007 end"`` for parts of one.
+        faults: Ids of findings, and ``"MASK010 intended"`` where weights in the data ask for it.
         roles: Role code of each token, from the turns where the row itself does not say.
         trained: Whether each token is trained.
         answer: Index of the first and one past the last trained token.
@@ -60,8 +59,6 @@ def audit(example: Example, record: Record, scaffold: Scaffold, *, pad_id: int |
     strays = _strays(turns, roles, trained)
     if strays:
         faults.append("MASK010 intended" if _says_so(record) else "MASK010")
-    if example.truncated:
-        faults += ["MASK007"] if trains_end else ["MASK007", "MASK007 end"]
     return Audit(tuple(faults), roles, tuple(trained), (first, last + 1), trains_end, strays)
 
 

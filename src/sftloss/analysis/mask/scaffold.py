@@ -6,16 +6,15 @@ template does: conversations that differ in one message show where its words sta
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sftloss.data import Message, Origin, Record, RowError, encode
+from sftloss.data.template import GENERATION_TAG
 from sftloss.data.tokenizer import eos_ids, special_ids
 from sftloss.roles import PROMPT, RESPONSE, SYSTEM
 
-_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # two words each with nothing in common, so that the first and last token of a message tell the two apart;
 # letters, because most tokenizers join a space to a letter after it, as they do in real answers, and not to a digit
 _WORDS = (("a", "q"), ("i", "x"), ("o", "w"), ("u", "k"))
@@ -81,7 +80,7 @@ def scaffold_of(tokenizer: Any, template: str | None = None) -> Scaffold:
     special = special_ids(tokenizer)
     text = _template_text(tokenizer, template)
     openers, ends = _learn(tokenizer, template, special)
-    return Scaffold(openers, eos_ids(tokenizer) | ends, special, bool(text), bool(text and _TAG.search(text)))
+    return Scaffold(openers, eos_ids(tokenizer) | ends, special, bool(text), bool(text and GENERATION_TAG.search(text)))
 
 
 def _template_text(tokenizer: Any, template: str | None) -> str:

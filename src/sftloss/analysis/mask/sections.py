@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from sftloss.analysis.mask.tally import Tally
+from sftloss.analysis.mask.tally import MaskTally
 from sftloss.analysis.shared.shares import cell, number, percent
-from sftloss.data import ENCODE_REASONS, READ_REASONS, ReadReport
+from sftloss.data import REASONS, Account
 from sftloss.document import Cell, Chart, Column, Section, Series, Table, TokenStrip
 from sftloss.roles import ROLES
 
@@ -16,7 +16,7 @@ QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 _NAMES = ("least", "10 %", "median", "90 %", "99 %", "most")
 
 
-def trained_section(tally: Tally, strips: tuple[TokenStrip, ...]) -> Section:
+def trained_section(tally: MaskTally, strips: tuple[TokenStrip, ...]) -> Section:
     """Who is trained, and the first examples token by token."""
     columns = (
         Column("role", "role"),
@@ -40,17 +40,16 @@ def trained_section(tally: Tally, strips: tuple[TokenStrip, ...]) -> Section:
     return Section("trained", "What is trained", lead, tables=(table,), strips=strips)
 
 
-def totals_table(tally: Tally, read: ReadReport, *, batch_size: int | None, grad_accum: int | None) -> Table:
+def totals_table(tally: MaskTally, account: Account, *, batch_size: int | None, grad_accum: int | None) -> Table:
     """What training would see."""
-    refused = sum(tally.refused.counts.values())
     rows: list[tuple[Cell, ...]] = [
-        ("rows read", read.rows),
-        ("rows that cannot be used", read.bad + refused),
+        ("rows read", account.rows),
+        ("rows that cannot be used", account.unusable),
         ("examples", tally.examples),
         ("tokens", tally.tokens),
         ("trained tokens", tally.trained),
-        ("truncated examples", tally.faults.counts["MASK007"]),
-        ("tokens cut off", tally.cut_tokens),
+        ("truncated examples", account.truncated),
+        ("tokens cut off", account.cut_tokens),
     ]
     if batch_size is not None:
         step = batch_size * (grad_accum or 1)
@@ -60,14 +59,14 @@ def totals_table(tally: Tally, read: ReadReport, *, batch_size: int | None, grad
     return Table("totals", "Counts", columns, tuple(rows))
 
 
-def totals_section(tally: Tally, read: ReadReport, *, batch_size: int | None, grad_accum: int | None) -> Section:
-    table = totals_table(tally, read, batch_size=batch_size, grad_accum=grad_accum)
+def totals_section(tally: MaskTally, account: Account, *, batch_size: int | None, grad_accum: int | None) -> Section:
+    table = totals_table(tally, account, batch_size=batch_size, grad_accum=grad_accum)
     share = percent(tally.trained / tally.tokens) if tally.tokens else "none"
     lead = f"{tally.examples:,} examples, {tally.tokens:,} tokens, {tally.trained:,} of them trained ({share})."
     return Section("totals", "What training would see", lead, tables=(table,))
 
 
-def lengths_section(tally: Tally) -> Section:
+def lengths_section(tally: MaskTally) -> Section:
     """Quantiles of prompt and response length, and a histogram on doubling bins."""
     whole, trained = tally.ledger.numbers("tokens"), tally.ledger.numbers("trained")
     kinds = (("trained", trained), ("not trained", whole - trained), ("all tokens", whole))
@@ -113,7 +112,7 @@ def _histogram(kinds: tuple[tuple[str, np.ndarray], ...]) -> Chart:
     )
 
 
-def languages_section(tally: Tally) -> Section | None:
+def languages_section(tally: MaskTally) -> Section | None:
     """Only where there is more than one."""
     whole = sum(tally.languages.values())
     if len(tally.languages) < 2:
@@ -125,25 +124,20 @@ def languages_section(tally: Tally) -> Section | None:
     return Section("languages", "Languages", f"Answers: {most}.", tables=(table,))
 
 
-def refused_section(tally: Tally, read: ReadReport) -> Section | None:
+def refused_section(account: Account) -> Section | None:
     """Rows that cannot be used, by reason."""
-    rows: list[tuple[Cell, ...]] = []
-    for name, count in read.counts.items():
-        rows.append((f"{READ_REASONS[name]} {name}", count, str(read.origins[name][0]), read.details[name]))
-    for name, count in tally.refused.counts.items():
-        first, detail = str(tally.refused.origins[name][0]), tally.refused.details[name]
-        rows.append((f"{ENCODE_REASONS[name]} {name}", count, first, detail))
-    if not rows:
+    if not account.refused:
         return None
-    rows.sort(key=lambda row: (-int(row[1] or 0), str(row[0])))
     columns = (
         Column("reason", "reason"),
         Column("rows", "rows", "integer"),
         Column("first", "first at"),
         Column("detail", "what is wrong there"),
     )
-    total = read.bad + sum(tally.refused.counts.values())
-    lead = f"{total:,} of {read.rows:,} rows cannot be used."
-    return Section(
-        "refused", "Rows that cannot be used", lead, tables=(Table("refused", "By reason", columns, tuple(rows)),)
+    rows = tuple(
+        (f"{REASONS[name].code} {name}", count, str(account.origins[name][0]), account.details[name])
+        for name, count in account.refused.items()
     )
+    lead = f"{account.unusable:,} of {account.rows:,} rows cannot be used."
+    table = Table("refused", "By reason", columns, rows)
+    return Section("refused", "Rows that cannot be used", lead, tables=(table,))

@@ -12,30 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sftloss.analysis.mask.audit import Audit
-from sftloss.data import Example, Origin, RowError, answer_spans
+from sftloss.data import Example, Origin, Places, answer_spans
 from sftloss.roles import ROLES
-
-MOST_ORIGINS = 10
-
-
-@dataclass
-class Places:
-    """How often each thing was found, and where first."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    origins: dict[str, list[Origin]] = field(default_factory=dict)
-    details: dict[str, str] = field(default_factory=dict)
-
-    def add(self, key: str, origin: Origin, detail: str = "") -> None:
-        self.counts[key] += 1
-        found = self.origins.setdefault(key, [])
-        if len(found) < MOST_ORIGINS:
-            found.append(origin)
-        if detail:
-            self.details.setdefault(key, detail)
-
-    def rows(self, key: str) -> tuple[str, ...]:
-        return tuple(str(origin) for origin in self.origins.get(key, ()))
 
 
 @dataclass
@@ -97,27 +75,30 @@ def _hash(*tensors: Tensor) -> int:
 
 
 @dataclass
-class Tally:
-    """Everything counted in one pass. `by_role`: of each role its tokens, trained tokens and summed weight."""
+class MaskTally:
+    """Everything counted over the examples in one pass.
+
+    Attributes:
+        faults: Faults of the audit, by id.
+        methods: How the trained tokens were found, as in `Example.method`.
+        languages: Language or script of the answers.
+        crossings: Pairs of scripts of a prompt and its answer, where they differ.
+        by_role: Of each role its tokens, trained tokens and summed weight, ``(roles, 3)``.
+        ledger: Some numbers of each example.
+        strays: Trained tokens in the words of others than the assistant.
+        with_end: Examples that train the end of their last answer.
+    """
 
     faults: Places = field(default_factory=Places)
-    refused: Places = field(default_factory=Places)
     methods: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
     crossings: Places = field(default_factory=Places)
     by_role: NDArray[np.float64] = field(default_factory=lambda: np.zeros((len(ROLES), 3)))
     ledger: Ledger = field(default_factory=Ledger)
-    cut_tokens: int = 0
     strays: int = 0
     with_end: int = 0
-    records: int = 0
-
-    def refuse(self, error: RowError) -> None:
-        self.records += 1
-        self.refused.add(error.reason, error.origin, error.detail)
 
     def add(self, example: Example, audit: Audit) -> None:
-        self.records += 1
         self.methods[example.method] += 1
         for fault in audit.faults:
             self.faults.add(fault, example.origin)
@@ -125,15 +106,14 @@ class Tally:
         roles = np.asarray(audit.roles)
         for column, weight in enumerate((None, np.asarray(audit.trained), example.weights.numpy())):
             self.by_role[:, column] += np.bincount(roles, weight, len(ROLES))
-        self.cut_tokens += example.truncated
         self.strays += audit.strays
         self.with_end += audit.trains_end
 
-    def speak(self, origin: Origin, asked: str | None, answered: str) -> None:
-        """Count the language of an answer, and whether it is another script than its prompt's."""
-        self.languages[answered] += 1
-        if asked is not None and asked != answered:
-            self.crossings.add(f"{asked} to {answered}", origin)
+    def add_languages(self, origin: Origin, prompt: str | None, answer: str) -> None:
+        """Count the language of an answer, and whether it is in another script than its prompt."""
+        self.languages[answer] += 1
+        if prompt is not None and prompt != answer:
+            self.crossings.add(f"{prompt} to {answer}", origin)
 
     @property
     def examples(self) -> int:

@@ -8,22 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sftloss.document import Cell, Chart, Column, Interval, Series, Table
+from sftloss.document import percent as percent
 from sftloss.numbers import Estimate, Floats, GroupSums, interval
 
 
 def cell(value: float | None) -> float | None:
     """A number for a table: undefined is an empty cell."""
     return None if value is None or not math.isfinite(value) else float(value)
-
-
-def percent(share: float | None) -> str:
-    if share is None or not math.isfinite(share):
-        return "an undefined part"
-    if 0 < share < 0.0005:
-        return "less than 0.1 %"
-    if 0.995 <= share < 1:
-        return f"{min(99.9, 100 * share):.1f} %"  # nearly all is not all
-    return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"
 
 
 def number(value: float) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from sftloss.analysis.lengths.findings import conflict_finding
-from sftloss.analysis.mask.words import FAULTS, WHY_CUT
+from sftloss.analysis.mask.rules import why
 from sftloss.analysis.shared import fixes
 from sftloss.analysis.shared.shares import percent
 from sftloss.analysis.signal.frames import Study
+from sftloss.data import REASONS
 from sftloss.document import Finding, Interval
 from sftloss.numbers import GroupSums, ratio_interval
 
@@ -41,7 +42,7 @@ def nothing_trained(study: Study) -> Finding | None:
         "MASK001",
         "error" if share > 0.5 else "warning",
         f"{int(empty.sum()):,} of {len(empty):,} examples ({percent(share)}) train no token at all.",
-        FAULTS["MASK001"].why,
+        REASONS["nothing-trained"].why,
         fixes.INSPECT,
         share,
         spread,
@@ -63,7 +64,7 @@ def end_untrained(study: Study) -> Finding | None:
         "error" if share > 0.5 else "warning",
         f"{percent(share)} of the examples train no end-of-turn or end-of-sequence token"
         + (": no end is trained at all." if never else "."),
-        FAULTS["MASK003"].why,
+        why("MASK003"),
         fixes.INSPECT,
         share,
         spread,
@@ -88,7 +89,7 @@ def opener_trained(study: Study) -> Finding | None:
         "info",
         f"The first trained token is the same in {percent(share)} of the examples and its mean p is {certain:.3f}: "
         "it looks like the role opener of the template.",
-        FAULTS["MASK005"].why,
+        why("MASK005"),
         fixes.INSPECT,
         share,
         share_of(study, same, study.size > 0)[1],
@@ -108,7 +109,7 @@ def truncated(study: Study) -> Finding | None:
         "MASK007",
         "warning" if share > 0.01 else "info",
         f"{int(cut.sum()):,} examples ({percent(share)}) are cut off; {int(lost.sum()):,} of them train no end at all.",
-        WHY_CUT,
+        REASONS["truncated-away"].why,
         fixes.LONGER,
         share,
         spread,
@@ -127,7 +128,7 @@ def other_roles_trained(study: Study) -> Finding | None:
         "MASK010",
         "info" if study.options.role_weights else "warning",
         f"{percent(share)} of the training weight is on prompt, system or tool tokens.",
-        FAULTS["MASK010"].why,
+        why("MASK010"),
         fixes.ANSWERS_ONLY,
         share,
         spread,

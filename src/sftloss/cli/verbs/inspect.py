@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sftloss.cli.exit import DATA
 from sftloss.cli.options.options import Manner
-from sftloss.config import option, to_yaml
+from sftloss.config import command_line, option, to_yaml
 from sftloss.errors import ConfigError
 
 if TYPE_CHECKING:
     from sftloss.report import Report
 
-_PAGES = ("report.html", "report.json")
 _IN, _RUN, _OUT = "What to inspect", "How to inspect", "Where results go"
 
 
 @dataclass(frozen=True)
-class InspectOptions:
+class InspectFlags:
     """Flags and YAML keys of `sftloss inspect`."""
 
     model: str | None = option(None, "The model whose tokenizer is used; no weights are read.", panel=_IN, short="-m")
@@ -58,52 +57,40 @@ class InspectOptions:
     )
 
 
-def inspect(options: InspectOptions, manner: Manner) -> int:
+_OF_RUN = ("columns", "format", "on_error", "max_examples", "max_length", "overwrite")
+
+
+def inspect(options: InspectFlags, manner: Manner) -> int:
     """Show what is trained on. The mask audit: tokenizer only, no model is run.
 
     Example: sftloss inspect --model MODEL --data train.jsonl
     """
-    from sftloss.cli.show import progress, verdict
-    from sftloss.report import Report
-
-    _check(options)
-    with progress("reading", manner) as tell:
-        report = Report(_document(options, tell))
-    _print(report, options)
-    if not options.dry_run:
-        _write(report, options, manner)
-    has_examples = any(section.id == "trained" for section in report.document.sections)
-    return verdict(report, options.fail_on) if has_examples else DATA
-
-
-def _check(options: InspectOptions) -> None:
-    from sftloss.cli.show import check_targets
+    from sftloss.analysis.mask.inspect import InspectOptions
+    from sftloss.cli.show import check_targets, note, progress, show, verdict
+    from sftloss.data import load_tokenizer
+    from sftloss.pipeline import Run, inspect
 
     if options.model is None and options.tokenizer is None:
         raise ConfigError("--tokenizer is missing: give --model or --tokenizer, or 'tokenizer:' in the -c file.")
+    json, markdown, output = options.json, options.markdown, options.output
     if options.dry_run:
-        return
-    check_targets(options.json, options.markdown, replace=options.overwrite)
-    if options.output is not None and Path(options.output).exists():
-        check_targets(*(f"{options.output}/{name}" for name in _PAGES), replace=options.overwrite)
-
-
-def _document(options: InspectOptions, tell: Any) -> Any:
-    from sftloss.analysis.mask.inspect import InspectOptions as Plain
-    from sftloss.analysis.mask.inspect import inspect_records
-    from sftloss.data import read_records
-    from sftloss.data.tokenizer import load_tokenizer
-
-    # every unusable row is a finding here, however many they are
-    policy = "raise" if options.on_error == "raise" else "skip"
-    records = read_records(
-        options.data, format=options.format, columns=options.columns, on_error=policy, limit=options.max_examples
-    )
+        json, markdown, output = "-" if json == "-" else None, None, None
+    check_targets(json, markdown, replace=options.overwrite)
     template = None if options.template is None else _template(options.template)
-    tokenizer = load_tokenizer(options.tokenizer or options.model or "")
-    size = {"batch_size": options.batch_size, "grad_accum": options.grad_accum}
-    plain = Plain(options.max_length, template, options.examples, on_error=policy, **size)
-    return inspect_records(records, tokenizer, plain, progress=tell)
+    question = InspectOptions(template, options.examples, options.batch_size, options.grad_accum)
+    kept = {name: getattr(options, name) for name in _OF_RUN}
+    with progress("reading", manner) as tell:
+        run = Run(**kept, output=output, progress=tell, command=command_line("inspect", options))
+        tokenizer = load_tokenizer(options.tokenizer or options.model or "")
+        report = inspect(options.data, tokenizer, question=question, run=run)
+    if json == "-":
+        show(report, json=json, markdown=markdown)
+    else:
+        _show(report, options, json, markdown)
+    if output is not None:
+        note(f"wrote {output}/report.html", manner)
+    has_examples = any(section.id == "trained" for section in report.document.sections)
+    return verdict(report, options.fail_on) if has_examples else DATA
 
 
 def _template(path: str) -> str:
@@ -113,19 +100,17 @@ def _template(path: str) -> str:
         raise ConfigError(f"--template: {path} cannot be read ({type(error).__name__}); give a text file.") from error
 
 
-def _print(report: Report, options: InspectOptions) -> None:
-    """JSON alone, or for a person the report with its examples coloured at the end."""
-    import sys
-
-    if options.json == "-":
-        text = report.to_json()
-        sys.stdout.write(text if text.endswith("\n") else text + "\n")
-        return
+def _show(report: Report, options: InspectFlags, json: str | None, markdown: str | None) -> None:
+    """The report for a person, with its examples coloured at the end."""
     from rich.console import Console
 
     from sftloss.report import render_terminal
     from sftloss.report.terminal.mask import render_mask
 
+    if json is not None:
+        report.to_json(Path(json))
+    if markdown is not None:
+        report.to_markdown(Path(markdown))
     console = Console(soft_wrap=False, highlight=False)
     document = report.document
     strips = [strip for section in document.sections for strip in section.strips]
@@ -135,19 +120,3 @@ def _print(report: Report, options: InspectOptions) -> None:
         sections = tuple(section for section in sections if section.id == "totals")
     render_terminal(replace(document, sections=sections), console)
     render_mask(strips[: options.examples] if options.dry_run else strips, console)
-
-
-def _write(report: Report, options: InspectOptions, manner: Manner) -> None:
-    from sftloss.cli.show import note
-    from sftloss.files import write_all_atomic
-
-    if options.json not in (None, "-"):
-        report.to_json(Path(str(options.json)))
-    if options.markdown is not None:
-        report.to_markdown(Path(options.markdown))
-    if options.output is not None:
-        folder = Path(options.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        texts = (report.to_html(), report.to_json())
-        write_all_atomic({folder / name: text for name, text in zip(_PAGES, texts, strict=True)})
-        note(f"wrote {folder / _PAGES[0]}", manner)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sftloss.data.formats.weights import ROW_WEIGHTS
-from sftloss.data.read.report import BadRow, excerpt
+from sftloss.data.reasons import BadRow, excerpt
 from sftloss.errors import ConfigError
 
 CHATS = ("messages", "conversations", "conversation")

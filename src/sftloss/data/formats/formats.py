@@ -8,12 +8,12 @@ from typing import Any
 
 from sftloss.data.examples import Message, Origin, Record
 from sftloss.data.formats.columns import CHATS, CONTEXTS, PAIR_NAMES, PAIRS, PROMPTS, RESPONSES, Shape, renamed, way_out
+from sftloss.data.formats.language import script_of
 from sftloss.data.formats.tokens import tokens
 from sftloss.data.formats.tools import tools
 from sftloss.data.formats.turns import turns
 from sftloss.data.formats.weights import row_weight
-from sftloss.data.language import script_of
-from sftloss.data.read.report import BadRow, excerpt
+from sftloss.data.reasons import BadRow, excerpt
 
 _TASKS, _LANGUAGES = ("task", "category", "type"), ("language", "lang")
 _SOURCES = ("source", "dataset", "channel", "subset")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sftloss.data.formats.weights import TOKEN_WEIGHTS, number
-from sftloss.data.read.report import BadRow, excerpt
+from sftloss.data.reasons import BadRow, excerpt
 
 
 def tokens(row: Mapping[str, Any]) -> dict[str, list[Any]]:

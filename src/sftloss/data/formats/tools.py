@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sftloss.data.read.report import BadRow, excerpt
+from sftloss.data.reasons import BadRow, excerpt
 
 
 def tool_calls(value: Any, where: str) -> tuple[Mapping[str, Any], ...]:

@@ -9,7 +9,7 @@ from typing import Any
 from sftloss.data.examples import Message
 from sftloss.data.formats.tools import tool_calls
 from sftloss.data.formats.weights import message_weight
-from sftloss.data.read.report import BadRow, excerpt
+from sftloss.data.reasons import BadRow, excerpt
 
 _ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),

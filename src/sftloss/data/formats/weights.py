@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sftloss.data.read.report import BadRow, excerpt
+from sftloss.data.reasons import BadRow, excerpt
 
 MESSAGE_WEIGHTS = (
     "weight",  # OpenAI and Mistral fine-tuning, OpenChat: 0 or 1

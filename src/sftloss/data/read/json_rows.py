@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sftloss.data.examples import Origin
-from sftloss.data.read.report import BadRow, excerpt
+from sftloss.data.reasons import BadRow, excerpt
 from sftloss.errors import DataError
 
 MAX_LINE_BYTES = 32 * 2**20

@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sftloss.data.account import MOSTLY, ON_ERROR, Account, Counts
 from sftloss.data.examples import Origin, Record
 from sftloss.data.formats.columns import Shape
 from sftloss.data.formats.formats import to_record
 from sftloss.data.read.json_rows import MAX_LINE_BYTES, read_json
-from sftloss.data.read.report import BadRow, ReadReport, Tally, excerpt
 from sftloss.data.read.tables import HubName, is_saved_dataset, read_hub, read_parquet, read_saved_dataset
+from sftloss.data.reasons import BadRow, RowError, excerpt
 from sftloss.errors import ConfigError, DataError
 
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz", ".parquet")
 _NO_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(,.*)?")
-_POLICIES = ("report", "skip", "raise")
 # a file of another kind shows within so many rows; going through the rest of it would only cost time
 _HOPELESS = 10_000
 
@@ -36,7 +36,7 @@ class ReadBounds:
         line_bytes: longest line of a JSON lines file, in bytes.
     """
 
-    bad_share: float = 0.5
+    bad_share: float = MOSTLY
     line_bytes: int = MAX_LINE_BYTES
 
     def __post_init__(self) -> None:
@@ -58,47 +58,45 @@ class _Plan:
 
 
 class Records:
-    """The records of a source. Each `for` loop opens the source anew; `report` tells of the latest one."""
+    """The records of a source. Each `for` loop opens the source anew; `account` is that of the latest one."""
 
     def __init__(self, source: Any, plan: _Plan) -> None:
         self._source = source
         self._plan = plan
-        self._tally = Tally(plan.name)
+        self._counts = Counts(plan.name)
 
     @property
-    def report(self) -> ReadReport:
-        """What the latest pass has found so far; of no rows before the first."""
-        return self._tally.report()
+    def account(self) -> Account:
+        """What the latest pass has counted so far; of no rows before the first."""
+        return self._counts.account()
+
+    @property
+    def bad_share(self) -> float:
+        """The share of unusable rows that is accepted where `on_error` is ``"report"``."""
+        return self._plan.bounds.bad_share
 
     def __iter__(self) -> Iterator[Record]:
         plan = self._plan
-        self._tally = tally = Tally(plan.name, tuple(plan.shape.columns.values()))
+        self._counts = counts = Counts(plan.name, plan.shape.columns.values())
         for origin, row, source in _open(self._source, plan.bounds.line_bytes):
-            tally.rows += 1
+            counts.rows += 1
             try:
-                record, name = _convert(row, origin, plan.shape, source, tally)
+                record, name = _convert(row, origin, plan.shape, source, counts)
             except BadRow as fault:
                 if plan.on_error == "raise":
-                    raise DataError(f"{origin}: {fault}.") from None
-                tally.bad(origin, fault)
-                if tally.rows >= _HOPELESS and not tally.usable:
+                    raise RowError(fault.reason, origin, fault.detail) from None
+                counts.places.add(fault.reason, origin, fault.detail)
+                if counts.rows >= _HOPELESS and not counts.used:
                     break
                 continue
-            tally.good(name)
+            counts.used += 1
+            counts.formats[name] += 1
+            counts.limited = counts.used == plan.limit
             yield record
-            if tally.usable == plan.limit:
+            if counts.limited:
                 break
-        tally.complete = True
-        self._judge(tally)
-
-    def _judge(self, tally: Tally) -> None:
-        report = tally.report()
-        if not report.usable:
-            raise DataError(f"No usable row. {report.summary()}")
-        if self._plan.on_error == "report" and report.bad > self._plan.bounds.bad_share * report.rows:
-            share = f"{report.bad / report.rows:.0%} of the rows cannot be used"
-            allowed = f"{self._plan.bounds.bad_share:.0%} are allowed; on_error='skip' reads on regardless"
-            raise DataError(f"{share}, {allowed}. {report.summary()}")
+        counts.complete = True
+        counts.account().judge(plan.on_error, self.bad_share)
 
     def __repr__(self) -> str:
         return f"Records({self._plan.name!r})"
@@ -123,27 +121,28 @@ def read_records(
         columns: Names of the data's columns by what they are: ``{"prompt": "q", "response": "a", "task": "kind"}``.
             Keys are those of `COLUMNS`.
         on_error: What an unusable row does. ``"report"`` counts it and goes on, and too many of them are an error;
-            ``"skip"`` counts and goes on whatever their share; ``"raise"`` stops at the first.
+            ``"skip"`` counts and goes on whatever their share; ``"count"`` does so even if no row is usable;
+            ``"raise"`` stops at the first.
         limit: Number of records after which to stop.
         bounds: The share of bad rows and the line length that are accepted.
 
     Returns:
-        An iterable of records that can be gone through several times; its ``report`` is filled on the way.
+        An iterable of records that can be gone through several times; its ``account`` is filled on the way.
 
     Raises:
         ConfigError: If an argument cannot be used.
-        DataError: If the source does not exist; while iterating: if the source cannot be read, no row is usable,
-            more rows are bad than allowed, or any is and ``on_error="raise"``.
+        DataError: If the source does not exist; while iterating: if the source cannot be read, no row is usable or
+            more rows are unusable than allowed; a RowError if any is and ``on_error="raise"``.
 
     Example:
         >>> records = read_records([{"question": "2 + 2?", "answer": "4"}, {"question": "2 + 3?"}])
         >>> [record.messages[-1].content for record in records]
         ['4']
-        >>> records.report.counts
+        >>> records.account.counts
         {'unknown-shape': 1}
     """
-    if on_error not in _POLICIES:
-        raise ConfigError(f"read_records: on_error must be one of {', '.join(_POLICIES)}, got {on_error!r}.")
+    if on_error not in ON_ERROR:
+        raise ConfigError(f"read_records: on_error must be one of {', '.join(ON_ERROR)}, got {on_error!r}.")
     if limit is not None and limit < 1:
         raise ConfigError(f"read_records: limit must be at least 1, got {limit}.")
     resolved = _resolve(source)
@@ -210,13 +209,13 @@ def _read_file(path: Path, line_bytes: int) -> Iterator[tuple[Origin, Any]]:
     return read_parquet(path) if suffix == ".parquet" else read_json(path, line_bytes=line_bytes)
 
 
-def _convert(row: Any, origin: Origin, shape: Shape, source: str | None, tally: Tally) -> tuple[Record, str]:
+def _convert(row: Any, origin: Origin, shape: Shape, source: str | None, counts: Counts) -> tuple[Record, str]:
     if isinstance(row, BadRow):
         raise row
     if not isinstance(row, Mapping):
         raise BadRow("not-an-object", f"the row is {excerpt(row, 40)}; give one mapping a row")
-    tally.saw_columns(row)
+    counts.saw_columns(row)
     record, name = to_record(row, origin, shape=shape, source=source)
     if record.messages and record.messages[-1].role != "assistant":
-        tally.warn(origin, "last-turn-not-assistant")
+        counts.places.add("last-turn-not-assistant", origin)
     return record, name

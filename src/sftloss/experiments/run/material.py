@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from sftloss.data import Example, Record, RowError, encode, read_records
+from sftloss.data import Example, Examples, Record, read_records
 from sftloss.data.tokenizer import load_tokenizer, pad_id_of
-from sftloss.errors import ConfigError, DataError
+from sftloss.errors import ConfigError
 from sftloss.experiments.experiment import Experiment
 from sftloss.experiments.run.results import LengthForecast, RowGroups
 from sftloss.roles import RESPONSE
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sftloss.finetune import Recipe
 
 TRAIN_ROWS, EVAL_ROWS = 2000, 240
-_MOSTLY, _AT_ONCE = 0.5, 64
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -137,19 +137,9 @@ def _from_file(experiment: Experiment, source: str, limit: int | None, tokenizer
 
 
 def _encoded(records: Iterable[Record], recipe: Recipe, tokenizer: Any) -> EncodedRows:
-    kept, examples, refused = [], [], []
-    for record in records:
-        try:
-            examples.append(encode(record, tokenizer, max_length=recipe.max_length))
-            kept.append(record)
-        except RowError as error:
-            if recipe.on_error == "raise":
-                raise
-            refused.append(error)
-    if not kept or (recipe.on_error != "skip" and len(refused) > _MOSTLY * (len(kept) + len(refused))):
-        why = f", first {refused[0]}" if refused else ""
-        raise DataError(f"compare: {len(refused)} of {len(kept) + len(refused)} rows cannot be used{why}.")
-    return EncodedRows(tuple(kept), tuple(examples))
+    examples = Examples(records, tokenizer, max_length=recipe.max_length, on_error=recipe.on_error)
+    pairs = list(examples.pairs())
+    return EncodedRows(tuple(record for record, _ in pairs), tuple(example for _, example in pairs))
 
 
 def length_forecasts(rows: EncodedRows, recipe: Recipe) -> dict[str, LengthForecast]:
