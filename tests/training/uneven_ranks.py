@@ -157,7 +157,7 @@ def counted() -> Errors:
     step, alone = trainer._get_num_items_in_batch(mine, torch.device("cpu")), attach(model_of(), LOSS)
     with_everything = pad(SEVEN)
     alone.model(**with_everything)
-    total = float(torch.as_tensor(alone.tallies["train"].state())[5])
+    total = float(torch.as_tensor(alone.sums["train"].state())[5])
     return {"total": abs(float(step.total) - total)}
 
 

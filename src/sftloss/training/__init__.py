@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sftloss.training.attach import Attachment, attach, attachment_of, detach
+from sftloss.training.attach import attach, attachment_of, detach
+from sftloss.training.attachment import Attachment
 from sftloss.training.batch.collate import collate_rows, inputs_of
 from sftloss.training.batch.tokens import weigh_batch
 from sftloss.training.hosts.trainer import with_loss

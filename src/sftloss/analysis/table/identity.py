@@ -23,7 +23,8 @@ def model_facts(decoder: Decoder) -> dict[str, Any]:
     model costs no more than its list of weights.
     """
     model: Any = decoder.model
-    config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    own = model.config.to_dict() if hasattr(getattr(model, "config", None), "to_dict") else {}
+    config = {k: v for k, v in own.items() if k not in ("_name_or_path", "transformers_version")}
     hashed = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=8)
     for name, weight in model.named_parameters():
         flat = weight.detach().reshape(-1)
@@ -31,7 +32,7 @@ def model_facts(decoder: Decoder) -> dict[str, Any]:
         hashed.update(f"{name}{tuple(weight.shape)}".encode())
         hashed.update(sample.view(torch.uint8).numpy().tobytes())
     return {
-        "name": str(getattr(model.config, "_name_or_path", "")),
+        "name": str(own.get("_name_or_path", "")),
         "type": type(model).__name__,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "digest": hashed.hexdigest(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,12 +21,22 @@ class Exact:
 
 def hold(batch: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """The batch with its floating tensors of these names held."""
-    held = set(names)
-    return {name: Exact(v) if name in held and _is_floating(v) else v for name, v in batch.items()}
+    chosen = set(names)
+    return {name: Exact(v) if name in chosen and _is_floating(v) else v for name, v in batch.items()}
+
+
+@dataclass(frozen=True)
+class Hold:
+    """`hold` as a pre-hook of a module's forward pass."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, hold(kwargs, self.names)
 
 
 def release(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What `hold` was given, where the labels are by now."""
+    """The batch before `hold`, its tensors on the device of the labels."""
     labels = batch.get("labels") if batch.get("labels") is not None else batch.get("shift_labels")
     device = None if labels is None else labels.device
     return {name: v.value.to(device) if isinstance(v, Exact) else v for name, v in batch.items()}

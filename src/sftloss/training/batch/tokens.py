@@ -46,6 +46,7 @@ def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
     labels = batch["shift_labels" if is_aligned else "labels"]
     if labels.dim() != 2:
         raise ValueError(f"sftloss: labels must be (rows, columns), got shape {tuple(labels.shape)}.")
+    _refuse_packed_with_mask(loss, batch)
     segments = _segments(batch, labels)
 
     def flat(name: str, last: float) -> Tensor:
@@ -150,6 +151,21 @@ def _segments(batch: Mapping[str, Any], labels: Tensor) -> Int[Tensor, " tokens"
         # not "position decreases": two sequences of one token each are 0, 0
         starts[:, 1:] = (position_ids[:, 1:] != position_ids[:, :-1] + 1).long()
     return starts.reshape(-1).cumsum(0) - 1
+
+
+def _refuse_packed_with_mask(loss: Loss, batch: Mapping[str, Any]) -> None:
+    """Refuse packed rows whose sequences attend to each other. On a device only if `is_checked`: the check waits."""
+    positions, mask = batch.get("position_ids"), batch.get("attention_mask")
+    if positions is None or mask is None or positions.dim() != 2 or mask.shape != positions.shape:
+        return
+    if not loss.is_checked and positions.device.type != "cpu":
+        return
+    is_real = mask != 0
+    if bool(((positions[:, 1:] == 0) & is_real[:, 1:] & is_real[:, :-1]).any()):
+        raise ValueError(
+            "sftloss: position_ids restart within a row that has an attention_mask of ones, so its packed sequences "
+            "would attend to each other; leave attention_mask out, or pad the rows instead of packing them."
+        )
 
 
 def _role_weights(

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from sftloss.decoder.head import is_partitioned
 from sftloss.errors import ConfigError
 from sftloss.statistics.probe import Objective
 from sftloss.training.attach import attach, attachment_of
 from sftloss.training.batch.exact import hold
 from sftloss.training.batch.fill import Filled, fill
 from sftloss.training.batch.tokens import BATCH_KEYS
-from sftloss.training.head.head import is_partitioned
 from sftloss.training.loss import Loss, as_loss
 from sftloss.training.state import load_state, save_state
 from sftloss.training.step import Step, step_total

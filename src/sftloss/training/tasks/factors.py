@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sftloss.decoder import ModelPort
 from sftloss.training.passes import Pass
 
 
@@ -34,7 +35,7 @@ class TaskFactor(Protocol):
     @property
     def is_repeating(self) -> bool: ...
 
-    def bind(self, model: nn.Module, extras: Sequence[str]) -> None:
+    def bind(self, model: nn.Module, port: ModelPort, extras: Sequence[str]) -> None:
         """Prepare for a model whose batches hold these extras; :func:`attach` calls it."""
 
     def check(self, arguments: Any) -> None:
@@ -124,7 +125,7 @@ class TaskFactors:
     def facts(self) -> dict[str, Any] | None:
         return None
 
-    def bind(self, model: nn.Module, extras: Sequence[str]) -> None: ...
+    def bind(self, model: nn.Module, port: ModelPort, extras: Sequence[str]) -> None: ...
     def check(self, arguments: Any) -> None: ...
     def observe(self, seen: Pass) -> None: ...
     def step(self) -> None: ...

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.decoder import Decoder, open_decoder
+from sftloss.decoder import Decoder, open_decoder, port_of
 from sftloss.errors import ConfigError
 from sftloss.statistics import IGNORED, Plan, from_logits, token_statistics
 from sftloss.training.passes import Pass
@@ -27,16 +27,16 @@ class Reference:
         self.model = model.eval().requires_grad_(False)
         self._decoder: Decoder | None = None
 
-    def check(self, model: Any) -> None:
+    def check(self, vocabulary: int) -> None:
         """Refuse a trained model with another vocabulary.
 
         Raises:
             ConfigError: If the vocabularies differ.
         """
-        ours, theirs = (m.get_input_embeddings().weight.shape[0] for m in (model, self.model))
-        if ours != theirs:
+        own = port_of(self.model).vocabulary(self.model)
+        if own != vocabulary:
             raise ConfigError(
-                f"tasks: the reference model has {theirs} tokens, the trained one {ours}; both must be one."
+                f"tasks: the reference model has {own} tokens, the trained one {vocabulary}; both need one vocabulary."
             )
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from sftloss.decoder import ModelPort
 from sftloss.errors import ConfigError
 from sftloss.ranks import sum_over_ranks, world_size
 from sftloss.training.passes import Pass
@@ -64,6 +65,7 @@ class TaskWeighting:
         self.weighting, self.is_watching, self.is_layerwise = weighting, conflicts, layerwise
         self.reference = None if reference is None else Reference(reference)
         self._model: Any = None
+        self._port: Any = None
         self._gradients: TaskGradients | None = None
         self._captured = 0
         self._batches: list[Mapping[str, Any]] = []
@@ -92,19 +94,19 @@ class TaskWeighting:
     def is_weighting(self) -> bool:
         return True
 
-    def bind(self, model: nn.Module, extras: Sequence[str]) -> None:
+    def bind(self, model: nn.Module, port: ModelPort, extras: Sequence[str]) -> None:
         """Prepare for a model whose batches hold these extras; :func:`attach` calls it.
 
         Raises:
             ConfigError: If the strategy needs gradients by task and this model's cannot be separated, or a reference
                 that batches do not hold.
         """
-        self._model, self._gradients = model, None
+        self._model, self._port, self._gradients = model, port, None
         strategy = self.weighting.strategy
         if self.needs_gradients:
-            check_attributable(model, self.reader)
+            check_attributable(model, port, self.reader)
         if self.reference is not None:
-            self.reference.check(model)
+            self.reference.check(port.vocabulary(model))
         elif strategy.needs == "excess" and REFERENCE not in extras:
             raise ConfigError(
                 f"tasks: {strategy.name} needs a reference model, TaskWeighting(..., reference=model), or what it "
@@ -142,11 +144,11 @@ class TaskWeighting:
         if self._gradients is None:
             from sftloss.tasks import TaskGradients
 
-            check_attributable(self._model, self.reader)  # it may have been sharded since
+            check_attributable(self._model, self._port, self.reader)  # it may have been sharded since
             self._gradients = TaskGradients(
                 self._model,
                 tasks=len(self.names),
-                parameters=followed(self._model),
+                parameters=followed(self._model, self._port),
                 layerwise=self.is_layerwise,
                 group=self.weighting.process_group,
             )
@@ -305,25 +307,25 @@ class TaskWeighting:
             raise ConfigError(f"{path} does not fit this run: {' '.join(str(error).split())}") from None
 
 
-def followed(model: Any) -> list[nn.Parameter]:
+def followed(model: nn.Module, port: ModelPort) -> list[nn.Parameter]:
     """Trained weights of plain linear layers but the head, whose product is not taken by its module here."""
-    head = {id(p) for p in model.get_output_embeddings().parameters()}
+    head = {id(p) for p in port.head_layer(model).parameters()}
     layers = [module for module in model.modules() if type(module) is nn.Linear]
     found = {id(p): p for layer in layers for p in layer.parameters() if p.requires_grad and id(p) not in head}
     return list(found.values())
 
 
-def check_attributable(model: Any, name: str) -> None:
+def check_attributable(model: nn.Module, port: ModelPort, name: str) -> None:
     """Refuse a model whose gradients no one backward pass tells apart by task.
 
     Raises:
         ConfigError: In one sentence that says why.
     """
-    if getattr(model.config, "output_router_logits", False):
-        why = "the router loss of this model mixes tasks; set output_router_logits=False"
+    if port.adds_loss(model):
+        why = "the router loss of this model mixes tasks; switch it off (output_router_logits=False)"
     elif any(hasattr(p, "device_mesh") for p in model.parameters()):
         why = "its weights are sharded over ranks; train with data parallel copies"
-    elif not followed(model):
+    elif not followed(model, port):
         why = "no plain linear layer of it is trained; train adapters"
     else:
         return

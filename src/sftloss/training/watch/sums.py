@@ -15,12 +15,12 @@ from sftloss.training.passes import Pass
 from sftloss.training.watch.signal import logit_signal
 
 _TOKENS, _CROSS_ENTROPY, _ENTROPY, _TOP1, _LOSS, _TOTAL, _SPIKES, _SEEN, _UNTOLD = range(9)
-TASKS = 64
+LOGGED_TASKS = 64
 """Tasks told apart in the log; the others are counted together. Fixed, so that every rank sums a vector of one size."""
-_GROUPS = len(ROLES) + TASKS + 1
+_GROUPS = len(ROLES) + LOGGED_TASKS + 1
 
 
-class Tally:
+class TokenSums:
     """What the passes since the last reading saw. Nothing waits for the device until it is read."""
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ def _shares(seen: Pass, counted: Tensor) -> tuple[Tensor, bool]:
     if roles is not None:
         sums.index_add_(1, roles.to(device).clamp(0, len(ROLES) - 1), amounts)
     if tasks is not None:
-        sums.index_add_(1, tasks.to(device).clamp(0, TASKS) + len(ROLES), amounts)
+        sums.index_add_(1, tasks.to(device).clamp(0, LOGGED_TASKS) + len(ROLES), amounts)
     return sums.flatten(), signal is not None
 
 
@@ -152,5 +152,5 @@ def _divided(name: str, labels: Sequence[str], told: Sequence[float], present: S
 
 
 def _task_labels(names: Sequence[str]) -> list[str]:
-    given = list(names)[:TASKS]
-    return [*given, *(f"task_{i}" for i in range(len(given), TASKS)), "other_tasks"]
+    given = list(names)[:LOGGED_TASKS]
+    return [*given, *(f"task_{i}" for i in range(len(given), LOGGED_TASKS)), "other_tasks"]
