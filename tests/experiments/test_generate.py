@@ -12,7 +12,7 @@ from sftloss.data import encode
 from sftloss.data.demo import demo_model, demo_records, demo_tokenizer
 from sftloss.data.examples import Message, Origin, Record
 from sftloss.errors import DataError
-from sftloss.experiments.run.generate import Sampling, generate
+from sftloss.experiments.metrics.generation import Sampling, generate
 
 
 @lru_cache
@@ -93,7 +93,7 @@ def test_the_last_answer_of_a_conversation_is_what_is_asked_for():
     turns = ("1 + 1 =", "2", "2 + 2 =", "4")
     roles = ("user", "assistant") * 2
     record = Record(Origin("rows", 0), tuple(map(Message, roles, turns)))
-    from sftloss.experiments.run.generate import _prompt
+    from sftloss.experiments.metrics.generation import _prompt
 
     prompt, reference = _prompt(encode(record, tokenizer))
     assert tokenizer.decode(prompt).endswith("2 + 2 =<|im_end|>\n<|im_start|>assistant\n") and reference == 2

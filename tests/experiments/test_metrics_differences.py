@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sftloss.experiments.metrics import Gap, Ratio, paired_difference
-from sftloss.experiments.verdicts.paired import crossed_mean, linearised
+from sftloss.experiments.metrics.differences import crossed_mean, linearised
 
 
 def table(random, seeds: int, examples: int, spread: tuple[float, float, float]):

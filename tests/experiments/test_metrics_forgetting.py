@@ -31,7 +31,7 @@ def test_moved_is_torchs_divergence():
     generator = torch.Generator().manual_seed(1)
     old, new = (torch.randn(20, 9, generator=generator, dtype=torch.float64) for _ in range(2))
     targets = torch.randint(9, (20,), generator=generator)
-    kl, change, right = module.moved(old, new, targets)
+    kl, change, right = module.token_drift(old, new, targets)
     log_old, log_new = old.log_softmax(1), new.log_softmax(1)
     expected = torch.nn.functional.kl_div(log_new, log_old, log_target=True, reduction="none").sum(1)
     torch.testing.assert_close(kl, expected)
@@ -42,7 +42,7 @@ def test_moved_is_torchs_divergence():
 
 def test_a_token_outside_the_vocabulary_moves_nothing():
     old = torch.tensor([[0.0, 1.0, float("-inf")]])
-    kl, change, _ = module.moved(old, old, torch.tensor([0]))
+    kl, change, _ = module.token_drift(old, old, torch.tensor([0]))
     assert kl.item() == 0.0 == change.item()
 
 
@@ -68,5 +68,5 @@ def test_a_model_that_has_not_moved_has_forgotten_nothing():
 
 def test_forgetting_nothing_to_read_is_said():
     start, now = two_models()
-    with pytest.raises(DataError, match="forgetting: there is no row"):
+    with pytest.raises(DataError, match="forgetting: there is no held-out row"):
         forgetting(start, now, demo_tokenizer(), [])

@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 
 from sftloss.data.examples import Message, Origin, Record
 from sftloss.experiments.metrics import output_metrics, pass_at, pass_counts
-from sftloss.experiments.run.generate import Generated
+from sftloss.experiments.metrics.generation import Generated
 
 
 def row(task: str | None, prompt: str, answer: str) -> Record:

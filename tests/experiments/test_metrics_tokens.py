@@ -14,7 +14,7 @@ from sftloss.data.demo import demo_model, demo_records, demo_tokenizer
 from sftloss.decoder import open_decoder
 from sftloss.errors import DataError
 from sftloss.experiments.metrics import TokenTable, end_reliability, evaluate_tokens, reliability, token_metrics
-from sftloss.experiments.metrics.of_tokens import equal_mass, position_bins
+from sftloss.experiments.metrics.tokens import equal_mass, position_bins
 
 
 @lru_cache

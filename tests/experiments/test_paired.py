@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sftloss.experiments.verdicts.paired import Mean, Part, crossed_mean, linearised
+from sftloss.experiments.metrics.differences import Mean, VariancePart, crossed_mean, linearised
 
 
 def test_one_seed_gives_the_interval_of_a_t_test():
@@ -83,7 +83,7 @@ def test_detectable_difference_is_found_in_four_of_five(seeds, spread):
         return random.normal(size=(1, 60)) + spread * random.normal(size=(seeds, 1)) + random.normal(size=(seeds, 60))
 
     many = [crossed_mean(experiment()).parts for _ in range(2000)]
-    noise = tuple(Part(float(np.mean([p[i].variance for p in many])), many[0][i].df) for i in (0, 1))
+    noise = tuple(VariancePart(float(np.mean([p[i].variance for p in many])), many[0][i].df) for i in (0, 1))
     truth = Mean(0.0, noise, seeds).detectable(0.99)
     found = sum(crossed_mean(experiment() + truth).interval(0.99).low > 0.0 for _ in range(400)) / 400
     # two standard errors of a share of 400 below; above, the two ways to miss are added as if they came together

@@ -155,16 +155,16 @@ def test_a_killed_comparison_goes_on_to_the_same_bytes(straight, tmp_path, save_
 
 
 STAGES = {
-    "training": ("train", "curve_point"),
-    "evaluation": ("evaluate", "evaluate_tokens"),
-    "generation": ("generate", "_output"),
-    "writing": ("train", "save"),
+    "training": ("run.train", "curve_point"),
+    "evaluation": ("run.evaluate", "evaluate_tokens"),
+    "generation": ("metrics.generation", "_output"),
+    "writing": ("run.train", "save"),
 }
 CUT_OFF = """
 import os, signal
 from importlib import import_module
 from tests.experiments.test_runner import *
-module, name = import_module("sftloss.experiments.run.{module}"), "{name}"
+module, name = import_module("sftloss.experiments.{module}"), "{name}"
 whole, calls = getattr(module, name), []
 def cut_off(*given, **options):
     calls.append(1)

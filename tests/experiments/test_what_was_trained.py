@@ -14,16 +14,19 @@ from tests.experiments.made import PLAN, results, with_recipe
 from tests.experiments.test_runner import TINY
 from transformers import TrainerCallback
 
+from sftloss.analysis import LengthOptions
 from sftloss.data import ROLES
 from sftloss.experiments import Experiment, compare
 from sftloss.experiments.experiment import Trial
 from sftloss.experiments.pages.describe import describe
-from sftloss.experiments.run.material import length_forecasts, material, start
+from sftloss.experiments.run.material import forecasts, material, start
 from sftloss.experiments.run.train import Place, trial_recipe
 from sftloss.experiments.studies import DEMO, STUDIES
 from sftloss.finetune import fine_tune
 from sftloss.finetune.rows import Collator
+from sftloss.pipeline import lengths
 from sftloss.training import attachment_of
+from sftloss.weights import EXAMPLE_MEAN
 
 PROMPTS = replace(TINY, losses=("cross_entropy",), prompt_weights=(0.0, 1.0))
 
@@ -64,7 +67,7 @@ def test_tokens_are_counted_and_not_foretold(
     lost.unlink()
     with monkeypatch.context() as patched:
         patched.setattr(Collator, "__call__", cut_off)
-        patched.setattr("sftloss.experiments.run.train.length_forecasts", lambda *given: {})
+        patched.setattr("sftloss.experiments.run.train.forecasts", lambda *given: {})
         report = compare(PROMPTS, output=tmp_path)
     found = told(tmp_path)
     # the loader made a fifth batch, which the four steps did not take
@@ -117,7 +120,28 @@ def test_lengths_are_foretold_from_the_weights_of_training(prompt: float, tmp_pa
             of_prompt[example.prompts].append((watch.weight[i], int((example.weights > 0).sum())))
     means = [len(all_) * sum(w * t for w, t in all_) / sum(w for w, _ in all_) for all_ in of_prompt.values()]
     expected = sum(means) / sum(map(len, of_prompt.values()))
-    assert length_forecasts(rows, recipe)["some"].within_prompt == pytest.approx(expected, rel=1e-12)
+    assert forecasts(rows, recipe)["some"].within_prompt == pytest.approx(expected, rel=1e-12)
+
+
+def test_compare_predicts_the_lengths_that_lengths_predicts(tmp_path: Path) -> None:
+    """Rows of two turns, each answer counted by itself, under the same T."""
+    random, rows = np.random.default_rng(0), []
+    for i in range(80):
+        turns = [f"say {i % 40}", "red " * random.integers(1, 9), "and now", "blue " * random.integers(1, 30)]
+        roles = ("user", "assistant") * 2
+        rows.append({"messages": [{"role": r, "content": t.strip()} for r, t in zip(roles, turns, strict=True)]})
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pair = with_recipe(replace(PLAN, losses=()), data=str(file), eval_data=str(file), normalization="example-mean")
+    recipe, tokenizer = pair.recipe, start(pair, 0)[1]
+    ours = forecasts(material(pair, tokenizer).train, replace(recipe, eval_data=None))[""]
+    report = lengths(rows, tokenizer, question=LengthOptions((EXAMPLE_MEAN,)))
+    (table,) = [t for s in report.document.sections for t in s.tables if t.id == "length-forecast"]
+    theirs = {row[0]: dict(zip((c.key for c in table.columns), row, strict=True)) for row in table.rows}
+    assert ours.data == pytest.approx(theirs["token mean"]["bound"], rel=1e-12)
+    mean = theirs["example mean"]
+    assert (ours.whole, ours.within_prompt) == pytest.approx((mean["bound"], mean["given_prompt"]), rel=1e-12)
+    assert ours.within_prompt < ours.data - 0.05
 
 
 def test_a_trained_prompt_takes_most_of_the_tilt_away(whole: dict[float, dict[str, Any]], tmp_path: Path) -> None:
@@ -125,7 +149,7 @@ def test_a_trained_prompt_takes_most_of_the_tilt_away(whole: dict[float, dict[st
     rows = material(experiment, start(experiment, 0)[1]).train
     ratio = {}
     for arm in experiment.arms():
-        told = length_forecasts(rows, trial_recipe(experiment, Trial(arm, 0), Place(tmp_path, "")))["some"]
+        told = forecasts(rows, trial_recipe(experiment, Trial(arm, 0), Place(tmp_path, "")))["some"]
         ratio[arm.prompt_weight] = told.within_prompt / told.data
     assert ratio == pytest.approx({0.0: 0.789, 1.0: 0.941}, abs=1e-3)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sftloss.experiments.comparison import compare
 from sftloss.experiments.experiment import Arm, Experiment, scratch_recipe
+from sftloss.experiments.metrics.generation import Generated, Sampling, generate
 from sftloss.experiments.pages.describe import describe
-from sftloss.experiments.run.generate import Generated, Sampling, generate
 from sftloss.experiments.run.runner import Execution
 from sftloss.experiments.studies import STUDIES, Study, run_study, study_page
 

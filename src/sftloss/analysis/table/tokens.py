@@ -29,7 +29,7 @@ def batch_tokens(decoder: Decoder, batch: Batch, objectives: Objectives) -> pl.D
     is_target = batch.targets != IGNORED
     targets = batch.targets[is_target]
     ends = torch.unique(targets[batch.is_end[is_target]])
-    stats, signals, norms, end_logits = _statistics(decoder, batch, is_target, objectives, ends)
+    stats, signals, norms, end_logits = target_statistics(decoder, batch, is_target, objectives, ends)
     columns = {
         "segment": batch.segments[is_target],
         # the token predicted at a position is the next one of the same example
@@ -49,7 +49,7 @@ def batch_tokens(decoder: Decoder, batch: Batch, objectives: Objectives) -> pl.D
     return frame.with_columns(is_nonfinite=_is_nonfinite(list(signals)))
 
 
-def _statistics(
+def target_statistics(
     decoder: Decoder, batch: Batch, is_target: Tensor, objectives: Objectives, ends: Tensor
 ) -> tuple[TokenStats, Mapping[str, TokenSignal], Tensor | None, Tensor]:
     """Statistics, signals, norms of the hidden states where they can be read, and the logits of `ends`."""

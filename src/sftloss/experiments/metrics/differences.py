@@ -1,49 +1,159 @@
-r"""Differences of any metric between two arms, with an error over examples and seeds: by resampling.
+r"""Means and differences over seeds and examples, with intervals that account for both.
 
-For ratios :func:`~sftloss.experiments.verdicts.paired.crossed_mean` has the error in closed form. A calibration error
-or a distance between distributions is no mean of anything, so here examples are resampled, the same draw for both arms
-and all seeds, and the seeds' own differences vary as they do:
+Every arm is evaluated on the same examples and trained with the same seeds, so the differences of two arms form a
+table :math:`D_{sc}`: seeds down, examples (or groups of examples that share a prompt) across. Both are samples of
+many. The two-way analysis of variance gives the variance of the table's mean,
+
+.. math:: \operatorname{Var}(\bar D) \le \frac{MS_{seeds} + MS_{examples}}{S\,C},
+
+with the mean squares of the table's margins. (The unbiased form subtracts the mean square of the interaction. Leaving
+it in can only widen the interval; with two or three seeds its estimate is too poor to subtract.) Each part has its own
+Student quantile, with S - 1 degrees of freedom for seeds and C - 1 for examples:
+
+.. math:: \text{half-width}^2 = \frac{t_{S-1}^2\,MS_{seeds} + t_{C-1}^2\,MS_{examples}}{S\,C}
+
+(Banerjee, *Approximate confidence interval for linear functions of means of k populations*, Sankhyā 22, 1960). For
+normal data it covers at least as often as stated, whatever the two variances: :math:`P(Z^2 \le x)` is concave in x,
+so a mix of two parts covers at least as well as the worse of the two alone, and each alone is exact. Degrees of freedom
+pooled from the estimates (Satterthwaite) do not: where three seeds happen to agree, their spread is taken to be zero.
+
+A calibration error or a distance between distributions is not a mean of anything, so :func:`paired_difference`
+resamples the examples, with the same draw for both arms and all seeds:
 
 .. math:: \operatorname{Var} = \operatorname{Var}_{boot}\Big[\tfrac1S \sum_s d_s\Big]
     + \tfrac1S \cdot \tfrac1{S-1} \sum_s (d_s - \bar d)^2,
 
-each part with its own Student quantile, as there. The design is crossed: every seed is judged on the same examples,
-so an example that is drawn twice is drawn twice for all of them (Owen, *The pigeonhole bootstrap*, 2007). Resampling
-examples afresh within each seed would take the same examples for new ones and make intervals too short by up to
-:math:`\sqrt S`. What varies by example and seed together is counted in both terms, which can only widen.
+each part again with its own Student quantile. The design is crossed: an example that is drawn twice is drawn twice for
+all seeds (Owen, *The pigeonhole bootstrap*, 2007). Resampling examples afresh within each seed would make intervals too
+short by up to :math:`\sqrt S`. What varies by example and seed together is counted in both terms, which can only widen.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy import special
 
-from sftloss.experiments.metrics.shapes import Floats, Metric
-from sftloss.experiments.verdicts.paired import Mean, Part
-from sftloss.numbers import poisson_weights
+from sftloss.document import Interval
+from sftloss.experiments.metrics.shapes import Metric
+from sftloss.numbers import Codes, Floats, poisson_weights, t_quantile
+
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class VariancePart:
+    """An independent part of the variance of a mean: its estimate and the degrees of freedom of the estimate."""
+
+    variance: float
+    df: int
+
+
+@dataclass(frozen=True)
+class Mean:
+    """An average over seeds and examples.
+
+    Attributes:
+        value: The estimate.
+        parts: Parts of its variance: over examples and, with two seeds or more, over seeds. Empty: too little data.
+        seeds: Number of seeds. With one, the interval is over examples alone.
+    """
+
+    value: float
+    parts: tuple[VariancePart, ...]
+    seeds: int
+
+    @property
+    def error(self) -> float:
+        """The standard error; NaN where there is too little data."""
+        return math.sqrt(sum(part.variance for part in self.parts)) if self.parts else math.nan
+
+    def interval(self, level: float = 0.95) -> Interval | None:
+        """Two-sided interval that covers at least `level` of normal data; None where there is too little data."""
+        if not self.parts:
+            return None
+        half = math.sqrt(sum(part.variance * t_quantile(level, part.df) ** 2 for part in self.parts))
+        return Interval(self.value - half, self.value + half, level)
+
+    def detectable(self, level: float = 0.95) -> float:
+        """The smallest true difference that at least `POWER` of experiments of this size and noise would find.
+
+        It is the half-width that `POWER` of the experiments stay below (their estimates of each variance follow
+        chi-squared), plus what their estimates of the difference fall short of the truth.
+        """
+        squares = (
+            part.variance * special.chdtri(part.df, 1.0 - POWER) / part.df * t_quantile(level, part.df) ** 2
+            for part in self.parts
+        )
+        return float(math.sqrt(sum(squares)) + special.ndtri(POWER) * self.error)
+
+
+def linearised(top: Floats, bottom: Floats, groups: Codes | None = None) -> Floats:
+    r"""What each group of examples adds to a ratio of sums, for each seed (delta method).
+
+    .. math:: D_{sg} = \theta_s + \frac{\mathrm{top}_{sg} - \theta_s\,\mathrm{bottom}_{sg}}
+        {\overline{\mathrm{bottom}}_s}, \qquad
+        \theta_s = \sum_g \mathrm{top}_{sg} \Big/ \sum_g \mathrm{bottom}_{sg}
+
+    The mean of a row of D is exactly its ratio.
+
+    Args:
+        top, bottom: ``(seeds, examples)``; token counts at the bottom for a mean over tokens, ones for one over
+            examples. Each row of `bottom` has a positive sum.
+        groups: Code of each example's prompt; examples of one prompt are one draw. None: each its own. Keep the order
+            of the examples: tables of two arms are then aligned.
+
+    Returns:
+        ``(seeds, groups)``.
+    """
+    codes = _codes(groups, top.shape[1])
+    top, bottom = (np.stack([np.bincount(codes, row).astype(np.float64) for row in side]) for side in (top, bottom))
+    ratio = top.sum(axis=1, keepdims=True) / bottom.sum(axis=1, keepdims=True)
+    return np.asarray(ratio + (top - ratio * bottom) / bottom.mean(axis=1, keepdims=True))
+
+
+def crossed_mean(table: Floats) -> Mean:
+    """The mean of a table ``(seeds, groups of examples)`` with its error over both.
+
+    Example:
+        >>> crossed_mean(np.array([[1.0, 3.0], [1.0, 3.0]])).value
+        2.0
+    """
+    table = np.atleast_2d(np.asarray(table, dtype=np.float64))
+    seeds, count = table.shape
+    rounding = 1e-14 * np.abs(table).max(initial=0.0)  # what is left where tables are equal, or differences cancel
+    value = float(table.mean())
+    value = 0.0 if abs(value) <= rounding else value
+    if count < 2:
+        return Mean(value, (), seeds)
+    parts = tuple(_part(table.mean(axis=axis)) for axis in (0, 1)[:seeds])
+    if sum(part.variance for part in parts) * table.size <= rounding**2:
+        return Mean(value, (VariancePart(0.0, count - 1),), seeds)
+    return Mean(value, parts, seeds)
 
 
 def paired_difference(
     first: Sequence[Metric],
     second: Sequence[Metric],
-    groups: NDArray[np.int64] | None = None,
+    groups: Codes | None = None,
     *,
     replicates: int = 500,
     seed: int = 0,
 ) -> Mean:
-    """Metric of the first arm minus the second's, over seeds and examples.
+    """Any metric of the first arm minus the second's, over seeds and examples, by resampling the examples.
 
     Args:
-        first, second: One metric a training seed, in the same order of seeds, all of the same examples.
+        first, second: One metric per training seed, in the same order of seeds, all of the same examples.
         groups: Code of each example's prompt; examples of one prompt are one draw. None: each its own.
-        replicates: Resampled data sets.
-        seed: Of the resampling: a hash of seed and example, so every metric and arm sees the same data sets.
+        replicates: Number of resampled data sets.
+        seed: Seed of the resampling. A draw is a hash of seed and example, so all metrics and arms get the same data
+            sets.
 
     Returns:
-        The mean over seeds of their differences, with its parts of the variance. With one seed there is only that
-        over examples, which says nothing about another training.
+        The mean over seeds of the differences, with the parts of its variance.
 
     Raises:
         ValueError: If the two do not have the same seeds and examples.
@@ -60,25 +170,29 @@ def paired_difference(
             f"paired_difference: {len(first)} and {len(second)} seeds, examples {sorted(sizes)}; "
             "give both arms the same seeds and the same held-out rows."
         )
-    count = sizes.pop()
-    codes = np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1].ravel()
-    values = _differences(first, second, None)
-    units = int(codes.max(initial=-1)) + 1
+    codes = _codes(groups, sizes.pop())
+    by_seed = _differences(first, second, None)
+    value, seeds, units = float(by_seed.mean()), len(by_seed), int(codes.max(initial=-1)) + 1
     if units < 2:
-        return Mean(float(values.mean()), (), len(first))
-    weights = poisson_weights(codes.astype(np.int64), replicates, seed).astype(np.float64)
-    drawn = np.array([_differences(first, second, line).mean() for line in weights])
-    return _mean(values, drawn[np.isfinite(drawn)], replicates, units)
+        return Mean(value, (), seeds)
+    weights = poisson_weights(codes, replicates, seed).astype(np.float64)
+    resampled = np.array([_differences(first, second, line).mean() for line in weights])
+    defined = resampled[np.isfinite(resampled)]
+    if len(defined) < 0.95 * replicates:  # too little data, as in sftloss.numbers.interval
+        return Mean(value, (), seeds)
+    parts = (VariancePart(float(defined.var(ddof=1)), units - 1), *([_part(by_seed)] if seeds > 1 else []))
+    return Mean(value, parts, seeds)
+
+
+def _codes(groups: Codes | None, count: int) -> Codes:
+    return np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1].ravel().astype(np.int64)
 
 
 def _differences(first: Sequence[Metric], second: Sequence[Metric], weights: Floats | None) -> Floats:
-    """Of each seed."""
+    """The difference of each seed, ``(seeds,)``."""
     return np.array([a.value(weights) - b.value(weights) for a, b in zip(first, second, strict=True)])
 
 
-def _mean(values: Floats, drawn: Floats, replicates: int, units: int) -> Mean:
-    seeds, value = len(values), float(values.mean())
-    if len(drawn) < 0.95 * replicates:  # the data cannot say, as in sftloss.analysis
-        return Mean(value, (), seeds)
-    by_seed = (Part(float(values.var(ddof=1)) / seeds, seeds - 1),) if seeds > 1 else ()
-    return Mean(value, (Part(float(drawn.var(ddof=1)), units - 1), *by_seed), seeds)
+def _part(means: Floats) -> VariancePart:
+    """The variance of the mean of independent values."""
+    return VariancePart(float(means.var(ddof=1)) / len(means), len(means) - 1)

@@ -1,4 +1,4 @@
-"""How far a trained model has moved from where it started, on data it was not trained on."""
+"""How far training has moved a model, on data it was not trained on."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sftloss.data import batches, encode
 from sftloss.data.examples import Batch, Example, Record
-from sftloss.data.tokenizer import pad_id_of
 from sftloss.decoder import Decoder, open_decoder
-from sftloss.errors import DataError, ModelError
+from sftloss.errors import ModelError
+from sftloss.experiments.metrics.rows import TOKENS_PER_BATCH, as_examples, numbered_batches
 from sftloss.experiments.metrics.shapes import Metric, Ratio
 
 _CHUNK_BYTES = 1 << 27  # logits of both models at a time
@@ -27,9 +26,9 @@ def forgetting(
     rows: Sequence[Record | Example],
     *,
     max_length: int | None = None,
-    tokens_per_batch: int = 4096,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> dict[str, Metric]:
-    r"""What training took from a model on other data: token by token along that data's answers.
+    r"""Compare a model before and after training, token by token along the answers of other data.
 
     ==================  ====================================================================================
     forget_kl           :math:`\sum_t \sum_j p^0_{tj} (\log p^0_{tj} - \log p_{tj}) / \sum_i T_i`, nats a token
@@ -41,9 +40,9 @@ def forgetting(
 
     Args:
         start: The model before training.
-        now: The model after; of the same vocabulary.
-        tokenizer: Of both.
-        rows: The second data file.
+        now: The model after training, with the same vocabulary.
+        tokenizer: The tokenizer of both.
+        rows: The other data.
         max_length: Tokens kept of a record.
         tokens_per_batch: Rows times columns of a batch at most.
 
@@ -55,42 +54,42 @@ def forgetting(
         ModelError: If the two vocabularies differ.
         RowError: If a row cannot be encoded.
     """
-    examples = [row if isinstance(row, Example) else encode(row, tokenizer, max_length=max_length) for row in rows]
-    if not examples:
-        raise DataError("forgetting: there is no row, give a second data file.")
+    examples = as_examples("forgetting", rows, tokenizer, max_length)
     before, after = (model if isinstance(model, Decoder) else open_decoder(model) for model in (start, now))
-    number = {id(example): i for i, example in enumerate(examples)}
     sums = np.zeros((4, len(examples)))
     with before.evaluating(), after.evaluating():
-        for batch in batches(examples, pad_id=pad_id_of(tokenizer), tokens_per_batch=tokens_per_batch):
-            chosen = batch.weights > 0
-            place = np.array([number[id(example)] for example in batch.examples])[batch.segments[chosen].numpy()]
-            columns = _moved(before, after, batch, chosen)
-            for line, values in zip(sums, (*columns, torch.ones(len(place))), strict=True):
-                line += np.bincount(place, values.double().cpu().numpy(), len(examples))
+        for batch, rows_of in numbered_batches(examples, tokenizer, tokens_per_batch):
+            columns = (*_drift(before, after, batch), torch.ones(len(rows_of)))
+            for line, values in zip(sums, columns, strict=True):
+                line += np.bincount(rows_of, values.double().cpu().numpy(), len(examples))
     names = ("forget_kl", "forget_change", "forget_accuracy")
     return {name: Ratio(line, sums[3]) for name, line in zip(names, sums, strict=False)}
 
 
-def _moved(before: Decoder, after: Decoder, batch: Batch, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """KL(start || now), NLL now minus start, top-1 now minus start of the chosen targets, each ``(tokens,)``."""
-    rows = [_rows(decoder, batch, chosen) for decoder in (before, after)]
+def _drift(before: Decoder, after: Decoder, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`token_drift` of the targets with a weight above 0, a chunk of tokens at a time."""
+    chosen = batch.weights > 0
+    states = [_states(decoder, batch, chosen) for decoder in (before, after)]
     targets = batch.targets[chosen]
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
     step = max(1, _CHUNK_BYTES // (8 * before.vocab_size))
     for start in range(0, len(targets), step):
         piece = slice(start, start + step)
-        old, new = (_logits(decoder, row[piece]) for decoder, row in zip((before, after), rows, strict=True))
+        old, new = (_logits(decoder, row[piece]) for decoder, row in zip((before, after), states, strict=True))
         if old.shape != new.shape:
             raise ModelError(f"forgetting: the start has {old.shape[1]} tokens, the model {new.shape[1]}.")
-        found.append(moved(old, new.to(old.device), targets[piece].to(old.device)))
-    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))  # type: ignore[return-value]
+        parts.append(token_drift(old, new.to(old.device), targets[piece].to(old.device)))
+    kl, change, top1 = (torch.cat(column) for column in zip(*parts, strict=True))
+    return kl, change, top1
 
 
-def moved(
+def token_drift(
     old: Float[Tensor, "tokens vocab"], new: Float[Tensor, "tokens vocab"], targets: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """KL(old || new), difference of the target's loss and of top-1; a token that `old` excludes adds nothing."""
+    """KL(old || new), loss of the target now minus before, top-1 now minus before, ``(tokens,)`` each.
+
+    A token that `old` excludes (logit -inf) adds nothing.
+    """
     log_old, log_new = old.log_softmax(dim=1), new.log_softmax(dim=1)
     terms = log_old.exp() * (log_old - log_new)
     kl = torch.where(log_old == float("-inf"), 0.0, terms).sum(dim=1).clamp(min=0.0)
@@ -99,11 +98,11 @@ def moved(
     return kl, (log_old - log_new).gather(1, index)[:, 0], top[1] - top[0]
 
 
-def _rows(decoder: Decoder, batch: Batch, chosen: Tensor) -> Tensor:
+def _states(decoder: Decoder, batch: Batch, chosen: Tensor) -> Tensor:
     inputs = (batch.input_ids, batch.position_ids, batch.attention_mask)
     states = decoder.logits(*inputs) if decoder.head is None else decoder.hidden(*inputs)
     return states[chosen.to(states.device)]
 
 
-def _logits(decoder: Decoder, rows: Tensor) -> Tensor:
-    return (rows if decoder.head is None else decoder.head.logits(rows.to(decoder.head.weight.dtype))).float()
+def _logits(decoder: Decoder, states: Tensor) -> Tensor:
+    return (states if decoder.head is None else decoder.head.logits(states.to(decoder.head.weight.dtype))).float()

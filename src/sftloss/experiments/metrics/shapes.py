@@ -1,4 +1,4 @@
-"""The two shapes every metric has, so that any of them can be resampled over examples and written to disk."""
+"""The two shapes of a metric. Both keep what each example contributes, so that a metric can be resampled and stored."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sftloss.numbers import Floats
 
 
 class Metric(Protocol):
-    """A number of a held-out set that knows what each example contributes."""
+    """A number over examples."""
 
     @property
     def examples(self) -> int:
         """Number of examples."""
 
     def value(self, weights: Floats | None = None) -> float:
-        """The number, each example counted ``weights[i]`` times (once by default); NaN where it does not exist."""
+        """The number, example i counted ``weights[i]`` times (once by default); NaN where it is undefined."""
 
     def pick(self, chosen: NDArray[Any]) -> Metric:
-        """The same metric of some of the examples: indices or booleans."""
+        """The same metric over some of the examples, given as indices or booleans."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Ratio:
 
     .. math:: \sum_i w_i\,\mathrm{top}_i \Big/ \sum_i w_i\,\mathrm{bottom}_i
 
-    A mean over tokens has the token counts at the bottom, a mean over examples has ones, and an example that has no
-    value (no checker) has zero in both.
+    For a mean over tokens `bottom` holds token counts, for a mean over examples ones. An example without a value (for
+    example without a checker) has 0 in both.
 
     Attributes:
         top, bottom: ``(examples,)``.
@@ -59,13 +59,13 @@ class Ratio:
         return float(top / bottom) if bottom > 0 else float("nan")
 
     def pick(self, chosen: NDArray[Any]) -> Ratio:
-        """Some of the examples."""
+        """The ratio over some of the examples."""
         return Ratio(self.top[chosen], self.bottom[chosen])
 
 
 @dataclass(frozen=True)
 class Gap:
-    r"""How far two distributions lie apart, bin by bin: calibration errors and distances between distributions.
+    r"""A distance between two distributions, bin by bin: calibration errors, Kolmogorov-Smirnov distances.
 
     .. math:: \Big\lVert \sum_i w_i\,\mathrm{gap}_{ib} \Big\rVert \Big/ \sum_i w_i\,\mathrm{size}_i
 
@@ -85,7 +85,7 @@ class Gap:
         return len(self.size)
 
     def value(self, weights: Floats | None = None) -> float:
-        """The distance; NaN where there is nothing.
+        """The distance; NaN where all sizes are zero.
 
         Example:
             >>> Gap(np.array([[1.0, 0.0], [-1.0, 2.0]]), np.array([2.0, 2.0])).value()
@@ -98,22 +98,17 @@ class Gap:
         return float((bins.sum() if self.norm == "sum" else bins.max(initial=0.0)) / size)
 
     def pick(self, chosen: NDArray[Any]) -> Gap:
-        """Some of the examples."""
+        """The distance over some of the examples."""
         return Gap(self.gap[chosen], self.size[chosen], self.norm)
 
 
 def by_group(metric: Metric, labels: NDArray[np.str_]) -> dict[str, Metric]:
-    """The metric of each group of examples: of each task, of each language.
-
-    Args:
-        metric: Any.
-        labels: Group of each example, ``(examples,)``; an empty label is no group.
-    """
+    """Split a metric by the group of each example, ``(examples,)``; an empty label is no group."""
     return {str(name): metric.pick(labels == name) for name in np.unique(labels) if name}
 
 
 def read_metric(values: Mapping[str, Any]) -> Metric:
-    """The metric whose fields, arrays as lists, are `values`: what JSON keeps of a :class:`Ratio` or a :class:`Gap`."""
+    """The :class:`Ratio` or :class:`Gap` whose fields, arrays as lists, are `values`."""
     arrays = {name: np.asarray(value, dtype=np.float64) for name, value in values.items() if name != "norm"}
     if "top" in arrays:
         return Ratio(**arrays)

@@ -1,26 +1,26 @@
-"""One forward pass over the held-out rows: what the model says at every scored token."""
+"""Metrics of a model's predictions at the trained tokens of held-out rows, from one forward pass."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from sftloss.data import batches, encode
+from sftloss.analysis.table.tokens import target_statistics
 from sftloss.data.examples import Batch, Example, Record
-from sftloss.data.tokenizer import pad_id_of
 from sftloss.decoder import Decoder, open_decoder
-from sftloss.errors import DataError
-from sftloss.experiments.metrics.shapes import Floats
-from sftloss.experiments.run.generate import end_ids
-from sftloss.statistics import Head, TokenStats, from_logits, measure_tokens
+from sftloss.experiments.metrics.rows import TOKENS_PER_BATCH, as_examples, end_ids, numbered_batches
+from sftloss.experiments.metrics.shapes import Gap, Metric, Ratio
+from sftloss.numbers import Codes, Floats
 
-TOKENS_PER_BATCH = 4096
+BINS = 15
+_POSITIONS = (0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 512, 1024)
+"""First position of each bin of the end's calibration: single ones first, then growing by a factor of about 1.4."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,19 @@ class TokenTable:
 
     Attributes:
         example: Row of each token, int64 ``(tokens,)``; the columns below have the same shape.
-        position: Which scored token of its row it is, from 0.
+        position: Index of the token among the scored tokens of its row.
         nll: :math:`-\\log p_y`, nats.
         confidence: :math:`\\max_j p_j`.
         is_top1: Whether the target is a most probable token.
         entropy: :math:`-\\sum_j p_j \\log p_j`, nats.
         brier: :math:`\\sum_j (p_j - 1[j = y])^2`, from 0 to 2.
-        end_probability: Probability of all tokens that end an answer, together.
+        end_probability: Total probability of the tokens that end an answer.
         is_end: Whether the target is one of them.
         task, language, source: Group of each row, ``(examples,)``, empty where the data names none.
     """
 
-    example: NDArray[np.int64]
-    position: NDArray[np.int64]
+    example: Codes
+    position: Codes
     nll: Floats
     confidence: Floats
     is_top1: NDArray[np.bool_]
@@ -79,89 +79,146 @@ def evaluate_tokens(
     max_length: int | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> TokenTable:
-    """What a model says at every scored token of held-out rows, from one forward pass.
+    """Run the model over held-out rows once and tabulate its predictions of every scored token.
 
     Args:
         model: A causal language model, or one that `open_decoder` has opened.
         tokenizer: A transformers tokenizer.
         rows: The held-out set; records are encoded, examples are taken as they are.
         max_length: Tokens kept of a record.
-        tokens_per_batch: Rows times columns of a batch at most; changes no more than the rounding.
+        tokens_per_batch: Rows times columns of a batch at most; it changes rounding only.
 
     Returns:
-        The table; its numbers are computed in float32 or better and held as float64.
+        The table; computed in float32 or better, held as float64.
 
     Raises:
         RowError: If a row cannot be encoded.
         DataError: If there is no row.
     """
-    examples = [row if isinstance(row, Example) else encode(row, tokenizer, max_length=max_length) for row in rows]
-    if not examples:
-        raise DataError("evaluate_tokens: there is no held-out row, give a test file.")
+    examples = as_examples("evaluate_tokens", rows, tokenizer, max_length)
     decoder = model if isinstance(model, Decoder) else open_decoder(model)
-    ends = end_ids(examples, tokenizer)
-    number = {id(example): i for i, example in enumerate(examples)}
-    if len(number) < len(examples):
-        raise ValueError("evaluate_tokens: an example stands in the list twice; give each row its own.")
+    ends = torch.tensor(end_ids(examples, tokenizer))
     parts: list[dict[str, NDArray[Any]]] = []
     with decoder.evaluating():
-        for batch in batches(examples, pad_id=pad_id_of(tokenizer), tokens_per_batch=tokens_per_batch):
-            rows_of = np.array([number[id(example)] for example in batch.examples])
-            parts.append(_batch_columns(decoder, batch, ends, rows_of))
+        for batch, rows_of in numbered_batches(examples, tokenizer, tokens_per_batch):
+            parts.append(_columns(decoder, batch, ends, rows_of))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.lexsort((columns["position"], columns["example"]))
-    ordered = {name: values[order] for name, values in columns.items()}
     groups = {name: np.array([getattr(e, name) or "" for e in examples]) for name in ("task", "language", "source")}
-    return TokenTable(**ordered, **groups)
+    return TokenTable(**{name: values[order] for name, values in columns.items()}, **groups)
 
 
-def scored(batch: Batch) -> Tensor:
-    """Which targets count, ``(rows, columns)``: those to which the data gives a weight above 0."""
-    return batch.weights > 0
-
-
-def _batch_columns(
-    decoder: Decoder, batch: Batch, ends: list[int], rows_of: NDArray[np.int64]
-) -> dict[str, NDArray[Any]]:
-    chosen = scored(batch)
-    stats, end_probability = _statistics(decoder, batch, chosen, torch.tensor(ends))
-    log_p = stats.target_logprob.double()
-    segments = batch.segments[chosen]
-    # |p - onehot(y)|^2 = sum p^2 - 2 p_y + 1 = sum of the others' squares + (1 - p_y)^2, which does not cancel
-    brier = stats.off_target_sq.double() + (2.0 * stats.other_logprob.double()).exp()
-    order = chosen.long().cumsum(dim=1)[chosen] - 1  # one example a row
+def _columns(decoder: Decoder, batch: Batch, ends: torch.Tensor, rows_of: Codes) -> dict[str, NDArray[Any]]:
+    chosen = batch.weights > 0
+    stats, _, _, end_logits = target_statistics(decoder, batch, chosen, {}, ends)
+    end_probability = (end_logits - stats.logsumexp[:, None]).exp().sum(dim=1).clamp(max=1.0)
     columns = {
-        "position": order,
-        "nll": -log_p,
+        "position": chosen.long().cumsum(dim=1)[chosen] - 1,  # one example a row
+        "nll": -stats.target_logprob.double(),
         "confidence": stats.max_logprob.double().exp(),
         "is_top1": stats.is_top1.bool(),
         "entropy": stats.entropy.double(),
-        "brier": brier,
+        # |p - onehot(y)|^2 = sum p^2 - 2 p_y + 1 = sum of the others' squares + (1 - p_y)^2, which does not cancel
+        "brier": stats.off_target_sq.double() + (2.0 * stats.other_logprob.double()).exp(),
         "end_probability": end_probability.double(),
-        "is_end": torch.isin(batch.targets[chosen], torch.tensor(ends)),
+        "is_end": torch.isin(batch.targets[chosen], ends),
     }
-    arrays: dict[str, NDArray[Any]] = {name: values.cpu().numpy() for name, values in columns.items()}
-    return {"example": rows_of[segments.numpy()].astype(np.int64), **arrays}
+    return {"example": rows_of, **{name: values.cpu().numpy() for name, values in columns.items()}}
 
 
-def _statistics(decoder: Decoder, batch: Batch, chosen: Tensor, ends: Tensor) -> tuple[TokenStats, Tensor]:
-    inputs = (batch.input_ids, batch.position_ids, batch.attention_mask)
-    targets = batch.targets[chosen]
-    if decoder.head is None:
-        logits = decoder.logits(*inputs)
-        rows = logits[chosen.to(logits.device)].float()
-        stats = from_logits(rows, targets.to(rows.device))
-        end_logits = rows[:, ends.to(rows.device)]
-    else:
-        hidden = decoder.hidden(*inputs)
-        hidden = hidden[chosen.to(hidden.device)]
-        stats, _ = measure_tokens(hidden, decoder.head, targets.to(hidden.device), {})
-        end_logits = _columns_of(decoder.head, ends).logits(hidden.float())
-    return stats, (end_logits - stats.logsumexp[:, None]).exp().sum(dim=1).clamp(max=1.0)
+def token_metrics(table: TokenTable, *, bins: int = BINS) -> dict[str, Metric]:
+    r"""Metrics of the predictions at the scored tokens, each over examples.
+
+    ================  =========================================================================================
+    name              definition, over rows i with T scored tokens (the end included)
+    ================  =========================================================================================
+    token_nll         :math:`\sum_i \sum_t -\log p_{it} / \sum_i T_i`, nats a token
+    example_nll       mean over rows of a row's own mean over its tokens
+    sequence_nll      mean over rows of :math:`-\log p(y_i \mid x_i)`, nats a row
+    token_accuracy    share of tokens that were a most probable one
+    entropy           mean over tokens of :math:`-\sum_j p_j \log p_j`, nats
+    brier             mean over tokens of :math:`\sum_j (p_j - 1[j = y])^2`, multiclass, 0 to 2 (Brier, 1950)
+    ece               :math:`\sum_b |\sum_{t \in b} (\max_j p_{tj} - 1[\mathrm{right}_t])| / \sum_i T_i` over bins of
+                      equal mass of the confidence: expected calibration error (Naeini et al., 2015; bins of equal
+                      mass as Nixon et al., 2019, arXiv:1904.01685). Its noise makes it too large by about
+                      :math:`\sqrt{\mathrm{bins} / \mathrm{tokens}}` at most: compare arms on the same rows only
+    eos_calibration   :math:`\sum p_{end} / \sum 1[\mathrm{end}]`: predicted ends per real end. Above 1 the model
+                      ends answers earlier than the data
+    eos_ece           calibration error of the probability of ending over bins of the position in the answer, per
+                      real end: 0.1 means that a tenth of the ends is predicted at other positions
+    ================  =========================================================================================
+
+    The bins of ``ece`` are cut on this table and stay fixed when examples are resampled.
+
+    Args:
+        table: From `evaluate_tokens`.
+        bins: Number of bins of ``ece``; equal confidences share one, so there may be fewer.
+
+    Returns:
+        Metrics by name; `by_group` splits any of them by task or language.
+    """
+    tokens, ones = table.lengths, np.ones(table.examples)
+    nll, ends = table.sum(table.nll), table.sum(table.is_end)
+    return {
+        "token_nll": Ratio(nll, tokens),
+        "example_nll": Ratio(nll / np.maximum(tokens, 1.0), (tokens > 0).astype(np.float64)),
+        "sequence_nll": Ratio(nll, ones),
+        "token_accuracy": Ratio(table.sum(table.is_top1), tokens),
+        "entropy": Ratio(table.sum(table.entropy), tokens),
+        "brier": Ratio(table.sum(table.brier), tokens),
+        "ece": Gap(_by_bin(table, equal_mass(table.confidence, bins), table.confidence - table.is_top1), tokens),
+        "eos_calibration": Ratio(table.sum(table.end_probability), ends),
+        "eos_ece": Gap(_by_bin(table, position_bins(table.position), table.end_probability - table.is_end), ends),
+    }
 
 
-def _columns_of(head: Head, ids: Tensor) -> Head:
-    """The head of a few tokens: its logits are those columns of the whole head's."""
-    ids = ids.to(head.weight.device)
-    bias = None if head.bias is None else head.bias[ids].float()
-    return Head(head.weight[ids].float(), bias, head.scale, head.softcap)
+def equal_mass(values: Floats, bins: int) -> Codes:
+    """Bin of each value, 0 the lowest; bins hold equally many as far as equal values allow, ``(tokens,)``."""
+    if bins < 1:
+        raise ValueError(f"equal_mass: bins must be at least 1, got {bins}.")
+    edges = np.unique(np.quantile(values, np.arange(1, bins) / bins)) if len(values) else np.zeros(0)
+    codes = np.searchsorted(edges, values, side="right")
+    return np.unique(codes, return_inverse=True)[1].ravel().astype(np.int64)
+
+
+def position_bins(positions: Codes) -> Codes:
+    """Bin of each position in its answer, ``(tokens,)``."""
+    return (np.searchsorted(np.array(_POSITIONS), positions, side="right") - 1).astype(np.int64)
+
+
+def _by_bin(table: TokenTable, codes: Codes, values: NDArray[Any]) -> Floats:
+    """Sums by row and bin, ``(examples, bins)``."""
+    count = int(codes.max(initial=0)) + 1
+    flat = np.bincount(table.example * count + codes, values, table.examples * count)
+    return flat.reshape(table.examples, count).astype(np.float64)
+
+
+class Bin(NamedTuple):
+    """One point of a reliability diagram: values from `low` to `high`, mean prediction, observed frequency."""
+
+    low: float
+    high: float
+    tokens: int
+    predicted: float
+    observed: float
+
+
+def reliability(table: TokenTable, *, bins: int = BINS) -> tuple[Bin, ...]:
+    """Confidence against accuracy, in the bins of ``ece``, lowest first."""
+    return _diagram(equal_mass(table.confidence, bins), table.confidence, table.confidence, table.is_top1)
+
+
+def end_reliability(table: TokenTable) -> tuple[Bin, ...]:
+    """Probability of ending against endings, by position in the answer (`low` to `high`, from 0)."""
+    position = table.position.astype(np.float64)
+    return _diagram(position_bins(table.position), position, table.end_probability, table.is_end)
+
+
+def _diagram(codes: Codes, place: Floats, predicted: Floats, observed: NDArray[np.bool_]) -> tuple[Bin, ...]:
+    return tuple(
+        Bin(
+            float(place[here].min()), float(place[here].max()), int(here.sum()),
+            float(predicted[here].mean()), float(observed[here].mean()),
+        )
+        for here in (codes == code for code in np.unique(codes))
+    )  # fmt: skip

@@ -11,8 +11,8 @@ import numpy as np
 from sftloss.document import Cell, Column, Series, Table
 from sftloss.experiments.experiment import Arm
 from sftloss.experiments.metrics import pass_counts
+from sftloss.experiments.metrics.differences import Mean
 from sftloss.experiments.verdicts.findings import Names
-from sftloss.experiments.verdicts.paired import Mean
 from sftloss.experiments.verdicts.verdicts import Results, clipped, most
 
 Kind = Literal["text", "integer", "number", "percent", "ratio", "nats"]

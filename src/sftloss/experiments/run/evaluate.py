@@ -19,7 +19,7 @@ from sftloss.experiments.metrics import (
     reliability,
     token_metrics,
 )
-from sftloss.experiments.run.generate import Generated, Sampling, generate
+from sftloss.experiments.metrics.generation import Generated, Sampling, generate
 from sftloss.experiments.run.material import EncodedRows
 from sftloss.experiments.run.results import Answer, TokenScores
 

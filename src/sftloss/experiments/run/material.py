@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 
+from sftloss.analysis.lengths.collect import lengths_of
+from sftloss.analysis.lengths.forecast import TaskForecast, forecasts_by_task
 from sftloss.data import Example, Examples, Record, read_records
 from sftloss.data.tokenizer import load_tokenizer, pad_id_of
 from sftloss.errors import ConfigError
 from sftloss.experiments.experiment import Experiment
-from sftloss.experiments.run.results import LengthForecast, RowGroups
-from sftloss.roles import RESPONSE
+from sftloss.experiments.run.results import RowGroups
+from sftloss.weights import normalization
 
 if TYPE_CHECKING:
     from sftloss.finetune import Recipe
@@ -142,44 +143,26 @@ def _encoded(records: Iterable[Record], recipe: Recipe, tokenizer: Any) -> Encod
     return EncodedRows(tuple(record for record, _ in pairs), tuple(example for _, example in pairs))
 
 
-def length_forecasts(rows: EncodedRows, recipe: Recipe) -> dict[str, LengthForecast]:
-    """Mean answer length that the recipe's T^-alpha teaches, by task; the empty name is all rows."""
-    weights = _tilt(rows, recipe)
-    output = np.array([float(_answer(e).sum()) for e in rows.examples])
-    prompts = np.asarray(rows.groups().prompt)
-    tasks = np.asarray(rows.groups().task)
-    found = {}
-    for task in ("", *sorted(set(tasks) - {""})):
-        chosen = np.ones(len(output), bool) if not task else tasks == task
-        t, w = output[chosen], weights[chosen]
-        of = np.unique(prompts[chosen], return_inverse=True)[1].ravel()
-        by_prompt = np.bincount(of, w * t) / np.maximum(np.bincount(of, w), 1e-300)
-        whole = float((w * t).sum() / w.sum()) if w.sum() > 0 else float("nan")
-        found[str(task)] = LengthForecast(float(t.mean()), float(by_prompt[of].mean()), whole)
-    return found
+def forecasts(rows: EncodedRows, recipe: Recipe) -> dict[str, TaskForecast]:
+    """Mean answer length that the recipe's normalization teaches, by task; the empty name is all rows.
+
+    It is the forecast of `sftloss lengths`, with T read as training reads it: whatever the recipe's roles weight.
+    """
+    lengths = lengths_of(rows.examples, _sizes(rows, recipe))
+    return forecasts_by_task(lengths, normalization(recipe.normalization))
 
 
-def _answer(example: Example) -> np.ndarray:
-    """Which tokens are trained ones of an answer."""
-    return ((example.weights > 0) & (example.roles == RESPONSE)).numpy()
-
-
-def _tilt(rows: EncodedRows, recipe: Recipe) -> np.ndarray:
-    """T^-alpha of each row, 0 where nothing is trained: what its weights are in training over what they would be at
-    the token mean, both read as training reads them, so that T is its T whatever of the prompt is trained."""
+def _sizes(rows: EncodedRows, recipe: Recipe) -> Iterator[float]:
+    """T of each row: the sum of its token weights in training before it is divided by the length."""
     from sftloss.finetune.fine_tune import data_of, loss_of
     from sftloss.finetune.rows import Collator
     from sftloss.training.batch.tokens import read_tokens
 
-    recipe = replace(recipe, packing=False)  # T is of each example, packed or not
-    data, collate, found = data_of(recipe, None, rows.examples)[0], Collator(0), []
-    losses = [loss_of(replace(recipe, normalization=rule)) for rule in (recipe.normalization, "token-mean")]
+    plain = replace(recipe, normalization="token-mean", packing=False)  # T is of each example, packed or not
+    data, collate, loss = data_of(plain, None, rows.examples)[0], Collator(0), loss_of(plain)
     for begin in range(0, len(data), _AT_ONCE):
         inputs = collate([data[i] for i in range(begin, min(begin + _AT_ONCE, len(data)))])
-        shape = inputs["segments"].shape
-        tilted, plain = (read_tokens(loss, inputs).weights.view(shape).sum(1) for loss in losses)
-        found.append(torch.where(plain > 0, tilted / plain, 0.0))
-    return torch.cat(found).numpy()
+        yield from read_tokens(loss, inputs).weights.view(inputs["segments"].shape).sum(1).tolist()
 
 
 def start(experiment: Experiment, seed: int) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sftloss.analysis.lengths.forecast import TaskForecast
 from sftloss.errors import ConfigError, DataError
 from sftloss.experiments.experiment import Arm, Experiment, Trial, digest_of
 from sftloss.experiments.metrics import Bin, Metric, read_metric
@@ -46,21 +47,6 @@ class Point(NamedTuple):
     step: int
     nll: float
     tasks: Mapping[str, float] = {}
-
-
-@dataclass(frozen=True)
-class LengthForecast:
-    """Mean answer length that cross-entropy learns under a normalization, predicted from the training rows alone.
-
-    Attributes:
-        data: Mean length of the training answers, tokens.
-        within_prompt: Predicted mean if length varies only among the answers that the data has to one prompt.
-        whole: Predicted mean if the prompt did not determine length at all: the bound of the shift.
-    """
-
-    data: float
-    within_prompt: float
-    whole: float
 
 
 @dataclass(frozen=True)
@@ -115,7 +101,7 @@ class ArmResult:
     reference_lengths: tuple[int, ...]
     groups: RowGroups
     forgetting: Mapping[str, Metric] = field(default_factory=dict)
-    forecasts: Mapping[str, LengthForecast] = field(default_factory=dict)
+    forecasts: Mapping[str, TaskForecast] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     is_sampled: bool = True
     end_reliability: tuple[Bin, ...] = ()
@@ -228,7 +214,7 @@ def _read(values: dict[str, Any]) -> ArmResult:
         "lengths": tuple(map(tuple, values["lengths"])),
         "reference_lengths": tuple(values["reference_lengths"]),
         "curve": tuple(Point(*point) for point in values["curve"]),
-        "forecasts": {name: LengthForecast(**one) for name, one in values["forecasts"].items()},
+        "forecasts": {name: TaskForecast(**one) for name, one in values["forecasts"].items()},
     }
     for name in ("metrics", "forgetting"):
         made[name] = {key: read_metric(metric) for key, metric in values[name].items()}

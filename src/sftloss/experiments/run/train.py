@@ -17,7 +17,7 @@ import torch
 from sftloss import version
 from sftloss.experiments.experiment import Experiment, Trial
 from sftloss.experiments.run.evaluate import curve_point, evaluated, forgotten
-from sftloss.experiments.run.material import EncodedRows, length_forecasts, material, start
+from sftloss.experiments.run.material import EncodedRows, forecasts, material, start
 from sftloss.experiments.run.results import ArmResult, Point, save, trial_folder
 from sftloss.experiments.run.task_needs import with_needs
 from sftloss.files import write_atomic
@@ -77,7 +77,7 @@ def train_arm(experiment: Experiment, trial: Trial, place: Place) -> None:
             curve=tuple(curve.points),
             groups=held_out.groups(),
             forgetting={} if before is None or forget is None else forgotten(before, model, tokenizer, forget),
-            forecasts=length_forecasts(rows, recipe),
+            forecasts=forecasts(rows, recipe),
             versions=_versions(),
             **fields,
         )

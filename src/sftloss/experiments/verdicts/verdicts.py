@@ -9,11 +9,12 @@ from typing import Literal
 
 import numpy as np
 
+from sftloss.analysis.lengths.forecast import TaskForecast
 from sftloss.document import Interval
 from sftloss.experiments.experiment import Arm, Trial
 from sftloss.experiments.metrics import Gap, Ratio, paired_difference
-from sftloss.experiments.run.results import ArmResult, LengthForecast
-from sftloss.experiments.verdicts.paired import Floats, Mean, crossed_mean, linearised
+from sftloss.experiments.metrics.differences import Floats, Mean, crossed_mean, linearised
+from sftloss.experiments.run.results import ArmResult
 from sftloss.numbers import t_quantile
 
 LEVEL = 0.95
@@ -30,7 +31,7 @@ def most(key: str, kind: str) -> float:
     return _MOST.get(key, 1.0 if kind == "percent" else math.inf)
 
 
-def tilt(forecast: LengthForecast | None, *, is_bound: bool = False) -> float | None:
+def tilt(forecast: TaskForecast | None, *, is_bound: bool = False) -> float | None:
     """Predicted mean length over the training data's, given the prompt or as the bound."""
     if forecast is None or not forecast.data > 0:
         return None

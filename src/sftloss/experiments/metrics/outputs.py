@@ -10,8 +10,8 @@ import numpy as np
 
 from sftloss.data.examples import Record
 from sftloss.data.tasks import abstains, check, is_answerable, question, reference
+from sftloss.experiments.metrics.generation import Generated
 from sftloss.experiments.metrics.shapes import Floats, Gap, Metric, Ratio
-from sftloss.experiments.run.generate import Generated
 
 Outputs = tuple[Generated, ...]
 _PASS = "pass_at_"

@@ -1,4 +1,4 @@
-"""What a model writes after the prompts of held-out rows, by the generation of transformers."""
+"""Answers that a model generates after the prompts of held-out rows, by transformers' own generation."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sftloss.data import encode
 from sftloss.data.examples import Example, Record
+from sftloss.data.tokenizer import pad_id_of
 from sftloss.decoder import Decoder, open_decoder
 from sftloss.errors import DataError
+from sftloss.experiments.metrics.rows import as_examples, end_ids
 from sftloss.roles import RESPONSE
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How outputs are drawn.
+    """How answers are generated.
 
     Attributes:
-        samples: Outputs of each row.
-        max_new_tokens: Tokens of an output at most, the end included; an output that needs more is cut off.
-        temperature: 0 takes the most probable token each time; 1 draws from the model's own distribution.
-        seed: Of the draws; the global random state is given back as it was.
-        outputs_per_batch: Outputs generated side by side; part of what decides the draws.
+        samples: Answers per row.
+        max_new_tokens: Largest length of an answer, the end included; a longer answer is cut off.
+        temperature: 0 takes the most probable token each time; 1 samples from the model's own distribution.
+        seed: Seed of the samples. The global random state is restored afterwards.
+        outputs_per_batch: Answers generated at once; it is part of what decides the samples.
     """
 
     samples: int = 1
@@ -48,14 +49,14 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Generated:
-    """One output.
+    """One generated answer.
 
     Attributes:
-        row: Index of the row it answers.
-        sample: Which of the row's outputs, from 0.
+        row: Index of the row.
+        sample: Index of the answer among those of its row.
         tokens: Token ids, without the one that ends the answer.
-        text: The tokens decoded, special ones left out.
-        ended: Whether the model ended the answer itself; otherwise it was cut off at `max_new_tokens`.
+        text: The decoded tokens, without special ones.
+        ended: Whether the model ended the answer; False: it was cut off at `max_new_tokens`.
         reference_length: Tokens of the row's own answer, its end included.
     """
 
@@ -68,7 +69,7 @@ class Generated:
 
     @property
     def length(self) -> int:
-        """Tokens generated, the end included: counted as `reference_length` is, and as the T of a loss."""
+        """Tokens generated, the end included: counted like `reference_length` and the T of a loss."""
         return len(self.tokens) + self.ended
 
 
@@ -80,22 +81,22 @@ def generate(
     *,
     max_length: int | None = None,
 ) -> tuple[Generated, ...]:
-    """Outputs of a model for held-out rows: transformers' own `generate`, in batches padded at the left.
+    """Generate answers for held-out rows with transformers' `generate`, in batches padded on the left.
 
-    The prompt is everything before the row's last answer, token for token as in training, and an answer ends at the
-    tokenizer's eos or at what the template ends turns with. The model's own generation settings (top-k, penalties)
-    are set aside for the call, so that what is measured is the model and not its settings. Equal arguments give equal
-    outputs on one machine; each batch has its own seed, so no batch depends on the one before.
+    The prompt is everything before the row's last answer, token for token as in training. An answer ends at the
+    tokenizer's eos or at the token with which the chat template ends turns. The model's own generation settings (top-k,
+    penalties) are not used, so that the model is measured and not its settings. Equal arguments give equal answers on
+    one machine; every batch has its own seed, so batches do not depend on each other.
 
     Args:
         model: A causal language model, or one that `open_decoder` has opened.
         tokenizer: A transformers tokenizer.
         rows: Records are encoded, examples are taken as they are.
-        sampling: How outputs are drawn; one output a row, the most probable tokens, where not given.
+        sampling: How answers are generated. None: one greedy answer per row.
         max_length: Tokens kept of a record, as in training.
 
     Returns:
-        ``len(rows) * samples`` outputs, by row, then by sample.
+        ``len(rows) * samples`` answers, by row, then by sample.
 
     Raises:
         RowError: If a row cannot be encoded.
@@ -106,34 +107,26 @@ def generate(
         'saw pin rake'
     """
     sampling = sampling or Sampling()
-    examples = [row if isinstance(row, Example) else encode(row, tokenizer, max_length=max_length) for row in rows]
-    if not examples:
-        raise DataError("generate: there is no held-out row, give a test file.")
+    examples = as_examples("generate", rows, tokenizer, max_length)
     prompts, references = zip(*(_prompt(example) for example in examples), strict=True)
     ends = end_ids(examples, tokenizer)
     decoder = model if isinstance(model, Decoder) else open_decoder(model)
-    found: dict[tuple[int, int], Generated] = {}
-    with decoder.evaluating(), _own_settings(decoder.model):
+    generated: dict[tuple[int, int], Generated] = {}
+    with decoder.evaluating(), _without_settings(decoder.model):
         for chosen in _groups(prompts, max(1, sampling.outputs_per_batch // sampling.samples)):
-            outputs = _run(decoder, [prompts[i] for i in chosen], ends, sampling, tokenizer)
+            outputs = _new_tokens(decoder, [prompts[i] for i in chosen], ends, sampling, pad_id_of(tokenizer))
             for place, ids in enumerate(outputs.tolist()):
                 row, sample = chosen[place // sampling.samples], place % sampling.samples
-                found[row, sample] = _output((row, sample), ids, ends, references[row], tokenizer)
-    return tuple(found[key] for key in sorted(found))
-
-
-def end_ids(examples: Sequence[Example], tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: the tokenizer's eos, and whatever the template ends turns with."""
-    found = {int(token) for example in examples for token in example.input_ids[example.is_end & (example.weights > 0)]}
-    return sorted(found | ({tokenizer.eos_token_id} - {None}))
+                generated[row, sample] = _output((row, sample), ids, ends, references[row], tokenizer)
+    return tuple(generated[key] for key in sorted(generated))
 
 
 def _prompt(example: Example) -> tuple[Tensor, int]:
-    """What stands before the last answer, and the answer's length."""
+    """The tokens before the last trained answer, and the length of that answer."""
     is_answer = ((example.weights > 0) & (example.roles == RESPONSE)).tolist()
     stop = max((i + 1 for i, answer in enumerate(is_answer) if answer), default=0)
     if not stop:
-        raise DataError(f"generate: {example.origin} has no answer, leave it out of the held-out rows.")
+        raise DataError(f"generate: {example.origin} has no answer; leave it out of the held-out rows.")
     start = stop - 1
     while start > 1 and is_answer[start - 1]:
         start -= 1
@@ -141,16 +134,15 @@ def _prompt(example: Example) -> tuple[Tensor, int]:
 
 
 def _groups(prompts: Sequence[Tensor], size: int) -> Iterator[list[int]]:
-    """Rows of similar prompt length, longest first, so that the padding is short and memory fails at once or never."""
+    """Rows of similar prompt length, longest first: little padding, and a lack of memory shows at once."""
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     return (order[start : start + size] for start in range(0, len(order), size))
 
 
-def _run(decoder: Decoder, prompts: Sequence[Tensor], ends: list[int], sampling: Sampling, tokenizer: Any) -> Tensor:
+def _new_tokens(decoder: Decoder, prompts: Sequence[Tensor], ends: list[int], sampling: Sampling, pad: int) -> Tensor:
     """New tokens, ``(prompts * samples, new)``, padded after the end."""
     from transformers import GenerationConfig
 
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), pad)
     mask = torch.zeros_like(ids)
@@ -169,16 +161,12 @@ def _run(decoder: Decoder, prompts: Sequence[Tensor], ends: list[int], sampling:
     )
     device = decoder.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(_seed(sampling.seed, ids))
-        out: Any = decoder.model.generate(  # type: ignore[operator]  # a mixin's, which nn.Module does not know
+        # a batch's content decides its seed: leaving rows out of other batches changes nothing here
+        torch.manual_seed(zlib.crc32(repr((sampling.seed, ids.tolist())).encode()))
+        out: Any = decoder.model.generate(  # type: ignore[operator]  # a mixin's, unknown to nn.Module
             input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings
         )
     return out[:, width:].cpu()
-
-
-def _seed(seed: int, ids: Tensor) -> int:
-    """Of a batch: its content decides, so that leaving rows out of other batches changes nothing here."""
-    return zlib.crc32(repr((seed, ids.tolist())).encode())
 
 
 def _output(key: tuple[int, int], ids: list[int], ends: list[int], reference: int, tokenizer: Any) -> Generated:
@@ -189,7 +177,7 @@ def _output(key: tuple[int, int], ids: list[int], ends: list[int], reference: in
 
 
 @contextmanager
-def _own_settings(model: nn.Module) -> Iterator[None]:
+def _without_settings(model: nn.Module) -> Iterator[None]:
     """Blank generation settings inside: transformers fills what a call leaves open from the model's own."""
     from transformers import GenerationConfig
 
