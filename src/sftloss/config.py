@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import difflib
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from sftloss.document import Command
 from sftloss.errors import ConfigError
 from sftloss.yaml import Entry, read_yaml, write_yaml
 
@@ -99,24 +99,24 @@ def to_yaml(options: Any) -> str:
     return write_yaml(plain)
 
 
-def command_line(verb: str, options: Any) -> str:
-    """The command that asks for these options: every flag whose value is not the default, quoted for a shell."""
-    words = ["sftloss", verb]
+def command_line(verb: str, options: Any) -> Command:
+    """The command that asks for these options: every flag whose value is not the default."""
+    flags: list[tuple[str, str]] = []
     for f in fields(options):
         value, flag = getattr(options, f.name), f"--{spelled(f.name)}"
         default = f.default if f.default is not MISSING else {}
         if value == default:
             continue
         if f.metadata["flag"].is_positional:
-            words += map(str, value)
+            flags += [(str(item), "") for item in value]
             continue
         if isinstance(value, bool):
-            words.append(flag if value else f"--no-{spelled(f.name)}")
+            flags.append((flag if value else f"--no-{spelled(f.name)}", ""))
         elif isinstance(value, dict):
-            words += [flag, ",".join(f"{name}={column}" for name, column in value.items())]
+            flags.append((flag, ",".join(f"{name}={column}" for name, column in value.items())))
         else:
-            words += [word for item in (value if isinstance(value, tuple) else (value,)) for word in (flag, str(item))]
-    return shlex.join(words)
+            flags += [(flag, str(item)) for item in (value if isinstance(value, tuple) else (value,))]
+    return Command(verb, tuple(flags), inputs=())
 
 
 def _field_name(key: str, entry: Entry, known: Mapping[str, Flag], seen: Mapping[str, Any], where: str) -> str:

@@ -1,18 +1,58 @@
-"""What an analysis says, as plain values: findings first, then sections of charts and tables.
+"""The contents of a report as plain values: findings first, then sections of charts and tables.
 
-`analysis` fills these records; `report` only shows them (terminal, JSON, Markdown, HTML) and computes nothing.
-Numbers stay numbers; every text may contain the user's data and is escaped where it is shown.
+`analysis` and `experiments` fill these records; `report` only shows them (terminal, JSON, Markdown, HTML) and computes
+nothing. Numbers stay numbers; every text may contain the user's data and is escaped where it is shown.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 Severity = Literal["error", "warning", "info"]
-Cell = str | int | float | bool | None
+Flags = tuple[tuple[str, str], ...]
+"""Flags and their values, in order; a flag may be repeated, and one without a value has an empty one."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line of ours, as a value: until a run's own flags are filled in, MODEL and DATA stand for them.
+
+    Attributes:
+        verb: ``inspect``, ``analyze``, ...
+        flags: What it asks for, beside its input.
+        lead: Words before it, as a clause: "check the mask".
+        inputs: The flags that name what is read.
+
+    Example:
+        >>> str(Command("analyze", (("--loss", "focal(gamma=2)"),), "compare two losses"))
+        "compare two losses: sftloss analyze --model MODEL --data DATA --loss 'focal(gamma=2)'"
+    """
+
+    verb: str
+    flags: Flags = ()
+    lead: str = ""
+    inputs: Flags = (("--model", "MODEL"), ("--data", "DATA"))
+
+    def on(self, inputs: Flags, extra: Flags = ()) -> Command:
+        """The same command with a run's own input, and with flags after its own."""
+        return replace(self, inputs=inputs, flags=(*self.flags, *extra))
+
+    def with_flag(self, flag: str, value: str) -> Command:
+        """The same command with one flag set, whatever it was."""
+        kept = tuple(pair for pair in self.flags if pair[0] != flag)
+        return replace(self, flags=(*kept, (flag, value)))
+
+    def __str__(self) -> str:
+        words = [word for pair in (*self.inputs, *self.flags) for word in pair if word]
+        line = shlex.join(["sftloss", self.verb, *words])
+        return f"{self.lead}: {line}" if self.lead else line
+
+
+Cure = str | Command
+Cell = str | int | float | bool | Command | None
 
 
 @dataclass(frozen=True)
@@ -30,10 +70,10 @@ class Finding:
 
     Attributes:
         id: Stable, suppressible, e.g. ``NORM002``.
-        sentence: What was found, with its number in words a practitioner can act on.
+        sentence: What was seen, with its number.
         value, interval, unit: The number itself; None where the finding is a yes or no.
         why: Why it matters, one or two sentences.
-        fix: What to do: a command line or a setting. Empty only for `info`.
+        fix: What to do: words, a setting or a command. Empty only for `info`.
         rows: Origins of example rows ("file:line"), at most ten.
     """
 
@@ -41,7 +81,7 @@ class Finding:
     severity: Severity
     sentence: str
     why: str
-    fix: str = ""
+    fix: Cure = ""
     value: float | None = None
     interval: Interval | None = None
     unit: str = ""
@@ -49,20 +89,9 @@ class Finding:
 
 
 def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The most severe first, then by id: the order of every page."""
+    """The most severe first, then by id: the order of every page. Findings of one id keep their order."""
     order = get_args(Severity)
-    return tuple(sorted(findings, key=lambda one: (order.index(one.severity), one.id)))
-
-
-def percent(share: float | None) -> str:
-    """A share in words: two digits, and neither 0 % nor 100 % where it is not exactly that."""
-    if share is None or not math.isfinite(share):
-        return "an undefined part"
-    if 0 < share < 0.0005:
-        return "less than 0.1 %"
-    if 0.995 <= share < 1:
-        return f"{min(99.9, 100 * share):.1f} %"
-    return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %"
+    return tuple(sorted(findings, key=lambda finding: (order.index(finding.severity), finding.id)))
 
 
 @dataclass(frozen=True)
@@ -158,3 +187,20 @@ class Document:
     facts: tuple[tuple[str, str], ...] = ()
     provenance: tuple[tuple[str, str], ...] = ()  # command, versions, seed: shown at the end
     schema_version: str = field(default="1.1", kw_only=True)
+
+
+def with_commands(document: Document, fill: Callable[[Command], Command]) -> Document:
+    """The document with every command in its findings and tables filled in."""
+
+    def cell(value: Cell) -> Cell:
+        return fill(value) if isinstance(value, Command) else value
+
+    def section(one: Section) -> Section:
+        tables = tuple(replace(table, rows=tuple(tuple(map(cell, row)) for row in table.rows)) for table in one.tables)
+        return replace(one, tables=tables)
+
+    findings = tuple(
+        replace(finding, fix=fill(finding.fix)) if isinstance(finding.fix, Command) else finding
+        for finding in document.findings
+    )
+    return replace(document, findings=findings, sections=tuple(map(section, document.sections)))

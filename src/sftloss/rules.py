@@ -1,19 +1,19 @@
-"""What a report looks for: one record per finding, from which findings, their docs table and tests are made."""
+"""One record per kind of finding: findings, the page that lists them and its tests are made from these records."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
-from sftloss.document import Finding, Interval, Severity
+from sftloss.document import Cure, Finding, Interval, Severity
 
 Subject = TypeVar("Subject")
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a check has seen.
+    """What a check has found.
 
     Attributes:
         sentence: What was seen, with its number, complete in itself.
@@ -29,7 +29,7 @@ class Evidence:
     rows: tuple[str, ...] = ()
     severity: Severity | None = None
     why: str = ""
-    cure: str = ""
+    cure: Cure = ""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Rule(Generic[Subject]):
     Attributes:
         id: Stable and suppressible, e.g. ``NORM002``.
         severity: Its usual severity.
-        title: What is looked for, a phrase for the docs table.
+        title: What is looked for, a phrase for the page of findings.
         why: Why it matters, one or two sentences.
-        cure: What to do: a command line or a setting.
+        cure: What to do: words, a setting or a command.
         check: From what is audited to evidence, or None where there is nothing to report.
     """
 
@@ -49,8 +49,12 @@ class Rule(Generic[Subject]):
     severity: Severity
     title: str
     why: str
-    cure: str
+    cure: Cure
     check: Callable[[Subject], Evidence | None]
+
+    def on(self, check: Callable[[Any], Evidence | None]) -> Rule[Any]:
+        """The same rule for another subject, where one fault can be seen in several ways."""
+        return replace(self, check=check)
 
     def finding(self, subject: Subject) -> Finding | None:
         """The finding, where the check has evidence."""
@@ -71,6 +75,6 @@ class Rule(Generic[Subject]):
 
 
 def findings_of(rules: Iterable[Rule[Subject]], subject: Subject) -> tuple[Finding, ...]:
-    """What the rules find, in their order."""
-    found = (rule.finding(subject) for rule in rules)
-    return tuple(finding for finding in found if finding is not None)
+    """The findings of all rules, in the order of the rules."""
+    findings = (rule.finding(subject) for rule in rules)
+    return tuple(finding for finding in findings if finding is not None)

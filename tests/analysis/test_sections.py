@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from tests.analysis.tables import MemoryTable, make_table, random_examples
 
-from sftloss.analysis.shared.shares import number, percent
 from sftloss.analysis.signal.describe import describe
 from sftloss.analysis.signal.frames import open_study
 from sftloss.analysis.signal.sections.groups import MOST, group_shares
@@ -18,6 +17,7 @@ from sftloss.analysis.signal.sections.length import length_section, tilt_section
 from sftloss.analysis.signal.sections.tokens import BAND_NAMES, confidence_section, positions_section, roles_section
 from sftloss.analysis.signal.views import AnalysisOptions
 from sftloss.errors import DataError
+from sftloss.words import number, percent
 
 OBJECTIVES = ("cross_entropy", "focal(gamma=2)")
 OPTIONS = AnalysisOptions(replicates=100, policy="per-token", micro_batch=4)
@@ -254,7 +254,7 @@ def test_rules_of_advice_state_premise_number_and_reason(document):
 
 def test_numbers_in_words_have_three_digits():
     assert [number(v) for v in (0.0, -0.4412, 8.44, 1234.5, 7.0, float("nan"))] == [
-        "0", "\u22120.441", "8.44", "1234", "7", "undefined"]  # fmt: skip
+        "0", "-0.441", "8.44", "1,234", "7", "undefined"]  # fmt: skip
     assert [percent(v) for v in (0.0, 0.0001, 0.031, 0.358, 1.0)] == [
         "0 %",
         "less than 0.1 %",

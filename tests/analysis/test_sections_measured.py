@@ -58,7 +58,7 @@ def test_a_measured_table_becomes_a_document_that_every_renderer_shows(table):
     from sftloss.report import from_json, render_html, render_markdown, to_json
 
     document = describe(table, AnalysisOptions(replicates=50, micro_batch=2), decode=lambda ids: [f"t{i}" for i in ids])
-    assert from_json(to_json(document)) == document
+    assert to_json(from_json(to_json(document))) == to_json(document)
     page = render_html(document)
     assert "<svg" in page and len(page) < 2_000_000 and "Output length" in render_markdown(document)
     assert [finding.id for finding in document.findings if finding.id == "MASK001"] == ["MASK001"]  # row 5 is one token

@@ -249,17 +249,18 @@ def test_a_command_that_a_finding_advises_runs_as_it_stands(analyze, data, monke
         data, [{"messages": [{"role": "user", "content": "say"}, {"role": "assistant", "content": w}]} for w in "ab"]
     )
     monkeypatch.chdir(tmp_path)
-    from sftloss.document import Document, Finding
-    from sftloss.pipeline.fixes import filled_in
+    from sftloss.document import Command, Document, Finding
+    from sftloss.pipeline.analyze import with_run
 
-    fixes = ("look: sftloss analyze --model MODEL --data DATA --loss dft", "sftloss inspect --model MODEL --data DATA")
+    fixes = (Command("analyze", (("--loss", "dft"),), "look"), Command("inspect"))
     document = Document("t", (), tuple(Finding("A", "info", "s", "w", fix) for fix in fixes), ())
-    command = f"sftloss analyze --model {MODEL} --data {data} --max-length 64 --loss dft"
-    for finding in filled_in(document, command).findings:
-        words = shlex.split(finding.fix[finding.fix.index("sftloss") :])
+    flags = (("--model", str(MODEL)), ("--data", str(data)), ("--max-length", "64"), ("--loss", "dft"))
+    for finding in with_run(document, Command("analyze", flags, inputs=())).findings:
+        line = str(finding.fix)
+        words = shlex.split(line[line.index("sftloss") :])
         assert "--max-length" in words
         assert run(*words[1:]).exit_code == 0
-    assert filled_in(document, "sftloss demo") == document
+    assert with_run(document, Command("demo", inputs=())) == document == with_run(document, None)
 
 
 def test_our_own_mistake_is_exit_code_5_and_says_so(analyze, monkeypatch):

@@ -116,7 +116,7 @@ def test_another_comparison_in_the_folder_is_refused(tmp_path):
 def test_the_advice_to_take_more_seeds_is_the_command_itself_and_runs(seeds):
     options = CompareOptions(loss=("cross_entropy", "dft"), seeds=seeds, max_steps=7, output="a b")
     plan = replace(PLAN, seeds=tuple(range(seeds)))
-    document = describe(plan, results(experiment=plan), command=command_line("compare", options))
+    document = describe(plan, results(experiment=plan), command=str(command_line("compare", options)))
     fix = document.findings[0].fix
     assert fix == "sftloss compare --loss cross_entropy --loss dft --max-steps 7 --output 'a b' --seeds 5"
     shown = run(*shlex.split(fix)[1:], "--print-config")

@@ -83,4 +83,4 @@ def test_the_runs_may_stand_in_a_configuration_too(tmp_path: Path) -> None:
 
 def test_a_command_line_names_no_flag_where_there_is_none() -> None:
     options = ReportOptions(run=("a", "b c"), label=("x", "y"))
-    assert command_line("report", options) == "sftloss report a 'b c' --label x --label y"
+    assert str(command_line("report", options)) == "sftloss report a 'b c' --label x --label y"

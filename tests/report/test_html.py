@@ -91,7 +91,7 @@ def test_findings_come_first_and_the_worst_of_them_before_the_others(page: Page)
 
 def test_finding_says_its_severity_number_and_interval_in_words(page: Page):
     shown = "".join(page.text)
-    for text in ("Error", "Warning", "Note", "41.2%", "95% interval 39.1% to 43.3%", "0.71×"):
+    for text in ("Error", "Warning", "Note", "41 %", "95 % interval 39 % to 43 %", "0.71×"):
         assert text in shown
 
 

@@ -38,7 +38,7 @@ def test_terminal_says_findings_before_sections(calm: Document):
         shown.index(text) for text in ("◆ Error MASK003", "▲ Warning NORM002", "● Note DATA004", "Signal by task")
     ]
     assert places == sorted(places)
-    assert "41.2%, 95% interval 39.1% to 43.3%" in shown
+    assert "41 %, 95 % interval 39 % to 43 %" in shown
 
 
 def _wide_table() -> Document:
@@ -55,15 +55,15 @@ def test_interval_stands_beside_its_number_and_not_in_columns_of_its_own():
     document = _wide_table()
     markdown = render_markdown(document)
     assert "| group | first share | second share | third share |" in markdown
-    assert r"| yes/no | 50.0% \[40.0%, 60.0%\] | 25.0% \[20.0%, 30.0%\] | 12.5% |" in markdown
-    assert "<bdi>50.0%</bdi><small>[40.0%, 60.0%]</small>" in render_html(document)
+    assert r"| yes/no | 50.0 % \[40.0 %, 60.0 %\] | 25.0 % \[20.0 %, 30.0 %\] | 12.5 % |" in markdown
+    assert "<bdi>50.0\u00a0%</bdi><small>[40.0\u00a0%, 60.0\u00a0%]</small>" in render_html(document)
 
 
 def test_narrow_terminal_gives_up_intervals_first_and_then_columns_but_never_the_first():
     document = _wide_table()
     wide, middle, narrow = (_terminal(document, width=width, color_system=None) for width in (100, 45, 22))
-    assert "[40.0%, 60.0%]" in wide
-    assert "[40.0%" not in middle and "third" in middle and "12.5%" in middle
+    assert "[40.0 %, 60.0 %]" in wide
+    assert "[40.0 %" not in middle and "third" in middle and "12.5 %" in middle
     assert "third" not in narrow and "yes/no" in narrow and "more columns" in " ".join(narrow.split())
 
 
@@ -122,7 +122,7 @@ def test_markdown_is_shown_and_not_obeyed(hostile: Document):
 def test_markdown_keeps_every_row_of_a_table_in_its_columns():
     table = Table("t", "T", (Column("a", "A|B"), Column("b", "B", "percent")), (("x | y\nz", 0.5),))
     text = render_markdown(Document("d", (), (), (Section("s", "S", "l", tables=(table,)),)))
-    assert "| A\\|B | B |\n| :--- | ---: |\n| x \\| y z | 50.0% |\n" in text
+    assert "| A\\|B | B |\n| :--- | ---: |\n| x \\| y z | 50.0 % |\n" in text
 
 
 def test_markdown_fence_is_longer_than_any_in_the_fix(calm: Document):
@@ -258,7 +258,7 @@ def test_from_json_passes_over_keys_of_a_later_minor_version(calm: Document):
 
 @pytest.mark.parametrize(
     ("unit", "expected"),
-    [("share of examples", "50.0% of examples"), ("tokens", "0.500 tokens"), ("ratio", "0.50×"), ("", "0.500")],
+    [("share of examples", "50 % of examples"), ("tokens", "0.500 tokens"), ("ratio", "0.50×"), ("", "0.500")],
 )
 def test_number_of_a_finding_is_written_with_its_unit(unit: str, expected: str):
     assert finding_number(Finding("A1", "info", "s", "w", value=0.5, unit=unit)) == (expected, "")
@@ -271,14 +271,16 @@ def test_number_of_a_finding_is_written_with_its_unit(unit: str, expected: str):
         (math.nan, "number", ""),
         (-math.inf, "nats", "-∞"),
         (True, "integer", "yes"),
-        (0, "percent", "0.0%"),
-        (0.0004, "percent", "0.04%"),
-        (1, "percent", "100.0%"),
+        (0, "percent", "0.0 %"),
+        (0.0004, "percent", "0.04 %"),
+        (1, "percent", "100.0 %"),
         (1234567, "integer", "1,234,567"),
         (1234.5, "number", "1,234"),  # ties to even, as Python rounds
         (0.5, "number", "0.500"),
         (100.0, "number", "100"),
         (3e-9, "number", "3.00e-9"),
+        (2.2e-16, "percent", "0.0 %"),
+        (2.2e-14, "number", "0"),
         (1.5, "ratio", "1.50×"),
         ("a\x1b[31mb", "text", "ab"),
     ],

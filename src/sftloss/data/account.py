@@ -9,9 +9,10 @@ from functools import partial
 
 from sftloss.data.examples import Example, Origin
 from sftloss.data.reasons import REASONS, Reason, excerpt
-from sftloss.document import Severity, percent
+from sftloss.document import Severity
 from sftloss.errors import DataError
 from sftloss.rules import Evidence, Rule
+from sftloss.words import percent
 
 MOST_ORIGINS = 10
 MOSTLY = 0.5

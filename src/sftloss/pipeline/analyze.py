@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftloss.document import by_severity
+from sftloss.document import Command, Document, by_severity, with_commands
 from sftloss.errors import ConfigError
-from sftloss.pipeline.fixes import filled_in
 from sftloss.pipeline.folder import TABLE, check_folder, folder
 from sftloss.pipeline.meeting import meeting
 from sftloss.pipeline.pieces import pieces
@@ -18,6 +17,10 @@ from sftloss.pipeline.question import objectives
 from sftloss.pipeline.run import Run, records_of
 from sftloss.rules import findings_of
 from sftloss.version import package_versions
+
+# the flags by which any verb reads the same rows with the same model
+_INPUTS = ("--model", "--data", "--tokenizer", "--columns", "--format", "--max-length", "--max-examples")
+_ANALYZE_ONLY = ("--roles", "--level", "--output")
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,7 +89,7 @@ def analyze(
         document, frames = describe_with_frames(
             table, question, decode=partial(pieces, tokenizer=tokenizer), facts=_facts(model, examples, run)
         )
-        document = filled_in(document, run.command)
+        document = with_run(document, run.command)
         rows_findings = findings_of(RULES, examples.account)
         is_cut = any(finding.id == "MASK007" for finding in rows_findings)  # it counts the rows left out too
         measured = (one for one in document.findings if not (is_cut and one.id == "MASK007"))
@@ -176,5 +179,22 @@ def _facts(model: Any, examples: Examples, run: Run) -> tuple[tuple[str, str], .
 def _provenance(run: Run) -> tuple[tuple[str, str], ...]:
     """Enough to make the same report again; no clock, so equal runs give equal bytes."""
     names = ("sftloss", "python", "torch", "transformers", "polars")
-    told = ("versions", ", ".join(f"{name} {version}" for name, version in package_versions(*names).items()))
-    return (("command", run.command), told) if run.command else (told,)
+    versions = ("versions", ", ".join(f"{name} {version}" for name, version in package_versions(*names).items()))
+    return (versions,) if run.command is None else (("command", str(run.command)), versions)
+
+
+def with_run(document: Document, command: Command | None) -> Document:
+    """The document with every command it advises made one that runs as it stands, on this run's model and data.
+
+    Args:
+        document: As the analysis made it.
+        command: The command line of this run. None, or without model and data, where the run was asked for from
+            Python: only the reader knows what they are called on a command line.
+    """
+    given = dict(() if command is None else command.flags)
+    if "--model" not in given or "--data" not in given:
+        return document
+    # an earlier report is never overwritten unasked, so the next one needs a folder of its own
+    given["--output"] = given.get("--output", "sftloss-report") + "-next"
+    inputs, own = (tuple((flag, given[flag]) for flag in flags if flag in given) for flags in (_INPUTS, _ANALYZE_ONLY))
+    return with_commands(document, lambda one: one.on(inputs, own if one.verb == "analyze" else ()))

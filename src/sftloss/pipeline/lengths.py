@@ -84,8 +84,8 @@ def lengths(
         lengths_of_rows = measured.columns.lengths()
         document = describe_lengths(lengths_of_rows, question, origins=measured.origins, facts=source.account.facts())
         findings = by_severity((*document.findings, *findings_of(RULES, source.account)))
-        told = (("command", run.command),) if run.command else ()
-        report = Report(replace(document, findings=findings, provenance=(*told, *document.provenance)))
+        command = () if run.command is None else (("command", str(run.command)),)
+        report = Report(replace(document, findings=findings, provenance=(*command, *document.provenance)))
         place.write(report)
     return report
 

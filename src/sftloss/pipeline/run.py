@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sftloss.document import Command
 from sftloss.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Run:
     progress: Callable[[int, int | None], None] | None = None
     shard: tuple[int, int] = (0, 1)
     rank_timeout: float = 600.0
-    command: str = ""
+    command: Command | None = None
 
     def __post_init__(self) -> None:
         if self.overwrite and self.resume:

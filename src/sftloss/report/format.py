@@ -1,42 +1,37 @@
-"""Numbers as people read them: one place, so that terminal, Markdown, HTML and charts agree."""
+"""Numbers of tables, charts and findings as text, so that terminal, Markdown, HTML and charts agree."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
-from sftloss.document import Cell, Finding
+from sftloss.document import Cell, Command, Finding
 from sftloss.report.text import clean
+from sftloss.words import number, percent
 
 NUMERIC = frozenset({"integer", "number", "percent", "ratio", "nats"})
 
 
-def _number(value: float) -> str:
-    size = abs(value)
-    if size == 0:
-        return "0"
-    if size >= 1e15 or size < 1e-3:
-        mantissa, exponent = f"{value:.2e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
-    return f"{value:,.0f}" if size >= 999.5 else f"{value:#.3g}".rstrip(".")
-
-
 def _percent(share: float) -> str:
-    percent = 100 * share
-    # one decimal is enough above 1 %; below it, two significant digits, so that a small share is not shown as none
-    return f"{percent:.1f}%" if abs(percent) >= 1 or percent == 0 else f"{percent:.2g}%"
+    """A share in a table: one decimal, below 1 % two significant digits, so that a small share is not shown as none."""
+    size = 100 * abs(share)
+    if size < 1e-7:
+        return "0.0 %"
+    if size < 0.001:
+        return "<0.001 %"
+    return f"{100 * share:.1f} %" if size >= 1 else f"{100 * share:.2g} %"
 
 
 def _ratio(value: float) -> str:
-    return f"{value:,.2f}×" if value == 0 or 0.095 <= abs(value) < 1e6 else f"{_number(value)}×"
+    return f"{value:,.2f}×" if value == 0 or 0.095 <= abs(value) < 1e6 else f"{number(value)}×"
 
 
 _KINDS: dict[str, Callable[[float], str]] = {
     "integer": lambda value: f"{value:,.0f}",
-    "number": _number,
+    "number": number,
     "percent": _percent,
     "ratio": _ratio,
-    "nats": _number,
+    "nats": number,
 }
 
 
@@ -45,12 +40,12 @@ def format_cell(value: Cell, kind: str = "text") -> str:
 
     Example:
         >>> format_cell(0.1234, "percent"), format_cell(1.5, "ratio"), format_cell(None, "nats")
-        ('12.3%', '1.50×', '')
+        ('12.3 %', '1.50×', '')
     """
     if value is None:
         return ""
-    if isinstance(value, str):
-        return clean(value)
+    if isinstance(value, str | Command):
+        return clean(str(value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     if math.isnan(value):
@@ -58,16 +53,16 @@ def format_cell(value: Cell, kind: str = "text") -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
     if kind == "text":
-        return f"{value:,}" if isinstance(value, int) else _number(value)
+        return f"{value:,}" if isinstance(value, int) else number(value)
     if kind in ("number", "nats") and isinstance(value, int):
         return f"{value:,}"
-    return _KINDS.get(kind, _number)(float(value))
+    return _KINDS.get(kind, number)(float(value))
 
 
 def format_tick(value: float, kind: str) -> str:
-    """An axis label: as short as the value allows ("20%", "1.5×", "0.25")."""
+    """An axis label: as short as the value allows ("20 %", "1.5×", "0.25")."""
     if kind == "percent":
-        return f"{round(100 * value, 10):,.10g}%"
+        return f"{round(100 * value, 10):,.10g} %"
     text = f"{round(value, 12):,.10g}" if abs(value) < 1e6 else f"{value:.3g}"
     return f"{text}×" if kind == "ratio" else text
 
@@ -90,7 +85,7 @@ def finding_number(finding: Finding) -> tuple[str, str]:
     Example:
         >>> from sftloss.document import Interval
         >>> finding_number(Finding("A", "info", "", "", value=1.3, unit="ratio", interval=Interval(1.1, 1.5)))
-        ('1.30×', '95% interval 1.10× to 1.50×')
+        ('1.30×', '95 % interval 1.10× to 1.50×')
     """
     if finding.value is None or math.isnan(finding.value):
         return "", ""
@@ -102,8 +97,11 @@ def finding_number(finding: Finding) -> tuple[str, str]:
         of = ""
     kind = _UNIT_KINDS.get(unit, "number")
     suffix = "" if unit in _UNIT_KINDS or not unit else unit if unit in _GLUED else f" {unit}"
-    number = format_cell(finding.value, kind) + (f" {of}" if of else suffix)
+    write = percent if kind == "percent" else lambda value: format_cell(value, kind)  # as the sentence writes it
+    shown = write(finding.value) + (f" {of}" if of else suffix)
     if finding.interval is None:
-        return number, ""
-    low, high = (format_cell(bound, kind) or "?" for bound in (finding.interval.low, finding.interval.high))
-    return number, f"{100 * finding.interval.level:g}% interval {low} to {high}"
+        return shown, ""
+    low, high = (
+        write(bound) if math.isfinite(bound) else "?" for bound in (finding.interval.low, finding.interval.high)
+    )
+    return shown, f"{100 * finding.interval.level:g} % interval {low} to {high}"

@@ -11,13 +11,15 @@ import typing
 from typing import Any
 
 from sftloss import document as records
-from sftloss.document import Document
+from sftloss.document import Command, Document
 from sftloss.errors import DataError
 
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Command):
+        return str(value)
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, (tuple, list)):
@@ -46,7 +48,7 @@ def schema() -> dict[str, Any]:
     Unknown keys are allowed: a later minor version may add some. A number that is not finite is null.
     """
     version = next(f.default for f in dataclasses.fields(Document) if f.name == "schema_version")
-    kinds = [r for r in vars(records).values() if isinstance(r, type) and dataclasses.is_dataclass(r)]
+    kinds = [r for r in vars(records).values() if isinstance(r, type) and dataclasses.is_dataclass(r) and r != Command]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"sftloss report, version {version}",
@@ -64,6 +66,8 @@ def _object(kind: type) -> dict[str, Any]:
 
 def _schema_of(hint: Any) -> dict[str, Any]:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Command:
+        return {"type": "string"}
     if dataclasses.is_dataclass(hint):
         return {"$ref": f"#/$defs/{typing.cast(type, hint).__name__}"}
     if origin is typing.Literal:
@@ -74,7 +78,8 @@ def _schema_of(hint: Any) -> dict[str, Any]:
         items = [_schema_of(a) for a in arguments]
         return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
     if origin in (typing.Union, types.UnionType):
-        return {"anyOf": [_schema_of(a) for a in arguments]}
+        kinds = [_schema_of(a) for a in arguments if not (a is Command and str in arguments)]
+        return {"anyOf": kinds} if len(kinds) > 1 else kinds[0]
     return {"type": ["number", "null"]} if hint is float else {"type": _PLAIN[hint]}
 
 

@@ -56,7 +56,7 @@ def _findings(findings: tuple[Finding, ...]) -> list[str]:
         lines.append("| " + " | ".join(escape(cell) for cell in cells) + " |")
     lines.append("")
     for finding in (f for f in findings if f.fix):
-        lines += [f"**{escape(finding.id)}**: {escape(finding.why)}", "", *_fence(finding.fix), ""]
+        lines += [f"**{escape(finding.id)}**: {escape(finding.why)}", "", *_fence(str(finding.fix)), ""]
     return lines
 
 

@@ -20,10 +20,10 @@ from sftloss.analysis.lengths.sections import (
 )
 from sftloss.analysis.lengths.study import LengthStudy, Origins
 from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
-from sftloss.analysis.shared.shares import number, percent
 from sftloss.document import Document, Finding, by_severity
 from sftloss.errors import DataError
 from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN, Normalization
+from sftloss.words import number, percent
 
 
 def describe_lengths(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sftloss.analysis.shared import fixes
-from sftloss.analysis.shared.shares import number, percent
 from sftloss.document import Finding, Interval, Severity
 from sftloss.numbers import Estimate
+from sftloss.words import number, percent
 
 SHIFT = 0.05  # a change of mean length below 5 % is not worth a warning
 

@@ -9,10 +9,11 @@ import numpy as np
 from sftloss import numbers
 from sftloss.analysis.lengths.forecast import STEEPEST, LengthForecast, bin_sums, solve
 from sftloss.analysis.lengths.study import LengthStudy
-from sftloss.analysis.shared.shares import bounds, cell, number, percent
+from sftloss.analysis.shared.shares import bounds, cell
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
 from sftloss.numbers import Floats
 from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN, Normalization
+from sftloss.words import number, percent
 
 _BOUND, _GIVEN = "if the prompt says nothing", "given the prompt"
 
@@ -206,10 +207,12 @@ def target_section(study: LengthStudy) -> Section:
     if study.answers.seen.any():
         asked.append((_GIVEN, study.answers.prompts))
     rows: list[tuple[Cell, ...]] = []
+    reached = []
     for name, groups in asked:
         low, high = _reach(study, groups)
         alpha = solve(study.answers, target, groups)
         rows.append((name, cell(alpha), cell(low), cell(high), _verdict(alpha)))
+        reached.append(f"{name} " + ("no exponent reaches it" if math.isnan(alpha) else f"alpha {number(alpha)}"))
     columns = (
         Column("assumption", "assumption"),
         Column("alpha", "exponent alpha", "number", "divide by T^alpha; below 0 favours long answers"),
@@ -217,11 +220,9 @@ def target_section(study: LengthStudy) -> Section:
         Column("longest", "longest reachable", "number", "the limit of ever smaller alpha"),
         Column("verdict", "verdict"),
     )
-    said = "; ".join(
-        f"{name} {'no exponent reaches it' if alpha is None else 'alpha ' + number(float(alpha))}"
-        for name, alpha, *_ in rows
+    lead = (
+        f"For a mean of {number(target)} {study.options.unit} (data {number(study.data.value)}): {'; '.join(reached)}."
     )
-    lead = f"For a mean of {number(target)} {study.options.unit} (data {number(study.data.value)}): {said}."
     if study.reason:
         lead += f" Whether the exponent does it here the data cannot tell: {study.reason}."
     title = f"Exponent for a mean of {number(target)} {study.options.unit}"

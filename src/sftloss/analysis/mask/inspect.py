@@ -25,11 +25,11 @@ from sftloss.analysis.mask.sections import (
 )
 from sftloss.analysis.mask.strips import strip
 from sftloss.analysis.mask.tally import MaskTally
-from sftloss.analysis.shared.shares import number
 from sftloss.data import Account, Example, Examples, Record, Records, account, script_of
-from sftloss.document import Document, Finding, TokenStrip, by_severity, percent
+from sftloss.document import Document, Finding, TokenStrip, by_severity
 from sftloss.roles import RESPONSE
 from sftloss.rules import findings_of
+from sftloss.words import number, percent
 
 _FAULT_STRIPS = 4
 _PROGRESS_EVERY = 100

@@ -15,8 +15,9 @@ from sftloss.analysis.mask.scaffold import Scaffold
 from sftloss.analysis.mask.tally import MaskTally
 from sftloss.data import Account
 from sftloss.data.account import MOST_ORIGINS, MOSTLY
-from sftloss.document import Severity, percent
+from sftloss.document import Severity
 from sftloss.rules import Evidence, Rule
+from sftloss.words import percent
 
 NO_LANGUAGE = ("script:none", "script:Mixed", "script:Other")
 """Scripts that name no language."""

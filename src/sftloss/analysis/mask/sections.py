@@ -7,10 +7,11 @@ import math
 import numpy as np
 
 from sftloss.analysis.mask.tally import MaskTally
-from sftloss.analysis.shared.shares import cell, number, percent
+from sftloss.analysis.shared.shares import cell
 from sftloss.data import REASONS, Account
 from sftloss.document import Cell, Chart, Column, Section, Series, Table, TokenStrip
 from sftloss.roles import ROLES
+from sftloss.words import number, percent
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 _NAMES = ("least", "10 %", "median", "90 %", "99 %", "most")

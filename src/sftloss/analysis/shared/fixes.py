@@ -1,17 +1,24 @@
-"""What to do about a finding, as a command line or a setting: the one place that spells them."""
+"""What to do about a finding, as words, a setting or a command: the one place that spells them."""
 
 from __future__ import annotations
 
-INSPECT = "sftloss inspect --model MODEL --data DATA"
-ANSWERS_ONLY = "give prompt, system and tool tokens weight 0, then check the mask: " + INSPECT
+from sftloss.document import Command
+
+INSPECT = Command("inspect")
+ANSWERS_ONLY = Command("inspect", lead="give prompt, system and tool tokens weight 0, then check the mask")
+ENDS_ONLY = Command("inspect", lead="check that end tokens stand only where answers end")
 LONGER = "train with a larger maximal length, or drop the rows that are cut off"
 GLOBAL_MEAN = "divide by the trained tokens of the whole step, all micro-batches and ranks (--normalization token-mean)"
 READ_ROWS = "read the rows listed here"
-FOCAL = "sftloss analyze --model MODEL --data DATA --loss cross_entropy --loss 'focal(gamma=2)'"
+FOCAL = Command(
+    "analyze",
+    (("--loss", "cross_entropy"), ("--loss", "focal(gamma=2)")),
+    "look at a loss that gives tokens the model already knows less weight",
+)
 BY_HAND = "give the rows of the lengths that get too little a weight of their own in the data; the deciles name them"
 ENDS = "give end tokens a larger weight in the data, then look at generated lengths"
 
-STEEPEST = 1.5
+STEEPEST_ADVICE = 1.5
 """The largest exponent that is ever advised: beyond it a few short examples hold nearly everything."""
 
 _NAMES = {0.0: "token-mean", 0.5: "sqrt", 1.0: "example-mean"}

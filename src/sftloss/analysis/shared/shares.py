@@ -8,23 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sftloss.document import Cell, Chart, Column, Interval, Series, Table
-from sftloss.document import percent as percent
 from sftloss.numbers import Estimate, Floats, GroupSums, interval
+from sftloss.words import number, percent
 
 
 def cell(value: float | None) -> float | None:
     """A number for a table: undefined is an empty cell."""
     return None if value is None or not math.isfinite(value) else float(value)
-
-
-def number(value: float) -> str:
-    """Three significant digits, no exponent where it can be avoided; a minus sign that is a minus sign."""
-    if not math.isfinite(value):
-        return "undefined"
-    if value == round(value) and abs(value) < 1e15:
-        return f"{value:.0f}".replace("-", "\u2212")
-    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-    return f"{value:.{min(digits, 6)}f}".replace("-", "\u2212")
 
 
 def with_interval(estimate: Estimate) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from sftloss.analysis.shared.shares import percent
 from sftloss.weights import Normalization
+from sftloss.words import percent
 
 _COUNTED = {0.0: "every token counts alike", 1.0: "every example is averaged first"}
 _DOING = {0.0: "Counting every token alike", 1.0: "Averaging every example first"}

@@ -10,11 +10,11 @@ import numpy as np
 from sftloss.analysis.lengths.findings import conflict_finding
 from sftloss.analysis.mask.rules import why
 from sftloss.analysis.shared import fixes
-from sftloss.analysis.shared.shares import percent
 from sftloss.analysis.signal.frames import Study
 from sftloss.data import REASONS
 from sftloss.document import Finding, Interval
 from sftloss.numbers import GroupSums, ratio_interval
+from sftloss.words import percent
 
 MOST_ROWS = 10
 

@@ -15,7 +15,7 @@ import polars as pl
 from sftloss import numbers
 from sftloss.analysis.lengths.findings import Shift, concentration_finding, example_mean_finding, micro_batch_finding
 from sftloss.analysis.shared import fixes
-from sftloss.analysis.shared.shares import Shares, number, percent, with_interval
+from sftloss.analysis.shared.shares import Shares, with_interval
 from sftloss.analysis.shared.words import by_times, group_name, holds_and_takes
 from sftloss.analysis.signal.findings import share_of
 from sftloss.analysis.signal.frames import Study
@@ -26,6 +26,7 @@ from sftloss.analysis.signal.token_groups import BAND_NAMES, band_key
 from sftloss.document import Finding
 from sftloss.numbers import Estimate, decide, interval
 from sftloss.weights import EXAMPLE_MEAN, Normalization
+from sftloss.words import number, percent
 
 TARGETS = {"per-token": 1.0, "per-example": 0.0}
 ENDS_LOW, ENDS_HIGH = 0.8, 1.25  # expected over actual ends, beyond which stopping is off
@@ -90,7 +91,7 @@ def _fix_of_policy(study: Study, slope: float, target: float) -> str:
     if study.view.normalization.micro_batch is not None:
         return fixes.GLOBAL_MEAN if target == 1 else fixes.alpha(1.0)
     alpha = round(study.options.normalization.alpha + slope - target, 2)
-    if is_bad_fit(study, study.view, study.options.level) or not 0 <= alpha <= fixes.STEEPEST:
+    if is_bad_fit(study, study.view, study.options.level) or not 0 <= alpha <= fixes.STEEPEST_ADVICE:
         return fixes.BY_HAND
     return fixes.alpha(alpha)
 
@@ -215,7 +216,7 @@ def wasted(study: Study) -> Finding | None:
         f"{percent(tokens)} of the tokens have {band}, and they take {percent(signal)} of the training signal at "
         f"{study.options.level}.",
         why if low else "These tokens are known; the loss spends its strength on them.",
-        fixes.READ_ROWS if low else f"look at a loss that lets certain tokens rest: {fixes.FOCAL}",
+        fixes.READ_ROWS if low else fixes.FOCAL,
         signal,
         shown,
         "share of signal",
@@ -273,7 +274,7 @@ def end_calibration(study: Study) -> Finding | None:
         "It has not learned yet where these answers end: training must teach it, so their ends must be trained."
         if is_new
         else f"It {'runs on past the end' if runs_on else 'stops early'}, whatever its loss is.",
-        fixes.ENDS if runs_on else f"see that end tokens stand only where answers end: {fixes.INSPECT}",
+        fixes.ENDS if runs_on else fixes.ENDS_ONLY,
         ratio,
         spread,
         "expected over actual ends",

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from sftloss.analysis.signal.frames import Study
-from sftloss.document import Document, Table
+from sftloss.document import Command, Document, Table
 
 _FACTS = ("example", "path", "row", "line", "task", "language", "source", "n_tokens", "truncated")
 
@@ -31,4 +31,5 @@ def frames(study: Study, document: Document) -> dict[str, pl.DataFrame]:
 
 
 def _frame(table: Table) -> pl.DataFrame:
-    return pl.DataFrame(list(table.rows), schema=[column.key for column in table.columns], orient="row", strict=False)
+    rows = [[str(value) if isinstance(value, Command) else value for value in row] for row in table.rows]
+    return pl.DataFrame(rows, schema=[column.key for column in table.columns], orient="row", strict=False)

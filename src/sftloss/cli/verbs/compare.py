@@ -111,7 +111,7 @@ def compare(options: CompareOptions, manner: Manner) -> None:
         experiment,
         output=options.output,
         execution=running(manner, devices=devices, workers=options.workers, save_every=options.save_every),
-        command=command_line("compare", options),
+        command=str(command_line("compare", options)),
     )
     show_brief(report, json=options.json, markdown=options.markdown)
     told(options.output, manner)

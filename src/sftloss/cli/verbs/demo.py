@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sftloss.cli.options.options import Manner
 from sftloss.config import option
+from sftloss.document import Command
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ def demo(options: DemoOptions, manner: Manner) -> None:
 
     check_targets(options.json, replace=options.overwrite)
     with progress("measuring", manner) as tell:
-        where = Run(output=options.output, overwrite=options.overwrite, progress=tell, command="sftloss demo")
+        where = Run(
+            output=options.output, overwrite=options.overwrite, progress=tell, command=Command("demo", inputs=())
+        )
         report = demo(where)
     show(report, json=options.json)
     page = Path(options.output) / "report.html"

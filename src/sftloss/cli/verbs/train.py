@@ -56,7 +56,7 @@ def recipe_of(options: TrainOptions) -> Any:
         given["lora"] = Lora(options.lora_r, options.lora_alpha, options.lora_dropout, options.lora_targets)
     elif options.lora_alpha is not None or options.lora_dropout or options.lora_targets:
         raise ConfigError("--lora-r is missing: the rank of the adapters, as --lora-r 16.")
-    return Recipe(**given, command=command_line("train", options))
+    return Recipe(**given, command=str(command_line("train", options)))
 
 
 def _number(name: str, text: str) -> float:

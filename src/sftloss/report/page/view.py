@@ -228,7 +228,7 @@ def _finding(finding: Finding, anchor: str) -> View:
         "number": number,
         "interval": interval,
         "why": prose(finding.why),
-        **_fix(finding.fix),
+        **_fix(str(finding.fix)),
         "rows": [clean(row) for row in finding.rows],
     }
 

@@ -65,7 +65,7 @@ def _finding(console: Console, finding: Finding) -> None:
     console.print()
     console.print(line)
     told = ", ".join(part for part in (number, interval) if part)
-    for text, style in ((told, "bold"), (clean(finding.why), "dim"), (finding.fix, "cyan")):
+    for text, style in ((told, "bold"), (clean(finding.why), "dim"), (str(finding.fix), "cyan")):
         if text:
             _indented(console, text, style)
     if finding.rows:

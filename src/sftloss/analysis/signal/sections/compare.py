@@ -9,13 +9,14 @@ import numpy as np
 import polars as pl
 
 from sftloss import numbers
-from sftloss.analysis.shared.shares import bounds, cell, forest, percent
+from sftloss.analysis.shared.shares import bounds, cell, forest
 from sftloss.analysis.signal.frames import Study
 from sftloss.analysis.signal.sections.length import is_bad_fit, length_law
 from sftloss.analysis.signal.sections.tokens import mean_loss
 from sftloss.analysis.signal.views import LEVELS, View
 from sftloss.document import Cell, Column, Section, Table, TokenStrip
 from sftloss.roles import ROLES
+from sftloss.words import percent
 
 Decode = Callable[[Sequence[int]], Sequence[str]]
 

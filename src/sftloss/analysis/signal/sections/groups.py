@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sftloss.analysis.shared.shares import Shares, largest, percent, share_chart, share_table, shares
+from sftloss.analysis.shared.shares import Shares, largest, share_chart, share_table, shares
 from sftloss.analysis.shared.words import counted, group_name, holds_and_takes, label_of
 from sftloss.analysis.signal.frames import Study
 from sftloss.analysis.signal.views import LEVELS
 from sftloss.document import Section
+from sftloss.words import percent
 
 MOST = 20  # groups shown; the smallest are added up
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from sftloss.analysis.shared.shares import number, percent
 from sftloss.analysis.shared.words import ALL_CUT, counted, doing
 from sftloss.analysis.signal.frames import Study
 from sftloss.analysis.signal.sections.groups import group_sentence, group_shares, moves
 from sftloss.analysis.signal.sections.tokens import band_shares, from_band, up_to_band
+from sftloss.words import number, percent
 
 _STRIKING = 0.1  # a group whose share moves less is not what a reader must know first
 _KNOWN = ((7, "0.99"), (6, "0.9"), (5, "0.75"), (4, "0.5"))  # index of the first band, and its lower edge

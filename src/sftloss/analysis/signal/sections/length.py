@@ -7,22 +7,13 @@ from dataclasses import replace
 import numpy as np
 
 from sftloss import numbers
-from sftloss.analysis.shared.shares import (
-    bounds,
-    cell,
-    forest,
-    number,
-    percent,
-    share_chart,
-    share_table,
-    shares,
-    with_interval,
-)
+from sftloss.analysis.shared.shares import bounds, cell, forest, share_chart, share_table, shares, with_interval
 from sftloss.analysis.shared.words import ALL_CUT
 from sftloss.analysis.signal.frames import Study
 from sftloss.analysis.signal.views import LEVELS, View
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
 from sftloss.numbers import Estimate
+from sftloss.words import number, percent
 
 
 def length_law(study: Study, view: View, level: str) -> Estimate:

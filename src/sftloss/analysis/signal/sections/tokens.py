@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sftloss.analysis.shared.shares import Shares, cell, largest, number, percent, share_chart, share_table, shares
+from sftloss.analysis.shared.shares import Shares, cell, largest, share_chart, share_table, shares
 from sftloss.analysis.shared.words import counted
 from sftloss.analysis.signal.frames import Study
 from sftloss.analysis.signal.token_groups import BAND_NAMES, groupings, token_sums
@@ -14,6 +14,7 @@ from sftloss.analysis.signal.views import LEVELS, View
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
 from sftloss.roles import ROLES
 from sftloss.weights import TOKEN_MEAN
+from sftloss.words import number, percent
 
 
 def token_shares(study: Study, grouping: str, *, with_loss: bool = False) -> Shares:

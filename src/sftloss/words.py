@@ -1,0 +1,70 @@
+"""Numbers and lists in words: the one place that writes them, so that every page writes a number in one way.
+
+Everything is plain text: a minus sign is a hyphen, thousands have a comma, a percent sign stands after a blank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+_DUST = 1e-9  # what is left of a sum that should be zero
+
+
+def number(value: float) -> str:
+    """Three significant digits, no exponent from 0.001 on; whole numbers are written out.
+
+    Example:
+        >>> number(2.0), number(0.04512), number(12345.6), number(3e-5), number(2e-14)
+        ('2', '0.0451', '12,346', '3.00e-5', '0')
+    """
+    if math.isnan(value):
+        return "undefined"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    size = abs(value)
+    if size < _DUST:
+        return "0"
+    if size < 1e-3 or size >= 1e15:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    if size >= 999.5 or value == round(value):
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".")
+
+
+def percent(share: float | None) -> str:
+    """A share in words: no decimals from 10 % on, one below; nearly all is not all, and nearly none is not none.
+
+    Example:
+        >>> percent(0.123), percent(0.0123), percent(0.00012), percent(0.9999)
+        ('12 %', '1.2 %', 'less than 0.1 %', '99.9 %')
+    """
+    if share is None or not math.isfinite(share):
+        return "an undefined part"
+    size = abs(share)
+    if _DUST < size < 0.0005:
+        return "less than 0.1 %"
+    if 0.995 <= size < 1 - _DUST:
+        return f"{math.copysign(min(99.9, 100 * size), share):.1f} %"
+    return f"{100 * share:.0f} %" if size >= 0.0995 or size <= _DUST else f"{100 * share:.1f} %"
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A count with its noun.
+
+    Example:
+        >>> counted(1, "step"), counted(1200, "step"), counted(2, "entry", "entries")
+        ('1 step', '1,200 steps', '2 entries')
+    """
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence.
+
+    Example:
+        >>> listed(["a"]), listed(["a", "b", "c"])
+        ('a', 'a, b and c')
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
