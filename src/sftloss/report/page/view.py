@@ -63,7 +63,7 @@ def _table(table: Table, limits: Limits) -> View:
             {"label": prose(column.label), "help": prose(column.help), "class": _cell_class(shown, i)}
             for i, column in enumerate(shown.columns)
         ],
-        "rows": [[(_cell(cell.text, limits), cell.interval) for cell in row] for row in shown.rows],
+        "rows": [[(_cell(cell.text, limits), prose(cell.interval)) for cell in row] for row in shown.rows],
         "hidden": len(table.rows) - len(shown.rows),
         "note": prose(table.note),
     }
