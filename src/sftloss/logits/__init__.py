@@ -17,21 +17,35 @@ reason. The analyzer ranks no losses and prints only on request.
 from __future__ import annotations
 
 from sftloss.logits.analyzer import LossFunctionAnalyzer
+from sftloss.logits.demonstrations import (
+    compare_focal_vs_standard_loss,
+    comprehensive_loss_analysis,
+    demonstrate_gradient_magnitude,
+    generate_test_data,
+    test_instruction_response_loss,
+)
 from sftloss.logits.focal import FocalLoss
-from sftloss.logits.generated import comprehensive_loss_analysis, generate_test_data
 from sftloss.logits.instruction import InstructionResponseLoss
 from sftloss.logits.length import AdaptiveLengthLoss, LengthNormalizedLoss
 from sftloss.logits.summary import length_summary
+from sftloss.logits.trained import analyze_length_normalization_effects, demonstrate_multitask_loss
+from sftloss.logits.words import Demonstration
 from sftloss.tasks import MultiTaskLoss
 
 __all__ = [
     "AdaptiveLengthLoss",
+    "Demonstration",
     "FocalLoss",
     "InstructionResponseLoss",
     "LengthNormalizedLoss",
     "LossFunctionAnalyzer",
     "MultiTaskLoss",
+    "analyze_length_normalization_effects",
+    "compare_focal_vs_standard_loss",
     "comprehensive_loss_analysis",
+    "demonstrate_gradient_magnitude",
+    "demonstrate_multitask_loss",
     "generate_test_data",
     "length_summary",
+    "test_instruction_response_loss",
 ]

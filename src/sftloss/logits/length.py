@@ -22,7 +22,61 @@ from sftloss.logits.focal import focal_objective
 from sftloss.weights import adaptive_length_weights, length_weights
 
 
-class LengthNormalizedLoss(nn.Module):
+class _LengthLoss(nn.Module):
+    """Shared part of the two losses, which differ in the weights of a trained token."""
+
+    ignore_index: int
+    objective: TokenObjective
+    reduction: Reduction
+    scale: float = 1.0
+
+    def _token_weights(self, targets: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
+        """Return the weight u of each token ``(tokens,)``; targets and mask are ``(batch, tokens)``."""
+        raise NotImplementedError
+
+    def weights(
+        self, targets: Tensor, lengths: Tensor | None = None, *, segments: Tensor | None = None
+    ) -> Float[Tensor, "batch tokens"]:
+        """Return the weight u of each token, 0 where it is not trained."""
+        mask = trained_mask(self.reduction.name, targets, self.ignore_index, lengths)
+        return self._token_weights(targets, mask, flat_segments(targets, segments)).reshape(targets.shape)
+
+    def total(
+        self, targets: Tensor, lengths: Tensor | None = None, *, segments: Tensor | None = None
+    ) -> Float[Tensor, ""]:
+        """Return this micro-batch's share of the normalizer. Its sum over the step is ``total`` of forward."""
+        return self.reduction.total(self.weights(targets, lengths, segments=segments), segments)
+
+    def forward(
+        self,
+        logits: Float[Tensor, "batch tokens vocab"],
+        targets: Int[Tensor, "batch tokens"],
+        lengths: Int[Tensor, " batch"] | None = None,
+        *,
+        segments: Int[Tensor, "batch tokens"] | None = None,
+        total: Total | None = None,
+    ) -> Tensor:
+        """Return the loss in nats, in float32 or better.
+
+        Args:
+            logits: ``(batch, tokens, vocab)``, any floating dtype, any strides; ``-inf`` columns are legal.
+            targets: ``(batch, tokens)``, **aligned**: ``logits[:, t]`` predicts ``targets[:, t]``.
+            lengths: ``(batch,)``, number of tokens of each row that are not padding. Ignored targets stay ignored.
+            segments: ``(batch, tokens)``, the sequence id of each token where rows are packed; negative is padding.
+            total: N of the whole optimizer step: the sum of :meth:`total` over all micro-batches and ranks. It makes
+                gradient accumulation exact. (Where gradients are averaged over ranks, multiply the loss by the number
+                of ranks.)
+
+        Raises:
+            ValueError: If shapes do not agree, or ``total`` is given with a reduction other than ``"mean"``.
+        """
+        check_logits(self.reduction.name, logits, targets)
+        weights = self.weights(targets, lengths, segments=segments)
+        losses = per_token_losses(logits, targets, weights != 0, self.objective)
+        return self.scale * self.reduction(losses, weights, segments, total)
+
+
+class LengthNormalizedLoss(_LengthLoss):
     r"""Cross-entropy of each sequence over a power of its length, averaged over sequences.
 
     .. math:: L = \frac{1}{N} \sum_{s} \frac{1}{T_s^\alpha} \sum_{t \in s} -\log p(y_t)
@@ -69,53 +123,14 @@ class LengthNormalizedLoss(nn.Module):
         self.reduction = Reduction("LengthNormalizedLoss", reduction, normalizer)
         self.objective = ce_objective(label_smoothing)
 
-    def weights(
-        self, targets: Tensor, lengths: Tensor | None = None, *, segments: Tensor | None = None
-    ) -> Float[Tensor, "batch tokens"]:
-        """Return the weight u of each token: :math:`T^{-\\alpha}` where it is trained, else 0."""
-        mask = trained_mask("LengthNormalizedLoss", targets, self.ignore_index, lengths)
-        flat = length_weights(mask.float().reshape(-1), flat_segments(targets, segments), alpha=self.alpha)
-        return flat.reshape(targets.shape)
-
-    def total(
-        self, targets: Tensor, lengths: Tensor | None = None, *, segments: Tensor | None = None
-    ) -> Float[Tensor, ""]:
-        """Return this micro-batch's share of the normalizer. Its sum over the step is ``total`` of forward."""
-        return self.reduction.total(self.weights(targets, lengths, segments=segments), segments)
-
-    def forward(
-        self,
-        logits: Float[Tensor, "batch tokens vocab"],
-        targets: Int[Tensor, "batch tokens"],
-        lengths: Int[Tensor, " batch"] | None = None,
-        *,
-        segments: Int[Tensor, "batch tokens"] | None = None,
-        total: Total | None = None,
-    ) -> Tensor:
-        """Return the loss in nats, in float32 or better.
-
-        Args:
-            logits: ``(batch, tokens, vocab)``, any floating dtype, any strides; ``-inf`` columns are legal.
-            targets: ``(batch, tokens)``, **aligned**: ``logits[:, t]`` predicts ``targets[:, t]``.
-            lengths: ``(batch,)``, number of tokens of each row that are not padding. Ignored targets stay ignored.
-            segments: ``(batch, tokens)``, the sequence id of each token where rows are packed; negative is padding.
-            total: N of the whole optimizer step: the sum of :meth:`total` over all micro-batches and ranks. It makes
-                gradient accumulation exact. (Where gradients are averaged over ranks, multiply the loss by the number
-                of ranks.)
-
-        Raises:
-            ValueError: If shapes do not agree, or ``total`` is given with a reduction other than ``"mean"``.
-        """
-        check_logits("LengthNormalizedLoss", logits, targets)
-        weights = self.weights(targets, lengths, segments=segments)
-        losses = per_token_losses(logits, targets, weights != 0, self.objective)
-        return self.reduction(losses, weights, segments, total)
+    def _token_weights(self, targets: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
+        return length_weights(mask.float().reshape(-1), segments, alpha=self.alpha)
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}, label_smoothing={self.label_smoothing}, normalizer={self.reduction.normalizer!r}"
 
 
-class AdaptiveLengthLoss(nn.Module):
+class AdaptiveLengthLoss(_LengthLoss):
     r"""Length-normalized loss that weights a sequence by its distance from a target length.
 
     .. math:: L = \frac{1}{Z} \sum_s \frac{f(n_s)}{T_s^{\alpha}} \sum_{t \in s} \ell_t, \qquad
@@ -172,9 +187,8 @@ class AdaptiveLengthLoss(nn.Module):
         self.reduction = Reduction("AdaptiveLengthLoss", kwargs.pop("reduction", "mean"), normalizer)
         self.register_buffer("weight", kwargs.pop("weight", None) if base_loss == "ce" else None)
         self.scale, self.objective = _base(base_loss, kwargs)
-        self._adapted(
-            torch.zeros(0), torch.zeros(0, dtype=torch.int64)
-        )  # raises on invalid numbers now, not in the first training step
+        # raises on invalid numbers now, not in the first training step
+        self._adapted(torch.zeros(0), torch.zeros(0, dtype=torch.int64))
 
     def _adapted(self, flat: Tensor, segments: Tensor) -> Tensor:
         exponent = length_weights(flat, segments, alpha=self.exponent)
@@ -186,36 +200,11 @@ class AdaptiveLengthLoss(nn.Module):
             direction=self.direction,
         )
 
-    def weights(
-        self, targets: Tensor, lengths: Tensor | None = None, *, segments: Tensor | None = None
-    ) -> Float[Tensor, "batch tokens"]:
-        """Return the weight u of each token, 0 where it is not trained."""
-        mask = trained_mask("AdaptiveLengthLoss", targets, self.ignore_index, lengths)
+    def _token_weights(self, targets: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
         base = mask.float()
         if self.weight is not None:
             base = base * self.weight.detach().to(targets.device)[torch.where(mask, targets, 0)].float()
-        return self._adapted(base.reshape(-1), flat_segments(targets, segments)).reshape(targets.shape)
-
-    def total(
-        self, targets: Tensor, lengths: Tensor | None = None, *, segments: Tensor | None = None
-    ) -> Float[Tensor, ""]:
-        """Return this micro-batch's share of the normalizer. Its sum over the step is ``total`` of forward."""
-        return self.reduction.total(self.weights(targets, lengths, segments=segments), segments)
-
-    def forward(
-        self,
-        logits: Float[Tensor, "batch tokens vocab"],
-        targets: Int[Tensor, "batch tokens"],
-        lengths: Int[Tensor, " batch"] | None = None,
-        *,
-        segments: Int[Tensor, "batch tokens"] | None = None,
-        total: Total | None = None,
-    ) -> Tensor:
-        """Return the loss in nats. Arguments and errors are those of :meth:`LengthNormalizedLoss.forward`."""
-        check_logits("AdaptiveLengthLoss", logits, targets)
-        weights = self.weights(targets, lengths, segments=segments)
-        losses = per_token_losses(logits, targets, weights != 0, self.objective)
-        return self.scale * self.reduction(losses, weights, segments, total)
+        return self._adapted(base.reshape(-1), segments)
 
     def extra_repr(self) -> str:
         return f"target_length={self.target_length}, length_penalty={self.length_penalty}, direction={self.direction!r}"
