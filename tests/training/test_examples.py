@@ -43,7 +43,13 @@ def test_hf_trainer_runs(tmp_path: Path) -> None:
     assert any("eval_loss" in line for line in history)
 
 
-@pytest.mark.parametrize("name", ["plain_loop", "accelerate_loop"])
+def test_plain_module_trains_exactly(capsys: pytest.CaptureFixture[str]) -> None:
+    losses = load("own_host").main()
+    assert len(losses) == 5 and losses[-1] < losses[0] - 0.5
+    assert "own loop: Exact: 4 splits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["plain_loop", "accelerate_loop", "own_host"])
 def test_loops_run_on_two_processes(name: str) -> None:
     pytest.importorskip("accelerate")
     is_two = "import os, runpy, sys; assert os.environ['WORLD_SIZE'] == '2'; "
@@ -60,3 +66,4 @@ def test_loops_run_on_two_processes(name: str) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("cross_entropy") == 5, "only rank 0 prints"
+    assert name != "own_host" or "own loop: Exact: 6 splits" in done.stdout, "two of the splits are over the ranks"

@@ -172,7 +172,7 @@ def _check_hidden(model: Any) -> None:
 
 
 def _facts(model: Any, examples: Examples, run: Run) -> tuple[tuple[str, str], ...]:
-    name = str(getattr(model.config, "_name_or_path", "")) or type(model).__name__
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "")) or type(model).__name__
     return (("model", name), *examples.account.facts())
 
 
