@@ -7,8 +7,7 @@ import json
 import pytest
 
 from sftloss.data import BadRow, Message, Origin, Record, detect_format
-from sftloss.data.formats.columns import COLUMNS, Shape
-from sftloss.data.formats.formats import to_record
+from sftloss.data.formats.record import COLUMN_ROLES, Shape, to_record
 from sftloss.data.formats.weights import ROW_WEIGHTS
 from sftloss.errors import ConfigError
 
@@ -58,7 +57,9 @@ def test_every_format_of_one_conversation_gives_the_same_messages(name):
 @pytest.mark.parametrize("name", SAME_ROW)
 def test_null_columns_are_as_good_as_absent_ones(name):
     """A table of mixed rows has every column in every row, most of them null."""
-    everything = dict.fromkeys((*COLUMNS, *ROW_WEIGHTS, "conversations", "question", "answer", "context", "images"))
+    everything = dict.fromkeys(
+        (*COLUMN_ROLES, *ROW_WEIGHTS, "conversations", "question", "answer", "context", "images")
+    )
     assert detect_format({**everything, **SAME_ROW[name]}) == name
     assert said({**everything, **SAME_ROW[name]}) == ASKED
 

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftloss.data import BadRow, Origin
-from sftloss.data.formats.columns import COLUMNS, FORMATS, Shape
-from sftloss.data.formats.formats import to_record
+from sftloss.data.formats.record import COLUMN_ROLES, FORMATS, Shape, to_record
 from sftloss.data.formats.weights import MESSAGE_WEIGHTS, ROW_WEIGHTS, TOKEN_WEIGHTS
 
 HERE = Origin("rows.jsonl", 0, 1)
@@ -117,7 +116,18 @@ def test_reason_echoes_little_and_no_control_character(row):
 
 
 KEYS = sorted(
-    {*COLUMNS, *MESSAGE_WEIGHTS, *ROW_WEIGHTS, *TOKEN_WEIGHTS, "role", "from", "content", "value", "type", "answer"}
+    {
+        *COLUMN_ROLES,
+        *MESSAGE_WEIGHTS,
+        *ROW_WEIGHTS,
+        *TOKEN_WEIGHTS,
+        "role",
+        "from",
+        "content",
+        "value",
+        "type",
+        "answer",
+    }
     | {"conversations", "question", "attention_mask", "position_ids", "seq_lengths", "roles", "tool_calls", "images"}
 )
 SCALARS = (
@@ -132,7 +142,9 @@ VALUES = st.recursive(
 
 
 @settings(max_examples=400, deadline=None)
-@given(row=st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6), forced=st.none() | st.sampled_from(FORMATS))
+@given(
+    row=st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6), forced=st.none() | st.sampled_from(tuple(FORMATS))
+)
 def test_any_row_becomes_a_record_or_has_a_reason(row, forced):
     """No row of JSON values, however odd, ends in a traceback."""
     try:

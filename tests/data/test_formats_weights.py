@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sftloss.data import BadRow, Origin
-from sftloss.data.formats.formats import to_record
+from sftloss.data.formats.record import to_record
 
 HERE = Origin("rows.jsonl", 0, 1)
 

@@ -1,15 +1,16 @@
-"""Pre-tokenised rows: input_ids with whatever labels and masks came along -> one clean sequence."""
+"""Rows of token ids, with the labels and masks that come along: one clean sequence."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from sftloss.data.formats.weights import TOKEN_WEIGHTS, number
+from sftloss.data.formats.format import Format, Row, required
+from sftloss.data.formats.weights import TOKEN_WEIGHTS, weight_of
 from sftloss.data.reasons import BadRow, excerpt
 
 
-def tokens(row: Mapping[str, Any]) -> dict[str, list[Any]]:
+def tokens(row: Row) -> dict[str, list[Any]]:
     """``input_ids``, and ``labels``, ``weights`` (the product of all masks), ``roles`` where the row has them.
 
     Positions whose attention mask is 0 are padding and left out, on either side.
@@ -17,7 +18,7 @@ def tokens(row: Mapping[str, Any]) -> dict[str, list[Any]]:
     Raises:
         BadRow: ``bad-tokens``, ``bad-weight``, or ``empty-answer`` for an empty sequence.
     """
-    ids = _integers(row["input_ids"], "input_ids")
+    ids = _integers(required(row, "input_ids"), "input_ids")
     if min(ids, default=0) < 0:
         raise BadRow("bad-tokens", f"input_ids holds {min(ids)}; -100 belongs into labels")
     columns: dict[str, list[Any]] = {"input_ids": ids}
@@ -54,20 +55,20 @@ def _integers(value: Any, name: str) -> list[int]:
     return values
 
 
-def _weights(row: Mapping[str, Any]) -> list[float] | None:
+def _weights(row: Row) -> list[float] | None:
     product: list[float] | None = None
     for name in TOKEN_WEIGHTS:
         value = row.get(name)
         if value is None or isinstance(value, int | float | str):  # a single number weighs the row
             continue
-        factors = [number(factor, f"{name}[{i}]") for i, factor in enumerate(_listed(value, name))]
+        factors = [weight_of(factor, f"{name}[{i}]") for i, factor in enumerate(_listed(value, name))]
         if product is not None and len(product) != len(factors):
             raise BadRow("bad-tokens", f"{name} has {len(factors)} entries, another mask of the row {len(product)}")
         product = factors if product is None else [a * b for a, b in zip(product, factors, strict=True)]
     return product
 
 
-def _without_padding(row: Mapping[str, Any], columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def _without_padding(row: Row, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     if row.get("attention_mask") is None:
         return columns
     mask = _listed(row["attention_mask"], "attention_mask")
@@ -81,7 +82,7 @@ def _without_padding(row: Mapping[str, Any], columns: dict[str, list[Any]]) -> d
     return {name: [entry for entry, kept in zip(column, mask, strict=True) if kept] for name, column in columns.items()}
 
 
-def _refuse_packed(row: Mapping[str, Any]) -> None:
+def _refuse_packed(row: Row) -> None:
     """Several sequences in one row would attend to each other and share one length."""
     for name in ("seq_lengths", "position_ids"):
         if row.get(name) is None:
@@ -102,3 +103,14 @@ def _refuse_shifted(columns: Mapping[str, list[Any]]) -> None:
             shifted = i + 1 < len(ids) and label == ids[i + 1]
             cure = "they look shifted by one; give them unshifted" if shifted else "each label is its input id or -100"
             raise BadRow("bad-tokens", f"labels[{i}] is {label} where input_ids has {token}: {cure}")
+
+
+FORMAT = Format(
+    "tokens",
+    lambda row: "input_ids" in row,
+    tokens,
+    "`input_ids`, and where there are some `labels` (-100 is not trained), `attention_mask`, `loss_mask` or other "
+    "weights, `roles`",
+    {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]},
+    order=10,
+)

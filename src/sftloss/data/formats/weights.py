@@ -32,7 +32,7 @@ TOKEN_WEIGHTS = (
 _MESSAGE_WEIGHTS = frozenset(MESSAGE_WEIGHTS)
 
 
-def number(value: Any, name: str) -> float:
+def weight_of(value: Any, name: str) -> float:
     """A weight as a float; BadRow where it is not a finite number of at least zero."""
     # bool is an int here on purpose: true trains, false does not
     if not isinstance(value, int | float):
@@ -73,7 +73,7 @@ def _agreed(holder: Mapping[str, Any], names: Sequence[str], where: str) -> floa
     for name in names:
         value = holder.get(name)
         if value is not None:
-            found[name] = number(value, f"{name} of {where}")
+            found[name] = weight_of(value, f"{name} of {where}")
     if len(set(found.values())) > 1:
         both = " and ".join(f"{name} {weight:g}" for name, weight in found.items())
         raise BadRow("bad-weight", f"{where} has {both}; keep one of them")

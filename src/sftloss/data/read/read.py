@@ -11,8 +11,7 @@ from typing import Any
 
 from sftloss.data.account import MOSTLY, ON_ERROR, Account, Counts
 from sftloss.data.examples import Origin, Record
-from sftloss.data.formats.columns import Shape
-from sftloss.data.formats.formats import to_record
+from sftloss.data.formats.record import Shape, to_record
 from sftloss.data.read.json_rows import MAX_LINE_BYTES, read_json
 from sftloss.data.read.tables import HubName, is_saved_dataset, read_hub, read_parquet, read_saved_dataset
 from sftloss.data.reasons import BadRow, RowError, excerpt
@@ -119,7 +118,7 @@ def read_records(
             ``owner/name`` or ``owner/name,config=...,split=...,revision=...``; or rows as mappings.
         format: One of `FORMATS`; None detects the format of each row.
         columns: Names of the data's columns by what they are: ``{"prompt": "q", "response": "a", "task": "kind"}``.
-            Keys are those of `COLUMNS`.
+            Keys are those of `COLUMN_ROLES`.
         on_error: What an unusable row does. ``"report"`` counts it and goes on, and too many of them are an error;
             ``"skip"`` counts and goes on whatever their share; ``"count"`` does so even if no row is usable;
             ``"raise"`` stops at the first.

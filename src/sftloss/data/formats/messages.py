@@ -1,0 +1,39 @@
+"""Conversations as a list of turns with role and content, or as its JSON text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sftloss.data.examples import Message
+from sftloss.data.formats.format import Format, Row, way_out
+from sftloss.data.formats.turns import turns
+from sftloss.data.reasons import BadRow
+
+CHATS = ("messages", "conversations", "conversation")
+
+
+def chat_of(row: Row) -> Any:
+    """The first chat column that is not null."""
+    return next((row[key] for key in CHATS if row.get(key) is not None), None)
+
+
+def conversation(row: Row) -> list[Message]:
+    """The messages of the row's chat column."""
+    key = next((key for key in CHATS if row.get(key) is not None), None)
+    if key is None:
+        named = next((key for key in CHATS if key in row), None)
+        raise BadRow("empty-messages", f"{named} is null") if named else BadRow("unknown-shape", way_out(row))
+    messages = turns(row[key], key)
+    if not messages:
+        raise BadRow("empty-messages", f"{key} is empty")
+    return messages
+
+
+FORMAT = Format(
+    "messages",
+    lambda row: any(key in row for key in CHATS),
+    conversation,
+    "`messages` (or `conversations`, `conversation`): a list of turns with `role` and `content`, or its JSON text",
+    {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]},
+    order=21,
+)

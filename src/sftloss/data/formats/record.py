@@ -1,0 +1,181 @@
+"""A raw row to a record: columns under their known names, the format's content, and what all formats share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sftloss.data.examples import Message, Origin, Record
+from sftloss.data.formats.format import FORMATS, Content, as_text, detect_format, format_kinds, load_plug_ins, way_out
+from sftloss.data.formats.messages import CHATS
+from sftloss.data.formats.pairs import CONTEXTS, PROMPTS, RESPONSES
+from sftloss.data.formats.tools import tools
+from sftloss.data.formats.weights import ROW_WEIGHTS, row_weight
+from sftloss.data.language import script_of
+from sftloss.data.reasons import BadRow, excerpt
+from sftloss.errors import ConfigError
+from sftloss.registry import closest
+
+_PAYLOADS = ("messages", "prompt", "response", "input", "text", "input_ids", "labels")
+_METADATA = ("system", "history", "tools", "task", "language", "source", "weight")
+_REQUIRED = {"messages", "prompt", "response", "text", "input_ids", "labels", "weight"}
+COLUMN_ROLES = (*_PAYLOADS, *_METADATA)
+"""What a column of the data can be named to be: the keys of `columns`."""
+
+_TASKS, _LANGUAGES = ("task", "category", "type"), ("language", "lang")
+_SOURCES = ("source", "dataset", "channel", "subset")
+_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How rows are to be understood: a format by name, columns by name; both empty means: look at each row."""
+
+    format: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.format is not None:
+            load_plug_ins()
+        if self.format is not None and self.format not in FORMATS:
+            known = f"; formats are {', '.join(format_kinds())}" if not closest(self.format, FORMATS) else ""
+            raise ConfigError(
+                f"read_records: no format {excerpt(self.format, 40)}{closest(self.format, FORMATS)}{known}."
+            )
+        for role, column in self.columns.items():
+            if role not in COLUMN_ROLES:
+                known = "" if closest(role, COLUMN_ROLES) else f"; a column can be the {', '.join(COLUMN_ROLES)}"
+                raise ConfigError(
+                    f"read_records: columns cannot name {excerpt(role, 40)}{closest(role, COLUMN_ROLES)}{known}."
+                )
+            if not isinstance(column, str) or not column:
+                raise ConfigError(f"read_records: columns: {role} must be the name of a column, got {column!r}.")
+
+
+def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
+    """The row under the names that formats know, without the columns that could be mistaken for the named ones."""
+    for role in _REQUIRED & columns.keys():
+        if columns[role] not in row:
+            missing = excerpt(columns[role], 40)
+            raise BadRow("unknown-shape", f"no column {missing}, named as the {role}; {way_out(row)}")
+    rivals = _rivals(columns)
+    kept = {name: value for name, value in row.items() if name not in rivals}
+    kept.update((role, row[column]) for role, column in columns.items() if column in row)
+    return kept
+
+
+def _rivals(columns: Mapping[str, str]) -> set[str]:
+    rivals = set(ROW_WEIGHTS) if "weight" in columns else set()
+    if columns.keys() <= {*_METADATA, "input"}:
+        return rivals
+    rivals |= {*CHATS, "text"}
+    if columns.keys().isdisjoint({"input_ids", "labels"}):
+        rivals.add("input_ids")
+    is_pair = not columns.keys().isdisjoint({"prompt", "response"})
+    if "prompt" in columns or not is_pair:
+        rivals |= set(PROMPTS)
+    if "response" in columns or not is_pair:
+        rivals |= set(RESPONSES)
+    # an instruction keeps its `input`, unless the user says that this column is something else
+    return (rivals - set(CONTEXTS)) | set(columns.values())
+
+
+def to_record(
+    row: Mapping[str, Any], origin: Origin, *, shape: Shape | None = None, source: str | None = None
+) -> tuple[Record, str]:
+    """The record of a row and the name of its format.
+
+    Args:
+        row: A raw row.
+        origin: Where it came from.
+        shape: A format or column names the user gave; None looks at the row alone.
+        source: The record's source where the row names none.
+
+    Raises:
+        BadRow: If the row cannot be used.
+    """
+    shape = shape or Shape()
+    row = renamed(row, shape.columns) if shape.columns else row
+    for media in _MEDIA:
+        if _is_filled(row.get(media)):
+            raise BadRow("unsupported-content", f"the row has {media}; only text is read, remove such rows")
+    name = shape.format or detect_format(row)
+    messages, text, tokens = _payloads(FORMATS[name].convert(row), row)
+    answer = text if messages is None else "\n".join(m.content for m in messages if m.role == "assistant")
+    record = Record(
+        origin=origin,
+        messages=messages,
+        text=text,
+        tokens=tokens,
+        tools=tools(row.get("tools", row.get("functions"))) if messages else None,
+        task=_label(row, _TASKS),
+        language=_label(row, _LANGUAGES) or (script_of(answer) if answer else None),
+        source=_label(row, _SOURCES) or source,
+        weight=row_weight(row, is_tokens=tokens is not None),
+    )
+    _refuse_surrogates(record)
+    return record, name
+
+
+def _is_filled(value: Any) -> bool:
+    return value is not None and value is not False and (len(value) > 0 if hasattr(value, "__len__") else True)
+
+
+def _payloads(
+    content: Content, row: Mapping[str, Any]
+) -> tuple[tuple[Message, ...] | None, str | None, Mapping[str, Any] | None]:
+    """Messages, text or tokens; the others are None."""
+    if isinstance(content, str):
+        return None, content, None
+    if isinstance(content, Mapping):
+        return None, None, content
+    messages = (*_system(row, content), *content)
+    _check_answers(messages)
+    return messages, None, None
+
+
+def _system(row: Mapping[str, Any], messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The row's system column, unless the conversation brings its own."""
+    if row.get("system") is None or any(message.role == "system" for message in messages):
+        return ()
+    system = as_text(row["system"], "system")
+    return (Message("system", system),) if system.strip() else ()
+
+
+def _check_answers(messages: Sequence[Message]) -> None:
+    """BadRow where the assistant says nothing."""
+    answers = [message for message in messages if message.role == "assistant"]
+    if not answers:
+        raise BadRow("no-response", "there is no message of the assistant; give the row an answer, or remove it")
+    if not all(one.content.strip() or one.tool_calls or one.reasoning or one.weight == 0 for one in answers):
+        raise BadRow("empty-answer", "an answer of the assistant is empty; remove the row or give the turn weight 0")
+
+
+def _label(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    for name in names:
+        value = row.get(name)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+        if isinstance(value, int):
+            return str(value)
+    return None
+
+
+def _refuse_surrogates(record: Record) -> None:
+    """Half a surrogate pair is a str that no tokenizer, file or terminal can encode."""
+    texts = [record.text or "", record.task or "", record.language or "", record.source or ""]
+    for message in record.messages or ():
+        texts += (message.content, message.reasoning or "")
+        texts += [json.dumps(call, ensure_ascii=False, default=str) for call in message.tool_calls]
+    texts += [json.dumps(tool, ensure_ascii=False, default=str) for tool in record.tools or ()]
+    for text in texts:
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                code = f"U+{ord(text[error.start]):04X}"
+                raise BadRow(
+                    "lone-surrogate", f"a text holds {code} alone, half a character; repair the escape"
+                ) from None
