@@ -79,7 +79,7 @@ def test_yaml_reads_as_its_author_meant(written, text, name, value):
         ("model: m\nmodel: n", "c.yaml:2: key 'model' is given twice"),
         ("max-length: 3\nmax_length: 3", "c.yaml:2: key 'max-length' is given twice"),
         ("columns: {prompt: q, prompt: r}", "c.yaml:1: key 'prompt' is given twice"),
-        ("max-length: many", "c.yaml:1: max-length: expected a whole number, got 'many'"),
+        ("max-length: many", "c.yaml:1: max_length: expected a whole number, got 'many'"),
         ("max-length: 2.5", "expected a whole number, got 2.5"),
         ("max-length: true", "expected a whole number, got True"),
         ("max-length: 1", "expected at least 2, got 1"),
@@ -92,8 +92,8 @@ def test_yaml_reads_as_its_author_meant(written, text, name, value):
         ("model:", "c.yaml:1: model: empty"),
         ("loss: [1]", "expected text, got 1"),
         ("policy: per-tokne", r"none of per-token, per-example; did you mean 'per-token'\?"),
-        ("columns: [q]", "expected names and columns"),
-        ("columns: q", "expected name=column pairs"),
+        ("columns: [q]", "expected names and their values"),
+        ("columns: q", "expected name=value pairs"),
         ("- a\n- b", "expected 'key: value' lines, found a sequence"),
         ("a: [1, 2", r"c.yaml:\d+: "),
         ("model: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
@@ -118,12 +118,12 @@ def test_a_billion_laughs_ends_at_once(written):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ({}, "--model is missing"),
-        ({"model": ""}, "--model is missing"),
-        ({"model": "m", "max_length": 0}, "--max-length: expected at least 2, got 0"),
-        ({"model": "m", "rate": math.nan}, "--rate: expected a number, got nan"),
-        ({"model": "m", "columns": "prompt"}, "--columns: expected name=column pairs"),
-        ({"model": "m", "columns": "prompt=a,prompt=b"}, "--columns: a name is given twice"),
+        ({}, "model: missing"),
+        ({"model": ""}, "model: missing"),
+        ({"model": "m", "max_length": 0}, "max_length: expected at least 2, got 0"),
+        ({"model": "m", "rate": math.nan}, "rate: expected a number, got nan"),
+        ({"model": "m", "columns": "prompt"}, "columns: expected name=value pairs"),
+        ({"model": "m", "columns": "prompt=a,prompt=b"}, "columns: a name is given twice"),
     ],
 )
 def test_a_mistake_in_a_flag_is_named(flags, expected):

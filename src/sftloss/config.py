@@ -1,24 +1,27 @@
 """Options of a command as one frozen dataclass, filled from defaults, then a YAML file, then flags.
 
 The dataclass is the only description: the command line, the YAML keys, ``--print-config`` and the help all read it.
-YAML is read as its authors meant it: ``1e-5`` is a number, ``no`` is a word, ``010`` is ten; a key given twice, an
-unknown key or a value of the wrong type is an error with its line, never a silent default.
+A field is an option (`option`) or a record of options shared by several commands (`part`), whose fields are options of
+the command too. YAML is read as its authors meant it: ``1e-5`` is a number, ``no`` is a word, ``010`` is ten; a key
+given twice, an unknown key or a value of the wrong type is an error with its line, never a silent default.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from sftloss.document import Command
 from sftloss.errors import ConfigError
-from sftloss.yaml import Entry, read_yaml, write_yaml
+from sftloss.yaml import read_yaml, write_yaml
 
 Options = TypeVar("Options")
+
+_SYNONYMS = {"gpu": "cuda"}  # what people write for something that is spelled in no similar way
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Flag:
         short: A one-letter flag, as ``-o``.
         choices: The values allowed; empty for any.
         metavar: What stands for the value in the help.
-        required: Whether a value must come from the file or a flag.
+        required: Whether a value must come from the file or a flag, unless the default says something.
         minimum: Smallest number allowed.
         takes_numbers: Whether a text also accepts a bare number, as ``normalization: 0.5`` or ``roles: {prompt: 0.1}``.
         is_positional: Whether the command line takes it without a flag, as ``report A B``; in YAML it is a key still.
@@ -48,16 +51,70 @@ class Flag:
     is_positional: bool = False
 
 
-def option(default: Any, help: str, **details: Any) -> Any:
+@dataclass(frozen=True)
+class Option:
+    """An option of a command: name in Python, type, default and flag, and the field that holds it with others."""
+
+    name: str
+    kind: Any
+    default: Any
+    flag: Flag
+    part: str | None = None
+
+    @property
+    def spelled(self) -> str:
+        """The flag and YAML key: ``max_length`` is written ``max-length``."""
+        return spelled(self.name)
+
+    @property
+    def base(self) -> Any:
+        """The type without ``None``: str, int, float, bool, tuple or dict."""
+        base = next((kind for kind in get_args(self.kind) if kind is not type(None)), self.kind)
+        base = base if type(None) in get_args(self.kind) else self.kind
+        return getattr(base, "__origin__", base)
+
+
+def option(default: Any, help: str | Flag, **details: Any) -> Any:
     """A dataclass field that is also a flag and a YAML key; `details` are the fields of `Flag`."""
-    flag = Flag(help, **details)
+    flag = help if isinstance(help, Flag) else Flag(help, **details)
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata={"flag": flag})
     return field(default=default, metadata={"flag": flag})
 
 
+def part(record: Options, *, optional: Sequence[str] = ()) -> Options:
+    """A dataclass field that is a record of options; its own fields are flags and YAML keys of the command.
+
+    Args:
+        record: Its values are the defaults of this command.
+        optional: Options that other commands require and this one does not.
+    """
+    return field(default=record, metadata={"optional": frozenset(optional)})
+
+
+def options_of(schema: type | Any) -> Iterator[Option]:
+    """Every option of a command, those of its parts in their place."""
+    kinds = get_type_hints(schema)
+    for f in fields(schema):
+        if "flag" in f.metadata:
+            default = f.default if f.default is not MISSING else {}
+            yield Option(f.name, kinds[f.name], default, f.metadata["flag"])
+            continue
+        for inner in options_of(kinds[f.name]):
+            flag = replace(inner.flag, required=False) if inner.name in f.metadata["optional"] else inner.flag
+            yield replace(inner, default=getattr(f.default, inner.name), flag=flag, part=f.name)
+
+
+def values_of(options: Any) -> dict[str, Any]:
+    """Every option's value by name, those of parts among them."""
+    return {
+        one.name: getattr(options if one.part is None else getattr(options, one.part), one.name)
+        for one in options_of(type(options))
+    }
+
+
 def spelled(name: str) -> str:
-    """The flag and YAML key of a field: ``max_length`` is written ``max-length``."""
+    """The flag and YAML key of an option: ``max_length`` is written ``max-length``."""
     return name.replace("_", "-")
 
 
@@ -65,53 +122,60 @@ def resolve(schema: type[Options], flags: Mapping[str, Any], *, config: str | Pa
     """The options of one run: defaults, overridden by the file `config`, overridden by `flags`.
 
     Args:
-        schema: A frozen dataclass whose fields are made by `option`.
-        flags: Field name to value; None means the flag was not given.
+        schema: A frozen dataclass whose fields are made by `option` and `part`.
+        flags: Option name to value; None means the flag was not given.
         config: A YAML file whose keys are flag names; ``max_length`` and ``max-length`` are the same key.
 
     Raises:
         ConfigError: If the file cannot be read, a key is unknown or given twice, a value has the wrong type or is not
             among the choices, or a required option is missing.
     """
-    known = {f.name: f.metadata["flag"] for f in fields(schema)}  # type: ignore[arg-type]
-    kinds = get_type_hints(schema)
+    known = {one.name: one for one in options_of(schema)}
     values: dict[str, Any] = {}
-    for key, entry in (read_yaml(config) if config is not None else {}).items():
-        where = f"{config}:{entry.line}"
-        name = _field_name(key, entry, known, values, where)
-        values[name] = _checked(f"{where}: {spelled(name)}", entry.value, kinds[name], known[name])
-    for name, value in flags.items():
-        if value is not None:
-            values[name] = _checked(f"--{spelled(name)}", value, kinds[name], known[name])
-    for name, flag in known.items():
-        if flag.required and values.get(name) in (None, ""):
-            what = (flag.metavar or name.upper()) if flag.is_positional else f"--{spelled(name)}"
-            raise ConfigError(f"{what} is missing: give it, or '{spelled(name)}:' in the -c file.")
-    return schema(**values)
+    for name, (value, where) in _of_file(config, known).items():
+        try:
+            values[name] = _checked(value, known[name])
+        except ConfigError as error:
+            raise ConfigError(error.problem, option=name, cure=error.cure, where=where) from None
+    values |= {name: _checked(value, known[name]) for name, value in flags.items() if value is not None}
+    for one in known.values():
+        if one.flag.required and not values.get(one.name, one.default):
+            raise ConfigError("missing", option=one.name, cure=f"give it, or '{one.spelled}:' in the -c file")
+    own = {name: value for name, value in values.items() if known[name].part is None}
+    for f in fields(schema):  # type: ignore[arg-type]
+        inside = {name: value for name, value in values.items() if known[name].part == f.name}
+        if inside:
+            own[f.name] = replace(f.default, **inside)  # type: ignore[type-var]
+    return schema(**own)
+
+
+def places_of(config: str | Path | None) -> dict[str, str]:
+    """Option name to ``file:line`` of each key in a YAML file; nothing where the file cannot be read."""
+    try:
+        entries = {} if config is None else read_yaml(config)
+    except ConfigError:
+        return {}
+    return {key.replace("-", "_"): f"{config}:{entry.line}" for key, entry in entries.items()}
 
 
 def to_yaml(options: Any) -> str:
     """The resolved options as a YAML file that gives the same run again."""
-    plain = {}
-    for f in fields(options):
-        value = getattr(options, f.name)
-        plain[spelled(f.name)] = list(value) if isinstance(value, tuple) else value
-    return write_yaml(plain)
+    values = values_of(options).items()
+    return write_yaml({spelled(name): list(value) if isinstance(value, tuple) else value for name, value in values})
 
 
 def command_line(verb: str, options: Any) -> Command:
     """The command that asks for these options: every flag whose value is not the default."""
     flags: list[tuple[str, str]] = []
-    for f in fields(options):
-        value, flag = getattr(options, f.name), f"--{spelled(f.name)}"
-        default = f.default if f.default is not MISSING else {}
-        if value == default:
+    values = values_of(options)
+    for one in options_of(type(options)):
+        value, flag = values[one.name], f"--{one.spelled}"
+        if value == one.default:
             continue
-        if f.metadata["flag"].is_positional:
+        if one.flag.is_positional:
             flags += [(str(item), "") for item in value]
-            continue
-        if isinstance(value, bool):
-            flags.append((flag if value else f"--no-{spelled(f.name)}", ""))
+        elif isinstance(value, bool):
+            flags.append((flag if value else f"--no-{one.spelled}", ""))
         elif isinstance(value, dict):
             flags.append((flag, ",".join(f"{name}={column}" for name, column in value.items())))
         else:
@@ -119,80 +183,91 @@ def command_line(verb: str, options: Any) -> Command:
     return Command(verb, tuple(flags), inputs=())
 
 
-def _field_name(key: str, entry: Entry, known: Mapping[str, Flag], seen: Mapping[str, Any], where: str) -> str:
-    name = key.replace("-", "_")
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{spelled(close[0])}'?" if close else f"known keys: {', '.join(map(spelled, known))}."
-        raise ConfigError(f"{where}: unknown key {key[:60]!r}; {hint}")
-    if name in seen:
-        raise ConfigError(f"{where}: key '{spelled(name)}' is given twice; keep one.")
-    return name
+def meant(text: str, known: Sequence[str]) -> str | None:
+    """The known word that `text` most likely stands for, None where none is near."""
+    if _SYNONYMS.get(text) in known:
+        return _SYNONYMS[text]
+    return next(iter(difflib.get_close_matches(text, known, n=1)), None)
 
 
-def _checked(where: str, value: Any, kind: Any, flag: Flag) -> Any:
-    """`value` as the field's type, or a ConfigError that says what was expected."""
-    optional = type(None) in get_args(kind)
+def _of_file(config: str | Path | None, known: Mapping[str, Option]) -> dict[str, tuple[Any, str]]:
+    """Option name to value and place, of each key in the file."""
+    values: dict[str, tuple[Any, str]] = {}
+    for key, entry in (read_yaml(config) if config is not None else {}).items():
+        name, where = key.replace("-", "_"), f"{config}:{entry.line}"
+        if name not in known:
+            close = meant(name, list(known))
+            known_keys = f"known keys: {', '.join(map(spelled, known))}"
+            cure = f"did you mean '{spelled(close)}'?" if close else known_keys
+            raise ConfigError(f"unknown key {key[:60]!r}", where=where, cure=cure)
+        if name in values:
+            raise ConfigError(f"key '{spelled(name)}' is given twice", where=where, cure="keep one")
+        values[name] = (entry.value, where)
+    return values
+
+
+def _checked(value: Any, one: Option) -> Any:
+    """`value` as the option's type, or a ConfigError that says what was expected."""
     if value is None:
-        if optional:
+        if type(None) in get_args(one.kind):
             return None
-        raise ConfigError(f"{where}: empty; give a value or leave the key out.")
-    base = next(a for a in get_args(kind) if a is not type(None)) if optional else kind
-    origin = getattr(base, "__origin__", None)
-    if origin is tuple:
+        raise ConfigError("empty", option=one.name, cure="give a value or leave the key out")
+    if one.base is tuple:
         items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        return tuple(_text(where, item, flag) for item in items)
-    if origin is dict:
-        return _pairs(where, _with_numbers_as_text(value) if flag.takes_numbers else value)
-    if base is str:
-        return _text(where, value, flag)
-    if base is bool:
+        return tuple(_text(item, one) for item in items)
+    if one.base is dict:
+        return _pairs(value, one)
+    if one.base is str:
+        return _text(value, one)
+    if one.base is bool:
         if not isinstance(value, bool):
-            raise ConfigError(f"{where}: expected true or false, got {_short(value)}.")
+            raise ConfigError(f"expected true or false, got {_short(value)}", option=one.name)
         return value
-    return _number(where, value, base, flag)
+    return _number(value, one)
 
 
-def _text(where: str, value: Any, flag: Flag) -> str:
-    if flag.takes_numbers and isinstance(value, int | float) and not isinstance(value, bool):
+def _text(value: Any, one: Option) -> str:
+    if one.flag.takes_numbers and _is_number(value):
         value = str(value)
     if not isinstance(value, str):
-        raise ConfigError(f"{where}: expected text, got {_short(value)}; quote it if it is meant as text.")
-    if flag.choices and value not in flag.choices:
-        close = difflib.get_close_matches(value, flag.choices, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else "."
-        raise ConfigError(f"{where}: {_short(value)} is none of {', '.join(flag.choices)}{hint}")
+        cure = "quote it if it is meant as text"
+        raise ConfigError(f"expected text, got {_short(value)}", option=one.name, cure=cure)
+    if one.flag.choices and value not in one.flag.choices:
+        close = meant(value, one.flag.choices)
+        problem = f"{_short(value)} is none of {', '.join(one.flag.choices)}"
+        raise ConfigError(problem, option=one.name, cure=f"did you mean '{close}'?" if close else None)
     return value
 
 
-def _number(where: str, value: Any, kind: type, flag: Flag) -> int | float:
-    wanted = "a whole number" if kind is int else "a number"
-    allowed = (int,) if kind is int else (int, float)
-    if not isinstance(value, allowed) or isinstance(value, bool) or not math.isfinite(value):
-        raise ConfigError(f"{where}: expected {wanted}, got {_short(value)}.")
-    if flag.minimum is not None and value < flag.minimum:
-        raise ConfigError(f"{where}: expected at least {flag.minimum:g}, got {value}.")
-    return kind(value)
+def _number(value: Any, one: Option) -> int | float:
+    is_whole = one.base is int
+    if not _is_number(value) or (is_whole and not isinstance(value, int)) or not math.isfinite(value):
+        expected = "a whole number" if is_whole else "a number"
+        raise ConfigError(f"expected {expected}, got {_short(value)}", option=one.name)
+    if one.flag.minimum is not None and value < one.flag.minimum:
+        raise ConfigError(f"expected at least {one.flag.minimum:g}, got {value}", option=one.name)
+    return int(value) if is_whole else float(value)
 
 
-def _with_numbers_as_text(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    is_number = {name: isinstance(v, int | float) and not isinstance(v, bool) for name, v in value.items()}
-    return {name: str(v) if is_number[name] else v for name, v in value.items()}
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _pairs(where: str, value: Any) -> dict[str, str]:
+def _pairs(value: Any, one: Option) -> dict[str, str]:
     """``prompt=q,response=a`` from a flag, or a mapping from YAML."""
     if isinstance(value, str):
         parts = [part.partition("=") for part in value.split(",")]
         if not all(sep and left.strip() and right.strip() for left, sep, right in parts):
-            raise ConfigError(f"{where}: expected name=column pairs as prompt=q,response=a, got {_short(value)}.")
+            problem = f"expected name=value pairs such as {one.flag.metavar or 'a=b'}, got {_short(value)}"
+            raise ConfigError(problem, option=one.name)
         if len({left.strip() for left, _, _ in parts}) < len(parts):
-            raise ConfigError(f"{where}: a name is given twice in {_short(value)}.")
+            raise ConfigError(f"a name is given twice in {_short(value)}", option=one.name)
         return {left.strip(): right.strip() for left, _, right in parts}
+    if isinstance(value, Mapping) and one.flag.takes_numbers:
+        value = {name: str(item) if _is_number(item) else item for name, item in value.items()}
     if not isinstance(value, Mapping) or not all(isinstance(v, str) for pair in value.items() for v in pair):
-        raise ConfigError(f"{where}: expected names and columns, as {{prompt: q, response: a}}, got {_short(value)}.")
+        problem = f"expected names and their values, such as {{prompt: q, response: a}}, got {_short(value)}"
+        raise ConfigError(problem, option=one.name)
     return dict(value)
 
 

@@ -1,17 +1,68 @@
-"""The ways a run ends that are not a bug of ours, each with its exit code on the command line.
+"""Errors that are not bugs of this package: about an option, the data, a model or the machine, each with an exit code.
 
-A message is one sentence: what was wrong, where (file, line, row, field), what to do.
+An error holds what it is about, and whoever shows it spells the options: ``str(error)`` writes arguments
+(``max_length=8``), the command line writes flags (``--max-length 8``) and YAML keys with their line.
 """
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+Spell = Callable[[str, str | None], str]
+"""Write an option, given its name and, where a value is meant, the value."""
+
+_MENTION = re.compile("\x00(\\w+)\x00([^\x00]*)\x00")
+
+
+def mention(option: str, value: object = None) -> str:
+    """An option inside a message, to be spelled when the message is shown.
+
+    Example:
+        >>> str(ConfigError(f"2 of 3 rows are unusable; {mention('on_error', 'skip')} leaves them out"))
+        "2 of 3 rows are unusable; on_error='skip' leaves them out."
+    """
+    return f"\x00{option}\x00{'' if value is None else value}\x00"
+
+
+def as_argument(option: str, value: str | None = None) -> str:
+    """An option as Python writes it."""
+    return option if value is None else f"{option}={value if _is_literal(value) else repr(value)}"
 
 
 class SftlossError(Exception):
-    """Base of all errors that are the input's or the machine's, not ours."""
+    """Base of all errors that are the input's or the machine's, not ours.
+
+    Attributes:
+        problem: What is wrong, as a sentence without its period.
+        option: The option it is about, by its name in Python.
+        cure: What to do about it, as the end of the sentence.
+        where: File and line, row or folder.
+    """
 
     exit_code = 5
 
+    def __init__(
+        self, problem: str, *, option: str | None = None, cure: str | None = None, where: object = None
+    ) -> None:
+        super().__init__(problem)
+        self.problem, self.option, self.cure = problem, option, cure
+        self.where = None if where is None else str(where)
+
+    def __str__(self) -> str:
+        return self.message(as_argument)
+
+    def message(self, spell: Spell) -> str:
+        """``where: option: problem; cure.``, every option written by `spell`."""
+        option = None if self.option is None else spell(self.option, None)
+        text = ": ".join(part for part in (self.where, option, self.problem) if part)
+        text += f"; {self.cure}" if self.cure else ""
+        text = _MENTION.sub(lambda match: spell(match[1], match[2] or None), text)
+        return text if text.endswith((".", "?", "!")) else f"{text}."
+
 
 class ConfigError(SftlossError):
-    """A flag, a YAML key or an expression that cannot be used."""
+    """An option, a YAML key or an expression that cannot be used."""
 
     exit_code = 2
 
@@ -29,6 +80,10 @@ class ModelError(SftlossError):
 
 
 class MachineError(SftlossError):
-    """A process that the machine ended, as for want of memory."""
+    """A process that the machine ended, for example because memory ran out."""
 
     exit_code = 5
+
+
+def _is_literal(text: str) -> bool:
+    return text in ("True", "False", "None") or text.replace(".", "", 1).replace("-", "", 1).isdigit()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import fields
 
 import pytest
 from tests.cli.tools import MODEL, ROWS, run, write_rows
 
 from sftloss.cli.app import app
 from sftloss.cli.verbs.analyze import AnalyzeOptions
+from sftloss.config import options_of
 
 
 @pytest.fixture
@@ -142,12 +142,12 @@ def test_fail_on_turns_findings_into_exit_code_1(analyze, data, fail_on, code):
         (["--roles", "promt=1"], "--roles: 'promt=1'; give weights"),
         (["--roles", "prompt=-1"], "--roles: 'prompt=-1'"),
         (["--group-by", "lang"], "--group-by: 'lang' is none of task, language, source; did you mean 'language'?"),
-        (["--columns", "prompt"], "--columns: expected name=column pairs"),
+        (["--columns", "prompt"], "--columns: expected name=value pairs"),
         (["--columns", "promt=q"], "did you mean"),
         (["--format", "alpacca"], "alpaca"),
         (["--grad-accum", "2"], "--grad-accum needs --batch-size"),
         (["--overwrite", "--resume"], "choose one"),
-        (["--json", "/dev/null"], "is no file"),
+        (["--json", "/dev/null"], "is not a file"),
         (["--json", "/no/such/folder/r.json"], "is missing or cannot be written"),
         (["--dtype", "int8"], "--dtype: 'int8' is none of"),
     ],
@@ -163,7 +163,7 @@ def test_an_unknown_flag_is_exit_code_2(analyze):
 
 def test_a_required_option_is_named(analyze):
     result = analyze(model=None)
-    assert result.exit_code == 2 and "--model is missing" in sentence(result)
+    assert result.exit_code == 2 and "--model: missing" in sentence(result)
 
 
 def test_missing_data_is_exit_code_3(analyze, tmp_path):
@@ -457,6 +457,6 @@ def test_no_verb_is_help():
     assert "Commands:" in run().output
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(AnalyzeOptions)])
+@pytest.mark.parametrize("name", [one.name for one in options_of(AnalyzeOptions)])
 def test_every_yaml_key_is_a_flag(name):
     assert f"--{name.replace('_', '-')}" in run("analyze", "--help").stdout

@@ -50,7 +50,7 @@ def test_inspect_takes_the_tokenizer_of_a_model(inspect):
 
 def test_inspect_without_tokenizer_is_exit_code_2(inspect):
     result = inspect(tokenizer=None)
-    assert result.exit_code == 2 and "--tokenizer is missing" in result.stderr
+    assert result.exit_code == 2 and "--tokenizer: missing" in result.stderr
 
 
 def test_inspect_of_a_tokenizer_that_is_not_there_is_exit_code_4(inspect, tmp_path):

@@ -123,10 +123,10 @@ def test_lengths_gives_the_same_bytes_again_and_other_intervals_for_another_seed
 @pytest.mark.parametrize(
     "words, said",
     [
-        (("--unit", "words", "--tokenizer", MODEL), "--unit is for data without a tokenizer"),
+        (("--unit", "words", "--tokenizer", MODEL), "--unit: a tokenizer counts tokens"),
         (("--max-length", 8), "--max-length counts tokens"),
         (("--ranks", 2), "need --batch-size"),
-        (("--target-mean", -1), "--target-mean: expected a length above 0"),
+        (("--target-mean", -1), "--target-mean must be a positive length"),
         (("--normalization", "mean"), "--normalization: 'mean' is none of"),
         (("--normalization", 99), "within 20 of 0"),
         (("--unit", "bytes"), "--unit"),
@@ -152,7 +152,7 @@ def test_lengths_prints_options_that_give_the_same_run(lengths, tmp_path):
     printed = lengths("--batch-size", 4, "--normalization", 0.3, "--columns", "prompt=q", "--print-config")
     (tmp_path / "c.yaml").write_text(printed.stdout)
     options = resolve(LengthsOptions, {}, config=tmp_path / "c.yaml")
-    assert (options.batch_size, options.normalization, options.columns) == (4, ("0.3",), {"prompt": "q"})
+    assert (options.step.batch_size, options.normalization, options.data.columns) == (4, ("0.3",), {"prompt": "q"})
 
 
 def test_lengths_names_the_rows_it_cannot_read(lengths):

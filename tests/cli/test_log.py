@@ -1,4 +1,4 @@
-"""What is heard of loggers while a verb runs."""
+"""What is logged while a verb runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from sftloss.cli.log import heard
+from sftloss.cli.log import log_to_stderr
 
 OURS, OTHER = logging.getLogger("sftloss.training"), logging.getLogger("sftlossy.other")
 
@@ -15,7 +15,7 @@ OURS, OTHER = logging.getLogger("sftloss.training"), logging.getLogger("sftlossy
 def test_our_warnings_are_heard_and_those_of_others_where_asked_for(
     verbose: bool, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with heard(quiet=False, verbose=verbose):
+    with log_to_stderr(quiet=False, verbose=verbose):
         OTHER.warning("chatter")
         OTHER.error("it broke")
         OURS.warning("sftloss: row %s", "3\x1b[2J")
@@ -26,27 +26,27 @@ def test_our_warnings_are_heard_and_those_of_others_where_asked_for(
 
 
 def test_quiet_hears_errors_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    with heard(quiet=True, verbose=False):
+    with log_to_stderr(quiet=True, verbose=False):
         OURS.warning("a warning")
         OURS.error("an error")
     assert capsys.readouterr().err == "sftloss: an error\n"
 
 
 def test_everything_is_put_back(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(KeyError), heard(quiet=False, verbose=False):
+    with pytest.raises(KeyError), log_to_stderr(quiet=False, verbose=False):
         raise KeyError
     OURS.warning("heard by whoever listens")
     assert caplog.messages == ["heard by whoever listens"] and not logging.getLogger("sftloss").handlers
 
 
 def test_a_record_made_from_a_dictionary_keeps_what_it_says() -> None:
-    with heard(quiet=False, verbose=False):
+    with log_to_stderr(quiet=False, verbose=False):
         record = logging.makeLogRecord({"name": "other", "levelno": logging.INFO, "msg": "told"})
     assert (record.name, record.levelno, record.getMessage()) == ("other", logging.INFO, "told")
 
 
 def test_a_record_that_cannot_be_said_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with heard(quiet=False, verbose=False):
+    with log_to_stderr(quiet=False, verbose=False):
         OURS.warning("row %d", "three")
         OURS.warning("row %d", 4)
     told = capsys.readouterr().err

@@ -36,8 +36,8 @@ def test_two_runs_stand_side_by_side_under_their_folders_names(tmp_path: Path) -
     ("arguments", "message"),
     [
         (["before"], "at least two runs"),
-        (["before", "missing"], "missing is not there"),
-        (["before", "before", "--label", "x"], "one --label a run"),
+        (["before", "missing"], "does not exist"),
+        (["before", "before", "--label", "x"], "--label: 1 labels for 2 runs; give one for each run"),
         (["before", "before", "-o", "before/report.json"], "--overwrite"),
     ],
 )
@@ -56,7 +56,7 @@ def test_a_broken_report_is_named(tmp_path: Path) -> None:
     bad = tmp_path / "bad.json"
     bad.write_text("{", encoding="utf-8")
     outcome = CliRunner().invoke(app, ["report", str(good), str(bad)])
-    assert outcome.exit_code == 3 and "bad.json is no report.json" in outcome.output
+    assert outcome.exit_code == 3 and "bad.json is not a report.json" in outcome.output
 
 
 def test_the_schema_is_json_and_names_its_version() -> None:
@@ -78,7 +78,7 @@ def test_the_runs_may_stand_in_a_configuration_too(tmp_path: Path) -> None:
     config.write_text(f"run: [{before}, {after}]\noutput: {tmp_path / 'page.html'}\n")
     assert CliRunner().invoke(app, ["report", "-c", str(config)]).exit_code == 0
     outcome = CliRunner().invoke(app, ["report"])
-    assert outcome.exit_code == 2 and "RUN is missing" in outcome.output
+    assert outcome.exit_code == 2 and "RUN: missing" in outcome.output
 
 
 def test_a_command_line_names_no_flag_where_there_is_none() -> None:

@@ -16,7 +16,8 @@ from tests.finetune.runs import PLANTED, write_planted
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
-from sftloss.cli.options.train import TrainOptions
+from sftloss.cli.verbs.train import TrainOptions
+from sftloss.config import options_of
 from sftloss.finetune import Recipe
 
 DEMO = ("train", "--model", "demo", "--data", "demo", "--device", "cpu")
@@ -181,7 +182,8 @@ def test_an_unknown_loss_is_refused_before_a_model_is_loaded(tmp_path: Path) -> 
 
 
 def test_flags_and_recipe_have_the_same_defaults() -> None:
-    flags, recipe = ({f.name: f.default for f in fields(kind)} for kind in (TrainOptions, Recipe))
+    flags = {one.name: one.default for one in options_of(TrainOptions)}
+    recipe = {f.name: f.default for f in fields(Recipe)}
     shared = (flags.keys() & recipe.keys()) - {"columns", "roles", "output"}
     assert len(shared) > 35
     assert {name: flags[name] for name in shared} == {name: recipe[name] for name in shared}

@@ -1,10 +1,10 @@
-"""The verbs, by name. A new one is a file with a docstring, a dataclass of options and ten lines, and a row here."""
+"""The verbs, by name. A new one is a file with a docstring, a record of options and ten lines, and a row here."""
 
 from __future__ import annotations
 
 import typer
 
-from sftloss.cli.options.options import takes
+from sftloss.cli.options.command import Sectioned, command
 from sftloss.cli.verbs.analyze import AnalyzeOptions, analyze
 from sftloss.cli.verbs.compare import CompareOptions, compare
 from sftloss.cli.verbs.demo import DemoOptions, demo
@@ -28,8 +28,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(is_asked: bool) -> None:
+    if is_asked:
         from sftloss.version import __version__
 
         typer.echo(f"sftloss {__version__}")
@@ -37,7 +37,9 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def _root(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show it.")) -> None:
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
     """Shows what a fine-tuning loss trains on, and which loss fits the data."""
 
 
@@ -53,10 +55,10 @@ for _verb, _options in (
     (schema, SchemaOptions),
     (env, EnvOptions),
 ):
-    app.command(_verb.__name__)(takes(_options)(_verb))
+    app.command(_verb.__name__, cls=Sectioned)(command(_options)(_verb))
 
 study = typer.Typer(help="Run a study. Fixed comparisons that ask trained models about claims on losses.",
                     no_args_is_help=True, rich_markup_mode=None)  # fmt: skip
 for _name, _study in STUDIES.items():
-    study.command(_name)(takes(StudyOptions)(_study))
+    study.command(_name, cls=Sectioned)(command(StudyOptions)(_study))
 app.add_typer(study, name="study")

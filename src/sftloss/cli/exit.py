@@ -7,66 +7,100 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import typer
 
 from sftloss.cli.flags import in_flags
-from sftloss.errors import SftlossError
+from sftloss.config import Option, places_of, spelled
+from sftloss.errors import SftlossError, Spell, as_argument
 
 FINDINGS, USAGE, DATA, MODEL, INTERNAL, INTERRUPTED = 1, 2, 3, 4, 5, 130
+_SMALLER = ("tokens_per_batch", "batch_size", "max_length", "max_examples")
 
 
 @contextmanager
-def exit_codes(verbose: bool, names: Iterable[str] = ()) -> Iterator[None]:
+def exit_codes(verbose: bool, options: Sequence[Option] = (), *, config: str | None = None) -> Iterator[None]:
     """Turn exceptions into a sentence and an exit code; with `verbose` also the traceback.
 
-    `names` are the options of the verb, which the sentence then calls by their flags.
+    Args:
+        verbose: Whether to print the traceback.
+        options: The options of the verb; sentences call them by their flags.
+        config: The YAML file that options may come from; sentences about those name its line.
     """
     try:
         yield
-        sys.stdout.flush()
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
-        _end("interrupted; what was written is complete, the rest is not there.", INTERRUPTED, verbose)
+        _end("interrupted; files written so far are complete, the remaining ones are missing.", INTERRUPTED, verbose)
     except SftlossError as error:
-        _end(in_flags(str(error), names), error.exit_code, verbose)
+        _end(_sentence(error, options, config), error.exit_code, verbose)
     except BrokenPipeError:
-        # the reader (head, less) has left: nothing to say, and Python's own flush at exit must not complain either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         raise typer.Exit(0) from None
     except OSError as error:
         _end(_about_files(error), INTERNAL, verbose)
-    except MemoryError:
-        _end(_about_memory("out of memory", names), INTERNAL, verbose)
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":
-            _end(_about_memory("out of memory on the device", names), INTERNAL, verbose)
-        told = f"{type(error).__name__}: {(_bare(str(error)) or 'no message').splitlines()[0][:300]}"
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            device = "" if isinstance(error, MemoryError) else " on the device"
+            _end(f"out of memory{device}{_smaller(options)}.", INTERNAL, verbose)
+        lines = _without_name(str(error)).strip().splitlines() or ["no message"]
         hint = "" if verbose else " Run it again with -v for the traceback."
-        _end(f"internal error, not your doing: {told}.{hint}", INTERNAL, verbose)
+        text = f"{type(error).__name__}: {lines[0][:300]}"
+        _end(f"internal error, not your doing: {text}.{hint}", INTERNAL, verbose)
 
 
-def _about_memory(what: str, names: Iterable[str]) -> str:
-    """With the flags of this verb that help."""
-    known = {"tokens_per_batch", "max_length", "max_examples"} & set(names)
-    flags = " or ".join(f"--{name.replace('_', '-')}" for name in sorted(known, reverse=True))
-    return f"{what}; try a smaller {flags}." if flags else f"{what}."
+def as_flag(options: Sequence[Option]) -> Spell:
+    """How a verb with these options writes one: ``max_length`` is ``--max-length``."""
+    flags = {one.name: one.flag.metavar or "NAME" if one.flag.is_positional else f"--{one.spelled}" for one in options}
+
+    def spell(name: str, value: str | None = None) -> str:
+        if name not in flags:
+            return as_argument(name, value)
+        return flags[name] if value is None else f"{flags[name]} {value}"
+
+    return spell
+
+
+def say(sentence: str) -> None:
+    """A sentence on stderr after the name of this program, which is not repeated where the sentence begins with it."""
+    # it may quote a user's data: no character of it may steer the terminal
+    safe = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in _without_name(sentence))
+    with suppress(BrokenPipeError):
+        print(f"sftloss: {safe}", file=sys.stderr, flush=True)
+
+
+def _sentence(error: SftlossError, options: Sequence[Option], config: str | None) -> str:
+    """The error in flags; an option that the YAML file sets is named by its key and line."""
+    spell, option = as_flag(options), error.option
+    place = error.where or places_of(config).get(option or "")
+    if option is None or place is None or not place.startswith(f"{config}:"):
+        return in_flags(error.message(spell), [one.name for one in options])
+    about = type(error)(error.problem, cure=error.cure, where=f"{place}: {spelled(option)}")
+    return about.message(spell)
+
+
+def _smaller(options: Sequence[Option]) -> str:
+    """The flags of this verb that lower its need of memory."""
+    flags = [f"--{one.spelled}" for one in options if one.name in _SMALLER]
+    return f"; try a smaller {' or '.join(flags)}" if flags else ""
 
 
 def _about_files(error: OSError) -> str:
-    where = error.filename or "a file"
-    reason = error.strerror or str(error)
-    free = ""
-    if error.filename:
-        parent = os.path.dirname(os.path.abspath(str(error.filename)))
-        while not os.path.isdir(parent):  # a folder that the failed run made is gone again
-            parent = os.path.dirname(parent)
-        if error.errno == errno.ENOSPC:
-            free = f" ({shutil.disk_usage(parent).free / 1e6:,.0f} MB free there)"
-    return f"{where}: {reason}{free}; a file that stood there before is untouched."
+    where, reason, free = error.filename or "a file", error.strerror or str(error), ""
+    if error.filename and error.errno == errno.ENOSPC:
+        folder = os.path.dirname(os.path.abspath(str(error.filename)))
+        while not os.path.isdir(folder):  # a folder that the failed run made is gone again
+            folder = os.path.dirname(folder)
+        free = f" ({shutil.disk_usage(folder).free / 1e6:,.0f} MB free there)"
+    return f"{where}: {reason}{free}; an older file of that name is unchanged."
+
+
+def drop_output() -> None:
+    """Send what is still to be printed nowhere: the reader (head, less) has left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _end(sentence: str, code: int, verbose: bool) -> None:
@@ -76,12 +110,5 @@ def _end(sentence: str, code: int, verbose: bool) -> None:
     raise typer.Exit(code)
 
 
-def say(sentence: str) -> None:
-    """A sentence on stderr that says once whose it is; those of the training room say so by themselves."""
-    # it may quote a user's data: no character of it may steer the terminal
-    safe = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in _bare(sentence))
-    print(f"sftloss: {safe}", file=sys.stderr, flush=True)
-
-
-def _bare(sentence: str) -> str:
+def _without_name(sentence: str) -> str:
     return sentence.removeprefix("sftloss: ")

@@ -24,7 +24,7 @@ class _Lines(logging.Handler):
 
 
 @contextmanager
-def heard(*, quiet: bool, verbose: bool) -> Iterator[None]:
+def log_to_stderr(*, quiet: bool, verbose: bool) -> Iterator[None]:
     """Warnings of our loggers reach stderr unless the user asked for quiet, those of other libraries with ``-v`` only.
 
     Results never pass through here. Everything is put back at the end: a verb may run inside another program.

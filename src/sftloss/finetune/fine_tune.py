@@ -10,7 +10,6 @@ from typing import Any
 from sftloss.data.tokenizer import pad_id_of
 from sftloss.errors import ConfigError, DataError
 from sftloss.finetune.arguments import arguments, check_trackers
-from sftloss.finetune.loop.callbacks import run_callback
 from sftloss.finetune.loop.groups import Groups
 from sftloss.finetune.loop.trainer import Work, trainer_class
 from sftloss.finetune.model import model_and_tokenizer
@@ -118,6 +117,8 @@ def groups_of(loss: Loss, held_out: DataSet | None) -> tuple[Groups, ...]:
 def _trainer(work: Work, parts: tuple[Any, Any], checkpoint: Path | None, callbacks: Sequence[Any]) -> Any:
     from transformers import PrinterCallback
 
+    from sftloss.finetune.loop.callbacks import RunCallback
+
     (model, tokenizer), recipe, pad_id = parts, work.recipe, pad_id_of(parts[1])
     has_eval = work.held_out is not None
     trainer = trainer_class(work)(
@@ -127,7 +128,7 @@ def _trainer(work: Work, parts: tuple[Any, Any], checkpoint: Path | None, callba
         eval_dataset=work.held_out,
         data_collator=Collator(pad_id, recipe.packing, work.data.names("task")),
         processing_class=tokenizer,
-        callbacks=[run_callback(work), *callbacks],
+        callbacks=[RunCallback(work), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftloss.cli.options.options import Manner
+from sftloss.cli.options import Verbosity
 from sftloss.config import command_line, option
 from sftloss.errors import ConfigError
 
@@ -98,23 +98,23 @@ class CompareOptions:
 _ARM_FIELDS = {"loss": "losses", "normalization": "normalizations", "tasks": "tasks"}
 
 
-def compare(options: CompareOptions, manner: Manner) -> None:
+def compare(options: CompareOptions, verbosity: Verbosity) -> None:
     """Train and compare. The same model under several losses, at equal tokens; verdicts with intervals."""
-    from sftloss.cli.show import check_targets, hush_bars
+    from sftloss.cli.show import check_targets, hide_progress_bars
     from sftloss.experiments import compare
 
     check_targets(options.json, options.markdown, replace=True)
     experiment = experiment_of(options)
-    hush_bars()
+    hide_progress_bars()
     devices = tuple(filter(None, (options.devices or "").split(",")))
     report = compare(
         experiment,
         output=options.output,
-        execution=running(manner, devices=devices, workers=options.workers, save_every=options.save_every),
+        execution=running(verbosity, devices=devices, workers=options.workers, save_every=options.save_every),
         command=str(command_line("compare", options)),
     )
     show_brief(report, json=options.json, markdown=options.markdown)
-    told(options.output, manner)
+    told(options.output, verbosity)
 
 
 def experiment_of(options: CompareOptions) -> Experiment:
@@ -139,19 +139,22 @@ def experiment_of(options: CompareOptions) -> Experiment:
     return Experiment(recipe, **own, prompt_weights=weights, seeds=tuple(range(options.seeds)))
 
 
-def running(manner: Manner, **given: Any) -> Execution:
+def running(verbosity: Verbosity, **given: Any) -> Execution:
     """Devices and processes, with a line on stderr for every finished training."""
-    from sftloss.cli.show import note
+    from sftloss.cli.show import print_note
     from sftloss.experiments import Execution
 
-    return Execution(**given, progress=lambda done, total, name: note(f"{done} of {total} trained: {name}", manner))
+    def progress(done: int, total: int, name: str) -> None:
+        print_note(f"{done} of {total} trained: {name}", verbosity)
+
+    return Execution(**given, progress=progress)
 
 
 def show_brief(report: Report, *, json: str | None = None, markdown: str | None = None) -> None:
     """Headlines, findings and the first tables on the terminal; the page has the rest."""
     from dataclasses import replace
 
-    from sftloss.cli.show import show
+    from sftloss.cli.show import print_report
     from sftloss.report import Report
 
     if json is not None or markdown is not None:
@@ -159,14 +162,14 @@ def show_brief(report: Report, *, json: str | None = None, markdown: str | None 
         if markdown is not None:
             report.to_markdown(Path(markdown))
     if json == "-":
-        show(report, json="-")
+        print_report(report, json="-")
         return
     sections = tuple(s for s in report.document.sections if s.id in ("metrics", "lengths"))
     short = tuple(replace(s, charts=(), tables=s.tables[:2] if s.id == "metrics" else s.tables[:1]) for s in sections)
-    show(Report(replace(report.document, sections=short)))
+    print_report(Report(replace(report.document, sections=short)))
 
 
-def told(output: str, manner: Manner) -> None:
-    from sftloss.cli.show import note
+def told(output: str, verbosity: Verbosity) -> None:
+    from sftloss.cli.show import print_note
 
-    note(f"wrote {output}/report.html", manner)
+    print_note(f"wrote {output}/report.html", verbosity)

@@ -2,65 +2,66 @@
 
 from __future__ import annotations
 
+import os
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sftloss.cli.options.options import Manner
-from sftloss.config import option
+from sftloss.cli.options import FolderOptions, ShowOptions, Verbosity
+from sftloss.config import option, part
 from sftloss.document import Command
+
+if TYPE_CHECKING:
+    from sftloss.report import Report
 
 
 @dataclass(frozen=True)
 class DemoOptions:
     """Flags of `sftloss demo`."""
 
-    compare: bool = option(False, "Train a tiny model in four ways with five seeds each, and compare them.")
-    open: bool = option(False, "Open the page in the browser.")
-    output: str = option(
-        "sftloss-demo", "Folder for report.html, report.json and the table.", short="-o", metavar="DIR"
-    )
-    overwrite: bool = option(False, "Replace an earlier report in that folder.")
-    json: str | None = option(None, "Also write the JSON here; '-' prints JSON alone.", metavar="FILE|-")
+    compare: bool = option(False, "Train a tiny model under four losses with five seeds each, and compare them.")
+    open: bool = option(False, "Open the report in the browser.")
+    folder: FolderOptions = part(FolderOptions())
+    show: ShowOptions = part(ShowOptions())
 
 
-def demo(options: DemoOptions, manner: Manner) -> None:
-    """Analyze a tiny model on generated tasks. No network, no GPU, under a minute."""
-    if options.compare:
-        _compare(options, manner)
-        return
-    from sftloss.cli.show import check_targets, note, progress, show
+def demo(options: DemoOptions, verbosity: Verbosity) -> int:
+    """Analyze a tiny model on generated tasks. No network, no GPU, under a minute.
+
+    The output folder is sftloss-demo, or sftloss-demo-compare with --compare.
+    """
+    from sftloss.cli.show import check_targets, print_note, verdict
+
+    check_targets(options.show.json, options.show.markdown, replace=options.folder.overwrite)
+    output = options.folder.output or ("sftloss-demo-compare" if options.compare else "sftloss-demo")
+    report = (_compare if options.compare else _analyze)(options, output, verbosity)
+    print_note(f"wrote {output}/report.html", verbosity)
+    if options.open:
+        webbrowser.open((Path(output) / "report.html").resolve().as_uri())
+    return verdict(report, options.show.fail_on)
+
+
+def _analyze(options: DemoOptions, output: str, verbosity: Verbosity) -> Report:
+    from sftloss.cli.show import print_report, progress_bar
     from sftloss.pipeline import Run, demo
 
-    check_targets(options.json, replace=options.overwrite)
-    with progress("measuring", manner) as tell:
-        where = Run(
-            output=options.output, overwrite=options.overwrite, progress=tell, command=Command("demo", inputs=())
-        )
-        report = demo(where)
-    show(report, json=options.json)
-    page = Path(options.output) / "report.html"
-    note(f"wrote {page}", manner)
-    if options.open:
-        webbrowser.open(page.resolve().as_uri())
+    with progress_bar("measuring", verbosity) as progress:
+        command = Command("demo", inputs=())
+        report = demo(Run(output=output, overwrite=options.folder.overwrite, progress=progress, command=command))
+    print_report(report, json=options.show.json, markdown=options.show.markdown)
+    return report
 
 
-def _compare(options: DemoOptions, manner: Manner) -> None:
-    import os
-
-    from sftloss.cli.show import check_targets, hush_bars
-    from sftloss.cli.verbs.compare import running, show_brief, told
+def _compare(options: DemoOptions, output: str, verbosity: Verbosity) -> Report:
+    from sftloss.cli.show import hide_progress_bars
+    from sftloss.cli.verbs.compare import running, show_brief
     from sftloss.experiments import compare
     from sftloss.experiments.studies import DEMO
 
-    check_targets(options.json, replace=options.overwrite)
-    hush_bars()
-    output = options.output if options.output != DemoOptions.output else f"{DemoOptions.output}-compare"
+    hide_progress_bars()
     # results do not depend on it: every process computes on one core
-    workers = min(2, os.cpu_count() or 1)
-    execution = running(manner, workers=workers)
+    execution = running(verbosity, workers=min(2, os.cpu_count() or 1))
     report = compare(DEMO, output=output, execution=execution, command="sftloss demo --compare")
-    show_brief(report, json=options.json)
-    told(output, manner)
-    if options.open:
-        webbrowser.open((Path(output) / "report.html").resolve().as_uri())
+    show_brief(report, json=options.show.json, markdown=options.show.markdown)
+    return report

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import typer
 
-from sftloss.cli.options.options import Manner
+from sftloss.cli.options import Verbosity
 from sftloss.version import package_versions
 
 _PACKAGES = (
-    "torch", "jaxtyping", "transformers", "tokenizers", "safetensors", "datasets", "polars", "numpy", "typer", "rich",
+    "sftloss", "python", "torch", "jaxtyping", "transformers", "tokenizers", "safetensors", "datasets", "polars",
+    "numpy", "typer", "rich",
 )  # fmt: skip
 
 
@@ -21,10 +22,10 @@ class EnvOptions:
     """`sftloss env` has no options of its own."""
 
 
-def env(options: EnvOptions, manner: Manner) -> None:
-    """Print versions for a bug report. And devices; no paths, no names, no variables."""
-    versions = package_versions("sftloss", "python", *_PACKAGES)
-    for name in ("sftloss", "python", *_PACKAGES):
+def env(options: EnvOptions, verbosity: Verbosity) -> None:
+    """Print versions and devices for a bug report. It prints no paths, names or environment variables."""
+    versions = package_versions(*_PACKAGES)
+    for name in _PACKAGES:
         machine = f" on {platform.system()} {platform.machine()}" if name == "python" else ""
         typer.echo(f"{name} {versions.get(name, 'not installed')}{machine}")
     typer.echo(f"devices: {_devices()}")
@@ -35,7 +36,7 @@ def _devices() -> str:
         import torch
     except ImportError:
         return "torch is missing"
-    found = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if sys.platform == "darwin" and torch.backends.mps.is_available():
-        found.append("mps")
-    return ", ".join(["cpu", *found])
+        devices.append("mps")
+    return ", ".join(["cpu", *devices])

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sftloss.cli.options.options import Manner
-from sftloss.cli.show import note
+from sftloss.cli.options import Verbosity
+from sftloss.cli.show import print_note
 from sftloss.config import option
 from sftloss.errors import ConfigError
 
@@ -29,9 +29,9 @@ class LossesOptions:
     json: bool = option(False, "Print JSON.")
 
 
-def losses(options: LossesOptions, manner: Manner) -> None:
+def losses(options: LossesOptions, verbosity: Verbosity) -> None:
     """List the objectives that --loss can name, with their hyper-parameters; give a NAME for its description."""
-    entries = _all(manner) if options.name is None else [_one(options.name)]
+    entries = _all(verbosity) if options.name is None else [_one(options.name)]
     if options.json:
         rows = [{"signature": entry.signature, **asdict(entry)} for entry in entries]
         typer.echo(json.dumps(rows, indent=2, default=str))
@@ -44,7 +44,7 @@ def losses(options: LossesOptions, manner: Manner) -> None:
         typer.echo('\nObjectives add: --loss "cross_entropy + 1e-4 * z_loss". Your own: --loss my_module:my_loss')
 
 
-def _all(manner: Manner) -> list[Description]:
+def _all(verbosity: Verbosity) -> list[Description]:
     from sftloss.objectives import OBJECTIVES, description, function_named, plug_in_names
 
     entries = [description(name, function) for name, function in OBJECTIVES.items()]
@@ -52,7 +52,7 @@ def _all(manner: Manner) -> list[Description]:
         try:
             entries.append(description(name, function_named(name)))
         except ValueError as error:
-            note(str(error), manner)
+            print_note(str(error), verbosity)
     return entries
 
 

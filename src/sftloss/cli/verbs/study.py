@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sftloss.cli.options.options import Manner
+from sftloss.cli.options import Verbosity
 from sftloss.config import option
 
 
@@ -20,39 +20,39 @@ class StudyOptions:
     json: str | None = option(None, "Also write the JSON here; '-' prints JSON alone.", metavar="FILE|-")
 
 
-def length(options: StudyOptions, manner: Manner) -> None:
+def length(options: StudyOptions, verbosity: Verbosity) -> None:
     """Does dividing by the length teach shorter answers? Exponents 0, 0.5 and 1."""
-    _run("length", options, manner)
+    _run("length", options, verbosity)
 
 
-def focal(options: StudyOptions, manner: Manner) -> None:
+def focal(options: StudyOptions, verbosity: Verbosity) -> None:
     """Does focal loss help? Against cross-entropy, with wrong answers among the training rows."""
-    _run("focal", options, manner)
+    _run("focal", options, verbosity)
 
 
-def instruction_response(options: StudyOptions, manner: Manner) -> None:
+def instruction_response(options: StudyOptions, verbosity: Verbosity) -> None:
     """Should the instruction be trained too? Weights 0, 0.1 and 1 of the prompt."""
-    _run("instruction-response", options, manner)
+    _run("instruction-response", options, verbosity)
 
 
-def multitask(options: StudyOptions, manner: Manner) -> None:
+def multitask(options: StudyOptions, verbosity: Verbosity) -> None:
     """Do task weights that move help? Every strategy against equal weights, task by task."""
-    _run("multitask", options, manner)
+    _run("multitask", options, verbosity)
 
 
 VERBS = {"length": length, "focal": focal, "instruction-response": instruction_response, "multitask": multitask}
 
 
-def _run(name: str, options: StudyOptions, manner: Manner) -> None:
-    from sftloss.cli.show import check_targets, hush_bars
+def _run(name: str, options: StudyOptions, verbosity: Verbosity) -> None:
+    from sftloss.cli.show import check_targets, hide_progress_bars
     from sftloss.cli.verbs.compare import running, show_brief, told
     from sftloss.experiments import run_study
 
     check_targets(options.json, replace=True)
-    hush_bars()
+    hide_progress_bars()
     output = options.output or f"sftloss-study-{name}"
     devices = tuple(filter(None, (options.devices or "").split(",")))
-    execution = running(manner, devices=devices, workers=options.workers)
+    execution = running(verbosity, devices=devices, workers=options.workers)
     report = run_study(name, output=output, execution=execution)
     show_brief(report, json=options.json)
-    told(output, manner)
+    told(output, verbosity)

@@ -3,42 +3,105 @@
 from __future__ import annotations
 
 import json
-import sys
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
-from sftloss.cli.options.options import Manner
-from sftloss.cli.options.train import TrainOptions
-from sftloss.config import command_line, to_yaml
+import typer
+
+from sftloss.cli.options import (
+    DataOptions,
+    DeviceOptions,
+    FolderOptions,
+    LossOptions,
+    ModelOptions,
+    TrainingOptions,
+    Verbosity,
+)
+from sftloss.cli.options.records import DATA, JSON_FLAG, OUTPUT, TRAINING
+from sftloss.config import command_line, option, part, to_yaml, values_of
 from sftloss.errors import ConfigError
 from sftloss.files import write_atomic
 
 _UNITS = (("GB", 2**30), ("MB", 2**20), ("kB", 2**10))
 
 
-def train(options: TrainOptions, manner: Manner) -> int:
-    """Fine-tune a model on a data file under any loss. Killed at any time, it goes on with --resume; Ctrl-C and SIGTERM
-    finish the step, save a checkpoint and exit with 130 and 143."""
-    from sftloss.cli.show import check_targets, hush_bars, note
+@dataclass(frozen=True)
+class TrainOptions:
+    """Flags and YAML keys of `sftloss train`: the fields of `sftloss.finetune.Recipe`."""
+
+    model: ModelOptions = part(ModelOptions())
+    data: DataOptions = part(DataOptions())
+    eval_data: str | None = option(None, "Held-out data, in the same forms as --data.", panel=DATA,
+                                   metavar="FILE|DIR|NAME")  # fmt: skip
+    eval_share: float = option(
+        0.0, "Share of --data to hold out; rows with equal prompts stay together.", panel=DATA, minimum=0
+    )
+    loss: LossOptions = part(LossOptions())
+    training: TrainingOptions = part(TrainingOptions())
+    seed: int = option(
+        0, "Seed of the row order, the held-out rows, new adapters and dropout.", panel=TRAINING, minimum=0
+    )
+    device: DeviceOptions = part(DeviceOptions())
+    eval_every: int | None = option(
+        None, "Optimizer steps between evaluations (without it: one before and one after training).", panel=OUTPUT,
+        minimum=1,
+    )  # fmt: skip
+    eval_batch_size: int | None = option(
+        None, "Examples per evaluation batch (without it: --batch-size).", panel=OUTPUT, minimum=1
+    )
+    save_every: int = option(500, "Optimizer steps between checkpoints.", panel=OUTPUT, minimum=1)
+    logging_every: int = option(10, "Optimizer steps between log lines.", panel=OUTPUT, minimum=1)
+    keep: int | None = option(2, "Number of newest checkpoints to keep.", panel=OUTPUT, minimum=1)
+    keep_best: bool = option(
+        False, "Save a checkpoint at every evaluation and end with the one of lowest held-out loss.", panel=OUTPUT
+    )
+    report_to: tuple[str, ...] = option(
+        (), "Experiment tracker: tensorboard, wandb or trackio.", panel=OUTPUT, metavar="NAME"
+    )
+    run_name: str | None = option(None, "Name of the run in the trackers.", panel=OUTPUT)
+    folder: FolderOptions = part(FolderOptions("sftloss-train"))
+    resume: bool = option(
+        False, "Continue from the newest checkpoint in the output folder, or start where there is none.", panel=OUTPUT
+    )
+    resume_from: str | None = option(
+        None, "Continue from this checkpoint in the output folder.", panel=OUTPUT, metavar="checkpoint-N"
+    )
+    dry_run: bool = option(
+        False, "Show the options, the first example, counts and memory, and train nothing.", panel=OUTPUT
+    )
+    json: str | None = option(None, JSON_FLAG)
+
+
+def train(options: TrainOptions, verbosity: Verbosity) -> int:
+    """Fine-tune a model on a data file under any loss. A killed run continues with --resume.
+
+    Ctrl-C and SIGTERM finish the current step, save a checkpoint and exit with 130 and 143.
+
+    Example: sftloss train --model MODEL --data train.jsonl --eval-share 0.1 --loss dft
+    """
+    from sftloss.cli.show import check_targets, hide_progress_bars, print_note
     from sftloss.finetune import Interrupted, fine_tune, plan
+    from sftloss.finetune.loop.callbacks import LogLines
     from sftloss.ranks import launched_as
 
     recipe, (rank, ranks) = recipe_of(options), launched_as()
-    hush_bars()
-    manner = manner if rank == 0 else replace(manner, quiet=True)
+    hide_progress_bars()
+    verbosity = verbosity if rank == 0 else replace(verbosity, quiet=True)
     if options.dry_run:
         if rank == 0:
-            _show_plan(plan(recipe, ranks=ranks), options)
+            _print_plan(plan(recipe, ranks=ranks), options)
         return 0
     if rank == 0:
-        check_targets(options.json, replace=options.overwrite or options.resume)
+        check_targets(options.json, replace=options.folder.overwrite or options.resume)
     try:
-        outcome = fine_tune(recipe, callbacks=[] if manner.quiet else [_lines(manner)])
+        outcome = fine_tune(recipe, callbacks=[LogLines(partial(print_note, verbosity=verbosity))])
     except Interrupted as stop:
-        note(str(stop), manner)
+        print_note(str(stop), verbosity)
         return 128 + stop.signal
     if rank == 0:
-        _show(outcome, options, manner)
+        _print_outcome(outcome, options, verbosity)
     return 0
 
 
@@ -46,132 +109,124 @@ def recipe_of(options: TrainOptions) -> Any:
     """The options as the recipe that `fine_tune` takes."""
     from sftloss.finetune import Lora, Recipe
 
-    names = {f.name for f in fields(Recipe)} & {f.name for f in fields(TrainOptions)}
-    given: dict[str, Any] = {name: getattr(options, name) for name in names}
-    given["roles"] = {role: _number("roles", weight) for role, weight in options.roles.items()} or None
-    given["columns"] = options.columns or None
-    if options.normalizer.replace(".", "", 1).isdigit():
-        given["normalizer"] = float(options.normalizer)
-    if options.lora_r is not None:
-        given["lora"] = Lora(options.lora_r, options.lora_alpha, options.lora_dropout, options.lora_targets)
-    elif options.lora_alpha is not None or options.lora_dropout or options.lora_targets:
-        raise ConfigError("--lora-r is missing: the rank of the adapters, as --lora-r 16.")
-    return Recipe(**given, command=str(command_line("train", options)))
+    values = values_of(options)
+    recipe = {f.name: values[f.name] for f in fields(Recipe) if f.name in values}
+    recipe["roles"] = {role: _number("roles", weight) for role, weight in options.loss.roles.items()} or None
+    recipe["columns"] = options.data.columns or None
+    if options.loss.normalizer.replace(".", "", 1).isdigit():
+        recipe["normalizer"] = float(options.loss.normalizer)
+    training = options.training
+    if training.lora_r is not None:
+        recipe["lora"] = Lora(training.lora_r, training.lora_alpha, training.lora_dropout, training.lora_targets)
+    elif training.lora_alpha is not None or training.lora_dropout or training.lora_targets:
+        raise ConfigError("missing, the rank of the adapters", option="lora_r", cure="give it, for example 16")
+    return Recipe(**recipe, command=str(command_line("train", options)))
 
 
 def _number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ConfigError(f"--{name}: expected a number, got {text[:40]!r}.") from None
+        raise ConfigError(f"expected a number, got {text[:40]!r}", option=name) from None
 
 
-def _lines(manner: Manner) -> Any:
-    """One line on stderr for each of the log."""
-    from transformers import TrainerCallback
-
-    from sftloss.cli.show import note
-
-    class Lines(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            told = {name: logs[name] for name in ("loss", "eval_loss") if name in logs}
-            for prefix in ("", "eval_"):
-                for name in ("cross_entropy", "token_accuracy", "spikes"):
-                    if prefix + name in logs:
-                        told[prefix + name] = logs[prefix + name]
-            if told and state.is_world_process_zero:
-                note(f"step {state.global_step}/{state.max_steps}  {_said(told)}", manner)
-
-    return Lines()
-
-
-def _said(values: dict[str, float]) -> str:
-    return "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
-
-
-def _show(outcome: Any, options: TrainOptions, manner: Manner) -> None:
-    """The evaluation as a table, or everything as JSON."""
-    from sftloss.cli.show import note
+def _print_outcome(outcome: Any, options: TrainOptions, verbosity: Verbosity) -> None:
+    """The evaluation and the task weights as tables, or everything as JSON."""
+    from sftloss.cli.show import print_note, print_text
 
     if options.json is not None:
         text = (outcome.folder / "train.json").read_text(encoding="utf-8")
         if options.json == "-":
-            sys.stdout.write(text)
+            print_text(text)
             return
         write_atomic(options.json, text)
-    _show_metrics(outcome.metrics)
-    _show_tasks(outcome.facts["tasks"])
+    _print_metrics(outcome.metrics)
+    _print_tasks(outcome.facts["tasks"])
     best = outcome.facts["best"]
-    chosen = "" if best is None else f": step {best['step']}, whose held-out loss is the lowest, {best['loss']:.4g}"
-    note(f"wrote {outcome.folder}/model after {outcome.steps} steps{chosen}", manner)
+    chosen = "" if best is None else f": step {best['step']}, which has the lowest held-out loss, {best['loss']:.4g}"
+    print_note(f"wrote {outcome.folder}/model after {outcome.steps} steps{chosen}", verbosity)
 
 
-def _show_metrics(metrics: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+def _print_metrics(metrics: Mapping[str, Any]) -> None:
     if not metrics:
         return
-    table = Table("held out", "loss", "cross-entropy", "accuracy", "tokens")
     rows = [("all", metrics), *metrics.get("tasks", {}).items(), *metrics.get("languages", {}).items()]
-    for name, row in rows:
-        loss = "" if "loss" not in row else f"{row['loss']:.4f}"
-        numbers = (f"{row['cross_entropy']:.4f}", f"{row['token_accuracy']:.1%}", f"{row['trained_tokens']:,.0f}")
-        table.add_row(name, loss, *numbers)
-    Console(highlight=False).print(table)
+    _print_table(
+        ("held out", "loss", "cross-entropy", "accuracy", "tokens"),
+        [
+            (
+                name,
+                f"{row['loss']:.4f}" if "loss" in row else "",
+                f"{row['cross_entropy']:.4f}",
+                f"{row['token_accuracy']:.1%}",
+                f"{row['trained_tokens']:,.0f}",
+            )
+            for name, row in rows
+        ],
+    )
 
 
-def _show_tasks(facts: Any) -> None:
-    """Where the weights of the tasks ended."""
-    from rich.console import Console
-    from rich.table import Table
-
+def _print_tasks(facts: Mapping[str, Any] | None) -> None:
+    """The final weights of the tasks."""
     if facts is None:
         return
-    table = Table("task", "weight", "loss", "trend", "share of tokens", "effective share")
-    for name, row in facts["by_task"].items():
-        shares = (_percent(row["token_share"]), _percent(row["effective_share"]))
-        loss = "" if row["current_loss"] is None else f"{row['current_loss']:.4f}"
-        table.add_row(name, f"{row['weight']:.3f}", loss, row["loss_trend"], *shares)
-    console = Console(highlight=False)
-    console.print(table)
+    _print_table(
+        ("task", "weight", "loss", "trend", "share of tokens", "effective share"),
+        [
+            (
+                name,
+                f"{row['weight']:.3f}",
+                "" if row["current_loss"] is None else f"{row['current_loss']:.4f}",
+                row["loss_trend"],
+                _percent(row["token_share"]),
+                _percent(row["effective_share"]),
+            )
+            for name, row in facts["by_task"].items()
+        ],
+    )
     conflicts = facts["conflicts"]
     if conflicts is not None and conflicts["steps"]:
         rate, cosine = _percent(conflicts["conflict_rate"]), conflicts["mean_cosine"]
-        console.print(f"gradients of two tasks conflicted in {rate} of the pairs, mean cosine {cosine:+.3f}")
+        typer.echo(f"gradients of two tasks conflicted in {rate} of the pairs, mean cosine {cosine:+.3f}")
+
+
+def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+
+    from sftloss.cli.show import stdout_console
+
+    table = Table(*titles)
+    for row in rows:
+        table.add_row(*row)
+    stdout_console().print(table)
 
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"
 
 
-def _show_plan(plan: Any, options: TrainOptions) -> None:
-    """Options, the first example coloured, counts and memory; with ``--json -`` the last two alone."""
-    if options.json is not None:
-        told = {"counts": dict(plan.counts), "tasks": plan.tasks, "memory": {**plan.memory, "total": plan.total}}
-        text = json.dumps(told, indent=2)
-        if options.json == "-":
-            sys.stdout.write(text + "\n")
-            return
-    from rich.console import Console
-
+def _print_plan(plan: Any, options: TrainOptions) -> None:
+    """Options, the first example in colors, counts and memory; with ``--json -`` the last two alone."""
+    from sftloss.cli.show import print_text, stdout_console
     from sftloss.finetune import strip_of
     from sftloss.report.terminal.mask import render_mask
 
-    console = Console(soft_wrap=False, highlight=False)
+    memory = {**plan.memory, "total": plan.total}
+    if options.json == "-":
+        print_text(json.dumps({"counts": dict(plan.counts), "tasks": plan.tasks, "memory": memory}, indent=2))
+        return
+    console = stdout_console()
     console.print(to_yaml(options), markup=False)
     render_mask([strip_of(plan.first, plan.tokenizer)], console)
-    console.print()
-    for name, count in plan.counts.items():
-        console.print(f"{name.replace('_', ' '):<16}{count:>16,}", markup=False)
-    for name, told in plan.tasks.items():
-        share = told["trained_tokens"] / plan.counts["trained_tokens"]
-        console.print(f"task {name:<11}{told['examples']:>16,}  rows, {share:.1%} of the trained tokens", markup=False)
-    console.print("\nMemory of each process, before anything is split over them; activations are a rule of thumb")
-    for name, size in {**plan.memory, "total": plan.total}.items():
-        if name != "logits_not_held":
-            console.print(f"{name:<16}{_size(size):>16}", markup=False)
-    console.print(f"{'logits':<16}{'none':>16}  ({_size(plan.memory['logits_not_held'])} with a loss from logits)")
+    lines = [""]
+    lines += [f"{name.replace('_', ' '):<16}{count:>16,}" for name, count in plan.counts.items()]
+    for name, task in plan.tasks.items():
+        share = task["trained_tokens"] / plan.counts["trained_tokens"]
+        lines.append(f"task {name:<11}{task['examples']:>16,}  rows, {share:.1%} of the trained tokens")
+    lines.append("\nMemory per process without sharding (activations are an estimate)")
+    lines += [f"{name:<16}{_size(size):>16}" for name, size in memory.items() if name != "logits_not_held"]
+    lines.append(f"{'logits':<16}{'none':>16}  ({_size(plan.memory['logits_not_held'])} for a loss from logits)")
+    console.print("\n".join(lines), markup=False)
 
 
 def _size(count: float) -> str:

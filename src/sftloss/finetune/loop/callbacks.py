@@ -1,46 +1,89 @@
-"""What happens at the Trainer's events: log lines written, a wish to stop heard."""
+"""Callbacks of the Trainer: the log as files and lines, the agreement of all ranks to stop."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sftloss.finetune.loop.trainer import Work
 from sftloss.finetune.output.files import line, write_lines
 
+_SHOWN = (
+    "loss", "eval_loss", "cross_entropy", "token_accuracy", "spikes", "eval_cross_entropy", "eval_token_accuracy",
+)  # fmt: skip
 
-def run_callback(work: Work) -> Any:
-    """One callback for a run."""
-    from transformers import TrainerCallback
 
-    class RunCallback(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if work.folder.stays and state.is_world_process_zero:
-                # lines after the checkpoint are of the run that was killed; a last line may be cut off
-                write_lines(work.folder.history, state.log_history)
+class RunCallback(TrainerCallback):
+    """Writes the history, keeps the epoch and the step of this run, and stops it where a rank was asked to."""
 
-        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if work.order is not None:  # not every wrapper that skips rows hands the epoch on
-                work.order.set_epoch(int(state.epoch or 0))
+    def __init__(self, work: Work) -> None:
+        self.work = work
 
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            work.spikes.step = state.global_step + 1
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.work.folder.stays and state.is_world_process_zero:
+            # lines after the checkpoint are of the run that was killed; a last line may be cut off
+            write_lines(self.work.folder.history, state.log_history)
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if work.stop.agreed(args.device):
-                control.should_training_stop = True
-                control.should_save = work.folder.stays
-            if state.global_step >= state.max_steps:  # the last line of the log may have been before
-                self._write(state, work.spikes.take())
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.work.order is not None:  # not every wrapper that skips rows hands the epoch on
+            self.work.order.set_epoch(int(state.epoch or 0))
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            told = state.log_history.pop()
-            # the count is of all ranks, so they agree on whether to gather
-            self._write(state, [*(work.spikes.take() if "spikes" in logs else ()), told])
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.work.spikes.step = state.global_step + 1
 
-        def _write(self, state: Any, told: list[dict[str, Any]]) -> None:
-            state.log_history += told
-            if work.folder.stays and state.is_world_process_zero:
-                with open(work.folder.history, "a", encoding="utf-8") as file:
-                    file.write("".join(map(line, told)))
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.work.stop.agreed(args.device):
+            control.should_training_stop = True
+            control.should_save = self.work.folder.stays
+        if state.global_step >= state.max_steps:  # the last line of the log may have been before
+            self._write(state, self.work.spikes.take())
 
-    return RunCallback()
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        last = state.log_history.pop()
+        # the count is of all ranks, so they agree on whether to gather
+        self._write(state, [*(self.work.spikes.take() if "spikes" in (logs or {}) else ()), last])
+
+    def _write(self, state: TrainerState, lines: list[dict[str, Any]]) -> None:
+        state.log_history += lines
+        if self.work.folder.stays and state.is_world_process_zero:
+            with open(self.work.folder.history, "a", encoding="utf-8") as file:
+                file.write("".join(map(line, lines)))
+
+
+class LogLines(TrainerCallback):
+    """One line of text for each line of the log, on rank 0.
+
+    Args:
+        write: Called with the line.
+    """
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.write = write
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        values = {name: (logs or {})[name] for name in _SHOWN if name in (logs or {})}
+        if values and state.is_world_process_zero:
+            text = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
+            self.write(f"step {state.global_step}/{state.max_steps}  {text}")

@@ -1,0 +1,182 @@
+"""Options that several verbs share: each is described once, and has the same name and help everywhere.
+
+A verb takes a record with :func:`sftloss.config.part`, whose argument holds the verb's own defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sftloss.config import Flag, option
+
+MODEL, DATA, LOSS, TRAINING, DEVICE, OUTPUT = "Model", "Data", "Loss", "Training", "Device", "Output"
+
+LOSS_FLAG = Flag(
+    "Objective to train with, by name or as an expression: dft, 'focal(gamma=2)', 'cross_entropy + 1e-4 * z_loss', "
+    "or my_module:my_loss.",
+    panel=LOSS,
+    metavar="EXPR",
+)
+NORMALIZATION_FLAG = Flag(
+    "How an optimizer step averages over tokens: token-mean, example-mean, sqrt, or an exponent of the length (0 is "
+    "token-mean, 1 is example-mean).",
+    panel=LOSS,
+    metavar="NAME|ALPHA",
+    takes_numbers=True,
+)
+ROLES_FLAG = Flag(
+    "Weight of each role in place of the data's; a role that is not named is not trained.",
+    panel=LOSS,
+    metavar="prompt=0.1,response=1",
+    takes_numbers=True,
+)
+JSON_FLAG = Flag(
+    "Write the results as JSON to this file; - prints JSON alone on standard output.", panel=OUTPUT, metavar="FILE|-"
+)
+_BATCH_SIZE = Flag("Examples per micro-batch on each process.", panel=TRAINING, minimum=1)
+_GRAD_ACCUM = Flag("Micro-batches per optimizer step (gradient accumulation).", panel=TRAINING, minimum=1)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The model and its tokenizer."""
+
+    model: str = option(
+        "", "Folder that save_pretrained wrote, name on the Hugging Face hub, or demo for the model in this package.",
+        panel=MODEL, required=True, short="-m", metavar="DIR|NAME",
+    )  # fmt: skip
+    tokenizer: str | None = option(
+        None, "Folder or hub name of the tokenizer, where it is not with the model.", panel=MODEL, metavar="DIR|NAME"
+    )
+    revision: str | None = option(None, "Branch, tag or commit of a model on the hub.", panel=MODEL)
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The data and how it is read."""
+
+    data: str = option(
+        "", "JSON, JSON lines or Parquet file, a folder of them, a hub data set, or demo for generated examples.",
+        panel=DATA, required=True, short="-d", metavar="FILE|DIR|NAME",
+    )  # fmt: skip
+    columns: dict[str, str] = option(
+        {}, "Names of the data's own columns, by what they hold: prompt, response, task, ...", panel=DATA,
+        metavar="prompt=Q,response=A",
+    )  # fmt: skip
+    format: str | None = option(
+        None, "Format of the data: messages, sharegpt, alpaca, text, tokens, or two columns as prompt/response. "
+        "Without it the format of each row is detected.", panel=DATA,
+    )  # fmt: skip
+    on_error: str = option(
+        "report", "What an unusable row does: report counts it and refuses data that is mostly unusable, skip counts "
+        "it, raise stops at the first.", panel=DATA, choices=("report", "skip", "raise"),
+    )  # fmt: skip
+    max_examples: int | None = option(None, "Number of examples to read, from the start.", panel=DATA, minimum=1)
+    max_length: int | None = option(None, "Tokens kept of each example.", panel=DATA, minimum=2)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Everything but the source, as :class:`sftloss.pipeline.Run` and :func:`sftloss.fine_tune` take it."""
+        return {name: value for name, value in vars(self).items() if name != "data"}
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """One loss to train with."""
+
+    loss: str = option("cross_entropy", LOSS_FLAG)
+    normalization: str = option("token-mean", NORMALIZATION_FLAG)
+    roles: dict[str, str] = option({}, ROLES_FLAG)
+    normalizer: str = option(
+        "weights", "What the sum of a step is divided by: weights, sequences, tokens, or a number.", panel=LOSS,
+        takes_numbers=True,
+    )  # fmt: skip
+    tasks: str | None = option(
+        None, "Strategy that weights the tasks named in the data: uncertainty, 'dwa(temperature=2)', "
+        "'static(qa=2, code=0.5)'.", panel=LOSS, metavar="STRATEGY",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LossListOptions:
+    """Several losses and normalizations to compare; the first of each is the reference."""
+
+    loss: tuple[str, ...] = option(("cross_entropy",), LOSS_FLAG)
+    normalization: tuple[str, ...] = option(("token-mean",), NORMALIZATION_FLAG)
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """The size of an optimizer step that is asked about; nothing is trained."""
+
+    batch_size: int | None = option(None, _BATCH_SIZE)
+    grad_accum: int | None = option(None, _GRAD_ACCUM)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a model is trained: the numeric fields of :class:`sftloss.finetune.Recipe`."""
+
+    batch_size: int = option(8, _BATCH_SIZE)
+    grad_accum: int = option(1, _GRAD_ACCUM)
+    epochs: float = option(1.0, "Number of passes through the data.", panel=TRAINING, minimum=0)
+    max_steps: int | None = option(None, "Number of optimizer steps; it replaces --epochs.", panel=TRAINING, minimum=1)
+    learning_rate: float = option(2e-5, "Peak learning rate.", panel=TRAINING, minimum=0)
+    schedule: str = option(
+        "linear", "Learning rate schedule after the warmup.", panel=TRAINING,
+        choices=("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"),
+    )  # fmt: skip
+    warmup: float = option(
+        0.03, "Warmup steps of the learning rate; a value below 1 is a share of all steps.", panel=TRAINING, minimum=0
+    )
+    optimizer: str = option("adamw_torch", "Optimizer, by the name transformers gives it.", panel=TRAINING)
+    weight_decay: float = option(0.0, "Weight decay of the optimizer.", panel=TRAINING, minimum=0)
+    max_grad_norm: float = option(
+        1.0, "Norm to which the gradient is clipped; 0 turns clipping off.", panel=TRAINING, minimum=0
+    )
+    packing: bool = option(False, "Pack several examples into rows of --max-length tokens.", panel=TRAINING)
+    lora_r: int | None = option(None, "Train LoRA adapters of this rank instead of all weights.", panel=TRAINING,
+                                minimum=1)  # fmt: skip
+    lora_alpha: float | None = option(None, "Scale of the LoRA adapters (without it: twice --lora-r).", panel=TRAINING)
+    lora_dropout: float = option(0.0, "Dropout before the LoRA adapters.", panel=TRAINING, minimum=0)
+    lora_targets: tuple[str, ...] = option(
+        (), "Layers that get a LoRA adapter (without it: every linear layer but the head).", panel=TRAINING
+    )
+    autocast: str | None = option(
+        None, "Dtype for automatic mixed precision.", panel=TRAINING, choices=("bfloat16", "float16")
+    )
+    gradient_checkpointing: bool = option(
+        False, "Recompute activations in the backward pass, to save memory.", panel=TRAINING
+    )
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """Where the model runs and in which precision its parameters are held."""
+
+    device: str = option("auto", "Device that runs the model: auto, cpu, cuda, cuda:1 or mps.", panel=DEVICE)
+    dtype: str = option(
+        "auto", "Dtype of the parameters; auto is the checkpoint's, or float32 where all of them are trained.",
+        panel=DEVICE, choices=("auto", "float32", "bfloat16", "float16", "float64"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """The folder of results."""
+
+    output: str | None = option(None, "Folder for the results.", panel=OUTPUT, short="-o", metavar="DIR")
+    overwrite: bool = option(False, "Replace the earlier results in the output folder.", panel=OUTPUT)
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """Further forms of a report."""
+
+    json: str | None = option(None, JSON_FLAG)
+    markdown: str | None = option(None, "Write the report as Markdown to this file.", panel=OUTPUT, metavar="FILE")
+    fail_on: str = option(
+        "never", "Exit with code 1 where a finding is at least this severe.", panel=OUTPUT,
+        choices=("error", "warning", "never"),
+    )  # fmt: skip
