@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from sftloss.data import Batch, Record, batches, encode
-from sftloss.data.demo import MODEL_PATH, TASKS, demo_records
+from sftloss.data.demo import DEMO_TASKS, MODEL_PATH, demo_records
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
@@ -110,7 +110,7 @@ def train(model: Any, source: Iterator[Batch], steps: int, rate: float) -> None:
 @torch.no_grad()
 def confidence(model: Any, examples: list[Any], pad_id: int) -> dict[str, tuple[float, float, float]]:
     """By task: mean cross-entropy, share of right tokens, share of answers right in every token."""
-    found: dict[str, list[tuple[float, float, float]]] = {task: [] for task in TASKS}
+    found: dict[str, list[tuple[float, float, float]]] = {task: [] for task in DEMO_TASKS}
     for batch in batches(examples, pad_id=pad_id, batch_size=32):
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
         logprobs = logits.log_softmax(-1)

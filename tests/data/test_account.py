@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import sftloss
-from sftloss.data import REASONS, Examples, Record, RowError, read_records
+from sftloss.data import ROW_REASONS, Examples, Record, RowError, read_records
 from sftloss.data.account import RULES, Account
 from sftloss.data.demo import MODEL_PATH, demo_tokenizer
 from sftloss.data.examples import Message, Origin
@@ -77,7 +77,7 @@ def test_account_counts_every_row_once(hostile):
 def test_summary_names_every_reason_with_its_first_place(hostile):
     summary = account_of(hostile).summary()
     for name, count in REFUSED.items():
-        assert f"{REASONS[name].code} {name}: {count} refused, first at {hostile}:" in summary
+        assert f"{ROW_REASONS[name].code} {name}: {count} refused, first at {hostile}:" in summary
 
 
 def test_former_accounts_agree_on_one_hostile_file(hostile):
@@ -91,7 +91,7 @@ def test_former_accounts_agree_on_one_hostile_file(hostile):
 
     account, tokenizer, run = account_of(hostile), demo_tokenizer(), Run(max_length=LENGTH)
     expected = {finding.id: finding for finding in findings_of(RULES, account)}
-    assert set(expected) == {*(REASONS[name].code for name in REFUSED), "DATA101"}
+    assert set(expected) == {*(ROW_REASONS[name].code for name in REFUSED), "DATA101"}
     model, _ = load_model(MODEL_PATH)
     for report in (
         sftloss.inspect(hostile, tokenizer, run=run),

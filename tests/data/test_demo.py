@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sftloss.data import batches, encode
-from sftloss.data.demo import MODEL_PATH, TASKS, demo_model, demo_records, demo_tokenizer
+from sftloss.data.demo import DEMO_TASKS, MODEL_PATH, demo_model, demo_records, demo_tokenizer
 
 EXPECTED = [
     "list animals",
@@ -25,7 +25,7 @@ EXPECTED = [
 def measured() -> dict[str, dict[str, float]]:
     """By task: mean answer length in tokens, mean loss of a token, share of right tokens; on records not trained on."""
     tokenizer, model = demo_tokenizer(), demo_model()
-    sums: dict[str, Counter[str]] = {task: Counter() for task in TASKS}
+    sums: dict[str, Counter[str]] = {task: Counter() for task in DEMO_TASKS}
     examples = (encode(record, tokenizer) for record in demo_records(1, count=200))
     with torch.no_grad():
         for batch in batches(examples, pad_id=tokenizer.pad_token_id, batch_size=32):
@@ -57,7 +57,7 @@ def test_demo_records_are_the_same_for_a_seed_on_every_machine():
 
 def test_demo_records_have_the_task_shares_they_promise():
     counts = Counter(record.task for record in demo_records(count=1000))
-    assert counts == {task: round(1000 * share) for task, share in TASKS.items()}
+    assert counts == {task: round(1000 * share) for task, share in DEMO_TASKS.items()}
     assert {record.language for record in demo_records(count=100) if record.task == "yes_no"} == {"zh"}
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.tiny import BOS, EOS, tiny_tokenizer
 
 from sftloss.data import (
-    REASONS,
     ROLES,
+    ROW_REASONS,
     Example,
     Examples,
     Message,
@@ -310,7 +310,7 @@ def test_encode_takes_pre_tokenised_rows_as_they_are():
 def test_encode_refuses_pre_tokenised_rows_that_cannot_be_right(tokens, reason):
     with pytest.raises(RowError) as caught:
         encode(Record(HERE, tokens=tokens), tiny_tokenizer([]))
-    assert caught.value.reason == reason and REASONS[reason].stage == "encode"
+    assert caught.value.reason == reason and ROW_REASONS[reason].stage == "encode"
 
 
 def test_encode_refuses_a_length_that_leaves_nothing_to_predict():

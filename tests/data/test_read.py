@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.paths import REAL_DATA as REAL
 
-from sftloss.data import REASONS, Origin, ReadBounds, read_records
+from sftloss.data import ROW_REASONS, Origin, ReadBounds, read_records
 from sftloss.errors import ConfigError, DataError
 
 GOOD = {"question": "2 + 2?", "answer": "4"}
@@ -218,15 +218,15 @@ def test_source_that_is_none_is_a_type_error(source):
 
 def test_every_reason_has_its_cure():
     """None for all: what mends JSON does not mend a role."""
-    cures = [reason.cure for reason in REASONS.values()]
-    assert len(set(cures)) >= len(cures) - 1 and all(reason.name == name for name, reason in REASONS.items())
+    cures = [reason.cure for reason in ROW_REASONS.values()]
+    assert len(set(cures)) >= len(cures) - 1 and all(reason.name == name for name, reason in ROW_REASONS.items())
 
 
 def test_codes_are_stable():
     """People filter by them; a new reason gets a new number at the end."""
-    read = [reason.code for reason in REASONS.values() if reason.stage == "read"]
+    read = [reason.code for reason in ROW_REASONS.values() if reason.stage == "read"]
     assert read == [f"DATA{number:03}" for number in range(1, 19)]
-    assert (REASONS["not-json"].code, REASONS["bad-tokens"].code) == ("DATA001", "DATA018")
+    assert (ROW_REASONS["not-json"].code, ROW_REASONS["bad-tokens"].code) == ("DATA001", "DATA018")
 
 
 @pytest.mark.parametrize("name", REAL_ROWS)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from sftloss.data.account import ON_ERROR, Account, Places
-from sftloss.data.batches import IGNORED, align, batches, collate, first_fit_decreasing
+from sftloss.data.batches import align, batches, collate, first_fit_decreasing
 from sftloss.data.encode import Examples, encode
 from sftloss.data.examples import Batch, Example, Message, Origin, Record, answer_spans, segment_breaks
 from sftloss.data.formats import FORMATS, Format, detect_format, register_format
 from sftloss.data.formats.record import COLUMN_ROLES
 from sftloss.data.language import script_of
 from sftloss.data.read.read import ReadBounds, Records, read_records
-from sftloss.data.reasons import REASONS, BadRow, Reason, RowError
+from sftloss.data.reasons import ROW_REASONS, BadRow, Reason, RowError
 from sftloss.data.tokenizer import load_tokenizer, pad_id_of
 from sftloss.roles import ROLES
 
 __all__ = [
     "COLUMN_ROLES",
     "FORMATS",
-    "IGNORED",
     "ON_ERROR",
-    "REASONS",
     "ROLES",
+    "ROW_REASONS",
     "Account",
     "BadRow",
     "Batch",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from sftloss.data.examples import Example, Origin
-from sftloss.data.reasons import REASONS, Reason, excerpt
+from sftloss.data.reasons import ROW_REASONS, Reason, excerpt
 from sftloss.document import Severity
 from sftloss.errors import DataError
 from sftloss.rules import Evidence, Rule
@@ -55,7 +55,7 @@ class Account:
         source: The path or hub name as given.
         rows: Rows read, usable or not.
         used: Rows that became records; where there are examples, rows that became examples.
-        counts: Number of rows by reason (keys of REASONS), refused ones and those that are kept.
+        counts: Number of rows by reason (keys of ROW_REASONS), refused ones and those that are kept.
         origins: The first ten origins of each reason.
         details: What is wrong with the first row of each reason.
         formats: Number of records by format.
@@ -85,7 +85,7 @@ class Account:
     @property
     def refused(self) -> Mapping[str, int]:
         """Number of refused rows by reason, the most frequent first."""
-        refused = ((name, count) for name, count in self.counts.items() if REASONS[name].stage != "kept")
+        refused = ((name, count) for name, count in self.counts.items() if ROW_REASONS[name].stage != "kept")
         return dict(sorted(refused, key=lambda item: (-item[1], item[0])))
 
     @property
@@ -99,10 +99,10 @@ class Account:
         parts = [f"{self.source}: {self.used} of {self.rows} rows usable" + (f" ({formats})." if formats else ".")]
         for name, count in self.refused.items():
             first = self._first(name)
-            parts.append(f"{REASONS[name].code} {name}: {count} refused, first at {first}: {self.details[name]}.")
+            parts.append(f"{ROW_REASONS[name].code} {name}: {count} refused, first at {first}: {self.details[name]}.")
         for name, count in sorted(self.counts.items()):
             if name not in self.refused:
-                parts.append(f"{REASONS[name].code} {name}: {count} kept, first at {self._first(name)}.")
+                parts.append(f"{ROW_REASONS[name].code} {name}: {count} kept, first at {self._first(name)}.")
         if self.unseen_columns and self.rows:
             parts.append(f"No row has the column {', '.join(excerpt(name) for name in self.unseen_columns)}.")
         return " ".join(parts)
@@ -225,7 +225,7 @@ def _rule(reason: Reason) -> Rule[Account]:
 
 
 RULES: tuple[Rule[Account], ...] = (
-    *map(_rule, REASONS.values()),
+    *map(_rule, ROW_REASONS.values()),
     Rule(
         "DATA108",
         "warning",

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from sftloss.data.examples import Batch, Example
 
-IGNORED = -100
-"""The target where there is nothing to predict."""
+_NO_TARGET = -100
 
 
 def first_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -104,7 +103,7 @@ def collate(rows: Sequence[Sequence[Example]], *, pad_id: int, packed: bool = Fa
         input_ids=laid([example.input_ids for example in examples], pad_id),
         position_ids=_positions(laid([torch.arange(len(e.input_ids)) for e in examples], -1)),
         attention_mask=None if packed else (segments >= 0).long(),
-        targets=laid([align(example.input_ids, IGNORED) for example in examples], IGNORED),
+        targets=laid([align(example.input_ids, _NO_TARGET) for example in examples], _NO_TARGET),
         weights=laid([align(example.weights, 0.0) for example in examples], 0.0),
         roles=laid([align(example.roles, 0) for example in examples], 0),
         is_end=laid([align(example.is_end, False) for example in examples], False),

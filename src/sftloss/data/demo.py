@@ -1,4 +1,4 @@
-"""The generated demo: five tasks in which length, difficulty and task are not aligned, and a model that knows them.
+"""The generated demo: five tasks in which length, difficulty and task are not aligned, and a model trained on them.
 
 ========  ========  ==============================  ======================================================
 task      language  answers                         what it is there for
@@ -20,22 +20,15 @@ from random import Random
 from typing import Any
 
 from sftloss.data.examples import Message, Origin, Record
+from sftloss.data.tasks.tasks import WORD_KINDS, WORDS
 
-TASKS = {"yes_no": 0.36, "add": 0.24, "copy": 0.18, "list": 0.12, "reverse": 0.10}
+DEMO_TASKS = {"yes_no": 0.36, "add": 0.24, "copy": 0.18, "list": 0.12, "reverse": 0.10}
 """Share of each task in the examples."""
 
 MODEL_PATH = Path(__file__).parent / "demo_model"
 """The shipped checkpoint: safetensors, config and tokenizer, made by `scripts/make_demo_model.py`."""
 
-_LANGUAGES = dict.fromkeys(TASKS, "en") | {"yes_no": "zh"}
-
-_KINDS = {
-    "fruits": ("apple", "pear", "plum", "fig", "lime", "melon", "lemon", "peach", "date", "mango"),
-    "animals": ("cat", "dog", "cow", "pig", "horse", "sheep", "goat", "duck", "hen", "mouse"),
-    "colours": ("red", "blue", "green", "black", "white", "brown", "grey", "pink", "gold", "tan"),
-    "tools": ("saw", "axe", "pin", "drill", "file", "knife", "rake", "spade", "nail", "plane"),
-}
-_WORDS = tuple(word for words in _KINDS.values() for word in words)
+_LANGUAGES = dict.fromkeys(DEMO_TASKS, "en") | {"yes_no": "zh"}
 
 
 def demo_records(seed: int = 0, *, count: int = 1000) -> tuple[Record, ...]:
@@ -43,7 +36,7 @@ def demo_records(seed: int = 0, *, count: int = 1000) -> tuple[Record, ...]:
 
     Args:
         seed: Equal seeds give equal records; the demo model was trained on seed 0 only.
-        count: Number of records. The tasks have the shares in `TASKS`, exactly up to rounding, in random order.
+        count: Number of records. The tasks have the shares in `DEMO_TASKS`, exactly up to rounding, in random order.
 
     Raises:
         ValueError: If `count` is below 1.
@@ -56,10 +49,10 @@ def demo_records(seed: int = 0, *, count: int = 1000) -> tuple[Record, ...]:
         raise ValueError(f"demo_records: count must be at least 1, got {count}.")
     random = Random(f"demo {seed}")
     bounds = [0.0]
-    for share in TASKS.values():
+    for share in DEMO_TASKS.values():
         bounds.append(bounds[-1] + share)
     cuts = [round(bound * count) for bound in bounds]
-    tasks = [task for i, task in enumerate(TASKS) for _ in range(cuts[i + 1] - cuts[i])]
+    tasks = [task for i, task in enumerate(DEMO_TASKS) for _ in range(cuts[i + 1] - cuts[i])]
     random.shuffle(tasks)
     return tuple(_record(task, row, seed, random) for row, task in enumerate(tasks))
 
@@ -81,18 +74,18 @@ def _add(random: Random) -> tuple[str, str]:
 
 
 def _copy(random: Random) -> tuple[str, str]:
-    words = " ".join(random.sample(_WORDS, k=random.choice((2, 3, 4, 6, 8, 12, 16, 24))))
+    words = " ".join(random.sample(WORDS, k=random.choice((2, 3, 4, 6, 8, 12, 16, 24))))
     return f"copy: {words}", words
 
 
 def _reverse(random: Random) -> tuple[str, str]:
-    words = random.sample(_WORDS, k=random.randint(2, 12))
+    words = random.sample(WORDS, k=random.randint(2, 12))
     return f"reverse: {' '.join(words)}", " ".join(reversed(words))
 
 
 def _list(random: Random) -> tuple[str, str]:
-    kind = random.choice(tuple(_KINDS))
-    return f"list {kind}", ", ".join(random.sample(_KINDS[kind], k=random.randint(2, 10)))
+    kind = random.choice(tuple(WORD_KINDS))
+    return f"list {kind}", ", ".join(random.sample(WORD_KINDS[kind], k=random.randint(2, 10)))
 
 
 def _yes_no(random: Random) -> tuple[str, str]:

@@ -56,7 +56,7 @@ def encode(record: Record, tokenizer: Any, *, max_length: int | None = None, tem
         The example; at least one of its weights is above 0 and the first token's is 0.
 
     Raises:
-        RowError: If the record cannot become an example; its `reason` is a key of `REASONS`.
+        RowError: If the record cannot become an example; its `reason` is a key of `ROW_REASONS`.
         ValueError: If `max_length` is less than 2.
 
     Example:

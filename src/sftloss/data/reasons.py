@@ -126,7 +126,7 @@ _ALL = (
         "What comes after the last answer is read and never trained.",
     ),
 )
-REASONS: Mapping[str, Reason] = MappingProxyType({reason.name: reason for reason in _ALL})
+ROW_REASONS: Mapping[str, Reason] = MappingProxyType({reason.name: reason for reason in _ALL})
 """Every reason by its name."""
 
 
@@ -134,7 +134,7 @@ class BadRow(Exception):
     """One row cannot be used, and who raises this does not know where the row is.
 
     Attributes:
-        reason: A key of REASONS.
+        reason: A key of ROW_REASONS.
         detail: One clause: what is wrong and what to do.
     """
 
@@ -143,14 +143,14 @@ class BadRow(Exception):
         self.reason, self.detail = reason, detail
 
     def __str__(self) -> str:
-        return f"{REASONS[self.reason].code} {self.reason}: {self.detail}"
+        return f"{ROW_REASONS[self.reason].code} {self.reason}: {self.detail}"
 
 
 class RowError(DataError):
     """One row cannot be used: `reason` and `detail` as in BadRow, and the row's `origin`."""
 
     def __init__(self, reason: str, origin: Origin, detail: str) -> None:
-        super().__init__(f"{origin}: {REASONS[reason].code} {reason}: {detail}.")
+        super().__init__(f"{origin}: {ROW_REASONS[reason].code} {reason}: {detail}.")
         self.reason, self.origin, self.detail = reason, origin, detail
 
 

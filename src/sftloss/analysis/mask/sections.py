@@ -8,7 +8,7 @@ import numpy as np
 
 from sftloss.analysis.mask.tally import MaskTally
 from sftloss.analysis.shared.shares import cell
-from sftloss.data import REASONS, Account
+from sftloss.data import ROW_REASONS, Account
 from sftloss.document import Cell, Chart, Column, Section, Series, Table, TokenStrip
 from sftloss.roles import ROLES
 from sftloss.words import number, percent
@@ -136,7 +136,7 @@ def refused_section(account: Account) -> Section | None:
         Column("detail", "what is wrong there"),
     )
     rows = tuple(
-        (f"{REASONS[name].code} {name}", count, str(account.origins[name][0]), account.details[name])
+        (f"{ROW_REASONS[name].code} {name}", count, str(account.origins[name][0]), account.details[name])
         for name, count in account.refused.items()
     )
     lead = f"{account.unusable:,} of {account.rows:,} rows cannot be used."

@@ -11,7 +11,7 @@ from sftloss.analysis.lengths.findings import conflict_finding
 from sftloss.analysis.mask.rules import why
 from sftloss.analysis.shared import fixes
 from sftloss.analysis.signal.frames import Study
-from sftloss.data import REASONS
+from sftloss.data import ROW_REASONS
 from sftloss.document import Finding, Interval
 from sftloss.numbers import GroupSums, ratio_interval
 from sftloss.words import percent
@@ -42,7 +42,7 @@ def nothing_trained(study: Study) -> Finding | None:
         "MASK001",
         "error" if share > 0.5 else "warning",
         f"{int(empty.sum()):,} of {len(empty):,} examples ({percent(share)}) train no token at all.",
-        REASONS["nothing-trained"].why,
+        ROW_REASONS["nothing-trained"].why,
         fixes.INSPECT,
         share,
         spread,
@@ -109,7 +109,7 @@ def truncated(study: Study) -> Finding | None:
         "MASK007",
         "warning" if share > 0.01 else "info",
         f"{int(cut.sum()):,} examples ({percent(share)}) are cut off; {int(lost.sum()):,} of them train no end at all.",
-        REASONS["truncated-away"].why,
+        ROW_REASONS["truncated-away"].why,
         fixes.LONGER,
         share,
         spread,

@@ -1,6 +1,6 @@
 """The formats that rows of training data are written in, one file each.
 
-A file of this room whose `FORMAT` is a :class:`Format` (or a tuple of them) is found by itself.
+A :class:`Format` at the top level of a file of this room, or a tuple of them, is registered by itself.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from sftloss.data.formats.format import FORMATS, Format, detect_format, format_k
 __all__ = ["FORMATS", "Format", "detect_format", "format_kinds", "register_format"]
 
 for _name in sorted({entry.name for entry in pkgutil.iter_modules(__path__)} - {"__main__"}):
-    _own = getattr(import_module(f"{__name__}.{_name}"), "FORMAT", ())
-    for _format in _own if isinstance(_own, tuple) else (_own,):
-        register_format(_format)
+    for _value in list(vars(import_module(f"{__name__}.{_name}")).values()):
+        for _format in _value if isinstance(_value, tuple) else (_value,):
+            if isinstance(_format, Format):
+                register_format(_format)

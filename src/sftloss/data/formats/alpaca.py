@@ -7,7 +7,7 @@ from functools import partial
 from sftloss.data.formats.format import Format
 from sftloss.data.formats.pairs import pair
 
-FORMAT = Format(
+ALPACA = Format(
     "alpaca",
     lambda row: "instruction" in row and "output" in row and "completion" not in row and "response" not in row,
     partial(pair, prompt="instruction", response="output"),

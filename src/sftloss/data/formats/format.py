@@ -12,7 +12,7 @@ from sftloss.data.reasons import BadRow, excerpt
 from sftloss.errors import ConfigError
 from sftloss.registry import plug_ins
 
-Row = Mapping[str, Any]
+RawRow = Mapping[str, Any]
 Content = Sequence[Message] | str | Mapping[str, list[Any]]
 """What a row holds: a conversation, a text that is trained as it is, or token columns (`input_ids` and, where the row
 has them, `labels`, `weights`, `roles`)."""
@@ -35,10 +35,10 @@ class Format:
     """
 
     name: str
-    detect: Callable[[Row], bool]
-    convert: Callable[[Row], Content]
+    detect: Callable[[RawRow], bool]
+    convert: Callable[[RawRow], Content]
     columns: str = ""
-    example: Row = field(default_factory=dict)
+    example: RawRow = field(default_factory=dict)
     order: int = 0
     kind: str = ""
 
@@ -90,7 +90,7 @@ def load_plug_ins() -> None:
         register_format(format)
 
 
-def detect_format(row: Row) -> str:
+def detect_format(row: RawRow) -> str:
     """The name of the row's format, one of `FORMATS`: the first that recognizes it.
 
     Token ids win over messages, messages over pairs of columns, pairs over `text`.
@@ -124,14 +124,14 @@ def as_text(value: Any, name: str) -> str:
     return value
 
 
-def required(row: Row, name: str) -> Any:
+def required(row: RawRow, name: str) -> Any:
     """The value of a column; BadRow where the row has none."""
     if row.get(name) is None:
         raise BadRow("unknown-shape", f"no {name}; {way_out(row)}")
     return row[name]
 
 
-def way_out(row: Row) -> str:
+def way_out(row: RawRow) -> str:
     """The columns of a row in no known format, and what to do."""
     if not row:
         return "the row is empty; give it columns"

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from sftloss.data.examples import Message
-from sftloss.data.formats.format import Format, Row, way_out
+from sftloss.data.formats.format import Format, RawRow, way_out
 from sftloss.data.formats.turns import turns
 from sftloss.data.reasons import BadRow
 
 CHATS = ("messages", "conversations", "conversation")
 
 
-def chat_of(row: Row) -> Any:
+def chat_of(row: RawRow) -> Any:
     """The first chat column that is not null."""
     return next((row[key] for key in CHATS if row.get(key) is not None), None)
 
 
-def conversation(row: Row) -> list[Message]:
+def conversation(row: RawRow) -> list[Message]:
     """The messages of the row's chat column."""
     key = next((key for key in CHATS if row.get(key) is not None), None)
     if key is None:
@@ -29,7 +29,7 @@ def conversation(row: Row) -> list[Message]:
     return messages
 
 
-FORMAT = Format(
+MESSAGES = Format(
     "messages",
     lambda row: any(key in row for key in CHATS),
     conversation,

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from sftloss.data.examples import Message
-from sftloss.data.formats.format import Format, Row, as_text, way_out
+from sftloss.data.formats.format import Format, RawRow, as_text, way_out
 from sftloss.data.formats.turns import turns
 from sftloss.data.reasons import BadRow
 
@@ -16,7 +16,7 @@ RESPONSES = ("completion", "response", "output", "solution", "answer")
 CONTEXTS = ("input", "context")  # what the instruction is about: appended to it
 
 
-def pair(row: Row, *, prompt: str, response: str) -> list[Message]:
+def pair(row: RawRow, *, prompt: str, response: str) -> list[Message]:
     """The conversation of a prompt and a response, each a text or a list of messages, with what came before it."""
     for name in (prompt, response):
         if name not in row:
@@ -27,7 +27,7 @@ def pair(row: Row, *, prompt: str, response: str) -> list[Message]:
     return [*_history(row.get("history")), *_prompt(row, prompt, response), *answer]
 
 
-def _prompt(row: Row, prompt: str, response: str) -> list[Message]:
+def _prompt(row: RawRow, prompt: str, response: str) -> list[Message]:
     messages = _listed(row[prompt], prompt)
     if messages is not None:  # answers in a prompt are context, unless their message states a weight
         return [replace(m, weight=0.0) if m.role == "assistant" and m.weight is None else m for m in messages]
@@ -68,4 +68,4 @@ def _format(prompt: str, response: str, order: int) -> Format:
 
 
 _NAMES = [(prompt, response) for prompt in PROMPTS for response in RESPONSES]
-FORMAT = tuple(_format(*names, order) for order, names in enumerate(_NAMES, 40) if names != ("instruction", "output"))
+PAIRS = tuple(_format(*names, order) for order, names in enumerate(_NAMES, 40) if names != ("instruction", "output"))

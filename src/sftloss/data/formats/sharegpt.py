@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sftloss.data.formats.format import Format, Row
+from sftloss.data.formats.format import Format, RawRow
 from sftloss.data.formats.messages import chat_of, conversation
 
 
-def _is_sharegpt(row: Row) -> bool:
+def _is_sharegpt(row: RawRow) -> bool:
     turns = chat_of(row)
     first = turns[0] if isinstance(turns, list | tuple) and turns else None
     return isinstance(first, Mapping) and "from" in first and "role" not in first
 
 
-FORMAT = Format(
+SHAREGPT = Format(
     "sharegpt",
     _is_sharegpt,
     conversation,

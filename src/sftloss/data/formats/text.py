@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from sftloss.data.formats.format import Format, Row, as_text, required
+from sftloss.data.formats.format import Format, RawRow, as_text, required
 from sftloss.data.reasons import BadRow
 
 
-def _text(row: Row) -> str:
+def _text(row: RawRow) -> str:
     text = as_text(required(row, "text"), "text")
     if not text.strip():
         raise BadRow("empty-answer", "text is empty; remove the row")
     return text
 
 
-FORMAT = Format(
+TEXT = Format(
     "text",
     lambda row: "text" in row,
     _text,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sftloss.data.formats.format import Format, Row, required
+from sftloss.data.formats.format import Format, RawRow, required
 from sftloss.data.formats.weights import TOKEN_WEIGHTS, weight_of
 from sftloss.data.reasons import BadRow, excerpt
 
 
-def tokens(row: Row) -> dict[str, list[Any]]:
+def tokens(row: RawRow) -> dict[str, list[Any]]:
     """``input_ids``, and ``labels``, ``weights`` (the product of all masks), ``roles`` where the row has them.
 
     Positions whose attention mask is 0 are padding and left out, on either side.
@@ -55,7 +55,7 @@ def _integers(value: Any, name: str) -> list[int]:
     return values
 
 
-def _weights(row: Row) -> list[float] | None:
+def _weights(row: RawRow) -> list[float] | None:
     product: list[float] | None = None
     for name in TOKEN_WEIGHTS:
         value = row.get(name)
@@ -68,7 +68,7 @@ def _weights(row: Row) -> list[float] | None:
     return product
 
 
-def _without_padding(row: Row, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def _without_padding(row: RawRow, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
     if row.get("attention_mask") is None:
         return columns
     mask = _listed(row["attention_mask"], "attention_mask")
@@ -82,7 +82,7 @@ def _without_padding(row: Row, columns: dict[str, list[Any]]) -> dict[str, list[
     return {name: [entry for entry, kept in zip(column, mask, strict=True) if kept] for name, column in columns.items()}
 
 
-def _refuse_packed(row: Row) -> None:
+def _refuse_packed(row: RawRow) -> None:
     """Several sequences in one row would attend to each other and share one length."""
     for name in ("seq_lengths", "position_ids"):
         if row.get(name) is None:
@@ -105,7 +105,7 @@ def _refuse_shifted(columns: Mapping[str, list[Any]]) -> None:
             raise BadRow("bad-tokens", f"labels[{i}] is {label} where input_ids has {token}: {cure}")
 
 
-FORMAT = Format(
+TOKENS = Format(
     "tokens",
     lambda row: "input_ids" in row,
     tokens,

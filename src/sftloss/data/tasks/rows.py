@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from sftloss.data.examples import Message, Origin, Record
-from sftloss.data.tasks.catalogue import TASKS
-from sftloss.data.tasks.task import UNKNOWN, Draft, Task
+from sftloss.data.tasks.tasks import TASKS, UNKNOWN_ANSWER, Draft, Task
 
 SPLITS = ("train", "test")
 NOISE = "noise"
@@ -113,7 +112,7 @@ def _draw(task: Task, split: str, random: Random) -> Draft:
 
 
 def _wrong(task: Task, draft: Draft, random: Random) -> str:
-    """An answer to another question in the same language, wrong for this one: of the right form, so not told by it."""
+    """An answer to another question in the same language, wrong for this one: of the right form."""
     while True:
         other = task.draw(random)
         if other.language == draft.language and not task.check(draft.prompt, other.answer):
@@ -125,13 +124,13 @@ def question(record: Record) -> str:
     return next((m.content for m in reversed(record.messages or ()) if m.role == "user"), "")
 
 
-def reference(record: Record) -> str:
+def reference_answer(record: Record) -> str:
     """The last assistant message of a conversation, or nothing."""
     return next((m.content for m in reversed(record.messages or ()) if m.role == "assistant"), "")
 
 
-def check(task: Record | str | None, prompt: str, answer: str) -> float | None:
-    """Score of an answer, where it can be told.
+def check_answer(task: Record | str | None, prompt: str, answer: str) -> float | None:
+    """Score of an answer.
 
     Args:
         task: A task's name, or the row. A row of no generated task whose own answer ends in ``#### number``, as
@@ -144,8 +143,8 @@ def check(task: Record | str | None, prompt: str, answer: str) -> float | None:
         (不知道) is right, and to one that can it is wrong.
 
     Example:
-        >>> check("any", "any fruits", "fig"), check("any", "any fruits", "cat"), check("poem", "", "")
-        (1.0, 0.0, None)
+        >>> [check_answer("any", "any fruits", answer) for answer in ("fig", "cat")], check_answer("poem", "", "")
+        ([1.0, 0.0], None)
     """
     name = task.task if isinstance(task, Record) else task
     if name is not None and name in TASKS:
@@ -153,26 +152,26 @@ def check(task: Record | str | None, prompt: str, answer: str) -> float | None:
             return TASKS[name].check(prompt, answer.strip())
         except (KeyError, ValueError, IndexError):
             return None  # a task of this name whose questions are somebody else's
-    if isinstance(task, Record) and "####" in (own := reference(task)):
+    if isinstance(task, Record) and "####" in (own := reference_answer(task)):
         return float(_number(answer) is not None and _number(answer) == _number(own))
     return None
 
 
 def _number(text: str) -> float | None:
-    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text.rsplit("####", 1)[-1])
-    return float(found[-1].replace(",", "")) if found else None
+    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text.rsplit("####", 1)[-1])
+    return float(numbers[-1].replace(",", "")) if numbers else None
 
 
 def is_answerable(task: Record | str | None, prompt: str) -> bool | None:
-    """Whether a question has an answer; None where that cannot be told or all questions of the task have one."""
+    """Whether a question has an answer; None where all questions of the task have one, or it is unknown."""
     name = task.task if isinstance(task, Record) else task
-    told = TASKS[name].is_answerable if name is not None and name in TASKS else None
+    check = TASKS[name].is_answerable if name is not None and name in TASKS else None
     try:
-        return None if told is None else told(prompt)
+        return None if check is None else check(prompt)
     except (KeyError, ValueError, IndexError):
         return None
 
 
 def abstains(answer: str) -> bool:
     """Whether an answer says that it is not known, in either language."""
-    return answer.strip() in UNKNOWN.values()
+    return answer.strip() in UNKNOWN_ANSWER.values()

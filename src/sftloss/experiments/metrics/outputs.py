@@ -9,7 +9,7 @@ from math import comb
 import numpy as np
 
 from sftloss.data.examples import Record
-from sftloss.data.tasks import abstains, check, is_answerable, question, reference
+from sftloss.data.tasks import abstains, check_answer, is_answerable, question, reference_answer
 from sftloss.experiments.metrics.generation import Generated
 from sftloss.experiments.metrics.shapes import Floats, Gap, Metric, Ratio
 
@@ -59,12 +59,14 @@ def output_metrics(outputs: Sequence[Generated], rows: Sequence[Record]) -> dict
         ValueError: If outputs and rows do not belong together.
     """
     groups = _by_row(outputs, rows)
-    scores = [[check(row, question(row), o.text) for o in group] for row, group in zip(rows, groups, strict=True)]
+    scores = [
+        [check_answer(row, question(row), o.text) for o in group] for row, group in zip(rows, groups, strict=True)
+    ]
     right = [None if None in found else [float(s or 0.0) for s in found] for found in scores]
     metrics: dict[str, Metric] = {
         "exact_match": _mean(None if found is None else float(np.mean(found)) for found in right),
         "verbatim": _mean(
-            float(np.mean([o.text.strip() == reference(row).strip() for o in group]))
+            float(np.mean([o.text.strip() == reference_answer(row).strip() for o in group]))
             for row, group in zip(rows, groups, strict=True)
         ),
         **_length_metrics(groups),

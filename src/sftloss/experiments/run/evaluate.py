@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sftloss.data import Example
-from sftloss.data.tasks import check, question, reference
+from sftloss.data.tasks import check_answer, question, reference_answer
 from sftloss.experiments.experiment import Experiment
 from sftloss.experiments.metrics import (
     Metric,
@@ -58,8 +58,8 @@ def evaluated(
 
 def _answer(rows: EncodedRows, i: int, greedy: Generated, samples: Sequence[Generated]) -> Answer:
     record = rows.records[i]
-    score = check(record, question(record), greedy.text)
-    return Answer(question(record), reference(record), greedy.text, tuple(one.text for one in samples), score)
+    score = check_answer(record, question(record), greedy.text)
+    return Answer(question(record), reference_answer(record), greedy.text, tuple(one.text for one in samples), score)
 
 
 def curve_point(model: Any, tokenizer: Any, examples: Sequence[Example]) -> float:
