@@ -43,9 +43,9 @@ TEXTS = json.loads(files("sftloss.logits").joinpath("texts.json").read_text(enco
 def results():
     """Every demonstration that returns a record, run once, with the global random state before and after."""
     before = torch.random.get_rng_state()
-    found = {each.__name__: each(verbose=False) for each in ALL if each is not comprehensive_loss_analysis}
+    records = {f.__name__: f(verbose=False) for f in ALL if f is not comprehensive_loss_analysis}
     assert torch.equal(before, torch.random.get_rng_state())
-    return found
+    return records
 
 
 @pytest.fixture(scope="module")
@@ -232,3 +232,10 @@ def test_importing_the_room_needs_torch_and_jaxtyping_alone():
     code = "import sys, sftloss.logits; print(*{name.split('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "torch" in loaded and not {"scipy", "pandas", "transformers", "polars", "yaml", "typer"} & set(loaded)
+
+
+def test_a_run_without_scipy_names_what_to_install():
+    code = "import runpy, sys; sys.modules['scipy'] = None; runpy.run_module('sftloss.logits', run_name='__main__')"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert re.fullmatch(r'scipy[\w.]* is missing; install it with: pip install "sftloss\[cli\]"', run.stderr.strip())

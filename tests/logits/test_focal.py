@@ -1,4 +1,4 @@
-"""FocalLoss with the tutorial's call form."""
+"""FocalLoss with the chapter's call form."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_focal_loss_is_its_formula(gamma):
 
 
 def test_focal_loss_mean_is_over_the_trained_tokens():
-    """Tutorial flaw B25: dividing by the ignored tokens too halved the loss of a half-ignored batch."""
+    """In the chapter, dividing by the ignored tokens too halved the loss of a half-ignored batch."""
     logits, targets = batch()
     half = torch.where(torch.arange(8) < 4, targets, -100)
     assert_close(FocalLoss()(logits, half), FocalLoss()(logits[:4], targets[:4]), rtol=1e-12, atol=0)
@@ -40,7 +40,7 @@ def test_focal_loss_takes_rows_as_it_takes_tokens():
 
 
 def test_focal_loss_gradient_is_the_papers_and_the_gate_is_a_weight_on_request():
-    """Tutorial flaw B25 (no detach option). Lin et al., appendix B: (1-p)^g - g p (1-p)^(g-1) log p times CE's."""
+    """Lin et al., appendix B: (1-p)^g - g p (1-p)^(g-1) log p times CE's."""
     logits, targets = batch()
     logits.requires_grad_()
     p = logits.softmax(-1)

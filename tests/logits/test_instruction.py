@@ -34,7 +34,7 @@ def token_gradients(loss, logits, *others):
 
 @pytest.mark.parametrize(("prompt", "response"), [(10, 90), (90, 10)])
 def test_instruction_tokens_count_the_given_part_of_a_response_token_at_any_length(prompt, response):
-    """Tutorial flaw B35: a nominal 0.1 was 0.90 at 10/90 tokens and 0.011 at 90/10."""
+    """In the chapter, a nominal 0.1 was 0.90 at 10/90 tokens and 0.011 at 90/10."""
     data = batch((prompt,), prompt + response)
     u = token_gradients(InstructionResponseLoss(0.1, 1.0), *data)
     assert_close(u[0, 0] / u[0, -1], torch.tensor(0.1).double(), rtol=1e-6, atol=0)
@@ -52,18 +52,18 @@ def test_instruction_response_loss_is_its_formula(alpha):
     assert_close(got, expected, rtol=1e-6, atol=0)
 
 
-def test_instruction_response_loss_by_segments_is_the_tutorials_over_the_sum_of_weights():
+def test_instruction_response_loss_by_segments_is_the_chapters_over_the_sum_of_weights():
     logits, targets, instruction, response = batch()
     ce = token_ce(logits, targets)
     parts = [(ce * mask).sum(1) / mask.sum(1) for mask in (instruction, response)]
-    tutorial = (0.1 * parts[0] + 1.0 * parts[1]).mean()
-    for normalizer, expected in (("sequences", tutorial), ("weights", tutorial / 1.1)):
+    chapter = (0.1 * parts[0] + 1.0 * parts[1]).mean()
+    for normalizer, expected in (("sequences", chapter), ("weights", chapter / 1.1)):
         loss = InstructionResponseLoss(0.1, 1.0, weighting="segments", normalizer=normalizer)
         assert_close(loss(logits, targets, instruction, response), expected, rtol=1e-6, atol=0)
 
 
 def test_instruction_response_loss_without_length_normalization_is_the_token_weighted_mean():
-    """Tutorial flaw S38: the reference to test against is weighted cross-entropy."""
+    """The chapter compares with no reference; this is one."""
     logits, targets, instruction, response = batch()
     w = 0.1 * instruction + 1.0 * response
     got = InstructionResponseLoss(0.1, 1.0, length_normalize=False)(logits, targets, instruction, response)
@@ -72,7 +72,7 @@ def test_instruction_response_loss_without_length_normalization_is_the_token_wei
 
 @pytest.mark.parametrize("weighting", ["tokens", "segments"])
 def test_changing_the_weights_does_not_change_the_scale_of_the_loss(weighting):
-    """Tutorial flaw B36: (0.1, 1) to (0.5, 1) raised the loss from 8.0 to 10.9."""
+    """In the chapter, (0.1, 1) to (0.5, 1) raised the loss from 8.0 to 10.9."""
     _, targets, instruction, response = batch()
     for weights in ((0.1, 1.0), (0.5, 1.0), (3.0, 7.0)):
         loss = InstructionResponseLoss(*weights, weighting=weighting)
@@ -82,7 +82,7 @@ def test_changing_the_weights_does_not_change_the_scale_of_the_loss(weighting):
 
 @pytest.mark.parametrize("weighting", ["tokens", "segments"])
 def test_a_sequence_without_a_response_is_left_out(weighting):
-    """Tutorial flaw B36: it counted in the mean over the batch."""
+    """In the chapter, such a sequence counts in the mean over the batch."""
     logits, targets, instruction, response = batch((2, 8))
     loss = InstructionResponseLoss(weighting=weighting)
     first = [part[:1] for part in (logits, targets, instruction, response)]
@@ -93,7 +93,7 @@ def test_a_sequence_without_a_response_is_left_out(weighting):
 
 @pytest.mark.parametrize("weighting", ["tokens", "segments"])
 def test_ignored_targets_inside_a_mask_do_not_count(weighting):
-    """Tutorial flaw B37: they counted in the length of their part."""
+    """In the chapter, ignored targets count in the length of their part."""
     logits, targets, instruction, response = batch()
     ignored = targets.clone()
     ignored[:, [0, 7]] = -100
@@ -121,7 +121,7 @@ def test_masks_of_numbers_are_masks_of_truth():
 
 
 def test_masks_that_overlap_or_have_another_shape_are_refused():
-    """Tutorial flaw B37: neither was checked."""
+    """The chapter checks neither."""
     logits, targets, instruction, response = batch()
     with pytest.raises(ValueError, match="both instruction_mask and response_mask"):
         InstructionResponseLoss()(logits, targets, instruction, response | True)

@@ -82,7 +82,7 @@ def gradient(module: torch.nn.Module, rows: Rows) -> tuple[Tensor, Tensor]:
 @settings(max_examples=25, deadline=None)
 @given(lengths=LENGTHS, seed=st.integers(0, 999), cut=st.integers(1, 4))
 def test_micro_batches_with_the_total_of_the_step_are_one_batch(make, lengths, seed, cut):
-    """Tutorial flaw B19: the mean over the sequences of a micro-batch is not."""
+    """The chapter takes the mean over the sequences of each micro-batch, which breaks this law."""
     module, rows = make(), drawn(lengths, seed)
     whole, expected = gradient(module, rows)
     parts = [rows[slice(0, cut)], rows[slice(cut, None)]]
@@ -174,7 +174,7 @@ def test_padding_and_ignored_tokens_may_hold_anything_and_get_exactly_zero_gradi
 
 @every_module
 def test_nothing_to_train_is_a_zero_connected_to_the_graph(make):
-    """Tutorial flaw B15: 0 / 0 gave NaN."""
+    """In the chapter, 0 / 0 gives NaN."""
     logits = torch.randn(2, 3, VOCAB, requires_grad=True)
     rows = Rows(logits, torch.full((2, 3), -100), torch.zeros(2, 3, dtype=torch.bool))
     for total in (None, 0, 5.0):
@@ -185,7 +185,7 @@ def test_nothing_to_train_is_a_zero_connected_to_the_graph(make):
 
 @every_module
 def test_an_ignored_row_changes_nothing(make):
-    """Tutorial flaw B15: it made NaN of the batch, or (B25) counted in the mean."""
+    """In the chapter, such a row makes the batch NaN or counts in the mean."""
     module, rows = make(), drawn([4, 6], seed=8)
     more = drawn([4, 6, 0], seed=8, columns=6)
     more.logits[:2], more.targets[:2], more.prompt[:2] = rows.logits, rows.targets, rows.prompt
@@ -194,7 +194,7 @@ def test_an_ignored_row_changes_nothing(make):
 
 @every_module
 def test_slices_that_are_not_contiguous_are_accepted(make):
-    """Tutorial flaw B17: `.view` raised on logits[:, :-1]."""
+    """In the chapter, `.view` raises on logits[:, :-1]."""
     module, rows = make(), drawn([4, 6], seed=9)
     tall = torch.cat([rows.logits, torch.zeros(2, 1, VOCAB, dtype=torch.float64)], dim=1)
     targets = torch.cat([torch.zeros(2, 1, dtype=torch.int64), rows.targets], dim=1)
@@ -205,7 +205,7 @@ def test_slices_that_are_not_contiguous_are_accepted(make):
 
 @every_module
 def test_columns_of_minus_infinity_are_no_part_of_the_vocabulary(make):
-    """Tutorial flaw B18: a padded vocabulary gave an infinite smoothed loss."""
+    """In the chapter, a padded vocabulary gives an infinite smoothed loss."""
     module, rows = make(), drawn([4, 6], seed=10)
     padded = torch.nn.functional.pad(rows.logits, (0, 3), value=float("-inf"))
     loss, slope = gradient(module, replace(rows, logits=padded))
@@ -218,7 +218,7 @@ def test_columns_of_minus_infinity_are_no_part_of_the_vocabulary(make):
 @every_module
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_logits_are_computed_in_float32(make, dtype):
-    """Tutorial flaw B13: cross-entropy of the low precision logits as they came."""
+    """The chapter computes cross-entropy in the dtype of the logits."""
     module, rows = make(), drawn([4, 6], seed=11, dtype=dtype)
     loss = loss_of(module, rows)
     assert loss.dtype == torch.float32
@@ -228,7 +228,7 @@ def test_low_precision_logits_are_computed_in_float32(make, dtype):
 @every_module
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_extreme_logits_give_finite_losses_and_gradients(make, dtype):
-    """Tutorial flaw B25: NaN gradients at p = 1 for gamma < 1."""
+    """In the chapter, gamma < 1 gives NaN gradients at p = 1."""
     logits = torch.zeros(1, 4, VOCAB, dtype=dtype)
     logits[0, :, 0] = torch.tensor([60.0, 3e4, -3e4, 1.0])
     loss, slope = gradient(make(), Rows(logits, torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 4) > 0))

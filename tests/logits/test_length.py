@@ -1,4 +1,4 @@
-"""LengthNormalizedLoss and AdaptiveLengthLoss: their formulas, and what the tutorial's versions did instead."""
+"""LengthNormalizedLoss and AdaptiveLengthLoss: their formulas, and what the chapter's versions did instead."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def token_ce(logits, targets, **keywords):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_length_normalized_loss_is_its_formula(alpha):
-    """B2: with the minus sign. T is the number of trained targets (S3)."""
+    """With the minus sign that the chapter lost. T is the number of trained targets."""
     logits, targets = batch()
     sequences = token_ce(logits, targets).sum(1) / torch.tensor([3.0, 8.0]) ** alpha
     # the weights T^-alpha are float32
@@ -57,7 +57,7 @@ def test_length_normalized_loss_gradient_is_p_minus_y_over_length():
 
 
 def test_length_normalized_loss_divides_by_the_label_mask_within_the_lengths():
-    """Tutorial flaw B16: `lengths` replaced the ignored targets, and halved the loss of a half-masked row."""
+    """In the chapter, `lengths` replaced the ignored targets, and halved the loss of a half-masked row."""
     logits, targets = batch((8, 8))
     targets[:, :4] = -100  # a prompt
     loss = LengthNormalizedLoss(1.0, reduction="none")
@@ -67,7 +67,7 @@ def test_length_normalized_loss_divides_by_the_label_mask_within_the_lengths():
 
 
 def test_length_normalized_loss_of_nothing_but_noise_does_not_depend_on_length():
-    """Tutorial flaw B6: a sum over T - 1 targets divided by T made r = 0.54 of pure noise."""
+    """In the chapter, a sum over T - 1 targets divided by T made r = 0.54 of pure noise."""
     lengths = tuple(range(2, 60))
     logits, targets = torch.zeros(len(lengths), 60, VOCAB), batch(lengths, 60)[1]
     losses = LengthNormalizedLoss(1.0, reduction="none")(logits, targets)
@@ -76,7 +76,7 @@ def test_length_normalized_loss_of_nothing_but_noise_does_not_depend_on_length()
 
 @pytest.mark.parametrize("smoothing", [0.1, 1.0])
 def test_length_normalized_loss_smooths_as_torch_does(smoothing):
-    """Tutorial flaw B18: eps / (V - 1) by a dense target."""
+    """The chapter gives each other token eps / (V - 1), from a dense target."""
     logits, targets = batch((8, 8))
     expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), label_smoothing=smoothing)
     assert_close(LengthNormalizedLoss(label_smoothing=smoothing)(logits, targets), expected, rtol=1e-6, atol=0)
@@ -108,7 +108,7 @@ def test_length_normalized_loss_refuses_what_makes_no_sense(make):
 
 
 def test_adaptive_length_loss_trains_less_on_the_wrong_length():
-    """Tutorial flaw S22: the gradient of a sequence of another length must shrink, not grow."""
+    """In the chapter, the gradient of a sequence of another length grows."""
     logits, targets = batch((4, 8))
     logits.requires_grad_()
     norms = {}
@@ -127,7 +127,7 @@ def test_adaptive_length_loss_trains_less_on_the_wrong_length():
 
 
 def test_adaptive_length_loss_is_a_weighted_mean_of_sequence_means():
-    """Tutorial flaw S23: plain sums add the scaling with length; and a penalty must not change the learning rate."""
+    """The chapter multiplies plain sums, which grow with length; and its penalty changes the learning rate."""
     logits, targets = batch((4, 8))
     means = token_ce(logits, targets).sum(1) / torch.tensor([4.0, 8.0])
     factor = torch.tensor([1.0, torch.tensor(-0.1).exp()], dtype=torch.float64)
@@ -136,7 +136,7 @@ def test_adaptive_length_loss_is_a_weighted_mean_of_sequence_means():
     assert_close(AdaptiveLengthLoss(4.0, 9.0)(torch.zeros_like(logits), targets), torch.tensor(11.0).double().log())
 
 
-def test_adaptive_length_loss_has_the_tutorials_letter_by_name():
+def test_adaptive_length_loss_has_the_chapters_formula_by_name():
     logits, targets = batch((4, 8))
     letter = (token_ce(logits, targets).sum(1) * torch.tensor([1.0, 1.1])).mean()
     got = AdaptiveLengthLoss(4.0, 0.1, direction="up", exponent=0.0, normalizer="sequences")(logits, targets)
@@ -144,7 +144,7 @@ def test_adaptive_length_loss_has_the_tutorials_letter_by_name():
 
 
 def test_adaptive_length_loss_sums_only_within_the_lengths():
-    """Tutorial flaw B20: tokens beyond the lengths were summed (25.8 instead of 13.5)."""
+    """In the chapter, tokens beyond the lengths were summed (25.8 instead of 13.5)."""
     logits, targets = batch((8, 8))
     short = torch.where(torch.arange(8) < 5, targets, -100)
     loss = AdaptiveLengthLoss(4.0, 0.5)
@@ -152,7 +152,7 @@ def test_adaptive_length_loss_sums_only_within_the_lengths():
 
 
 def test_adaptive_length_loss_uses_every_keyword_of_its_base():
-    """Tutorial flaw B21: label_smoothing and weight were dropped, reduction raised."""
+    """In the chapter, label_smoothing and weight were dropped, reduction raised."""
     logits, targets = batch((8, 8))
     weight = torch.linspace(0.5, 2.0, VOCAB)
 

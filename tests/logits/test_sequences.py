@@ -1,4 +1,4 @@
-"""The tutorial's analyzer, sound: noise shows no trend, nothing is dropped, nothing is left behind."""
+"""The chapter's analyzer, corrected: noise shows no trend, nothing is dropped, nothing is left behind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Toy(nn.Module):
 
 
 def test_generated_data_is_repeatable_and_leaves_the_global_random_state_alone():
-    """Tutorial flaw S10: no seed."""
+    """The chapter has no seed."""
     state = torch.random.get_rng_state()
     (first, logits), (again, _) = generate_test_data(VOCAB, 5), generate_test_data(VOCAB, 5)
     assert torch.equal(state, torch.random.get_rng_state())
@@ -45,7 +45,7 @@ def test_generated_data_is_repeatable_and_leaves_the_global_random_state_alone()
 
 
 def test_noise_shows_no_trend_of_the_loss_per_token_with_length(data):
-    """Tutorial flaw B6: T - 1 targets over T made a correlation of 0.54 out of pure noise."""
+    """In the chapter, T - 1 targets over T made a correlation of 0.54 out of pure noise."""
     result = LossFunctionAnalyzer().analyze_length_bias(*data)
     assert result["bias_assessment"] == "neutral"
     assert result["elasticity"]["mean_loss"]["low"] < 0 < result["elasticity"]["mean_loss"]["high"]
@@ -55,7 +55,7 @@ def test_noise_shows_no_trend_of_the_loss_per_token_with_length(data):
 
 
 def test_every_sequence_counts_the_one_of_its_length_too(data):
-    """Tutorial flaw S8: lengths that occur once were dropped, 33 of 100 sequences in one draw."""
+    """In the chapter, lengths that occur once were dropped, 33 of 100 sequences in one draw."""
     result = LossFunctionAnalyzer().analyze_length_bias(*data)
     lengths = [sequence.numel() - 1 for sequence in data[0]]
     assert result["per_example"]["length"] == lengths and result["correlations"]["mean_loss"]["n"] == 60
@@ -73,14 +73,14 @@ def test_losses_are_those_of_torch(data):
 
 
 def test_correlation_of_the_sum_is_called_mechanical(data):
-    """Tutorial flaw S7: r = 0.999 on random logits was "severe bias"."""
+    """In the chapter, r = 0.999 on random logits was "severe bias"."""
     result = LossFunctionAnalyzer().analyze_length_bias(*data)
     assert result["correlations"]["total_loss"]["r"] > 0.99
     assert result["bias_assessment"] == "neutral" and "by construction" in result["note"]
 
 
 def test_a_real_trend_is_found_with_its_sign():
-    """Tutorial flaw S10: only positive correlations were flagged."""
+    """In the chapter, only positive correlations were flagged."""
     sequences, logits = generate_test_data(VOCAB, 60)
     for sign, verdict in ((1.0, "short_harder"), (-1.0, "long_harder")):
         sharpened = []
@@ -92,7 +92,7 @@ def test_a_real_trend_is_found_with_its_sign():
 
 
 def test_too_little_data_gives_none_with_a_reason():
-    """Tutorial flaw B9: two groups gave r = 0 with p = 0."""
+    """In the chapter, two groups gave r = 0 with p = 0."""
     sequences, logits = generate_test_data(VOCAB, 2)
     analyzer = LossFunctionAnalyzer()
     result = analyzer.analyze_length_bias(sequences, logits)
@@ -114,7 +114,7 @@ def test_no_sequences_at_all_are_no_error(count):
 
 
 def test_ignored_targets_are_no_targets_and_a_sequence_without_any_is_left_out():
-    """Tutorial flaw B13: -100 crashed the scatter."""
+    """In the chapter, -100 crashed the scatter."""
     sequences, logits = generate_test_data(VOCAB, 4)
     sequences[0][:] = -100
     sequences[1][:5] = -100
@@ -128,7 +128,7 @@ def test_ignored_targets_are_no_targets_and_a_sequence_without_any_is_left_out()
 
 
 def test_a_padded_vocabulary_is_left_out_on_request_and_minus_infinity_is_harmless(data):
-    """Tutorial flaw B14: vocab_size was never used; B18: -inf columns made the smoothed loss infinite."""
+    """In the chapter, vocab_size has no effect, and -inf columns make the smoothed loss infinite."""
     sequences, logits = data
     plain = LossFunctionAnalyzer().compare_loss_functions(sequences[:5], logits[:5])
     padded = [F.pad(z, (0, 3), value=9.0) for z in logits[:5]]
@@ -140,7 +140,7 @@ def test_a_padded_vocabulary_is_left_out_on_request_and_minus_infinity_is_harmle
 
 
 def test_low_precision_logits_are_computed_in_float32(data):
-    """Tutorial flaw B13."""
+    """The chapter computes in the dtype of the logits."""
     low = [z.bfloat16() for z in data[1][:3]]
     analyzer = LossFunctionAnalyzer()
     upcast = [z.float() for z in low]
@@ -158,14 +158,14 @@ def test_compared_losses_are_their_formulas(data):
         "length_normalized_ce": ce.mean(),
         "focal_loss": ((1 - (-ce).exp()) ** 1.5 * ce).sum(),
         "label_smoothing_ce": F.cross_entropy(rows, targets, label_smoothing=0.2, reduction="sum"),
-        "weighted_ce": (ramp / ramp.mean() * ce).sum(),  # B12: mean 1, not 0.75
+        "weighted_ce": (ramp / ramp.mean() * ce).sum(),  # mean 1, not the 0.75 of the chapter
     }
     for name, value in expected.items():
         assert got[name]["total_loss"] == pytest.approx(float(value), rel=1e-5)
 
 
 def test_signal_of_a_sum_goes_with_the_tokens_and_that_of_a_mean_with_the_sequences(data):
-    """Tutorial flaw S7: the share of the gradient is the question, not the size of the loss."""
+    """The chapter compares the size of the loss; what trains is the gradient."""
     got = LossFunctionAnalyzer().compare_loss_functions(*data)
     for name, row in got.items():
         anchor = 0 if name == "length_normalized_ce" else 1
@@ -174,14 +174,14 @@ def test_signal_of_a_sum_goes_with_the_tokens_and_that_of_a_mean_with_the_sequen
 
 
 def test_a_loss_that_is_a_mean_is_not_divided_again(data):
-    """Tutorial flaw S10."""
+    """The chapter divides it again."""
     row = LossFunctionAnalyzer().compare_loss_functions(*data)["length_normalized_ce"]
     assert row["normalized_bias_correlation"] == row["length_bias_correlation"]
 
 
 @pytest.mark.parametrize("form", [lambda z: z, lambda z: (z, None), lambda z: {"logits": z}])
 def test_gradient_norm_is_that_of_the_sum_and_of_the_mean(form):
-    """Tutorial flaw B11: an RMS called average, and outputs[0, :-1] of whatever the model returned."""
+    """The chapter calls an RMS an average, and takes outputs[0, :-1] of any output."""
     model, sequence = Toy(), torch.tensor([3, 5, 7, 9])
     if isinstance(form(0), dict):
         from transformers.utils import ModelOutput
@@ -201,7 +201,7 @@ def test_gradient_norm_is_that_of_the_sum_and_of_the_mean(form):
 
 
 def test_gradient_analysis_leaves_nothing_behind():
-    """Tutorial flaw B11: gradients of the last sequence stayed, accumulated ones were erased, dropout stayed on."""
+    """In the chapter, gradients of the last sequence stayed, accumulated ones were erased, dropout stayed on."""
     model, (sequences, _) = Toy(), generate_test_data(VOCAB, 3)
     model.train()
     model.body.eval()
@@ -238,7 +238,7 @@ def test_gradient_analysis_takes_a_transformers_model_and_names_what_it_normaliz
 
 
 def test_nothing_is_printed_unless_asked_and_no_backslash_n_then(data, capsys):
-    """Tutorial flaw B14: every line break was printed as a backslash and an n."""
+    """In the chapter, every line break was printed as a backslash and an n."""
     sequences, logits = data[0][:6], data[1][:6]
     analyzer = LossFunctionAnalyzer()
     for call in (
@@ -256,7 +256,7 @@ def test_nothing_is_printed_unless_asked_and_no_backslash_n_then(data, capsys):
 
 
 def test_comprehensive_analysis_gives_both_results_and_recommends_nothing():
-    """Tutorial flaw S10: ranking by |r| always recommends the loss that divides by T."""
+    """In the chapter, ranking by |r| always recommends the loss that divides by T."""
     lengths, losses = comprehensive_loss_analysis(num_samples=8, confidence=5.0)
     assert lengths["excluded"] == 0 and list(losses)[0] == "standard_ce"
     assert "recommend" not in json.dumps([lengths, losses])

@@ -19,12 +19,15 @@ if __name__ == "__main__":
     parser.add_argument("--lang", choices=LANGUAGES, default="en", help="Language of the text.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of data and models.")
     options = parser.parse_args()
-    for demonstration in (
-        comprehensive_loss_analysis,
-        demonstrate_gradient_magnitude,
-        analyze_length_normalization_effects,
-        compare_focal_vs_standard_loss,
-        demonstrate_multitask_loss,
-        test_instruction_response_loss,
-    ):
-        demonstration(seed=options.seed, lang=options.lang)
+    try:
+        for demonstration in (
+            comprehensive_loss_analysis,
+            demonstrate_gradient_magnitude,
+            analyze_length_normalization_effects,
+            compare_focal_vs_standard_loss,
+            demonstrate_multitask_loss,
+            test_instruction_response_loss,
+        ):
+            demonstration(seed=options.seed, lang=options.lang)
+    except ModuleNotFoundError as error:
+        raise SystemExit(f'{error.name} is missing; install it with: pip install "sftloss[cli]"') from None

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from sftloss.logits.analyzer import LossFunctionAnalyzer
 from sftloss.logits.focal import FocalLoss
 from sftloss.logits.instruction import InstructionResponseLoss
-from sftloss.logits.words import Demonstration, Record, Statement, shown
+from sftloss.logits.words import Demonstration, TableRow, Statement, shown
 
 _CONFIDENCES = (5.0, 7.5, 10.0)  # of a third of the sequences each: target probabilities of about 0.1, 0.5 and 0.9
 _LENGTHS = ((10, 20), (30, 10), (20, 40))  # tokens of instruction and of response
@@ -126,7 +126,7 @@ def compare_focal_vs_standard_loss(
     """
     p, ce, focal, ce_signal, focal_signal = _focal_columns(num_samples, gamma, seed)
     groups = {"high_confidence": p > 0.7, "medium_confidence": (p > 0.3) & (p <= 0.7), "low_confidence": p <= 0.3}
-    rows: list[Record] = [
+    rows: list[TableRow] = [
         {
             "confidence": name,
             "count": int(group.sum()),
@@ -176,7 +176,7 @@ def test_instruction_response_loss(*, seed: int = 0, verbose: bool = True, lang:
         AssertionError: If a loss differs from the token-weighted cross-entropy of PyTorch.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows: list[Record] = []
+    rows: list[TableRow] = []
     for instruction_tokens, response_tokens in _LENGTHS:
         shape = (8, instruction_tokens + response_tokens)
         logits = torch.randn(*shape, 1000, generator=generator)
@@ -218,5 +218,5 @@ def _ratio(weighting: str, of_instruction: float, of_response: float, targets: T
     return float(weights[0, 0] / weights[0, -1])
 
 
-def _interval(estimate: dict[str, Any]) -> Record:
+def _interval(estimate: dict[str, Any]) -> TableRow:
     return {"elasticity": estimate["value"], "low": estimate["low"], "high": estimate["high"]}

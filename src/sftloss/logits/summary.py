@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def assess(estimate: Estimate, lengths: Tensor) -> str:
 def by_length(lengths: Tensor, columns: dict[str, Tensor]) -> dict[int, dict[str, Any]]:
     """Return count, mean and std of each column at every length, for reading only."""
     table: dict[int, dict[str, Any]] = {}
-    for length in lengths.unique().tolist():
+    for length in torch.unique(lengths).tolist():
         of_length = lengths == length
         table[int(length)] = {"count": int(of_length.sum())} | {
             name: {"mean": mean(values[of_length]), "std": std(values[of_length])} for name, values in columns.items()

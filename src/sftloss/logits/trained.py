@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sftloss.logits.length import LengthNormalizedLoss
-from sftloss.logits.words import Demonstration, Record, Statement, shown
+from sftloss.logits.words import Demonstration, TableRow, Statement, shown
 from sftloss.tasks import MultiTaskLoss, TaskGradients
 
 _ALPHAS = (0.0, 0.5, 1.0)
@@ -38,7 +38,7 @@ def analyze_length_normalization_effects(*, seed: int = 0, verbose: bool = True,
         :math:`\sum T^{1-\alpha} / \sum T^{-\alpha}`, the mean length the model learned, and the same where the prompt
         fixes the length.
     """
-    rows: list[Record] = []
+    rows: list[TableRow] = []
     lengths = torch.arange(_SHORTEST, _LONGEST + 1, dtype=torch.float64)
     for alpha in _ALPHAS:
         predicted = (lengths ** (1 - alpha)).sum() / (lengths**-alpha).sum()
@@ -73,7 +73,8 @@ class _NextToken(nn.Module):
 
     def forward(self, prompts: Tensor) -> Tensor:
         read = torch.tanh(self.prompt(prompts)[:, None] + self.position.weight)
-        return self.head(torch.tanh(self.hidden(read)))
+        logits: Tensor = self.head(torch.tanh(self.hidden(read)))
+        return logits
 
 
 def _learned_length(alpha: float, *, prompt_fixes_length: bool, seed: int) -> float:
@@ -94,7 +95,7 @@ def _learned_length(alpha: float, *, prompt_fixes_length: bool, seed: int) -> fl
             optimizer.step()
             schedule.step()
     with torch.no_grad():
-        ends = model(prompts.unique()).softmax(dim=-1)[..., _END].double()
+        ends = model(torch.unique(prompts)).softmax(dim=-1)[..., _END].double()
     # P(length > t) is the product of not ending up to t, and the mean length is the sum of these over t >= 0
     return float(1 + (1 - ends).cumprod(dim=1)[:, :-1].sum(dim=1).mean())
 
@@ -115,8 +116,8 @@ def demonstrate_multitask_loss(*, seed: int = 0, verbose: bool = True, lang: str
         Tables ``task_weights`` and ``held_out_losses``, one row per strategy: the weights after the last step, and the
         losses on data that was not trained on, in nats.
     """
-    weights: list[Record] = []
-    losses: list[Record] = []
+    weights: list[TableRow] = []
+    losses: list[TableRow] = []
     for strategy in _STRATEGIES:
         final_weights, final_losses = _trained_on_tasks(strategy, seed)
         weights.append({"strategy": strategy, **final_weights})

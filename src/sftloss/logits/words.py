@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 LANGUAGES = ("en", "zh")
-Record = dict[str, Any]
+TableRow = dict[str, Any]
 
 
 class Statement(NamedTuple):
@@ -32,7 +32,7 @@ class Demonstration:
     """
 
     name: str
-    tables: Mapping[str, Sequence[Record]]
+    tables: Mapping[str, Sequence[TableRow]]
     statements: Sequence[Statement] = field(default=())
 
     def text(self, lang: str = "en") -> str:
@@ -69,7 +69,10 @@ def translated(key: Any, lang: str) -> str:
 
 @cache
 def _texts() -> dict[str, dict[str, str]]:
-    return json.loads(files("sftloss.logits").joinpath("texts.json").read_text(encoding="utf-8"))
+    texts: dict[str, dict[str, str]] = json.loads(
+        files("sftloss.logits").joinpath("texts.json").read_text(encoding="utf-8")
+    )
+    return texts
 
 
 def _sentence(statement: Statement, lang: str) -> str:
@@ -79,7 +82,7 @@ def _sentence(statement: Statement, lang: str) -> str:
     return "- " + translated(statement.key, lang).format(**values)
 
 
-def _aligned(rows: Sequence[Record], lang: str) -> list[str]:
+def _aligned(rows: Sequence[TableRow], lang: str) -> list[str]:
     """Lines of a table: words to the left, numbers to the right."""
     columns = []
     for key in rows[0]:
