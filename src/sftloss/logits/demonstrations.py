@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from sftloss.logits.analyzer import LossFunctionAnalyzer
 from sftloss.logits.focal import FocalLoss
 from sftloss.logits.instruction import InstructionResponseLoss
-from sftloss.logits.words import Demonstration, TableRow, Statement, shown
+from sftloss.logits.words import Demonstration, Statement, TableRow, shown
 
 _CONFIDENCES = (5.0, 7.5, 10.0)  # of a third of the sequences each: target probabilities of about 0.1, 0.5 and 0.9
 _LENGTHS = ((10, 20), (30, 10), (20, 40))  # tokens of instruction and of response

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sftloss.logits.length import LengthNormalizedLoss
-from sftloss.logits.words import Demonstration, TableRow, Statement, shown
+from sftloss.logits.words import Demonstration, Statement, TableRow, shown
 from sftloss.tasks import MultiTaskLoss, TaskGradients
 
 _ALPHAS = (0.0, 0.5, 1.0)
