@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 Severity = Literal["error", "warning", "info"]
+ColumnKind = Literal["text", "integer", "number", "percent", "ratio", "nats"]
 Flags = tuple[tuple[str, str], ...]
 """Flags and their values, in order; a flag may be repeated, and one without a value has an empty one."""
 
@@ -100,7 +101,7 @@ class Column:
 
     key: str
     label: str
-    kind: Literal["text", "integer", "number", "percent", "ratio", "nats"] = "text"
+    kind: ColumnKind = "text"
     help: str = ""
 
 

@@ -19,7 +19,7 @@ class Evidence:
         sentence: What was seen, with its number, complete in itself.
         value, interval, unit: The number itself; None where the finding is a yes or no.
         rows: Origins of example rows ("file:line"), at most ten.
-        severity, why, cure: Where they differ from the rule's.
+        severity, why, cure: Where they differ from the rule's; an empty cure means that nothing is to be done.
     """
 
     sentence: str
@@ -29,7 +29,7 @@ class Evidence:
     rows: tuple[str, ...] = ()
     severity: Severity | None = None
     why: str = ""
-    cure: Cure = ""
+    cure: Cure | None = None
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,17 @@ class Rule(Generic[Subject]):
             evidence.severity or self.severity,
             evidence.sentence,
             evidence.why or self.why,
-            evidence.cure or self.cure,
+            self.cure if evidence.cure is None else evidence.cure,
             evidence.value,
             evidence.interval,
             evidence.unit,
             evidence.rows,
         )
+
+
+def rule_of(rules: Iterable[Rule[Any]], id: str) -> Rule[Any]:
+    """The rule with this id."""
+    return next(rule for rule in rules if rule.id == id)
 
 
 def findings_of(rules: Iterable[Rule[Subject]], subject: Subject) -> tuple[Finding, ...]:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from tests.analysis.tables import make_table, random_examples
 
-from sftloss.analysis.signal.describe import describe, findings
+from sftloss.analysis.signal.describe import describe
 from sftloss.analysis.signal.frames import open_study
+from sftloss.analysis.signal.rules import findings_of_study
 from sftloss.analysis.signal.views import AnalysisOptions
 from sftloss.document import Interval
 from sftloss.numbers import Estimate, decide
@@ -16,7 +17,7 @@ from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN, Normalization, micro_batch
 
 def found(examples, **options):
     study = open_study(make_table(examples), AnalysisOptions(replicates=200, **options))
-    return {finding.id: finding for finding in findings(study)}
+    return {finding.id: finding for finding in findings_of_study(study)}
 
 
 def clean(count=120, seed=1):
@@ -104,7 +105,7 @@ def test_numbers_that_are_not_finite_are_an_error_and_left_out_of_the_rest():
     with np.errstate(divide="ignore"):
         table = make_table(examples)
     study = open_study(table, AnalysisOptions(replicates=200))
-    have = {finding.id: finding for finding in findings(study)}
+    have = {finding.id: finding for finding in findings_of_study(study)}
     assert have["NUM001"].severity == "error" and have["NUM001"].rows == ("data.jsonl:5",)
     document = describe(table, AnalysisOptions(replicates=50))
     cells = [c for s in document.sections for t in s.tables for row in t.rows for c in row if isinstance(c, float)]
@@ -116,7 +117,7 @@ def test_the_example_mean_is_a_warning_only_where_it_is_used_and_the_data_can_te
     finding = found(random_examples(), normalization=EXAMPLE_MEAN)["NORM002"]
     assert finding.severity == "warning" and finding.interval.low < finding.value < finding.interval.high
     alone = found(clean(), normalization=EXAMPLE_MEAN)["NORM002"]
-    assert alone.severity == "info" and "cannot tell whether they do (no prompt" in alone.why
+    assert alone.severity == "info" and "this data cannot tell: no prompt" in alone.sentence
 
 
 def test_micro_batch_means_are_found_where_they_shorten():
@@ -184,8 +185,8 @@ def test_a_group_far_from_its_part_is_found_with_its_name():
     for example in examples[::2]:
         example["p"] = np.full(len(example["p"]), 0.95)
     finding = found(examples)["NORM005"]
-    assert finding.sentence.startswith("The task 'a' is 49 %") and finding.interval.high < 1 / 3
-    assert "but takes only" in finding.sentence and "times less than its part" in finding.sentence
+    assert finding.sentence.startswith("The task 'a' has 49 %") and finding.interval.high < 1 / 3
+    assert "but only" in finding.sentence and finding.unit == "times its share of tokens"
 
 
 def test_much_signal_on_impossible_tokens_lists_their_examples():
@@ -210,7 +211,7 @@ def test_findings_are_sorted_by_severity():
     for example in examples[:70]:
         example["weight"] = 0.0
     study = open_study(make_table(examples), AnalysisOptions(replicates=50, policy="per-example"))
-    ranks = [("error", "warning", "info").index(finding.severity) for finding in findings(study)]
+    ranks = [("error", "warning", "info").index(finding.severity) for finding in findings_of_study(study)]
     assert ranks == sorted(ranks) and ranks[0] == 0
 
 
@@ -244,7 +245,7 @@ def test_a_group_that_gets_far_more_than_its_part_is_found():
         example |= {"task": "hard" if i % 10 == 0 else "known"}
         example["p"] = np.full(len(example["p"]), 0.3 if i % 10 == 0 else 0.97)
     finding = found(examples)["NORM005"]
-    assert finding.sentence.startswith("The task 'hard' is") and finding.interval.low > 3
+    assert finding.sentence.startswith("The task 'hard' has") and finding.interval.low > 3
 
 
 def ends(expected, count=120):
@@ -283,5 +284,7 @@ def test_one_group_under_two_names_is_one_finding_and_others_are_named():
         example |= {"task": kind, "source": kind + ".jsonl", "language": "en"}
         example["p"] = np.full(20, {"hard": 0.05, "easy": 0.99, "plain": 0.9}[kind])
     finding = found(examples)["NORM005"]
-    assert finding.sentence.startswith("The task 'easy' (the same rows as the source 'easy.jsonl') is 10 %")
-    assert finding.sentence.endswith("So far off are also the task 'hard'.") and finding.rows[0] == "data.jsonl:2"
+    assert finding.sentence.startswith("The task 'easy' (the same rows as the source 'easy.jsonl') has 10 %")
+    assert (
+        finding.sentence.endswith("The shares of the task 'hard' differ as much.") and finding.rows[0] == "data.jsonl:2"
+    )

@@ -41,7 +41,7 @@ def test_the_page_says_what_is_predicted_in_words_charts_and_tables():
     rows = records(section(document, "forecast").tables[0])
     assert [row["normalization"] for row in rows][2:4] == ["example mean", "token mean of 2 (micro-batch)"]
     example = rows[2]
-    assert example["low"] < example["bound"] < example["high"] < rows[0]["bound"]
+    assert example["bound_low"] < example["bound"] < example["bound_high"] < rows[0]["bound"]
     assert example["bound"] < example["given_prompt"] < rows[0]["bound"]
     assert example["shift"] == pytest.approx(example["bound"] / rows[0]["bound"] - 1)
     assert example["effective"] < 200 == pytest.approx(rows[0]["effective"])
@@ -83,7 +83,7 @@ def test_without_repeated_prompts_no_number_is_shown_given_the_prompt():
     assert "given_prompt" not in records(section(document, "forecast").tables[0])[0]
     assert [series.label for series in section(document, "forecast").charts[0].series] == [
         "the data's mean",
-        "if the prompt says nothing",
+        "ignoring prompts",
     ]
 
 
@@ -91,7 +91,7 @@ def test_the_example_mean_is_a_warning_only_where_it_is_used_and_shown():
     assert findings(describe_lengths(told()))["NORM002"].severity == "info"
     used = findings(describe_lengths(told(), LengthOptions((Normalization("T^-1", 1.0),))))["NORM002"]
     assert used.severity == "warning" and used.unit == "tokens"
-    assert used.interval.low < used.value < used.interval.high and "given the prompt" in used.sentence
+    assert used.interval.low < used.value < used.interval.high and "answers to the same prompt" in used.sentence
     # prompts that all but determine the length: the bound is large, what the data shows is not
     rng = np.random.default_rng(0)
     sizes = np.repeat(np.ceil(rng.lognormal(5, 1, 60)), 2) + np.tile([0.0, 1.0], 60)

@@ -92,7 +92,7 @@ def test_signal_sections_name_their_level(document):
 def test_headlines_say_three_things_with_numbers(document):
     group, length, known = document.headlines
     assert re.fullmatch(
-        r"The task 'yes/no' is 4\.\d % of the tokens but takes only 1\.\d % of the training signal "
+        r"The task 'yes/no' has 4\.\d % of the tokens but only 1\.\d % of the training signal "
         r"\(\d+ % if every example is averaged first\)\.",
         group,
     )
@@ -154,10 +154,12 @@ def test_intervals_of_a_decile_count_trained_examples_only():
 def test_tilt_section_predicts_the_harmonic_mean():
     examples = [{"p": np.full(n, 0.5), "prompt": 9} for n in range(2, 16)] * 3
     section = tilt_section(open_study(make_table([e | {"id": i} for i, e in enumerate(examples)]), OPTIONS))
-    rows = {row[0]: row for row in section.tables[0].rows}
+    table = section.tables[0]
+    rows = {row[0]: row for row in table.rows}
+    given = [column.key for column in table.columns].index("given_prompt")
     harmonic = 14 / sum(1 / n for n in range(2, 16))
     assert rows["token mean"][1] == pytest.approx(8.5) and rows["example mean"][1] == pytest.approx(harmonic)
-    assert rows["example mean"][4] == pytest.approx(harmonic)  # one prompt: all of it happens
+    assert rows["example mean"][given] == pytest.approx(harmonic)  # one prompt: all of it happens
     assert "cannot tell" not in section.lead
 
 

@@ -90,8 +90,8 @@ def test_lengths_predicts_every_token_mean_a_step_may_take(lengths):
 def test_lengths_takes_exponents_and_solves_for_a_mean(lengths):
     wanted = table(lengths("--unit", "words", "--normalization", 0.3, "--json", "-"))["T^-0.3"]["bound"]
     solved = table(lengths("--unit", "words", "--target-mean", wanted, "--json", "-"), "length-target")
-    assert solved["if the prompt says nothing"]["alpha"] == pytest.approx(0.3, abs=1e-6)
-    assert solved["given the prompt"]["alpha"] == pytest.approx(0.3, abs=1e-6)
+    assert solved["ignoring prompts"]["alpha"] == pytest.approx(0.3, abs=1e-6)
+    assert solved["within prompts"]["alpha"] == pytest.approx(0.3, abs=1e-6)
 
 
 def test_lengths_says_that_data_without_repeated_prompts_cannot_tell(lengths):
@@ -117,7 +117,7 @@ def test_lengths_gives_the_same_bytes_again_and_other_intervals_for_another_seed
     first, again, other = lengths("--json", "-"), lengths("--json", "-"), lengths("--json", "-", "--seed", 5)
     assert first.stdout == again.stdout
     assert table(first)["sqrt"]["bound"] == table(other)["sqrt"]["bound"]
-    assert table(first)["sqrt"]["low"] != table(other)["sqrt"]["low"]
+    assert table(first)["sqrt"]["bound_low"] != table(other)["sqrt"]["bound_low"]
 
 
 @pytest.mark.parametrize(

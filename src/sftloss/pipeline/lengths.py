@@ -56,8 +56,8 @@ def lengths(
     Example:
         >>> rows = [{"prompt": "a number", "response": text} for text in ("7", "seven", "it is 7")]
         >>> report = lengths(rows)
-        >>> report.document.headlines[1]
-        'Whether it shifts here this data cannot tell: 3 examples with trained tokens, fewer than 30.'
+        >>> report.document.headlines[2]
+        'Dividing by length favours short answers. A sum, or one token mean over all data, favours neither.'
     """
     from sftloss.analysis import LengthColumns, LengthOptions, describe_lengths, row_lengths
     from sftloss.data import Examples

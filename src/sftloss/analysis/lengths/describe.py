@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sftloss import numbers
-from sftloss.analysis.lengths import findings as wording
 from sftloss.analysis.lengths.answers import ready
-from sftloss.analysis.lengths.findings import Shift
 from sftloss.analysis.lengths.forecast import LengthOptions
+from sftloss.analysis.lengths.rules import RULES
 from sftloss.analysis.lengths.sections import (
     distribution_section,
     evidence_section,
@@ -19,10 +17,10 @@ from sftloss.analysis.lengths.sections import (
     target_section,
 )
 from sftloss.analysis.lengths.study import LengthStudy, Origins
-from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
-from sftloss.document import Document, Finding, by_severity
+from sftloss.analysis.lengths.tilt import Lengths
+from sftloss.document import Document, by_severity
 from sftloss.errors import DataError
-from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN, Normalization
+from sftloss.rules import findings_of
 from sftloss.words import number, percent
 
 
@@ -67,7 +65,7 @@ def describe_lengths(
     return Document(
         "Which output lengths each normalization teaches",
         _headlines(study),
-        _findings(study),
+        by_severity(findings_of(RULES, study)),
         (*sections, method_section(study)),
         (*facts, *_facts(study)),
         (("bootstrap", f"{options.replicates} replicates, seed {options.seed}"),),
@@ -76,68 +74,31 @@ def describe_lengths(
 
 def _headlines(study: LengthStudy) -> tuple[str, ...]:
     unit = study.options.unit
-    said = ", ".join(f"{one.normalization.name} {number(one.unconditional.value)}" for one in study.forecasts)
-    first = f"Mean length learned if the prompt says nothing about length: {said} {unit}."
+    means = ", ".join(f"{one.normalization.name} {number(one.unconditional.value)}" for one in study.forecasts)
+    first = f"Mean output length learned, ignoring prompts: {means} {unit}."
     if study.reason:
-        second = f"Whether it shifts here this data cannot tell: {study.reason}."
+        second = f"This data cannot tell whether a normalization changes the output length: {study.reason}."
     else:
-        seen = "one answer to a prompt shows no shift, so this is what the data shows, not all there may be"
-        given = ", ".join(
+        within = ", ".join(
             f"{one.normalization.name} {number(one.within_prompt.value)}"
             for one in study.forecasts
             if one.within_prompt is not None
         )
         second = (
-            f"Given the prompt: {given} {unit}; {percent(study.seen_share.value)} of the answers share their prompt "
-            f"with an answer of another length ({seen})."
+            f"Within prompts: {within} {unit}. {percent(study.seen_share.value)} of the answers share their prompt "
+            "with an answer of another length. A prompt with one answer shows no shift, so the true one may be larger."
         )
-    third = "Dividing by length favours short answers; the sum, or one token mean over all the data, favours neither."
+    third = "Dividing by length favours short answers. A sum, or one token mean over all data, favours neither."
     return (first, second, third)
-
-
-def _shift(study: LengthStudy, rule: Normalization) -> Shift:
-    found = study.forecast(rule)
-    within = None if found.within_prompt is None else found.within_prompt.value
-    return Shift(study.data.value, found.unconditional, within, study.reason, study.options.unit)
-
-
-def _findings(study: LengthStudy) -> tuple[Finding, ...]:
-    used = study.used
-    found = [wording.example_mean_finding(_shift(study, EXAMPLE_MEAN), is_used=used == EXAMPLE_MEAN)]
-    smallest = min(
-        (one for one in study.options.all_normalizations() if one.micro_batch is not None),
-        key=lambda one: one.micro_batch or 0,
-        default=None,
-    )
-    if smallest is not None:
-        shift = _shift(study, smallest)
-        found.append(wording.micro_batch_finding(smallest.micro_batch or 1, shift, is_used=used == smallest))
-    if study.answers.seen.any():
-        rows = study.rows(np.flatnonzero(study.answers.seen))
-        found.append(wording.conflict_finding(study.seen_share.value, study.seen_share.interval, rows))
-    found.append(_concentrated(study, used or TOKEN_MEAN))
-    return by_severity(finding for finding in found if finding is not None)
-
-
-def _concentrated(study: LengthStudy, rule: Normalization) -> Finding | None:
-    """NORM004 on the nominal signal: the coefficients an example receives."""
-    size, ids = study.answers.sizes, study.answers.examples
-    if len(size) < 100:
-        return None  # the top 1 % is not one example
-    signal = size * sequence_weights(size, rule)
-    top = ids[np.lexsort((ids, -signal))[:10]]
-    rows = () if study.origins is None else study.origins(top)
-    top_share = numbers.top_share(signal, 0.01)
-    return wording.concentration_finding(numbers.kish_ess(signal) / len(signal), top_share, "S0", rows)
 
 
 def _facts(study: LengthStudy) -> tuple[tuple[str, str], ...]:
     answers = study.answers
-    told = [("examples", f"{study.count:,}"), ("with trained text", f"{len(answers.examples):,}")]
+    facts = [("examples", f"{study.count:,}"), ("with trained text", f"{len(answers.examples):,}")]
     if len(answers.ids) + answers.cut != len(answers.examples):
-        told.append(("trained answers", f"{len(answers.ids) + answers.cut:,}"))
+        facts.append(("trained answers", f"{len(answers.ids) + answers.cut:,}"))
     if answers.cut:
-        told.append(("answers cut off, left out here", f"{answers.cut:,}"))
+        facts.append(("answers cut off, not counted", f"{answers.cut:,}"))
     if answers.prompts is not None and answers.has_prompt.any():
-        told.append(("distinct prompts", f"{len(np.unique(answers.prompts[answers.has_prompt])):,}"))
-    return (*told, ("lengths count", study.options.unit))
+        facts.append(("distinct prompts", f"{len(np.unique(answers.prompts[answers.has_prompt])):,}"))
+    return (*facts, ("lengths count", study.options.unit))

@@ -44,7 +44,9 @@ class LengthStudy:
         return next(one for one in rules if (one.alpha, one.micro_batch) == (first.alpha, first.micro_batch))
 
     def forecast(self, rule: Normalization) -> LengthForecast:
-        return next(one for one in self.forecasts if one.normalization == rule)
+        """What one of the normalizations teaches, whatever it is called."""
+        key = (rule.alpha, rule.micro_batch)
+        return next(f for f in self.forecasts if (f.normalization.alpha, f.normalization.micro_batch) == key)
 
     @cached_property
     def data(self) -> Estimate:

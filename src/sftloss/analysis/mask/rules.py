@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from sftloss.analysis.lengths.rules import DATA103
 from sftloss.analysis.lengths.tilt import conflicting
 from sftloss.analysis.mask.scaffold import Scaffold
 from sftloss.analysis.mask.tally import MaskTally
@@ -238,14 +239,7 @@ RULES: tuple[Rule[Inspection], ...] = (
         "remove the copies, unless they are there on purpose",
         _repeated,
     ),
-    Rule(
-        "DATA103",
-        "info",
-        "One prompt with different answers",
-        "There a normalization by length decides which of the answers is learned, not only how fast.",
-        "",
-        _conflicts,
-    ),
+    DATA103.on(_conflicts),
     Rule(
         "DATA104",
         "info",
@@ -279,8 +273,3 @@ RULES: tuple[Rule[Inspection], ...] = (
         partial(_counted, "DATA107", "name tools that the chat template does not show"),
     ),
 )
-
-
-def why(rule: str) -> str:
-    """Why the finding with this id matters."""
-    return next(one.why for one in RULES if one.id == rule)

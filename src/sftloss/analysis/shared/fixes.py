@@ -16,6 +16,7 @@ FOCAL = Command(
     "look at a loss that gives tokens the model already knows less weight",
 )
 BY_HAND = "give the rows of the lengths that get too little a weight of their own in the data; the deciles name them"
+TASK_WEIGHTS = "give each task a weight of its own in the data"
 ENDS = "give end tokens a larger weight in the data, then look at generated lengths"
 
 STEEPEST_ADVICE = 1.5

@@ -1,15 +1,18 @@
-"""Building blocks of sections: share tables, share charts, and how numbers are put into words."""
+"""Building blocks of sections: estimates and shares as columns, cells, tables and charts."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sftloss.document import Cell, Chart, Column, Interval, Series, Table
+from sftloss.document import Cell, Chart, Column, ColumnKind, Interval, Series, Table
 from sftloss.numbers import Estimate, Floats, GroupSums, interval
 from sftloss.words import number, percent
+
+_END = "end of the 95 % interval"
 
 
 def cell(value: float | None) -> float | None:
@@ -22,6 +25,26 @@ def with_interval(estimate: Estimate) -> str:
     if estimate.interval is None:
         return number(estimate.value)
     return f"{number(estimate.value)} [{number(estimate.interval.low)}, {number(estimate.interval.high)}]"
+
+
+def estimate_columns(
+    key: str, label: str, kind: ColumnKind = "number", *, help: str = "", low: str = "low", high: str = "high"
+) -> tuple[Column, Column, Column]:
+    """The columns of an estimate and of the ends of its interval."""
+    ends = (Column(f"{key}_low", low, kind, _END), Column(f"{key}_high", high, kind, _END))
+    return (Column(key, label, kind, help), *ends)
+
+
+def estimate_cells(estimate: Estimate) -> tuple[Cell, Cell, Cell]:
+    """The cells for `estimate_columns`."""
+    low, high = bounds(estimate.interval)
+    return cell(estimate.value), cell(low), cell(high)
+
+
+def estimate_series(label: str, names: Sequence[str], estimates: Sequence[Estimate]) -> Series:
+    """One estimate with its interval a name. Undefined estimates are gaps."""
+    values, low, high = zip(*map(estimate_cells, estimates), strict=True) if estimates else ((), (), ())
+    return Series(label, tuple(names), values, low, high)
 
 
 def bounds(of: Interval | None) -> tuple[float | None, float | None]:
@@ -114,14 +137,7 @@ def share_chart(of: Shares, *, id: str, title: str, x_label: str, description: s
     return replace(bars, format_x="text", format_y="percent")
 
 
-def forest(rows: list[tuple[str, Estimate]], *, id: str, title: str, x_label: str, description: str) -> Chart:
-    """One estimate with its interval a row. Undefined estimates are gaps."""
-    ends = [bounds(estimate.interval) for _, estimate in rows]
-    series = Series(
-        x_label,
-        tuple(label for label, _ in rows),
-        tuple(cell(estimate.value) for _, estimate in rows),
-        tuple(e[0] for e in ends),
-        tuple(e[1] for e in ends),
-    )
+def forest(rows: Sequence[tuple[str, Estimate]], *, id: str, title: str, x_label: str, description: str) -> Chart:
+    """One estimate with its interval a row."""
+    series = estimate_series(x_label, [label for label, _ in rows], [estimate for _, estimate in rows])
     return Chart(id, "point", title, "", x_label, (series,), description, scale_x="category", format_x="text")

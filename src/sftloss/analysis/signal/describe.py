@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from sftloss.analysis.signal.findings import MASK_FINDINGS
-from sftloss.analysis.signal.findings_signal import SIGNAL_FINDINGS
 from sftloss.analysis.signal.frames import SignalTable, Study, open_study
 from sftloss.analysis.signal.results import frames
+from sftloss.analysis.signal.rules import findings_of_study, findings_without_signal
 from sftloss.analysis.signal.sections.advice import advice_section
 from sftloss.analysis.signal.sections.compare import Decode, comparison_section, influential_section, strips_section
 from sftloss.analysis.signal.sections.groups import group_section
@@ -17,7 +16,7 @@ from sftloss.analysis.signal.sections.headlines import headlines
 from sftloss.analysis.signal.sections.length import length_section, tilt_section
 from sftloss.analysis.signal.sections.tokens import confidence_section, positions_section, roles_section
 from sftloss.analysis.signal.views import LEVELS, AnalysisOptions
-from sftloss.document import Document, Finding, Section, by_severity
+from sftloss.document import Document, Section
 
 
 def describe(
@@ -64,16 +63,11 @@ def _document(study: Study, decode: Decode | None, facts: Sequence[tuple[str, st
     return Document(
         options.title,
         headlines(study),
-        findings(study),
+        findings_of_study(study),
         tuple(_sections(study, decode)),
         (*facts, *_facts(study)),
         (("bootstrap", f"{options.replicates} replicates over examples, seed {options.seed}"),),
     )
-
-
-def findings(study: Study) -> tuple[Finding, ...]:
-    """All findings, the most severe first, then by id."""
-    return by_severity(found for rule in (*MASK_FINDINGS, *SIGNAL_FINDINGS) if (found := rule(study)) is not None)
 
 
 def _sections(study: Study, decode: Decode | None) -> list[Section]:
@@ -123,7 +117,7 @@ def _nothing_trained(study: Study, decode: Decode | None, facts: Sequence[tuple[
     return Document(
         study.options.title,
         (f"None of the {len(study.ids)} examples has a trained token: this training would learn nothing.",),
-        by_severity(found for rule in MASK_FINDINGS if (found := rule(study)) is not None),
+        findings_without_signal(study),
         (strips_section(study, decode), _method(study)),
         (*facts, *_facts(study)),
     )

@@ -19,15 +19,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sftloss.analysis.lengths.answers import Answers, Resampling, ready
-from sftloss.analysis.lengths.forecast import LengthForecast, forecast
+from sftloss.analysis.lengths.answers import Answers, ready
+from sftloss.analysis.lengths.forecast import LengthOptions
+from sftloss.analysis.lengths.study import LengthStudy
 from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
 from sftloss.analysis.signal.views import AnalysisOptions, View
 from sftloss.analysis.table.segments import answers, with_facts, with_spans
 from sftloss.errors import DataError
 from sftloss.numbers import Floats, GroupSums, resampling_units
 from sftloss.roles import RESPONSE, ROLES
-from sftloss.weights import TOKEN_MEAN, Normalization
+from sftloss.weights import Normalization
 
 Value = TypeVar("Value")
 IN_MEMORY = "rows"  # the path of rows that came from no file
@@ -204,18 +205,13 @@ class Study:
         return ready(Lengths(self.ids[at], self.size[at], *columns, found["is_cut"].to_numpy()))
 
     @cached_property
-    def spread(self) -> Resampling:
-        """Ratios of sums over the answers, with intervals."""
-        return Resampling(self.answers.units, replicates=self.options.replicates, seed=self.options.seed)
-
-    def forecast(self, rule: Normalization) -> LengthForecast:
-        """The output length that a normalization teaches, as `lengths` predicts it from the same rows."""
-        return self.once(("forecast", rule), lambda: forecast(self.answers, rule, self.spread))
-
-    @property
-    def mean_length(self) -> float:
-        """Mean length of the data's answers, of those that are not cut off."""
-        return self.forecast(TOKEN_MEAN).unconditional.value
+    def lengths(self) -> LengthStudy:
+        """The answers under the same options: what `sftloss lengths` reports of the same rows."""
+        options, rules = self.options, self.options.all_normalizations()
+        question = LengthOptions(rules, replicates=options.replicates, seed=options.seed)
+        return LengthStudy(
+            self.answers, len(self.ids), question, lambda ids: self.origins(np.searchsorted(self.ids, ids))
+        )
 
     def example_sums(self, groups: NDArray[np.int64], count: int, views: tuple[View, ...], level: str) -> GroupSums:
         """Sums of (1, trained tokens, signal of each view) by a group of examples."""

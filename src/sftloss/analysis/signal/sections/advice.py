@@ -62,14 +62,14 @@ def advice_section(study: Study) -> Section:
 
 def _about_length(study: Study) -> Iterator[Advice]:
     if len(study.answers.ids):  # else all are cut off, and no output length is known
-        data, limit = study.mean_length, ""
+        data, limit = study.lengths.data.value, ""
         if study.answers.cannot_tell:
             limit = " (where the prompt determines the length, nothing changes)"
         for wish, normalization, then in (
             ("output as long as the data's", TOKEN_MEAN, "divide by the trained tokens of the whole step"),
             ("shorter output", EXAMPLE_MEAN, "average every example first"),
         ):
-            learned = study.forecast(normalization).unconditional
+            learned = study.lengths.forecast(normalization).unconditional
             because = f"it teaches {number(learned.value)} tokens an answer, the data has {number(data)}{limit}"
             yield Advice(wish, then, because, learned, fixes.alpha(normalization.alpha))
     if not cannot_tell(study.size):

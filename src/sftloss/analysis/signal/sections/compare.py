@@ -40,7 +40,7 @@ def comparison_section(study: Study) -> Section:
         Column("loss", "mean loss", "nats", "of a trained token, each loss in its own terms: not comparable"),
     )
     rules = study.options.all_normalizations()
-    predicted = {rule: study.forecast(rule).unconditional.value for rule in rules}
+    predicted = {rule: study.lengths.forecast(rule).unconditional.value for rule in rules}
     rows: list[tuple[Cell, ...]] = []
     slopes = []
     trained = study.size > 0

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.analysis.shared.shares import Shares, largest, share_chart, share_table, shares
-from sftloss.analysis.shared.words import counted, group_name, holds_and_takes, label_of
+from sftloss.analysis.shared.words import as_clause, group_name, label_of, tokens_and_signal
 from sftloss.analysis.signal.frames import Study
 from sftloss.analysis.signal.views import LEVELS
 from sftloss.document import Section
@@ -60,11 +60,11 @@ def group_sentence(study: Study, of: Shares, column: str) -> str:
     group = widest(of, names)
     own = [float(of.column(name)[group]) for name in names]
     subject = group_name(column, of.labels[group])
-    line = f"{subject} {holds_and_takes(float(of.column('tokens')[group]), own[0])}"
+    line = f"{subject} {tokens_and_signal(float(of.column('tokens')[group]), own[0])}"
     far = int(np.argmax(np.abs(np.nan_to_num(np.array(own) - own[0]))))
     if percent(own[far]) == percent(own[0]):
         return line + "."
-    return line + f" ({percent(own[far])} if {counted(study.views[far].normalization)})."
+    return line + f" ({percent(own[far])} if {as_clause(study.views[far].normalization)})."
 
 
 def moves(of: Shares, signals: tuple[str, ...]) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sftloss.analysis.shared.words import ALL_CUT, counted, doing
+from sftloss.analysis.shared.words import ALL_CUT, as_clause, as_subject
 from sftloss.analysis.signal.frames import Study
 from sftloss.analysis.signal.sections.groups import group_sentence, group_shares, moves
 from sftloss.analysis.signal.sections.tokens import band_shares, from_band, up_to_band
@@ -42,21 +42,21 @@ def _half_line(study: Study) -> str:
     far = int(np.argmax(np.abs(np.nan_to_num(np.array(shares) - shares[0]))))
     if percent(shares[far]) == percent(shares[0]):
         return line + "training signal."
-    return line + f"training signal ({percent(shares[far])} if {counted(study.views[far].normalization)})."
+    return line + f"training signal ({percent(shares[far])} if {as_clause(study.views[far].normalization)})."
 
 
 def _length_line(study: Study) -> str:
     if not len(study.answers.ids):
         return ALL_CUT
-    data = study.mean_length
-    found = [study.forecast(rule) for rule in study.options.all_normalizations()]
+    data = study.lengths.data.value
+    found = [study.lengths.forecast(rule) for rule in study.options.all_normalizations()]
     far = max(found, key=lambda one: abs(one.unconditional.value / data - 1.0))
     shift = far.unconditional.value / data - 1.0
     if not abs(shift) >= 0.02:
         return f"Every normalization compared keeps the data's mean length: {number(data)} tokens an answer."
     verb = "could teach" if study.answers.cannot_tell else "teaches"
     return (
-        f"{doing(far.normalization)} {verb} the model to write {'less' if shift < 0 else 'more'}: "
+        f"{as_subject(far.normalization)} {verb} the model to write {'less' if shift < 0 else 'more'}: "
         f"{number(far.unconditional.value)} tokens an answer instead of the data's {number(data)}, "
         "where the prompt does not settle the length."
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from sftloss import numbers
+from sftloss.analysis.lengths.sections import cut_note, forecast_section
 from sftloss.analysis.shared.shares import bounds, cell, forest, share_chart, share_table, shares, with_interval
 from sftloss.analysis.shared.words import ALL_CUT
 from sftloss.analysis.signal.frames import Study
@@ -191,69 +192,22 @@ def _correlations(study: Study, trained: np.ndarray) -> str:
 
 def tilt_section(study: Study) -> Section:
     """Predicted mean output length of every normalization, from the lengths alone."""
-    answers, data = study.answers, study.mean_length
-    if not len(answers.ids):
+    if not len(study.answers.ids):
         return Section("tilt", "Output length", ALL_CUT)
-    found = [study.forecast(rule) for rule in study.options.all_normalizations()]
-    reason = answers.cannot_tell
-    columns = (
-        Column("normalization", "normalization"),
-        Column("predicted", "mean length, if the prompt says nothing about it", "number", "if the prompt says nothing"),
-        Column("low", "low", "number", "end of the 95 % interval"),
-        Column("high", "high", "number", "end of the 95 % interval"),
-        Column("within_prompt", "given the prompt", "number", "only answers to the same prompt differ"),
-        Column("within_low", "low, given the prompt", "number", "end of the 95 % interval"),
-        Column("within_high", "high, given the prompt", "number", "end of the 95 % interval"),
-        Column("within_task", "given the task", "number", "length varies only inside tasks"),
-        Column("effective", "effective examples", "number", "Kish: as many equally weighted examples"),
-    )
-    rows: list[tuple[Cell, ...]] = []
-    for one in found:
-        given = None if reason else one.within_prompt  # a number would read as "nothing happens"
-        shown = (None, None, None) if given is None else (given.value, *bounds(given.interval))
-        ends = bounds(one.unconditional.interval)
-        values = (one.unconditional.value, *ends, *shown, one.within_task, one.effective_examples)
-        rows.append((one.normalization.name, *(cell(v) for v in values)))
-    table = _without_empty(Table("tilt", "Predicted mean output length", columns, tuple(rows)))
-    said = ", ".join(f"{number(one.unconditional.value)} under {one.normalization.name}" for one in found)
-    lead = (
-        f"The data has {number(data)} trained tokens an answer. Where the prompt does not settle the length, the model "
-        f"learns to write {said}."
-    )
-    if reason:
-        lead += f" How much of that happens here the data cannot tell: {reason}."
-    chart = forest(
-        [(one.normalization.name, one.unconditional) for one in found],
-        id="tilt-lengths",
-        title="Predicted mean output length",
-        x_label="tokens",
-        description=f"{said}; the data's own mean is {number(data)} tokens.",
-    )
-    return Section("tilt", "Output length", lead, "", (chart,), (table,), notes=_tilt_notes(study))
+    section = forecast_section(study.lengths)
+    return replace(section, id="tilt", title="Output length", notes=_tilt_notes(study))
 
 
 def _tilt_notes(study: Study) -> tuple[str, ...]:
     notes = [
-        "At its optimum, cross-entropy weighted by w(T) learns the data reweighted by w(T). It is a statement about "
-        "the optimum: short training moves less, and length that the prompt determines does not move at all.",
-        "Lengths are of single answers; T is of the whole example, and the prompt of an answer is all before it. "
-        "`sftloss lengths` says more, and the same numbers.",
+        "At its optimum, cross-entropy weighted by w(T) learns the data reweighted by w(T). Short training moves less, "
+        "and a length that the prompt determines does not move at all.",
+        "Lengths are of single answers; T is of the whole example, and the prompt of an answer is everything before "
+        "it. `sftloss lengths` gives the same numbers and more detail, without a model.",
     ]
     if any(rule.micro_batch for rule in study.options.all_normalizations()):
         notes.append(
-            "Averages of token means over k sequences weigh a sequence by E[1/(T + the others)]: the others are drawn "
-            "from the same data, and the expectation is an integral over its lengths, not a sample."
+            "Averages of token means over k sequences give a sequence the weight E[1/(T + the others)]: the others are "
+            "drawn from the same data, and the expectation is an integral over its lengths, not a sample."
         )
-    if study.answers.cut:
-        notes.append(
-            f"{study.answers.cut:,} answers are cut off: their length is not known, so they are in no length here. "
-            "All means are then lower than the truth, because it is long answers that are cut."
-        )
-    return tuple(notes)
-
-
-def _without_empty(table: Table) -> Table:
-    """The table without columns that have no value."""
-    keep = [i for i in range(len(table.columns)) if any(row[i] is not None for row in table.rows)]
-    rows = tuple(tuple(row[i] for i in keep) for row in table.rows)
-    return replace(table, columns=tuple(table.columns[i] for i in keep), rows=rows)
+    return (*notes, *([cut_note(study.answers.cut)] if study.answers.cut else []))

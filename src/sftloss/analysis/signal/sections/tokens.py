@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from sftloss.analysis.shared.shares import Shares, cell, largest, share_chart, share_table, shares
-from sftloss.analysis.shared.words import counted
+from sftloss.analysis.shared.words import as_clause
 from sftloss.analysis.signal.frames import Study
 from sftloss.analysis.signal.token_groups import BAND_NAMES, groupings, token_sums
 from sftloss.analysis.signal.views import LEVELS, View
@@ -168,7 +168,7 @@ def _end_sentence(study: Study) -> str:
     far = int(np.argmax(np.abs(np.nan_to_num(np.array(own) - own[0]))))
     if percent(own[far]) == percent(own[0]):
         return line + "."
-    return line + f" ({percent(own[far])} if {counted(study.views[far].normalization)})."
+    return line + f" ({percent(own[far])} if {as_clause(study.views[far].normalization)})."
 
 
 def _ends_table(study: Study) -> Table:

@@ -1,0 +1,165 @@
+"""The findings about output length, one rule each: what a normalization teaches, and whether the data can show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sftloss.analysis.lengths.study import LengthStudy
+from sftloss.analysis.lengths.tilt import sequence_weights
+from sftloss.analysis.shared import fixes
+from sftloss.document import Severity
+from sftloss.numbers import Estimate, Floats, kish_ess, top_share
+from sftloss.rules import Evidence, Rule
+from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN, Normalization
+from sftloss.words import counted, number, percent
+
+SHIFT = 0.05
+"""A change of mean length below 5 % is not worth a finding."""
+
+_FEW = 100  # examples, below which the top 1 % is not one example
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A predicted change of mean output length.
+
+    Attributes:
+        data: Mean output length of the data.
+        bound: The predicted mean if the prompt does not determine the length: the shift is at most this.
+        given_prompt: The predicted mean if only answers to one prompt vary; None where that is unknown.
+        cannot_tell: Why the data cannot show whether it happens; empty where it can.
+    """
+
+    data: float
+    bound: Estimate
+    given_prompt: float | None = None
+    cannot_tell: str = ""
+
+    @property
+    def relative(self) -> float:
+        """The largest possible shift, as a share of the data's mean."""
+        return self.bound.value / self.data - 1.0
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the data itself shows a shift of 5 % or more."""
+        if self.cannot_tell or self.given_prompt is None:
+            return False
+        return abs(self.given_prompt / self.data - 1.0) >= SHIFT
+
+
+def shift(study: LengthStudy, rule: Normalization) -> Shift:
+    """The shift under one normalization."""
+    forecast = study.forecast(rule)
+    within = None if forecast.within_prompt is None else forecast.within_prompt.value
+    return Shift(study.data.value, forecast.unconditional, within, study.reason)
+
+
+def _micro_batch(study: LengthStudy) -> Evidence | None:
+    """The micro-batch in use, or the smallest that is compared."""
+    sizes = [rule for rule in study.options.all_normalizations() if rule.micro_batch is not None]
+    if not sizes or not len(study.answers.ids):
+        return None
+    used = study.used
+    chosen = used if used in sizes else min(sizes, key=lambda rule: rule.micro_batch or 0)
+    assert chosen is not None and chosen.micro_batch is not None
+    subject = f"Averaging every micro-batch of {counted(chosen.micro_batch, 'sequence')} first"
+    return _shifted(study, chosen, subject)
+
+
+def _example_mean(study: LengthStudy) -> Evidence | None:
+    """Where it is not used and the data shows no shift there is nothing to report: the forecast has its upper bound."""
+    if not len(study.answers.ids) or not (study.used == EXAMPLE_MEAN or shift(study, EXAMPLE_MEAN).is_shown):
+        return None
+    return _shifted(study, EXAMPLE_MEAN, "Averaging every example first")
+
+
+def _shifted(study: LengthStudy, rule: Normalization, subject: str) -> Evidence | None:
+    """A warning needs a normalization that is in use, and data that shows a shift given the prompt."""
+    change, is_used, unit = shift(study, rule), study.used == rule, study.options.unit
+    if not abs(change.relative) >= SHIFT:
+        return None
+    is_shorter = change.relative < 0
+    sentence = (
+        f"{subject} {'teaches' if is_used else 'would teach'} {'shorter' if is_shorter else 'longer'} output: "
+        f"{number(change.bound.value)} {unit} instead of {number(change.data)} "
+        f"({percent(abs(change.relative))} {'less' if is_shorter else 'more'}) where the prompt does not determine the "
+        "length."
+    )
+    if change.cannot_tell:
+        sentence += f" Whether prompts do, this data cannot tell: {change.cannot_tell}."
+    elif change.given_prompt is not None:
+        sentence += f" Comparing only answers to the same prompt, this data shows {number(change.given_prompt)}."
+    severity: Severity = "warning" if is_used and change.is_shown else "info"
+    # whoever trains with micro-batches names them; other normalizations are compared without being used
+    cure = None if is_used or rule.micro_batch is not None else ""
+    return Evidence(sentence, change.bound.value, change.bound.interval, unit, severity=severity, cure=cure)
+
+
+def _concentrated(study: LengthStudy) -> Evidence | None:
+    """The nominal signal: the coefficients an example receives."""
+    size, ids = study.answers.sizes, study.answers.examples
+    signal = size * sequence_weights(size, study.used or TOKEN_MEAN)
+    top = ids[np.lexsort((ids, -signal))[:10]]
+    return concentration(signal, "S0", () if study.origins is None else study.origins(top))
+
+
+def concentration(signal: Floats, level: str, rows: tuple[str, ...]) -> Evidence | None:
+    """NORM004 of each example's signal; `rows` are the origins of the examples with the most."""
+    if len(signal) < _FEW:
+        return None
+    effective, top = kish_ess(signal) / len(signal), top_share(signal, 0.01)
+    if not (effective < 0.1 or top > 0.2):
+        return None
+    sentence = (
+        f"The top 1 % of the examples take {percent(top)} of the training signal (level {level}); the effective number "
+        f"of examples is {percent(effective)} of all."
+    )
+    return Evidence(sentence, effective, None, "effective share of examples", rows)
+
+
+def _conflicts(study: LengthStudy) -> Evidence | None:
+    seen = study.answers.seen
+    if not seen.any():
+        return None
+    share = study.seen_share
+    sentence = f"{percent(share.value)} of the answers have a prompt that is also answered at another length."
+    return Evidence(sentence, share.value, share.interval, "share of answers", study.rows(np.flatnonzero(seen)))
+
+
+NORM001 = Rule(
+    "NORM001",
+    "info",
+    "Token means of micro-batches that change the length of the output",
+    "A token counts more in a micro-batch of short answers, so short answers are learned more often.",
+    fixes.GLOBAL_MEAN,
+    _micro_batch,
+)
+NORM002 = Rule(
+    "NORM002",
+    "info",
+    "An example mean that changes the length of the output",
+    "Each token of an answer of length T counts 1/T, so short answers are learned more often: the mean length at the "
+    "optimum is the harmonic mean of the data's lengths.",
+    fixes.GLOBAL_MEAN,
+    _example_mean,
+)
+NORM004 = Rule(
+    "NORM004",
+    "warning",
+    "Few examples that hold most of the signal",
+    "Most examples hardly change the model; a few, perhaps broken ones, change it a lot.",
+    f"read the rows listed here; if they are correct, use a milder normalization: {fixes.alpha(0.5)}",
+    _concentrated,
+)
+DATA103 = Rule(
+    "DATA103",
+    "info",
+    "One prompt with different answers",
+    "For such a prompt a normalization by length decides which of the answers is learned, not only how fast.",
+    "",
+    _conflicts,
+)
+RULES: tuple[Rule[LengthStudy], ...] = (NORM001, NORM002, NORM004, DATA103)

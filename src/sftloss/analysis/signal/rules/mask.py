@@ -1,0 +1,134 @@
+"""The findings about masks and data that a measured table shows: faults that `inspect` looks for in the rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sftloss.analysis.mask import rules as of_rows
+from sftloss.analysis.shared import fixes
+from sftloss.analysis.signal.frames import Study
+from sftloss.data.account import RULES as OF_ACCOUNT
+from sftloss.document import Interval, Severity
+from sftloss.numbers import GroupSums, ratio_interval
+from sftloss.rules import Evidence, Rule, rule_of
+from sftloss.words import counted, percent
+
+MOST_ROWS = 10
+
+
+def share_of(study: Study, part: np.ndarray, whole: np.ndarray) -> tuple[float, Interval | None]:
+    """Share of examples, or of what they hold, with its interval."""
+    columns = np.stack([part, whole], axis=1).astype(np.float64)
+    sums = GroupSums(1, 2, replicates=study.options.replicates, seed=study.options.seed).add(study.units, columns)
+    top, bottom = sums.total[0]
+    value = float(top / bottom) if bottom > 0 else float("nan")
+    return value, ratio_interval(sums.replicates[:, 0, 0], sums.replicates[:, 0, 1])
+
+
+def rows_where(study: Study, mask: np.ndarray) -> tuple[str, ...]:
+    return study.origins(np.flatnonzero(mask)[:MOST_ROWS])
+
+
+def _nothing_trained(study: Study) -> Evidence | None:
+    """MASK001: examples without a trained token."""
+    empty = study.size <= 0
+    if not empty.any():
+        return None
+    share, spread = share_of(study, empty, np.ones(len(empty)))
+    sentence = f"{int(empty.sum()):,} of {len(empty):,} examples ({percent(share)}) train no token at all."
+    severity: Severity | None = "error" if share > 0.5 else None
+    rows = rows_where(study, empty)
+    return Evidence(sentence, share, spread, "share of examples", rows, severity, cure=fixes.INSPECT)
+
+
+def _end_untrained(study: Study) -> Evidence | None:
+    """MASK003: answers whose end is not trained. A truncated answer has no end and is MASK007's."""
+    whole = (study.size > 0) & ~_cut(study)
+    missing = whole & (study.column("ends") == 0)
+    share, spread = share_of(study, missing, whole)
+    if not share > 0.01:
+        return None
+    never = not (study.column("ends") > 0).any()
+    sentence = f"{percent(share)} of the examples train no end-of-turn or end-of-sequence token"
+    sentence += ": no end is trained at all." if never else "."
+    severity: Severity | None = "error" if share > 0.5 else None
+    rows = rows_where(study, missing)
+    return Evidence(sentence, share, spread, "share of examples", rows, severity, cure=fixes.INSPECT)
+
+
+def _opener_trained(study: Study) -> Evidence | None:
+    """MASK005: the first trained token is nearly always the same and already certain, as a role opener is."""
+    first = study.column("first_token")[study.size > 0]
+    if len(first) < 30:
+        return None
+    values, counts = np.unique(first, return_counts=True)
+    share = float(counts.max() / len(first))
+    same = (study.column("first_token") == values[counts.argmax()]) & (study.size > 0)
+    certain = float(study.column("first_p")[same].mean())
+    if share < 0.95 or not certain > 0.99:
+        return None
+    sentence = (
+        f"The first trained token is the same in {percent(share)} of the examples, and the model gives it p = "
+        f"{certain:.3f} on average: it looks like the role opener of the template."
+    )
+    spread, rows = share_of(study, same, study.size > 0)[1], rows_where(study, same)[:3]
+    return Evidence(sentence, share, spread, "share of examples", rows, "info", cure=fixes.INSPECT)
+
+
+def _truncated(study: Study) -> Evidence | None:
+    """MASK007: examples that were cut off."""
+    cut = _cut(study)
+    if not cut.any():
+        return None
+    share, spread = share_of(study, cut, np.ones(len(cut)))
+    lost = int((cut & (study.column("ends") == 0)).sum())
+    sentence = f"{counted(int(cut.sum()), 'example')} ({percent(share)}) are cut off; {lost:,} of them train no end."
+    severity: Severity = "warning" if share > 0.01 else "info"
+    rows = rows_where(study, cut)
+    return Evidence(sentence, share, spread, "share of examples", rows, severity, cure=fixes.LONGER)
+
+
+def _other_roles_trained(study: Study) -> Evidence | None:
+    """MASK010: user, system or tool tokens are trained beside answers."""
+    other, size = study.column("other_roles"), study.size
+    if not other.sum() > 0 or not study.column("answer").any():
+        return None
+    share, spread = share_of(study, other, size)
+    sentence = f"{percent(share)} of the training weight is on prompt, system or tool tokens."
+    severity: Severity | None = "info" if study.options.role_weights else None
+    rows = rows_where(study, other > 0)
+    return Evidence(sentence, share, spread, "share of weight", rows, severity, cure=fixes.ANSWERS_ONLY)
+
+
+def _not_finite(study: Study) -> Evidence | None:
+    bad = study.column("nonfinite")
+    if not bad.any():
+        return None
+    share, spread = share_of(study, bad, study.column("count") + bad)
+    tokens = counted(int(bad.sum()), "trained token")
+    sentence = f"{tokens} ({percent(share)} of all) have a NaN or infinite loss or gradient."
+    return Evidence(sentence, share, spread, "share of trained tokens", rows_where(study, bad > 0))
+
+
+def _cut(study: Study) -> np.ndarray:
+    if "truncated" not in study.base.columns:
+        return np.zeros(len(study.ids), dtype=bool)
+    return np.nan_to_num(study.column("truncated")) > 0
+
+
+NUM001 = Rule(
+    "NUM001",
+    "error",
+    "A loss or gradient that is NaN or infinite",
+    "One such token makes the whole training step NaN. All numbers of this report leave these tokens out.",
+    fixes.READ_ROWS,
+    _not_finite,
+)
+RULES: tuple[Rule[Study], ...] = (
+    NUM001,
+    rule_of(OF_ACCOUNT, "MASK001").on(_nothing_trained),
+    rule_of(of_rows.RULES, "MASK003").on(_end_untrained),
+    rule_of(of_rows.RULES, "MASK005").on(_opener_trained),
+    rule_of(OF_ACCOUNT, "MASK007").on(_truncated),
+    rule_of(of_rows.RULES, "MASK010").on(_other_roles_trained),
+)
