@@ -15,7 +15,7 @@ from tests.paths import ROOT
 from sftloss.cli.verbs.compare import CompareOptions, experiment_of
 from sftloss.config import command_line
 from sftloss.experiments import STUDIES, Experiment, study_page
-from sftloss.experiments.pages.describe import describe
+from sftloss.experiments.pages.describe import experiment_document
 from sftloss.experiments.studies import DEMO
 from sftloss.finetune import Recipe
 from sftloss.report import from_json, render_markdown
@@ -116,8 +116,8 @@ def test_another_comparison_in_the_folder_is_refused(tmp_path):
 def test_the_advice_to_take_more_seeds_is_the_command_itself_and_runs(seeds):
     options = CompareOptions(loss=("cross_entropy", "dft"), seeds=seeds, max_steps=7, output="a b")
     plan = replace(PLAN, seeds=tuple(range(seeds)))
-    document = describe(plan, results(experiment=plan), command=str(command_line("compare", options)))
-    fix = document.findings[0].fix
+    document = experiment_document(plan, results(experiment=plan), command=command_line("compare", options))
+    fix = str(document.findings[0].fix)
     assert fix == "sftloss compare --loss cross_entropy --loss dft --max-steps 7 --output 'a b' --seeds 5"
     shown = run(*shlex.split(fix)[1:], "--print-config")
     assert shown.exit_code == 0 and "seeds: 5" in shown.stdout and "output: a b" in shown.stdout
@@ -158,7 +158,7 @@ def test_the_page_on_real_data_says_what_its_result_says():
     page = REAL.with_suffix(".md").read_text(encoding="utf-8")
     assert page.endswith(body) and all(section.id != "outputs" for section in document.sections)
     conclusion = page.removesuffix(body).partition("**Conclusion.**")[2]
-    assert all(number in body for number in re.findall(r"\d+\.\d+[×%]", conclusion))
+    assert all(number in body for number in re.findall(r"\d+\.\d+ ?[×%]", conclusion))
 
 
 def test_the_example_on_real_data_is_a_plan():

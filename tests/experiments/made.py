@@ -11,7 +11,7 @@ from sftloss.analysis.lengths.forecast import TaskForecast
 from sftloss.experiments.experiment import Arm, Experiment, Trial
 from sftloss.experiments.metrics import Bin, Gap, Ratio
 from sftloss.experiments.run.results import Answer, ArmResult, Point, RowGroups
-from sftloss.experiments.verdicts.verdicts import Results
+from sftloss.experiments.verdicts.comparisons import Results
 
 PLAN = Experiment(losses=("cross_entropy", "dft"), seeds=(0, 1, 2))
 ROWS = 60

@@ -11,9 +11,9 @@ from tests.experiments.test_sections import spoiled
 
 from sftloss.experiments import STUDIES
 from sftloss.experiments.metrics import Ratio
-from sftloss.experiments.pages.describe import describe
+from sftloss.experiments.pages.describe import experiment_document
 from sftloss.experiments.studies import study_page
-from sftloss.experiments.verdicts.answers import answer
+from sftloss.experiments.verdicts.claims import claim_answer
 
 NAMES = [name for name, one in STUDIES.items() if one.claim is not None]
 
@@ -26,7 +26,9 @@ def planted(name, **moved):
         key: (lambda m, key=key, by=by: Ratio(m[key].top + (by + noise) * m[key].bottom, m[key].bottom))
         for key, by in moved.items()
     }
-    return describe(experiment, spoiled(results(experiment=experiment), len(experiment.arms()) - 1, **makers))
+    return experiment_document(
+        experiment, spoiled(results(experiment=experiment), len(experiment.arms()) - 1, **makers)
+    )
 
 
 def claimed(name):
@@ -45,16 +47,16 @@ def test_an_answer_follows_the_verdict(name):
     claim, last = STUDIES[name].claim, planted(name).sections[0].charts[0].series[0].x[-1]
     sign = 1 if claim.direction == "higher" else -1
     for by, word in ((0.3 * sign, "supported"), (-0.3 * sign, "contradicted")):
-        told = answer(planted(name, **{claimed(name): by}), claim)
-        assert told.startswith(f"The claim that {claim.says} is {word} for {last}; no difference shown for ")
-        assert f"{last} against " in told and ("higher by" if by > 0 else "lower by") in told
-    assert "neither supported nor contradicted: no difference shown." in answer(planted(name), claim)
+        told = claim_answer(planted(name, **{claimed(name): by}), claim)
+        assert told.startswith(f"The claim that {claim.statement} is {word} for {last}; no difference is shown for ")
+        assert f" {last}: " in told and (" higher than with " if by > 0 else " lower than with ") in told
+    assert "neither supported nor contradicted: no difference is shown." in claim_answer(planted(name), claim)
 
 
 def test_an_answer_says_what_else_differs_and_what_does_not():
-    told = answer(planted("length", token_nll=0.3), STUDIES["length"].claim)
-    assert "neither supported nor contradicted" in told and "example mean against token mean: held-out loss" in told
-    assert told.endswith("; task copy).") and "No difference shown in held-out loss per example" in told
+    told = claim_answer(planted("length", token_nll=0.3), STUDIES["length"].claim)
+    assert "neither supported nor contradicted" in told and "example mean: held-out loss per token is 0.3" in told
+    assert told.endswith("; task copy).") and "No difference is shown in held-out loss per example" in told
 
 
 def test_arms_that_disagree_are_both_named():
@@ -62,7 +64,7 @@ def test_arms_that_disagree_are_both_named():
     given = results(experiment=experiment)
     for arm, by in ((1, 0.3), (2, -0.3)):
         given = spoiled(given, arm, exact_match=lambda m, by=by: Ratio(m["exact_match"].top + by, np.ones(ROWS)))
-    told = answer(describe(experiment, given), STUDIES["focal"].claim)
+    told = claim_answer(experiment_document(experiment, given), STUDIES["focal"].claim)
     assert "is supported for focal(gamma=1) and contradicted for focal(gamma=2)." in told
 
 
@@ -72,18 +74,18 @@ def test_beside_arms_that_disagree_those_without_a_verdict_are_named():
     given = results(experiment=experiment)
     for arm, by in ((1, 0.3), (2, -0.3)):
         given = spoiled(given, arm, exact_match=lambda m, by=by: Ratio(m["exact_match"].top + by, np.ones(ROWS)))
-    told = answer(describe(experiment, given), STUDIES["focal"].claim)
-    assert "contradicted for focal(gamma=2); no difference shown for focal(gamma=3)." in told
+    told = claim_answer(experiment_document(experiment, given), STUDIES["focal"].claim)
+    assert "contradicted for focal(gamma=2); no difference is shown for focal(gamma=3)." in told
 
 
 def test_too_few_seeds_answer_nothing():
     experiment = replace(STUDIES["focal"].experiment, seeds=(0, 1))
-    told = answer(describe(experiment, results(0.5, experiment=experiment)), STUDIES["focal"].claim)
-    assert told == "The data is too little for any verdict: too few seeds."
+    told = claim_answer(experiment_document(experiment, results(0.5, experiment=experiment)), STUDIES["focal"].claim)
+    assert told == "There are too few seeds for any verdict."
 
 
 def test_a_page_answers_right_after_the_question():
     page = study_page("focal", planted("focal", exact_match=-0.3))
     question, told = page.split("\n\n")[1:3]
-    assert question == STUDIES["focal"].asks
+    assert question == STUDIES["focal"].question
     assert told.startswith("**Answer.** The claim that focal loss gives more right answers is contradicted for focal")

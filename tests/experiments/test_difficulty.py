@@ -9,10 +9,10 @@ import pytest
 from tests.experiments.made import PLAN, ROWS, results
 
 from sftloss.experiments.experiment import arm_labels
-from sftloss.experiments.pages.describe import describe
-from sftloss.experiments.pages.difficulty import by_difficulty, difficulty, thirds
+from sftloss.experiments.pages.describe import experiment_document
+from sftloss.experiments.pages.groups import by_difficulty, difficulty_section, thirds
 from sftloss.experiments.run.results import TokenScores, load, save
-from sftloss.experiments.verdicts.verdicts import Results
+from sftloss.experiments.verdicts.comparisons import Results
 
 TOKENS = 30 * ROWS
 
@@ -61,7 +61,7 @@ def test_a_planted_gain_on_hard_tokens_is_found_there_alone():
 def test_the_section_says_each_third_of_each_arm():
     found = scored(0.5, spread=0.1)
     names = dict(zip(found.arms, arm_labels(found.arms), strict=True))
-    section = difficulty(found, names)
+    section = difficulty_section(found)
     (table,) = section.tables
     assert [row[:2] for row in table.rows] == [(t, a) for t in ("easy", "middle", "hard") for a in names.values()]
     row = dict(zip([column.key for column in table.columns], table.rows[-1], strict=True))
@@ -71,13 +71,12 @@ def test_the_section_says_each_third_of_each_arm():
     assert row["top1"] == pytest.approx(np.mean([one.is_top1[code == 2].mean() for one in mine]))
     assert row["change_low"] < row["change"] < row["change_high"] < -0.3
     assert f"on hard tokens dft {row['change']:+.3g}" in section.lead
-    assert "difficulty" in [section.id for section in describe(PLAN, found).sections]
+    assert "difficulty" in [section.id for section in experiment_document(PLAN, found).sections]
 
 
 def test_there_is_no_section_without_losses_to_compare_or_scores():
     found = scored()
-    names = dict(zip(found.arms, arm_labels(found.arms), strict=True))
-    assert difficulty(results(), names) is None
+    assert difficulty_section(results()) is None
     last = list(found.by_trial)[-1]
     other = replace(found.by_trial[last].scores, example=np.zeros(TOKENS, np.int32))
     assert (
@@ -89,7 +88,7 @@ def test_there_is_no_section_without_losses_to_compare_or_scores():
     scores = found.first.scores
     same = replace(same, by_trial={run: replace(result, scores=scores) for run, result in same.by_trial.items()})
     assert by_difficulty(same) is not None
-    assert difficulty(same, dict(zip(same.arms, arm_labels(same.arms), strict=True))) is None
+    assert difficulty_section(same) is None
 
 
 def test_scores_come_back_as_they_were_saved(tmp_path):

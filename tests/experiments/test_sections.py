@@ -11,8 +11,8 @@ from tests.experiments.made import PLAN, ROWS, arm_result, results
 
 from sftloss.experiments.experiment import Experiment, arm_labels
 from sftloss.experiments.metrics import Ratio
-from sftloss.experiments.pages.describe import describe
-from sftloss.experiments.verdicts.verdicts import HEADLINE, Results, comparisons, measures_of
+from sftloss.experiments.pages.describe import experiment_document
+from sftloss.experiments.verdicts.comparisons import HEADLINE, Results, comparisons, measures_of
 
 BY_LENGTH = Experiment(normalizations=("token-mean", "example-mean"), seeds=(0, 1, 2))
 MANY = Experiment(losses=tuple(f"focal(gamma={k})" for k in range(1, 9)), seeds=(0, 1, 2))
@@ -47,7 +47,7 @@ def shorter(metrics):
 def test_lengths_are_set_against_the_first_arm_on_the_same_prompts():
     """Every answer a tenth shorter is 0.90 and nothing else, however much prompts and seeds differ."""
     given = spoiled(results(experiment=BY_LENGTH), 1, length_ratio=shorter)
-    document = describe(BY_LENGTH, given)
+    document = experiment_document(BY_LENGTH, given)
     ((name, predicted, bound, generated, low, high),) = table(document, "lengths").rows
     assert name == "example mean" and (predicted, bound) == (1.0, 1.0)
     assert generated == pytest.approx(0.9, abs=1e-3) and 0.89 < low < generated < high < 0.91
@@ -63,7 +63,7 @@ def test_lengths_predicted_are_relative_too():
     flat = {run: replace(one, forecasts={k: replace(f, within_prompt=f.data, whole=f.data)
                                          for k, f in one.forecasts.items()}) if run.arm == first else one
             for run, one in given.by_trial.items()}  # fmt: skip
-    document = describe(BY_LENGTH, Results(given.arms, given.seeds, flat))
+    document = experiment_document(BY_LENGTH, Results(given.arms, given.seeds, flat))
     ((_, predicted, bound, *_),) = table(document, "lengths").rows
     assert (predicted, bound) == (3.5 / 4, 3.0 / 4)
     copy, add = table(document, "lengths-task").rows
@@ -87,7 +87,7 @@ def test_groups_have_both_losses_right_answers_and_lengths(group):
     given = results(0.1)
     labels_ = np.asarray(getattr(given.first.groups, group))
     for key in ("token_nll", "example_nll", "exact_match", "length_ratio"):
-        found = table(describe(PLAN, given), f"groups-{group}-{key}")
+        found = table(experiment_document(PLAN, given), f"groups-{group}-{key}")
         assert [column.label for column in found.columns] == [
             group,
             "cross_entropy",
@@ -105,7 +105,7 @@ def test_groups_have_both_losses_right_answers_and_lengths(group):
 
 
 def test_many_arms_are_rows_and_every_task_stays_in_sight():
-    found = table(describe(MANY, results(experiment=MANY)), "groups-task-token_nll")
+    found = table(experiment_document(MANY, results(experiment=MANY)), "groups-task-token_nll")
     assert [row[0] for row in found.rows] == list(arm_labels(MANY.arms()))
     assert [c.label for c in found.columns if c.label not in ("low", "high")] == ["arm", "add (30)", "copy (30)"]
 
@@ -118,17 +118,19 @@ def test_every_pass_at_that_was_evaluated_is_shown(samples, passes):
     given = results()
     found = {run: replace(one, metrics={**one.metrics, **dict.fromkeys(names, half)}, lengths=((3,) * samples,) * ROWS)
              for run, one in given.by_trial.items()}  # fmt: skip
-    shown = table(describe(PLAN, Results(given.arms, given.seeds, found)), "metrics-samples")
+    shown = table(experiment_document(PLAN, Results(given.arms, given.seeds, found)), "metrics-samples")
     columns = [column.label for column in shown.columns[1:] if column.label not in ("low", "high")]
     assert columns == ["right samples", *passes, *(["commonest right"] if samples > 2 else [])]
 
 
 @pytest.mark.parametrize(("samples", "kind"), [(0, "greedy"), (4, "sampled")])
 def test_answers_are_called_what_they_are(samples, kind):
-    document = describe(replace(PLAN, samples=samples), results())
+    given = results()
+    drawn = {trial: replace(one, is_sampled=samples > 0) for trial, one in given.by_trial.items()}
+    document = experiment_document(replace(PLAN, samples=samples), replace(given, by_trial=drawn))
     assert table(document, "metrics-answers").title == f"Length and form of {kind} answers"
     (lengths,) = [section for section in document.sections if section.id == "lengths"]
-    assert f"{kind} ones:" in lengths.lead
+    assert f"{kind} answers: cross_entropy" in lengths.lead
 
 
 def test_a_forest_plot_tells_a_verdict_from_none_and_has_the_simultaneous_interval():
@@ -136,7 +138,7 @@ def test_a_forest_plot_tells_a_verdict_from_none_and_has_the_simultaneous_interv
     one_more = lambda m: Ratio(m["token_nll"].top + m["token_nll"].bottom, m["token_nll"].bottom)  # noqa: E731
     given = spoiled(results(experiment=experiment), 1, token_nll=one_more)
     one, other = (c for c in comparisons(given) if c.measure.key == "token_nll")
-    shown, silent, zero = chart(describe(experiment, given), "forest-token_nll").series
+    shown, silent, zero = chart(experiment_document(experiment, given), "forest-token_nll").series
     assert (shown.label, shown.is_faint, silent.is_faint) == ("difference shown", False, True)
     assert (shown.y, shown.low, shown.high) == (
         (one.difference.value, None), (one.bounds.low, None), (one.bounds.high, None))  # fmt: skip
@@ -153,13 +155,13 @@ def test_shares_differ_in_percentage_points_and_by_a_hundred_at_most():
         return lambda _: Ratio(top, there)
 
     given = spoiled(spoiled(results(), 0, exact_match=few([0.0, 0.0])), 1, exact_match=few([1.0, 0.0]))
-    document = describe(PLAN, given)
+    document = experiment_document(PLAN, given)
     plain = given.difference(given.arms[1], "exact_match").interval()
     assert plain.high > 1.0
     forest = chart(document, "forest-exact_match")
     assert (forest.series[0].y, forest.series[0].high) == ((50.0,), (100.0,))
     assert forest.y_label == "difference, percentage points (higher is better)"
-    assert "dft +50.0 percentage points" in forest.description
+    assert "dft +50 percentage points" in forest.description
     (row,) = [row for row in table(document, "comparisons").rows if row[0] == "right answers"]
     assert row[2] == 50.0 and row[4] == 100.0 and row[6] is None and row[7] == "percentage points"
     assert "right answers none, however large" in " ".join(finding.why for finding in document.findings)
@@ -167,13 +169,12 @@ def test_shares_differ_in_percentage_points_and_by_a_hundred_at_most():
 
 def test_curves_begin_after_the_start_and_their_band_is_the_seeds():
     given = results(0.3)
-    drawn = chart(describe(PLAN, given), "curves")
+    drawn = chart(experiment_document(PLAN, given), "curves")
     assert [one.x for one in drawn.series] == [(5.0, 10.0)] * 2
     assert drawn.series[1].y == (3.0, pytest.approx(2.3)) and drawn.bounds == "lowest to highest seed"
-    (section,) = [s for s in describe(PLAN, given).sections if s.id == "curves"]
+    (section,) = [s for s in experiment_document(PLAN, given).sections if s.id == "curves"]
     assert (
-        section.lead == drawn.description
-        and "from 5.00 nats a token to: cross_entropy 2.00 and dft 2.30" in section.lead
+        section.lead == drawn.description and "from 5 nats per token to: cross_entropy 2 and dft 2.30" in section.lead
     )
 
 
@@ -181,7 +182,7 @@ def test_of_many_arms_a_chart_names_the_first_the_best_and_the_worst():
     given = results(experiment=MANY)
     found = {run: arm_result(run, 0.1 * abs(k - 3)) for k, arm in enumerate(given.arms) for run in given.by_trial
              if run.arm == arm}  # fmt: skip
-    document = describe(MANY, Results(given.arms, given.seeds, found))
+    document = experiment_document(MANY, Results(given.arms, given.seeds, found))
     for key in ("curves", "length-distribution", "reliability"):
         drawn = [one for one in chart(document, key).series if not one.is_reference]
         assert [one.label for one in drawn if not one.is_faint] == [f"focal(gamma={k})" for k in (1, 4, 8)], key
@@ -190,7 +191,7 @@ def test_of_many_arms_a_chart_names_the_first_the_best_and_the_worst():
 
 def test_the_distribution_of_lengths_and_reliability_are_what_was_measured():
     given = results()
-    document = describe(PLAN, given)
+    document = experiment_document(PLAN, given)
     references, first, _ = chart(document, "length-distribution").series
     pooled = np.concatenate([np.ravel(r.lengths) for r in given.of(given.arms[0])])
     for line, values in ((references, np.asarray(given.first.reference_lengths)), (first, pooled)):
@@ -203,7 +204,7 @@ def test_the_distribution_of_lengths_and_reliability_are_what_was_measured():
 
 
 def test_intervals_of_metrics_end_where_the_metric_does():
-    for row in table(describe(PLAN, results()), "metrics-loss").rows:
+    for row in table(experiment_document(PLAN, results()), "metrics-loss").rows:
         assert all(low is None or low >= 0 for low in row[2::3]) and not any(
             isinstance(v, float) and math.isnan(v) for v in row
         )

@@ -15,12 +15,13 @@ from tests.experiments.test_runner import TINY
 from sftloss.document import Column, Table
 from sftloss.errors import ConfigError
 from sftloss.experiments.experiment import arm_labels
-from sftloss.experiments.pages.sections import parts
-from sftloss.experiments.pages.tasks import by_task, conflicts, task_weights
-from sftloss.experiments.pages.words import conclusion
+from sftloss.experiments.pages.tables import in_parts
+from sftloss.experiments.pages.tasks import conflicts_section, task_weights_section
+from sftloss.experiments.pages.verdicts import by_task_section
 from sftloss.experiments.run.results import Point
-from sftloss.experiments.verdicts.findings import headlines
-from sftloss.experiments.verdicts.verdicts import HEADLINE, Results, comparisons, measures_of
+from sftloss.experiments.verdicts.comparisons import HEADLINE, Results, comparisons, measures_of
+from sftloss.experiments.verdicts.findings import Verdicts, comparison_headlines
+from sftloss.experiments.verdicts.words import task_conclusion
 
 WEIGHTED = replace(PLAN, losses=("cross_entropy",), tasks=("none", "gls", "static"))
 
@@ -78,8 +79,7 @@ def moving(weight: float) -> Results:
 
 def test_weights_are_shown_over_time_where_they_moved_and_at_the_end_of_every_arm() -> None:
     found = moving(1.5)
-    names = dict(zip(found.arms, arm_labels(found.arms), strict=True))
-    section = task_weights(found, names)
+    section = task_weights_section(found)
     assert section is not None and section.lead.startswith("Weights moved in 1 of 2 arms")
     chart, loss = section.charts  # no arm knows a loss of the other task
     assert loss.title == "Training loss of add"
@@ -91,13 +91,12 @@ def test_weights_are_shown_over_time_where_they_moved_and_at_the_end_of_every_ar
         ("gls", "add"), ("gls", "copy"), ("static", "add"), ("static", "copy")
     ]  # fmt: skip
     assert section.tables[0].rows[0] == ("gls", *map(pytest.approx, (1.52, 1.5, 1.54, 0.48, 0.46, 0.5)))
-    assert task_weights(results(0.5), names) is None
+    assert task_weights_section(results(0.5)) is None
 
 
 def test_shares_and_trend_are_shown_over_time_and_conflicts_where_someone_looked() -> None:
     found = moving(1.5)
-    names = dict(zip(found.arms, arm_labels(found.arms), strict=True))
-    assert conflicts(found, names) is None
+    assert conflicts_section(found) is None
     for one, result in found.by_trial.items():
         if one.arm.tasks:
             more = {"task_slope/add": -0.1, "task_effective_share/add": 0.75, "task_token_share/add": 0.5}
@@ -105,7 +104,7 @@ def test_shares_and_trend_are_shown_over_time_and_conflicts_where_someone_looked
                 more |= {"task_conflict_rate": 0.25, "task_cosine/add, copy": -0.5}
             curve = tuple(point._replace(tasks={**point.tasks, **more}) for point in result.curve)
             found.by_trial[one] = replace(result, curve=curve)  # type: ignore[index]
-    charts = {chart.title: chart for chart in task_weights(found, names).charts}  # type: ignore[union-attr]
+    charts = {chart.title: chart for chart in task_weights_section(found).charts}  # type: ignore[union-attr]
     assert {"Training loss of add", "Effective share of add", "Trend of add"} <= charts.keys()
     shares = charts["Effective share of add"]
     assert [(one.label, one.y[-1]) for one in shares.series] == [
@@ -113,8 +112,8 @@ def test_shares_and_trend_are_shown_over_time_and_conflicts_where_someone_looked
         ("static", 0.75),
         ("share of tokens", 0.5),
     ]
-    section = conflicts(found, names)
-    assert section is not None and section.lead.endswith("in 25% of the pairs.")
+    section = conflicts_section(found)
+    assert section is not None and section.lead.endswith("in 25 % of the pairs.")
     assert section.tables[0].rows == (("static", 0.25, -0.5),) and section.charts[0].series[0].y == (0.25, 0.25)
 
 
@@ -194,33 +193,32 @@ def test_a_lost_arm_of_task_weights_is_trained_to_the_same_bytes(tmp_path: Path)
 def test_what_each_task_gained_or_lost_is_said_in_one_sentence_and_one_row_an_arm() -> None:
     """Half a nat more on every token of two arms: both raised every loss, none lowered one."""
     found = results(0.5, experiment=WEIGHTED)
-    names = dict(zip(found.arms, arm_labels(found.arms), strict=True))
     compared = comparisons(found)
-    section = by_task(compared, names)
+    section = by_task_section(found, compared)
     assert section is not None
     assert section.lead == (
-        "0 of 2 lowered a held-out loss; 2 raised one: gls (all tokens, add, copy) and static (all tokens, add, copy); "
-        "0 show no difference."
+        "0 of 2 arms lowered a held-out loss; 2 raised one: gls (all tokens, add, copy) and static (all tokens, add, "
+        "copy); 0 show no difference."
     )
     (table,) = section.tables
     assert [row[0] for row in table.rows] == ["gls", "static"]
     assert table.rows[0][-1] == "all higher, add higher, copy higher" and table.rows[0][1] == pytest.approx(
         0.5, abs=0.1
     )
-    assert section.lead in headlines(found, compared, names)[1]
+    assert section.lead in comparison_headlines(Verdicts(WEIGHTED, found, compared))[1]
     same = results(0.0, experiment=WEIGHTED)
-    assert "0 raised one; 2 show no difference" in conclusion(comparisons(same), names)
-    assert by_task(comparisons(results(0.5)), names) is None
+    assert "0 raised one; 2 show no difference" in task_conclusion(comparisons(same), same)
+    plain = results(0.5)
+    assert by_task_section(plain, comparisons(plain)) is None
 
 
 def test_one_seed_gives_no_conclusion() -> None:
     found = results(0.5, experiment=replace(WEIGHTED, seeds=(0,)))
-    names = dict(zip(found.arms, arm_labels(found.arms), strict=True))
-    assert conclusion(comparisons(found), names) == "Too few seeds for a verdict on any task."
+    assert task_conclusion(comparisons(found), found) == "There are too few seeds for a verdict on any task."
 
 
 def test_a_table_of_many_arms_comes_in_parts_that_a_page_shows_whole() -> None:
     rows = tuple((str(i),) for i in range(25))
-    found = parts(Table("t", "All", (Column("arm", "arm"),), rows))
+    found = in_parts(Table("t", "All", (Column("arm", "arm"),), rows))
     assert [len(part.rows) for part in found] == [12, 12, 1] and sum((part.rows for part in found), ()) == rows
     assert found[1].title == "All (2 of 3)" and len({part.id for part in found}) == 3

@@ -18,7 +18,7 @@ from sftloss.analysis import LengthOptions
 from sftloss.data import ROLES
 from sftloss.experiments import Experiment, compare
 from sftloss.experiments.experiment import Trial
-from sftloss.experiments.pages.describe import describe
+from sftloss.experiments.pages.describe import experiment_document
 from sftloss.experiments.run.material import forecasts, material, start
 from sftloss.experiments.run.train import Place, trial_recipe
 from sftloss.experiments.studies import DEMO, STUDIES
@@ -77,7 +77,7 @@ def test_tokens_are_counted_and_not_foretold(
 
 def test_the_report_says_how_many_tokens_were_seen_and_trained() -> None:
     def line(found: Any) -> str:
-        return dict(describe(PLAN, found).facts)["each training"]
+        return dict(experiment_document(PLAN, found).facts)["each training"]
 
     given = results()
     assert line(given) == "10 steps, 500 tokens seen, 300 of them trained"

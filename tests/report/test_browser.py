@@ -12,7 +12,7 @@ from tests.experiments.made import PLAN, results, said
 from tests.report.browser import CHROMIUM, DRIVER, Browser, open_browser
 
 from sftloss.document import Document
-from sftloss.experiments.pages.describe import describe
+from sftloss.experiments.pages.describe import experiment_document
 from sftloss.report import Report
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromedriver is not installed")
@@ -38,7 +38,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> str:
     given = results(0.5, experiment=plan)
     path: Path = tmp_path_factory.mktemp("page") / "compared.html"
     told = {arm: tuple(replace(one, reference="white cat " * 6) for one in said(arm)) for arm in given.arms}
-    Report(describe(plan, given, told)).to_html(path)
+    Report(experiment_document(plan, given, told)).to_html(path)
     return path.as_uri()
 
 

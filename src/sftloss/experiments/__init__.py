@@ -5,7 +5,7 @@ from __future__ import annotations
 from sftloss.experiments.comparison import compare
 from sftloss.experiments.experiment import Arm, Experiment, scratch_recipe
 from sftloss.experiments.metrics.generation import Generated, Sampling, generate
-from sftloss.experiments.pages.describe import describe
+from sftloss.experiments.pages.describe import experiment_document
 from sftloss.experiments.run.runner import Execution
 from sftloss.experiments.studies import STUDIES, Study, run_study, study_page
 
@@ -18,7 +18,7 @@ __all__ = [
     "Sampling",
     "Study",
     "compare",
-    "describe",
+    "experiment_document",
     "generate",
     "run_study",
     "scratch_recipe",

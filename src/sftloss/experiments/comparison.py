@@ -5,9 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from sftloss.document import Command
 from sftloss.errors import ConfigError
 from sftloss.experiments.experiment import Experiment, Trial
-from sftloss.experiments.pages.describe import describe
+from sftloss.experiments.pages.describe import experiment_document
 from sftloss.experiments.run.results import read_answers
 from sftloss.experiments.run.runner import Execution, run_arms
 from sftloss.report import Report
@@ -16,7 +17,11 @@ PAGE, DATA, TEXT = "report.html", "report.json", "report.md"
 
 
 def compare(
-    experiment: Experiment, *, output: str | Path | None = None, execution: Execution | None = None, command: str = ""
+    experiment: Experiment,
+    *,
+    output: str | Path | None = None,
+    execution: Execution | None = None,
+    command: Command | None = None,
 ) -> Report:
     """Train every arm of an experiment, evaluate all arms alike, and report which differences the data supports.
 
@@ -56,7 +61,7 @@ def compare(
     return report
 
 
-def _report(experiment: Experiment, folder: Path, execution: Execution, command: str) -> Report:
+def _report(experiment: Experiment, folder: Path, execution: Execution, command: Command | None) -> Report:
     results = run_arms(experiment, folder, execution)
     answers = {arm: read_answers(folder, Trial(arm, experiment.seeds[0])) for arm in results.arms}
-    return Report(describe(experiment, results, answers, command=command))
+    return Report(experiment_document(experiment, results, answers, command=command))

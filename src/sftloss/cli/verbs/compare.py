@@ -111,7 +111,7 @@ def compare(options: CompareOptions, verbosity: Verbosity) -> None:
         experiment,
         output=options.output,
         execution=running(verbosity, devices=devices, workers=options.workers, save_every=options.save_every),
-        command=str(command_line("compare", options)),
+        command=command_line("compare", options),
     )
     show_brief(report, json=options.json, markdown=options.markdown)
     told(options.output, verbosity)

@@ -62,6 +62,7 @@ def _compare(options: DemoOptions, output: str, verbosity: Verbosity) -> Report:
     hide_progress_bars()
     # results do not depend on it: every process computes on one core
     execution = running(verbosity, workers=min(2, os.cpu_count() or 1))
-    report = compare(DEMO, output=output, execution=execution, command="sftloss demo --compare")
+    command = Command("demo", (("--compare", ""),), inputs=())
+    report = compare(DEMO, output=output, execution=execution, command=command)
     show_brief(report, json=options.show.json, markdown=options.show.markdown)
     return report

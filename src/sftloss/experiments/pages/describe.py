@@ -4,89 +4,96 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sftloss.document import Document, Section
-from sftloss.experiments.experiment import Arm, Experiment, arm_labels
-from sftloss.experiments.pages.difficulty import difficulty
-from sftloss.experiments.pages.groups import calibration, forgetting, groups, outputs
-from sftloss.experiments.pages.lengths import lengths
-from sftloss.experiments.pages.metrics import curves, metrics
-from sftloss.experiments.pages.tasks import by_task, conflicts, task_weights
-from sftloss.experiments.pages.verdicts import verdicts
+from sftloss.document import Command, Document, Section
+from sftloss.experiments.experiment import Arm, Experiment
+from sftloss.experiments.pages.groups import answers_section, difficulty_section, groups_section
+from sftloss.experiments.pages.lengths import answer_lengths_section
+from sftloss.experiments.pages.metrics import (
+    calibration_section,
+    curves_section,
+    forgetting_section,
+    metrics_section,
+)
+from sftloss.experiments.pages.tasks import conflicts_section, task_weights_section
+from sftloss.experiments.pages.verdicts import by_task_section, verdicts_section
 from sftloss.experiments.run.results import Answer
-from sftloss.experiments.verdicts.findings import findings, headlines
-from sftloss.experiments.verdicts.verdicts import Results, comparisons
+from sftloss.experiments.verdicts.comparisons import Results, comparisons
+from sftloss.experiments.verdicts.findings import Verdicts, comparison_findings, comparison_headlines
 
 _METHOD = (
-    "Arms of one seed start from the same weights, see the same rows in the same order and the same number of tokens; "
-    "only the loss, the normalization or the weighting differs.",
-    "Differences are paired by seed and example. Their standard error comes from a two-way analysis of variance with "
-    "seeds and examples (rows of one prompt together) both drawn at random, each with its own Student quantile. "
-    "It holds for seeds and examples like these, not for other models, data or training lengths.",
-    "All comparisons of all measures are one family: intervals are Bonferroni's, and a verdict is an interval that "
-    "excludes zero. Tables of groups and of further metrics are not part of the family and get no verdicts.",
+    "Arms with the same seed start from the same weights and are trained on the same rows in the same order, so on "
+    "the same number of tokens. Only the loss, the normalization or a weighting differs.",
+    "Differences are paired by seed and example. Their standard error comes from a two-way analysis of variance in "
+    "which seeds and examples (rows with one prompt together) are both drawn at random, each with its own Student "
+    "quantile. It holds for seeds and examples like these, not for other models, data or training lengths.",
+    "All comparisons of all measures share one error rate (Bonferroni), and a verdict is an interval that excludes "
+    "zero. Tables of groups and of further metrics are not part of this and get no verdicts.",
 )
 
 
-def describe(
-    experiment: Experiment, results: Results, said: Mapping[Arm, Sequence[Answer]] | None = None, *, command: str = ""
+def experiment_document(
+    experiment: Experiment,
+    results: Results,
+    answers: Mapping[Arm, Sequence[Answer]] | None = None,
+    *,
+    command: Command | None = None,
 ) -> Document:
     """The report of a comparison.
 
     Args:
         experiment: What was compared.
         results: Every arm with every seed.
-        said: Answers of each arm's first seed, for the side by side.
-        command: The command line that asks for the comparison; findings repeat it where it should be another.
+        answers: Answers of each arm's first seed, shown side by side.
+        command: The command line that asked for the comparison. Findings advise it with other values.
     """
-    names = dict(zip(results.arms, arm_labels(results.arms), strict=True))
     compared = comparisons(results)
+    verdicts = Verdicts(experiment, results, compared, command)
     sections = (
-        verdicts(results, compared, names),
-        by_task(compared, names),
-        metrics(experiment, results, names),
-        curves(results, names),
-        lengths(experiment, results, names),
-        groups(results, names),
-        difficulty(results, names),
-        task_weights(results, names),
-        conflicts(results, names),
-        calibration(results, names),
-        forgetting(results, names),
-        outputs(results, names, said or {}),
+        verdicts_section(results, compared),
+        by_task_section(results, compared),
+        metrics_section(results),
+        curves_section(results),
+        answer_lengths_section(results),
+        groups_section(results),
+        difficulty_section(results),
+        task_weights_section(results),
+        conflicts_section(results),
+        calibration_section(results),
+        forgetting_section(results),
+        answers_section(results, answers or {}),
         Section("method", "Method", "What was held equal, and what an interval means.", notes=_METHOD),
     )
     return Document(
         f"Comparison of {len(results.arms)} ways to train",
-        headlines(results, compared, names),
-        findings(results, compared, names, command),
+        comparison_headlines(verdicts),
+        comparison_findings(verdicts),
         tuple(section for section in sections if section is not None),
-        _facts(experiment, results, names[results.arms[0]]),
-        (*((("command", command),) if command else ()),
-         ("versions", ", ".join(f"{k} {v}" for k, v in sorted(results.first.versions.items()))),
-         ("digest of the experiment", results.first.digest)),
-    )  # fmt: skip
+        _facts(experiment, results),
+        (
+            *((("command", str(command)),) if command else ()),
+            ("versions", ", ".join(f"{k} {v}" for k, v in sorted(results.first.versions.items()))),
+            ("digest of the experiment", results.first.digest),
+        ),
+    )
 
 
-def _facts(experiment: Experiment, results: Results, reference: str) -> tuple[tuple[str, str], ...]:
-    first = results.first
-    recipe = experiment.recipe
-    data = "generated tasks" if experiment.is_generated else recipe.data
-    noise = f", {100 * experiment.noise:g}% of the answers wrong on purpose" if experiment.noise else ""
+def _facts(experiment: Experiment, results: Results) -> tuple[tuple[str, str], ...]:
+    first, recipe = results.first, experiment.recipe
     shape = f"{experiment.layers} layers of width {experiment.width}"
-    model = f"Llama from scratch, {shape}" if experiment.is_scratch else recipe.model
+    noise = f", {100 * experiment.noise:g}% of the answers wrong on purpose" if experiment.noise else ""
     return (
-        ("model", model),
-        ("data", f"{data}{noise}"),
+        ("model", f"Llama from scratch, {shape}" if experiment.is_scratch else recipe.model),
+        ("data", f"{'generated tasks' if experiment.is_generated else recipe.data}{noise}"),
         ("held-out rows", f"{len(first.groups.task):,}"),
         ("each training", f"{first.steps:,} steps, {_tokens(results)}"),
         ("seeds", ", ".join(map(str, results.seeds))),
-        ("first arm", reference),
+        ("first arm", results.reference),
     )
 
 
 def _tokens(results: Results) -> str:
-    """Tokens given and trained, as a range where seeds or arms differ."""
-    every = [one for arm in results.arms for one in results.of(arm)]
+    """Tokens of the training passes and trained tokens; a range where seeds or arms differ."""
+    every = results.by_trial.values()
     seen, trained = ({getattr(one, name) for one in every} for name in ("tokens", "trained_tokens"))
     return f"{_range(seen)} tokens seen, {_range(trained)} of them trained"
 

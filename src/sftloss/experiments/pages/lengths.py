@@ -1,97 +1,94 @@
-"""How long generated answers are, beside what the length tilt predicted from the training rows."""
+"""Lengths of generated answers, beside those that the length tilt predicted from the training rows."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
-from sftloss.experiments.experiment import Experiment
-from sftloss.experiments.pages.sections import cells, folded, grey, in_view, outstanding, parts
-from sftloss.experiments.verdicts.findings import Names, relative_forecast
-from sftloss.experiments.verdicts.verdicts import SHIFT, Results
+from sftloss.experiments.pages.tables import chart_lines, grey_note, in_parts, mean_cells, named_arms, triple_columns
+from sftloss.experiments.verdicts.comparisons import LEAST_TILT, Results
+from sftloss.words import number
 
 _BINS = 24
 _PREDICTED = Column(
-    "within",
-    "predicted, given the prompt",
-    "ratio",
-    "As length varies among the data's answers to one prompt.",
+    "within", "predicted, given the prompt", "ratio", "If length varies only among the data's answers to one prompt."
 )
-_GENERATED = folded("generated", "generated", "ratio", "Mean tokens over the first arm's, same prompts and seeds.")
+_GENERATED = triple_columns("generated", "generated", "ratio", "Mean tokens over those of the first arm, paired.")
 
 
-def lengths(experiment: Experiment, results: Results, names: Names) -> Section | None:
-    """Predicted and generated lengths against the first arm's side by side, tokens, and the distributions."""
+def answer_lengths_section(results: Results) -> Section | None:
+    """Predicted and generated lengths relative to the first arm, tokens, and the distributions."""
     if not results.first.lengths or results.mean(results.arms[0], "length_ratio") is None:
         return None
-    drawn = "sampled" if experiment.samples else "greedy"
+    drawn = "sampled" if results.first.is_sampled else "greedy"
     reference = float(np.mean(results.first.reference_lengths))
-    seen = {arm: results.mean(arm, "length") for arm in outstanding(results)}
-    told = ", ".join(f"{names[arm]} {mean.value:.1f}" for arm, mean in seen.items() if mean is not None)
+    means = {arm: results.mean(arm, "length") for arm in named_arms(results)}
+    values = ", ".join(f"{results.names[arm]} {number(mean.value)}" for arm, mean in means.items() if mean is not None)
     return Section(
         "lengths",
         "Answer length",
-        f"Held-out answers have {reference:.1f} tokens in the mean, {drawn} ones: {told}.",
-        charts=(_distribution(results, names),),
-        tables=(_against_first(results, names), _tokens(results, names, reference), *_by_task(results, names)),
+        f"Mean tokens of an answer: held-out references {number(reference)}; {drawn} answers: {values}.",
+        charts=(_distribution(results),),
+        tables=(_against_first(results), _tokens(results, reference), *_by_task(results)),
         notes=(
             "Predicted: at its optimum, cross-entropy with the weight T^-alpha on a sequence learns the data "
-            "reweighted by it; only the variation of length given the prompt can tilt. It says nothing of other "
-            "losses, and of finite training only where it ends up. Both are relative to the first arm: predicted from "
-            "the training rows, generated on the held-out prompts, paired, with 95% intervals over examples and "
-            "seeds. Lengths count the end of the answer; answers that were cut off count as long as they got.",
+            "reweighted by it, and only the variation of length given the prompt can change. This holds for "
+            "cross-entropy, and for the end of a long training. Both lengths are relative to the first arm: the "
+            "predicted one is from the training rows; the generated one is on the held-out prompts, paired, with 95 % "
+            "intervals over examples and seeds. Lengths count the end of the answer; answers that were cut off count "
+            "up to the cut.",
         ),
     )
 
 
-def _against_first(results: Results, names: Names) -> Table:
+def _against_first(results: Results) -> Table:
     rows = tuple(
-        (names[arm], relative_forecast(results, arm), relative_forecast(results, arm, is_bound=True),
-         *cells(results.relative(arm, "length_ratio")))
+        (results.names[arm], results.predicted_length(arm), results.predicted_length(arm, is_bound=True),
+         *mean_cells(results.relative(arm, "length_ratio")))
         for arm in results.arms[1:]
     )  # fmt: skip
-    bound = Column("whole", "predicted bound", "ratio", "If the prompt said nothing about length.")
+    bound = Column("whole", "predicted bound", "ratio", "If the prompt did not determine length at all.")
     columns = (Column("arm", "arm"), _PREDICTED, bound, *_GENERATED)
-    return Table("lengths", "Length against the first arm: predicted and generated", columns, rows)
+    return Table("lengths", "Length relative to the first arm: predicted and generated", columns, rows)
 
 
-def _tokens(results: Results, names: Names, reference: float) -> Table:
+def _tokens(results: Results, reference: float) -> Table:
     """Tokens of an answer, of the references and of each arm."""
     rows: list[tuple[Cell, ...]] = [("references", reference, None, None, None, None, None)]
     for arm in results.arms:
-        rows.append((names[arm], *cells(results.mean(arm, "length")), *cells(results.mean(arm, "length_ratio"))))
+        tokens, ratio = (mean_cells(results.mean(arm, key)) for key in ("length", "length_ratio"))
+        rows.append((results.names[arm], *tokens, *ratio))
     columns = (
         Column("arm", "arm"),
-        *folded("tokens", "mean tokens"),
-        *folded("ratio", "over the references", "ratio"),
+        *triple_columns("tokens", "mean tokens"),
+        *triple_columns("ratio", "over the references", "ratio"),
     )
     return Table("length-tokens", "Tokens of an answer", columns, tuple(rows))
 
 
-def _by_task(results: Results, names: Names) -> tuple[Table, ...]:
-    """The same by task, where a tilt is predicted in any: those come first."""
-    labels, arms = np.asarray(results.first.groups.task), results.arms[1:]
-    tasks = sorted(set(labels) - {""}, key=lambda task: (-_shift(results, task), task))
-    if len(tasks) < 2 or _shift(results, tasks[0]) < SHIFT:
+def _by_task(results: Results) -> tuple[Table, ...]:
+    """The same by task, largest predicted change first; empty where no change is predicted."""
+    tasks = sorted(results.task_names, key=lambda task: (-_shift(results, task), task))
+    if len(tasks) < 2 or _shift(results, tasks[0]) < LEAST_TILT:
         return ()
     rows = tuple(
-        (str(task), names[arm], relative_forecast(results, arm, task),
-         *cells(results.relative(arm, "length_ratio", labels == task)))
+        (task, results.names[arm], results.predicted_length(arm, task),
+         *mean_cells(results.relative(arm, "length_ratio", results.tasks == task)))
         for task in tasks
-        for arm in arms
+        for arm in results.arms[1:]
     )  # fmt: skip
     columns = (Column("task", "task"), Column("arm", "arm"), _PREDICTED, *_GENERATED)
-    return parts(Table("lengths-task", "Length against the first arm by task", columns, rows))
+    return in_parts(Table("lengths-task", "Length relative to the first arm by task", columns, rows))
 
 
 def _shift(results: Results, task: str) -> float:
-    """The largest shift that any arm predicts for a task."""
-    told = (relative_forecast(results, arm, task) for arm in results.arms)
-    return round(max((abs(ratio - 1.0) for ratio in told if ratio is not None), default=0.0), 6)
+    """The largest change that any arm predicts for a task."""
+    ratios = (results.predicted_length(arm, task) for arm in results.arms)
+    return round(max((abs(ratio - 1.0) for ratio in ratios if ratio is not None), default=0.0), 6)
 
 
-def _distribution(results: Results, names: Names) -> Chart:
-    """Shares of answers up to each length: curves that can be read without bins, the references as the anchor."""
+def _distribution(results: Results) -> Chart:
+    """Share of answers up to each length: curves without bins, the references for comparison."""
     references = np.asarray(results.first.reference_lengths, dtype=np.float64)
     pooled = {arm: np.concatenate([np.concatenate([np.asarray(row) for row in r.lengths]) for r in results.of(arm)])
               for arm in results.arms}  # fmt: skip
@@ -102,11 +99,11 @@ def _distribution(results: Results, names: Names) -> Chart:
         share = tuple(float((values <= point).mean()) for point in points)
         return Series(label, tuple(points.tolist()), share, is_reference=is_reference)
 
-    drawn = in_view(results, {arm: line(names[arm], pooled[arm]) for arm in results.arms})
-    medians = ", ".join(f"{names[arm]} {np.median(pooled[arm]):.0f}" for arm in outstanding(results))
+    drawn = chart_lines(results, {arm: line(results.names[arm], pooled[arm]) for arm in results.arms})
+    medians = ", ".join(f"{results.names[arm]} {np.median(pooled[arm]):.0f}" for arm in named_arms(results))
     return Chart(
         "length-distribution", "line", "Answers up to each length", "tokens of the answer", "share of answers",
         (line("references", references, True), *drawn),
-        f"Cumulative shares. Median lengths: references {np.median(references):.0f}, {medians}.{grey(results)}",
+        f"Cumulative shares. Median lengths: references {np.median(references):.0f}, {medians}.{grey_note(results)}",
         format_x="integer", format_y="percent",
     )  # fmt: skip

@@ -1,103 +1,160 @@
-"""Sections of a comparison's report: all metrics, learning curves."""
+"""Sections of all metrics, of calibration, of the second data file, and of the learning curves."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
 from sftloss.document import Chart, Section, Series, Table
-from sftloss.experiments.experiment import Experiment
-from sftloss.experiments.pages.sections import (
+from sftloss.experiments.experiment import Arm
+from sftloss.experiments.metrics import Bin
+from sftloss.experiments.pages.tables import (
+    ABSTENTION,
     ANSWERS,
     CALIBRATION,
+    FORGETTING,
     LOSS,
-    UNKNOWN,
-    difference_of,
-    grey,
-    grid,
-    in_view,
+    Side,
+    chart_lines,
+    difference_cells,
+    grey_note,
+    in_parts,
     metric_table,
-    outstanding,
-    parts,
-    samples_of,
+    named_arms,
+    sample_metrics,
+    two_way_table,
 )
-from sftloss.experiments.pages.words import listed
-from sftloss.experiments.verdicts.findings import Names
-from sftloss.experiments.verdicts.verdicts import HEADLINE, Results
+from sftloss.experiments.verdicts.comparisons import HEADLINE, Results
+from sftloss.words import listed, number
 
-_LOG = 5.0  # a loss that falls by more is drawn on a logarithmic axis
+_LOG = 5.0  # a loss that falls by a larger factor is drawn on a logarithmic axis
 SEEDS_BAND = "lowest to highest seed"
 
 
-def metrics(experiment: Experiment, results: Results, names: Names) -> Section:
-    """Common metrics of every arm, each with its interval; never an arm's own training loss."""
-    drawn = "sampled" if experiment.samples else "greedy"
+def metrics_section(results: Results) -> Section:
+    """Common metrics of every arm with their intervals."""
+    drawn = "sampled" if results.first.is_sampled else "greedy"
     tables = (
-        metric_table(results, names, LOSS, ("metrics-loss", "Loss and right answers")),
-        metric_table(results, names, ANSWERS, ("metrics-answers", f"Length and form of {drawn} answers")),
-        metric_table(results, names, samples_of(results), ("metrics-samples", "Several samples of one prompt")),
-        metric_table(results, names, UNKNOWN, ("metrics-unknown", "Questions without an answer")),
-        *_further(results, names),
+        metric_table(results, LOSS, "metrics-loss", "Loss and right answers"),
+        metric_table(results, ANSWERS, "metrics-answers", f"Length and form of {drawn} answers"),
+        metric_table(results, sample_metrics(results), "metrics-samples", "Several samples of one prompt"),
+        metric_table(results, ABSTENTION, "metrics-unknown", "Questions without an answer"),
+        *_further_differences(results),
     )
     return Section(
         "metrics",
         "All metrics",
-        "Cross-entropy on held-out rows is the common measure: an arm's own loss is not comparable with another's. It "
-        "favours arms that train it; right answers, lengths and calibration favour none.",
+        "All arms are measured by cross-entropy on held-out rows, because their own losses cannot be compared. It "
+        "favours arms that train cross-entropy; right answers, lengths and calibration favour no arm.",
         tables=tuple(table for table in tables if table is not None),
         notes=(
-            "Brackets are 95% intervals over seeds and examples; none where all examples of all seeds agree. Where a "
-            "metric is no mean over examples (calibration error, KS) they are the lowest and the highest seed; "
-            "its differences have intervals from resampled examples and the spread of seeds.",
-            "These are many numbers without verdicts: one interval in twenty misses by chance.",
+            "Brackets are 95 % intervals over seeds and examples; there are none where all examples of all seeds "
+            "agree. For a metric that is not a mean over examples (calibration error, KS) they are the lowest and the "
+            "highest seed, and intervals of its differences come from resampled examples and the spread of seeds.",
+            "None of these numbers is a verdict: of many 95 % intervals, one in twenty misses by chance.",
         ),
     )
 
 
-def _further(results: Results, names: Names) -> tuple[Table, ...]:
-    """Paired differences of what no verdict is about, measure by arm."""
-    judged = {measure.key for measure in HEADLINE}
-    arms = results.arms[1:]
-    shown = [one for one in (*CALIBRATION, *ANSWERS, *samples_of(results), *UNKNOWN, *LOSS) if one.key not in judged]
-    found = {one: [difference_of(results, arm, one) for arm in arms] for one in shown}
-    there = [one for one in shown if any(value is not None for value, *_ in found[one])]
-    if not there:
+def _further_differences(results: Results) -> tuple[Table, ...]:
+    """Paired differences of the metrics without verdicts, metric by arm."""
+    judged, arms = {measure.key for measure in HEADLINE}, results.arms[1:]
+    shown = (one for one in (*CALIBRATION, *ANSWERS, *sample_metrics(results), *ABSTENTION, *LOSS))
+    values = {one: [difference_cells(results, arm, one) for arm in arms] for one in shown if one.key not in judged}
+    values = {one: cells for one, cells in values.items() if any(value is not None for value, *_ in cells)}
+    if not values:
         return ()
-    labels = [one.label + {"percent": ", points", "nats": ", nats"}.get(one.kind, "") for one in there]
-    table = grid(
-        ("metrics-differences", "Further differences from the first arm"),
-        ("measure", labels),
-        ("arm", [names[arm] for arm in arms]),
-        [found[one] for one in there],
-        "number",
-    )
-    return parts(table)
+    labels = [one.label + {"percent": ", points", "nats": ", nats"}.get(one.kind, "") for one in values]
+    down, across = Side("measure", labels), Side("arm", [results.names[arm] for arm in arms])
+    title = "Further differences from the first arm"
+    return in_parts(two_way_table("metrics-differences", title, down, across, list(values.values()), "number"))
 
 
-def curves(results: Results, names: Names) -> Section | None:
-    """Held-out loss during training: mean over seeds, lowest and highest seed as the band."""
+def curves_section(results: Results) -> Section | None:
+    """Held-out loss during training: mean over seeds, and the band from the lowest to the highest seed."""
     lines, start = {}, 0.0
     for arm in results.arms:
         by_seed = [{p.step: p.nll for p in r.curve} for r in results.of(arm)]
-        steps = sorted(set.intersection(*(set(points) for points in by_seed))) if by_seed else []
+        steps = sorted(set.intersection(*(set(points) for points in by_seed)))
         if len(steps) < 2:
             return None
         start = sum(points[steps[0]] for points in by_seed) / len(by_seed)
-        # the start, which all arms share, is far above all that tells them apart
+        # the start, equal for all arms, is far above everything that differs
         columns = [[points[step] for points in by_seed] for step in (steps[1:] if len(steps) > 2 else steps)]
         means = tuple(sum(column) / len(column) for column in columns)
         band = (tuple(map(min, columns)), tuple(map(max, columns))) if len(by_seed) > 1 else (None, None)
-        lines[arm] = Series(names[arm], tuple(map(float, steps[-len(columns) :])), means, *band)
-    ends = listed(tuple(f"{names[arm]} {lines[arm].y[-1]:.2f}" for arm in outstanding(results)))
-    lead = f"At equal steps and tokens, held-out loss went from {start:.2f} nats a token to: {ends}.{grey(results)}"
+        lines[arm] = Series(results.names[arm], tuple(map(float, steps[-len(columns) :])), means, *band)
+    ends = listed([f"{results.names[arm]} {number(lines[arm].y[-1] or 0.0)}" for arm in named_arms(results)])
+    lead = f"With equal steps and tokens, held-out loss went from {number(start)} nats per token to: {ends}."
+    lead += grey_note(results)
     shown = [value for line in lines.values() for value in line.y if value is not None]
     chart = Chart(
         "curves", "line", "Held-out loss during training", "optimizer step", "loss per token, nats",
-        in_view(results, lines), lead, format_x="integer", format_y="nats", bounds=SEEDS_BAND,
+        chart_lines(results, lines), lead, format_x="integer", format_y="nats", bounds=SEEDS_BAND,
         scale_y="log" if min(shown) > 0 and max(shown) > _LOG * min(shown) else "linear",
     )  # fmt: skip
-    return Section(
-        "curves",
-        "Learning curves",
-        lead,
-        charts=(chart,),
-        notes=("Cross-entropy of the tokens of the first 96 held-out rows, whatever was trained; the start, before the "
-               "first step, is left out. Lines are means over seeds.",),
+    note = ("Cross-entropy of the tokens of the first 96 held-out rows, for every arm. The point before the first step "
+            "is left out. Lines are means over seeds.")  # fmt: skip
+    return Section("curves", "Learning curves", lead, charts=(chart,), notes=(note,))
+
+
+def calibration_section(results: Results) -> Section | None:
+    """Whether tokens predicted with probability p are right in a share p of the cases."""
+    above = "Above the diagonal the model is right more often than its confidence, below it less often."
+    tokens = {arm: [r.reliability for r in results.of(arm)] for arm in results.arms}
+    ends = {arm: [r.end_reliability for r in results.of(arm)] for arm in results.arms}
+    below = "A point is a position in the answer. Below the diagonal the model predicts more ends than the data has."
+    charts = (
+        _diagram(results, tokens, Chart(
+            "reliability", "line", "Reliability", "confidence: probability of the top token",
+            "share of top tokens right", (), above)),
+        _diagram(results, ends, Chart(
+            "end-reliability", "line", "Reliability of the end", "probability of ending", "share of answers that end",
+            (), below)),
     )  # fmt: skip
+    drawn = tuple(chart for chart in charts if chart is not None)
+    if not drawn:
+        return None
+    table = metric_table(results, CALIBRATION, "calibration", "Calibration")
+    return Section(
+        "calibration",
+        "Calibration",
+        "Points on the diagonal mean that predicted probabilities match observed frequencies.",
+        charts=drawn,
+        tables=() if table is None else (table,),
+        notes=("Bins of confidence hold equal numbers of tokens; bins of the end are positions. Means over seeds.",),
+    )
+
+
+def _diagram(results: Results, bins: Mapping[Arm, Sequence[Sequence[Bin]]], empty: Chart) -> Chart | None:
+    """The chart with predicted against observed, means over seeds; None where an arm has fewer than two bins."""
+    lines = {}
+    for arm, by_seed in bins.items():
+        points = list(zip(*by_seed, strict=False))
+        if len(points) < 2:
+            return None
+        lines[arm] = Series(
+            results.names[arm],
+            tuple(float(np.mean([b.predicted for b in column])) for column in points),
+            tuple(float(np.mean([b.observed for b in column])) for column in points),
+        )
+    ends = (0.0, 1.0)
+    series = (Series("calibrated", ends, ends, is_reference=True), *chart_lines(results, lines))
+    return replace(empty, series=series, description=f"{empty.description}{grey_note(results)}",
+                   format_x="percent", format_y="percent")  # fmt: skip
+
+
+def forgetting_section(results: Results) -> Section | None:
+    """The second data file before and after training."""
+    table = metric_table(results, FORGETTING, "forgetting", "Second data file")
+    if table is None:
+        return None
+    return Section(
+        "forgetting",
+        "Forgetting",
+        "The same rows before and after training: the less a loss moves the model, the less it forgets.",
+        tables=(table,),
+        notes=("KL(before || after) is the mean over the tokens of those rows, in nats.",),
+    )

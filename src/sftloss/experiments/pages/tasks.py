@@ -1,4 +1,4 @@
-"""What weighting tasks did: what each task gained or lost by it, and where the weights went."""
+"""Sections on task weights: the weights over time and at the end, and conflicts between the tasks' gradients."""
 
 from __future__ import annotations
 
@@ -7,138 +7,102 @@ from collections.abc import Sequence
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
 from sftloss.experiments.experiment import Arm
 from sftloss.experiments.pages.metrics import SEEDS_BAND
-from sftloss.experiments.pages.sections import NOTHING, folded, parts
-from sftloss.experiments.pages.words import conclusion, counted
-from sftloss.experiments.verdicts.findings import Names
-from sftloss.experiments.verdicts.verdicts import Comparison, Results
+from sftloss.experiments.pages.tables import NumberKind, ShownMetric, in_parts, triple_columns
+from sftloss.experiments.verdicts.comparisons import Results
+from sftloss.words import number, percent
 
-_LINES = 8
-_OVER_TIME = (
+_LINES = 8  # charts over time with more arms than this cannot be read
+_MOVED = 0.01
+_OVER_TIME: tuple[tuple[str, str, str, NumberKind], ...] = (
     ("loss", "Training loss", "loss of a step, nats", "nats"),
     ("effective_share", "Effective share", "share of the weighted tokens so far", "percent"),
-    ("slope", "Trend", "change of its log loss a step", "number"),
+    ("slope", "Trend", "change of the log loss per step", "number"),
 )
-_ENDS = (
-    ("weight", "weight", "number", "Mean over seeds after the last step; weights have mean 1."),
-    ("weight_low", "low", "number", "Lowest seed."),
-    ("weight_high", "high", "number", "Highest seed."),
-    ("effective_share", "effective share", "percent", "Of the weighted tokens of the whole trial, at that weight."),
-    ("token_share", "share of tokens", "percent", "Of the tokens trained."),
-    ("loss", "training loss", "nats", "In the last step it was in."),
-    ("slope", "slope", "number", "Change of its log loss a step, over the last 100 it was in."),
+_AT_END = (
+    ShownMetric("effective_share", "effective share", "percent", "Share of the weighted tokens of the whole training."),
+    ShownMetric("token_share", "share of tokens", "percent", "Share of the trained tokens."),
+    ShownMetric("loss", "training loss", "nats", "In the last step with rows of the task."),
+    ShownMetric("slope", "slope", "number", "Change of the log loss per step, over the last 100 steps with the task."),
 )
 
 
-def by_task(compared: Sequence[Comparison], names: Names) -> Section | None:
-    """Every arm against the first, task by task, in one row."""
-    measures = tuple(dict.fromkeys(one.measure for one in compared if one.measure.key == "token_nll"))
-    if not any(measure.task for measure in measures):
-        return None
-    rows = []
-    for arm in dict.fromkeys(one.arm for one in compared):
-        ours = {one.measure: one for one in compared if one.arm == arm}
-        told = [
-            f"{one.measure.task or 'all'} {'higher' if one.difference.value > 0 else 'lower'}"
-            for one in ours.values()
-            if one.is_different and one.measure in measures
-        ]
-        found = (cell for m in measures for cell in (counted(ours[m]) if m in ours else NOTHING))
-        rows.append((names[arm], *found, ", ".join(told) or "no difference shown"))
-    columns = [Column("arm", "arm")]
-    for measure in measures:
-        columns += folded(measure.id, measure.task or "all tokens")
-    columns.append(Column("verdict", "verdict"))
-    table = Table("by-task", "Held-out loss: difference from the first arm", tuple(columns), tuple(rows))
-    return Section(
-        "comparison-tasks",
-        "Task by task",
-        conclusion(compared, names),
-        tables=parts(table),
-        notes=("Nats a token; the intervals of all verdicts hold together at 95%.",),
-    )
-
-
-def task_weights(results: Results, names: Names) -> Section | None:
+def task_weights_section(results: Results) -> Section | None:
     """Weights over time and at the end, of the arms that weight tasks."""
     arms = [arm for arm in results.arms if any(point.tasks for r in results.of(arm) for point in r.curve)]
     if not arms:
         return None
-    charts = tuple(chart for i, arm in enumerate(arms) if (chart := _chart(results, arm, names[arm], i)) is not None)
-    rows = tuple(row for arm in arms for row in _rows(results, arm, names[arm]))
-    columns = (Column("arm", "arm"), Column("task", "task"), *(Column(*told) for told in _ENDS))  # type: ignore[arg-type]
+    charts = tuple(chart for i, arm in enumerate(arms) if (chart := _weights_chart(results, arm, i)) is not None)
     still = len(arms) - len(charts)
     lead = f"Weights moved in {len(charts)} of {len(arms)} arms that weight tasks"
     return Section(
         "task-weights",
         "Task weights",
-        f"{lead}; in {still} they stayed within 1% of where they began." if still else f"{lead}.",
-        charts=(*charts, *_courses(results, arms, names)),
-        tables=(*parts(_ends(results, arms, names)), Table("task-weights-end", "The last step", columns, rows)),
+        f"{lead}; in {still} they stayed within 1 % of where they began." if still else f"{lead}.",
+        charts=(*charts, *_charts_over_time(results, arms)),
+        tables=(*in_parts(_weights_table(results, arms)), _last_step_table(results, arms)),
         notes=("Lines are means over seeds.",),
     )
 
 
-def _courses(results: Results, arms: Sequence[Arm], names: Names) -> list[Chart]:
-    """Loss, shares and trend of each task over time, a line an arm; more lines than a few tell nothing."""
-    if len(arms) > _LINES:
-        return []
-    charts = []
-    for task in sorted({task for arm in arms for task in _tasks(results, arm)}):
-        for key, title, label, kind in _OVER_TIME:
-            found = [_course(results, arm, f"task_{key}/{task}", names[arm]) for arm in arms]
-            if key == "effective_share":  # the same rows in the same order for every arm
-                found.append(_course(results, arms[0], f"task_token_share/{task}", "share of tokens"))
-            chart = _lines(f"task-{key}-{task}", f"{title} of {task}", label, kind, tuple(filter(None, found)))
-            charts += [] if chart is None else [chart]
-    return charts
-
-
-def _lines(key: str, title: str, label: str, kind: str, series: tuple[Series, ...]) -> Chart | None:
-    if not series:
-        return None
-    ends = ", ".join(f"{one.label} {one.y[-1]:.3g}" for one in series)
-    return Chart(
-        key,
-        "line",
-        title,
-        "optimizer step",
-        label,
-        series,
-        f"At the end: {ends}.",
-        format_x="integer",
-        format_y=kind,
-        bounds=SEEDS_BAND,
-    )
-
-
-def conflicts(results: Results, names: Names) -> Section | None:
-    """How the tasks' gradients lay to each other, of the arms that looked at them."""
+def conflicts_section(results: Results) -> Section | None:
+    """Cosines between the tasks' gradients, of the arms that measured them."""
     key = "task_conflict_rate"
     arms = [arm for arm in results.arms if any(key in point.tasks for r in results.of(arm) for point in r.curve)]
     if not arms:
         return None
     last = results.of(arms[0])[0].curve[-1]
     pairs = sorted(name for name in last.tasks if name.startswith("task_cosine/"))
-    columns = [Column("arm", "arm"), Column("rate", "conflicts", "percent", "Of the pairs of tasks in a step.")]
+    columns = [Column("arm", "arm"), Column("rate", "conflicts", "percent", "Share of the pairs of tasks in a step.")]
     columns += [Column(pair, pair.removeprefix("task_cosine/"), "number", "Cosine in the last step.") for pair in pairs]
-    rows = [(names[arm], *(_mean(_values(results, arm, name, last.step)) for name in (key, *pairs))) for arm in arms]
-    found = (_course(results, arm, key, names[arm]) for arm in arms)
-    shown = tuple(one for one in found if one is not None) if len(arms) <= _LINES else ()
-    chart = _lines("task-conflicts-rate", "Share of conflicts so far", "share of pairs", "percent", shown)
-    rates = sorted({f"{row[1]:.0%}" for row in rows if isinstance(row[1], float)}, key=lambda text: int(text[:-1]))
-    told = " to ".join(dict.fromkeys((rates[0], rates[-1])))
+    rows = [(results.names[a], *(_mean(_values(results, a, k, last.step)) for k in (key, *pairs))) for a in arms]
+    lines = [_line(results, arm, key, results.names[arm]) for arm in arms] if len(arms) <= _LINES else []
+    chart = _chart("task-conflicts-rate", "Share of conflicts so far", "share of pairs", "percent", lines)
+    rates = sorted(row[1] for row in rows if isinstance(row[1], float))
+    share = " to ".join(dict.fromkeys((percent(rates[0]), percent(rates[-1]))))
     return Section(
         "task-conflicts",
         "Conflicts of gradients",
-        f"Gradients of two tasks pointed against each other in {told} of the pairs.",
+        f"Gradients of two tasks pointed against each other in {share} of the pairs.",
         charts=() if chart is None else (chart,),
-        tables=parts(Table("task-conflicts-end", "At the end", tuple(columns), tuple(rows))),
-        notes=("Means over seeds. Weights do not change the sign of a cosine, but the path that is trained.",),
+        tables=in_parts(Table("task-conflicts-end", "At the end", tuple(columns), tuple(rows))),
+        notes=("Means over seeds. Weights do not change the sign of a cosine, but they change what is trained.",),
     )
 
 
-def _course(results: Results, arm: Arm, key: str, label: str) -> Series | None:
-    """What every seed knows of it over time: mean, lowest and highest; without the start, where nothing has moved."""
+def _weights_chart(results: Results, arm: Arm, index: int) -> Chart | None:
+    """The weights of one arm, one line per task; None where none moved."""
+    lines = [_line(results, arm, f"task_weight/{task}", task) for task in _tasks(results, [arm])]
+    series = [line for line in lines if line is not None]
+    ranges = [[v for v in (*(line.low or ()), *(line.high or ())) if v is not None] for line in series]
+    if not any(max(values) - min(values) > _MOVED for values in ranges) or len(series[0].x) < 2:
+        return None
+    return _chart(f"task-weights-{index}", results.names[arm], "weight", "number", series)
+
+
+def _charts_over_time(results: Results, arms: Sequence[Arm]) -> list[Chart]:
+    """Loss, shares and trend of each task over time, one line per arm; empty where there are too many arms."""
+    charts = []
+    for task in _tasks(results, arms) if len(arms) <= _LINES else []:
+        for key, title, label, kind in _OVER_TIME:
+            lines = [_line(results, arm, f"task_{key}/{task}", results.names[arm]) for arm in arms]
+            if key == "effective_share":  # the same rows in the same order for every arm
+                lines.append(_line(results, arms[0], f"task_token_share/{task}", "share of tokens"))
+            chart = _chart(f"task-{key}-{task}", f"{title} of {task}", label, kind, lines)
+            charts += [] if chart is None else [chart]
+    return charts
+
+
+def _chart(id: str, title: str, label: str, kind: NumberKind, lines: Sequence[Series | None]) -> Chart | None:
+    series = tuple(line for line in lines if line is not None)
+    if not series:
+        return None
+    ends = ", ".join(f"{line.label} {number(line.y[-1] or 0.0)}" for line in series)
+    return Chart(id, "line", title, "optimizer step", label, series, f"At the end: {ends}.", format_x="integer",
+                 format_y=kind, bounds=SEEDS_BAND)  # fmt: skip
+
+
+def _line(results: Results, arm: Arm, key: str, label: str) -> Series | None:
+    """Mean, lowest and highest over the seeds that have the value, without the start; None where no seed has it."""
     columns = {p.step: _values(results, arm, key, p.step) for p in results.of(arm)[0].curve[1:]}
     columns = {step: values for step, values in columns.items() if values}
     if not columns:
@@ -148,56 +112,46 @@ def _course(results: Results, arm: Arm, key: str, label: str) -> Series | None:
     return Series(label, tuple(map(float, columns)), means, *ends)
 
 
-def _ends(results: Results, arms: Sequence[Arm], names: Names) -> Table:
-    tasks = sorted({task for arm in arms for task in _tasks(results, arm)})
-    rows = []
-    for arm in arms:
-        last = results.of(arm)[0].curve[-1].step
-        found = [_values(results, arm, f"task_weight/{task}", last) for task in tasks]
-        rows.append(
-            (names[arm], *(cell for w in found for cell in (_mean(w), min(w, default=None), max(w, default=None))))
-        )
-    columns = [Column("arm", "arm")]
-    for task in tasks:
-        columns += folded(task, task)
-    return Table("task-weights-by-arm", "Where weights ended", tuple(columns), tuple(rows))
+def _weights_table(results: Results, arms: Sequence[Arm]) -> Table:
+    """The last weight of each task, one row per arm."""
+    tasks = _tasks(results, arms)
+    rows = tuple(
+        (results.names[arm], *(cell for task in tasks for cell in _last(results, arm, f"task_weight/{task}")))
+        for arm in arms
+    )
+    columns = (column for task in tasks for column in triple_columns(task, task))
+    return Table("task-weights-by-arm", "Where weights ended", (Column("arm", "arm"), *columns), rows)
 
 
-def _tasks(results: Results, arm: Arm) -> list[str]:
-    keys = {key for r in results.of(arm) for point in r.curve for key in point.tasks}
+def _last_step_table(results: Results, arms: Sequence[Arm]) -> Table:
+    """Weight, shares and loss of each arm and task in the last step."""
+    rows = tuple(
+        (results.names[arm], task, *_last(results, arm, f"task_weight/{task}"),
+         *(_last(results, arm, f"task_{one.key}/{task}")[0] for one in _AT_END))
+        for arm in arms
+        for task in _tasks(results, [arm])
+    )  # fmt: skip
+    weight = triple_columns("weight", "weight", help="Mean over seeds after the last step; weights have mean 1.")
+    columns = (Column("arm", "arm"), Column("task", "task"), *weight, *(Column(*one) for one in _AT_END))
+    return Table("task-weights-end", "The last step", columns, rows)
+
+
+def _tasks(results: Results, arms: Sequence[Arm]) -> list[str]:
+    keys = {key for arm in arms for r in results.of(arm) for point in r.curve for key in point.tasks}
     return sorted(key.removeprefix("task_weight/") for key in keys if key.startswith("task_weight/"))
 
 
+def _last(results: Results, arm: Arm, key: str) -> tuple[Cell, Cell, Cell]:
+    """Mean, lowest and highest seed in the last step."""
+    values = _values(results, arm, key, results.of(arm)[0].curve[-1].step)
+    return _mean(values), min(values, default=None), max(values, default=None)
+
+
 def _values(results: Results, arm: Arm, key: str, step: int) -> list[float]:
-    """Of each seed that knows it."""
+    """The value of each seed that has it."""
     points = [p for r in results.of(arm) for p in r.curve if p.step == step]
     return [p.tasks[key] for p in points if key in p.tasks]
 
 
 def _mean(values: Sequence[float]) -> Cell:
     return sum(values) / len(values) if values else None
-
-
-def _chart(results: Results, arm: Arm, name: str, number: int) -> Chart | None:
-    """The weights, one line a task; None where nothing moved."""
-    found = (_course(results, arm, f"task_weight/{task}", task) for task in _tasks(results, arm))
-    series = tuple(one for one in found if one is not None)
-    moved = any(max(one.high or ()) - min(one.low or ()) > 0.01 for one in series)  # type: ignore[type-var, operator]
-    if not moved or len(series[0].x) < 2:
-        return None
-    ends = ", ".join(f"{one.label} {one.y[-1]:.2f}" for one in series)
-    return Chart(
-        f"task-weights-{number}", "line", name, "optimizer step", "weight", series, f"At the end: {ends}.",
-        format_x="integer", bounds=SEEDS_BAND,
-    )  # fmt: skip
-
-
-def _rows(results: Results, arm: Arm, name: str) -> list[tuple[Cell, ...]]:
-    last = results.of(arm)[0].curve[-1].step
-    rows: list[tuple[Cell, ...]] = []
-    for task in _tasks(results, arm):
-        of = {key: _values(results, arm, f"task_{key}/{task}", last) for key, *_ in _ENDS}
-        weights = of["weight"]
-        ends = (_mean(weights), min(weights, default=None), max(weights, default=None))
-        rows.append((name, task, *ends, *(_mean(of[key]) for key, *_ in _ENDS[3:])))
-    return rows

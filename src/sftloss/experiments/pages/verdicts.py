@@ -1,38 +1,36 @@
-"""Every comparison that was made: as a forest plot a measure, and as a table."""
+"""All comparisons: one forest plot per measure, one table, and for task weightings a table task by task."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from sftloss.document import Chart, Column, Section, Series, Table
-from sftloss.experiments.pages.words import counted, in_unit, signed, unit
-from sftloss.experiments.verdicts.findings import Names
-from sftloss.experiments.verdicts.verdicts import Comparison, Measure, Results
+from sftloss.experiments.pages.tables import EMPTY, in_parts, triple_columns
+from sftloss.experiments.verdicts.comparisons import Comparison, Measure, Results
+from sftloss.experiments.verdicts.words import coverage, in_unit, signed, task_conclusion, unit_of, with_bounds
 
 
-def verdicts(results: Results, compared: Sequence[Comparison], names: Names) -> Section:
-    """The differences from the first arm, those with a verdict told from those without."""
-    measures = tuple(dict.fromkeys(one.measure for one in compared))
-    shown = sum(one.is_different for one in compared)
-    level = compared[0].level if compared else 0.95
-    reference = names[results.arms[0]]
-    lead = (
-        f"{shown} of {len(compared)} comparisons with {reference} show a difference. Each is paired: the same "
-        f"held-out examples, the same seeds. Intervals of {100 * level:.2f}% hold all together at 95%."
-    )
+def verdicts_section(results: Results, compared: Sequence[Comparison]) -> Section:
+    """The differences from the first arm, with and without a verdict."""
     if not compared:
-        lead = "There is nothing to compare."
-    charts = tuple(_forest(measure, compared, names, reference) for measure in measures)
+        return Section("comparison-verdicts", "Differences from the first arm", "There is nothing to compare.")
+    shown, level = sum(one.is_different for one in compared), compared[0].level
+    lead = (
+        f"{shown} of {len(compared)} comparisons with {results.reference} show a difference. Each is paired: same "
+        f"held-out examples, same seeds. The {coverage(level)} intervals hold all together with 95 % confidence."
+    )
+    measures = dict.fromkeys(one.measure for one in compared)
+    charts = tuple(_forest(measure, compared, results) for measure in measures)
     return Section("comparison-verdicts", "Differences from the first arm", lead, charts=charts,
-                   tables=(_table(compared, names),) if compared else ())  # fmt: skip
+                   tables=(_table(compared, results),))  # fmt: skip
 
 
-def _forest(measure: Measure, compared: Sequence[Comparison], names: Names, reference: str) -> Chart:
+def _forest(measure: Measure, compared: Sequence[Comparison], results: Results) -> Chart:
     ours = {one.arm: one for one in compared if one.measure == measure}
-    arms = tuple(names[arm] for arm in ours)
-    told = "; ".join(f"{names[arm]} {signed(one.difference.value, measure)}" for arm, one in ours.items())
+    arms = tuple(results.names[arm] for arm in ours)
+    values = "; ".join(f"{results.names[arm]} {signed(one.difference.value, measure)}" for arm, one in ours.items())
+    unit = f", {unit_of(measure)}" if unit_of(measure) else ""
     better = f" ({measure.better} is better)" if measure.better else ""
-    told_in = f", {unit(measure)}" if unit(measure) else ""
     series = (
         _points("difference shown", [one if one.is_different else None for one in ours.values()], arms),
         _points("no difference shown", [None if one.is_different else one for one in ours.values()], arms, True),
@@ -42,36 +40,60 @@ def _forest(measure: Measure, compared: Sequence[Comparison], names: Names, refe
         f"forest-{measure.id}",
         "point",
         f"{measure.name[0].upper()}{measure.name[1:]}",
-        f"against {reference}",
-        f"difference{told_in}{better}",
+        f"against {results.reference}",
+        f"difference{unit}{better}",
         tuple(one for one in series if any(y is not None for y in one.y)),
-        f"Differences from {reference}: {told}.",
-        bounds=f"{100 * next(iter(ours.values())).level:.2f}% interval",
+        f"Differences from {results.reference}: {values}.",
+        bounds=f"{coverage(next(iter(ours.values())).level)} interval",
     )
 
 
-def _points(label: str, found: Sequence[Comparison | None], arms: tuple[str, ...], is_faint: bool = False) -> Series:
+def _points(label: str, ours: Sequence[Comparison | None], arms: tuple[str, ...], is_faint: bool = False) -> Series:
     """Some of the comparisons, with gaps for the others."""
-    drawn = [(None, None, None) if one is None else counted(one) for one in found]
-    y, low, high = zip(*drawn, strict=True)
+    y, low, high = zip(*((None, None, None) if one is None else with_bounds(one) for one in ours), strict=True)
     return Series(label, arms, y, low, high, is_faint=is_faint)
 
 
-def _table(compared: Sequence[Comparison], names: Names) -> Table:
+def _table(compared: Sequence[Comparison], results: Results) -> Table:
     rows = []
     for one in compared:
-        judged = "different" if one.is_different else "no difference shown" if one.is_settled else "too few seeds"
+        verdict = "different" if one.is_different else "no difference shown" if one.is_judged else "too few seeds"
         least = None if one.detectable is None else in_unit(one.detectable, one.measure)
-        rows.append((one.measure.name, names[one.arm], *counted(one), judged, least, unit(one.measure)))
+        arm, unit = results.names[one.arm], unit_of(one.measure)
+        rows.append((one.measure.name, arm, *with_bounds(one), verdict, least, unit))
     columns = (
         Column("measure", "measure"),
         Column("arm", "arm"),
-        Column("difference", "difference", "number", "Arm minus first arm."),
-        Column("difference_low", "low", "number"),
-        Column("difference_high", "high", "number"),
+        *triple_columns("difference", "difference", help="Arm minus first arm."),
         Column("verdict", "verdict"),
         Column("detectable", "detectable", "number",
-               "Smallest true difference found in 80% of such experiments; none where no possible one would be."),
+               "Smallest true difference that 80 % of such experiments find; empty where none in range would be."),
         Column("unit", "unit"),
     )  # fmt: skip
     return Table("comparisons", "All comparisons", columns, tuple(rows))
+
+
+def by_task_section(results: Results, compared: Sequence[Comparison]) -> Section | None:
+    """Every arm against the first, task by task, in one row; None where arms do not weight tasks differently."""
+    measures = tuple(dict.fromkeys(one.measure for one in compared if one.measure.key == "token_nll"))
+    if not any(measure.task for measure in measures):
+        return None
+    rows = []
+    for arm in dict.fromkeys(one.arm for one in compared):
+        ours = {one.measure: one for one in compared if one.arm == arm}
+        verdicts = [
+            f"{measure.task or 'all'} {'higher' if ours[measure].difference.value > 0 else 'lower'}"
+            for measure in measures
+            if measure in ours and ours[measure].is_different
+        ]
+        cells = (cell for m in measures for cell in (with_bounds(ours[m]) if m in ours else EMPTY))
+        rows.append((results.names[arm], *cells, ", ".join(verdicts) or "no difference shown"))
+    values = (column for measure in measures for column in triple_columns(measure.id, measure.task or "all tokens"))
+    columns = (Column("arm", "arm"), *values, Column("verdict", "verdict"))
+    return Section(
+        "comparison-tasks",
+        "Task by task",
+        task_conclusion(compared, results),
+        tables=in_parts(Table("by-task", "Held-out loss: difference from the first arm", columns, tuple(rows))),
+        notes=("Nats per token. The intervals of all verdicts hold all together with 95 % confidence.",),
+    )

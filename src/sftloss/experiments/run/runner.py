@@ -23,7 +23,7 @@ from sftloss.errors import ConfigError
 from sftloss.experiments.experiment import Experiment, Trial
 from sftloss.experiments.run.results import claim, load
 from sftloss.experiments.run.task_needs import check_needs
-from sftloss.experiments.verdicts.verdicts import Results
+from sftloss.experiments.verdicts.comparisons import Results
 
 
 @dataclass(frozen=True)

@@ -1,182 +1,241 @@
-"""Verdicts as findings and headlines: what the intervals support, and what they do not."""
+"""Findings and headlines of a comparison: what could spoil it, the differences it supports, what shows none."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sftloss.document import Finding, Interval
-from sftloss.experiments.experiment import Arm
-from sftloss.experiments.pages.words import conclusion, counted, listed, number, said, signed, unit
-from sftloss.experiments.verdicts.verdicts import ENOUGH, SEEDS, SHIFT, Comparison, Results, tilt
+from sftloss.document import Command, Cure, Finding, Interval
+from sftloss.experiments.experiment import Arm, Experiment
+from sftloss.experiments.verdicts.comparisons import ENOUGH_SEEDS, LEAST_SEEDS, LEAST_TILT, Comparison, Results
+from sftloss.experiments.verdicts.words import (
+    difference_sentence,
+    signed,
+    task_conclusion,
+    unit_of,
+    with_bounds,
+    with_unit,
+)
+from sftloss.rules import Evidence, Rule, findings_of
+from sftloss.words import counted, listed, number
 
-Names = Mapping[Arm, str]
 _NAMED = 3  # more arms are counted, not listed
+_WORSE = 0.02  # nats a token: a smaller rise of the held-out loss may be chance
 
 
-def findings(results: Results, compared: Sequence[Comparison], names: Names, command: str = "") -> tuple[Finding, ...]:
-    """What could spoil the comparison first, then the supported differences, then all that shows none."""
-    reference, count = names[results.arms[0]], len(compared)
-    found = [*_premises(results, compared, command)]
-    found += [_difference(one, results, names, count) for one in compared if one.is_different]
-    equal = [one for one in compared if one.is_settled and not one.is_different]
-    if equal:
-        every = "any comparison" if len(equal) == count else f"{len(equal)} of {count} comparisons"
-        found.append(
-            Finding(
-                "CMP020",
-                "info",
-                f"No difference from {reference} that this data can show in {every}.",
-                f"{_could_show(equal, compared, names)} No proof of equality: smaller differences may be there. "
-                f"{_corrected(equal[0], count)}",
-            )
-        )
-    rest = [one for one in compared if not one.is_settled]
-    if rest:
-        found.append(Finding("CMP021", "info", _unjudged(rest, names, reference), "A verdict needs an interval over "
-                             f"at least {SEEDS} seeds."))  # fmt: skip
-    return tuple(found)
+@dataclass(frozen=True)
+class Verdicts:
+    """What the findings are about.
+
+    Attributes:
+        experiment: What was compared.
+        results: Every arm with every seed.
+        compared: All comparisons with the first arm.
+        command: The command line that asked for the experiment, where there is one.
+    """
+
+    experiment: Experiment
+    results: Results
+    compared: tuple[Comparison, ...]
+    command: Command | None = None
+
+    def again(self, flag: str, value: str, words: str) -> Cure:
+        """The same command with one other value; `words` where no `sftloss compare` asked for the experiment."""
+        if self.command is None or self.command.verb != "compare":
+            return words
+        return self.command.with_flag(flag, value)
 
 
-def _more_seeds(command: str) -> str:
-    """The same comparison with seeds enough: its own command, or words where it was not asked for by one."""
-    if not command.startswith("sftloss compare"):
-        return f"Give it {ENOUGH} seeds."
-    return f"{re.sub(r' --seeds [0-9]+', '', command)} --seeds {ENOUGH}"
+def _few_seeds(on: Verdicts) -> Evidence | None:
+    count = len(on.results.seeds)
+    if count >= LEAST_SEEDS:
+        return None
+    return Evidence(f"{counted(count, 'seed')} cannot support a verdict; intervals are shown, but differences are not "
+                    "judged.", cure=_more_seeds(on))  # fmt: skip
 
 
-def _premises(results: Results, compared: Sequence[Comparison], command: str) -> list[Finding]:
-    found = []
-    if len(results.seeds) < SEEDS:
-        found.append(
-            Finding(
-                "CMP001",
-                "warning",
-                f"{len(results.seeds)} seed{'s are' if len(results.seeds) > 1 else ' is'} too few for a verdict; "
-                "intervals are shown, differences are not judged.",
-                "A loss is better only if it is better whatever the seed; how much seeds differ cannot be told from "
-                "fewer than three.",
-                _more_seeds(command),
-            )
-        )
-    elif len(results.seeds) < ENOUGH and compared:
-        found.append(
-            Finding(
-                "CMP004",
-                "info",
-                f"With {len(results.seeds)} seeds only very large differences become verdicts: where seeds are what "
-                f"varies, those above {compared[0].errors_needed:.0f} standard errors.",
-                "So few seeds may agree by chance, and an interval that is right as often as it says must allow for "
-                "it. The further seeds of a folder are trained alone; what is there is kept.",
-                _more_seeds(command),
-            )
-        )
-    by_seed = zip(*([r.tokens for r in results.of(arm)] for arm in results.arms), strict=True)
-    if any(len(set(values)) > 1 for values in by_seed):
-        every = [r.tokens for arm in results.arms for r in results.of(arm)]
-        found.append(
-            Finding(
-                "CMP002",
-                "error",
-                f"Arms of one seed were given unequally many tokens: {min(every):,} to {max(every):,}.",
-                "What differs may then be the amount of training.",
-                "Remove the arms' folders and train them again.",
-            )
-        )
-    if len({tuple(sorted(r.versions.items())) for arm in results.arms for r in results.of(arm)}) > 1:
-        found.append(
-            Finding(
-                "CMP003",
-                "warning",
-                "Arms were trained under different versions of Python packages.",
-                "Numbers of one seed are then not exactly paired.",
-                "Choose a new --output to train all arms under one version.",
-            )
-        )
-    return found
+def _some_seeds(on: Verdicts) -> Evidence | None:
+    count = len(on.results.seeds)
+    if not LEAST_SEEDS <= count < ENOUGH_SEEDS or not on.compared:
+        return None
+    errors = on.compared[0].errors_needed
+    return Evidence(f"With {count} seeds only very large differences are found: where seeds vary more than examples, "
+                    f"those above {errors:.0f} standard errors.", cure=_more_seeds(on))  # fmt: skip
 
 
-def _difference(one: Comparison, results: Results, names: Names, count: int) -> Finding:
-    value, low, high = counted(one)
-    assert low is not None and high is not None
-    return Finding(
-        "CMP010",
-        "info",
-        said(one, (names[one.arm], names[results.arms[0]])),
-        f"Paired over examples and {len(results.seeds)} seeds. {_corrected(one, count)}",
-        value=value,
-        interval=Interval(low, high, round(one.level, 4)),
-        unit="ratio" if one.measure.kind == "ratio" else unit(one.measure),
+def _more_seeds(on: Verdicts) -> Cure:
+    return on.again("--seeds", str(ENOUGH_SEEDS), f"Use {ENOUGH_SEEDS} seeds.")
+
+
+def _unequal_tokens(on: Verdicts) -> Evidence | None:
+    by_arm = [[result.tokens for result in on.results.of(arm)] for arm in on.results.arms]
+    if all(len(set(tokens)) == 1 for tokens in zip(*by_arm, strict=True)):
+        return None
+    tokens = [count for counts in by_arm for count in counts]
+    return Evidence(
+        f"Arms with the same seed were trained on different numbers of tokens: {min(tokens):,} to {max(tokens):,}."
     )
 
 
-def _corrected(one: Comparison, count: int) -> str:
-    if count == 1:
-        return "One comparison was made."
-    return f"{count} comparisons were made; their {100 * one.level:.2f}% intervals hold all together at 95%."
+def _mixed_versions(on: Verdicts) -> Evidence | None:
+    versions = {tuple(sorted(result.versions.items())) for result in on.results.by_trial.values()}
+    return Evidence("Arms were trained with different versions of Python packages.") if len(versions) > 1 else None
 
 
-def _could_show(equal: Sequence[Comparison], compared: Sequence[Comparison], names: Names) -> str:
-    """One sentence for all measures, each with the difference that would have been found."""
-    arms = tuple(dict.fromkeys(one.arm for one in compared))
-    told = []
-    for measure in dict.fromkeys(one.measure for one in equal):
-        ours = [one for one in equal if one.measure == measure]
+def _worse_than_before(on: Verdicts) -> Evidence | None:
+    """Arms whose held-out loss ended above its start with every seed, though the model was pretrained."""
+    if on.experiment.is_scratch:
+        return None
+    rises = {arm: [r.curve[-1].nll - r.curve[0].nll for r in on.results.of(arm) if r.curve] for arm in on.results.arms}
+    worse = [arm for arm, by_seed in rises.items() if by_seed and min(by_seed) > _WORSE]
+    if not worse:
+        return None
+    arm = max(worse, key=lambda one: sum(rises[one]))
+    start, end = (_mean_loss(on.results, arm, at) for at in (0, -1))
+    which = "every arm" if len(worse) == len(on.results.arms) else listed([on.results.names[one] for one in worse])
+    rate = on.experiment.recipe.learning_rate
+    return Evidence(
+        f"Training made the pretrained model worse in {which}: held-out loss rose from {number(start)} to "
+        f"{number(end)} nats per token with {on.results.names[arm]}.",
+        end - start,
+        unit="nats",
+        cure=on.again("--learning-rate", f"{rate / 10:g}", f"Use a smaller learning rate, e.g. {rate / 10:g}."),
+    )
+
+
+def _mean_loss(results: Results, arm: Arm, at: int) -> float:
+    losses = [result.curve[at].nll for result in results.of(arm)]
+    return sum(losses) / len(losses)
+
+
+def _difference(judged: tuple[Verdicts, Comparison]) -> Evidence | None:
+    on, one = judged
+    if not one.is_different:
+        return None
+    value, low, high = with_bounds(one)
+    assert low is not None and high is not None
+    return Evidence(
+        difference_sentence(one, on.results),
+        value,
+        Interval(low, high, round(one.level, 4)),
+        "ratio" if one.measure.kind == "ratio" else unit_of(one.measure),
+        why=f"The difference is paired over examples and {len(on.results.seeds)} seeds. {_error_rate(on)}",
+    )
+
+
+def _no_difference(on: Verdicts) -> Evidence | None:
+    equal = [one for one in on.compared if one.is_judged and not one.is_different]
+    if not equal:
+        return None
+    count = len(on.compared)
+    which = "No comparison" if len(equal) == count else f"{len(equal)} of {count} comparisons"
+    shows = "shows a difference" if len(equal) == count else "show no difference"
+    return Evidence(
+        f"{which} with {on.results.reference} {shows}.",
+        why=f"This does not prove that the arms are equal. {_detectable(equal, on)} {_error_rate(on)}",
+    )
+
+
+def _no_verdict(on: Verdicts) -> Evidence | None:
+    rest = [one for one in on.compared if not one.is_judged]
+    if not rest:
+        return None
+    parts = []
+    for measure, ours in _by_measure(rest).items():
+        values = ", ".join(f"{on.results.names[one.arm]} {signed(one.difference.value, measure)}" for one in ours)
+        parts.append(f"{measure.name} ({values if len(ours) <= _NAMED else f'{len(ours)} arms'})")
+    return Evidence(f"There is too little data for a verdict against {on.results.reference}: {'; '.join(parts)}.")
+
+
+def _error_rate(on: Verdicts) -> str:
+    if len(on.compared) == 1:
+        return "It is the only comparison."
+    level = number(100 * on.compared[0].level)
+    return (
+        f"There are {len(on.compared)} comparisons; their {level} % intervals hold all together with 95 % confidence."
+    )
+
+
+def _detectable(equal: Sequence[Comparison], on: Verdicts) -> str:
+    """One sentence with the smallest difference of each measure that would have been found."""
+    arms, parts = {one.arm for one in on.compared}, []
+    for measure, ours in _by_measure(equal).items():
         sizes = [one.detectable for one in ours]
-        least = "none, however large" if None in sizes else number(max(s for s in sizes if s is not None), measure)
-        where = listed(tuple(names[one.arm] for one in ours)) if len(ours) <= _NAMED else f"{len(ours)} arms"
-        told.append(f"{measure.name} {least}" + (f" ({where})" if len(ours) < len(arms) else ""))
-    return f"Differences that 4 of 5 such experiments would have found are about: {'; '.join(told)}."
+        least = "none, however large" if None in sizes else with_unit(max(s for s in sizes if s is not None), measure)
+        where = listed([on.results.names[one.arm] for one in ours]) if len(ours) <= _NAMED else f"{len(ours)} arms"
+        parts.append(f"{measure.name} {least}" + (f" ({where})" if len(ours) < len(arms) else ""))
+    return f"Of 5 experiments of this size, 4 would find a difference of about: {'; '.join(parts)}."
 
 
-def _unjudged(rest: Sequence[Comparison], names: Names, reference: str) -> str:
-    told = []
-    for measure in dict.fromkeys(one.measure for one in rest):
-        ours = [one for one in rest if one.measure == measure]
-        if len(ours) <= _NAMED:
-            values = ", ".join(f"{names[one.arm]} {signed(one.difference.value, measure)}" for one in ours)
-            told.append(f"{measure.name} ({values})")
-        else:
-            told.append(f"{measure.name} ({len(ours)} arms)")
-    return f"No verdict against {reference}, the data is too little: {'; '.join(told)}."
+def _by_measure(compared: Sequence[Comparison]) -> dict[Any, list[Comparison]]:
+    return {measure: [one for one in compared if one.measure == measure]
+            for measure in dict.fromkeys(one.measure for one in compared)}  # fmt: skip
 
 
-def headlines(results: Results, compared: Sequence[Comparison], names: Names) -> tuple[str, ...]:
+_PREMISES: tuple[Rule[Verdicts], ...] = (
+    Rule("CMP001", "warning", "fewer than 3 seeds",
+         "A loss is better only if it is better with any seed. The spread between seeds cannot be estimated from fewer "
+         "than 3.", f"Use {ENOUGH_SEEDS} seeds.", _few_seeds),
+    Rule("CMP004", "info", "3 or 4 seeds",
+         "So few seeds may agree by chance, so the intervals are wide. Finished trainings are kept; only those of new "
+         "seeds are added.", f"Use {ENOUGH_SEEDS} seeds.", _some_seeds),
+    Rule("CMP002", "error", "arms trained on unequal numbers of tokens",
+         "A difference may then come from the amount of training.",
+         "Remove the folders of these arms and run the command again.", _unequal_tokens),
+    Rule("CMP003", "warning", "arms trained with different package versions",
+         "Results with the same seed are then not exactly paired.",
+         "Choose a new --output, so that all arms are trained with the same versions.", _mixed_versions),
+    Rule("CMP005", "warning", "a pretrained model that training made worse",
+         "The usual cause is a learning rate that is too high for a pretrained model, or too many passes over few "
+         "rows. Differences between arms then compare kinds of damage.", "Use a smaller learning rate.",
+         _worse_than_before),
+)  # fmt: skip
+_DIFFERENCE: Rule[tuple[Verdicts, Comparison]] = Rule(
+    "CMP010", "info", "a difference from the first arm that the data supports",
+    "The simultaneous interval of the difference excludes zero.", "", _difference,
+)  # fmt: skip
+_REST: tuple[Rule[Verdicts], ...] = (
+    Rule("CMP020", "info", "comparisons that show no difference",
+         "This does not prove that the arms are equal: smaller differences may exist.", "", _no_difference),
+    Rule("CMP021", "info", "comparisons without a verdict",
+         f"A verdict needs an interval over at least {LEAST_SEEDS} seeds.", "", _no_verdict),
+)  # fmt: skip
+RULES: tuple[Rule[Any], ...] = (*_PREMISES, _DIFFERENCE, *_REST)
+"""All findings of a comparison."""
+
+
+def comparison_findings(on: Verdicts) -> tuple[Finding, ...]:
+    """What could spoil the comparison, then the supported differences, then what shows none."""
+    differences = (_DIFFERENCE.finding((on, one)) for one in on.compared)
+    return (
+        *findings_of(_PREMISES, on),
+        *(finding for finding in differences if finding is not None),
+        *findings_of(_REST, on),
+    )
+
+
+def comparison_headlines(on: Verdicts) -> tuple[str, ...]:
     """How many differences are supported, the clearest of each arm, and the lengths predicted and generated."""
-    shown = [one for one in compared if one.is_different]
-    reference = names[results.arms[0]]
-    arms = f"{len(results.arms)} arms with {len(results.seeds)} seed{'s' if len(results.seeds) > 1 else ''}"
-    if not shown:
-        lines = [f"{arms}: no difference from {reference} that this data can show, in {len(compared)} comparisons."]
-    else:
-        lines = [f"{arms}: {len(shown)} of {len(compared)} comparisons with {reference} show a difference."]
-    if any(one.measure.task for one in compared):  # one task pays for another: the whole, not the clearest of each arm
-        lines.append(f"Against {reference}: {conclusion(compared, names)}")
+    results, shown = on.results, [one for one in on.compared if one.is_different]
+    size = f"{counted(len(results.arms), 'arm')} with {counted(len(results.seeds), 'seed')}"
+    count = "none" if not shown else str(len(shown))
+    verb = "show" if len(shown) > 1 else "shows"
+    lines = [f"{size}: {count} of {len(on.compared)} comparisons with {results.reference} {verb} a difference."]
+    if any(one.measure.task for one in on.compared):  # one task may gain what another loses: all, not the clearest
+        lines.append(f"Against {results.reference}: {task_conclusion(on.compared, results)}")
     elif shown:
         strongest = sorted(shown, key=lambda one: -abs(one.difference.value) / (one.difference.error or 1e-300))
-        first_of_arm = {one.arm: one for one in reversed(strongest)}  # the strongest of each arm
-        lines += [said(first_of_arm[arm], (names[arm], reference)) for arm in results.arms if arm in first_of_arm][:3]
-    return (*lines, *_length_line(results, names))
+        first_of_arm = {one.arm: one for one in reversed(strongest)}
+        clearest = [first_of_arm[arm] for arm in results.arms if arm in first_of_arm][:3]
+        lines += [difference_sentence(one, results) for one in clearest]
+    return (*lines, *_length_line(results))
 
 
-def _length_line(results: Results, names: Names) -> tuple[str, ...]:
+def _length_line(results: Results) -> tuple[str, ...]:
     parts = []
     for arm in results.arms[1:]:
-        told, seen = relative_forecast(results, arm), results.relative(arm, "length_ratio")
-        if told is not None and seen is not None and abs(told - 1.0) >= SHIFT:
-            parts.append(f"{names[arm]} {told:.2f}× predicted, {seen.value:.2f}× generated")
-    if not parts:
-        return ()
-    return (f"Answer length against {names[results.arms[0]]}: {'; '.join(parts)}.",)
-
-
-def relative_forecast(results: Results, arm: Arm, task: str = "", *, is_bound: bool = False) -> float | None:
-    """Predicted mean length over the first arm's; a statement about cross-entropy only.
-
-    Given the prompt, or the bound where the prompt says nothing about length.
-    """
-    first = results.arms[0]
-    if {arm.loss, first.loss} != {"cross_entropy"}:
-        return None
-    ours, firsts = (tilt(results.of(one)[0].forecasts.get(task), is_bound=is_bound) for one in (arm, first))
-    return ours / firsts if ours is not None and firsts else None
+        predicted, generated = results.predicted_length(arm), results.relative(arm, "length_ratio")
+        if predicted is not None and generated is not None and abs(predicted - 1.0) >= LEAST_TILT:
+            parts.append(f"{results.names[arm]} {predicted:.2f}× predicted, {generated.value:.2f}× generated")
+    return (f"Answer length relative to {results.reference}: {'; '.join(parts)}.",) if parts else ()
