@@ -32,7 +32,7 @@ FIELDS: dict[str, Any] = {
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "HF_HUB_OFFLINE": "1"}
 
 
 def start(output: Path, *, ranks: int = 1, config: Path | None = None, **fields: Any) -> subprocess.Popen[str]:

@@ -13,6 +13,7 @@ from tests.training.cases import model_of, ragged_rows
 
 from sftloss.errors import ConfigError
 from sftloss.training import Loss, attachment_of, collate_rows, with_loss
+from sftloss.training.watch.sums import TokenSums
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -79,3 +80,8 @@ def test_damaged_state_is_refused_by_name(whole: Any, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(ConfigError, match=f"{STATE} is damaged"):
         run(tmp_path, tmp_path / "checkpoint-3")
+
+
+def test_sums_of_another_version_are_refused() -> None:
+    with pytest.raises(ConfigError, match="holds 147 sums of the log"):
+        TokenSums().restore(torch.zeros(147))

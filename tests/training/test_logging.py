@@ -111,6 +111,45 @@ def test_shares_are_of_coefficients_where_the_signal_needs_the_logits() -> None:
     assert not [name for name in seen if name.startswith("signal_share")]
 
 
+def test_cross_entropy_is_over_the_response_whatever_the_prompt_weighs() -> None:
+    rows = without(ROWS, "token_weights", "tasks")
+    plain = shares_of(Loss(), rows, (8,))
+    weighed = shares_of(Loss(roles={"prompt": 0.1, "response": 1.0}), rows, (8,))
+    assert "trained_cross_entropy" not in plain and weighed["trained_tokens"] > plain["trained_tokens"]
+    for name in ("cross_entropy", "entropy", "token_accuracy"):
+        assert weighed[name] == pytest.approx(plain[name], rel=1e-12)
+    everything = shares_of(Loss(), [{**row, "labels": row["input_ids"]} for row in rows], (8,))
+    assert weighed["trained_cross_entropy"] == pytest.approx(everything["cross_entropy"], rel=1e-12)
+    # one micro-batch without a response token is no exception
+    split = shares_of(Loss(roles={"prompt": 0.1, "response": 1.0}), rows, (3, 1, 4))
+    assert split == pytest.approx(weighed, rel=1e-9)
+    prompts = shares_of(Loss(roles={"prompt": 1.0}), rows, (8,))
+    assert prompts["cross_entropy"] > 0 and "trained_cross_entropy" not in prompts
+
+
+def test_tasks_are_named_in_the_log_without_a_weight() -> None:
+    rows = without(ROWS, "token_weights")
+    named, plain = Loss(tasks=("qa", "code")), Loss()
+    assert named.counts_tokens and not named.task_factor.is_weighting
+    expected = shares_of(plain, rows, (3, 1, 4))
+    found = shares_of(named, rows, (3, 1, 4))
+    assert {name.replace("task_0", "qa").replace("task_1", "code"): v for name, v in expected.items()} == found
+    without_tasks = shares_of(named, without(rows, "tasks"), (8,))
+    assert without_tasks["cross_entropy"] == pytest.approx(found["cross_entropy"], rel=1e-12)
+
+
+@pytest.mark.parametrize("tasks", [("qa", "qa"), "qa", (1.0, 2.0), 3])
+def test_tasks_that_are_neither_names_nor_factors_are_refused(tasks: Any) -> None:
+    with pytest.raises(ValueError, match="Loss: tasks takes"):
+        Loss(tasks=tasks)
+
+
+def test_factors_by_name_are_factors_by_index() -> None:
+    assert TaskFactors({"qa": 1.0, "code": 2.0}) == TaskFactors((1.0, 2.0), names=("qa", "code"))
+    with pytest.raises(ValueError, match="2 factors for 1 names"):
+        TaskFactors([1.0, 2.0], names=("qa",))
+
+
 def test_one_group_alone_is_not_logged() -> None:
     seen = shares_of(Loss(), without(ROWS, "token_weights", "tasks"), (8,))
     assert set(seen) == {"cross_entropy", "entropy", "token_accuracy", "trained_tokens", "seen_tokens"}

@@ -70,9 +70,9 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name, module in (("axolotl.integrations.base", base), ("axolotl.core.trainers.base", trainers)):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setitem(sys.modules, "axolotl", types.ModuleType("axolotl"))
-    module_name, class_name = ["sftloss.training.hosts.axolotl", "SftlossPlugin"]
-    yield getattr(importlib.import_module(module_name), class_name)()
-    vars(axolotl).pop("SftlossPlugin", None)
+    yield importlib.reload(axolotl).SftlossPlugin()
+    monkeypatch.undo()
+    importlib.reload(axolotl)
 
 
 def test_axolotl_trains_with_the_loss_of_its_file(plugin: Any, tmp_path: Path) -> None:
@@ -183,7 +183,6 @@ def test_recorded_interface_is_axolotls() -> None:
         assert parameters(getattr(base.BasePlugin, name)) == parameters(getattr(BasePlugin, name))
     loaded = base.load_plugin("sftloss.training.hosts.axolotl.SftlossPlugin")
     assert isinstance(loaded, base.BasePlugin) and loaded.get_trainer_cls({}) is None
-    vars(axolotl).pop("SftlossPlugin", None)
 
 
 @pytest.mark.filterwarnings("ignore")

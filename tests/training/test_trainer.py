@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tests.training.cases import definition, gradients, model_of, ragged_rows, r
 
 from sftloss.errors import ConfigError
 from sftloss.training import Loss, attach, collate_rows, with_loss
+from sftloss.training.hosts.trainer import LossTrainer
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -240,6 +242,39 @@ def test_trainer_class_itself_is_not_touched() -> None:
     cls = with_loss(transformers.Trainer, Loss())
     assert dict(vars(transformers.Trainer)) == before
     assert issubclass(cls, transformers.Trainer) and cls.__name__ == "Trainer"
+
+
+class Subclass(with_loss(transformers.Trainer, Loss("focal(gamma=2)", normalization="sqrt"))):  # type: ignore[misc]
+    """A user's own subclass, written in a module."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().compute_loss(*args, **kwargs)
+
+
+class WithMeta(type):
+    """A metaclass of somebody's Trainer."""
+
+
+class MetaTrainer(transformers.Trainer, metaclass=WithMeta):
+    """A Trainer whose class has a type of its own."""
+
+
+def test_trainer_class_can_be_pickled_and_says_its_loss() -> None:
+    loss = Loss("focal(gamma=2)", normalization="sqrt")
+    for base in (transformers.Trainer, MetaTrainer):
+        cls = with_loss(base, loss)
+        again = pickle.loads(pickle.dumps(cls))
+        assert issubclass(again, LossTrainer) and issubclass(again, base)
+        assert again.training_loss.normalization == loss.normalization and str(again.training_loss) == str(loss)
+        assert pickle.loads(pickle.dumps(with_loss(cls, "dft"))).training_loss.alpha == 0
+    assert pickle.loads(pickle.dumps(Subclass)) is Subclass
+
+
+def test_trainer_class_can_be_subclassed(tmp_path: Path) -> None:
+    trainer, (steps,) = train(Subclass, model_of(), arguments(tmp_path, 2, 4))
+    _, (truth,) = train(with_loss(transformers.Trainer, Subclass.training_loss), model_of(), arguments(tmp_path, 8, 1))
+    assert trainer.calls == 4 and relative_error(steps, truth) < 1e-10
 
 
 def test_the_first_step_and_the_one_after_an_evaluation_count_the_whole_window(tmp_path: Path) -> None:

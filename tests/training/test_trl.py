@@ -9,7 +9,9 @@ import pytest
 import torch
 from tests.training.cases import definition, gradients, model_of, ragged_rows, relative_error, without
 
-from sftloss.training import Loss, with_loss
+from sftloss.errors import ConfigError
+from sftloss.roles import ROLES
+from sftloss.training import Loss, TaskFactors, with_loss
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
@@ -24,10 +26,13 @@ pytestmark = [
 ROWS = without(ragged_rows(), "token_weights", "tasks", "row_ids")
 
 
-def sft(path: Path, model: Any, loss: Any, batch: int, accumulation: int, **more: Any) -> tuple[Any, Any]:
+def sft(
+    path: Path, model: Any, loss: Any, batch: int, accumulation: int, rows: Any = ROWS, **more: Any
+) -> tuple[Any, Any]:
     from tests.tiny import tiny_tokenizer
 
-    data = datasets.Dataset.from_list([{name: value.tolist() for name, value in row.items()} for row in ROWS])
+    plain = [{n: v.tolist() if isinstance(v, torch.Tensor) else v for n, v in row.items()} for row in rows]
+    data = datasets.Dataset.from_list(plain)
     args = arguments(
         path,
         batch,
@@ -37,6 +42,63 @@ def sft(path: Path, model: Any, loss: Any, batch: int, accumulation: int, **more
     )
     cls = trl.SFTTrainer if loss is None else with_loss(trl.SFTTrainer, loss)
     return train(cls, model, args, data, data_collator=None, processing_class=tiny_tokenizer([]))
+
+
+WEIGHED = ragged_rows()
+TASKS = Loss(tasks=TaskFactors({"a": 1.0, "b": 0.5}))
+
+
+def weighed_truth(rows: Any) -> tuple[Any, float]:
+    """The weighted sum of the two tasks' means, from the model's own logits."""
+    model = model_of()
+    tasks = [[row for row in rows if row["tasks"] == task] for task in (0, 1)]
+    means = [definition(model, task, lambda row: row["token_weights"][1:]) for task in tasks]
+    loss = means[0] + 0.5 * means[1]
+    loss.backward()
+    return gradients(model), float(loss.detach())
+
+
+@pytest.mark.filterwarnings("ignore:.*keep_end:FutureWarning")
+@pytest.mark.parametrize("how", ["padded", "padding-free", "packed", "truncated"])
+def test_weights_and_tasks_pass_through_trls_collator_and_packing(how: str, tmp_path: Path) -> None:
+    more: dict[str, Any] = {
+        "padded": {},
+        "padding-free": {"padding_free": True},
+        "packed": {"packing": True, "max_length": 24},
+        "truncated": {"max_length": 8, "truncation_mode": "keep_end"},
+    }[how]
+    rows = WEIGHED
+    if how == "truncated":
+        rows = [{n: v[-8:] if isinstance(v, torch.Tensor) else v for n, v in row.items()} for row in WEIGHED]
+    truth, value = weighed_truth(rows)
+    trainer, steps = sft(tmp_path, model_of(), TASKS, 8, 1, rows=WEIGHED, **more)
+    assert relative_error(steps[0], truth) < 1e-6  # float32 weights
+    log = trainer.state.log_history[0]
+    assert log["loss"] == pytest.approx(value, rel=1e-6)
+    assert log["signal_share/a"] + log["signal_share/b"] == pytest.approx(1)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(2)])
+    assert batch["labels"].shape == batch["token_weights"].shape
+    assert str(batch["row_ids"]).count("data.jsonl") >= 2
+
+
+def test_roles_pass_through_trls_packing(tmp_path: Path) -> None:
+    rows = without(WEIGHED, "token_weights", "tasks")
+    system, response = ROLES.index("system"), ROLES.index("response")
+    rows = [{**row, "roles": torch.where(row["labels"] == -100, system, response)} for row in rows]
+    for row in rows:
+        row["labels"] = row["input_ids"].clone()
+    loss = Loss(roles={"system": 0.25, "response": 1.0})
+    steps = {
+        packing: sft(tmp_path, model_of(), loss, 8, 1, rows=rows, packing=packing, max_length=24)[1][0]
+        for packing in (False, True)
+    }
+    assert relative_error(steps[True], steps[False]) < 1e-10
+
+
+def test_packing_refuses_a_column_that_is_not_one_value_a_token(tmp_path: Path) -> None:
+    rows = [{**row, "token_weights": row["token_weights"][:2]} for row in WEIGHED]
+    with pytest.raises(ConfigError, match=r"a row has 2 values of token_weights for \d+ tokens"):
+        sft(tmp_path, model_of(), TASKS, 8, 1, rows=rows, packing=True, max_length=24)
 
 
 @pytest.mark.parametrize(("batch", "accumulation"), [(8, 1), (2, 4)])

@@ -27,6 +27,7 @@ from tests.training.test_trainer import arguments
 from torch.nn.parallel import DistributedDataParallel
 
 from sftloss.training import Loss, attach, collate_rows, with_loss
+from sftloss.training.watch.sums import _SUMS
 
 SEVEN = ragged_rows(7)
 FIVE = without(SEVEN[:5], "token_weights", "tasks", "row_ids")  # so that one rank's last batch holds none
@@ -157,7 +158,7 @@ def counted() -> Errors:
     step, alone = trainer._get_num_items_in_batch(mine, torch.device("cpu")), attach(model_of(), LOSS)
     with_everything = pad(SEVEN)
     alone.model(**with_everything)
-    total = float(torch.as_tensor(alone.sums["train"].state())[5])
+    total = float(torch.as_tensor(alone.sums["train"].state())[_SUMS.index("total")])
     return {"total": abs(float(step.total) - total)}
 
 

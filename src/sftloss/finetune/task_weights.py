@@ -94,7 +94,7 @@ def weighted(loss: Loss, recipe: Recipe, data: DataSet) -> Loss:
         ModelError: If the reference cannot be loaded.
     """
     if recipe.tasks is None:
-        return loss
+        return replace(loss, tasks=data.names("task"))  # for the log
     choice, names = read_choice(recipe.tasks), data.names("task")
     nameless = [example for example in data.examples if example.task is None]
     if nameless:

@@ -44,7 +44,6 @@ class Attachment:
         spikes: Raises at a loss that is not finite, warns of one far above those before it, on this rank.
         sums: Sums over the tokens trained ("train") and evaluated ("eval") since they were last read.
         observers: Functions called with each forward pass with labels.
-        task_names: Names of the batch's tasks in the log, where the loss does not name them.
     """
 
     def __init__(self, model: Any, loss: Loss, port: ModelPort, form: HeadForm, outside: Sequence[nn.Module]) -> None:
@@ -52,7 +51,6 @@ class Attachment:
         self.sums = {"train": TokenSums(), "eval": TokenSums()}
         self.spikes = SpikeWatch()
         self.observers: list[Callable[[Pass], None]] = []
-        self.task_names: tuple[str, ...] = ()
         self.is_active = True
         self._lock = threading.RLock()
         self._outside, self._hook = tuple(outside), None  # type: tuple[nn.Module, ...], Any
@@ -71,7 +69,7 @@ class Attachment:
 
     def metrics(self, which: str = "train", *, is_global: bool = True, group: Any = None) -> dict[str, float]:
         """Cross-entropy, entropy, accuracy, loss and shares since the last call; see :meth:`TokenSums.read`."""
-        names = self.task_names or self.loss.task_factor.names
+        names = self.loss.task_factor.names
         with self._lock:
             return self.sums[which].read(device=self._device(), is_global=is_global, group=group, task_names=names)
 

@@ -13,7 +13,7 @@ from sftloss.ranks import reduce_over_ranks
 from sftloss.training import Loss, Pass
 from sftloss.weights import group_normalizers
 
-_LOSS, _TOTAL, _TOKENS, _CROSS_ENTROPY, _TOP1 = range(5)
+_LOSS, _TOTAL, _TRAINED, _RESPONSE = 0, 1, 2, 5  # of tokens, trained ones and responses: count, cross-entropy, top-1
 
 
 class Groups:
@@ -42,16 +42,12 @@ class Groups:
         group = torch.where(weights != 0, group, -1)
         counted = (weights != 0) & (group >= 0)
         values = seen.objective(seen.stats).double()
-        rows = torch.stack(
-            [
-                torch.where(counted, weights.double() * values, 0),
-                torch.zeros_like(weights, dtype=torch.float64),
-                counted.double(),
-                torch.where(counted, -seen.stats.target_logprob.double(), 0),
-                (counted & seen.stats.is_top1).double(),
-            ]
+        per_token = torch.stack(
+            [torch.ones_like(values), -seen.stats.target_logprob.double(), seen.stats.is_top1.double()]
         )
-        sums = rows.new_zeros(5, len(self.names)).index_add_(1, group.clamp(min=0), torch.where(counted, rows, 0))
+        of_all = [weights.double() * values, torch.zeros_like(values), *per_token]
+        rows = torch.where(counted, torch.stack([*of_all, *torch.where(seen.is_response(), per_token, 0)]), 0)
+        sums = rows.new_zeros(len(rows), len(self.names)).index_add_(1, group.clamp(min=0), rows)
         by = self.loss.normalizer if isinstance(self.loss.normalizer, str) else "weights"
         sums[_TOTAL] = group_normalizers(weights, group, count=len(self.names), by=by, segments=segments)
         self._sums = sums if self._sums is None else self._sums + sums
@@ -60,17 +56,19 @@ class Groups:
         """Means by group name since the last call, over all ranks; every rank calls. Groups not seen are left out."""
         if not self.names:
             return {}
-        empty = torch.zeros(5, len(self.names), dtype=torch.float64, device=device)
+        empty = torch.zeros(_RESPONSE + 3, len(self.names), dtype=torch.float64, device=device)
         sums = empty if self._sums is None else self._sums
         self._sums = None
         found = {}
         for name, column in zip(self.names, reduce_over_ranks(sums).T.tolist(), strict=True):
-            if column[_TOKENS]:
+            if column[_TRAINED]:
+                start = _RESPONSE if column[_RESPONSE] else _TRAINED  # as the log: over the tokens of responses
+                tokens, cross_entropy, top1 = column[start : start + 3]
                 found[name] = {
                     "loss": column[_LOSS] / column[_TOTAL],
-                    "cross_entropy": column[_CROSS_ENTROPY] / column[_TOKENS],
-                    "token_accuracy": column[_TOP1] / column[_TOKENS],
-                    "trained_tokens": column[_TOKENS],
+                    "cross_entropy": cross_entropy / tokens,
+                    "token_accuracy": top1 / tokens,
+                    "trained_tokens": column[_TRAINED],
                 }
         return found
 

@@ -69,7 +69,6 @@ def trainer_class(work: Work) -> Any:
             assert attachment is not None
             attachment.spikes = work.spikes
             attachment.observers += work.groups
-            attachment.task_names = work.data.names("task")
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Order:
             work.order = Order(len(work.data), seed=self.args.seed)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sftloss.data import Batch
+from sftloss.statistics import IGNORED
 
-_PADDING = {"labels": -100, "token_weights": 0.0, "roles": -1}
-_PER_ROW = {"example_weights": torch.float32, "tasks": torch.int64}
+# type of the values and what stands where there is no token; other columns keep their type and are padded with 0
+_COLUMNS: Mapping[str, tuple[torch.dtype, float]] = {
+    "input_ids": (torch.int64, 0),
+    "labels": (torch.int64, IGNORED),
+    "roles": (torch.int64, -1),
+    "segments": (torch.int64, -1),
+    "tasks": (torch.int64, -1),
+    "token_weights": (torch.float32, 0.0),
+    "example_weights": (torch.float32, 0.0),
+}
 
 
 def collate_rows(rows: Sequence[Mapping[str, Any]], *, pad_id: int, packed: bool = False) -> dict[str, Any]:
@@ -39,26 +49,71 @@ def collate_rows(rows: Sequence[Mapping[str, Any]], *, pad_id: int, packed: bool
     """
     if not rows:
         raise ValueError("collate_rows: give at least one row.")
-    lengths = [len(row["input_ids"]) for row in rows]
-    columns = {"input_ids": [row["input_ids"] for row in rows]}
-    columns["labels"] = [row.get("labels", row["input_ids"]) for row in rows]
-    columns |= {name: [row[name] for row in rows] for name in ("token_weights", "roles") if name in rows[0]}
-    padding = {"input_ids": pad_id, **_PADDING}
-    batch: dict[str, Any] = {
-        name: _laid(values, lengths, padding[name], torch.float32 if name == "token_weights" else torch.int64, packed)
-        for name, values in columns.items()
-    }
+    rows = [{"labels": row["input_ids"], **row} for row in rows]
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    width = int(lengths.sum() if packed else lengths.max())
+    names = ("token_weights", "roles", "example_weights", "tasks", "row_ids")
+    batch = lay_columns(rows, ("input_ids", "labels", *names), width, is_flat=packed)
     if packed:
         batch["position_ids"] = torch.cat([torch.arange(length) for length in lengths])[None]
     else:
-        batch["attention_mask"] = (torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]).long()
-    for name, dtype in _PER_ROW.items():
-        if name in rows[0]:
-            each = torch.tensor([row[name] for row in rows], dtype=dtype)
-            batch[name] = each.repeat_interleave(torch.tensor(lengths))[None] if packed else each
-    if "row_ids" in rows[0]:
-        ids = [row["row_ids"] for row in rows]
-        batch["row_ids"] = [ids] if packed else ids  # a packed row has one name a sequence
+        batch["attention_mask"] = (torch.arange(width)[None] < lengths[:, None]).long()
+        batch["input_ids"] = torch.where(batch["attention_mask"] != 0, batch["input_ids"], pad_id)
+    return batch
+
+
+@dataclass(frozen=True)
+class CarryColumns:
+    """Makes batches as `collate` does, and lays out beside them the columns of the rows that `collate` leaves out.
+
+    Attributes:
+        collate: A collator that pads at the right, or lays all rows out in one (then it has a true `padding_free`).
+        names: The columns.
+        keeps_end: Whether rows were truncated at their start.
+    """
+
+    collate: Callable[[list[Any]], dict[str, Any]]
+    names: tuple[str, ...]
+    keeps_end: bool = False
+
+    def __call__(self, rows: list[Any]) -> dict[str, Any]:
+        batch = self.collate(rows)
+        names = [name for name in self.names if name not in batch]
+        is_flat = bool(getattr(self.collate, "padding_free", False))
+        return batch | lay_columns(rows, names, batch["labels"].shape[1], is_flat=is_flat, keeps_end=self.keeps_end)
+
+
+def lay_columns(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], width: int, *, is_flat: bool, keeps_end: bool = False
+) -> dict[str, Any]:
+    """The columns of the rows that are there, as a batch of this width has them.
+
+    Args:
+        rows: Each with `input_ids`. A column holds one value a row, or one a token; one a token may be longer than the
+            tokens, where the row was truncated.
+        names: The columns to take.
+        width: Columns of the batch.
+        is_flat: Whether the batch has all rows in one.
+        keeps_end: Whether rows were truncated at their start.
+    """
+    lengths = [len(row["input_ids"]) for row in rows]
+    batch: dict[str, Any] = {}
+    for name in (name for name in names if name in rows[0]):
+        values = [row[name] for row in rows]
+        if name == "row_ids":  # a packed row has a name a sequence
+            named = [[v for v in value if v] if isinstance(value, list) else value for value in values]
+            batch[name] = [named] if is_flat else named
+            continue
+        dtype, padding = _COLUMNS.get(name, (None, 0))
+        parts = [torch.as_tensor(value, dtype=dtype) for value in values]
+        if parts[0].dim() == 0 and not is_flat:
+            batch[name] = torch.stack(parts)
+            continue
+        parts = [_cut(part, length, keeps_end) for part, length in zip(parts, lengths, strict=True)]
+        parts = [torch.cat(parts)] if is_flat else parts
+        batch[name] = torch.full((len(parts), width), padding, dtype=parts[0].dtype)
+        for row, part in zip(batch[name], parts, strict=True):
+            row[: len(part)] = part
     return batch
 
 
@@ -86,11 +141,8 @@ def _row_names(batch: Batch) -> list[Any]:
     return [row[0] if len(row) == 1 else row for row in names]
 
 
-def _laid(values: list[Any], lengths: list[int], padding: float, dtype: torch.dtype, packed: bool) -> Tensor:
-    parts = [torch.as_tensor(value, dtype=dtype) for value in values]
-    if packed:
-        return torch.cat(parts)[None]
-    out = torch.full((len(parts), max(lengths)), padding, dtype=dtype)
-    for row, part in zip(out, parts, strict=True):
-        row[: len(part)] = part
-    return out
+def _cut(values: Tensor, length: int, keeps_end: bool) -> Tensor:
+    """One value a token."""
+    if values.dim() == 0:
+        return values.expand(length)
+    return values[len(values) - length :] if keeps_end else values[:length]

@@ -6,19 +6,25 @@
       objective: cross_entropy + 1e-4 * z_loss
       normalization: sqrt
 
-Both classes below are made on first use, because what they inherit from is there only where Axolotl is. The interface
-is that of axolotl 0.19.0 (`integrations/base.py`).
+The interface is that of axolotl 0.19.0 (`integrations/base.py`).
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from sftloss.errors import ConfigError
 from sftloss.training.hosts.config import loss_from
 from sftloss.training.hosts.trainer import with_loss
+
+_Plugin: Any = object
+_Arguments: Any = object
+with suppress(ImportError):  # both are there only where Axolotl is
+    _Plugin = importlib.import_module("axolotl.integrations.base").BasePlugin
+    _Arguments = importlib.import_module("pydantic").BaseModel
 
 SECOND_LOSSES = (
     "use_eaft",
@@ -30,6 +36,26 @@ SECOND_LOSSES = (
     "label_smoothing_factor",
 )
 """Keys of its configuration that bring a loss of their own."""
+
+
+class SftlossArgs(_Arguments):
+    """The key `sftloss`, for Axolotl's check of its file."""
+
+    sftloss: str | dict[str, Any] | None = None
+
+
+class SftlossPlugin(_Plugin):
+    """The loss of the key `sftloss`, in Axolotl's trainer."""
+
+    def get_input_args(self) -> str:
+        return f"{__name__}.SftlossArgs"
+
+    def register(self, cfg: Mapping[str, Any]) -> None:
+        check_config(cfg)
+
+    def get_trainer_cls(self, cfg: Mapping[str, Any]) -> Any:
+        check_config(cfg)
+        return axolotl_trainer(cfg)
 
 
 def check_config(cfg: Mapping[str, Any]) -> None:
@@ -45,13 +71,13 @@ def check_config(cfg: Mapping[str, Any]) -> None:
         if cfg.get(key):
             raise ConfigError(f"sftloss: {key} is a second loss; leave it out, the loss of sftloss is fused.")
     if cfg.get("sample_packing") and (loss.alpha or loss.normalizer == "sequences"):
-        # its packed rows come with an attention mask, from which sequences cannot be told apart
+        # its packed rows come with an attention mask, which does not separate sequences
         raise ConfigError(
             "sftloss: normalization by length and normalizer: sequences need separate rows; set sample_packing: false."
         )
 
 
-def trainer_class(cfg: Mapping[str, Any]) -> Any:
+def axolotl_trainer(cfg: Mapping[str, Any]) -> Any:
     """Axolotl's own trainer, or the one `trainer_cls` names, with the loss of the configuration; None without one."""
     if cfg.get("sftloss") is None:
         return None
@@ -59,38 +85,4 @@ def trainer_class(cfg: Mapping[str, Any]) -> Any:
     return with_loss(getattr(importlib.import_module(module), name), loss_from(cfg["sftloss"]))
 
 
-def _plugin() -> type:
-    base: Any = importlib.import_module("axolotl.integrations.base").BasePlugin
-
-    class SftlossPlugin(base):
-        """The loss of the key `sftloss`, in Axolotl's trainer."""
-
-        def get_input_args(self) -> str:
-            return f"{__name__}.SftlossArgs"
-
-        def register(self, cfg: Mapping[str, Any]) -> None:
-            check_config(cfg)
-
-        def get_trainer_cls(self, cfg: Mapping[str, Any]) -> Any:
-            check_config(cfg)
-            return trainer_class(cfg)
-
-    return SftlossPlugin
-
-
-def _arguments() -> type:
-    """The key `sftloss`, for Axolotl's check of its file: a string or a mapping."""
-    pydantic: Any = importlib.import_module("pydantic")
-    made: type = pydantic.create_model("SftlossArgs", sftloss=(str | dict[str, Any] | None, None))
-    return made
-
-
-def __getattr__(name: str) -> Any:
-    makers = {"SftlossPlugin": _plugin, "SftlossArgs": _arguments}
-    if name not in makers:
-        raise AttributeError(f"module {__name__} has no attribute {name!r}")
-    globals()[name] = made = makers[name]()
-    return made
-
-
-__all__ = ["SECOND_LOSSES", "check_config", "trainer_class"]
+__all__ = ["SECOND_LOSSES", "SftlossArgs", "SftlossPlugin", "axolotl_trainer", "check_config"]

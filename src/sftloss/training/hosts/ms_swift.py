@@ -45,18 +45,27 @@ def register(name: str, loss: Loss | str | Objective) -> type:
             "normalization, roles, tasks or another normalizer use sftloss.training.with_loss on its trainer class."
         )
 
-    class SwiftLoss(room.BaseLoss):
-        def __call__(
-            self, outputs: Any, labels: Tensor, *, num_items_in_batch: Any = None, loss_scale: Any = None, **kwargs: Any
-        ) -> Tensor:
-            template = getattr(self.trainer, "template", None)
-            if getattr(template, "sequence_parallel_size", 1) > 1:
-                raise ConfigError(f"{name}: sequences split over ranks are refused; set sequence_parallel_size 1.")
-            return loss_of_logits(chosen, outputs.logits, labels, num_items_in_batch, loss_scale)
+    made = type(f"Sftloss_{name}", (SwiftLoss, room.BaseLoss), {"chosen": chosen, "loss_name": name})
+    room.loss_map[name] = made
+    return made
 
-    SwiftLoss.__name__ = SwiftLoss.__qualname__ = f"Sftloss_{name}"
-    room.loss_map[name] = SwiftLoss
-    return SwiftLoss
+
+class SwiftLoss:
+    """What :func:`register` puts before ms-swift's BaseLoss."""
+
+    chosen: Loss
+    loss_name: str
+    trainer: Any
+
+    def __call__(
+        self, outputs: Any, labels: Tensor, *, num_items_in_batch: Any = None, loss_scale: Any = None, **kwargs: Any
+    ) -> Tensor:
+        template = getattr(self.trainer, "template", None)
+        if getattr(template, "sequence_parallel_size", 1) > 1:
+            raise ConfigError(
+                f"{self.loss_name}: sequences split over ranks are refused; set sequence_parallel_size 1."
+            )
+        return loss_of_logits(self.chosen, outputs.logits, labels, num_items_in_batch, loss_scale)
 
 
 def loss_of_logits(

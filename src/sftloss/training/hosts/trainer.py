@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copyreg
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.utils.data import IterableDataset
 
@@ -13,24 +14,29 @@ from sftloss.decoder.head import is_partitioned
 from sftloss.errors import ConfigError
 from sftloss.statistics.probe import Objective
 from sftloss.training.attach import attach, attachment_of
+from sftloss.training.attachment import Attachment
+from sftloss.training.batch.collate import CarryColumns
 from sftloss.training.batch.exact import hold
 from sftloss.training.batch.fill import Filled, fill
 from sftloss.training.batch.tokens import BATCH_KEYS
+from sftloss.training.hosts.state import save_state
+from sftloss.training.hosts.trl import columns_of, pack_with_columns
 from sftloss.training.loss import Loss, as_loss
-from sftloss.training.state import load_state, save_state
 from sftloss.training.step import Step, step_total
-from sftloss.training.tasks.factors import TaskFactor
 
 _LOG = logging.getLogger("sftloss.training")
+_Trainer: Any = object
+_T = TypeVar("_T")
 
 
-def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
+def with_loss(trainer: type[_T], loss: Loss | str | Objective) -> type[_T]:
     """A Trainer class that trains with a loss: change ``Trainer(...)`` to ``with_loss(Trainer, loss)(...)``.
 
-    It is a subclass: `trainer` itself stays as it is. The step's normalizer is counted where the Trainer counts
-    tokens, over the whole accumulation window and all ranks, whatever `average_tokens_across_devices` says. The log
-    gains `cross_entropy`, `entropy` and `token_accuracy` of the tokens trained since the last line, and how many were
-    trained and seen. `eval_loss` is the loss of the whole evaluation set, not a mean over its batches.
+    It is a subclass of :class:`LossTrainer` and `trainer`, which itself stays as it is; it can be subclassed and
+    pickled. The step's normalizer is counted where the Trainer counts tokens, over the whole accumulation window and
+    all ranks, whatever `average_tokens_across_devices` says. The log gains `cross_entropy`, `entropy` and
+    `token_accuracy` of the response tokens since the last line, and how many tokens were trained and seen.
+    `eval_loss` is the loss of the whole evaluation set, not a mean over its batches.
 
     Args:
         trainer: `transformers.Trainer`, `trl.SFTTrainer`, or your own subclass of them. Its `compute_loss` is
@@ -38,153 +44,178 @@ def with_loss(trainer: Any, loss: Loss | str | Objective) -> Any:
         loss: The loss, or just its objective.
 
     Returns:
-        The subclass, to be made with the same arguments.
+        The subclass, to be constructed with the same arguments.
 
     Raises:
-        ConfigError: On making it, if the arguments bring a second loss or what would split a sequence.
-        ModelError: On making it, if the loss cannot be attached to the model.
+        ConfigError: On construction, if the arguments bring a second loss or what would split a sequence.
+        ModelError: On construction, if the loss cannot be attached to the model.
 
     Example:
         >>> trainer = with_loss(Trainer, "focal(gamma=2)")(model=model, args=args)   # doctest: +SKIP
     """
-    from transformers.trainer_utils import has_length
-
     chosen = as_loss(loss)
-    tasks = chosen.task_factor
+    names = {"__module__": trainer.__module__, "__qualname__": trainer.__qualname__, "__doc__": LossTrainer.__doc__}
+    bases = (trainer,) if issubclass(trainer, LossTrainer) else (LossTrainer, trainer)
+    return _kind_of(trainer)(trainer.__name__, bases, {**names, "training_loss": chosen, "_parts": (trainer, chosen)})
 
-    class LossTrainer(trainer):
-        # our loss is divided by the normalizer of the whole window
-        loss_is_scaled_for_ga = True
-        _is_predicting = False
-        _resumed_from: str | None = None
-        _keeps: Mapping[str, Any] = {}  # noqa: RUF012  objects whose state its checkpoints hold too; see save_state
 
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            _check(self, tasks)
-            self.model_accepts_loss_kwargs = True
-            if not is_partitioned(self.model):  # else at the first step: only its engine can run the model
-                _attached(self, chosen)
-            self.add_callback(_events(self, chosen, tasks))
+class LossTrainerType(type):
+    """Type of the classes that :func:`with_loss` makes; it pickles them as what they were made from."""
 
-        def _set_signature_columns_if_needed(self) -> None:
-            super()._set_signature_columns_if_needed()
-            present: list[str] = self._signature_columns or []
-            self._signature_columns: list[str] = [
-                *present,
-                *(n for n in (*BATCH_KEYS, *chosen.extras) if n not in present),
-            ]
 
-        def _get_dataloader(
-            self, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None, **more: Any
-        ) -> Any:
-            make = super()._get_dataloader
-            if self.args.world_size == 1 or not has_length(dataset) or isinstance(dataset, IterableDataset):
-                return make(dataset, description, batch_size, sampler_fn, **more)
-            if _is_table(dataset):  # the Trainer removes its columns, but would not see it in a Filled
-                dataset = self._remove_unused_columns(dataset, description=description)
-            order = None if sampler_fn is None else lambda _: sampler_fn(dataset)
-            return fill(make(Filled(dataset), description, batch_size, order, **more))
+class LossTrainer(_Trainer):
+    """What :func:`with_loss` puts before a Trainer class.
 
-        def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Step | None:
-            """The step's normalizer, where the Trainer's own answer is a count of tokens."""
-            has_labels = not batch_samples or not {"labels", "shift_labels"}.isdisjoint(batch_samples[0])
-            # not model.training: the Trainer counts before it calls model.train(), at the start and after evaluating
-            if not has_labels or self._is_predicting or (not batch_samples and self.args.world_size == 1):
-                return None  # of several ranks one may have no batch left; the others wait for its answer
-            return step_total(chosen, batch_samples, device=device, copies=self.get_tp_size())
+    Attributes:
+        training_loss: The loss.
+    """
 
-        def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Step | None = None
-        ) -> Any:
-            if num_items_in_batch is not None and not isinstance(num_items_in_batch, Step):
-                raise ConfigError(
-                    f"with_loss: {trainer.__name__} counts the items of a step by itself; use a transformers version "
-                    "whose Trainer asks _get_num_items_in_batch."
+    # our loss is divided by the normalizer of the whole window
+    loss_is_scaled_for_ga = True
+    training_loss: Loss
+    _is_predicting = False
+    _resumed_from: str | None = None
+    _keeps: Mapping[str, Any] = {}  # objects whose state its checkpoints hold too; see save_state
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        from sftloss.training.hosts.events import LossEvents
+
+        super().__init__(*args, **kwargs)
+        _check(self)
+        self.training_loss.task_factor.check(self.args)
+        self.model_accepts_loss_kwargs = True
+        if not is_partitioned(self.model):  # else at the first step: only its engine can run the model
+            self.attached()
+        collator: Any = getattr(self, "data_collator", None)
+        if type(collator).__module__.startswith("trl.") and hasattr(collator, "padding_free"):
+            keeps_end = getattr(self.args, "truncation_mode", "") == "keep_end"
+            self.data_collator = CarryColumns(collator, self._columns(), keeps_end)
+        self.add_callback(LossEvents(self))
+
+    def attached(self) -> Attachment:
+        """The attachment of the Trainer's model, which `model_init` may have replaced."""
+        return attachment_of(self.model) or attach(self.model, self.training_loss)
+
+    def _columns(self) -> tuple[str, ...]:
+        return (*BATCH_KEYS, *self.training_loss.extras)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        present: list[str] = self._signature_columns or []
+        self._signature_columns: list[str] = [*present, *(n for n in self._columns() if n not in present)]
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, packing: bool, *more: Any) -> Any:
+        """TRL's preparation of a data set, in which packing keeps the columns of the loss."""
+        names = columns_of(dataset, self._columns()) if packing else []
+        if not names:
+            return super()._prepare_dataset(dataset, processing_class, args, packing, *more)
+        return pack_with_columns(super()._prepare_dataset, dataset, names, processing_class, args, more)
+
+    def _get_dataloader(
+        self, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None, **more: Any
+    ) -> Any:
+        from transformers.trainer_utils import has_length
+
+        make = super()._get_dataloader
+        if self.args.world_size == 1 or not has_length(dataset) or isinstance(dataset, IterableDataset):
+            return make(dataset, description, batch_size, sampler_fn, **more)
+        if _is_table(dataset):  # the Trainer removes its columns, but would not see it in a Filled
+            dataset = self._remove_unused_columns(dataset, description=description)
+        order = None if sampler_fn is None else lambda _: sampler_fn(dataset)
+        return fill(make(Filled(dataset), description, batch_size, order, **more))
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Step | None:
+        """The step's normalizer, in place of the Trainer's count of tokens."""
+        has_labels = not batch_samples or not {"labels", "shift_labels"}.isdisjoint(batch_samples[0])
+        # not model.training: the Trainer counts before it calls model.train(), at the start and after evaluating
+        if not has_labels or self._is_predicting or (not batch_samples and self.args.world_size == 1):
+            return None  # of several ranks one may have no batch left; the others wait for its answer
+        return step_total(self.training_loss, batch_samples, device=device, copies=self.get_tp_size())
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Step | None = None
+    ) -> Any:
+        if num_items_in_batch is not None and not isinstance(num_items_in_batch, Step):
+            raise ConfigError(
+                f"with_loss: {type(self).__name__} counts the items of a step by itself; use a transformers version "
+                "whose Trainer asks _get_num_items_in_batch."
+            )
+        self.attached()
+        outputs = model(**hold(inputs, self._columns()), num_items_in_batch=num_items_in_batch)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.training_loss.task_factor.capture(inputs):
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, *args: Any, **kwargs: Any) -> Any:
+        inputs = {**inputs, "output_logits": not prediction_loss_only}
+        if inputs.get("shift_labels") is not None:  # the Trainer looks for labels by this name only
+            inputs.setdefault("labels", inputs["shift_labels"])
+        self._is_predicting = True
+        try:
+            return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
+        finally:
+            self._is_predicting = False
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        attachment = self.attached()
+        attachment.metrics("eval", is_global=False)  # passes of the user's own
+        output = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        output.metrics.update({f"{prefix}_{k}": v for k, v in attachment.metrics("eval").items()})
+        self.training_loss.task_factor.end_evaluation()
+        return output
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:  # every rank logs its training loss, so every rank adds up its tokens here
+            metrics = self.attached().metrics("train")
+            if metrics.get("trained_tokens") == 0:
+                _LOG.warning(
+                    "sftloss: nothing was trained up to step %d since the last line of the log: every label is "
+                    "ignored or every weight 0, so its loss of 0 says nothing.",
+                    self.state.global_step,
                 )
-            _attached(self, chosen)
-            outputs = model(**hold(inputs, (*BATCH_KEYS, *chosen.extras)), num_items_in_batch=num_items_in_batch)
-            return (outputs.loss, outputs) if return_outputs else outputs.loss
+            logs.update({name: value for name, value in metrics.items() if name != "loss"})
+            logs.update(self.training_loss.task_factor.metrics())
+        super().log(logs, *args, **kwargs)
 
-        def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            with tasks.capture(inputs):
-                return super().training_step(model, inputs, *args, **kwargs)
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        save_state(self, Path(output_dir), self._keeps)
+        if self.args.should_save:  # the same on every rank
+            self.training_loss.task_factor.save(Path(output_dir))
 
-        def prediction_step(
-            self, model: Any, inputs: Any, prediction_loss_only: bool, *args: Any, **kwargs: Any
-        ) -> Any:
-            inputs = {**inputs, "output_logits": not prediction_loss_only}
-            if inputs.get("shift_labels") is not None:  # the Trainer looks for labels by this name only
-                inputs.setdefault("labels", inputs["shift_labels"])
-            self._is_predicting = True
-            try:
-                return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
-            finally:
-                self._is_predicting = False
-
-        def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-            attachment = _attached(self, chosen)
-            attachment.metrics("eval", is_global=False)  # what a user's own passes left
-            output = super().evaluation_loop(*args, **kwargs)
-            prefix = kwargs.get("metric_key_prefix", "eval")
-            output.metrics.update({f"{prefix}_{k}": v for k, v in attachment.metrics("eval").items()})
-            tasks.end_evaluation()
-            return output
-
-        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-            if "loss" in logs:  # every rank logs its training loss, so every rank adds up its tokens here
-                seen = _attached(self, chosen).metrics("train")
-                if seen.get("trained_tokens") == 0:
-                    _LOG.warning(
-                        "sftloss: nothing was trained up to step %d since the last line of the log: every label is "
-                        "ignored or every weight 0, so its loss of 0 says nothing.",
-                        self.state.global_step,
-                    )
-                logs.update({name: value for name, value in seen.items() if name != "loss"})
-                logs.update(tasks.metrics())
-            super().log(logs, *args, **kwargs)
-
-        def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-            super()._save_optimizer_and_scheduler(output_dir)
-            save_state(self, Path(output_dir), self._keeps)
-            if self.args.should_save:  # the same on every rank
-                tasks.save(Path(output_dir))
-
-        def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            self._resumed_from = checkpoint
-            if checkpoint is not None:
-                tasks.load(Path(checkpoint))
-
-    LossTrainer.__name__ = LossTrainer.__qualname__ = trainer.__name__
-    return LossTrainer
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        self._resumed_from = checkpoint
+        if checkpoint is not None:
+            self.training_loss.task_factor.load(Path(checkpoint))
 
 
-def _events(trainer: Any, loss: Loss, tasks: TaskFactor) -> Any:
-    """What is done between the Trainer's own steps."""
-    from transformers import TrainerCallback
+def _kind_of(trainer: type) -> Any:
+    """The type of a class made from this Trainer class, which may have a metaclass of its own."""
+    kind = type(trainer)
+    if issubclass(kind, LossTrainerType):
+        return kind
+    if kind is not type:
+        kind = type(kind.__name__, (LossTrainerType, kind), {})
+        copyreg.pickle(kind, _reduced)
+        return kind
+    return LossTrainerType
 
-    class Events(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """The Trainer has just set its sums to 0, so ours are too, or those of its checkpoint."""
-            attachment = attachment_of(trainer.model)
-            if attachment is not None:
-                attachment.metrics("train", is_global=False)  # what an earlier training or a user's own passes left
-            # once: it may train again, from the start
-            checkpoint, trainer._resumed_from = trainer._resumed_from, None
-            if checkpoint is not None:
-                _attached(trainer, loss)
-                load_state(trainer, Path(checkpoint), trainer._keeps)
 
-        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            """The weights move right after the optimizer, before anything is logged, evaluated or saved."""
-            tasks.step()
+def _reduced(cls: type) -> Any:
+    """How a class is pickled: as what it was made from, or, a subclass written in a module, by its name."""
+    parts = vars(cls).get("_parts")
+    return cls.__qualname__ if parts is None else (with_loss, parts)
 
-    return Events()
+
+copyreg.pickle(LossTrainerType, _reduced)
 
 
 def _is_table(dataset: Any) -> bool:
-    """Whether it is a table of `datasets`, and no wrapper around one, which says the same column names."""
+    """Whether it is a table of `datasets`, and no wrapper around one, which has the same column names."""
     from transformers.utils import is_datasets_available
 
     if not is_datasets_available():
@@ -194,14 +225,8 @@ def _is_table(dataset: Any) -> bool:
     return isinstance(dataset, Dataset)
 
 
-def _attached(trainer: Any, loss: Loss) -> Any:
-    """The attachment of the trainer's model, which `model_init` may have replaced."""
-    return attachment_of(trainer.model) or attach(trainer.model, loss)
-
-
-def _check(trainer: Any, tasks: TaskFactor) -> None:
+def _check(trainer: Any) -> None:
     args = trainer.args
-    tasks.check(args)
     if args.label_smoothing_factor:
         raise ConfigError(
             "with_loss: label_smoothing_factor is a second loss; write it in the objective, as "

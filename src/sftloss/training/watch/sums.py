@@ -1,4 +1,4 @@
-"""Sums over tokens, kept on the device and divided last."""
+"""Sums over tokens, kept on the device and divided when they are read."""
 
 from __future__ import annotations
 
@@ -6,61 +6,81 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sftloss.errors import ConfigError
 from sftloss.ranks import reduce_over_ranks
 from sftloss.roles import ROLES
-from sftloss.statistics import IGNORED
 from sftloss.training.passes import Pass
 from sftloss.training.watch.signal import logit_signal
 
-_TOKENS, _CROSS_ENTROPY, _ENTROPY, _TOP1, _LOSS, _TOTAL, _SPIKES, _SEEN, _UNTOLD = range(9)
 LOGGED_TASKS = 64
-"""Tasks told apart in the log; the others are counted together. Fixed, so that every rank sums a vector of one size."""
+"""Tasks that have a share of their own in the log. Fixed, so that every rank sums a vector of one size."""
+
+_MEANS = ("cross_entropy", "entropy", "token_accuracy")
+_SUMS = (
+    *("trained_tokens", *(f"trained_{name}" for name in _MEANS)),
+    *("response_tokens", *(f"response_{name}" for name in _MEANS)),
+    *("seen_tokens", "loss", "total", "spikes", "tokens_without_signal"),
+)
 _GROUPS = len(ROLES) + LOGGED_TASKS + 1
+_SIZE = len(_SUMS) + 2 * _GROUPS
 
 
 class TokenSums:
-    """What the passes since the last reading saw. Nothing waits for the device until it is read."""
+    """Running sums since the last read. Nothing waits for the device until they are read."""
 
     def __init__(self) -> None:
-        self._sums: Tensor | None = None  # the nine sums, then S0 by group, then S1 by group
+        self._sums: Tensor | None = None  # those of _SUMS, then the coefficients by group, then the signal by group
 
     def add(self, seen: Pass, total: Tensor | None, is_spike: bool = False) -> None:
         """Add a micro-batch.
 
         Args:
-            seen: What the pass showed.
+            seen: The pass.
             total: Its own normalizer; None where batches have no common measure.
             is_spike: Whether a spike begins with it.
         """
-        stats, value = seen.stats, seen.loss
-        counted = (seen.tokens.targets.to(value.device) != IGNORED) & (seen.coefficients != 0)
-        nothing = value.new_zeros(())
-        shares, is_told = _shares(seen, counted)
-        if total is not None:  # batches with a normalizer each are added up by their weights, as their losses are
-            shares = shares * total
-        parts = (
-            counted.sum(),
-            -stats.target_logprob.sum(dtype=torch.float64),
-            stats.entropy.sum(dtype=torch.float64),
-            (stats.is_top1 & counted).sum(),
-            nothing if total is None else value.double() * total,
-            nothing if total is None else total,
-            nothing + 1 if is_spike else nothing,
-            _real(seen).sum(),
-            nothing if is_told else counted.sum(),
+        loss, stats = seen.loss.double(), seen.stats
+        per_token = torch.stack(
+            [
+                torch.ones_like(stats.entropy, dtype=torch.float64),
+                -stats.target_logprob.double(),
+                stats.entropy.double(),
+                stats.is_top1.double(),
+            ]
         )
-        new = torch.stack([torch.as_tensor(part, device=value.device).double() for part in parts])
-        new = torch.cat([new, shares])
+        of_group = [torch.where(which, per_token, 0.0).sum(1) for which in (seen.is_counted, seen.is_response())]
+        shares, has_signal = _shares(seen)
+        zero, unit = loss.new_zeros(()), loss.new_ones(())
+        # batches with a normalizer each are added up by their weights, as their losses are
+        weight = unit if total is None else total.to(loss)
+        rest = [
+            _is_real(seen).sum().to(loss),
+            zero if total is None else loss * weight,
+            zero if total is None else weight,
+            unit if is_spike else zero,
+            zero if has_signal else of_group[0][0],
+        ]
+        new = torch.cat([*of_group, torch.stack(rest), (shares * weight).flatten()])
         self._sums = new if self._sums is None else self._sums + new
 
     def state(self) -> Tensor | None:
-        """The sums since the last reading, for a checkpoint."""
+        """The sums since the last read, for a checkpoint."""
         return self._sums
 
     def restore(self, sums: Tensor | None) -> None:
-        """Go on from the `state` of an earlier run."""
+        """Continue from the `state` of an earlier run.
+
+        Raises:
+            ConfigError: If another version of the library wrote it.
+        """
+        if sums is not None and sums.numel() != _SIZE:
+            raise ConfigError(
+                f"the checkpoint holds {sums.numel()} sums of the log and this version of sftloss keeps {_SIZE}; "
+                "continue with the version that wrote it, or from the start."
+            )
         self._sums = sums
 
     def read(
@@ -71,86 +91,84 @@ class TokenSums:
         group: Any = None,
         task_names: Sequence[str] = (),
     ) -> dict[str, float]:
-        """The means since the last reading, and a new start.
+        """The means since the last read; the sums begin anew.
 
         Args:
-            device: Where the all-reduce runs, where this rank has counted nothing.
+            device: Where the all-reduce runs, if this rank has counted nothing.
             is_global: Whether to add up the ranks; then every rank must call.
             group: Their process group.
-            task_names: What to call the tasks, in the order of their indices.
+            task_names: Names of the tasks, in the order of their indices.
 
         Returns:
-            ``cross_entropy`` and ``entropy`` in nats a trained token, ``token_accuracy``, ``trained_tokens``,
-            ``seen_tokens`` (all that the model was given but padding; rows that fill up the last batches of several
-            ranks are among them), and ``loss`` over all the data seen, where its normalizer adds up, and ``spikes``,
-            how many began, where any did. Where the batches tell more than one role
-            or task apart, ``signal_share/<role>`` and ``signal_share/<task>``: the part of the sum of
-            :math:`c \\lVert \\partial f / \\partial z \\rVert_1` (level S1 of the analysis) that each had; for an
-            objective where that needs the logits, ``coefficient_share/...``, the part of the sum of c (level S0).
-            The two counts alone where nothing in the passes was trained; empty if there was no pass.
+            ``cross_entropy`` and ``entropy`` in nats a token, and ``token_accuracy``, over the trained tokens of
+            responses, whatever a prompt token weighs (over all trained tokens where none is a response's);
+            ``trained_cross_entropy``, over all trained tokens, where tokens of other roles are trained too;
+            ``trained_tokens``; ``seen_tokens``, all that the model was called with but padding (rows that fill up the
+            last batches of several ranks are among them); ``loss`` over all the data, where its normalizer adds up;
+            ``spikes``, the number that began, where there were any.
+
+            Where the batches distinguish roles or tasks, ``signal_share/<role>`` and ``signal_share/<task>``: the part
+            each had of the sum of :math:`c \\lVert \\partial f / \\partial z \\rVert_1` (level S1 of the analysis); for
+            an objective where that needs the logits, ``coefficient_share/...``, the part of the sum of c (level S0).
+            The two counts alone where nothing was trained; empty if there was no pass.
         """
-        size = _UNTOLD + 1 + 2 * _GROUPS
         is_empty = self._sums is None
-        sums = torch.zeros(size, dtype=torch.float64, device=device) if self._sums is None else self._sums
+        sums = torch.zeros(_SIZE, dtype=torch.float64, device=device) if self._sums is None else self._sums
         self._sums = None
         values = (reduce_over_ranks(sums, group=group) if is_global else sums).tolist()
-        tokens = values[_TOKENS]
-        if not tokens:
-            return {} if is_empty else {"trained_tokens": 0.0, "seen_tokens": values[_SEEN]}
-        out = {
-            "cross_entropy": values[_CROSS_ENTROPY] / tokens,
-            "entropy": values[_ENTROPY] / tokens,
-            "token_accuracy": values[_TOP1] / tokens,
-            "trained_tokens": tokens,
-            "seen_tokens": values[_SEEN],
-        }
-        if values[_TOTAL]:
-            out["loss"] = values[_LOSS] / values[_TOTAL]
-        if values[_SPIKES]:
-            out["spikes"] = values[_SPIKES]
-        start = _UNTOLD + 1 + (0 if values[_UNTOLD] else _GROUPS)
-        name = "coefficient_share" if values[_UNTOLD] else "signal_share"
-        told = values[start : start + _GROUPS]
-        present = values[_UNTOLD + 1 : _UNTOLD + 1 + _GROUPS]
+        at = dict(zip(_SUMS, values, strict=False))
+        out = {name: at[name] for name in ("trained_tokens", "seen_tokens")}
+        if not at["trained_tokens"]:
+            return {} if is_empty else out
+        kind = "response" if at["response_tokens"] else "trained"
+        out = {name: at[f"{kind}_{name}"] / at[f"{kind}_tokens"] for name in _MEANS} | out
+        if 0 < at["response_tokens"] < at["trained_tokens"]:
+            out["trained_cross_entropy"] = at["trained_cross_entropy"] / at["trained_tokens"]
+        if at["total"]:
+            out["loss"] = at["loss"] / at["total"]
+        if at["spikes"]:
+            out["spikes"] = at["spikes"]
+        coefficients, signal = values[len(_SUMS) : -_GROUPS], values[-_GROUPS:]
+        name, amounts = ("coefficient", coefficients) if at["tokens_without_signal"] else ("signal", signal)
         for labels, where in ((ROLES, slice(len(ROLES))), (_task_labels(task_names), slice(len(ROLES), None))):
-            out |= _divided(name, labels, told[where], present[where])
+            out |= _divided(f"{name}_share", labels, amounts[where], coefficients[where])
         return out
 
 
-def _real(seen: Pass) -> Tensor:
-    """Which positions are no padding."""
+def _is_real(seen: Pass) -> Bool[Tensor, " tokens"]:
+    """Positions that are no padding."""
     is_real, mask = seen.tokens.segments >= 0, seen.batch.get("attention_mask")
     if mask is None or mask.dim() != 2 or mask.numel() != is_real.numel():
         return is_real
     return is_real & (mask.reshape(-1) != 0)
 
 
-def _shares(seen: Pass, counted: Tensor) -> tuple[Tensor, bool]:
-    """S0 by group, then S1 by group, and whether S1 can be told from the statistics."""
-    device = counted.device
-    sums = torch.zeros(2, _GROUPS, dtype=torch.float64, device=device)
+def _shares(seen: Pass) -> tuple[Float[Tensor, "levels groups"], bool]:
+    """Coefficients and signal by group, and whether the signal follows from the statistics."""
+    sums = torch.zeros(2, _GROUPS, dtype=torch.float64, device=seen.coefficients.device)
     roles, tasks = seen.tokens.roles, seen.tokens.tasks
     if roles is None and tasks is None:
-        return sums.flatten(), True
-    nominal = torch.where(counted, seen.coefficients.abs().double(), 0.0)
+        return sums, True
+    coefficients = seen.coefficients.abs().double()
     signal = logit_signal(seen.objective, seen.stats)
-    told = nominal if signal is None else torch.where(counted, nominal * signal.double(), 0.0)
-    amounts = torch.stack([nominal, told])
+    by_signal = coefficients if signal is None else torch.where(seen.is_counted, coefficients * signal.double(), 0.0)
+    amounts = torch.stack([coefficients, by_signal])
     if roles is not None:
-        sums.index_add_(1, roles.to(device).clamp(0, len(ROLES) - 1), amounts)
-    if tasks is not None:
-        sums.index_add_(1, tasks.to(device).clamp(0, LOGGED_TASKS) + len(ROLES), amounts)
-    return sums.flatten(), signal is not None
+        sums.index_add_(1, roles.to(sums.device).clamp(0, len(ROLES) - 1), amounts)
+    if tasks is not None:  # what is no task, and what is one too many, is counted together
+        index = torch.where((tasks < 0) | (tasks > LOGGED_TASKS), LOGGED_TASKS, tasks)
+        sums.index_add_(1, index.to(sums.device) + len(ROLES), amounts)
+    return sums, signal is not None
 
 
-def _divided(name: str, labels: Sequence[str], told: Sequence[float], present: Sequence[float]) -> dict[str, float]:
-    """Shares of the groups that had a coefficient; nothing where there is one alone, whose share says nothing."""
-    total, seen = sum(told), [i for i, amount in enumerate(present) if amount]
-    if len(seen) < 2 or not 0 < total < float("inf"):
+def _divided(name: str, labels: Sequence[str], amounts: Sequence[float], present: Sequence[float]) -> dict[str, float]:
+    """Shares of the groups that had a coefficient; nothing where there is one alone."""
+    total, groups = sum(amounts), [i for i, amount in enumerate(present) if amount]
+    if len(groups) < 2 or not 0 < total < float("inf"):
         return {}
-    return {f"{name}/{labels[i]}": told[i] / total for i in seen}
+    return {f"{name}/{labels[i]}": amounts[i] / total for i in groups}
 
 
 def _task_labels(names: Sequence[str]) -> list[str]:
-    given = list(names)[:LOGGED_TASKS]
-    return [*given, *(f"task_{i}" for i in range(len(given), LOGGED_TASKS)), "other_tasks"]
+    own = list(names)[:LOGGED_TASKS]
+    return [*own, *(f"task_{i}" for i in range(len(own), LOGGED_TASKS)), "other_tasks"]

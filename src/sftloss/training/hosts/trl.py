@@ -1,0 +1,51 @@
+"""TRL's packing, with the columns that a loss reads."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sftloss.errors import ConfigError
+
+
+def columns_of(dataset: Any, names: Sequence[str]) -> list[str]:
+    """Those of the names that are columns of the data set."""
+    present = getattr(dataset, "column_names", None) or list(next(iter(dataset), {}))
+    return [name for name in names if name in present]
+
+
+def pack_with_columns(
+    prepare: Callable[..., Any], dataset: Any, names: Sequence[str], processing_class: Any, args: Any, more: Any
+) -> Any:
+    """What `SFTTrainer._prepare_dataset` makes of a data set, packed, with these columns; TRL keeps two.
+
+    Args:
+        prepare: TRL's own preparation, which tokenizes here and packs nothing.
+        dataset, processing_class, args, more: Its arguments.
+        names: Columns with one value a row or a token.
+
+    Raises:
+        ConfigError: If a row has another number of values than tokens.
+    """
+    from trl import pack_dataset
+
+    whole = copy.copy(args)
+    whole.max_length, whole.shuffle_dataset = None, False
+    rows = prepare(dataset, processing_class, whole, False, *more)
+    rows = rows.map(_per_token, fn_kwargs={"names": names}).select_columns(["input_ids", "labels", *names])
+    rows = rows.shuffle(seed=args.seed) if args.shuffle_dataset else rows
+    rows = pack_dataset(rows, args.max_length, args.packing_strategy)
+    return rows.shuffle(seed=args.seed) if args.shuffle_dataset else rows
+
+
+def _per_token(row: dict[str, Any], names: Sequence[str]) -> dict[str, list[Any]]:
+    count, out = len(row["input_ids"]), {}
+    for name in names:
+        value = row[name]
+        if not isinstance(value, list):  # the name of a row stands at its first token only
+            value = [value] + [""] * (count - 1) if name == "row_ids" else [value] * count
+        if len(value) != count:
+            raise ConfigError(f"with_loss: a row has {len(value)} values of {name} for {count} tokens; give one each.")
+        out[name] = value
+    return out
