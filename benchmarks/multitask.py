@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.provenance import provenance
 from sftloss.tasks import MultiTaskLoss, TaskGradients
-from sftloss.tasks.gramian import on_present, upgrad
+from sftloss.tasks.strategies import upgrad
 
 Step = Callable[[], None]
 
@@ -95,7 +95,7 @@ def one_pass(case: Case) -> Step:
         with gradients.capture(case.tasks):
             weighted(case.token_losses(), case.tasks)[0].backward()
         gramian = gradients.gramian()
-        gradients.apply(on_present(upgrad, gramian, present))
+        gradients.apply(upgrad().weights_of_step(gramian, present))
         weighted.step(gramian)
         gradients.zero()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+_IMPORTS = re.compile(r"( +# begin .*\n)(?:.*\n)*?( +# end .*\n)")
 
 
 def attach_record(record: Any) -> Callable[[Function], Function]:
@@ -48,22 +51,45 @@ def functions_with_records(package: str) -> dict[str, Callable[..., Any]]:
     return functions
 
 
+def with_imports(source: str, functions: Mapping[str, Callable[..., Any]]) -> str:
+    """Return the source of a room's ``__init__.py`` with an import for every function, between its two marks.
+
+    Type checkers do not run the room's search for its files.
+    """
+    lines = sorted(f"    from {function.__module__} import {name} as {name}\n" for name, function in functions.items())
+    return _IMPORTS.sub(lambda match: match[1] + "".join(lines) + match[2], source)
+
+
 @cache
 def plug_ins(group: str) -> Mapping[str, EntryPoint]:
     """Return the entry points of a group by name. Nothing is imported."""
     return {entry.name: entry for entry in sorted(entry_points(group=group), key=lambda entry: entry.name)}
 
 
-def load_plug_in(entry: EntryPoint, kind: str) -> Callable[..., Any]:
-    """Import the function behind an entry point.
+def function_named(name: str, known: Mapping[str, Callable[..., Any]], group: str, kind: str) -> Callable[..., Any]:
+    """Return the function of a name. Only a name with a colon, or a plug-in's own, imports anything.
+
+    Args:
+        name: A name of `known`, of a plug-in, or an import path as for :func:`function_at`.
+        known: The room's own functions, which no plug-in replaces.
+        group: The entry points by which installed packages add functions.
+        kind: What the function should be, for messages: ``"objective"``.
 
     Raises:
-        ValueError: If it cannot be imported or is not callable.
+        ValueError: If there is none, or it cannot be imported.
     """
+    if name in known:
+        return known[name]
+    shown = repr(name if len(name) <= 60 else name[:57] + "...")
     try:
-        return function_at(entry.value, kind)
+        if ":" in name:
+            return function_at(name, kind)
+        if name in plug_ins(group):
+            return function_at(plug_ins(group)[name].value, kind)
     except ValueError as error:
-        raise ValueError(f"the plug-in {entry.name!r} cannot be used: {error}") from error
+        raise ValueError(f"{shown} cannot be used: {error}") from error.__cause__
+    names = [*known, *plug_ins(group)]
+    raise ValueError(f"{shown} is no {kind}{closest(name, names)}; there are: {', '.join(names)}.")
 
 
 def function_at(path: str, kind: str) -> Callable[..., Any]:

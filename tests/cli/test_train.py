@@ -57,7 +57,7 @@ def test_dry_run_shows_the_tasks_and_refuses_a_strategy_there_is_none_of(tmp_pat
     done = run(*SHORT, "-c", tmp_path / "config.yaml", "--dry-run")
     assert done.exit_code == 0 and "tasks: dwa(temperature=2)" in done.stdout and "task copy" in done.stdout
     refused = run(*SHORT, "--tasks", "dwaa", "--dry-run")
-    assert refused.exit_code == 2 and "Did you mean 'dwa'?" in refused.stderr
+    assert refused.exit_code == 2 and "did you mean 'dwa'?" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_arms_are_named_by_their_weighting() -> None:
     assert arms[0].slug == "cross_entropy-token-mean"  # as without weightings, so a finished arm is found
 
 
-@pytest.mark.parametrize(("text", "message"), [("glss", "Did you mean 'gls'"), ("gls(x=1)", "gls has no x")])
+@pytest.mark.parametrize(("text", "message"), [("glss", "did you mean 'gls'"), ("gls(x=1)", "gls has no x")])
 def test_a_weighting_that_cannot_be_read_is_refused_before_anything_is_trained(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(WEIGHTED, tasks=("none", text)).arms()

@@ -151,7 +151,7 @@ def test_dry_run_counts_the_tasks() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gsl", "Did you mean 'gls'"),
+        ("gsl", "did you mean 'gls'"),
         ("dwa(windw=3)", "dwa has no windw; it has temperature, window"),
         ("dwa(temperature=hot)", "is a word where dwa takes a number"),
         ("dwa(temperature=-1)", "temperature must be finite and > 0"),

@@ -230,9 +230,7 @@ def test_a_plug_in_is_read_by_its_name(installed: Path) -> None:
 
 
 def test_a_plug_in_that_is_broken_is_refused_when_it_is_named(installed: Path) -> None:
-    with pytest.raises(
-        ValueError, match="^objective: 'lost' cannot be used: the plug-in 'lost' .* no module 'own_nowhere'"
-    ):
+    with pytest.raises(ValueError, match="^objective: 'lost' cannot be used: there is no module 'own_nowhere'"):
         objective("lost")
     with pytest.raises(ValueError, match="did you mean 'gated'"):
         objective("gatd")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
+import pytest
 from tests.paths import ROOT
 
+from sftloss.docstrings import docstring_of, replace_region
+from sftloss.registry import with_imports
 from sftloss.tasks import STRATEGIES
-from sftloss.tasks.gramian import WEIGHTINGS
+from sftloss.tasks.page import regions
 
 PAGE = (ROOT / "docs" / "multitask.md").read_text(encoding="utf-8")
 
@@ -22,10 +26,19 @@ def test_every_law_names_tests_that_exist() -> None:
             assert re.search(rf"^def {test}\(", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), test
 
 
-def test_every_strategy_stands_in_the_table() -> None:
-    table = PAGE[PAGE.index("| name | weight before scaling") : PAGE.index("### One small forward pass more")]
-    assert not [name for name in (*STRATEGIES, *WEIGHTINGS) if f"`{name}`" not in table]
+def test_the_committed_table_is_what_the_docstrings_give() -> None:
+    for name, text in regions().items():
+        assert replace_region(PAGE, name, text) == PAGE, "run: python -m sftloss.tasks"
 
 
-def test_every_method_on_the_gramian_says_that_its_weights_are_of_this_step() -> None:
-    assert not [name for name, weighting in WEIGHTINGS.items() if "Of this step" not in (weighting.__doc__ or "")]
+def test_the_imports_for_type_checkers_are_complete() -> None:
+    source = (ROOT / "src" / "sftloss" / "tasks" / "strategies" / "__init__.py").read_text(encoding="utf-8")
+    assert with_imports(source, STRATEGIES) == source, "run: python -m sftloss.tasks"
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_has_a_source_and_says_when_its_weights_act(name: str) -> None:
+    docstring = docstring_of(STRATEGIES[name])
+    assert docstring.sections["Source"] and docstring.summary.endswith(".")
+    assert STRATEGIES[name]().method or re.search("[Ll]ag", docstring.sections["Returns"])
+    assert set(docstring.arguments) == set(inspect.signature(STRATEGIES[name]).parameters)

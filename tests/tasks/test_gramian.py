@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from sftloss.tasks.gramian import (
-    WEIGHTINGS,
-    aligned_mtl,
-    cagrad,
-    fairgrad,
-    imtl_g,
-    mgda,
-    nash_mtl,
-    on_present,
-    pcgrad,
-    upgrad,
-)
-from sftloss.tasks.strategies import Observation, of_gramian
+from sftloss.tasks.gramian import on_present
+from sftloss.tasks.strategies import STRATEGIES, Observation, of_gramian
+from sftloss.tasks.strategies.aligned_mtl import aligned_mtl_weights as aligned_mtl
+from sftloss.tasks.strategies.cagrad import cagrad_weights as cagrad
+from sftloss.tasks.strategies.fairgrad import fairgrad_weights as fairgrad
+from sftloss.tasks.strategies.imtl_g import imtl_g_weights as imtl_g
+from sftloss.tasks.strategies.mgda import mgda_weights as mgda
+from sftloss.tasks.strategies.nash_mtl import nash_mtl_weights as nash_mtl
+from sftloss.tasks.strategies.pcgrad import pcgrad_weights as pcgrad
+from sftloss.tasks.strategies.upgrad import upgrad_weights as upgrad
 
-every = pytest.mark.parametrize("weighting", WEIGHTINGS.values(), ids=WEIGHTINGS)
-NON_CONFLICTING = {name: WEIGHTINGS[name] for name in ("mgda", "upgrad", "nash_mtl", "fairgrad", "imtl_g")}
+METHODS = {name: method for name, make in STRATEGIES.items() if (method := make().method)}
+every = pytest.mark.parametrize("weighting", METHODS.values(), ids=METHODS)
+NON_CONFLICTING = {name: METHODS[name] for name in ("mgda", "upgrad", "nash_mtl", "fairgrad", "imtl_g")}
 
 
 def gradients(tasks: int = 4, size: int = 9, seed: int = 0, scale: float = 1.0) -> Tensor:
@@ -61,11 +61,10 @@ def test_mgda_of_two_is_its_closed_form():
 @pytest.mark.parametrize("tasks", [2, 4, 7])
 def test_upgrad_is_the_mean_of_projections_on_the_dual_cone(seed, tasks):
     """Each projection: feasible, a fixed 1 on its own task at least, and complementary."""
-    from sftloss.tasks.gramian.solve import quadratic
+    from sftloss.tasks.gramian import complementary
 
     g = gramian(seed=seed, tasks=tasks)
-    for k in range(tasks):
-        v = quadratic(g, g[k], simplex=False)
+    for k, v in enumerate(complementary("upgrad", g, g)):
         v[k] += 1
         products = g @ v
         assert products.min() > -1e-9 * g.max()
@@ -162,7 +161,7 @@ def test_an_absent_task_equals_the_problem_without_it(weighting, seed):
 
 @every
 def test_the_order_of_the_tasks_is_irrelevant(weighting):
-    if weighting is pcgrad:
+    if weighting is METHODS["pcgrad"]:
         pytest.skip("the order of projection is drawn by place, so PCGrad is equivariant in distribution only")
     g, order = gramian(seed=4), torch.tensor([2, 0, 3, 1])
     assert_close(weighting(g[order][:, order]), weighting(g)[order], rtol=1e-7, atol=1e-9)
@@ -215,7 +214,7 @@ def test_thirty_two_tasks_are_solved(weighting):
 
 @every
 def test_a_gramian_that_is_none_is_refused_by_name(weighting):
-    name = next(key for key, value in WEIGHTINGS.items() if value is weighting)
+    name = next(key for key, value in METHODS.items() if value is weighting)
     with pytest.raises(ValueError, match=f"^{name}: a Gramian is square"):
         weighting(torch.ones(2, 3))
     with pytest.raises(ValueError, match=f"^{name}: the Gramian holds NaN"):
@@ -249,6 +248,57 @@ def test_three_quadratics_reach_their_pareto_front(weighting):
     inside = torch.stack([x[0], x[1], 2 - x[0] - x[1]])
     # the steps shrink to 1e-2
     assert abs(float(x[2])) < 2e-2 and float(inside.min()) > -2e-2
+
+
+@pytest.mark.parametrize("name", ["upgrad", "mgda", "nash_mtl", "fairgrad"])
+@pytest.mark.parametrize("ratio", [1e4, 1e8, 1e12])
+@SEEDS
+def test_norms_of_any_ratio_are_solved_without_conflict(name, ratio, seed):
+    """On the Gramian itself UPGrad ended at its limit, from a ratio of 1e8 on, with a direction that hurt tasks."""
+    rows = torch.randn(8, 20, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 0.2
+    rows = rows * torch.logspace(0, 1, 8, base=ratio, dtype=torch.float64)[:, None] / ratio**0.5
+    d = METHODS[name](rows @ rows.T) @ rows
+    # a ridge of 1e-10 of each squared norm, or less
+    assert (rows @ d / rows.norm(dim=1) / d.norm()).min() > -1e-9
+
+
+@SEEDS
+@pytest.mark.parametrize("ratio", [1e4, 1e8])
+def test_cagrad_and_imtl_g_hold_their_definition_at_any_ratio_of_norms(ratio, seed):
+    rows = gradients(seed=seed, tasks=6, size=12) * torch.logspace(0, 1, 6, base=ratio, dtype=torch.float64)[:, None]
+    mean = rows.mean(0)
+    assert_close((cagrad(rows @ rows.T) @ rows - mean).norm(), 0.4 * mean.norm(), rtol=1e-9, atol=0)
+    products = rows @ (imtl_g(rows @ rows.T) @ rows) / rows.norm(dim=1)
+    assert_close(products, products.mean().expand(6), rtol=1e-8, atol=0)
+
+
+@SEEDS
+@pytest.mark.parametrize("size", [1e-3, 1e-5, 1e-7, 1e-9, 1e-12])
+def test_cagrad_near_a_stationary_point_amplifies_no_rounding(size, seed):
+    """Gradients that cancel but for a part of this size: the direction stays in its ball, or is the mean gradient."""
+    rows = gradients(seed=seed, tasks=3)
+    rows[2] = -rows[:2].sum(0) + size * torch.randn(9, generator=torch.Generator().manual_seed(seed)).double()
+    mean = rows.mean(0)
+    w = cagrad(rows @ rows.T)
+    assert w.max() < 1e7 and (w @ rows - mean).norm() <= 0.4 * mean.norm() * (1 + 1e-3) + 1e-15
+    if size <= 1e-7:
+        assert torch.equal(w, torch.full((3,), 1 / 3, dtype=torch.float64))
+
+
+def test_no_solver_stops_at_its_limit_in_silence(monkeypatch):
+    for module in ("sftloss.tasks.gramian", "sftloss.tasks.strategies.cagrad"):
+        monkeypatch.setattr(sys.modules[module], "range", lambda limit: [0], raising=False)
+    for weighting, name in ((upgrad, "upgrad"), (mgda, "mgda"), (cagrad, "cagrad"), (nash_mtl, "nash_mtl")):
+        with pytest.warns(RuntimeWarning, match=f"^{name}: the weights of this step are not exact"):
+            weighting(gramian(tasks=20, size=12))
+
+
+def test_a_method_is_also_a_strategy_and_weighs_the_step_itself():
+    present, g = torch.tensor([True, False, True, True]), gramian()
+    weights = STRATEGIES["upgrad"]().weights_of_step(g, present)
+    assert torch.equal(weights, on_present(upgrad, g, present))
+    with pytest.raises(ValueError, match="^gls: its weights follow earlier steps"):
+        STRATEGIES["gls"]().weights_of_step(g, present)
 
 
 ORACLES = {

@@ -12,17 +12,14 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from sftloss.tasks import strategy_named
-from sftloss.tasks.gramian import WEIGHTINGS
+from sftloss.registry import record_of
 from sftloss.tasks.strategies import (
     STRATEGIES,
     Observation,
     State,
     Strategy,
-    coba,
     difficulty_adaptive,
     dwa,
-    famo,
     gls,
     imtl_l,
     learning_progress,
@@ -33,20 +30,10 @@ from sftloss.tasks.strategies import (
     uw_so,
 )
 
-SHORT = {
-    "dwa": partial(dwa, window=2),
-    "performance_based": partial(performance_based, window=3),
-    "learning_progress": partial(learning_progress, window=3),
-    "coba": partial(coba, window=3, warmup=2),
-}
-EVERY = {name: SHORT.get(name, make) for name, make in STRATEGIES.items()} | {
-    "uncertainty, sgd": partial(uncertainty, learn="sgd", lr=0.1),
-    "uncertainty, regression sgd": partial(uncertainty, kind="regression", learn="sgd", lr=0.1),
-    "uncertainty, liebel": partial(uncertainty, kind="liebel"),
-    "uncertainty, liebel sgd": partial(uncertainty, kind="liebel", learn="sgd", lr=0.1),
-    "difficulty_adaptive, absolute": partial(difficulty_adaptive, relative=False),
-    "stch, small mu": partial(stch, mu=0.2, reference_steps=2),
-    **{name: partial(strategy_named, name) for name in WEIGHTINGS},
+EVERY = {
+    f"{name}({setting})" if setting else name: partial(make, **setting)
+    for name, make in STRATEGIES.items()
+    for setting in record_of(make).settings
 }
 every = pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
 TASKS, STEPS = 4, 9
@@ -201,23 +188,13 @@ def test_small_and_negative_losses_give_finite_weights(make):
         assert torch.isfinite(make().weights(run(make(), low))).all()
 
 
-SCALE_FREE = [
-    "static",
-    "temperature",
-    "dwa",
-    "difficulty_adaptive",
-    "performance_based",
-    "learning_progress",
-    "rlw",
-] + ["coba"]
-INVERSE = {
-    "gls": gls,
-    "uncertainty": uncertainty,
-    "stch": stch,
-    "famo": famo,
-    "gradient_balance": STRATEGIES["gradient_balance"],
-    "grad_norm": STRATEGIES["grad_norm"],
-}
+def of_unit(unit: str) -> dict[str, partial[Strategy]]:
+    """Strategies whose record says so, in the first setting of each."""
+    records = {name: record_of(make) for name, make in STRATEGIES.items()}
+    return {name: partial(STRATEGIES[name], **r.settings[0]) for name, r in records.items() if r.unit == unit}
+
+
+SCALE_FREE, INVERSE = of_unit("free"), of_unit("inverse")
 
 
 def scaled(seen: Observation, factors: Tensor) -> Observation:
@@ -225,13 +202,13 @@ def scaled(seen: Observation, factors: Tensor) -> Observation:
     return Observation(seen.losses * factors, seen.counts, gramian, seen.extra * factors)
 
 
-@pytest.mark.parametrize("name", SCALE_FREE)
-def test_scale_free_strategies_do_not_see_the_unit_of_a_loss(name):
+@pytest.mark.parametrize("make", SCALE_FREE.values(), ids=SCALE_FREE)
+def test_scale_free_strategies_do_not_see_the_unit_of_a_loss(make):
     """Tutorial flaw 9: tasks of equal relative speed got weights by their scale."""
     factors = torch.tensor([10.0, 1.0, 1.0, 0.1], dtype=torch.float64)
-    plain = EVERY[name]().weights(run(EVERY[name](), observations()))
+    plain = make().weights(run(make(), observations()))
     # logs and quotients of scaled numbers round differently
-    again = EVERY[name]().weights(run(EVERY[name](), [scaled(seen, factors) for seen in observations()]))
+    again = make().weights(run(make(), [scaled(seen, factors) for seen in observations()]))
     assert_close(again, plain, rtol=1e-10, atol=0)
 
 
@@ -518,6 +495,6 @@ def test_a_hyper_parameter_out_of_range_is_refused_by_name(name, keywords):
 def test_every_strategy_says_what_it_is():
     for name, make in STRATEGIES.items():
         text = make.__doc__ or ""
-        assert all(f"{part}:" in text for part in ("Returns", "Gradient", "Source")), name
+        assert all(f"{part}:" in text for part in ("Returns", "Source")), name
         assert "lag" in text.lower(), name
         assert make().name == name

@@ -10,7 +10,8 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from sftloss.tasks import MultiTaskLoss, Rules, TaskGradients
-from sftloss.tasks.gramian import on_present, upgrad
+from sftloss.tasks.gramian import on_present
+from sftloss.tasks.strategies.upgrad import upgrad_weights as upgrad
 
 VOCAB, WIDTH, TASKS = 11, 8, 3
 

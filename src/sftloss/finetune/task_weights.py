@@ -15,7 +15,7 @@ from sftloss.finetune.rows import DataSet
 from sftloss.tasks import MultiTaskLoss, Rules, strategy_named
 from sftloss.training import Loss, TaskWeighting
 
-_CALL = re.compile(r"\s*(\w+)\s*(?:\((.*)\))?\s*", re.DOTALL)
+_CALL = re.compile(r"\s*([\w.:]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 _FLAGS = ("conflicts", "layerwise")
 _RULES = ("base", "low", "high", "warmup_steps", "on_nonfinite", "window")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sftloss.objectives.description import Description, HyperParameter, description, descriptions
 from sftloss.objectives.expression import objective
-from sftloss.objectives.record import OBJECTIVES, Objective, Record, described, in_order
+from sftloss.objectives.record import OBJECTIVES, Objective, ObjectiveRecord, listed
 from sftloss.objectives.terms import ObjectiveSum, Term, function_named, plug_in_names
 from sftloss.registry import functions_with_records
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sftloss.objectives.z_loss import z_loss as z_loss
     # end objectives
 
-OBJECTIVES.update(in_order(functions_with_records(__name__)))
+OBJECTIVES.update(listed(functions_with_records(__name__)))
 globals().update(OBJECTIVES)  # in place of the modules of the same names
 
 __all__ = [
@@ -34,10 +34,9 @@ __all__ = [
     "Description",
     "HyperParameter",
     "Objective",
+    "ObjectiveRecord",
     "ObjectiveSum",
-    "Record",
     "Term",
-    "described",
     "description",
     "descriptions",
     "function_named",

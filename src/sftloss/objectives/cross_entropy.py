@@ -3,11 +3,12 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.record import described
+from sftloss.objectives.record import ObjectiveRecord
+from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
 
-@described(examples=("cross_entropy",), neutral="cross_entropy")
+@attach_record(ObjectiveRecord(examples=("cross_entropy",), neutral="cross_entropy"))
 def cross_entropy(stats: TokenStats) -> Float[Tensor, " tokens"]:
     r"""Negative log-likelihood of the target: the usual loss of a language model.
 

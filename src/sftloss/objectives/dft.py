@@ -4,11 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.record import described
+from sftloss.objectives.record import ObjectiveRecord
+from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
 
-@described(examples=("dft",))
+@attach_record(ObjectiveRecord(examples=("dft",)))
 def dft(stats: TokenStats) -> Float[Tensor, " tokens"]:
     r"""Dynamic fine-tuning: cross-entropy times the target's own probability, held fixed.
 

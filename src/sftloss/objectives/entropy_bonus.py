@@ -3,11 +3,12 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.record import described
+from sftloss.objectives.record import ObjectiveRecord
+from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
 
-@described(examples=("cross_entropy + 0.1 * entropy_bonus",), is_term=True)
+@attach_record(ObjectiveRecord(examples=("cross_entropy + 0.1 * entropy_bonus",), is_term=True))
 def entropy_bonus(stats: TokenStats) -> Float[Tensor, " tokens"]:
     r"""Negative entropy of the prediction: added with a positive coefficient, it raises the entropy.
 

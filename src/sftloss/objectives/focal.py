@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.record import described
+from sftloss.objectives.record import ObjectiveRecord
+from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
 
-@described(examples=("focal(gamma=2)", "focal(gamma=0.5)"), neutral="focal(gamma=0)")
+@attach_record(ObjectiveRecord(examples=("focal(gamma=2)", "focal(gamma=0.5)"), neutral="focal(gamma=0)"))
 def focal(stats: TokenStats, *, gamma: float = 2.0, alpha: float = 1.0) -> Float[Tensor, " tokens"]:
     r"""Cross-entropy that fades as the target becomes certain.
 

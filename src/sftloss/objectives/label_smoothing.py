@@ -4,15 +4,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.record import described
+from sftloss.objectives.record import ObjectiveRecord
+from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
 CONVENTIONS = ("uniform", "others")
 
 
-@described(
-    examples=("label_smoothing(epsilon=0.1)", "label_smoothing(epsilon=0.1, convention='others')"),
-    neutral="label_smoothing(epsilon=0)",
+@attach_record(
+    ObjectiveRecord(
+        examples=("label_smoothing(epsilon=0.1)", "label_smoothing(epsilon=0.1, convention='others')"),
+        neutral="label_smoothing(epsilon=0)",
+    )
 )
 def label_smoothing(
     stats: TokenStats, *, epsilon: float = 0.1, convention: str = "uniform"

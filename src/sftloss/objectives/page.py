@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,17 +12,17 @@ from sftloss.docstrings import docstring_of, markdown, write_regions
 from sftloss.objectives.description import Description, description
 from sftloss.objectives.expression import objective
 from sftloss.objectives.record import OBJECTIVES
+from sftloss.registry import with_imports
 from sftloss.statistics import from_logits
 
 PROBABILITIES = (0.01, 0.1, 0.5, 0.9, 0.99)
-_IMPORTS = re.compile(r"( +# begin objectives.*\n)(?:.*\n)*?( +# end objectives\n)")
 
 
 def main() -> None:
     """Rewrite the page and the imports; run it in the root of the repository."""
     write_regions(Path("docs/objectives.md"), regions())
     room = Path(__file__).with_name("__init__.py")
-    room.write_text(with_imports(room.read_text(encoding="utf-8")), encoding="utf-8")
+    room.write_text(with_imports(room.read_text(encoding="utf-8"), OBJECTIVES), encoding="utf-8")
 
 
 def regions() -> dict[str, str]:
@@ -33,12 +32,6 @@ def regions() -> dict[str, str]:
         "gates": "\n".join([*_table_head(), *map(_gate_row, entries)]),
         "entries": "\n\n".join(_entry(entry, OBJECTIVES[entry.name]) for entry in entries),
     }
-
-
-def with_imports(source: str) -> str:
-    """Return the source of the room's ``__init__.py`` with an import for every objective of this room."""
-    lines = [f"    from {function.__module__} import {name} as {name}\n" for name, function in OBJECTIVES.items()]
-    return _IMPORTS.sub(lambda match: match[1] + "".join(sorted(lines)) + match[2], source)
 
 
 def gates(loss: Callable[..., Tensor]) -> list[float] | None:

@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.record import described
+from sftloss.objectives.record import ObjectiveRecord
+from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
 
-@described(examples=("poly_1(epsilon=1)",), neutral="poly_1(epsilon=0)")
+@attach_record(ObjectiveRecord(examples=("poly_1(epsilon=1)",), neutral="poly_1(epsilon=0)"))
 def poly_1(stats: TokenStats, *, epsilon: float = 1.0) -> Float[Tensor, " tokens"]:
     r"""Cross-entropy with its leading term, 1 - p, re-weighted.
 

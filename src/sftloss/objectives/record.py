@@ -1,4 +1,4 @@
-"""What an objective's file states beside its docstring, and the objectives that exist, by name."""
+"""The record of an objective, and the objectives that exist, by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sftloss.registry import Function, attach_record, record_of
+from sftloss.registry import record_of
 from sftloss.statistics.probe import Objective as Objective
 
 OBJECTIVES: dict[str, Callable[..., Tensor]] = {}
@@ -16,8 +16,11 @@ OBJECTIVES: dict[str, Callable[..., Tensor]] = {}
 
 
 @dataclass(frozen=True)
-class Record:
-    """How an objective is written in an expression.
+class ObjectiveRecord:
+    """What an objective's file states beside its docstring: how expressions write it.
+
+    ``@attach_record(ObjectiveRecord(...))`` above a function in a file of this room puts it into ``OBJECTIVES`` under
+    its own name. Its first parameter is the :class:`TokenStats`, the others are keyword-only hyper-parameters.
 
     Attributes:
         examples: Expressions that use it, the usual one first. Every law is tested on each of them.
@@ -30,24 +33,13 @@ class Record:
     is_term: bool = False
 
 
-def described(
-    *, examples: tuple[str, ...], neutral: str | None = None, is_term: bool = False
-) -> Callable[[Function], Function]:
-    """Mark a function as an objective, and keep its :class:`Record` beside it.
-
-    A marked function in a file of this room is in ``OBJECTIVES`` under its own name. Its first parameter is the
-    :class:`TokenStats`, the others are keyword-only hyper-parameters.
-    """
-    return attach_record(Record(examples, neutral, is_term))
-
-
-def objective_record(name: str, function: Callable[..., Tensor]) -> Record:
+def objective_record(name: str, function: Callable[..., Tensor]) -> ObjectiveRecord:
     """Return the record of an objective; one that has none is written by its name alone."""
     record = record_of(function)
-    return record if isinstance(record, Record) else Record((name,))
+    return record if isinstance(record, ObjectiveRecord) else ObjectiveRecord((name,))
 
 
-def in_order(functions: dict[str, Callable[..., Tensor]]) -> dict[str, Callable[..., Tensor]]:
+def listed(functions: dict[str, Callable[..., Tensor]]) -> dict[str, Callable[..., Tensor]]:
     """Return objectives in the order of lists and pages: cross-entropy, the other losses, then terms to add."""
     return dict(
         sorted(

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sftloss.objectives.record import OBJECTIVES
-from sftloss.registry import closest, function_at, load_plug_in, plug_ins
+from sftloss.registry import function_named as named_in
+from sftloss.registry import plug_ins
 from sftloss.statistics import TokenStats, from_logits
 
 HyperValue = float | str | bool | None
@@ -74,17 +75,10 @@ def function_named(name: str) -> Callable[..., Tensor]:
     Raises:
         ValueError: If there is none.
     """
-    if name in OBJECTIVES:
-        return OBJECTIVES[name]
     try:
-        if ":" in name:
-            return function_at(name, "objective")
-        if name in plug_ins(GROUP):
-            return load_plug_in(plug_ins(GROUP)[name], "objective")
+        return named_in(name, OBJECTIVES, GROUP, "objective")
     except ValueError as error:
-        raise ValueError(f"objective: {cut(name)} cannot be used: {error}") from error.__cause__
-    known = [*OBJECTIVES, *plug_in_names()]
-    raise ValueError(f"objective: {cut(name)} is no objective{closest(name, known)}; there are: {', '.join(known)}.")
+        raise ValueError(f"objective: {error}") from error.__cause__
 
 
 def plug_in_names() -> tuple[str, ...]:

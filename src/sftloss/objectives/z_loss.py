@@ -3,11 +3,12 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.record import described
+from sftloss.objectives.record import ObjectiveRecord
+from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
 
-@described(examples=("cross_entropy + 1e-4 * z_loss",), is_term=True)
+@attach_record(ObjectiveRecord(examples=("cross_entropy + 1e-4 * z_loss",), is_term=True))
 def z_loss(stats: TokenStats) -> Float[Tensor, " tokens"]:
     r"""Squared log-normalizer: keeps the logits from drifting, which cross-entropy does not notice.
 

@@ -26,7 +26,7 @@ def first_buffers(count: int, window: int) -> dict[str, Tensor]:
     }
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device, in its own dtype, or in float32 where the device has no float64."""
     if device.type == "mps" and tensor.dtype == torch.float64:
         return tensor.to(device, torch.float32)
@@ -42,8 +42,8 @@ class Complaints:
     errors: list[str]
 
 
-def in_order(ring: Tensor, count: int) -> Tensor:
-    """What a ring of one task holds after ``count`` entries, from oldest to newest."""
+def ring_values(ring: Tensor, count: int) -> Tensor:
+    """Entries of one task's ring after ``count`` of them, from oldest to newest."""
     return ring[:count] if count < ring.numel() else ring.roll(-(count % ring.numel()))
 
 

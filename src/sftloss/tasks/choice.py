@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sftloss.tasks.gramian import WEIGHTINGS
-from sftloss.tasks.strategies import STRATEGIES, Strategy, of_gramian, static
+from sftloss.registry import function_named
+from sftloss.tasks.strategies import STRATEGIES, Strategy, static
+
+GROUP = "sftloss.strategies"
+"""The entry points by which installed packages add strategies."""
 
 
 def chosen_strategy(
     choice: str | Mapping[str, float] | Strategy, names: Sequence[str], temperature: float | None
 ) -> Strategy:
-    """The strategy meant.
+    """Return the strategy meant.
 
     Raises:
         ValueError: If a name is unknown, weights do not fit the tasks, or a temperature is given to what has none.
@@ -32,28 +33,33 @@ def chosen_strategy(
 
 
 def strategy_named(name: str, hyper: Mapping[str, Any] | None = None) -> Strategy:
-    """A strategy by its name in ``STRATEGIES``, or a Gramian method's in ``WEIGHTINGS``, with its hyper-parameters.
+    """Make a strategy from its name and hyper-parameters.
+
+    Args:
+        name: A name of ``STRATEGIES``, a plug-in's, or the import path ``my_module:my_strategy`` of a function that
+            returns a :class:`Strategy`; the module may be a file in the working directory.
+        hyper: Keyword arguments of that function.
 
     Raises:
-        ValueError: If there is none of this name, or it has no such hyper-parameter.
+        ValueError: If there is none of this name, it has no such hyper-parameter, or it returns no strategy.
     """
-    hyper, known = dict(hyper or {}), [*STRATEGIES, *WEIGHTINGS]
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"MultiTaskLoss: unknown weighting_strategy {name!r}; known are {', '.join(known)}.{hint}")
-    make = STRATEGIES[name] if name in STRATEGIES else WEIGHTINGS[name]
-    takes = [p.name for p in inspect.signature(make).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    try:
+        make: Callable[..., Strategy] = function_named(name, STRATEGIES, GROUP, "strategy")
+    except ValueError as error:
+        raise ValueError(f"MultiTaskLoss: {error}") from error.__cause__
+    hyper = dict(hyper or {})
+    takes = [p.name for p in inspect.signature(make).parameters.values() if p.kind is not p.VAR_POSITIONAL]
     for key in hyper:
         if key not in takes:
             raise ValueError(f"MultiTaskLoss: {name} has no {key}; it has {', '.join(takes) or 'none'}.")
-    if name in STRATEGIES:
-        return STRATEGIES[name](**hyper)
-    return of_gramian(partial(WEIGHTINGS[name], **hyper), name=name)
+    strategy = make(**hyper)
+    if not isinstance(strategy, Strategy):
+        raise ValueError(f"MultiTaskLoss: {name} returns a {type(strategy).__name__} and no Strategy.")
+    return strategy
 
 
 def checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The tasks' names.
+    """Return the tasks' names.
 
     Raises:
         ValueError: If there are none, or one occurs twice, or one is no text.

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from sftloss.ranks import sum_over_ranks, world_size
 from sftloss.tasks import checkpoint
-from sftloss.tasks.bounds import bounded
 from sftloss.tasks.choice import checked_names, chosen_strategy
 from sftloss.tasks.gradients.conflicts import Conflicts
 from sftloss.tasks.report import step_info, task_statistics, tell_of_forgotten_step
-from sftloss.tasks.rules import Rules
+from sftloss.tasks.rules import Rules, bounded
 from sftloss.tasks.strategies import EXTRA, Observation, State, Strategy
 from sftloss.tasks.sums import checked_means, flat_tokens, sums_of_means, task_sums, zero_nonfinite
 from sftloss.weights import group_coefficients, group_normalizers
@@ -63,7 +62,7 @@ class MultiTaskLoss(nn.Module):
         tensor([1.5000, 0.5000], dtype=torch.float64)
 
     Source:
-        The tutorial, section 3.4; each strategy names its own.
+        Each strategy names its own.
     """
 
     weights: Tensor
@@ -324,7 +323,7 @@ class MultiTaskLoss(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiTaskLoss:
         """Follows the model to its device but not to its dtype: counts and sums in bfloat16 would stop growing."""
         device = fn(torch.zeros(1, device=self.weights.device)).device
-        return super()._apply(lambda tensor: checkpoint.moved(tensor, device), recurse)
+        return super()._apply(lambda tensor: checkpoint.on_device(tensor, device), recurse)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Names and strategy, so that a checkpoint is read by name."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftloss.tasks.checkpoint import in_order
+from sftloss.tasks.checkpoint import ring_values
 from sftloss.tasks.trend import trend
 
 
@@ -36,7 +36,7 @@ def task_statistics(module: Any) -> dict[str, dict[str, Any]]:
 
 
 def tell_of_forgotten_step(passes: int, stacklevel: int) -> None:
-    """A loop that never says where an optimizer step ends, as the tutorial's, would see weights of 1 for ever."""
+    """Warn about a loop that never calls step(): its weights would stay 1 for ever."""
     warnings.warn(
         f"MultiTaskLoss: {passes} forward passes without step(), so nothing has moved; call step() after "
         "optimizer.step(), or give update_freq=1.",
@@ -51,7 +51,7 @@ def _share(amounts: Tensor, k: int) -> float | None:
 
 def _losses(ring: Tensor, count: int) -> dict[str, Any]:
     """From oldest to newest, then judged."""
-    values = in_order(ring, count)
+    values = ring_values(ring, count)
     found = trend(values)
     finite = values[torch.isfinite(values)]
     return {
@@ -65,7 +65,7 @@ def _losses(ring: Tensor, count: int) -> dict[str, Any]:
 
 
 def step_info(module: Any, losses: Mapping[str, Tensor], total: Tensor) -> dict[str, Any]:
-    """What a forward pass is made of, detached and on the device, in the tutorial's form."""
+    """Return the parts of a forward pass, detached and on the device."""
     weights = list(module.weights)
     weighted = [
         None if name not in losses else losses[name] * weight.to(losses[name].device)

@@ -82,7 +82,7 @@ def adaptive_length_weights(
         \text{down: } u_i = w_i \, e^{-\lambda |n - n^*| / n^*}, \qquad
         \text{up: } u_i = w_i \left(1 + \lambda \frac{|n - n^*|}{n^*}\right)
 
-    ``"up"`` is the factor as the tutorial writes it. It multiplies the likelihood of a *fixed* answer, so it says
+    ``"up"`` is the factor of teaching material. It multiplies the likelihood of a *fixed* answer, so it says
     nothing about the length the model should write; it makes the model imitate answers of the **wrong** length
     **harder** (1.9 times, at 500 tokens, target 50 and penalty 0.1). ``"down"`` is the default because it does what
     the name promises: the optimum is the data reweighted towards the target length.
@@ -108,7 +108,7 @@ def adaptive_length_weights(
         tensor([1.0000, 1.0000, 0.6065])
 
     Source:
-        ``"up"``: the AdaptiveLengthLoss of the tutorial. ``"down"``: own, from the optimum of weighted likelihood.
+        ``"up"``: common in teaching material. ``"down"``: own, from the optimum of weighted likelihood.
     """
     check_flat("adaptive_length_weights", weights, segments=segments)
     if not 0 < target_length < float("inf"):

@@ -98,7 +98,7 @@ class Conflicts(nn.Module):
             }
         every = sum(int(met[p]) for p in upper)
         steps = int(self.steps)
-        found = trend(checkpoint.in_order(self.means.cpu(), steps))
+        found = trend(checkpoint.ring_values(self.means.cpu(), steps))
         return {
             "steps": steps,
             "conflict_rate": sum(int(against[p]) for p in upper) / every if every else None,
@@ -112,7 +112,7 @@ class Conflicts(nn.Module):
         """By task: the gradient's norm in the last step, its mean and its standard deviation over the window."""
         told = {}
         for name, ring, count in zip(self.task_names, self.norms.cpu(), self.norms_seen.tolist(), strict=True):
-            values = checkpoint.in_order(ring, count)
+            values = checkpoint.ring_values(ring, count)
             told[name] = {
                 "current_gradient": float(values[-1]) if count else None,
                 "average_gradient": float(values.mean()) if count else None,

@@ -1,7 +1,12 @@
 """Task weights as pure mathematics: ``init(K) -> state``, ``update(state, observation) -> state``, ``weights(state)``.
 
-Each strategy is one small file. All share two rules, kept in one place: a task absent from a step keeps its state, and
-weights have mean 1 over the tasks seen so far, so that no strategy changes the learning rate on the side. ::
+Each strategy is one file of this room, which holds the function, its docstring and its record; lists, the documentation
+page and the tests of the laws are made from these files. ``python -m sftloss.tasks`` rewrites the page and the imports
+for type checkers below.
+
+Three rules hold for all and are kept in one place, :mod:`formula`: a task absent from a step keeps its state; weights
+have mean 1 over the tasks seen so far, so that no strategy changes the learning rate on the side; and weights are
+detached, :math:`\\partial L / \\partial L_k = w_k`. ::
 
     chosen = uncertainty(kind="classification")
     state = chosen.init(2)
@@ -12,75 +17,57 @@ weights have mean 1 over the tasks seen so far, so that no strategy changes the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from sftloss.tasks.strategies.coba import coba
-from sftloss.tasks.strategies.difficulty_adaptive import difficulty_adaptive
-from sftloss.tasks.strategies.doremi import doremi
-from sftloss.tasks.strategies.dwa import dwa
-from sftloss.tasks.strategies.famo import famo
-from sftloss.tasks.strategies.focal_dtp import focal_dtp
-from sftloss.tasks.strategies.gls import gls
-from sftloss.tasks.strategies.gradient_balance import grad_norm, gradient_balance
-from sftloss.tasks.strategies.group_dro import group_dro
-from sftloss.tasks.strategies.imtl_l import imtl_l
-from sftloss.tasks.strategies.learning_progress import learning_progress
+from sftloss.registry import functions_with_records
 from sftloss.tasks.strategies.of_gramian import of_gramian
-from sftloss.tasks.strategies.performance_based import performance_based
-from sftloss.tasks.strategies.rlw import rlw
-from sftloss.tasks.strategies.static import static
-from sftloss.tasks.strategies.stch import stch
-from sftloss.tasks.strategies.strategy import EXTRA, Observation, State, Strategy
-from sftloss.tasks.strategies.temperature import temperature
-from sftloss.tasks.strategies.uncertainty import uncertainty
-from sftloss.tasks.strategies.uw_so import uw_so
+from sftloss.tasks.strategies.strategy import EXTRA, Observation, State, Strategy, StrategyRecord
 
-STRATEGIES: dict[str, Callable[..., Strategy]] = {
-    "static": static,
-    "temperature": temperature,
-    "uncertainty": uncertainty,
-    "uw_so": uw_so,
-    "imtl_l": imtl_l,
-    "dwa": dwa,
-    "difficulty_adaptive": difficulty_adaptive,
-    "performance_based": performance_based,
-    "learning_progress": learning_progress,
-    "group_dro": group_dro,
-    "gls": gls,
-    "stch": stch,
-    "rlw": rlw,
-    "focal_dtp": focal_dtp,
-    "famo": famo,
-    "coba": coba,
-    "doremi": doremi,
-    "gradient_balance": gradient_balance,
-    "grad_norm": grad_norm,
-}
-"""Every strategy by name. A literal dict: what is not written here does not exist."""
+if TYPE_CHECKING:
+    # begin strategies (written by `python -m sftloss.tasks`)
+    from sftloss.tasks.strategies.aligned_mtl import aligned_mtl as aligned_mtl
+    from sftloss.tasks.strategies.cagrad import cagrad as cagrad
+    from sftloss.tasks.strategies.coba import coba as coba
+    from sftloss.tasks.strategies.difficulty_adaptive import difficulty_adaptive as difficulty_adaptive
+    from sftloss.tasks.strategies.doremi import doremi as doremi
+    from sftloss.tasks.strategies.dwa import dwa as dwa
+    from sftloss.tasks.strategies.fairgrad import fairgrad as fairgrad
+    from sftloss.tasks.strategies.famo import famo as famo
+    from sftloss.tasks.strategies.focal_dtp import focal_dtp as focal_dtp
+    from sftloss.tasks.strategies.gls import gls as gls
+    from sftloss.tasks.strategies.grad_norm import grad_norm as grad_norm
+    from sftloss.tasks.strategies.gradient_balance import gradient_balance as gradient_balance
+    from sftloss.tasks.strategies.group_dro import group_dro as group_dro
+    from sftloss.tasks.strategies.imtl_g import imtl_g as imtl_g
+    from sftloss.tasks.strategies.imtl_l import imtl_l as imtl_l
+    from sftloss.tasks.strategies.learning_progress import learning_progress as learning_progress
+    from sftloss.tasks.strategies.mgda import mgda as mgda
+    from sftloss.tasks.strategies.nash_mtl import nash_mtl as nash_mtl
+    from sftloss.tasks.strategies.pcgrad import pcgrad as pcgrad
+    from sftloss.tasks.strategies.performance_based import performance_based as performance_based
+    from sftloss.tasks.strategies.rlw import rlw as rlw
+    from sftloss.tasks.strategies.static import static as static
+    from sftloss.tasks.strategies.stch import stch as stch
+    from sftloss.tasks.strategies.temperature import temperature as temperature
+    from sftloss.tasks.strategies.uncertainty import uncertainty as uncertainty
+    from sftloss.tasks.strategies.upgrad import upgrad as upgrad
+    from sftloss.tasks.strategies.uw_so import uw_so as uw_so
+    # end strategies
 
-__all__ = [
-    "EXTRA",
-    "STRATEGIES",
-    "Observation",
-    "State",
-    "Strategy",
-    "coba",
-    "difficulty_adaptive",
-    "doremi",
-    "dwa",
-    "famo",
-    "focal_dtp",
-    "gls",
-    "grad_norm",
-    "gradient_balance",
-    "group_dro",
-    "imtl_l",
-    "learning_progress",
-    "of_gramian",
-    "performance_based",
-    "rlw",
-    "static",
-    "stch",
-    "temperature",
-    "uncertainty",
-    "uw_so",
-]
+_NEEDS = ("losses", *EXTRA, "gramian")
+
+
+def _place(item: tuple[str, Callable[..., Strategy]]) -> tuple[int, bool, str]:
+    """By what a strategy needs, ``static`` first."""
+    name, make = item
+    return _NEEDS.index(make().needs), name != "static", name
+
+
+STRATEGIES: dict[str, Callable[..., Strategy]] = dict(sorted(functions_with_records(__name__).items(), key=_place))
+"""Every strategy of this room by name, those that need losses only first."""
+
+globals().update(STRATEGIES)  # in place of the modules of the same names
+
+__all__ = ["EXTRA", "STRATEGIES", "Observation", "State", "Strategy", "StrategyRecord", "of_gramian"]
+__all__ += STRATEGIES
+__all__.sort()

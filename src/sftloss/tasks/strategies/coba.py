@@ -3,21 +3,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.tasks.strategies.slope import in_order, neutral_where_unknown
-from sftloss.tasks.strategies.strategy import (
-    SMALLEST,
-    Observation,
-    Rule,
-    State,
-    Strategy,
-    check_positive,
-    strategy,
-    zeros,
-)
+from sftloss.registry import attach_record
+from sftloss.tasks.strategies.formula import SMALLEST, Formula, check, complete, zeros
+from sftloss.tasks.strategies.slope import neutral_where_unknown, oldest_first, rings, written
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
 
 
+@attach_record(StrategyRecord(settings=({"window": 3, "warmup": 2},), unit="free"))
 def coba(*, tau: float = 5.0, window: int = 20, warmup: int = 5) -> Strategy:
-    r"""Tasks should converge together, and one that diverges should not drag the rest: slopes of *validation* losses.
+    r"""Tasks should converge together, and one that diverges should not drag the rest: slopes of held-out losses.
 
     .. math::
         R = \operatorname{softmax}_k \frac{K \alpha_k}{\sum_j |\alpha_j|}, \quad
@@ -41,40 +35,35 @@ def coba(*, tau: float = 5.0, window: int = 20, warmup: int = 5) -> Strategy:
     Raises:
         ValueError: If a number is out of range.
 
-    Gradient:
-        :math:`\partial L / \partial L_k = w_k`.
-
     Source:
         Gong et al., *CoBa: Convergence Balancer for Multitask Finetuning of Large Language Models*, EMNLP 2024
-        (arXiv:2410.06741): its relative and absolute convergence scores and divergence factor. Not taken over from the
-        authors' code: a further softmax of the result, a floor, and a D that may exceed 1, which turns A's sign.
+        (arXiv:2410.06741): the relative and absolute convergence scores and the divergence factor. Of the authors' code
+        (MFTCoder) six things are not taken over: a further softmax of K times the result; a floor of 1/(10 K) under the
+        weights; a D that may exceed 1, which turns the sign of A; :math:`\alpha_{\max}` as the slope of the largest
+        loss ratio instead of the largest slope; a softmax over all slopes since the warm-up instead of the last n; and
+        the counting of a loss of exactly 0 as an absent task.
     """
-    check_positive("coba", tau=tau)
-    if window < 2 or warmup < 2:
-        raise ValueError(f"coba: window and warmup must be >= 2, got {window} and {warmup}.")
+    check("coba", tau=(tau, "> 0"), window=(window, ">= 2"), warmup=(warmup, ">= 2"))
 
     def fields(count: int) -> State:
-        rings = torch.zeros(count, window, dtype=torch.float64)
-        return {"first": zeros(count), "ratios": rings, "slopes": rings.clone()}
+        return {**zeros("first")(count), "ratios": rings(count, window), "slopes": rings(count, window)}
 
     def observe(state: State, observation: Observation) -> State:
-        assert observation.extra is not None  # `strategy` has looked
+        assert observation.extra is not None  # `complete` has checked it
         seen, loss = state["seen"], observation.extra
         first = torch.where(seen == 0, loss, state["first"])
-        here = torch.arange(window, device=loss.device) == (seen % window)[:, None]
-        ratios = torch.where(here, (loss / first.clamp(min=SMALLEST))[:, None], state["ratios"])
-        slopes = torch.where(here, _slope(in_order(ratios, seen + 1), seen + 1)[:, None], state["slopes"])
+        ratios = written(state["ratios"], seen, loss / first.clamp(min=SMALLEST))
+        slopes = written(state["slopes"], seen, _slope(oldest_first(ratios, seen + 1), seen + 1))
         return {"first": first, "ratios": ratios, "slopes": slopes}
 
     def log_weights(state: State) -> Tensor:
         seen = state["seen"]
         known = seen >= warmup
         # a first observation has no slope, so there is one slope less than observations
-        counts = (seen - 1).clamp(0, window)
-        weights = _scores(in_order(state["slopes"], seen), counts, known, tau)
+        weights = _scores(oldest_first(state["slopes"], seen), (seen - 1).clamp(0, window), known, tau)
         return neutral_where_unknown(weights.clamp(min=torch.finfo(weights.dtype).tiny).log(), known)
 
-    return strategy("coba", Rule(fields, observe, log_weights), needs="validation")
+    return complete("coba", Formula(fields, observe, log_weights), needs="validation")
 
 
 def _slope(values: Tensor, counts: Tensor) -> Tensor:

@@ -2,21 +2,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.tasks.strategies.reference import reference
-from sftloss.tasks.strategies.strategy import (
+from sftloss.registry import attach_record
+from sftloss.tasks.strategies.formula import (
     SMALLEST,
-    Observation,
-    Rule,
-    State,
-    Strategy,
-    check_decay,
-    check_positive,
-    ema,
-    strategy,
+    Formula,
+    check,
+    complete,
+    smoothed_loss,
     zeros,
 )
+from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
 
 
+@attach_record(StrategyRecord(settings=({}, {"relative": False}), unit="free"))
 def difficulty_adaptive(
     *, temperature: float = 1.0, relative: bool = True, decay: float = 0.9, reference_steps: int = 10
 ) -> Strategy:
@@ -38,24 +36,18 @@ def difficulty_adaptive(
         ValueError: If a number is out of range.
 
     Gradient:
-        :math:`\partial L / \partial L_k = w_k`. The losses in the weights are detached; the tutorial's are not, and
-        its total then *ascends* some tasks.
+        :math:`\partial L / \partial L_k = w_k`. The losses in the weights are detached; if they were not, the total
+        would *ascend* some tasks.
 
     Source:
-        The tutorial, section 3.4. There :math:`\exp(L / \tau)` in the text, a softmax of sum 1 in the code.
+        Common in teaching material, as :math:`\exp(L / \tau)` or as a softmax of sum 1.
     """
-    check_positive("difficulty_adaptive", temperature=temperature)
-    check_decay("difficulty_adaptive", decay)
-    check_positive("difficulty_adaptive", reference_steps=reference_steps)
-
-    def observe(state: State, observation: Observation) -> State:
-        return {
-            "loss": ema(state["loss"], observation.losses, state["seen"], decay),
-            "first": reference(state["first"], observation.losses, state["seen"], reference_steps),
-        }
+    check("difficulty_adaptive", temperature=(temperature, "> 0"), decay=(decay, "in [0, 1)"))
+    check("difficulty_adaptive", reference_steps=(reference_steps, "> 0"))
 
     def log_weights(state: State) -> Tensor:
         level = state["loss"] / state["first"].clamp(min=SMALLEST) if relative else state["loss"]
         return level / temperature
 
-    return strategy("difficulty_adaptive", Rule(lambda k: {"loss": zeros(k), "first": zeros(k)}, observe, log_weights))
+    formula = Formula(zeros("loss", "first"), smoothed_loss(decay, reference_steps), log_weights)
+    return complete("difficulty_adaptive", formula)

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import torch
 
-from sftloss.tasks.strategies.strategy import Observation, Rule, State, Strategy, check_positive, strategy, zeros
+from sftloss.registry import attach_record
+from sftloss.tasks.strategies.formula import Formula, check, complete, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
 
 
+@attach_record(StrategyRecord())
 def doremi(*, eta: float = 1.0, smoothing: float = 1e-3) -> Strategy:
     r"""The task furthest above what a reference model reaches counts most: ``group_dro`` on clipped excess losses.
 
@@ -24,24 +27,19 @@ def doremi(*, eta: float = 1.0, smoothing: float = 1e-3) -> Strategy:
     Raises:
         ValueError: If a number is out of range.
 
-    Gradient:
-        :math:`\partial L / \partial L_k = w_k`; the reference's loss moves no gradient.
-
     Source:
         Xie et al., *DoReMi: Optimizing Data Mixtures Speeds Up Language Model Pretraining*, 2023, algorithm 1
         (arXiv:2305.10429). There the mean of the weights over the run is what is kept, to sample by in a second one.
     """
-    check_positive("doremi", eta=eta)
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"doremi: smoothing must be in [0, 1), got {smoothing}.")
+    check("doremi", eta=(eta, "> 0"), smoothing=(smoothing, "in [0, 1)"))
 
     def observe(state: State, observation: Observation) -> State:
-        assert observation.extra is not None  # `strategy` has looked
+        assert observation.extra is not None  # `complete` has checked it
         present = observation.present
         old = torch.where(present, state["log_share"], -torch.inf)
         share = torch.softmax(old + eta * observation.extra.clamp(min=0), 0)
         share = (1 - smoothing) * share + smoothing / present.sum().clamp(min=1)
         return {"log_share": share.log() + torch.logsumexp(old, 0)}
 
-    rule = Rule(lambda k: {"log_share": zeros(k)}, observe, lambda state: state["log_share"])
-    return strategy("doremi", rule, needs="excess")
+    formula = Formula(zeros("log_share"), observe, lambda state: state["log_share"])
+    return complete("doremi", formula, needs="excess")

@@ -3,18 +3,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.tasks.strategies.strategy import (
-    SMALLEST,
-    Observation,
-    Rule,
-    State,
-    Strategy,
-    check_positive,
-    strategy,
-    zeros,
-)
+from sftloss.registry import attach_record
+from sftloss.tasks.strategies.formula import SMALLEST, Formula, check, complete, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
 
 
+@attach_record(StrategyRecord(settings=({"window": 2},), unit="free"))
 def dwa(*, temperature: float = 2.0, window: int = 25) -> Strategy:
     r"""Dynamic weight average: more weight to tasks whose loss falls more slowly.
 
@@ -34,17 +28,12 @@ def dwa(*, temperature: float = 2.0, window: int = 25) -> Strategy:
     Raises:
         ValueError: If a number is out of range.
 
-    Gradient:
-        :math:`\partial L / \partial L_k = w_k`.
-
     Source:
         Liu, Johns and Davison, *End-to-End Multi-Task Learning with Attention*, 2019, eq. 7 (arXiv:1803.10704).
     """
-    check_positive("dwa", temperature=temperature)
-    if window < 1:
-        raise ValueError(f"dwa: window must be >= 1, got {window}.")
+    check("dwa", temperature=(temperature, "> 0"), window=(window, ">= 1"))
 
-    def observe(state: State, observation: Observation) -> dict[str, Tensor]:
+    def observe(state: State, observation: Observation) -> State:
         total = state["total"] + observation.losses
         is_complete = (state["seen"] + 1) % window == 0
         return {
@@ -57,5 +46,4 @@ def dwa(*, temperature: float = 2.0, window: int = 25) -> Strategy:
         ratio = state["last"].clamp(min=SMALLEST) / state["before"].clamp(min=SMALLEST)
         return torch.where(state["seen"] >= 2 * window, ratio.clamp(max=2.0), 1.0) / temperature
 
-    rule = Rule(lambda k: {"total": zeros(k), "last": zeros(k), "before": zeros(k)}, observe, log_weights)
-    return strategy("dwa", rule)
+    return complete("dwa", Formula(zeros("total", "last", "before"), observe, log_weights))

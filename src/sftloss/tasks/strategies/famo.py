@@ -3,20 +3,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.tasks.strategies.strategy import (
-    SMALLEST,
-    Observation,
-    Rule,
-    State,
-    Strategy,
-    check_positive,
-    strategy,
-    zeros,
-)
+from sftloss.registry import attach_record
+from sftloss.tasks.strategies.formula import Formula, check, complete, log, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8  # Adam's own, as in the authors' code
 
 
+@attach_record(StrategyRecord(unit="inverse"))
 def famo(*, lr: float = 0.025, gamma: float = 0.01) -> Strategy:
     r"""Every task's log loss should fall equally fast; the slowest decides.
 
@@ -47,15 +41,13 @@ def famo(*, lr: float = 0.025, gamma: float = 0.01) -> Strategy:
         Liu et al., *FAMO: Fast Adaptive Multitask Optimization*, 2023, algorithm 1 (arXiv:2306.03792), with the Adam of
         the authors' code and their minimum losses b set to 0.
     """
-    check_positive("famo", lr=lr)
-    if not 0 <= gamma < float("inf"):
-        raise ValueError(f"famo: gamma must be finite and >= 0, got {gamma}.")
+    check("famo", lr=(lr, "> 0"), gamma=(gamma, ">= 0"))
 
     def observe(state: State, observation: Observation) -> State:
-        assert observation.extra is not None  # `strategy` has looked
+        assert observation.extra is not None  # `complete` has checked it
         xi, present = state["xi"], observation.present
-        fallen = _log(observation.losses) - _log(observation.extra)
-        # of nobody: a softmax over -inf alone is NaN, which the freeze discards
+        fallen = log(observation.losses) - log(observation.extra)
+        # without any task present: a softmax over -inf alone is NaN, which the freeze discards
         z = torch.softmax(torch.where(present, xi, -torch.inf), 0)
         slope = z * (fallen - torch.where(present, z * fallen, 0).sum()) + gamma * xi
         first = _BETAS[0] * state["first_moment"] + (1 - _BETAS[0]) * slope
@@ -65,11 +57,7 @@ def famo(*, lr: float = 0.025, gamma: float = 0.01) -> Strategy:
         return {"xi": xi - lr * step, "first_moment": first, "second_moment": second, "loss": observation.losses}
 
     def log_weights(state: State) -> Tensor:
-        return state["xi"] - _log(state["loss"])
+        return state["xi"] - log(state["loss"])
 
-    fields = ("xi", "first_moment", "second_moment", "loss")
-    return strategy("famo", Rule(lambda k: {name: zeros(k) for name in fields}, observe, log_weights), needs="after")
-
-
-def _log(losses: Tensor) -> Tensor:
-    return losses.clamp(min=SMALLEST).log()
+    fields = zeros("xi", "first_moment", "second_moment", "loss")
+    return complete("famo", Formula(fields, observe, log_weights), needs="after")

@@ -3,18 +3,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.tasks.strategies.strategy import Observation, Rule, State, Strategy, check_decay, ema, strategy, zeros
+from sftloss.registry import attach_record
+from sftloss.tasks.strategies.formula import Formula, check, complete, exponential_mean, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
 
 _EDGE = 1e-6
 
 
+@attach_record(StrategyRecord())
 def focal_dtp(*, gamma: float = 1.0, decay: float = 0.9) -> Strategy:
-    r"""Dynamic task prioritisation: the focal loss one level up, tasks that are mastered fade.
+    r"""Dynamic task prioritization, the focal loss one level up: tasks that are mastered fade.
 
     .. math:: w_k \propto -(1 - \kappa_k)^\gamma \log \kappa_k, \qquad \kappa_k = \overline{e^{-L_k}}
 
-    :math:`\kappa` in (0, 1) says how well the task is done: the exponential mean of the geometric mean probability of
-    its tokens.
+    :math:`\kappa` in (0, 1) measures how well the task is done: the exponential mean of the geometric mean probability
+    of its tokens.
 
     Args:
         gamma: Focusing exponent, dimensionless, ``>= 0``.
@@ -26,22 +29,17 @@ def focal_dtp(*, gamma: float = 1.0, decay: float = 0.9) -> Strategy:
     Raises:
         ValueError: If a number is out of range.
 
-    Gradient:
-        :math:`\partial L / \partial L_k = w_k`.
-
     Source:
         Guo et al., *Dynamic Task Prioritization for Multitask Learning*, ECCV 2018, eq. 3 and 5; there the indicator is
         any measure such as accuracy.
     """
-    if not 0 <= gamma < float("inf"):
-        raise ValueError(f"focal_dtp: gamma must be finite and >= 0, got {gamma}.")
-    check_decay("focal_dtp", decay)
+    check("focal_dtp", gamma=(gamma, ">= 0"), decay=(decay, "in [0, 1)"))
 
     def observe(state: State, observation: Observation) -> State:
-        return {"kpi": ema(state["kpi"], torch.exp(-observation.losses), state["seen"], decay)}
+        return {"kpi": exponential_mean(state["kpi"], torch.exp(-observation.losses), state["seen"], decay)}
 
     def log_weights(state: State) -> Tensor:
         kpi = state["kpi"].clamp(_EDGE, 1 - _EDGE)
         return gamma * torch.log1p(-kpi) + torch.log(-torch.log(kpi))
 
-    return strategy("focal_dtp", Rule(lambda k: {"kpi": zeros(k)}, observe, log_weights))
+    return complete("focal_dtp", Formula(zeros("kpi"), observe, log_weights))

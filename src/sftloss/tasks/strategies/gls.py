@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-from sftloss.tasks.strategies.strategy import SMALLEST, Rule, Strategy, check_decay, ema, strategy, zeros
+from sftloss.registry import attach_record
+from sftloss.tasks.strategies.formula import Formula, check, complete, log, smoothed_loss, zeros
+from sftloss.tasks.strategies.strategy import Strategy, StrategyRecord
 
 
+@attach_record(StrategyRecord(unit="inverse"))
 def gls(*, decay: float = 0.0) -> Strategy:
     r"""Geometric loss strategy: descends :math:`(\prod_k L_k)^{1/K}`, so :math:`w_k \propto 1 / L_k`.
 
@@ -13,22 +16,13 @@ def gls(*, decay: float = 0.0) -> Strategy:
         decay: Of the exponential mean of the loss; 0 is the last step's loss.
 
     Returns:
-        The strategy. Lagged by one step; in the paper of this step. Scale-equivariant: a loss in other units has the
-        same influence. A loss under 1e-8, or negative, counts as 1e-8.
+        The strategy. Lagged by one step; in the paper of this step. A loss under 1e-8, or negative, counts as 1e-8.
 
     Raises:
         ValueError: If ``decay`` is out of range.
 
-    Gradient:
-        :math:`\partial L / \partial L_k = w_k`.
-
     Source:
         Chennupati et al., *MultiNet++*, 2019, eq. 4 (arXiv:1904.08492).
     """
-    check_decay("gls", decay)
-    rule = Rule(
-        lambda count: {"loss": zeros(count)},
-        lambda state, observation: {"loss": ema(state["loss"], observation.losses, state["seen"], decay)},
-        lambda state: -state["loss"].clamp(min=SMALLEST).log(),
-    )
-    return strategy("gls", rule)
+    check("gls", decay=(decay, "in [0, 1)"))
+    return complete("gls", Formula(zeros("loss"), smoothed_loss(decay), lambda state: -log(state["loss"])))

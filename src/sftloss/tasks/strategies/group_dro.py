@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from sftloss.tasks.strategies.strategy import Observation, Rule, State, Strategy, check_positive, strategy, zeros
+from sftloss.registry import attach_record
+from sftloss.tasks.strategies.formula import Formula, check, complete, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
 
 
+@attach_record(StrategyRecord())
 def group_dro(*, eta: float = 0.01) -> Strategy:
     r"""The worst task counts most: weights climb the losses by exponentiated gradient.
 
@@ -24,21 +26,16 @@ def group_dro(*, eta: float = 0.01) -> Strategy:
     Raises:
         ValueError: If ``eta`` is not positive.
 
-    Gradient:
-        :math:`\partial L / \partial L_k = w_k`.
-
     Source:
         Sagawa et al., *Distributionally Robust Neural Networks for Group Shifts*, 2020, algorithm 1
         (arXiv:1911.08731).
     """
-    check_positive("group_dro", eta=eta)
+    check("group_dro", eta=(eta, "> 0"))
 
-    def observe(state: State, observation: Observation) -> dict[str, Tensor]:
-        present = observation.present
+    def observe(state: State, observation: Observation) -> State:
         # all-absent: logsumexp of nothing is -inf, and -inf - -inf is NaN, which the freeze would discard anyway
-        old = torch.where(present, state["log_share"], -torch.inf)
-        moved = old + eta * observation.losses
-        shift = torch.logsumexp(moved, 0) - torch.logsumexp(old, 0)
+        old = torch.where(observation.present, state["log_share"], -torch.inf)
+        shift = torch.logsumexp(old + eta * observation.losses, 0) - torch.logsumexp(old, 0)
         return {"log_share": state["log_share"] + eta * observation.losses - shift}
 
-    return strategy("group_dro", Rule(lambda k: {"log_share": zeros(k)}, observe, lambda state: state["log_share"]))
+    return complete("group_dro", Formula(zeros("log_share"), observe, lambda state: state["log_share"]))

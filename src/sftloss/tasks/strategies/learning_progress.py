@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.tasks.strategies.performance_based import check_slope
+from sftloss.registry import attach_record
+from sftloss.tasks.strategies.formula import Formula, check, complete
 from sftloss.tasks.strategies.slope import change, neutral_where_unknown, observe_slope, slope_fields
-from sftloss.tasks.strategies.strategy import Rule, State, Strategy, strategy
+from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
 
 
+@attach_record(StrategyRecord(settings=({"window": 3},), unit="free"))
 def learning_progress(
     *, temperature: float = 1.0, window: int = 20, decay: float = 0.9, limit: float = 1.0
 ) -> Strategy:
@@ -29,18 +31,15 @@ def learning_progress(
     Raises:
         ValueError: If a number is out of range.
 
-    Gradient:
-        :math:`\partial L / \partial L_k = w_k`.
-
     Source:
         Graves et al., *Automated Curriculum Learning for Neural Networks*, 2017, section 3 (arXiv:1704.03003), and
         Matiisen et al., *Teacher-Student Curriculum Learning*, 2017 (arXiv:1707.00183); there as sampling.
     """
-    check_slope("learning_progress", window, decay, temperature=temperature, limit=limit)
+    check("learning_progress", temperature=(temperature, "> 0"), window=(window, ">= 2"))
+    check("learning_progress", decay=(decay, "in [0, 1)"), limit=(limit, "> 0"))
 
     def log_weights(state: State) -> Tensor:
         delta, known = change(state)
         return neutral_where_unknown(delta.abs().clamp(max=limit) / temperature, known)
 
-    rule = Rule(slope_fields(window), lambda state, seen: observe_slope(state, seen, decay), log_weights)
-    return strategy("learning_progress", rule)
+    return complete("learning_progress", Formula(slope_fields(window), observe_slope(decay), log_weights))

@@ -1,3 +1,5 @@
+"""Methods on the Gramian as strategies."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -6,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sftloss.tasks.gramian import on_present
-from sftloss.tasks.strategies.strategy import Observation, Rule, State, Strategy, strategy, zeros
+from sftloss.tasks.strategies.formula import Formula, check, complete, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy
 
 
 def of_gramian(weighting: Callable[[Tensor], Tensor], *, name: str = "of_gramian", smoothing: float = 1e-3) -> Strategy:
@@ -14,12 +17,12 @@ def of_gramian(weighting: Callable[[Tensor], Tensor], *, name: str = "of_gramian
 
     .. math:: w \propto (1 - c) \, \max(m(G), 0) + c / K
 
-    Its guarantees (nobody is hurt, say) are those of the gradients one step back. With
-    :meth:`sftloss.tasks.TaskGradients.apply` the method acts on the step itself.
+    Its guarantees (that no task is hurt, for example) are those of the gradients one step back. To let it act on the
+    step itself, give :meth:`Strategy.weights_of_step` to :meth:`sftloss.tasks.TaskGradients.apply`.
 
     Args:
-        weighting: Gramian ``(tasks, tasks)`` to weights ``(tasks,)``: one of :mod:`sftloss.tasks.gramian`, a weighting
-            of TorchJD, or any such callable.
+        weighting: Gramian ``(tasks, tasks)`` to weights ``(tasks,)``: one of ours, a weighting of TorchJD, or any such
+            callable.
         name: In messages and checkpoints.
         smoothing: c in [0, 1): a task whose weight is 0 is not lost for ever.
 
@@ -30,29 +33,24 @@ def of_gramian(weighting: Callable[[Tensor], Tensor], *, name: str = "of_gramian
     Raises:
         ValueError: If ``smoothing`` is out of range.
 
-    Gradient:
-        :math:`\partial L / \partial L_k = w_k`.
-
     Source:
         That of the method.
     """
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"{name}: smoothing must be in [0, 1), got {smoothing}.")
+    check(name, smoothing=(smoothing, "in [0, 1)"))
 
     def observe(state: State, observation: Observation) -> State:
-        assert observation.gramian is not None  # `strategy` has looked
-        present = observed(observation)
-        found = on_present(weighting, observation.gramian, present).to(state["log_share"]).clamp(min=0)
-        share = torch.where(
-            found.sum() > 0, found / found.sum().clamp(min=1e-300), present / present.sum().clamp(min=1)
-        )
+        assert observation.gramian is not None  # `complete` has checked it
+        present = observation.has_gradient
+        equal = present / present.sum().clamp(min=1)
+        raw = on_present(weighting, observation.gramian, present).to(state["log_share"]).clamp(min=0)
+        share = torch.where(raw.sum() > 0, raw / raw.sum().clamp(min=1e-300), equal)
         mass = torch.logsumexp(torch.where(present, state["log_share"], -torch.inf), 0)
         return {"log_share": ((1 - smoothing) * share + smoothing / present.sum().clamp(min=1)).log() + mass}
 
-    def observed(observation: Observation) -> Tensor:
-        assert observation.gramian is not None
-        squares = observation.gramian.detach().diagonal()
-        return observation.present & torch.isfinite(squares) & (squares > 0)
-
-    rule = Rule(lambda k: {"log_share": zeros(k)}, observe, lambda state: state["log_share"], observed)
-    return strategy(name, rule, needs="gramian")
+    formula = Formula(
+        zeros("log_share"),
+        observe,
+        lambda state: state["log_share"],
+        lambda observation: observation.has_gradient,
+    )
+    return complete(name, formula, needs="gramian", method=weighting)

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from sftloss.registry import attach_record
+from sftloss.tasks.strategies.formula import Formula, check, complete
 from sftloss.tasks.strategies.slope import change, neutral_where_unknown, observe_slope, slope_fields
-from sftloss.tasks.strategies.strategy import Rule, State, Strategy, check_decay, check_positive, strategy
+from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
 
 
+@attach_record(StrategyRecord(settings=({"window": 3},), unit="free"))
 def performance_based(
     *, temperature: float = 1.0, window: int = 20, decay: float = 0.9, limit: float = 1.0
 ) -> Strategy:
@@ -30,26 +33,15 @@ def performance_based(
     Raises:
         ValueError: If a number is out of range.
 
-    Gradient:
-        :math:`\partial L / \partial L_k = w_k`.
-
     Source:
-        The tutorial, section 3.4, there :math:`1 / \max(-\text{slope}, 0)`, which gives one stalled task everything;
-        the softmax of slopes is SoftAdapt, Heydari et al., 2019, eq. 9 (arXiv:1912.12355).
+        A softmax of slopes, as SoftAdapt: Heydari et al., 2019, eq. 9 (arXiv:1912.12355). The form
+        :math:`1 / \max(-\text{slope}, 0)` of teaching material would give one stalled task everything.
     """
-    check_slope("performance_based", window, decay, temperature=temperature, limit=limit)
+    check("performance_based", temperature=(temperature, "> 0"), window=(window, ">= 2"))
+    check("performance_based", decay=(decay, "in [0, 1)"), limit=(limit, "> 0"))
 
     def log_weights(state: State) -> Tensor:
         delta, known = change(state)
         return neutral_where_unknown(delta.clamp(-limit, 0) / temperature, known)
 
-    rule = Rule(slope_fields(window), lambda state, seen: observe_slope(state, seen, decay), log_weights)
-    return strategy("performance_based", rule)
-
-
-def check_slope(name: str, window: int, decay: float, **positive: float) -> None:
-    """Refuses what a slope cannot be taken with."""
-    check_positive(name, **positive)
-    check_decay(name, decay)
-    if window < 2:
-        raise ValueError(f"{name}: window must be >= 2, got {window}.")
+    return complete("performance_based", Formula(slope_fields(window), observe_slope(decay), log_weights))

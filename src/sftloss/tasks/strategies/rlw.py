@@ -5,23 +5,23 @@ import math
 import torch
 from torch import Tensor
 
-from sftloss.tasks.strategies.strategy import Rule, State, Strategy, strategy
+from sftloss.registry import attach_record
+from sftloss.tasks.strategies.formula import Formula, complete
+from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
 
 
+@attach_record(StrategyRecord(unit="free"))
 def rlw(*, seed: int = 0) -> Strategy:
     r"""Random loss weighting, the control: :math:`w = K \operatorname{softmax}(z)`, z standard normal, new each step.
 
-    A method that does not beat this has shown nothing.
+    A method that is no better than this has shown no benefit.
 
     Args:
         seed: With the task's place and the step's number it fixes every draw: no random state is read or moved, so
             ranks agree and a resumed run goes on with the same numbers.
 
     Returns:
-        The strategy. Nothing lags, for nothing is observed.
-
-    Gradient:
-        :math:`\partial L / \partial L_k = w_k`.
+        The strategy. Nothing lags, because nothing is observed.
 
     Source:
         Lin et al., *Reasonable Effectiveness of Random Weighting*, 2022, eq. 2 (arXiv:2111.10603).
@@ -33,11 +33,11 @@ def rlw(*, seed: int = 0) -> Strategy:
     def log_weights(state: State) -> Tensor:
         return _normal(_mixed(_mixed(state["key"] + seed * 1_000_003) + state["steps"]))
 
-    return strategy("rlw", Rule(fields, lambda state, _: {"steps": state["steps"] + 1}, log_weights))
+    return complete("rlw", Formula(fields, lambda state, _: {"steps": state["steps"] + 1}, log_weights))
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """The finaliser of splitmix64 in wrapping int64 arithmetic: a counter in, 64 well-mixed bits out."""
+    """The finalizer of splitmix64 in wrapping int64 arithmetic: a counter in, 64 well-mixed bits out."""
     x = x + -7046029254386353131  # the golden ratio, 0x9E3779B97F4A7C15
     x = (x ^ _shifted(x, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
     x = (x ^ _shifted(x, 27)) * -7723592293110705685  # 0x94D049BB133111EB

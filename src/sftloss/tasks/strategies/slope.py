@@ -1,4 +1,4 @@
-"""How fast each task learns, relative to its own level: what three strategies and the trend are made of."""
+"""How fast each task learns, relative to its own level: what three strategies are made of."""
 
 from __future__ import annotations
 
@@ -7,31 +7,40 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sftloss.tasks.strategies.strategy import SMALLEST, Observation, State, ema, zeros
+from sftloss.tasks.strategies.formula import exponential_mean, log, zeros
+from sftloss.tasks.strategies.strategy import Observation, State
+
+
+def rings(count: int, window: int) -> Tensor:
+    """A ring of `window` float64 numbers a task, ``(tasks, window)``."""
+    return torch.zeros(count, window, dtype=torch.float64)
+
+
+def written(ring: Tensor, seen: Tensor, values: Tensor) -> Tensor:
+    """The rings with each task's value in its next place."""
+    window = ring.shape[1]
+    return torch.where(torch.arange(window, device=ring.device) == (seen % window)[:, None], values[:, None], ring)
+
+
+def oldest_first(ring: Tensor, seen: Tensor) -> Tensor:
+    """Rings from oldest to newest, where they are full."""
+    window = ring.shape[1]
+    return ring.gather(1, (torch.arange(window, device=ring.device) + seen[:, None]) % window)
 
 
 def slope_fields(window: int) -> Callable[[int], State]:
-    """The fields of a window of smoothed losses, from the number of tasks."""
-
-    def fields(count: int) -> State:
-        return {"loss": zeros(count), "past": torch.zeros(count, window, dtype=torch.float64)}
-
-    return fields
+    """Return the fields of a window of smoothed losses, from the number of tasks."""
+    return lambda count: {**zeros("loss")(count), "past": rings(count, window)}
 
 
-def observe_slope(state: State, observation: Observation, decay: float) -> dict[str, Tensor]:
-    """Writes the logarithm of the smoothed loss into each task's ring."""
-    loss = ema(state["loss"], observation.losses, state["seen"], decay)
-    window = state["past"].shape[1]
-    here = torch.arange(window, device=loss.device) == (state["seen"] % window)[:, None]
-    return {"loss": loss, "past": torch.where(here, loss.clamp(min=SMALLEST).log()[:, None], state["past"])}
+def observe_slope(decay: float) -> Callable[[State, Observation], State]:
+    """Return an `observe` that writes the logarithm of the smoothed loss into each task's ring."""
 
+    def observe(state: State, observation: Observation) -> State:
+        loss = exponential_mean(state["loss"], observation.losses, state["seen"], decay)
+        return {"loss": loss, "past": written(state["past"], state["seen"], log(loss))}
 
-def in_order(past: Tensor, seen: Tensor) -> Tensor:
-    """Rings ``(tasks, window)`` from oldest to newest, where they are full."""
-    window = past.shape[1]
-    order = (torch.arange(window, device=past.device) + seen[:, None]) % window
-    return past.gather(1, order)
+    return observe
 
 
 def change(state: State) -> tuple[Tensor, Tensor]:
@@ -39,7 +48,7 @@ def change(state: State) -> tuple[Tensor, Tensor]:
     past, seen = state["past"], state["seen"]
     window = past.shape[1]
     x = torch.arange(window, dtype=past.dtype, device=past.device) - (window - 1) / 2
-    slope = in_order(past, seen) @ x / (x @ x)
+    slope = oldest_first(past, seen) @ x / (x @ x)
     return slope * (window - 1), seen >= window
 
 

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 
 import torch
 
-from sftloss.tasks.strategies.strategy import Rule, Strategy, strategy, zeros
+from sftloss.registry import attach_record
+from sftloss.tasks.strategies.formula import Formula, complete, zeros
+from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
 
 
+@attach_record(StrategyRecord(unit="free"))
 def static(*, factors: Sequence[float] | None = None) -> Strategy:
     r"""Fixed weights, :math:`w_k \propto c_k`; without factors every task has weight 1.
 
@@ -23,20 +26,17 @@ def static(*, factors: Sequence[float] | None = None) -> Strategy:
     Raises:
         ValueError: If a factor is negative or not finite, all are 0, or there is not one a task.
 
-    Gradient:
-        :math:`\partial L / \partial L_k = w_k`, constant once all tasks have been seen.
-
     Source:
         Kurin et al., *In Defense of the Unitary Scalarization*, 2022 (arXiv:2201.04122).
     """
     if factors is not None and (not all(0 <= c < math.inf for c in factors) or not any(factors)):
         raise ValueError(f"static: factors must be finite, >= 0 and not all 0, got {list(factors)}.")
 
-    def fields(count: int) -> dict[str, torch.Tensor]:
+    def fields(count: int) -> State:
         if factors is None:
-            return {"log_factor": zeros(count)}
+            return zeros("log_factor")(count)
         if len(factors) != count:
             raise ValueError(f"static: {len(factors)} factors for {count} tasks; give one a task.")
         return {"log_factor": torch.tensor(list(factors), dtype=torch.float64).log()}
 
-    return strategy("static", Rule(fields, lambda state, seen: {}, lambda s: s["log_factor"]), adaptive=False)
+    return complete("static", Formula(fields, lambda *_: {}, lambda state: state["log_factor"]), adaptive=False)

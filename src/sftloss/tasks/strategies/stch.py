@@ -2,21 +2,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.tasks.strategies.reference import reference
-from sftloss.tasks.strategies.strategy import (
-    SMALLEST,
-    Observation,
-    Rule,
-    State,
-    Strategy,
-    check_decay,
-    check_positive,
-    ema,
-    strategy,
-    zeros,
-)
+from sftloss.registry import attach_record
+from sftloss.tasks.strategies.formula import Formula, check, complete, log, smoothed_loss, zeros
+from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
 
 
+@attach_record(StrategyRecord(settings=({}, {"mu": 0.2, "reference_steps": 2}), unit="inverse"))
 def stch(*, mu: float = 1.0, decay: float = 0.0, reference_steps: int = 10) -> Strategy:
     r"""Smooth Tchebycheff: descends a smooth maximum of the log losses, each measured by where it began.
 
@@ -38,24 +29,13 @@ def stch(*, mu: float = 1.0, decay: float = 0.0, reference_steps: int = 10) -> S
     Raises:
         ValueError: If a number is out of range.
 
-    Gradient:
-        :math:`\partial L / \partial L_k = w_k`.
-
     Source:
         Lin et al., *Smooth Tchebycheff Scalarization for Multi-Objective Optimization*, 2024, eq. 11
-        (arXiv:2402.19078), on log losses as the authors' code has it.
+        (arXiv:2402.19078), on log losses as in the authors' code.
     """
-    check_positive("stch", mu=mu, reference_steps=reference_steps)
-    check_decay("stch", decay)
-
-    def observe(state: State, observation: Observation) -> State:
-        return {
-            "loss": ema(state["loss"], observation.losses, state["seen"], decay),
-            "first": reference(state["first"], observation.losses, state["seen"], reference_steps),
-        }
+    check("stch", mu=(mu, "> 0"), decay=(decay, "in [0, 1)"), reference_steps=(reference_steps, "> 0"))
 
     def log_weights(state: State) -> Tensor:
-        loss, first = state["loss"].clamp(min=SMALLEST).log(), state["first"].clamp(min=SMALLEST).log()
-        return (loss - first) / mu - loss
+        return (log(state["loss"]) - log(state["first"])) / mu - log(state["loss"])
 
-    return strategy("stch", Rule(lambda k: {"loss": zeros(k), "first": zeros(k)}, observe, log_weights))
+    return complete("stch", Formula(zeros("loss", "first"), smoothed_loss(decay, reference_steps), log_weights))

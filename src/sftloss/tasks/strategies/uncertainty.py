@@ -3,36 +3,47 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.tasks.strategies.strategy import (
+from sftloss.registry import attach_record
+from sftloss.tasks.strategies.formula import (
     SMALLEST,
-    Observation,
-    Rule,
-    State,
-    Strategy,
-    check_decay,
-    check_positive,
-    ema,
-    strategy,
+    Formula,
+    check,
+    complete,
+    smoothed_loss,
     zeros,
 )
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
 
-KINDS = ("classification", "regression", "liebel")
+FORMS = ("classification", "regression", "liebel")
+_SGD = {"learn": "sgd", "lr": 0.1}
 
 
+@attach_record(
+    StrategyRecord(
+        settings=(
+            {},
+            _SGD,
+            {"kind": "regression", **_SGD},
+            {"kind": "liebel"},
+            {"kind": "liebel", **_SGD},
+        ),
+        unit="inverse",
+    )
+)
 def uncertainty(
     *, kind: str = "classification", learn: str = "closed_form", decay: float = 0.9, lr: float = 0.01
 ) -> Strategy:
-    r"""Weights from each task's own noise level, homoscedastic uncertainty. Descends the sum of log losses.
+    r"""Weights from each task's own noise level, homoscedastic uncertainty: at its optimum :math:`1 / 2 \bar L`.
 
-    With :math:`s = \log \sigma^2`, each task minimises over s (or over c)
+    With :math:`s = \log \sigma^2`, each task minimizes over s (over c in Liebel's form)
 
     .. math::
         e^{-s} L + \tfrac12 s \;\text{(classification)}, \qquad \tfrac12 e^{-s} L + \tfrac12 s \;\text{(regression)},
         \qquad \frac{L}{2 c^2} + \log(1 + c^2) \;\text{(Liebel)}
 
-    and weights its loss by :math:`e^{-s}`, :math:`\tfrac12 e^{-s}` or :math:`1 / 2c^2`. At their optimum the first two
-    weights are both exactly :math:`1 / 2L`; they differ in how fast they get there. Liebel's are
-    :math:`2 / (L + \sqrt{L^2 + 8L})`: about as large at L = 1, far smaller at small L.
+    and weights its loss by :math:`e^{-s}`, :math:`\tfrac12 e^{-s}` or :math:`1 / 2c^2`. It descends the sum of log
+    losses. At their optimum the first two weights are both exactly :math:`1 / 2L`; they differ in how fast they get
+    there. Liebel's is :math:`2 / (L + \sqrt{L^2 + 8L})`: about as large at L = 1, far smaller at small L.
 
     Args:
         kind: One of the three forms; cross-entropy is the classification one.
@@ -49,37 +60,31 @@ def uncertainty(
 
     Gradient:
         :math:`\partial L / \partial L_k = w_k`: s is no parameter of the total, and the terms in s alone are left out
-        of it, since they move no weight of the model (with them the total goes negative for small losses).
+        of it, since they move no weight of the model (with them the total is negative for small losses).
 
     Source:
         Kendall, Gal and Cipolla, *Multi-Task Learning Using Uncertainty*, 2018, eq. 7 and 10 (arXiv:1705.07115);
         Liebel and Körner, *Auxiliary Tasks in Multi-task Learning*, 2018, eq. 2 (arXiv:1805.06334).
     """
-    if kind not in KINDS:
-        raise ValueError(f"uncertainty: kind must be one of {', '.join(KINDS)}, got {kind!r}.")
+    if kind not in FORMS:
+        raise ValueError(f"uncertainty: kind must be one of {', '.join(FORMS)}, got {kind!r}.")
     if learn not in ("closed_form", "sgd"):
         raise ValueError(f"uncertainty: learn must be closed_form or sgd, got {learn!r}.")
-    check_decay("uncertainty", decay)
-    check_positive("uncertainty", lr=lr)
+    check("uncertainty", decay=(decay, "in [0, 1)"), lr=(lr, "> 0"))
     if learn == "closed_form":
-        return strategy("uncertainty", _closed_form(kind, decay))
-    return strategy("uncertainty", _liebel_sgd(lr) if kind == "liebel" else _sgd(kind, lr))
+        return complete("uncertainty", _closed_form(kind, decay))
+    return complete("uncertainty", _liebel_sgd(lr) if kind == "liebel" else _sgd(kind, lr))
 
 
-def _closed_form(kind: str, decay: float) -> Rule:
+def _closed_form(kind: str, decay: float) -> Formula:
     def log_weights(state: State) -> Tensor:
         loss = state["loss"].clamp(min=SMALLEST)
-        if kind == "liebel":
-            return -torch.log((loss + torch.sqrt(loss * loss + 8 * loss)) / 2)
-        return -torch.log(2 * loss)
+        return -torch.log((loss + torch.sqrt(loss * loss + 8 * loss)) / 2 if kind == "liebel" else 2 * loss)
 
-    def observe(state: State, observation: Observation) -> State:
-        return {"loss": ema(state["loss"], observation.losses, state["seen"], decay)}
-
-    return Rule(lambda count: {"loss": zeros(count)}, observe, log_weights)
+    return Formula(zeros("loss"), smoothed_loss(decay), log_weights)
 
 
-def _sgd(kind: str, lr: float) -> Rule:
+def _sgd(kind: str, lr: float) -> Formula:
     half = 1.0 if kind == "classification" else 0.5
 
     def observe(state: State, observation: Observation) -> State:
@@ -87,14 +92,16 @@ def _sgd(kind: str, lr: float) -> Rule:
         # a loss far above its level would throw s past the optimum by orders of magnitude
         return {"log_var": state["log_var"] - (lr * slope).clamp(-1, 1)}
 
-    return Rule(lambda count: {"log_var": zeros(count)}, observe, lambda state: -state["log_var"])
+    return Formula(zeros("log_var"), observe, lambda state: -state["log_var"])
 
 
-def _liebel_sgd(lr: float) -> Rule:
+def _liebel_sgd(lr: float) -> Formula:
     def observe(state: State, observation: Observation) -> State:
         c = state["c"]
         slope = -observation.losses.clamp(min=SMALLEST) / c**3 + 2 * c / (1 + c * c)
         # c stays positive and moves at most by half of itself
         return {"c": c - torch.minimum(torch.maximum(lr * slope, -c / 2), c / 2)}
 
-    return Rule(lambda count: {"c": zeros(count) + 1}, observe, lambda state: -2 * state["c"].log())
+    return Formula(
+        lambda count: {"c": torch.ones(count, dtype=torch.float64)}, observe, lambda state: -2 * state["c"].log()
+    )

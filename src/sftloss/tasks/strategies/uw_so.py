@@ -1,17 +1,18 @@
 from __future__ import annotations
 
-from sftloss.tasks.strategies.strategy import (
+from sftloss.registry import attach_record
+from sftloss.tasks.strategies.formula import (
     SMALLEST,
-    Rule,
-    Strategy,
-    check_decay,
-    check_positive,
-    ema,
-    strategy,
+    Formula,
+    check,
+    complete,
+    smoothed_loss,
     zeros,
 )
+from sftloss.tasks.strategies.strategy import Strategy, StrategyRecord
 
 
+@attach_record(StrategyRecord())
 def uw_so(*, temperature: float = 1.0, decay: float = 0.0) -> Strategy:
     r"""Softmax of inverse losses, :math:`w = K \operatorname{softmax}(1 / (T L))`: uncertainty's optimum, tempered.
 
@@ -20,23 +21,17 @@ def uw_so(*, temperature: float = 1.0, decay: float = 0.0) -> Strategy:
         decay: Of the exponential mean of the loss; 0 is the last step's loss, as in the paper.
 
     Returns:
-        The strategy. Lagged by one step; in the paper of this step.
+        The strategy. Lagged by one step; in the paper of this step. The losses in the weights are detached, as there.
 
     Raises:
         ValueError: If a number is out of range.
-
-    Gradient:
-        :math:`\partial L / \partial L_k = w_k`; the losses in the weights are detached, as in the paper.
 
     Source:
         Kirchdorfer et al., *Analytical Uncertainty-Based Loss Weighting in Multi-Task Learning*, 2024
         (arXiv:2408.07985).
     """
-    check_positive("uw_so", temperature=temperature)
-    check_decay("uw_so", decay)
-    rule = Rule(
-        lambda count: {"loss": zeros(count)},
-        lambda state, observation: {"loss": ema(state["loss"], observation.losses, state["seen"], decay)},
-        lambda state: 1 / (temperature * state["loss"].clamp(min=SMALLEST)),
+    check("uw_so", temperature=(temperature, "> 0"), decay=(decay, "in [0, 1)"))
+    formula = Formula(
+        zeros("loss"), smoothed_loss(decay), lambda state: 1 / (temperature * state["loss"].clamp(min=SMALLEST))
     )
-    return strategy("uw_so", rule)
+    return complete("uw_so", formula)
