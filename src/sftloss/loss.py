@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from sftloss.objectives import cross_entropy
-from sftloss.statistics import Head, Plan, TokenStats, token_statistics
-from sftloss.statistics.boundary import not_traced
-from sftloss.statistics.engine import check_inputs
-from sftloss.statistics.one_pass import OnePass, Work
-from sftloss.statistics.probe import mixes_tokens, read_objective
+from sftloss.objectives import objective as objective_of
+from sftloss.statistics import IGNORED, Head, Objective, Plan, TokenStats, token_statistics
+from sftloss.statistics.backends.backend import backend_of
+from sftloss.statistics.checks import check_inputs, checked_plan, mixes_tokens, not_traced, read_objective
+from sftloss.statistics.one_pass import LossCall, OnePass
+from sftloss.statistics.tokens import check_type
 
 
 @not_traced
@@ -22,7 +24,7 @@ def weighted_loss(
     head: Head,
     targets: Int[Tensor, " tokens"],
     coefficients: Float[Tensor, " tokens"],
-    objective: Callable[[TokenStats], Tensor] = cross_entropy,
+    objective: Objective | str = cross_entropy,
     *,
     extras: Mapping[str, Tensor] | None = None,
     plan: Plan | None = None,
@@ -35,24 +37,26 @@ def weighted_loss(
         hidden: ``(tokens, hidden)``, the states whose logits predict `targets`.
         head: The output head; a frozen one costs no gradient product.
         targets: ``(tokens,)``, already shifted; ``-100`` is ignored.
-        coefficients: ``(tokens,)``, weight over the step's normalizer (:mod:`sftloss.weights`), known beforehand and
-            not differentiated. Rows with coefficient 0 are dropped before any product.
-        objective: Statistics to one loss a token, in nats.
+        coefficients: ``(tokens,)``, weight over the step's normalizer (:mod:`sftloss.weights`). Tokens with
+            coefficient 0 are dropped before any product, unless the coefficients require a gradient.
+        objective: Function of the statistics that returns one loss a token, in nats; or an expression such as
+            ``"cross_entropy + 1e-4 * z_loss"``.
         extras: Your own tensors, first axis ``tokens``, read by the objective as ``stats.extras[...]``.
-        plan: How the work is cut; every plan gives the same numbers unless it filters gradients.
+        plan: How the work is cut. Every plan gives the same numbers unless it filters gradients.
 
     Returns:
         The loss, a scalar in float32 or better, and the detached statistics of the same pass, ``(tokens,)`` each;
-        0 at dropped rows. With nothing to learn the loss is 0 and still connected to the graph.
+        0 at dropped tokens. With nothing to learn the loss is 0 and still connected to the graph.
 
     Raises:
-        ValueError: If shapes, dtypes, devices or ids cannot be right, the objective mixes tokens undeclared, or one
-            pass is asked for where it mixes tokens or learns.
+        TypeError: If an argument is of another type, such as a layer given as the head.
+        ValueError: If shapes, dtypes, devices or ids cannot be right, the objective mixes tokens undeclared, or
+            ``Plan(mode="one_pass")`` is given where two passes are needed.
 
     Gradient:
-        Exact, in `hidden`, every tensor of `head`, and whatever `objective` and `extras` have that wants one (then in
-        two passes). In one pass the head's gradient is held from forward to backward, in float32. Second derivatives
-        raise.
+        Exact, in `hidden`, every tensor of `head`, and the objective's parameters, `extras` and `coefficients` where
+        one of these requires a gradient (then in two passes). In one pass the head's gradient is held from forward to
+        backward, in float32. Second derivatives raise.
 
     Example:
         >>> hidden, head = torch.zeros(2, 3, requires_grad=True), Head(torch.zeros(4, 3))
@@ -60,36 +64,43 @@ def weighted_loss(
         >>> loss
         tensor(1.3863, grad_fn=<OnePassBackward>)
     """
-    check_inputs("weighted_loss", hidden, head, targets)
-    if coefficients.shape != targets.shape:
-        raise ValueError(
-            f"weighted_loss: coefficients have shape {tuple(coefficients.shape)}, targets {tuple(targets.shape)}. "
-            "Give one coefficient a token."
-        )
-    extras, plan = extras or {}, plan or Plan()
-    for name, value in extras.items():
-        if value.shape[:1] != targets.shape:
-            raise ValueError(f"weighted_loss: extras[{name!r}] has {value.shape[0]} rows, targets {targets.shape[0]}.")
-    coefficients = coefficients.detach()
-    reading = read_objective(objective, extras, targets.shape[0])
-    fields = tuple(sorted(reading.fields))
-    is_whole = mixes_tokens(objective) or reading.learns  # its own graph over all tokens is needed
-    if is_whole and plan.mode == "one_pass":
-        why = "has parameters or extras that want a gradient" if reading.learns else "mixes tokens"
-        raise ValueError(f"weighted_loss: this objective {why}; use Plan(mode='two_pass') or 'auto'.")
-    if is_whole or plan.mode == "two_pass":
-        return _two_passes(hidden, head, targets, coefficients, objective, (extras, fields, plan))
-    work = Work(targets, coefficients, objective, extras, fields, head.scale, head.softcap, plan, head.shard)
-    loss, *values = OnePass.apply(hidden, head.weight, head.bias, head.low_rank, work)
-    return loss, TokenStats(dict(zip(work.returned, values, strict=True)), head.vocab, extras)
+    caller = "weighted_loss"
+    check_inputs(caller, hidden, head, targets)
+    plan, extras = checked_plan(caller, plan), extras or {}
+    for name, value in {"coefficients": coefficients, **{f"extras[{n!r}]": v for n, v in extras.items()}}.items():
+        check_type(caller, name, value, Tensor, f"Give one for each token, such as torch.ones({targets.shape[0]}).")
+        if value.shape[:1] != targets.shape or (name == "coefficients" and value.ndim != 1):
+            raise ValueError(f"{caller}: {name} has shape {tuple(value.shape)}, there are {targets.shape[0]} targets.")
+    if isinstance(objective, str):
+        objective = objective_of(objective)
+    if not callable(objective):
+        example = "a function of TokenStats or an expression such as 'cross_entropy'"
+        raise TypeError(f"{caller}: objective must be {example}, got {objective!r}.")
+    reading = read_objective(objective, extras)
+    learns = reading.learns or (coefficients.requires_grad and torch.is_grad_enabled())
+    call = LossCall(
+        backend_of(hidden, head), targets, coefficients, objective, extras, tuple(sorted(reading.fields)), plan
+    )
+    if plan.mode == "two_pass" or learns or mixes_tokens(objective):  # the last two need a graph over all tokens
+        if plan.mode == "one_pass":
+            why = "its parameters, extras or coefficients require a gradient" if learns else "it mixes tokens"
+            raise ValueError(f"{caller}: this objective needs two passes, because {why}. Use Plan(mode='auto').")
+        return _two_passes(hidden, call)
+    loss, *values = OnePass.apply(hidden, head.weight, head.bias, head.low_rank, call)
+    return loss, TokenStats(dict(zip(call.returned, values, strict=True)), call.backend.vocab_size, extras)
 
 
-def _two_passes(hidden, head, targets, coefficients, objective, rest):  # type: ignore[no-untyped-def]
-    extras, fields, plan = rest
-    counted = torch.where(coefficients != 0, targets, -100)
-    stats = token_statistics(hidden, head, counted, fields=(*fields, *plan.fields), plan=plan)
-    losses = objective(TokenStats(stats.fields, stats.vocab_size, extras))
-    # a dropped row's objective may be anything at statistics of 0; where keeps it out of value and gradient
-    terms = torch.where(counted != -100, losses, 0.0).double() * coefficients
-    detached = {name: value.detach() for name, value in stats.fields.items()}
-    return terms.sum().to(losses.dtype), TokenStats(detached, stats.vocab_size, extras)
+def _two_passes(hidden: Tensor, call: LossCall) -> tuple[Tensor, TokenStats]:
+    # a coefficient that learns has the token's loss as its gradient, at 0 too
+    is_counted = call.targets != IGNORED if call.coefficients.requires_grad else call.is_counted
+    targets = torch.where(is_counted, call.targets, IGNORED)
+    stats = token_statistics(hidden, call.backend.head, targets, fields=call.returned, plan=call.plan)
+    losses = call.objective(replace(stats, extras=call.extras))
+    # a dropped token's loss and coefficient may be anything: where keeps them out of value and gradient
+    coefficients = torch.where(is_counted, call.coefficients, 0.0)
+    terms = torch.where(is_counted, losses, 0.0).double() * coefficients
+    # the sum over no token connects a loss that reads no statistic to the graph
+    loss = terms.sum().to(losses.dtype) + stats.target_logprob[:0].sum()
+    return loss, replace(
+        stats, fields={name: value.detach() for name, value in stats.fields.items()}, extras=call.extras
+    )

@@ -20,8 +20,9 @@ from triton.backends.compiler import GPUTarget
 
 from sftloss.statistics import Head
 from sftloss.statistics.backends import triton as kernels
-from sftloss.statistics.backends.cpu import Sums
-from sftloss.statistics.backends.rows import Formula
+from sftloss.statistics.backends.plain import Chunk, Keep
+from sftloss.statistics.backends.rows import RowGradient, RowNumbers, Sums
+from sftloss.statistics.plan import Buffers
 
 TARGETS = {
     "A100": GPUTarget("cuda", 80, 32),
@@ -61,13 +62,14 @@ def launch(dtype: torch.dtype, has_all: bool) -> None:
     bias = torch.zeros(COLUMNS, dtype=dtype) if has_all else None
     weight = torch.zeros(COLUMNS, 4, dtype=dtype)
     head = Head(weight, bias, scale=0.5, softcap=30.0) if has_all else Head(weight)
-    block = kernels.Block(head, slice(0, COLUMNS), torch.zeros(TOKENS, dtype=torch.long))
+    backend = kernels.TritonBackend(head, wide, dtype, COLUMNS)
+    chunk = Chunk(torch.zeros(TOKENS, 4, dtype=dtype), torch.zeros(TOKENS, dtype=torch.long))
     needed = {"rest_entropy", "rest_collision", "mean"} if has_all else set()
-    product = torch.zeros(TOKENS, COLUMNS, dtype=wide)
-    kernels.read(product, block, Sums.start(TOKENS, needed, product))
+    sums = Sums.start(TOKENS, needed, torch.zeros(0, dtype=wide))
+    block = backend.read(chunk, slice(0, COLUMNS), sums, Buffers(chunk.hidden, wide), Keep(is_whole=True))
     row = torch.zeros(TOKENS, dtype=wide)
     optional = (row, row, row) if has_all else (None, None, None)
-    kernels.write(product, torch.zeros_like(product, dtype=dtype), block, Formula(row, row, row, row, *optional))
+    backend.write(block, RowNumbers(row, row, row, *optional), RowGradient(row, row, *optional))
 
 
 def main(out: str) -> None:

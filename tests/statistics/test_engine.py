@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from sftloss.loss import weighted_loss
 from sftloss.statistics import FIELDS, Head, Plan, TokenStats, from_logits, measure_tokens, token_statistics
-from sftloss.statistics.backends import cpu
+from sftloss.statistics.backends import plain
 
 KINDS = ["plain", "bias", "padded", "scale", "softcap", "low_rank", "low_rank_and_all"]
 PLANS = {
@@ -80,7 +80,7 @@ def test_rows_with_gaps_and_sums_in_several_pieces_change_nothing(
     kind: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """72 tokens and 70 columns lie 96 apart; what is summed at once is less than a block, its last piece shorter."""
-    monkeypatch.setattr(cpu, "_CACHE_BYTES", 70 * 8 * 20)
+    monkeypatch.setattr(plain, "_CACHE_BYTES", 70 * 8 * 20)
     head, (hidden, targets, c) = make_head(kind, vocab=97), make_tokens(72)
     wanted = reference(hidden, head, targets, c, everything)
     loss = weighted_loss(hidden, head, targets, c, everything, plan=plan)[0]
@@ -343,7 +343,7 @@ def test_what_an_objective_learns_gets_its_gradient_or_one_pass_is_refused() -> 
     wanted = (torch.where(targets == -100, 0.0, c) * -objective.factor * gate * logprobs).sum()
     for a, b in zip(torch.autograd.grad(wanted, (objective.factor, gate, hidden)), got, strict=True):
         assert_close(b, a, rtol=1e-10, atol=1e-12)
-    with pytest.raises(ValueError, match="has parameters or extras that want a gradient; use Plan"):
+    with pytest.raises(ValueError, match="parameters, extras or coefficients require a gradient. Use Plan"):
         weighted_loss(hidden, head, targets, c, objective, plan=Plan("one_pass"))
     with torch.no_grad():  # nothing wants one here
         weighted_loss(hidden, head, targets, c, objective, plan=Plan("one_pass"))

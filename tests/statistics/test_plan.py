@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sftloss.statistics import Plan
-from sftloss.statistics.plan import Room
+from sftloss.statistics.plan import Buffers
 
 SIZES = st.integers(1, 300_000)
 
@@ -43,7 +43,7 @@ def test_chunks_of_the_shapes_that_are_measured(tokens, vocab, chunk):
 
 
 def test_rows_of_a_buffer_start_on_whole_multiples_but_where_they_are_short():
-    room = Room(torch.empty(0), torch.float32)
-    assert room.take("z", 3, 5121).shape == (3, 5121) and room.take("z", 3, 5121).stride() == (5152, 1)
-    assert room.take("z", 3, 40).stride() == (40, 1)
-    assert room.take("z", 3, 5121).data_ptr() == room.take("z", 3, 40).data_ptr()  # the memory is used again
+    buffers = Buffers(torch.empty(0), torch.float32)
+    assert buffers.take("z", 3, 5121).shape == (3, 5121) and buffers.take("z", 3, 5121).stride() == (5152, 1)
+    assert buffers.take("z", 3, 40).stride() == (40, 1)
+    assert buffers.take("z", 3, 5121).data_ptr() == buffers.take("z", 3, 40).data_ptr()  # the memory is used again

@@ -19,16 +19,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sftloss.loss
 from sftloss.loss import weighted_loss
 from sftloss.objectives import cross_entropy
-from sftloss.statistics import FIELDS, Head, Plan, TokenStats, engine, from_logits, token_statistics
-from sftloss.statistics.backends import cpu
-from sftloss.statistics.probe import Reading
+from sftloss.statistics import FIELDS, Head, Plan, TokenStats, checks, from_logits, token_statistics
+from sftloss.statistics.backends import backend
+from sftloss.statistics.checks import Reading
 from sftloss.statistics.tokens import DIFFERENTIABLE
 
 pytest.importorskip("triton", reason="the kernels need Triton, which is built for Linux on x86-64")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PLANS = {
     "one_pass": Plan("one_pass", tokens=5),
-    "one_chunk": Plan("one_pass"),
+    "one_chunk_in_blocks": Plan("one_pass", columns=9),
     "two_pass": Plan("two_pass", tokens=8, columns=9),
     "two_pass_one_tile": Plan("two_pass"),
 }
@@ -38,17 +38,17 @@ both_modes = pytest.mark.parametrize("plan", BOTH.values(), ids=BOTH)
 
 @pytest.fixture(autouse=True)
 def _kernels_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """On this device, eight columns at a time; a test that launched neither kernel would say nothing."""
+    """On this device, eight columns at a time; a test that launched neither kernel would prove nothing."""
     from sftloss.statistics.backends import triton as kernels
 
-    made = []
-    read = kernels.read
-    monkeypatch.setattr(kernels, "read", lambda *given: (made.append(1), read(*given)))
+    launches = []
+    read = kernels.TritonBackend.read
+    monkeypatch.setattr(kernels.TritonBackend, "read", lambda *args: (launches.append(1), read(*args))[1])
     monkeypatch.setattr(kernels, "_BLOCK", 8)
-    monkeypatch.setattr(cpu, "KERNEL_DEVICES", ["cuda", "cpu"])
+    monkeypatch.setattr(backend, "KERNEL_DEVICES", ["cuda", "cpu"])
     with torch.device(DEVICE):
         yield
-    assert made, "no kernel was launched"
+    assert launches, "no kernel was launched"
 
 
 def here(tensor: torch.Tensor | None) -> torch.Tensor | None:
@@ -189,7 +189,7 @@ def test_forward_and_backward_never_wait_for_the_device(plan: Plan) -> None:
     head, hidden, targets, c = problem("padded")
     targets_are_ids = targets.masked_fill(targets == -100, 0)  # the door looks at ids, on a CPU only
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "check_targets", lambda *_: None)
+        patch.setattr(checks, "check_ids", lambda *_: None)
         seen = Reading({"target_logprob"}, learns=False)
         patch.setattr(sftloss.loss, "read_objective", lambda *_: seen)  # its four tokens are on the CPU
         with _Waits():

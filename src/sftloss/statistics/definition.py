@@ -1,4 +1,4 @@
-"""The statistics from logits, by PyTorch's own autograd: the definition all other ways are held to."""
+"""The statistics from logits by the autograd of PyTorch: the definition that every other way is tested against."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sftloss.statistics.backends.rows import Rows, lowest, needs, statistics_of
-from sftloss.statistics.tokens import FIELDS, TokenStats
-
-IGNORED = -100
+from sftloss.statistics.backends.rows import RowNumbers, lowest, needs, statistics_of
+from sftloss.statistics.tokens import FIELDS, IGNORED, Counted, TokenStats, check_fields, check_ids
 
 
 def from_logits(
@@ -45,46 +43,18 @@ def from_logits(
         >>> stats.target_logprob
         tensor([-0.1269])
     """
-    check_targets("from_logits", targets, logits.shape[0], logits.shape[-1])
-    kept = torch.nonzero(targets != IGNORED)[:, 0]
-    tokens, everything = targets.shape[0], kept.shape[0] == targets.shape[0]
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    z = (logits if everything else logits.index_select(0, kept)).to(dtype)
+    check_ids("from_logits", targets, logits.shape[0], logits.shape[-1])
+    check_fields("from_logits", fields)
+    counted = Counted.of(targets != IGNORED, drops=True)
+    z = counted.take(logits).to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
     finite = z.detach() > float("-inf")
-    values = statistics_of(_rows_of(z, targets[kept], finite, needs(fields)), fields)
-    count = finite.sum(dim=1)
-    if not everything:
-        values = {name: spread(value, kept, tokens) for name, value in values.items()}
-        count = torch.full((tokens,), logits.shape[-1], device=z.device).index_copy(0, kept, count)
-    return TokenStats(values, count, extras or {})
+    values = statistics_of(_row_numbers(z, counted.take(targets), finite, needs(fields)), fields)
+    vocab_size = torch.full((targets.shape[0],), logits.shape[-1], device=z.device)
+    vocab_size[targets != IGNORED] = finite.sum(dim=1)
+    return TokenStats({name: counted.put(value) for name, value in values.items()}, vocab_size, extras or {})
 
 
-def spread(value: Tensor, kept: Tensor, tokens: int) -> Tensor:
-    """Put the values of the kept rows back in their places, zero elsewhere."""
-    return torch.zeros(tokens, dtype=value.dtype, device=value.device).index_copy(0, kept, value)
-
-
-def check_targets(who: str, targets: Tensor, tokens: int, vocab: int) -> None:
-    """One sentence for the two mistakes everyone makes: no shift, and an id the head does not have."""
-    if targets.shape != (tokens,):
-        raise ValueError(
-            f"{who}: there are {tokens} tokens, targets have shape {tuple(targets.shape)}. "
-            "Flatten both, and shift first: hidden[:, :-1] predicts targets[:, 1:]."
-        )
-    if targets.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"{who}: targets must be integer token ids, got {targets.dtype}.")
-    if targets.is_cuda or tokens == 0:
-        return  # looking would wait for the device; the gather itself asserts there
-    bad = (targets != IGNORED) & ((targets < 0) | (targets >= vocab))
-    if bad.any():
-        where = int(torch.nonzero(bad)[0, 0])
-        raise ValueError(
-            f"{who}: target {int(targets[where])} at token {where} is outside the vocabulary of {vocab}. "
-            f"Use {IGNORED} for tokens to ignore."
-        )
-
-
-def _rows_of(z: Tensor, targets: Tensor, finite: Tensor, needed: set[str]) -> Rows:
+def _row_numbers(z: Tensor, targets: Tensor, finite: Tensor, needed: set[str]) -> RowNumbers:
     column = targets.long()[:, None]
     rest = z.scatter(1, column, float("-inf"))
     m, at = rest.detach().amax(dim=1, keepdim=True).clamp(min=lowest(z.dtype)), z.detach().gather(1, column)
@@ -98,7 +68,7 @@ def _rows_of(z: Tensor, targets: Tensor, finite: Tensor, needed: set[str]) -> Ro
         entropy = total.log() - (r * torch.where(exp > 0, shifted, 0.0)).sum(dim=1)
     if "mean" in needed:
         mean = torch.where(finite, z - m, 0.0).sum(dim=1) / finite.sum(dim=1)
-    return Rows(
+    return RowNumbers(
         m=m[:, 0],
         target=z.gather(1, column)[:, 0] - m[:, 0],
         log_sum=total.log(),

@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sftloss.statistics.backends.rows import RowGradient, Rows, needs, row_gradient, statistics_of
-from sftloss.statistics.definition import IGNORED, check_targets, spread
-from sftloss.statistics.head import Head, compute_dtype
-from sftloss.statistics.one_pass import Block, _State, read_chunk
-from sftloss.statistics.plan import Plan
+from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock, PlainBackend
+from sftloss.statistics.backends.rows import RowGradient, RowNumbers, needs, present, row_gradient, statistics_of
+from sftloss.statistics.checks import check_inputs, checked_plan
+from sftloss.statistics.head import Head
+from sftloss.statistics.one_pass import read_chunk
+from sftloss.statistics.plan import Buffers, Plan, cuts
 from sftloss.statistics.sharded import total
-from sftloss.statistics.tokens import FIELDS, TokenStats
+from sftloss.statistics.tokens import FIELDS, IGNORED, Counted, Objective, TokenStats, check_type
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ def measure_tokens(
     hidden: Float[Tensor, "tokens hidden"],
     head: Head,
     targets: Int[Tensor, " tokens"],
-    objectives: Mapping[str, Callable[[TokenStats], Tensor]],
+    objectives: Mapping[str, Objective],
     *,
     plan: Plan | None = None,
 ) -> tuple[TokenStats, dict[str, TokenSignal]]:
-    """Every statistic of every token, and what each objective would send back, from one product with the head.
+    """Every statistic of every token, and the logit gradient of each objective, from one product with the head.
 
     Args:
         hidden: ``(tokens, hidden)``.
@@ -61,61 +62,48 @@ def measure_tokens(
         >>> signal["ce"].l1
         tensor([1.5000])
     """
-    check_targets("measure_tokens", targets, hidden.shape[0], head.vocab)
-    dtype = compute_dtype(hidden)
-    kept = torch.nonzero(targets != IGNORED)[:, 0]
-    state, plan = _State(hidden, head, (False,) * 4, kept.shape[0]), plan or Plan()
-    step = plan.chunk(kept.shape[0], head.common, dtype.itemsize, is_device=hidden.is_cuda)
-    columns: dict[str, list[Tensor]] = {}
-    for start in range(0, kept.shape[0], step):
-        chosen = kept[start : start + step]
-        tokens = hidden[chosen].to(dtype), targets[chosen]
-        for name, value in _measure_chunk(state, tokens, objectives, plan).items():
-            columns.setdefault(name, []).append(value)
-    empty = hidden.new_zeros(0, dtype=dtype)
-    full = {name: spread(torch.cat(values), kept, hidden.shape[0]) for name, values in columns.items()}
-
-    def column(name: str) -> Tensor:
-        return full[name] if name in full else spread(empty, kept, hidden.shape[0])
-
-    stats = TokenStats({name: column(name) for name in FIELDS}, state.vocab_size)
-    signals = {n: TokenSignal(column(f"loss:{n}"), column(f"l1:{n}"), column(f"l2:{n}")) for n in objectives}
-    return stats, signals
+    check_inputs("measure_tokens", hidden, head, targets)
+    for name, objective in objectives.items():
+        cure = f"Write sftloss.objective({objective!r})."
+        check_type("measure_tokens", f"objectives[{name!r}]", objective, Callable, cure)  # type: ignore[arg-type]
+    plan, counted = checked_plan("measure_tokens", plan), Counted.of(targets != IGNORED, drops=True)
+    backend = PlainBackend.of(hidden, head)
+    buffers, pieces = Buffers(hidden, backend.dtype), []
+    step = plan.chunk(len(counted), head.common, backend.dtype.itemsize, is_device=backend.is_device)
+    for piece in cuts(len(counted), step):
+        chunk = Chunk(counted.take(hidden, piece).to(backend.dtype), counted.take(targets, piece))
+        blocks, numbers = read_chunk(backend, chunk, needs(FIELDS), buffers, Keep(shifted=True, is_whole=True), plan)
+        pieces.append(_measured(backend, blocks, numbers, objectives))
+    columns = {name: counted.put(torch.cat([values[name] for values in pieces])) for name in pieces[0]}
+    stats = TokenStats({name: columns[name] for name in FIELDS}, backend.vocab_size)
+    return stats, {n: TokenSignal(columns[f"loss:{n}"], columns[f"l1:{n}"], columns[f"l2:{n}"]) for n in objectives}
 
 
-def _measure_chunk(
-    state: _State,
-    tokens: tuple[Tensor, Tensor],
-    objectives: Mapping[str, Callable[[TokenStats], Tensor]],
-    plan: Plan,
+def _measured(
+    backend: PlainBackend, blocks: list[LogitBlock], numbers: RowNumbers, objectives: Mapping[str, Objective]
 ) -> dict[str, Tensor]:
-    held, rows = read_chunk(state, tokens, needs(FIELDS), True, plan)
-    leaves = rows.leaves()
-    out: dict[str, Tensor] = {}
-    for index, (name, objective) in enumerate(objectives.items()):
+    """Return every statistic of a chunk, and of each objective `loss:name`, `l1:name` and `l2:name`."""
+    columns, leaves = statistics_of(numbers, FIELDS), numbers.leaves()
+    for name, objective in objectives.items():
         with torch.enable_grad():
-            values = statistics_of(leaves, FIELDS)
-            losses = objective(TokenStats(values, state.vocab_size))
-        if index == 0:
-            out |= {field: value.detach() for field, value in values.items()}
+            losses = objective(TokenStats(statistics_of(leaves, FIELDS), backend.vocab_size))
         grad = row_gradient([losses], [torch.ones_like(losses)], leaves)
-        out[f"loss:{name}"] = losses.detach()
-        out[f"l1:{name}"], out[f"l2:{name}"] = _norms(state, held, tokens[1], rows, grad)
-    if not objectives:
-        out |= {field: value.detach() for field, value in statistics_of(rows, FIELDS).items()}
-    return out
+        columns[f"loss:{name}"] = losses.detach()
+        columns[f"l1:{name}"], columns[f"l2:{name}"] = _norms(backend, blocks, numbers, grad)
+    return columns
 
 
-def _norms(state: _State, held: list[Block], targets: Tensor, rows: Rows, grad: RowGradient) -> tuple[Tensor, Tensor]:
+def _norms(
+    backend: PlainBackend, blocks: list[LogitBlock], numbers: RowNumbers, grad: RowGradient
+) -> tuple[Tensor, Tensor]:
     """Norms of the gradient in the (capped) logits: two numbers where it is a multiple of r, else from the gradient."""
     if grad.is_plain:
-        assert rows.rest_collision is not None
         l1 = grad.target.abs() + grad.log_sum.abs()
-        l2 = (grad.target.square() + grad.log_sum.square() * rows.rest_collision).sqrt()
+        l2 = (grad.target.square() + grad.log_sum.square() * present(numbers.rest_collision)).sqrt()
         return l1, l2
-    l1, squares = torch.zeros_like(rows.m), torch.zeros_like(rows.m)
-    for block in held:
-        dz = state.to_gradient(replace(block, value=block.value.clone()), rows, targets, grad)
+    l1, squares = torch.zeros_like(numbers.m), torch.zeros_like(numbers.m)
+    for block in blocks:
+        dz = backend.write(replace(block, value=block.value.clone()), numbers, grad)
         l1 += torch.linalg.vector_norm(dz, 1, dim=1)
         squares += dz.square_().sum(dim=1)
-    return total(l1, state.head.shard), total(squares, state.head.shard).sqrt()
+    return total(l1, backend.head.shard), total(squares, backend.head.shard).sqrt()

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sftloss.statistics.tokens import check_fields
+
 _CHUNK_BYTES = 50 * 2**20  # what one chunk of logits may take: 256 rows of 50257 float32
 _CHUNK_ROWS = 256  # but no fewer: each chunk reads and writes the whole of dW once
 _ROWS = 32  # the products of a processor run best with whole multiples of these
@@ -54,7 +56,7 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"Plan: {name} must be at least 1 or None, got {value}.")
-
+        check_fields("Plan", self.fields)
         if not 0 <= self.skip_below < 1:
             raise ValueError(f"Plan: skip_below must be at least 0 and below 1, got {self.skip_below}.")
         if self.skip_below and self.mode == "two_pass":
@@ -73,9 +75,7 @@ class Plan:
     def column_blocks(self, tokens: int, vocab: int, itemsize: int, *, is_device: bool = False) -> Iterator[slice]:
         """Columns of a chunk of the one-pass mode: as many at a time as stay in a processor's caches, elsewhere all."""
         fit = vocab if is_device else _BLOCK_BYTES // (_stride(max(tokens, 1)) * itemsize)
-        width = self.columns or max(256, fit)
-        for start in range(0, vocab, width):
-            yield slice(start, min(start + width, vocab))
+        return cuts(vocab, self.columns or max(256, fit))
 
     def tile(self, tokens: int, vocab: int, itemsize: int, *, is_device: bool = False) -> tuple[int, int]:
         """Tokens and columns of one tile of the two-pass mode."""
@@ -84,12 +84,18 @@ class Plan:
         return rows, min(vocab, self.columns or max(256, room // (rows * itemsize)))
 
 
+def cuts(total: int, step: int) -> Iterator[slice]:
+    """Yield slices of at most `step` that cover `total`; one empty slice where there is nothing."""
+    for start in range(0, max(total, 1), step):
+        yield slice(start, min(start + step, total))
+
+
 def _stride(columns: int) -> int:
     return columns if columns < 2 * _ROWS else -(-columns // _ROWS) * _ROWS
 
 
 @dataclass(frozen=True)
-class Room:
+class Buffers:
     """Memory for one block of logits at a time: made on first use, used again for the next block."""
 
     like: Tensor

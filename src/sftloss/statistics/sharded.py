@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftloss.statistics.backends.cpu import _FAR, Sums
-from sftloss.statistics.backends.rows import Rows
+from sftloss.statistics.backends.rows import FAR, RowNumbers, Sums
 
 
 @dataclass(frozen=True)
@@ -101,14 +100,14 @@ def merge(sums: Sums, shard: Shard | None, targets: Tensor) -> Sums:
     if "exp_sq" in part:
         out["exp_sq"] = (shrink.square() * part["exp_sq"]).sum(dim=0)
     if "z" in part:
-        out["z"] = (part["z"] + part["seen"] * drop).sum(dim=0)
-        out["seen"] = part["seen"].sum(dim=0)
+        out["z"] = (part["z"] + part["count"] * drop).sum(dim=0)
+        out["count"] = part["count"].sum(dim=0)
     return replace(sums, **out)
 
 
-def from_centre(rows: Rows, m: Tensor) -> Rows:
+def from_centre(rows: RowNumbers, m: Tensor) -> RowNumbers:
     """The same rows for a block or shard whose ``exp(z - m)`` is centred at another m: ``log S`` moves with m."""
-    return replace(rows, m=m, log_sum=rows.log_sum + (rows.m - m).clamp(max=-_FAR))
+    return replace(rows, m=m, log_sum=rows.log_sum + (rows.m - m).clamp(max=-FAR))
 
 
 def total(partial: Tensor, shard: Shard | None) -> Tensor:

@@ -1,4 +1,4 @@
-r"""From a row of logits to five numbers, and from those to every statistic.
+r"""Five numbers of each row of logits, and every statistic made of them.
 
 The row is split into the target and the rest. With m the largest logit of the rest, and
 :math:`r_j = e^{z_j - m} / S` the distribution over the rest (:math:`S = \sum_{j \ne y} e^{z_j - m}`),
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -29,18 +30,21 @@ from torch import Tensor
 
 from sftloss.statistics.tokens import DETACHED
 
+FAR = -1e4  # exp(-1e4) is 0 in float64 too; keeps 0 * (-inf) out of the entropy
+FREE = ("target_logprob", "logsumexp", "other_logprob", "is_top1", "max_logprob")
+"""Statistics that cost nothing beyond the cross-entropy itself."""
+
 _NEEDS = {
     "entropy": "rest_entropy",
     "collision": "rest_collision",
     "off_target_sq": "rest_collision",
     "mean_logprob": "mean",
 }
-FREE = ("target_logprob", "logsumexp", "other_logprob", "is_top1", "max_logprob")
-"""Statistics that cost nothing beyond the cross-entropy itself."""
+Record = TypeVar("Record", bound="RowNumbers | RowGradient | Formula | Sums")
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowNumbers:
     """The five numbers of each row (three of them only where asked for) and the constant m they are centred at."""
 
     m: Tensor
@@ -50,17 +54,9 @@ class Rows:
     rest_collision: Tensor | None = None
     mean: Tensor | None = None
 
-    def leaves(self) -> Rows:
-        """The same numbers as leaves of a new, tiny graph."""
-        fresh = {
-            name: value.detach().requires_grad_()
-            for name, value in vars(self).items()
-            if name != "m" and value is not None
-        }
-        return replace(self, **fresh)
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> Rows:
-        return Rows(*(None if value is None else function(value) for value in vars(self).values()))  # type: ignore[arg-type]
+    def leaves(self) -> RowNumbers:
+        """Return the same numbers as leaves of a new, small graph; m stays a constant."""
+        return replace(map_record(lambda value: value.detach().requires_grad_(), self), m=self.m)
 
 
 @dataclass(frozen=True)
@@ -73,13 +69,57 @@ class RowGradient:
     rest_collision: Tensor | None = None
     mean: Tensor | None = None
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> RowGradient:
-        return RowGradient(*(None if value is None else function(value) for value in vars(self).values()))  # type: ignore[arg-type]
-
     @property
     def is_plain(self) -> bool:
         """Whether the gradient is a multiple of r off the target, as for every function of log p and logsumexp."""
         return self.rest_entropy is None and self.rest_collision is None and self.mean is None
+
+    @property
+    def needs_shifted(self) -> bool:
+        """Whether the gradient in the logits needs a second block beside exp(z - m)."""
+        return self.rest_entropy is not None or self.rest_collision is not None
+
+
+@dataclass
+class Sums:
+    """Running sums over the vocabulary read so far, centred at the running maximum m of the rest."""
+
+    m: Tensor
+    exp: Tensor
+    target: Tensor  # the target's logit, -inf until its block has been read
+    exp_z: Tensor | None  # sum exp(z - m) (z - m)
+    exp_sq: Tensor | None  # sum exp(z - m)^2
+    z: Tensor | None  # sum of finite z - m
+    count: Tensor | None  # how many logits that sum holds
+
+    @classmethod
+    def start(cls, tokens: int, needed: set[str], like: Tensor) -> Sums:
+        def full(value: float = 0.0) -> Tensor:
+            return like.new_full((tokens,), value)
+
+        return cls(
+            m=full(lowest(like.dtype)),
+            exp=full(),
+            target=full(float("-inf")),
+            exp_z=full() if "rest_entropy" in needed else None,
+            exp_sq=full() if "rest_collision" in needed else None,
+            z=full() if "mean" in needed else None,
+            count=full() if "mean" in needed else None,
+        )
+
+    def numbers(self, vocab_size: int | Tensor) -> RowNumbers:
+        """Finish the sums. A row whose only finite logit is the target's is centred there, with S = tiny."""
+        total = self.exp.clamp(min=torch.finfo(self.exp.dtype).tiny)
+        m = torch.where((self.exp == 0) & (self.target > float("-inf")), self.target, self.m)
+        target, log_sum = self.target - m, total.log()
+        return RowNumbers(
+            m=m,
+            target=target,
+            log_sum=log_sum,
+            rest_entropy=None if self.exp_z is None else log_sum - self.exp_z / total,
+            rest_collision=None if self.exp_sq is None else self.exp_sq / total / total,
+            mean=None if self.z is None else (self.z + torch.where(target > float("-inf"), target, 0.0)) / vocab_size,
+        )
 
 
 @dataclass(frozen=True)
@@ -95,18 +135,18 @@ class Formula:
     each: Tensor | None
 
     @classmethod
-    def of(cls, rows: Rows, grad: RowGradient, vocab_size: int | Tensor) -> Formula:
+    def of(cls, numbers: RowNumbers, grad: RowGradient, vocab_size: int | Tensor) -> Formula:
         """From the numbers of each whole row and the gradient in them; `vocab_size` counts the finite logits."""
         # S is at least 1, but where the target is the only finite logit: no gradient goes elsewhere
-        inverse = torch.where(rows.log_sum < -1, 0.0, torch.exp(-rows.log_sum))
+        inverse = torch.where(numbers.log_sum < -1, 0.0, torch.exp(-numbers.log_sum))
         scale = grad.log_sum
         if grad.rest_entropy is not None:
-            scale = scale - grad.rest_entropy * (have(rows.rest_entropy) - rows.log_sum)
+            scale = scale - grad.rest_entropy * (present(numbers.rest_entropy) - numbers.log_sum)
         if grad.rest_collision is not None:
-            scale = scale - 2 * grad.rest_collision * have(rows.rest_collision)
+            scale = scale - 2 * grad.rest_collision * present(numbers.rest_collision)
         each = None if grad.mean is None else grad.mean / vocab_size
         return cls(
-            m=rows.m,
+            m=numbers.m,
             inverse=inverse,
             scale=scale,
             target=grad.target if each is None else grad.target + each,
@@ -115,82 +155,74 @@ class Formula:
             each=each,
         )
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether z - m does not occur: dz is a multiple of e, but for `each`."""
-        return self.entropy is None and self.squared is None
 
-    def of_rows(self, rows: slice) -> Formula:
-        return Formula(*(None if value is None else value[rows] for value in vars(self).values()))  # type: ignore[arg-type]
+def map_record(function: Callable[[Tensor], Tensor], record: Record) -> Record:
+    """Apply a function to every tensor of a record; what is None stays None."""
+    changed: dict[str, Any] = {name: function(value) for name, value in vars(record).items() if value is not None}
+    return replace(record, **changed)
+
+
+def rows_of(record: Record, rows: slice) -> Record:
+    """Return some rows of a record, as views."""
+    return map_record(lambda value: value[rows], record)
 
 
 def needs(fields: Collection[str]) -> set[str]:
-    """Which of the three optional numbers the named statistics are made of."""
+    """Return which of the three optional numbers the named statistics are made of."""
     return {_NEEDS[name] for name in fields if name in _NEEDS}
 
 
-def have(value: Tensor | None) -> Tensor:
-    """A number that was asked for; `needs` is what keeps this from failing."""
+def present(value: Tensor | None) -> Tensor:
+    """Return a number that was asked for; `needs` keeps this from failing."""
     assert value is not None
     return value
 
 
 def lowest(dtype: torch.dtype) -> float:
-    """The m of a row with no finite logit beside the target: differences with it stay finite."""
+    """Return the m of a row with no finite logit beside the target: differences with it stay finite."""
     return torch.finfo(dtype).min / 2
 
 
-def statistics_of(rows: Rows, fields: Collection[str]) -> dict[str, Tensor]:
-    """Every named statistic from the five numbers, differentiable in them; `is_top1` and its like carry no graph."""
-    gap = rows.target - rows.log_sum
+def statistics_of(numbers: RowNumbers, fields: Collection[str]) -> dict[str, Tensor]:
+    """Return every named statistic, differentiable in the five numbers; `is_top1` and its like carry no graph."""
+    gap = numbers.target - numbers.log_sum
     target_logprob, other_logprob = F.logsigmoid(gap), F.logsigmoid(-gap)
     # autograd takes the slope of a sigmoid s as s (1 - s), which has lost its digits where s is near 1
     less = torch.sigmoid(torch.where(gap > 0, -gap, gap))
     p, q = torch.where(gap > 0, 1 - less, less), torch.where(gap > 0, less, 1 - less)
-    # The log-sum of the row measured from m. Each branch adds numbers of one sign where it is chosen.
-    total = torch.where(gap > 0, rows.target - target_logprob, rows.log_sum - other_logprob)
-    out: dict[str, Tensor] = {}
-    for name in fields:
-        if name == "target_logprob":
-            out[name] = target_logprob
-        elif name == "other_logprob":
-            out[name] = other_logprob
-        elif name == "logsumexp":
-            out[name] = rows.m + total
-        elif name == "entropy":
-            # H = H(p, q) + q H_r; the binary entropy is even in the gap, and |gap| * sigmoid(-|gap|) is 0 far out
-            far = gap.abs().clamp(max=1e4)
-            out[name] = F.softplus(-far) + far * torch.sigmoid(-far) + q * have(rows.rest_entropy)
-        elif name == "mean_logprob":
-            out[name] = have(rows.mean) - total
-        elif name == "collision":
-            out[name] = p.square() + q.square() * have(rows.rest_collision)
-        elif name == "off_target_sq":
-            out[name] = q.square() * have(rows.rest_collision)
-        elif name == "is_top1":
-            out[name] = rows.target >= 0
-        elif name == "max_logprob":
-            out[name] = torch.maximum(target_logprob, other_logprob - rows.log_sum)
-        else:
-            raise ValueError(f"token_statistics: there is no statistic {name!r}.")
-    return {name: value.detach() if name in DETACHED else value for name, value in out.items()}
+    # the log-sum of the row measured from m; each branch adds numbers of one sign where it is chosen
+    total = torch.where(gap > 0, numbers.target - target_logprob, numbers.log_sum - other_logprob)
+
+    def entropy() -> Tensor:
+        # H = H(p, q) + q H_r; the binary entropy is even in the gap, and |gap| * sigmoid(-|gap|) is 0 far out
+        far = gap.abs().clamp(max=-FAR)
+        return F.softplus(-far) + far * torch.sigmoid(-far) + q * present(numbers.rest_entropy)
+
+    formulas: dict[str, Callable[[], Tensor]] = {
+        "target_logprob": lambda: target_logprob,
+        "other_logprob": lambda: other_logprob,
+        "logsumexp": lambda: numbers.m + total,
+        "entropy": entropy,
+        "mean_logprob": lambda: present(numbers.mean) - total,
+        "collision": lambda: p.square() + q.square() * present(numbers.rest_collision),
+        "off_target_sq": lambda: q.square() * present(numbers.rest_collision),
+        "is_top1": lambda: numbers.target >= 0,
+        "max_logprob": lambda: torch.maximum(target_logprob, other_logprob - numbers.log_sum),
+    }
+    values = {name: formulas[name]() for name in fields}
+    return {name: value.detach() if name in DETACHED else value for name, value in values.items()}
 
 
-def row_gradient(outputs: list[Tensor], upstream: list[Tensor], leaves: Rows) -> RowGradient:
+def row_gradient(outputs: list[Tensor], upstream: list[Tensor], leaves: RowNumbers) -> RowGradient:
     """Pull gradients back from functions of the statistics to the five numbers (a graph of a few vectors)."""
-    names = [name for name, value in vars(leaves).items() if name != "m" and value is not None]
+    numbers = {name: value for name, value in vars(leaves).items() if name != "m" and value is not None}
+    gradients: dict[str, Tensor | None] = dict.fromkeys(numbers)
     pairs = [(out, up) for out, up in zip(outputs, upstream, strict=True) if out.requires_grad]
-    if not pairs:
-        zero = torch.zeros_like(leaves.target)
-        return RowGradient(zero, zero)
-    grads = torch.autograd.grad(
-        [out for out, _ in pairs],
-        [getattr(leaves, name) for name in names],
-        [up for _, up in pairs],
-        allow_unused=True,
-    )
-    found = dict(zip(names, grads, strict=True))
+    if pairs:
+        outs, ups = zip(*pairs, strict=True)
+        of_numbers = torch.autograd.grad(outs, list(numbers.values()), ups, allow_unused=True)
+        gradients = dict(zip(numbers, of_numbers, strict=True))
     for name in ("target", "log_sum"):
-        if found[name] is None:
-            found[name] = torch.zeros_like(leaves.target)
-    return RowGradient(**found)
+        if gradients[name] is None:
+            gradients[name] = torch.zeros_like(leaves.target)
+    return RowGradient(**gradients)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
-"""The elementwise work between the matrix products, in two kernels: a block's numbers in one read, then its gradient.
+"""Blocks of logits in two Triton kernels: one reads the numbers of a block, the other writes its gradient.
 
-What `cpu.py` does in several passes over a block of logits, each kernel does in one. Both take the bare product
+What `plain.py` does in several passes over a block of logits, each kernel does in one. Both take the bare product
 `h W^T`; bias, scale and softcap are applied on the way, in registers, both times. The arithmetic is that of the sums
 (float32 or better) whatever the product's dtype. One program owns a row, or a piece of one: no atomics, so the same
 input gives the same bits; offsets are 64-bit; nothing waits for the device.
@@ -11,115 +11,102 @@ Tested in Triton's interpreter, and compiled for devices that are not here; none
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from sftloss.statistics.backends.cpu import _FAR, Sums
-from sftloss.statistics.backends.rows import Formula
-
-if TYPE_CHECKING:
-    from sftloss.statistics.head import Head
+from sftloss.statistics import products
+from sftloss.statistics.backends import rows
+from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock
+from sftloss.statistics.backends.rows import Formula, RowGradient, RowNumbers, Sums
+from sftloss.statistics.head import Head
+from sftloss.statistics.plan import Buffers
 
 _BLOCK = 4096  # columns a program holds at once: 16 KiB of float32 in the registers of 8 warps
-FAR = tl.constexpr(_FAR)
+FAR = tl.constexpr(rows.FAR)
 
 
-@dataclass(frozen=True)
-class Block:
-    """Which columns of a head a block of products holds, and the targets of its rows."""
+@dataclass
+class TritonBackend:
+    """Triton kernels on a GPU, for one call."""
 
     head: Head
-    columns: slice
-    targets: Tensor
+    dtype: torch.dtype
+    product: torch.dtype
+    vocab_size: int | Tensor
+    is_device: bool = True
+    drops_tokens: bool = False
 
-    @property
-    def start(self) -> int:
-        return self.head.start + self.columns.start
+    @classmethod
+    def of(cls, hidden: Tensor, head: Head) -> TritonBackend:
+        dtype = products.compute_dtype(hidden)
+        # products take the dtype of the inputs, or autocast's, and are summed in float32
+        product = torch.promote_types(hidden.dtype, head.weight.dtype)
+        if dtype == torch.float64:
+            product = dtype
+        elif torch.is_autocast_enabled(hidden.device.type):
+            product = torch.get_autocast_dtype(hidden.device.type)
+        return cls(head, dtype, product, products.vocabulary(head, dtype)[1])
 
-    @property
-    def bias(self) -> Tensor | None:
-        return None if self.head.bias is None else self.head.bias.detach()[self.columns].contiguous()
+    def read(self, chunk: Chunk, columns: slice, sums: Sums, buffers: Buffers, keep: Keep) -> LogitBlock:
+        block = self.recompute(chunk, columns, sums.m, buffers, keep)
+        if block.value.shape[0]:
+            _read[(block.value.shape[0],)](
+                *self._arguments(block),
+                *(sums.m if value is None else value for value in vars(sums).values()),
+                **self._options(block),
+                ENTROPY=sums.exp_z is not None,
+                COLLISION=sums.exp_sq is not None,
+                MEAN=sums.z is not None,
+            )
+        return block
 
+    def recompute(self, chunk: Chunk, columns: slice, m: Tensor, buffers: Buffers, keep: Keep) -> LogitBlock:
+        tokens, width = chunk.hidden.shape[0], columns.stop - columns.start
+        if keep.is_whole:
+            z = buffers.take("z", tokens, self.head.weight.shape[0])[:, columns]
+        else:
+            z = buffers.take("z", tokens, width)
+        products.product(chunk.hidden, self.head, columns, z)
+        out = None if self.product == self.dtype else buffers.take("out", tokens, width, self.product)
+        return LogitBlock(chunk, columns, z, out, None, m)
 
-def read(product: Tensor, block: Block, sums: Sums) -> None:
-    """Add a block to the sums, in place. The block is left as it is.
-
-    Args:
-        product: ``(tokens, columns)``, h W^T; rows may be spaced, columns not.
-        block: What it holds.
-        sums: Of the columns seen so far.
-    """
-    tokens, columns = product.shape
-    if tokens == 0:
-        return
-    bias = block.bias
-    optional = [value if value is not None else sums.m for value in (sums.exp_z, sums.exp_sq, sums.z, sums.seen)]
-    _read[(tokens,)](
-        product,
-        product.stride(0),
-        product if bias is None else bias,
-        block.targets,
-        block.start,
-        sums.m,
-        sums.exp,
-        sums.target,
-        *optional,
-        HAS_BIAS=bias is not None,
-        SCALE=block.head.scale,
-        CAP=block.head.softcap or 0.0,
-        ENTROPY=sums.exp_z is not None,
-        COLLISION=sums.exp_sq is not None,
-        MEAN=sums.z is not None,
-        COLUMNS=columns,
-        BLOCK=_width(columns),
-        num_warps=8,
-    )
-
-
-def write(product: Tensor, out: Tensor, block: Block, formula: Formula) -> Tensor:
-    """The gradient in the bare product, from the product; returns `out`.
-
-    Args:
-        product: As `read` had it.
-        out: Of the same shape in any dtype; may be `product` itself.
-        block: What it holds.
-        formula: What becomes of each row.
-    """
-    tokens, columns = product.shape
-    if tokens == 0:
+    def write(self, block: LogitBlock, numbers: RowNumbers, grad: RowGradient) -> Tensor:
+        out, formula = block.value if block.out is None else block.out, Formula.of(numbers, grad, self.vocab_size)
+        tokens, columns = out.shape
+        if tokens:
+            _write[(tokens, triton.cdiv(columns, _width(columns)))](
+                *self._arguments(block),
+                out,
+                out.stride(0),
+                torch.stack([formula.m if value is None else value for value in vars(formula).values()]),
+                tokens,
+                **self._options(block),
+                ENTROPY=formula.entropy is not None,
+                COLLISION=formula.squared is not None,
+                MEAN=formula.each is not None,
+            )
         return out
-    bias = block.bias
-    numbers = (
-        formula.m,
-        formula.inverse,
-        formula.scale,
-        formula.target,
-        *(formula.m if value is None else value for value in (formula.entropy, formula.squared, formula.each)),
-    )
-    width = _width(columns)
-    _write[(tokens, triton.cdiv(columns, width))](
-        product,
-        product.stride(0),
-        out,
-        out.stride(0),
-        product if bias is None else bias,
-        block.targets,
-        block.start,
-        *(value.contiguous() for value in numbers),
-        HAS_BIAS=bias is not None,
-        SCALE=block.head.scale,
-        CAP=block.head.softcap or 0.0,
-        ENTROPY=formula.entropy is not None,
-        COLLISION=formula.squared is not None,
-        MEAN=formula.each is not None,
-        COLUMNS=columns,
-        BLOCK=width,
-        num_warps=8,
-    )
-    return out
+
+    def _arguments(self, block: LogitBlock) -> tuple[Tensor | int, ...]:
+        """Return what both kernels read: the product (its rows may be spaced, its columns not), bias and targets."""
+        bias = self.head.bias
+        bias = block.value if bias is None else bias.detach()[block.columns].contiguous()
+        start = self.head.start + block.columns.start
+        return block.value, block.value.stride(0), bias, block.chunk.targets, start
+
+    def _options(self, block: LogitBlock) -> dict[str, bool | float | int]:
+        columns = block.value.shape[1]
+        return {
+            "HAS_BIAS": self.head.bias is not None,
+            "SCALE": self.head.scale,
+            "CAP": self.head.softcap or 0.0,
+            "COLUMNS": columns,
+            "BLOCK": _width(columns),
+            "num_warps": 8,
+        }
 
 
 def _width(columns: int) -> int:
@@ -158,7 +145,7 @@ def _read(  # type: ignore[no-untyped-def]
     exp_z_out,
     exp_sq_out,
     z_out,
-    seen_out,
+    count_out,
     HAS_BIAS: tl.constexpr,
     SCALE: tl.constexpr,
     CAP: tl.constexpr,
@@ -181,7 +168,7 @@ def _read(  # type: ignore[no-untyped-def]
     exp_z = tl.load(exp_z_out + row)
     exp_sq = tl.load(exp_sq_out + row)
     z = tl.load(z_out + row)
-    seen = tl.load(seen_out + row)
+    count = tl.load(count_out + row)
     for left in range(0, COLUMNS, BLOCK):
         ids = left + tl.arange(0, BLOCK)
         x, _ = _logits(product, bias, ids, ids < COLUMNS, m, HAS_BIAS, SCALE, CAP)
@@ -193,8 +180,8 @@ def _read(  # type: ignore[no-untyped-def]
         e = tl.exp(x)
         if MEAN:
             finite = x > float("-inf")
-            z += seen * drop + tl.sum(tl.where(finite, x, 0.0))
-            seen += tl.sum(finite.to(tl.int32)).to(m.dtype)
+            z += count * drop + tl.sum(tl.where(finite, x, 0.0))
+            count += tl.sum(finite.to(tl.int32)).to(m.dtype)
         if ENTROPY:
             moved = tl.where(total > 0, drop * total, 0.0)
             exp_z = shrink * (exp_z + moved) + tl.sum(e * tl.where(x > FAR, x, FAR))
@@ -211,25 +198,20 @@ def _read(  # type: ignore[no-untyped-def]
         tl.store(exp_sq_out + row, exp_sq)
     if MEAN:
         tl.store(z_out + row, z)
-        tl.store(seen_out + row, seen)
+        tl.store(count_out + row, count)
 
 
 @triton.jit
 def _write(  # type: ignore[no-untyped-def]
     product,
     stride,
-    out,
-    out_stride,
     bias,
     targets,
     start,
-    m_in,
-    inverse_in,
-    scale_in,
-    target_in,
-    entropy_in,
-    squared_in,
-    each_in,
+    out,
+    out_stride,
+    numbers,
+    tokens,
     HAS_BIAS: tl.constexpr,
     SCALE: tl.constexpr,
     CAP: tl.constexpr,
@@ -242,22 +224,23 @@ def _write(  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     ids = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = ids < COLUMNS
-    m = tl.load(m_in + row)
+    numbers += row  # its rows are the fields of Formula: m, inverse, scale, target, entropy, squared, each
+    m = tl.load(numbers)
     x, slope = _logits(product + row * stride, bias, ids, inside, m, HAS_BIAS, SCALE, CAP)
     is_finite = x > float("-inf")
     y = tl.load(targets + row).to(tl.int64) - start
     # the target's own logit may be far above m; its gradient is known
     x = tl.where(ids == y, float("-inf"), x - m)
     e = tl.exp(x)
-    bracket = tl.load(scale_in + row)
+    bracket = tl.load(numbers + 2 * tokens)
     if ENTROPY:
-        bracket -= tl.load(entropy_in + row) * tl.where(x > FAR, x, FAR)
+        bracket -= tl.load(numbers + 4 * tokens) * tl.where(x > FAR, x, FAR)
     if COLLISION:
-        bracket += tl.load(squared_in + row) * e
-    dz = e * bracket * tl.load(inverse_in + row)
+        bracket += tl.load(numbers + 5 * tokens) * e
+    dz = e * bracket * tl.load(numbers + tokens)
     if MEAN:
-        dz += tl.where(is_finite, tl.load(each_in + row), 0.0)
-    dz = tl.where(ids == y, tl.load(target_in + row), dz)
+        dz += tl.where(is_finite, tl.load(numbers + 6 * tokens), 0.0)
+    dz = tl.where(ids == y, tl.load(numbers + 3 * tokens), dz)
     if CAP > 0.0:
         dz *= slope
     tl.store(out + row * out_stride + ids, dz.to(out.dtype.element_ty), mask=inside)

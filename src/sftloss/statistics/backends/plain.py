@@ -1,0 +1,240 @@
+"""Blocks of logits in plain PyTorch: read the numbers of a block, then turn it into its gradient, in place.
+
+The target's own logit is taken out first and never enters a sum. The sums of blocks merge exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sftloss.statistics.backends.rows import FAR, Formula, RowGradient, RowNumbers, Sums, rows_of
+from sftloss.statistics.head import Head
+from sftloss.statistics.plan import Buffers
+from sftloss.statistics.products import compute_dtype, project, vocabulary
+from sftloss.statistics.sharded import from_centre
+
+_CACHE_BYTES = 2 * 2**20  # of a block that one thread goes over several times while it is in the thread's cache
+
+
+class Chunk(NamedTuple):
+    """Some tokens: their hidden states in the dtype of the products, and their targets."""
+
+    hidden: Tensor
+    targets: Tensor
+
+    def part(self, rows: slice) -> Chunk:
+        return Chunk(self.hidden[rows], self.targets[rows])
+
+
+class Keep(NamedTuple):
+    """What of a block of logits stays for its gradient, beside exp(z - m).
+
+    Attributes:
+        shifted: z - m, which the gradients of entropy and collision need.
+        slope: The slope of the softcap.
+        is_whole: The block stays valid beside those of the other columns. Otherwise the next block overwrites it.
+    """
+
+    shifted: bool = False
+    slope: bool = False
+    is_whole: bool = False
+
+
+@dataclass(frozen=True)
+class LogitBlock:
+    """Some columns of a chunk's logits, between reading them and writing their gradient.
+
+    Attributes:
+        chunk: The tokens.
+        columns: The columns.
+        value: Plain: exp(z - centre), 0 at the target; z - centre where `out` is there. Triton: the bare product.
+        out: Where the gradient goes if not in the place of `value`; the same memory for all blocks.
+        slope: d(capped) / d(uncapped), or None.
+        centre: ``(tokens,)``, what the block is centred at.
+    """
+
+    chunk: Chunk
+    columns: slice
+    value: Tensor
+    out: Tensor | None
+    slope: Tensor | None
+    centre: Tensor
+
+
+@dataclass
+class PlainBackend:
+    """Plain PyTorch on any device, for one call."""
+
+    head: Head
+    dtype: torch.dtype
+    product: torch.dtype
+    vocab_size: int | Tensor
+    is_device: bool
+    in_vocab: Tensor | None  # (vocab,) 1 where the column is in the vocabulary, None where all are
+    drops_tokens: bool = True
+
+    @classmethod
+    def of(cls, hidden: Tensor, head: Head) -> PlainBackend:
+        dtype = compute_dtype(hidden)
+        in_vocab, vocab_size = vocabulary(head, dtype)
+        return cls(head, dtype, dtype, vocab_size, hidden.device.type != "cpu", in_vocab)
+
+    def read(self, chunk: Chunk, columns: slice, sums: Sums, buffers: Buffers, keep: Keep) -> LogitBlock:
+        block = self._multiplied(chunk, columns, buffers, keep)
+        z, out = block.value, block.out
+        hole = self._take_target(block, sums.target)
+        for rows in _cached(z):
+            spare = None if out is None else out[rows]
+            _add_rows(z[rows], rows_of(sums, rows), hole[rows], self.in_vocab is not None, spare)
+        return replace(block, centre=sums.m.clone())
+
+    def recompute(self, chunk: Chunk, columns: slice, m: Tensor, buffers: Buffers, keep: Keep) -> LogitBlock:
+        block = replace(self._multiplied(chunk, columns, buffers, keep), centre=m)
+        self._take_target(block, torch.empty_like(m))
+        for rows in _cached(block.value):
+            shifted = block.value[rows].sub_(m[rows, None])
+            shifted.clamp_(min=FAR) if keep.shifted else shifted.exp_()
+        return block
+
+    def write(self, block: LogitBlock, numbers: RowNumbers, grad: RowGradient) -> Tensor:
+        formula = Formula.of(from_centre(numbers, block.centre), grad, self.vocab_size)
+        in_vocab = None if self.in_vocab is None else self.in_vocab[block.columns]
+        dz = block.value if block.out is None else block.out
+        for rows in _cached(dz):
+            shifted = None if block.out is None else block.value[rows]
+            if shifted is not None:
+                torch.exp(shifted, out=dz[rows])
+            _rows_to_gradient(dz[rows], shifted, rows_of(formula, rows), in_vocab)
+        inside, column = self._column(block)
+        dz.scatter_(1, column, torch.where(inside, formula.target[:, None], dz.gather(1, column)))
+        return dz if block.slope is None else dz.mul_(block.slope)
+
+    def _multiplied(self, chunk: Chunk, columns: slice, buffers: Buffers, keep: Keep) -> LogitBlock:
+        """Write the logits of a block into its buffers."""
+        tokens, width, vocab = chunk.hidden.shape[0], columns.stop - columns.start, self.head.weight.shape[0]
+
+        if keep.is_whole:
+            # column by column: the product of few tokens with a large weight runs at a processor's full rate only with
+            # the weight on the left
+            z = buffers.take("z", vocab, tokens).t()[:, columns]
+            slope = buffers.take("slope", vocab, tokens).t()[:, columns] if keep.slope else None
+            out = buffers.take("out", width, tokens).t() if keep.shifted else None
+        else:
+            z = buffers.take("z", tokens, width)
+            slope = buffers.take("slope", tokens, width) if keep.slope else None
+            out = buffers.take("out", tokens, width) if keep.shifted else None
+        project(chunk.hidden, self.head, columns, z, slope)
+        return LogitBlock(chunk, columns, z, out, slope, z[:, 0])
+
+    def _take_target(self, block: LogitBlock, target: Tensor) -> Tensor:
+        """Move the target's logit from the block, where the block holds it, into `target`; return its column."""
+        z = block.value
+        inside, column = self._column(block)
+        value = z.gather(1, column)
+        torch.where(inside[:, 0], value[:, 0], target, out=target)
+        z.scatter_(1, column, torch.where(inside, float("-inf"), value))
+        return column
+
+    def _column(self, block: LogitBlock) -> tuple[Tensor, Tensor]:
+        """Return whether the block holds the target of each row, and its column there (any column where not)."""
+        local = (block.chunk.targets - (self.head.start + block.columns.start))[:, None]
+        width = block.value.shape[1]
+        return (local >= 0) & (local < width), local.clamp(0, width - 1)
+
+
+def _cached(block: Tensor) -> Iterator[slice]:
+    """Yield rows to go over together: on a processor as many as stay in its caches over several passes, else all.
+
+    Where the columns are contiguous instead, the block is small already (`Plan.column_blocks`).
+    """
+    step = max(block.shape[0], 1)
+    if block.device.type == "cpu" and block.stride(1) == 1:
+        row = max(block.shape[1] * block.element_size(), 1)
+        step = max(1, torch.get_num_threads() * _CACHE_BYTES // row)
+    for start in range(0, block.shape[0], step):
+        yield slice(start, start + step)
+
+
+def _add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tensor | None) -> None:
+    """Add some rows of a block to their sums. They become exp(z - m), or z - m where `spare` takes the exponentials.
+
+    Args:
+        z: ``(tokens, block)``, the targets taken out. Overwritten.
+        sums: Updated in place.
+        hole: ``(tokens, 1)``, the column of the target, or any where the block does not hold it.
+        has_banned: Whether the bias takes columns out of the vocabulary, so that z holds other -inf than the targets'.
+        spare: Like z, where the gradient will need z - m.
+    """
+    m = torch.maximum(sums.m, z.amax(dim=1))
+    drop = sums.m - m
+    z -= m[:, None]
+    if sums.z is not None and sums.count is not None:
+        total, count = _finite_sum(z, hole, has_banned)
+        sums.z += sums.count * drop + total
+        sums.count += count
+    if spare is None and sums.exp_z is None:
+        exp = z.exp_()
+    else:
+        exp = torch.exp(z.clamp_(min=FAR), out=torch.empty_like(z) if spare is None else spare)
+    shrink = drop.exp()
+    if sums.exp_z is not None:
+        # the clamped zeros of taken-out and banned columns add 0 * FAR
+        moved = torch.where(sums.exp > 0, drop * sums.exp, 0.0)
+        sums.exp_z.add_(moved).mul_(shrink).add_(_dot(exp, z))
+        if spare is None:
+            z.copy_(exp)
+    if sums.exp_sq is not None:
+        sums.exp_sq.mul_(shrink.square()).add_(_dot(exp, exp))
+    sums.exp.mul_(shrink).add_(exp.sum(dim=1))
+    sums.m.copy_(m)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of a b over each row; on a processor the products are never held for the whole block."""
+    total, step = torch.zeros_like(a[:, 0]), a.shape[1]
+    if a.device.type == "cpu":
+        step = max(1, _CACHE_BYTES // max(a.shape[0] * a.element_size(), 1))
+    buffer = torch.empty_like(a[:, :step])
+    for left in range(0, a.shape[1], step):
+        part = a[:, left : left + step]
+        total += torch.mul(part, b[:, left : left + step], out=buffer[:, : part.shape[1]]).sum(dim=1)
+    return total
+
+
+def _finite_sum(z: Tensor, hole: Tensor, has_banned: bool) -> tuple[Tensor, Tensor]:
+    """Sum and number of the finite entries of each row; z is left as it was."""
+    if has_banned:
+        finite = z > float("-inf")
+        return torch.where(finite, z, 0.0).sum(dim=1), finite.sum(dim=1)
+    # only the hole can be -inf: close it for the sum rather than copy the block
+    value = z.gather(1, hole)
+    is_open = value == float("-inf")
+    total = z.scatter_(1, hole, torch.where(is_open, 0.0, value)).sum(dim=1)
+    z.scatter_(1, hole, value)
+    return total, z.shape[1] - is_open[:, 0].long()
+
+
+def _rows_to_gradient(exp: Tensor, shifted: Tensor | None, formula: Formula, in_vocab: Tensor | None) -> None:
+    """Turn exp(z - m) of some rows into the gradient off the target, in place; `shifted` is overwritten too."""
+    factor = (formula.scale * formula.inverse)[:, None]
+    if formula.entropy is not None or formula.squared is not None:
+        assert shifted is not None
+        if formula.entropy is None:
+            shifted.copy_(factor.expand_as(shifted))
+        else:
+            torch.addcmul(factor, shifted, (formula.entropy * formula.inverse)[:, None], value=-1, out=shifted)
+        if formula.squared is not None:
+            shifted.addcmul_(exp, (formula.squared * formula.inverse)[:, None])
+        factor = shifted
+    exp *= factor
+    if formula.each is None:
+        return
+    if in_vocab is None:
+        exp += formula.each[:, None]
+    else:
+        exp.addr_(formula.each, in_vocab)

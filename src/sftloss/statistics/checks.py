@@ -1,0 +1,142 @@
+"""Checks at the entrance of a fused loss: its arguments, its objective, and what autograd asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo  # torch.compiler.disable, without a second of imports before the first call
+
+from sftloss.statistics.definition import from_logits
+from sftloss.statistics.head import Head
+from sftloss.statistics.plan import Plan
+from sftloss.statistics.tokens import Objective, TokenStats, check_ids, check_type
+
+# keeps torch.compile out of a function: the graph ends before the call and goes on behind it
+not_traced = _disable_dynamo
+_LOGITS = ((2.0, 0.5, -1.0, 0.0), (0.0, 3.0, 0.2, -2.0), (-0.5, 0.1, 0.3, 0.9), (1.0, -1.5, 0.7, 4.0))
+
+
+def check_inputs(caller: str, hidden: Tensor, head: Head, targets: Tensor) -> None:
+    """Check types, shapes, dtypes and devices, without waiting for a device.
+
+    Raises:
+        TypeError: If an argument is of another type.
+        ValueError: If a shape, dtype, device or target cannot be right.
+    """
+    check_type(caller, "hidden", hidden, Tensor, "Give the hidden states, a (tokens, hidden) matrix.")
+    wrap = "Head(weight)" if isinstance(head, Tensor) else "Head(linear.weight, linear.bias)"
+    check_type(caller, "head", head, Head, f"Write {wrap}.")
+    if hidden.ndim != 2 or not hidden.is_floating_point():
+        raise ValueError(
+            f"{caller}: hidden must be a floating (tokens, hidden) matrix, got {hidden.dtype} {tuple(hidden.shape)}. "
+            "Flatten batch and time: hidden.reshape(-1, hidden.shape[-1])."
+        )
+    if hidden.shape[1] != head.width:
+        adapter = "" if head.low_rank is None else f" plus {head.low_rank.shape[1]} columns for its adapter"
+        raise ValueError(
+            f"{caller}: hidden is {hidden.shape[1]} wide, head.weight is (vocab {head.vocab}, hidden "
+            f"{head.weight.shape[1]}){adapter}."
+        )
+    check_ids(caller, targets, hidden.shape[0], head.vocab)
+    for name, other in (("head.weight", head.weight), ("head.low_rank", head.low_rank), ("targets", targets)):
+        if other is not None and other.device != hidden.device:
+            raise ValueError(f"{caller}: hidden is on {hidden.device}, {name} on {other.device}. Move them together.")
+
+
+def checked_plan(caller: str, plan: Plan | None) -> Plan:
+    """Return the plan, or the default one for None.
+
+    Raises:
+        TypeError: If it is of another type.
+    """
+    plan = Plan() if plan is None else plan
+    check_type(caller, "plan", plan, Plan, f"Write Plan(mode={plan!r})." if isinstance(plan, str) else "Write Plan().")
+    return plan
+
+
+class _Recorder(dict[str, Tensor]):
+    """A dict that records which entries are read."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__(values)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an objective reads and whether it learns.
+
+    Attributes:
+        fields: The statistics it reads, so that nothing else is computed.
+        learns: Whether a parameter of the objective or one of the extras wants a gradient.
+    """
+
+    fields: set[str]
+    learns: bool
+
+
+def read_objective(objective: Objective, extras: Mapping[str, Tensor]) -> Reading:
+    """Call the objective on four made-up tokens whose statistics want no gradient.
+
+    Raises:
+        ValueError: If the objective does not return one number a token, or if it mixes tokens without the mark
+            ``objective.mixes_tokens = True``: computed chunk by chunk it would be silently wrong.
+    """
+    device = next((value.device for value in extras.values()), torch.device("cpu"))
+    four = torch.arange(4, device=device)
+    samples = {name: _rows_or_zeros(value)[four % max(len(value), 1)] for name, value in extras.items()}
+    stats = from_logits(torch.tensor(_LOGITS, device=device), four % 3)
+    recorder = _Recorder(stats.fields)
+    whole = objective(replace(stats, fields=recorder, extras=samples))
+    with torch.no_grad():
+        if not isinstance(whole, Tensor) or whole.shape != (4,):
+            result = tuple(whole.shape) if isinstance(whole, Tensor) else type(whole).__name__
+            raise ValueError(
+                f"weighted_loss: the objective must return one loss a token, shape (tokens,); 4 tokens gave {result}."
+            )
+        if not mixes_tokens(objective):
+            halves = [objective(_part(stats, samples, piece)) for piece in (slice(0, 2), slice(2, 4))]
+            if not torch.allclose(whole, torch.cat(halves), rtol=1e-4, atol=1e-6, equal_nan=True):
+                raise ValueError(
+                    "weighted_loss: the objective's value for a token depends on the other tokens, so chunks would "
+                    "change it. Set objective.mixes_tokens = True to have it computed over all tokens at once."
+                )
+    return Reading(recorder.read, learns=whole.requires_grad)
+
+
+def mixes_tokens(objective: Objective) -> bool:
+    return bool(getattr(objective, "mixes_tokens", False))
+
+
+def _rows_or_zeros(value: Tensor) -> Tensor:
+    """Return the tensor, or one row of zeros on its graph where it has no row."""
+    return value if len(value) else torch.cat([value, value.new_zeros(1, *value.shape[1:])])
+
+
+def _part(stats: TokenStats, extras: Mapping[str, Tensor], piece: slice) -> TokenStats:
+    count = stats.vocab_size
+    return TokenStats(
+        {name: value[piece] for name, value in stats.fields.items()},
+        count[piece] if isinstance(count, Tensor) else count,
+        {name: value[piece] for name, value in extras.items()},
+    )
+
+
+def refuse_second_order(caller: str) -> None:
+    """Raise in a backward pass that was called with ``create_graph=True``, because it cannot be differentiated.
+
+    ``once_differentiable`` raises only where the upstream gradient has a graph of its own. A gradient penalty made
+    from ``loss.backward(create_graph=True)`` would become a constant without an error.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{caller}: has no second derivatives, and backward was called with create_graph=True. Leave it out, or "
+            "take the objective of from_logits(logits, targets), which has them."
+        )
