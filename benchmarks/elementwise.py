@@ -4,7 +4,7 @@
     python -m benchmarks.elementwise --width 256      # a narrow model: cheaper products, the same passes
 
 The engine reads a block of logits in several passes while it lies in the caches, and turns it into its gradient in one
-or two (`statistics/backends/cpu.py`). Here `torch.compile` gets the same arithmetic as one function for the read and
+or two (`statistics/backends/plain.py`). Here `torch.compile` gets the same arithmetic as one function for the read and
 one for the gradient (inductor; sums over 64 columns at a time, which stay in a core's own cache), and takes their
 place. Steps take turns, each round in another order; the figures are the time of a step with compiled passes over one
 without, and the seconds that the first step takes longer (for the first objective with what starts the compiler).
@@ -28,16 +28,15 @@ from torch import Tensor
 
 from benchmarks.engine import Setting, contender, problem, ratios, timed
 from benchmarks.provenance import provenance
-from sftloss.statistics.backends import cpu
-from sftloss.statistics.backends.cpu import Sums
-from sftloss.statistics.backends.rows import Formula
+from sftloss.statistics.backends import plain
+from sftloss.statistics.backends.rows import Formula, Sums
 
 GROUP = 64
 NAMES = ("one_pass", "entropy")
 
 
 def add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tensor | None) -> None:
-    """In place of `cpu._add_rows`, for these two objectives and blocks of whole groups, column by column."""
+    """In place of `plain._add_rows`, for these two objectives and blocks of whole groups, column by column."""
     if spare is None:
         m, exp = _read(z.t(), sums.m, sums.exp)
     else:
@@ -49,7 +48,7 @@ def add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tenso
 
 
 def rows_to_gradient(exp: Tensor, shifted: Tensor | None, formula: Formula, column: Tensor | None) -> None:
-    """In place of `cpu._rows_to_gradient`."""
+    """In place of `plain._rows_to_gradient`."""
     factor = formula.scale * formula.inverse
     if shifted is None or formula.entropy is None:
         _write(exp.t(), factor)
@@ -91,7 +90,7 @@ def _write_entropy(exp: Tensor, shifted: Tensor, factor: Tensor, entropy: Tensor
 
 def compiled(run: Callable[[], None]) -> Callable[[], None]:
     def step() -> None:
-        with mock.patch.multiple(cpu, _add_rows=add_rows, _rows_to_gradient=rows_to_gradient):
+        with mock.patch.multiple(plain, _add_rows=add_rows, _rows_to_gradient=rows_to_gradient):
             run()
 
     return step
@@ -100,10 +99,10 @@ def compiled(run: Callable[[], None]) -> Callable[[], None]:
 def measure(setting: Setting, rounds: int) -> dict[str, Any]:
     given, found = problem(setting), {}
     for name in NAMES:
-        plain = contender(name, given)
-        runs = {"engine": plain, "compiled": compiled(plain)}
+        own = contender(name, given)
+        runs = {"engine": own, "compiled": compiled(own)}
         first, gradients = {}, {}
-        plain()  # allocators, threads
+        own()  # allocators, threads
         for way, run in runs.items():
             start = time.perf_counter()
             run()

@@ -123,5 +123,5 @@ def test_unshifted_targets_are_refused_with_the_cure() -> None:
 
 def test_a_statistic_that_was_not_computed_says_so() -> None:
     stats = from_logits(torch.zeros(1, 5), torch.tensor([0]), fields=("entropy",))
-    with pytest.raises(AttributeError, match="'collision' was not computed , only entropy. Ask for it with fields="):
+    with pytest.raises(AttributeError, match="'collision' was not computed, only entropy. Ask for it with fields="):
         _ = stats.collision

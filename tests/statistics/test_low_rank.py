@@ -160,7 +160,7 @@ def test_neither_logits_nor_the_merged_weight_are_held(mode: str) -> None:
 
 def test_wrong_width_and_rows_are_told_with_the_adapter() -> None:
     head = Head(torch.zeros(9, 6), low_rank=torch.zeros(9, 2))
-    with pytest.raises(ValueError, match="hidden is 6 wide, .*hidden 6.*adapter's input 2 more beside it"):
+    with pytest.raises(ValueError, match="hidden is 6 wide, .*hidden 6.*plus 2 columns for its adapter"):
         token_statistics(torch.zeros(4, 6), head, torch.zeros(4, dtype=torch.long))
-    with pytest.raises(ValueError, match=r"low_rank has shape \(8, 2\), it is \(9, r\) like weight"):
+    with pytest.raises(ValueError, match=r"low_rank has shape \(8, 2\), it must be \(9, r\)"):
         Head(torch.zeros(9, 6), low_rank=torch.zeros(8, 2))

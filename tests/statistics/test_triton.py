@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.objectives.rows import LAW_ROWS
 from tests.statistics.test_engine import KINDS, everything, make_head, make_tokens, parameters, reference
 from tests.statistics.test_gradients_by_gap import assert_digits_are_kept
-from tests.test_laws import VARIANTS, evaluate, inputs
+from tests.test_laws import evaluate, inputs
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -90,7 +91,7 @@ def test_rows_of_products_that_lie_apart_change_nothing(plan: Plan, dtype: torch
         assert (b.double() - a).norm() <= tolerance * a.norm()
 
 
-@pytest.mark.parametrize("function", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("function", LAW_ROWS.values(), ids=LAW_ROWS)
 @both_modes
 def test_every_objective_through_the_kernels_is_its_definition(function: Callable, plan: Plan) -> None:
     data = tuple(t.to(DEVICE) for t in inputs(7, 5, 41))
@@ -110,9 +111,9 @@ def test_low_precision_in_the_kernels_errs_at_most_twice_the_plain_formula(
 ) -> None:
     data = tuple(t.to(DEVICE) for t in inputs(12, 12, 41))
     rounded = tuple(t.to(dtype).double() if t.is_floating_point() else t for t in data)
-    truth = evaluate(VARIANTS[name], "definition", torch.float64, rounded)  # type: ignore[arg-type]
-    plain = evaluate(VARIANTS[name], "definition", dtype, data)  # type: ignore[arg-type]
-    ours = evaluate(VARIANTS[name], plan, dtype, data)  # type: ignore[arg-type]
+    truth = evaluate(LAW_ROWS[name], "definition", torch.float64, rounded)  # type: ignore[arg-type]
+    plain = evaluate(LAW_ROWS[name], "definition", dtype, data)  # type: ignore[arg-type]
+    ours = evaluate(LAW_ROWS[name], plan, dtype, data)  # type: ignore[arg-type]
     for true, low, got in zip(truth, plain, ours, strict=True):
         floor = torch.finfo(dtype).eps * true.abs().max()
         assert (got - true).abs().max() <= 2 * (low - true).abs().max() + floor

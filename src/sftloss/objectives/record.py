@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sftloss.registry import record_of
-from sftloss.statistics.probe import Objective as Objective
+from sftloss.statistics import Objective as Objective
 
 OBJECTIVES: dict[str, Callable[..., Tensor]] = {}
 """Every objective of this room by name: ``cross_entropy`` first, losses before terms. Filled by the room's import."""

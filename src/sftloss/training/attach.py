@@ -22,7 +22,7 @@ from sftloss.decoder.loading import first_line
 from sftloss.decoder.port import HeadForm, ModelPort
 from sftloss.decoder.ports import port_of, unwrapped
 from sftloss.errors import ModelError
-from sftloss.statistics.probe import Objective
+from sftloss.statistics import Objective
 from sftloss.training.attachment import MARK, Attachment, own_signature
 from sftloss.training.loss import Loss, as_loss
 

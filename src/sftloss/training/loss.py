@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sftloss.objectives import objective as read_objective
 from sftloss.roles import ROLES
-from sftloss.statistics.probe import Objective
+from sftloss.statistics import Objective
 from sftloss.training.tasks.factors import TaskFactor, TaskFactors
 from sftloss.weights import NORMALIZERS, TOKEN_MEAN, Normalization
 from sftloss.weights import normalization as read_normalization

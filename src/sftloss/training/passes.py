@@ -11,8 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sftloss.roles import RESPONSE
-from sftloss.statistics import TokenStats
-from sftloss.statistics.probe import Objective
+from sftloss.statistics import Objective, TokenStats
 
 
 @dataclass(frozen=True)

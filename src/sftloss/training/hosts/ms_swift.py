@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from sftloss.errors import ConfigError
-from sftloss.statistics import IGNORED, from_logits
-from sftloss.statistics.probe import Objective
+from sftloss.statistics import IGNORED, Objective, from_logits
 from sftloss.training.loss import Loss, as_loss
 
 

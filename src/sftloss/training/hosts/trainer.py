@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from sftloss.decoder.head import is_partitioned
 from sftloss.errors import ConfigError
-from sftloss.statistics.probe import Objective
+from sftloss.statistics import Objective
 from sftloss.training.attach import attach, attachment_of
 from sftloss.training.attachment import Attachment
 from sftloss.training.batch.collate import CarryColumns

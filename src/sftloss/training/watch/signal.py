@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.statistics import TokenStats
-from sftloss.statistics.probe import Objective
+from sftloss.statistics import Objective, TokenStats
 
 _SPREAD = ("entropy", "collision", "mean_logprob")
 """Statistics whose gradient is not the same multiple of p at every token id off the target."""
