@@ -62,3 +62,16 @@ def test_a_measured_table_becomes_a_document_that_every_renderer_shows(table):
     page = render_html(document)
     assert "<svg" in page and len(page) < 2_000_000 and "Output length" in render_markdown(document)
     assert [finding.id for finding in document.findings if finding.id == "MASK001"] == ["MASK001"]  # row 5 is one token
+
+
+def test_a_model_whose_every_loss_is_nan_is_not_told_that_nothing_is_trained(tmp_path):
+    broken = tiny_model("llama")
+    with torch.no_grad():
+        broken.lm_head.weight.fill_(float("nan"))
+    table = measure(open_decoder(broken), tiny_examples(24), OBJECTIVES, tmp_path / "table", batch=padded)
+    document = describe(table, AnalysisOptions())
+    assert document.headlines[0].startswith("All ") and "NaN or infinite loss" in document.headlines[0]
+    sentences = {finding.id: finding.sentence for finding in document.findings}
+    assert "(100 % of all)" in sentences["NUM001"]
+    assert sentences["MASK001"].startswith("1 of 24 examples"), "the one that is masked"
+    assert document.sections[0].lead == "23 of 24 examples train something."

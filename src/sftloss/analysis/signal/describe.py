@@ -113,10 +113,16 @@ def _facts(study: Study) -> tuple[tuple[str, str], ...]:
 
 
 def _nothing_trained(study: Study, decode: Decode | None, facts: Sequence[tuple[str, str]]) -> Document:
-    """Without a trained token there is one thing to say, and shares are undefined."""
+    """Without a trained token, or with none whose loss is finite, there is one thing to say: shares are undefined."""
+    headline = f"None of the {len(study.ids)} examples has a trained token: this training would learn nothing."
+    if broken := int(study.column("nonfinite").sum()):
+        headline = (
+            f"All {broken:,} trained tokens have a NaN or infinite loss or gradient, so there is no signal: "
+            "check the model's weights and its precision."
+        )
     return Document(
         study.options.title,
-        (f"None of the {len(study.ids)} examples has a trained token: this training would learn nothing.",),
+        (headline,),
         findings_without_signal(study),
         (strips_section(study, decode), _method(study)),
         (*facts, *_facts(study)),

@@ -30,8 +30,8 @@ def rows_where(study: Study, mask: np.ndarray) -> tuple[str, ...]:
 
 
 def _nothing_trained(study: Study) -> Evidence | None:
-    """MASK001: examples without a trained token."""
-    empty = study.size <= 0
+    """MASK001: examples without a trained token. One whose loss is not finite is trained, and is NUM001's."""
+    empty = (study.size <= 0) & (study.column("nonfinite") == 0)
     if not empty.any():
         return None
     share, spread = share_of(study, empty, np.ones(len(empty)))

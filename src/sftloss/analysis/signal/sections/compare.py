@@ -144,7 +144,7 @@ def strips_section(study: Study, decode: Decode | None) -> Section:
             if start or whole - 1 > shown:
                 title = f"{origin}, tokens {start + 2:,} to {min(start + 1 + shown, whole):,} of {whole:,}"
             strips.append(_strip(study, parts[one].slice(start, shown), title, decode))
-    trained = int((study.size > 0).sum())
+    trained = int(((study.size > 0) | (study.column("nonfinite") > 0)).sum())
     lead = f"{'All' if trained == len(study.size) else f'{trained:,} of'} {len(study.size):,} examples train something."
     notes = ("An example's first token is never predicted, so it is not shown.",)
     return Section("tokens", "What is trained", lead, LEVELS["S1"], strips=tuple(strips), notes=notes)
