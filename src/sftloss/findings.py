@@ -11,6 +11,7 @@ from sftloss.analysis.mask.rules import RULES as MASK
 from sftloss.analysis.signal.rules import RULES as SIGNAL
 from sftloss.data.account import RULES as ROWS
 from sftloss.docstrings import write_regions
+from sftloss.experiments.verdicts.findings import RULES as COMPARE
 from sftloss.rules import Rule
 
 SOURCES: Mapping[str, tuple[Rule[Any], ...]] = {
@@ -18,6 +19,7 @@ SOURCES: Mapping[str, tuple[Rule[Any], ...]] = {
     "inspect": MASK,
     "lengths": LENGTHS,
     "analyze": SIGNAL,
+    "compare": COMPARE,
 }
 """The rules by what they judge: `rows` are read by every command, the others are commands."""
 

@@ -13,11 +13,12 @@ from tests.experiments.made import PLAN, results, with_recipe
 from tests.paths import ROOT
 
 from sftloss.cli.verbs.compare import CompareOptions, experiment_of
-from sftloss.config import command_line
+from sftloss.cli.verbs.train import TrainOptions
+from sftloss.config import command_line, options_of, resolve
 from sftloss.experiments import STUDIES, Experiment, study_page
 from sftloss.experiments.pages.describe import experiment_document
 from sftloss.experiments.studies import DEMO
-from sftloss.finetune import Recipe
+from sftloss.finetune import Lora, Recipe
 from sftloss.report import from_json, render_markdown
 
 SMALL = (
@@ -70,10 +71,9 @@ def test_a_config_file_gives_the_plan_of_its_flags(tmp_path):
     file.write_text("loss: [cross_entropy, dft]\nnormalization: [token-mean, 0.5]\nseeds: 2\nprompt-weight: [0, 0.1]\n")
     shown = run("compare", "-c", file, "--print-config")
     assert shown.exit_code == 0 and "prompt-weight" in shown.stdout
-    options = CompareOptions(
-        loss=("cross_entropy", "dft"), normalization=("token-mean", "0.5"), seeds=2, prompt_weight=("0", "0.1")
-    )
-    plan = experiment_of(options)
+    flags = {"loss": ("cross_entropy", "dft"), "normalization": ("token-mean", "0.5"), "prompt_weight": ("0", "0.1")}
+    plan = experiment_of(resolve(CompareOptions, {**flags, "seeds": 2}))
+    assert plan == experiment_of(resolve(CompareOptions, {}, config=file))
     assert plan.seeds == (0, 1) and plan.prompt_weights == (0.0, 0.1) and len(plan.arms()) == 8
 
 
@@ -84,8 +84,35 @@ def test_flags_default_to_what_an_experiment_defaults_to():
 def test_a_pretrained_model_gets_the_learning_rate_of_train():
     """The rate of a model from scratch ruins a pretrained one."""
     given = {"model": "dir", "data": "x.jsonl", "eval_data": "y.jsonl"}
-    assert experiment_of(CompareOptions(**given)).recipe == Recipe(**given)
-    assert experiment_of(CompareOptions(**given, learning_rate=1e-3)).recipe.learning_rate == 1e-3
+    assert experiment_of(resolve(CompareOptions, given)).recipe == Recipe(**given)
+    assert experiment_of(resolve(CompareOptions, {**given, "learning_rate": 1e-3})).recipe.learning_rate == 1e-3
+
+
+def test_compare_takes_every_training_option_of_train():
+    """Both verbs share their records; what is left out is what a comparison decides by itself."""
+    train, compare = ({one.name for one in options_of(schema)} for schema in (TrainOptions, CompareOptions))
+    decided = {"seed", "device", "eval_every", "eval_batch_size", "keep", "keep_best", "overwrite", "resume",
+               "resume_from", "dry_run", "logging_every", "report_to", "run_name"}  # fmt: skip
+    assert train - compare == decided
+    given = {"lora_r": 4, "lora_targets": ("q_proj",), "optimizer": "sgd", "packing": True, "max_length": 64}
+    recipe = experiment_of(resolve(CompareOptions, {**given, "normalizer": "tokens"})).recipe
+    assert recipe.lora == Lora(4, targets=("q_proj",)) and recipe.packing and recipe.optimizer == "sgd"
+    assert recipe.normalizer == "tokens" and recipe.learning_rate == 3e-3
+
+
+def test_a_loss_of_ones_own_is_compared_by_its_import_path(tmp_path, monkeypatch):
+    """A module in the working directory; the second loss is half the first, so AdamW trains the same model."""
+    (tmp_path / "half_losses.py").write_text(
+        "from sftloss.objectives import cross_entropy\n\ndef half(stats):\n    return 0.5 * cross_entropy(stats)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    result = run("compare", "--loss", "cross_entropy", "--loss", "half_losses:half", *SMALL, "--max-grad-norm", 0)
+    assert result.exit_code == 0, result.stderr
+    document = json.loads((tmp_path / "sftloss-compare" / "report.json").read_text())
+    (table,) = [t for s in document["sections"] for t in s["tables"] if t["id"] == "metrics-loss"]
+    (first, *losses), (second, *others) = table["rows"]
+    assert (first, second) == ("cross_entropy", "half_losses:half")
+    assert losses[0] == pytest.approx(others[0], rel=1e-4)  # AdamW divides by the size of the gradient, up to its eps
 
 
 @pytest.mark.parametrize(
@@ -114,7 +141,8 @@ def test_another_comparison_in_the_folder_is_refused(tmp_path):
 
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_the_advice_to_take_more_seeds_is_the_command_itself_and_runs(seeds):
-    options = CompareOptions(loss=("cross_entropy", "dft"), seeds=seeds, max_steps=7, output="a b")
+    given = {"loss": ("cross_entropy", "dft"), "seeds": seeds, "max_steps": 7, "output": "a b"}
+    options = resolve(CompareOptions, given)
     plan = replace(PLAN, seeds=tuple(range(seeds)))
     document = experiment_document(plan, results(experiment=plan), command=command_line("compare", options))
     fix = str(document.findings[0].fix)

@@ -72,7 +72,7 @@ def test_three_seeds_are_told_what_a_verdict_asks_of_them():
     """Student's quantile of two degrees of freedom at 0.05 / 4: 8.9; of four, 4.3."""
     document = experiment_document(PLAN, results(0.1))
     assert "above 9 standard errors" in found(document, "CMP004")[0].sentence and found(document, "CMP010")
-    assert found(document, "CMP004")[0].fix == "Use 5 seeds."
+    assert found(document, "CMP004")[0].fix == "use 5 seeds"
     experiment = replace(PLAN, seeds=(0, 1, 2, 3, 4))
     assert not found(experiment_document(experiment, results(0.1, experiment=experiment)), "CMP004")
 
@@ -101,7 +101,7 @@ def test_training_that_makes_a_pretrained_model_worse_is_a_warning_with_the_comm
     last = list(worse)[-1]
     worse[last] = replace(worse[last], curve=(Point(0, 1.0), Point(10, 0.9)))
     (finding,) = found(experiment_document(pretrained, replace(given, by_trial=worse)), "CMP005")
-    assert "worse in cross_entropy: " in finding.sentence and finding.fix.endswith("e.g. 0.0003.")
+    assert "worse in cross_entropy: " in finding.sentence and finding.fix.endswith("e.g. 0.0003")
 
 
 def test_every_finding_of_a_comparison_is_a_rule():

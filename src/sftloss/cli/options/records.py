@@ -31,6 +31,16 @@ ROLES_FLAG = Flag(
     metavar="prompt=0.1,response=1",
     takes_numbers=True,
 )
+NORMALIZER_FLAG = Flag(
+    "What the sum of a step is divided by: weights, sequences, tokens, or a number.", panel=LOSS, takes_numbers=True
+)
+TASKS_FLAG = Flag(
+    "Strategy that weights the tasks named in the data: uncertainty, 'dwa(temperature=2)', 'static(qa=2, code=0.5)'.",
+    panel=LOSS,
+    metavar="STRATEGY",
+)
+EVAL_DATA_FLAG = Flag("Held-out data, in the same forms as --data.", panel=DATA, metavar="FILE|DIR|NAME")
+EVAL_SHARE_FLAG = Flag("Share of --data to hold out; rows with equal prompts stay together.", panel=DATA, minimum=0)
 JSON_FLAG = Flag(
     "Write the results as JSON to this file; - prints JSON alone on standard output.", panel=OUTPUT, metavar="FILE|-"
 )
@@ -88,14 +98,8 @@ class LossOptions:
     loss: str = option("cross_entropy", LOSS_FLAG)
     normalization: str = option("token-mean", NORMALIZATION_FLAG)
     roles: dict[str, str] = option({}, ROLES_FLAG)
-    normalizer: str = option(
-        "weights", "What the sum of a step is divided by: weights, sequences, tokens, or a number.", panel=LOSS,
-        takes_numbers=True,
-    )  # fmt: skip
-    tasks: str | None = option(
-        None, "Strategy that weights the tasks named in the data: uncertainty, 'dwa(temperature=2)', "
-        "'static(qa=2, code=0.5)'.", panel=LOSS, metavar="STRATEGY",
-    )  # fmt: skip
+    normalizer: str = option("weights", NORMALIZER_FLAG)
+    tasks: str | None = option(None, TASKS_FLAG)
 
 
 @dataclass(frozen=True)

@@ -1,120 +1,173 @@
-"""`sftloss compare`: what does each loss really do to a model?"""
+"""`sftloss compare`: train the same model under several losses and compare the results."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftloss.cli.options import Verbosity
-from sftloss.config import command_line, option
-from sftloss.errors import ConfigError
+from sftloss.cli.options import DataOptions, LossListOptions, ModelOptions, TrainingOptions, Verbosity
+from sftloss.cli.options.recipe import recipe_fields
+from sftloss.cli.options.records import (
+    DATA,
+    EVAL_DATA_FLAG,
+    EVAL_SHARE_FLAG,
+    JSON_FLAG,
+    LOSS,
+    MODEL,
+    NORMALIZER_FLAG,
+    OUTPUT,
+    ROLES_FLAG,
+    TASKS_FLAG,
+    TRAINING,
+)
+from sftloss.config import command_line, option, part, values_of
+from sftloss.errors import ConfigError, mention
 
 if TYPE_CHECKING:
     from sftloss.experiments import Execution, Experiment
     from sftloss.report import Report
 
-_ARMS, _IN, _TRAIN, _ASK, _OUT = "What is compared", "Model and data", "Training", "Evaluation", "Where it runs"
+EVALUATION, PROCESSES = "Evaluation", "Processes"
+_SCRATCH, _GENERATED = "scratch", "generated"
+
+
+@dataclass(frozen=True)
+class ComparedModel(ModelOptions):
+    """The model from which every arm starts."""
+
+    model: str = option(
+        _SCRATCH, "Folder that save_pretrained wrote, name on the Hugging Face hub, demo for the model in this "
+        "package, or scratch for a small Llama with random weights.", panel=MODEL, short="-m", metavar="DIR|NAME",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ComparedData(DataOptions):
+    """The rows that every arm is trained on."""
+
+    data: str = option(
+        _GENERATED, "JSON, JSON lines or Parquet file, a folder of them, a hub data set, or generated for built-in "
+        "tasks.", panel=DATA, short="-d", metavar="FILE|DIR|NAME",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ComparedTraining(TrainingOptions):
+    """The training of every arm. Four defaults depend on the model."""
+
+    batch_size: int | None = option(  # type: ignore[assignment]
+        None, "Examples per micro-batch (default: 8; 16 with --model scratch).", panel=TRAINING, minimum=1
+    )
+    learning_rate: float | None = option(  # type: ignore[assignment]
+        None, "Peak learning rate (default: 2e-5, for a pretrained model; 3e-3 with --model scratch).", panel=TRAINING,
+        minimum=0,
+    )  # fmt: skip
+    schedule: str | None = option(  # type: ignore[assignment]
+        None, "Learning rate schedule after the warmup (default: linear; cosine with --model scratch).", panel=TRAINING,
+        choices=("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"),
+    )  # fmt: skip
+    warmup: float | None = option(  # type: ignore[assignment]
+        None, "Warmup steps of the learning rate; a value below 1 is a share of all steps (default: 0.03; 0.1 with "
+        "--model scratch).", panel=TRAINING, minimum=0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ExecutionOptions:
+    """The processes that train."""
+
+    devices: str | None = option(
+        None, "Devices to train on, one process each, e.g. cuda:0,cuda:1.", panel=PROCESSES, metavar="LIST"
+    )
+    workers: int = option(1, "Processes per device. Each computes on one CPU core.", panel=PROCESSES, minimum=1)
 
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """Flags and YAML keys of `sftloss compare`."""
+    """Flags and YAML keys of `sftloss compare`. The arms are all combinations of loss, normalization, prompt weight and
+    tasks."""
 
-    loss: tuple[str, ...] = option(
-        (), "Train with this loss; repeat it. The first is what others are compared with.", panel=_ARMS
-    )
-    normalization: tuple[str, ...] = option(
-        (), "token-mean, example-mean, sqrt or an exponent of the length; repeat it.", panel=_ARMS,
-        metavar="NAME|ALPHA", takes_numbers=True,
-    )  # fmt: skip
+    losses: LossListOptions = part(LossListOptions((), ()))
     prompt_weight: tuple[str, ...] = option(
-        (), "Weight of the prompt's tokens beside the answer's 1; repeat it.", panel=_ARMS, metavar="W",
-        takes_numbers=True,
-    )  # fmt: skip
-    tasks: tuple[str, ...] = option(
-        (), "Weight the tasks that the data names by this strategy, or none; repeat it.", panel=_ARMS,
-        metavar="STRATEGY",
-    )  # fmt: skip
+        (), "Weight of a prompt token where an answer token has weight 1.", panel=LOSS, metavar="W", takes_numbers=True
+    )
+    tasks: tuple[str, ...] = option((), TASKS_FLAG)
+    roles: dict[str, str] = option({}, ROLES_FLAG)
+    normalizer: str = option("weights", NORMALIZER_FLAG)
     seeds: int = option(
-        5, "Train every arm with this many seeds; 3 find little, fewer give no verdicts.", panel=_ARMS, minimum=1
+        5, "Number of seeds; every arm is trained once with each. Fewer than 3 allow no verdict, 3 or 4 find only very "
+        "large differences.", panel=LOSS, minimum=1,
+    )  # fmt: skip
+    model: ComparedModel = part(ComparedModel())
+    width: int = option(64, "Hidden size (with --model scratch).", panel=MODEL, minimum=1)
+    layers: int = option(2, "Number of decoder layers (with --model scratch).", panel=MODEL, minimum=1)
+    heads: int = option(4, "Number of attention heads (with --model scratch).", panel=MODEL, minimum=1)
+    data: ComparedData = part(ComparedData())
+    eval_data: str | None = option(None, EVAL_DATA_FLAG)
+    eval_share: float = option(0.0, EVAL_SHARE_FLAG)
+    eval_rows: int | None = option(None, "Number of held-out examples to use, from the start.", panel=DATA, minimum=2)
+    forget_data: str | None = option(
+        None, "Other data; the report shows how far training moved the model on it.", panel=DATA,
+        metavar="FILE|DIR|NAME",
+    )  # fmt: skip
+    forget_rows: int | None = option(
+        None, "Number of examples of --forget-data, from the start.", panel=DATA, minimum=2
     )
-    model: str = option("scratch", "A directory, a hub name, demo, or scratch for a small Llama.", panel=_IN)
-    tokenizer: str | None = option(None, "Its tokenizer, if not with the model.", panel=_IN)
-    width: int = option(64, "Width of a model from scratch.", panel=_IN, minimum=1)
-    layers: int = option(2, "Its layers.", panel=_IN, minimum=1)
-    heads: int = option(4, "Its heads.", panel=_IN, minimum=1)
-    data: str = option(
-        "generated", "A file, a folder or a hub name; generated for built-in tasks.", panel=_IN, short="-d"
-    )
-    eval_data: str | None = option(None, "Held-out rows; needed unless data is generated.", panel=_IN)
-    forget_data: str | None = option(None, "Other rows, for what the model forgets of them.", panel=_IN)
-    columns: dict[str, str] = option({}, "The data's own column names.", panel=_IN, metavar="prompt=Q,response=A")
-    format: str | None = option(None, "The data's format; found out for each row if not given.", panel=_IN)
-    max_examples: int | None = option(None, "Training rows, from the start.", panel=_IN, minimum=1)
-    eval_rows: int | None = option(None, "Held-out rows, from the start.", panel=_IN, minimum=2)
-    forget_rows: int | None = option(None, "Rows of forget-data, from the start.", panel=_IN, minimum=2)
     noise: float | None = option(
-        None, "Share of generated training rows with a wrong answer; 0.05 if not given.", panel=_IN, minimum=0
+        None, "Share of generated training examples with a wrong answer (default: 0.05).", panel=DATA, minimum=0
     )
-    data_tasks: tuple[str, ...] = option((), "Generated tasks; all if not given.", panel=_IN, metavar="NAME")
-    max_length: int | None = option(None, "Tokens kept of each row.", panel=_IN, minimum=2)
-    batch_size: int | None = option(
-        None, "Rows of a micro-batch; 16 from scratch, 8 for a pretrained model if not given.", panel=_TRAIN, minimum=1
+    data_tasks: tuple[str, ...] = option(
+        (),
+        "Generated task to train on (default: all); multitask for the four of the study.",
+        panel=DATA,
+        metavar="NAME",
     )
-    grad_accum: int = option(1, "Micro-batches of a step.", panel=_TRAIN, minimum=1)
-    learning_rate: float | None = option(
-        None, "Highest learning rate; 3e-3 from scratch, 2e-5 for a pretrained model if not given.", panel=_TRAIN,
-        minimum=0,
+    data_seed: int = option(0, "Seed of the generated examples.", panel=DATA, minimum=0)
+    training: ComparedTraining = part(ComparedTraining())
+    dtype: str = option(
+        "auto", "Dtype of the parameters; auto is float32 where all of them are trained.", panel=TRAINING,
+        choices=("auto", "float32", "bfloat16", "float16", "float64"),
     )  # fmt: skip
-    schedule: str | None = option(
-        None, "Learning-rate schedule; cosine from scratch, linear for a pretrained model if not given.", panel=_TRAIN
-    )
-    warmup: float | None = option(
-        None, "Warmup steps, below 1 a share of all; 0.1 from scratch, 0.03 for a pretrained model if not given.",
-        panel=_TRAIN, minimum=0,
+    points: int = option(6, "Number of points of each learning curve.", panel=EVALUATION, minimum=1)
+    max_new_tokens: int = option(64, "Largest number of tokens of a generated answer.", panel=EVALUATION, minimum=1)
+    samples: int = option(4, "Number of answers sampled for each held-out prompt.", panel=EVALUATION, minimum=0)
+    temperature: float = option(
+        1.0, "Temperature of the sampled answers; 1 is the distribution that the model learned.", panel=EVALUATION,
+        minimum=0.01,
     )  # fmt: skip
-    weight_decay: float = option(0.0, "Of AdamW.", panel=_TRAIN, minimum=0)
-    max_grad_norm: float = option(1.0, "Gradients are clipped to it; 0 clips nothing.", panel=_TRAIN, minimum=0)
-    epochs: float = option(1.0, "Passes over the rows.", panel=_TRAIN, minimum=0)
-    max_steps: int | None = option(None, "Optimizer steps, in place of epochs.", panel=_TRAIN, minimum=1)
-    dtype: str = option("auto", "Number format of the parameters.", panel=_TRAIN)
-    autocast: str | None = option(None, "Compute in this format.", panel=_TRAIN, choices=("bfloat16", "float16"))
-    points: int = option(6, "Points of the learning curves.", panel=_ASK, minimum=1)
-    max_new_tokens: int = option(64, "Longest answer generated.", panel=_ASK, minimum=1)
-    samples: int = option(4, "Answers sampled for each held-out prompt.", panel=_ASK, minimum=0)
-    temperature: float = option(1.0, "Of the samples; 1 is what was learned.", panel=_ASK, minimum=0.01)
-    data_seed: int = option(0, "Of generated rows.", panel=_IN, minimum=0)
-    output: str = option("sftloss-compare", "Folder of arms and report; finished arms in it are kept.", panel=_OUT,
-                         short="-o", metavar="DIR")  # fmt: skip
-    devices: str | None = option(None, "One process each, as cuda:0,cuda:1.", panel=_OUT, metavar="LIST")
-    workers: int = option(1, "Processes on each device.", panel=_OUT, minimum=1)
-    save_every: int | None = option(None, "Steps between checkpoints of an arm; without, a killed arm starts anew.",
-                                    panel=_OUT, minimum=1)  # fmt: skip
-    json: str | None = option(None, "Also write the JSON here; '-' prints JSON alone.", panel=_OUT, metavar="FILE|-")
-    markdown: str | None = option(None, "Also write Markdown here.", panel=_OUT, metavar="FILE")
-
-
-_ARM_FIELDS = {"loss": "losses", "normalization": "normalizations", "tasks": "tasks"}
+    execution: ExecutionOptions = part(ExecutionOptions())
+    save_every: int | None = option(
+        None, "Optimizer steps between checkpoints of a training. Without it a killed training starts anew.",
+        panel=PROCESSES, minimum=1,
+    )  # fmt: skip
+    output: str = option(
+        "sftloss-compare", "Folder of the trainings and the report; finished trainings in it are kept.", panel=OUTPUT,
+        short="-o", metavar="DIR",
+    )  # fmt: skip
+    json: str | None = option(None, JSON_FLAG)
+    markdown: str | None = option(None, "Write the report as Markdown to this file.", panel=OUTPUT, metavar="FILE")
 
 
 def compare(options: CompareOptions, verbosity: Verbosity) -> None:
-    """Train and compare. The same model under several losses, at equal tokens; verdicts with intervals."""
-    from sftloss.cli.show import check_targets, hide_progress_bars
+    """Train a model under several losses and compare the results, with verdicts and intervals.
+
+    The arms are all combinations of --loss, --normalization, --prompt-weight and --tasks (none: no task weights); the
+    first of each makes the arm that the others are compared with. All are trained with the same rows, steps and seeds.
+    An interrupted comparison continues with the same command.
+
+    Example: sftloss compare --loss cross_entropy --loss dft --model MODEL --data train.jsonl --eval-share 0.1
+    """
+    from sftloss.cli.show import check_targets, hide_progress_bars, print_note
     from sftloss.experiments import compare
 
     check_targets(options.json, options.markdown, replace=True)
     experiment = experiment_of(options)
     hide_progress_bars()
-    devices = tuple(filter(None, (options.devices or "").split(",")))
-    report = compare(
-        experiment,
-        output=options.output,
-        execution=running(verbosity, devices=devices, workers=options.workers, save_every=options.save_every),
-        command=command_line("compare", options),
-    )
-    show_brief(report, json=options.json, markdown=options.markdown)
-    told(options.output, verbosity)
+    execution = execution_of(options.execution, verbosity, save_every=options.save_every)
+    report = compare(experiment, output=options.output, execution=execution, command=command_line("compare", options))
+    print_brief(report, json=options.json, markdown=options.markdown)
+    print_note(f"wrote {options.output}/report.html", verbosity)
 
 
 def experiment_of(options: CompareOptions) -> Experiment:
@@ -122,24 +175,29 @@ def experiment_of(options: CompareOptions) -> Experiment:
     from sftloss.experiments import Experiment, scratch_recipe
     from sftloss.finetune import Recipe
 
-    if options.noise and options.data != CompareOptions.data:
-        raise ConfigError("--noise: only generated rows get wrong answers; leave it out, or leave --data out.")
-    values = {f.name: getattr(options, f.name) for f in fields(options)}
-    shared = {f.name for f in fields(Recipe)} - {*_ARM_FIELDS, "output", "save_every"}
-    given = {name: value for name, value in values.items() if name in shared and value not in (None, {})}
-    recipe = scratch_recipe(**given) if options.model == CompareOptions.model else Recipe(**given)
-    own = {name: values[name] for name in {f.name for f in fields(Experiment)} & values.keys() - {"seeds"}}
-    own |= {plural: values[name] for name, plural in _ARM_FIELDS.items()}
+    values = values_of(options)
+    if options.noise and options.data.data != _GENERATED:
+        cure = f"leave it out, or leave {mention('data')} out"
+        raise ConfigError("only generated rows can have wrong answers", option="noise", cure=cure)
+    arms = {"losses": values["loss"], "normalizations": values["normalization"], "tasks": values["tasks"]}
+    arms["prompt_weights"] = tuple(map(_weight, options.prompt_weight))
+    own = {f.name: values[f.name] for f in fields(Experiment) if f.name in values and f.name not in ("seeds", "tasks")}
     if options.noise is None:
         del own["noise"]
+    unshared = ("loss", "normalization", "tasks", "output", "save_every")
+    shared = {k: v for k, v in recipe_fields(values).items() if k not in unshared and v is not None}
+    recipe = scratch_recipe(**shared) if options.model.model == _SCRATCH else Recipe(**shared)
+    return Experiment(recipe, **own, **arms, seeds=tuple(range(options.seeds)))
+
+
+def _weight(text: str) -> float:
     try:
-        weights = tuple(map(float, options.prompt_weight))
+        return float(text)
     except ValueError:
-        raise ConfigError(f"--prompt-weight: expected numbers, got {', '.join(options.prompt_weight)[:60]}.") from None
-    return Experiment(recipe, **own, prompt_weights=weights, seeds=tuple(range(options.seeds)))
+        raise ConfigError(f"expected a number, got {text[:40]!r}", option="prompt_weight") from None
 
 
-def running(verbosity: Verbosity, **given: Any) -> Execution:
+def execution_of(options: ExecutionOptions, verbosity: Verbosity, **rest: Any) -> Execution:
     """Devices and processes, with a line on stderr for every finished training."""
     from sftloss.cli.show import print_note
     from sftloss.experiments import Execution
@@ -147,29 +205,21 @@ def running(verbosity: Verbosity, **given: Any) -> Execution:
     def progress(done: int, total: int, name: str) -> None:
         print_note(f"{done} of {total} trained: {name}", verbosity)
 
-    return Execution(**given, progress=progress)
+    devices = tuple(filter(None, (options.devices or "").split(",")))
+    return Execution(devices, options.workers, progress=progress, **rest)
 
 
-def show_brief(report: Report, *, json: str | None = None, markdown: str | None = None) -> None:
-    """Headlines, findings and the first tables on the terminal; the page has the rest."""
-    from dataclasses import replace
-
+def print_brief(report: Report, *, json: str | None = None, markdown: str | None = None) -> None:
+    """Headlines, findings and the first tables on the terminal; the page has everything."""
     from sftloss.cli.show import print_report
     from sftloss.report import Report
 
-    if json is not None or markdown is not None:
-        report.to_json(None if json in (None, "-") else Path(json))
-        if markdown is not None:
-            report.to_markdown(Path(markdown))
     if json == "-":
-        print_report(report, json="-")
+        print_report(report, json="-", markdown=markdown)
         return
+    report.to_json(None if json is None else Path(json))
     sections = tuple(s for s in report.document.sections if s.id in ("metrics", "lengths"))
-    short = tuple(replace(s, charts=(), tables=s.tables[:2] if s.id == "metrics" else s.tables[:1]) for s in sections)
-    print_report(Report(replace(report.document, sections=short)))
-
-
-def told(output: str, verbosity: Verbosity) -> None:
-    from sftloss.cli.show import print_note
-
-    print_note(f"wrote {output}/report.html", verbosity)
+    brief = tuple(replace(s, charts=(), tables=s.tables[:2] if s.id == "metrics" else s.tables[:1]) for s in sections)
+    print_report(Report(replace(report.document, sections=brief)))
+    if markdown is not None:
+        report.to_markdown(Path(markdown))

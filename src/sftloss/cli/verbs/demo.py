@@ -55,14 +55,14 @@ def _analyze(options: DemoOptions, output: str, verbosity: Verbosity) -> Report:
 
 def _compare(options: DemoOptions, output: str, verbosity: Verbosity) -> Report:
     from sftloss.cli.show import hide_progress_bars
-    from sftloss.cli.verbs.compare import running, show_brief
+    from sftloss.cli.verbs.compare import ExecutionOptions, execution_of, print_brief
     from sftloss.experiments import compare
     from sftloss.experiments.studies import DEMO
 
     hide_progress_bars()
     # results do not depend on it: every process computes on one core
-    execution = running(verbosity, workers=min(2, os.cpu_count() or 1))
+    execution = execution_of(ExecutionOptions(workers=min(2, os.cpu_count() or 1)), verbosity)
     command = Command("demo", (("--compare", ""),), inputs=())
     report = compare(DEMO, output=output, execution=execution, command=command)
-    show_brief(report, json=options.show.json, markdown=options.show.markdown)
+    print_brief(report, json=options.show.json, markdown=options.show.markdown)
     return report

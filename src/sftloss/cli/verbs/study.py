@@ -1,11 +1,14 @@
-"""`sftloss study`: claims about losses, asked of trained models."""
+"""`sftloss study`: fixed comparisons that test claims about losses on trained models."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sftloss.cli.options import Verbosity
-from sftloss.config import option
+from sftloss.cli.options.records import JSON_FLAG, OUTPUT
+from sftloss.cli.verbs.compare import ExecutionOptions, execution_of, print_brief
+from sftloss.config import option, part
 
 
 @dataclass(frozen=True)
@@ -13,46 +16,36 @@ class StudyOptions:
     """Flags of every study; what is trained is fixed."""
 
     output: str | None = option(
-        None, "Folder of arms, report, result and page; finished arms are kept.", short="-o", metavar="DIR"
-    )
-    devices: str | None = option(None, "One process each, as cuda:0,cuda:1.", metavar="LIST")
-    workers: int = option(1, "Processes on each device.", minimum=1)
-    json: str | None = option(None, "Also write the JSON here; '-' prints JSON alone.", metavar="FILE|-")
+        None, "Folder of the trainings, the report, the result and its page; finished trainings in it are kept "
+        "(default: sftloss-study-NAME).", panel=OUTPUT, short="-o", metavar="DIR",
+    )  # fmt: skip
+    execution: ExecutionOptions = part(ExecutionOptions())
+    json: str | None = option(None, JSON_FLAG)
 
 
-def length(options: StudyOptions, verbosity: Verbosity) -> None:
-    """Does dividing by the length teach shorter answers? Exponents 0, 0.5 and 1."""
-    _run("length", options, verbosity)
+_QUESTIONS = {
+    "length": "Does dividing by the length teach shorter answers? Trains with exponents 0, 0.5 and 1 of the length.",
+    "focal": "Does focal loss help? Compares it with cross-entropy; some training answers are wrong on purpose.",
+    "instruction-response": "Should the instruction be trained too? Trains with prompt weights 0, 0.1 and 1.",
+    "multitask": "Do task weights that move help? Compares every strategy with equal weights, task by task.",
+}
 
 
-def focal(options: StudyOptions, verbosity: Verbosity) -> None:
-    """Does focal loss help? Against cross-entropy, with wrong answers among the training rows."""
-    _run("focal", options, verbosity)
+def _verb(name: str) -> Callable[[StudyOptions, Verbosity], None]:
+    def run(options: StudyOptions, verbosity: Verbosity) -> None:
+        from sftloss.cli.show import check_targets, hide_progress_bars, print_note
+        from sftloss.experiments import run_study
+
+        check_targets(options.json, replace=True)
+        hide_progress_bars()
+        output = options.output or f"sftloss-study-{name}"
+        report = run_study(name, output=output, execution=execution_of(options.execution, verbosity))
+        print_brief(report, json=options.json)
+        print_note(f"wrote {output}/report.html", verbosity)
+
+    run.__doc__ = _QUESTIONS[name]
+    return run
 
 
-def instruction_response(options: StudyOptions, verbosity: Verbosity) -> None:
-    """Should the instruction be trained too? Weights 0, 0.1 and 1 of the prompt."""
-    _run("instruction-response", options, verbosity)
-
-
-def multitask(options: StudyOptions, verbosity: Verbosity) -> None:
-    """Do task weights that move help? Every strategy against equal weights, task by task."""
-    _run("multitask", options, verbosity)
-
-
-VERBS = {"length": length, "focal": focal, "instruction-response": instruction_response, "multitask": multitask}
-
-
-def _run(name: str, options: StudyOptions, verbosity: Verbosity) -> None:
-    from sftloss.cli.show import check_targets, hide_progress_bars
-    from sftloss.cli.verbs.compare import running, show_brief, told
-    from sftloss.experiments import run_study
-
-    check_targets(options.json, replace=True)
-    hide_progress_bars()
-    output = options.output or f"sftloss-study-{name}"
-    devices = tuple(filter(None, (options.devices or "").split(",")))
-    execution = running(verbosity, devices=devices, workers=options.workers)
-    report = run_study(name, output=output, execution=execution)
-    show_brief(report, json=options.json)
-    told(output, verbosity)
+VERBS = {name: _verb(name) for name in _QUESTIONS}
+"""The command of each study."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -19,10 +19,13 @@ from sftloss.cli.options import (
     TrainingOptions,
     Verbosity,
 )
-from sftloss.cli.options.records import DATA, JSON_FLAG, OUTPUT, TRAINING
+from sftloss.cli.options.recipe import recipe_fields
+from sftloss.cli.options.records import EVAL_DATA_FLAG, EVAL_SHARE_FLAG, JSON_FLAG, OUTPUT, TRAINING
 from sftloss.config import command_line, option, part, to_yaml, values_of
-from sftloss.errors import ConfigError
 from sftloss.files import write_atomic
+
+if TYPE_CHECKING:
+    from sftloss.finetune import Recipe
 
 _UNITS = (("GB", 2**30), ("MB", 2**20), ("kB", 2**10))
 
@@ -33,11 +36,8 @@ class TrainOptions:
 
     model: ModelOptions = part(ModelOptions())
     data: DataOptions = part(DataOptions())
-    eval_data: str | None = option(None, "Held-out data, in the same forms as --data.", panel=DATA,
-                                   metavar="FILE|DIR|NAME")  # fmt: skip
-    eval_share: float = option(
-        0.0, "Share of --data to hold out; rows with equal prompts stay together.", panel=DATA, minimum=0
-    )
+    eval_data: str | None = option(None, EVAL_DATA_FLAG)
+    eval_share: float = option(0.0, EVAL_SHARE_FLAG)
     loss: LossOptions = part(LossOptions())
     training: TrainingOptions = part(TrainingOptions())
     seed: int = option(
@@ -105,29 +105,11 @@ def train(options: TrainOptions, verbosity: Verbosity) -> int:
     return 0
 
 
-def recipe_of(options: TrainOptions) -> Any:
+def recipe_of(options: TrainOptions) -> Recipe:
     """The options as the recipe that `fine_tune` takes."""
-    from sftloss.finetune import Lora, Recipe
+    from sftloss.finetune import Recipe
 
-    values = values_of(options)
-    recipe = {f.name: values[f.name] for f in fields(Recipe) if f.name in values}
-    recipe["roles"] = {role: _number("roles", weight) for role, weight in options.loss.roles.items()} or None
-    recipe["columns"] = options.data.columns or None
-    if options.loss.normalizer.replace(".", "", 1).isdigit():
-        recipe["normalizer"] = float(options.loss.normalizer)
-    training = options.training
-    if training.lora_r is not None:
-        recipe["lora"] = Lora(training.lora_r, training.lora_alpha, training.lora_dropout, training.lora_targets)
-    elif training.lora_alpha is not None or training.lora_dropout or training.lora_targets:
-        raise ConfigError("missing, the rank of the adapters", option="lora_r", cure="give it, for example 16")
-    return Recipe(**recipe, command=str(command_line("train", options)))
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f"expected a number, got {text[:40]!r}", option=name) from None
+    return Recipe(**recipe_fields(values_of(options)), command=str(command_line("train", options)))
 
 
 def _print_outcome(outcome: Any, options: TrainOptions, verbosity: Verbosity) -> None:

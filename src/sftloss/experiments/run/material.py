@@ -11,10 +11,13 @@ import torch
 from sftloss.analysis.lengths.collect import lengths_of
 from sftloss.analysis.lengths.forecast import TaskForecast, forecasts_by_task
 from sftloss.data import Example, Examples, Record, read_records
+from sftloss.data.account import RULES
 from sftloss.data.tokenizer import load_tokenizer, pad_id_of
+from sftloss.document import Finding
 from sftloss.errors import ConfigError
 from sftloss.experiments.experiment import Experiment
 from sftloss.experiments.run.results import RowGroups
+from sftloss.rules import findings_of
 from sftloss.weights import normalization
 
 if TYPE_CHECKING:
@@ -26,10 +29,11 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Records and the examples made from them, in the same order."""
+    """Records and the examples made from them, in the same order, and findings about the rows of their file."""
 
     records: tuple[Record, ...]
     examples: tuple[Example, ...]
+    findings: tuple[Finding, ...] = ()
 
     def groups(self) -> RowGroups:
         """Task, language and prompt of each row; rows with the same tokens before the last answer share a prompt."""
@@ -44,7 +48,8 @@ class EncodedRows:
     def pick(self, chosen: Iterable[int]) -> EncodedRows:
         """The rows with these indices."""
         at = list(chosen)
-        return EncodedRows(tuple(self.records[i] for i in at), tuple(self.examples[i] for i in at))
+        picked = {name: tuple(getattr(self, name)[i] for i in at) for name in ("records", "examples")}
+        return replace(self, **picked)
 
 
 class Material(NamedTuple):
@@ -140,7 +145,8 @@ def _from_file(experiment: Experiment, source: str, limit: int | None, tokenizer
 def _encoded(records: Iterable[Record], recipe: Recipe, tokenizer: Any) -> EncodedRows:
     examples = Examples(records, tokenizer, max_length=recipe.max_length, on_error=recipe.on_error)
     pairs = list(examples.pairs())
-    return EncodedRows(tuple(record for record, _ in pairs), tuple(example for _, example in pairs))
+    findings = findings_of(RULES, examples.account)
+    return EncodedRows(tuple(record for record, _ in pairs), tuple(example for _, example in pairs), findings)
 
 
 def forecasts(rows: EncodedRows, recipe: Recipe) -> dict[str, TaskForecast]:

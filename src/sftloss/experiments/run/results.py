@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.forecast import TaskForecast
+from sftloss.document import Command, Finding
 from sftloss.errors import ConfigError, DataError
 from sftloss.experiments.experiment import Arm, Experiment, Trial, digest_of
 from sftloss.experiments.metrics import Bin, Metric, read_metric
@@ -87,6 +88,7 @@ class ArmResult:
         is_sampled: Whether lengths, repetition and the like are of sampled answers.
         end_reliability: Probability of the end against its frequency, by position in the answer.
         scores: Scores of each held-out token; in a file of its own.
+        row_findings: Findings about the rows of the training file.
     """
 
     trial: Trial
@@ -106,6 +108,7 @@ class ArmResult:
     is_sampled: bool = True
     end_reliability: tuple[Bin, ...] = ()
     scores: TokenScores = field(default_factory=TokenScores)
+    row_findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,8 @@ def _json(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     """Arrays as lists, records as mappings."""
+    if isinstance(value, Command):
+        return str(value)
     return _numbers(value) if isinstance(value, np.ndarray) else dict(vars(value))
 
 
@@ -214,6 +219,7 @@ def _read(values: dict[str, Any]) -> ArmResult:
         "lengths": tuple(map(tuple, values["lengths"])),
         "reference_lengths": tuple(values["reference_lengths"]),
         "curve": tuple(Point(*point) for point in values["curve"]),
+        "row_findings": tuple(Finding(**{**one, "rows": tuple(one["rows"])}) for one in values["row_findings"]),
         "forecasts": {name: TaskForecast(**one) for name, one in values["forecasts"].items()},
     }
     for name in ("metrics", "forgetting"):

@@ -79,6 +79,7 @@ def train_arm(experiment: Experiment, trial: Trial, place: Place) -> None:
             forgetting={} if before is None or forget is None else forgotten(before, model, tokenizer, forget),
             forecasts=forecasts(rows, recipe),
             versions=_versions(),
+            row_findings=rows.findings if not experiment.is_generated else (),
             **fields,
         )
         save(place.folder, result, answers)

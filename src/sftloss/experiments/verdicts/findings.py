@@ -65,7 +65,7 @@ def _some_seeds(on: Verdicts) -> Evidence | None:
 
 
 def _more_seeds(on: Verdicts) -> Cure:
-    return on.again("--seeds", str(ENOUGH_SEEDS), f"Use {ENOUGH_SEEDS} seeds.")
+    return on.again("--seeds", str(ENOUGH_SEEDS), f"use {ENOUGH_SEEDS} seeds")
 
 
 def _unequal_tokens(on: Verdicts) -> Evidence | None:
@@ -100,7 +100,7 @@ def _worse_than_before(on: Verdicts) -> Evidence | None:
         f"{number(end)} nats per token with {on.results.names[arm]}.",
         end - start,
         unit="nats",
-        cure=on.again("--learning-rate", f"{rate / 10:g}", f"Use a smaller learning rate, e.g. {rate / 10:g}."),
+        cure=on.again("--learning-rate", f"{rate / 10:g}", f"use a smaller learning rate, e.g. {rate / 10:g}"),
     )
 
 
@@ -174,31 +174,31 @@ def _by_measure(compared: Sequence[Comparison]) -> dict[Any, list[Comparison]]:
 
 
 _PREMISES: tuple[Rule[Verdicts], ...] = (
-    Rule("CMP001", "warning", "fewer than 3 seeds",
+    Rule("CMP001", "warning", "Fewer than 3 seeds",
          "A loss is better only if it is better with any seed. The spread between seeds cannot be estimated from fewer "
-         "than 3.", f"Use {ENOUGH_SEEDS} seeds.", _few_seeds),
+         "than 3.", f"use {ENOUGH_SEEDS} seeds", _few_seeds),
     Rule("CMP004", "info", "3 or 4 seeds",
          "So few seeds may agree by chance, so the intervals are wide. Finished trainings are kept; only those of new "
-         "seeds are added.", f"Use {ENOUGH_SEEDS} seeds.", _some_seeds),
-    Rule("CMP002", "error", "arms trained on unequal numbers of tokens",
+         "seeds are added.", f"use {ENOUGH_SEEDS} seeds", _some_seeds),
+    Rule("CMP002", "error", "Arms trained on different numbers of tokens",
          "A difference may then come from the amount of training.",
-         "Remove the folders of these arms and run the command again.", _unequal_tokens),
-    Rule("CMP003", "warning", "arms trained with different package versions",
+         "remove the folders of these arms and run the command again", _unequal_tokens),
+    Rule("CMP003", "warning", "Arms trained with different package versions",
          "Results with the same seed are then not exactly paired.",
-         "Choose a new --output, so that all arms are trained with the same versions.", _mixed_versions),
-    Rule("CMP005", "warning", "a pretrained model that training made worse",
+         "choose a new --output, so that all arms are trained with the same versions", _mixed_versions),
+    Rule("CMP005", "warning", "A pretrained model that training made worse",
          "The usual cause is a learning rate that is too high for a pretrained model, or too many passes over few "
-         "rows. Differences between arms then compare kinds of damage.", "Use a smaller learning rate.",
+         "rows. Differences between arms then compare kinds of damage.", "use a smaller learning rate",
          _worse_than_before),
 )  # fmt: skip
 _DIFFERENCE: Rule[tuple[Verdicts, Comparison]] = Rule(
-    "CMP010", "info", "a difference from the first arm that the data supports",
+    "CMP010", "info", "A difference from the first arm that the data supports",
     "The simultaneous interval of the difference excludes zero.", "", _difference,
 )  # fmt: skip
 _REST: tuple[Rule[Verdicts], ...] = (
-    Rule("CMP020", "info", "comparisons that show no difference",
+    Rule("CMP020", "info", "Comparisons that show no difference",
          "This does not prove that the arms are equal: smaller differences may exist.", "", _no_difference),
-    Rule("CMP021", "info", "comparisons without a verdict",
+    Rule("CMP021", "info", "Comparisons without a verdict",
          f"A verdict needs an interval over at least {LEAST_SEEDS} seeds.", "", _no_verdict),
 )  # fmt: skip
 RULES: tuple[Rule[Any], ...] = (*_PREMISES, _DIFFERENCE, *_REST)
@@ -206,9 +206,10 @@ RULES: tuple[Rule[Any], ...] = (*_PREMISES, _DIFFERENCE, *_REST)
 
 
 def comparison_findings(on: Verdicts) -> tuple[Finding, ...]:
-    """What could spoil the comparison, then the supported differences, then what shows none."""
+    """Findings about the rows and what else could spoil the comparison, then supported differences, then the rest."""
     differences = (_DIFFERENCE.finding((on, one)) for one in on.compared)
     return (
+        *on.results.first.row_findings,
         *findings_of(_PREMISES, on),
         *(finding for finding in differences if finding is not None),
         *findings_of(_REST, on),
