@@ -111,13 +111,13 @@ def test_callers_agree_on_the_digest_of_a_file(tmp_path: Path) -> None:
     pytest.importorskip("polars")
     from sftloss.experiments.plan import _content
 
-    from sftloss.analysis import file_facts
+    from sftloss.analysis import file_identity
 
     path = tmp_path / "data.jsonl"
     path.write_bytes(b"x" * (3 << 20))
     digest = file_digest(path)
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert file_facts([path]) == [{"bytes": 3 << 20, "digest": digest}]
+    assert file_identity([path]) == [{"bytes": 3 << 20, "digest": digest}]
     assert _content(str(path)) == [["data.jsonl", digest[:16]]]
 
 

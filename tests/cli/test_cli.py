@@ -145,7 +145,7 @@ def test_fail_on_turns_findings_into_exit_code_1(analyze, data, fail_on, code):
         (["--columns", "prompt"], "--columns: expected name=value pairs"),
         (["--columns", "promt=q"], "did you mean"),
         (["--format", "alpacca"], "alpaca"),
-        (["--grad-accum", "2"], "--grad-accum needs --batch-size"),
+        (["--grad-accum", "2"], "--grad-accum: needs --batch-size"),
         (["--overwrite", "--resume"], "choose one"),
         (["--json", "/dev/null"], "is not a file"),
         (["--json", "/no/such/folder/r.json"], "is missing or cannot be written"),
@@ -264,13 +264,13 @@ def test_a_command_that_a_finding_advises_runs_as_it_stands(analyze, data, monke
 
 
 def test_our_own_mistake_is_exit_code_5_and_says_so(analyze, monkeypatch):
-    monkeypatch.setattr("sftloss.analysis.signal.describe.headlines", lambda study: 1 / 0)
+    monkeypatch.setattr("sftloss.analysis.signal.describe.signal_headlines", lambda study: 1 / 0)
     result = analyze()
     assert result.exit_code == 5 and "internal error" in sentence(result) and "-v" in result.stderr
 
 
 def test_verbose_shows_the_traceback(analyze, monkeypatch):
-    monkeypatch.setattr("sftloss.analysis.signal.describe.headlines", lambda study: 1 / 0)
+    monkeypatch.setattr("sftloss.analysis.signal.describe.signal_headlines", lambda study: 1 / 0)
     result = analyze("-v")
     assert result.exit_code == 5 and "ZeroDivisionError" in result.stderr and "Traceback" in result.stderr
 

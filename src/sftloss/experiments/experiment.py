@@ -186,11 +186,11 @@ class Experiment:
         Raises:
             ConfigError: If a loss or a normalization cannot be read, or there are fewer than two arms.
         """
-        from sftloss.pipeline import normalization
-        from sftloss.pipeline.question import objectives
+        from sftloss.pipeline import read_normalization
+        from sftloss.pipeline.question import read_objectives
 
-        losses = tuple(objectives(self.losses or (self.recipe.loss,)))
-        rules = tuple(map(normalization, self.normalizations or (str(self.recipe.normalization),)))
+        losses = tuple(read_objectives(self.losses or (self.recipe.loss,)))
+        rules = tuple(map(read_normalization, self.normalizations or (str(self.recipe.normalization),)))
         weightings = tuple("" if text == UNWEIGHTED else _checked(text) for text in self.tasks)
         arms = dict.fromkeys(
             Arm(loss, rule.name, rule.alpha, prompt, tasks)

@@ -13,7 +13,7 @@ from sftloss.errors import ConfigError
 from sftloss.pipeline.folder import TABLE, check_folder, folder
 from sftloss.pipeline.meeting import meeting
 from sftloss.pipeline.pieces import pieces
-from sftloss.pipeline.question import objectives
+from sftloss.pipeline.question import read_objectives
 from sftloss.pipeline.run import Run, records_of
 from sftloss.rules import findings_of
 from sftloss.version import package_versions
@@ -25,7 +25,7 @@ _ANALYZE_ONLY = ("--roles", "--level", "--output")
 if TYPE_CHECKING:
     from torch import nn
 
-    from sftloss.analysis import AnalysisOptions, Table
+    from sftloss.analysis import AnalysisOptions, MeasuredTable
     from sftloss.data import Examples
     from sftloss.report import Report
 
@@ -65,11 +65,11 @@ def analyze(
         >>> report = analyze(model, tokenizer, "data.jsonl", losses=["cross_entropy", "dft"])   # doctest: +SKIP
         >>> print(report)                                                                       # doctest: +SKIP
     """
-    from sftloss.analysis import AnalysisOptions, describe_with_frames
+    from sftloss.analysis import AnalysisOptions, describe_signal_with_frames
     from sftloss.data.account import RULES
     from sftloss.report import Report
 
-    run, question, by_name = run or Run(), question or AnalysisOptions(), objectives(losses)
+    run, question, by_name = run or Run(), question or AnalysisOptions(), read_objectives(losses)
     rank, world = run.shard
     if rank != 0:
         raise ConfigError(f"analyze: rank {rank} of {world} makes no report; call take_part there.")
@@ -86,7 +86,7 @@ def analyze(
                 f"{place.table} lacks the shards of ranks {', '.join(map(str, missing))} of {world}; "
                 "choose an --output that all ranks share, then start again with --resume."
             )
-        document, frames = describe_with_frames(
+        document, frames = describe_signal_with_frames(
             table, question, decode=partial(pieces, tokenizer=tokenizer), facts=_facts(model, examples, run)
         )
         document = with_run(document, run.command)
@@ -122,7 +122,7 @@ def take_part(
     """
     if run.output is None or run.shard[0] == 0:
         raise ConfigError("take_part: this is for ranks from 1 on, with the output folder of rank 0.")
-    by_name = objectives(losses)
+    by_name = read_objectives(losses)
     examples = _examples(rows, run, tokenizer)
     with meeting(run.shard, run.rank_timeout) as meet:
         meet()
@@ -132,7 +132,7 @@ def take_part(
 
 def check(rows: str | Path | Iterable[Mapping[str, Any]], *, losses: Sequence[str], run: Run) -> None:
     """Raise what `analyze` would raise before it touches the model: a model may take minutes to load."""
-    objectives(losses)
+    read_objectives(losses)
     _examples(rows, run, None)
     if run.shard[0] == 0:
         check_folder(run)
@@ -144,8 +144,8 @@ def _examples(rows: Any, run: Run, tokenizer: Any) -> Examples:
     return Examples(records_of(rows, run), tokenizer, max_length=run.max_length, on_error=run.on_error)
 
 
-def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[str, Any], place: Any) -> Table:
-    from sftloss.analysis import Settings, file_facts, measure, tokenizer_facts
+def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[str, Any], place: Any) -> MeasuredTable:
+    from sftloss.analysis import Settings, file_identity, measure, tokenizer_identity
     from sftloss.data import batches
     from sftloss.data.tokenizer import pad_id_of
     from sftloss.decoder import open_decoder
@@ -153,8 +153,8 @@ def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[s
     rows, run, directory = place
     source = Path(rows) if isinstance(rows, str | Path) else None
     identity = {
-        "tokenizer": tokenizer_facts(tokenizer),
-        "data": file_facts([source]) if source is not None and source.is_file() else str(source or "rows"),
+        "tokenizer": tokenizer_identity(tokenizer),
+        "data": file_identity([source]) if source is not None and source.is_file() else str(source or "rows"),
         "reading": [run.max_examples, run.max_length, run.format, dict(run.columns)],
     }
     grouped = partial(batches, pad_id=pad_id_of(tokenizer), tokens_per_batch=run.tokens_per_batch)

@@ -11,7 +11,7 @@ from sftloss.report.text import clean
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownCell:
     """One cell: its text, and its interval as text (empty where it has none)."""
 
     text: str
@@ -26,7 +26,7 @@ class ShownTable:
     """Labels, whether a column holds numbers, and rows of cells."""
 
     columns: tuple[Column, ...]
-    rows: tuple[tuple[Shown, ...], ...]
+    rows: tuple[tuple[ShownCell, ...], ...]
 
     def label(self, index: int) -> str:
         return clean(self.columns[index].label)
@@ -55,11 +55,11 @@ def _interval(low: Cell, high: Cell, kind: str) -> str:
     return f"[{texts[0]}, {texts[1]}]" if all(texts) else ""
 
 
-def _cell(row: tuple[Cell, ...], index: int, kind: str, has_bounds: bool) -> Shown:
+def _cell(row: tuple[Cell, ...], index: int, kind: str, has_bounds: bool) -> ShownCell:
     if index >= len(row):
-        return Shown("")
+        return ShownCell("")
     interval = _interval(row[index + 1], row[index + 2], kind) if has_bounds and index + 2 < len(row) else ""
-    return Shown(format_cell(row[index], kind), interval)
+    return ShownCell(format_cell(row[index], kind), interval)
 
 
 def show(table: Table, limit: int) -> ShownTable:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sftloss.analysis.lengths.answers import Answers, Resampling, counted, ready
+from sftloss.analysis.lengths.answers import Answers, Resampling, are_counted, ready
 from sftloss.analysis.lengths.tilt import Lengths, conflicting, sequence_weights
 from sftloss.errors import ConfigError
 from sftloss.numbers import Codes, Estimate, Floats, kish_ess
@@ -168,7 +168,7 @@ def forecasts_by_task(lengths: Lengths, rule: Normalization) -> dict[str, TaskFo
         3.2
     """
     codes = np.zeros(len(lengths.ids), dtype=np.int64) if lengths.tasks is None else lengths.tasks
-    answers, codes = ready(lengths), codes[counted(lengths)]
+    answers, codes = ready(lengths), codes[are_counted(lengths)]
     chosen = {"": np.ones(len(codes), dtype=bool)}
     chosen |= {name: codes == code for code, name in enumerate(lengths.task_names) if name is not None}
     return {name: _task_forecast(answers.only(keep), rule) for name, keep in chosen.items() if keep.any()}

@@ -98,7 +98,7 @@ def _facts(columns: frozenset[str]) -> list[pl.Expr]:
 
 
 @dataclass(frozen=True)
-class Study:
+class SignalStudy:
     """A table under options.
 
     `base` has one row an example, in the order of ids; see `_sums` and `_facts`. `segments` has one row a stretch of
@@ -284,7 +284,7 @@ def _example_sums(
     return nothing.group_by("example").agg(facts).collect(), answers(nothing.collect())
 
 
-def open_study(table: SignalTable, options: AnalysisOptions) -> Study:
+def open_study(table: SignalTable, options: AnalysisOptions) -> SignalStudy:
     """Reads a table once: sums and facts of every example."""
     names = table.tokens(is_sorted=False).collect_schema().names()
     columns, objectives = frozenset(names), tuple(name[5:] for name in names if name.startswith("loss:"))
@@ -299,4 +299,4 @@ def open_study(table: SignalTable, options: AnalysisOptions) -> Study:
     if base.height == 0:
         raise DataError("describe: the table has no examples; check what was measured.")
     base = base.with_columns(pl.col(*(set(sums.columns) - {"example", "first_token", "first_p"})).fill_null(0))
-    return Study(table, base, with_facts(segments, base), objectives, columns, options)
+    return SignalStudy(table, base, with_facts(segments, base), objectives, columns, options)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from sftloss.errors import ConfigError
 from sftloss.numbers.bootstrap import REPLICATES
+from sftloss.roles import ROLES
 from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization, micro_batch_mean
 
 Level = Literal["S0", "S1", "S2"]
@@ -18,7 +19,6 @@ LEVELS: dict[str, str] = {
     "S1": "S1 logit: c times the L1 norm of the loss's gradient in the logits",
     "S2": "S2 last layer, sum of token norms: c times the L2 norm in the logits times the norm of the hidden state",
 }
-ROLES = ("prompt", "response", "system", "tool")
 GROUPS = ("task", "language", "source")
 
 

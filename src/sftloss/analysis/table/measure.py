@@ -13,19 +13,19 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from sftloss.analysis.table.identity import model_facts
+from sftloss.analysis.table.identity import model_identity
 from sftloss.analysis.table.store import (
     EXAMPLE_SCHEMA,
     SCHEMA_VERSION,
     Done,
+    done_so_far,
     next_sequence,
     open_manifest,
-    sweep,
     token_schema,
     write_done,
     write_part,
 )
-from sftloss.analysis.table.table import Table
+from sftloss.analysis.table.table import MeasuredTable
 from sftloss.analysis.table.tokens import batch_tokens
 from sftloss.data.examples import Batch, Example
 from sftloss.decoder import Decoder
@@ -73,7 +73,7 @@ def measure(
     *,
     batch: Callable[[Iterator[Example]], Iterable[Batch]],
     settings: Settings | None = None,
-) -> Table:
+) -> MeasuredTable:
     """Run the model over the data once and stream a table of its tokens to disk.
 
     Each pair of parts on disk is whole, so a run that was killed is continued by the same call: batches that are
@@ -107,17 +107,17 @@ def measure(
     facts = {
         "schema_version": SCHEMA_VERSION,
         "objectives": list(objectives),
-        "model": model_facts(decoder),
+        "model": model_identity(decoder),
         **settings.identity,
     }
     busy = f"measure: another process is measuring into {directory}, wait for it or choose another directory."
     with locked(directory / f".lock-{rank:05d}", busy):
         open_manifest(directory, facts)
-        run = _Run(decoder, objectives, directory, settings, sweep(directory, settings.shard))
+        run = _Run(decoder, objectives, directory, settings, done_so_far(directory, settings.shard))
         with decoder.evaluating():
             run.over(batch, examples)
         write_done(directory, settings.shard, run.seen)
-    return Table(directory)
+    return MeasuredTable(directory)
 
 
 class _Run:

@@ -95,7 +95,7 @@ def complete_parts(directory: Path) -> list[Part]:
     return sorted(found, key=lambda part: (part.rank, part.sequence))
 
 
-def sweep(directory: Path, shard: tuple[int, int]) -> Done:
+def done_so_far(directory: Path, shard: tuple[int, int]) -> Done:
     """Remove what no complete pair owns, of this rank's and of ranks that no longer run; say what is done."""
     parts = complete_parts(directory)
     owned = {path for part in parts for path in (part.tokens, part.examples)}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import cast
 
-from sftloss.document import Cell, Chart, Column, Series, Table
-
-_KINDS = ("integer", "number", "percent", "ratio", "nats")
-Kind = Literal["text", "integer", "number", "percent", "ratio", "nats"]
+from sftloss.document import Cell, Chart, Column, ColumnKind, Series, Table
+from sftloss.report.format import NUMERIC
 
 
 def positions(chart: Chart) -> list[float | str]:
@@ -20,9 +18,9 @@ def positions(chart: Chart) -> list[float | str]:
 
 def chart_table(chart: Chart) -> Table:
     """One row per x, one column per series, and two more where the series has an interval."""
-    kind = cast(Kind, chart.format_y if chart.format_y in _KINDS else "number")
+    kind = cast(ColumnKind, chart.format_y if chart.format_y in NUMERIC else "number")
     rows: dict[float | str, list[Cell]] = {x: [x] for x in positions(chart)}
-    x_kind = cast(Kind, chart.format_x if chart.format_x in _KINDS else "text")
+    x_kind = cast(ColumnKind, chart.format_x if chart.format_x in NUMERIC else "text")
     columns = [Column("x", chart.x_label, "text" if any(isinstance(x, str) for x in rows) else x_kind)]
     for index, series in enumerate(chart.series):
         columns.append(Column(f"y{index}", series.label, kind))

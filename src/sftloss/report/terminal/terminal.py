@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typing
 
-from sftloss.document import Document, Finding, Section, Table, TokenStrip
+from sftloss.document import Document, Finding, Section, Table, TokenStrip, by_severity
 from sftloss.report.cells import ShownTable, show
 from sftloss.report.charts.data import chart_table
 from sftloss.report.format import finding_number
-from sftloss.report.order import SEVERITIES, bucket, by_severity, count_line
+from sftloss.report.order import SEVERITIES, bucket, count_line
 from sftloss.report.terminal.summary import rules, summary
 from sftloss.report.text import clean, clean_block, columns, shorten, visible, wrap
 
@@ -16,8 +16,8 @@ if typing.TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-ROWS = 10
-TOKENS = 160
+_ROWS = 10
+_TOKENS = 160
 _GAP = 3  # columns between two columns of a table
 # darker is more; a terminal may have no colours, so none and some also differ by brackets
 _BACKGROUNDS = ("", "on grey23", "on dark_blue", "on blue3", "on dodger_blue2", "black on sky_blue1")
@@ -142,7 +142,7 @@ def _table(console: Console, table: Table) -> None:
     from rich import box
     from rich.table import Table as Grid
 
-    shown = show(table, ROWS)
+    shown = show(table, _ROWS)
     if not shown.columns:
         return
     widths, has_intervals = _fitting(shown, console.width)
@@ -157,7 +157,7 @@ def _table(console: Console, table: Table) -> None:
         texts = (str(cell) if has_intervals else cell.text for cell in row[:count])
         grid.add_row(*(_say(console, shorten(text, 200)) for text in texts))
     console.print(grid)
-    hidden = [f"{len(table.rows) - ROWS:,} more rows"] if len(table.rows) > ROWS else []
+    hidden = [f"{len(table.rows) - _ROWS:,} more rows"] if len(table.rows) > _ROWS else []
     hidden += [f"{len(shown.columns) - count} more columns"] if count < len(shown.columns) else []
     if hidden:
         console.print(_say(console, f"{' and '.join(hidden)} in the HTML and JSON reports.", "dim"))
@@ -170,11 +170,11 @@ def _strip(console: Console, strip: TokenStrip) -> None:
         return
     shown = _say(console, f"{clean(strip.title)} (shade: {clean(strip.measures[0])}): ", "dim")
     is_plain, is_open = console.color_system is None, False
-    for token, value in list(zip(strip.tokens, strip.values[0], strict=False))[:TOKENS]:
+    for token, value in list(zip(strip.tokens, strip.values[0], strict=False))[:_TOKENS]:
         level = bucket(value)
         if is_plain and bool(level) is not is_open:
             shown.append("[" if level else "]")
             is_open = bool(level)
         shown.append_text(_say(console, visible(token), _BACKGROUNDS[level] if level else "dim"))
     shown.append("]" if is_open else "")
-    console.print(shown.append("…" if len(strip.tokens) > TOKENS else ""))
+    console.print(shown.append("…" if len(strip.tokens) > _TOKENS else ""))
