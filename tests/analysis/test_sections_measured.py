@@ -71,7 +71,7 @@ def test_a_model_whose_every_loss_is_nan_is_not_told_that_nothing_is_trained(tmp
     with torch.no_grad():
         broken.lm_head.weight.fill_(float("nan"))
     table = measure(open_decoder(broken), tiny_examples(24), OBJECTIVES, tmp_path / "table", batch=padded)
-    document = describe(table, AnalysisOptions())
+    document = describe_signal(table, AnalysisOptions())
     assert document.headlines[0].startswith("All ") and "NaN or infinite loss" in document.headlines[0]
     sentences = {finding.id: finding.sentence for finding in document.findings}
     assert "(100 % of all)" in sentences["NUM001"]
