@@ -38,8 +38,8 @@ def test_report_goes_on_past_bad_rows_and_counts_them_by_reason(tmp_path):
     assert [record.origin.line for record in records] == [1, 3, 6]
     account = records.account
     assert (account.rows, account.used, account.unusable, account.complete) == (6, 3, 3, True)
-    assert account.counts == {"not-json": 2, "unknown-shape": 1}
-    assert account.origins["not-json"] == (Origin(str(path), 1, 2), Origin(str(path), 4, 5))
+    assert account.reasons.counts == {"not-json": 2, "unknown-shape": 1}
+    assert account.reasons.origins["not-json"] == [Origin(str(path), 1, 2), Origin(str(path), 4, 5)]
     assert account.formats == {"question/answer": 3}
     summary = account.summary()
     assert f"DATA001 not-json: 2 refused, first at {path}:2: " in summary
@@ -50,8 +50,8 @@ def test_report_keeps_the_first_ten_origins_only(tmp_path):
     """A million bad rows must not be a million origins."""
     records = read_records(mixed(tmp_path / "rows.jsonl", 30, 25))
     list(records)
-    assert [origin.line for origin in records.account.origins["empty-answer"]] == list(range(31, 41))
-    assert records.account.counts["empty-answer"] == 25
+    assert [origin.line for origin in records.account.reasons.origins["empty-answer"]] == list(range(31, 41))
+    assert records.account.reasons.counts["empty-answer"] == 25
 
 
 def test_summary_says_of_each_reason_how_many_where_and_what_to_do(tmp_path):
@@ -123,7 +123,7 @@ def test_trailing_question_is_a_warning_and_the_row_is_kept(tmp_path):
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
     records = read_records(write_lines(tmp_path / "rows.jsonl", {"messages": turns}))
     assert len(list(records)) == 1
-    assert records.account.counts == {"last-turn-not-assistant": 1}
+    assert records.account.reasons.counts == {"last-turn-not-assistant": 1}
     assert "DATA101 last-turn-not-assistant: 1 kept" in records.account.summary()
 
 
@@ -160,8 +160,8 @@ def test_rows_at_hand_are_read_like_a_file():
     """Rows that are no mappings are bad rows."""
     records = read_records([GOOD, 3, GOOD])
     assert len(list(records)) == 2
-    assert records.account.counts == {"not-an-object": 1}
-    assert str(records.account.origins["not-an-object"][0]) == "row 1"
+    assert records.account.reasons.counts == {"not-an-object": 1}
+    assert str(records.account.reasons.origins["not-an-object"][0]) == "row 1"
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "no/such/file.json", "./owner/name", "a\0b", "x" * 5000])

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from sftloss.data.account import MOSTLY, ON_ERROR, Account, Counts
+from sftloss.data.account import Account
 from sftloss.data.examples import Example, Message, Record, answer_spans
-from sftloss.data.read.read import Records
+from sftloss.data.read.read import Records, read_records
 from sftloss.data.reasons import BadRow, RowError
 from sftloss.data.template import Rendering, render, renderer
 from sftloss.data.tokenizer import eos_ids, special_ids
-from sftloss.errors import ConfigError
 from sftloss.roles import PROMPT, RESPONSE, ROLES
 
 _ROLE_OF = {"user": 0, "assistant": 1, "system": 2, "developer": 2, "tool": 3, "function": 3, "ipython": 3}
@@ -76,78 +75,50 @@ def encode(record: Record, tokenizer: Any, *, max_length: int | None = None, tem
 class Examples:
     """The examples of records, and the account of the rows that did not become one.
 
-    Each `for` loop goes through the records anew; `account` is that of the latest one.
+    Each `for` loop goes through the records anew. The policy on unusable rows is that of `read_records`; it holds for
+    rows that cannot be read and rows that cannot be encoded together.
 
     Args:
-        records: What `read_records` gives, or any records.
+        records: What `read_records` gives, or anything that it takes, `Record` values among them.
         tokenizer: A transformers tokenizer.
         max_length, template: As in `encode`.
-        on_error: What an unusable row does, one of `ON_ERROR`; rows that the reader refuses are judged with the
-            others at the end.
 
     Raises:
-        DataError: While iterating: as `read_records` does, for all rows that did not become an example.
+        DataError: While iterating, as `read_records` does.
 
     Example:
-        >>> examples = Examples(read_records("train.jsonl"), tokenizer)   # doctest: +SKIP
-        >>> for example in examples: ...                                  # doctest: +SKIP
-        >>> print(examples.account.summary())                             # doctest: +SKIP
+        >>> examples = Examples("train.jsonl", tokenizer)       # doctest: +SKIP
+        >>> for example in examples: ...                        # doctest: +SKIP
+        >>> print(examples.account.summary())                   # doctest: +SKIP
     """
 
     def __init__(
-        self,
-        records: Iterable[Record],
-        tokenizer: Any,
-        *,
-        max_length: int | None = None,
-        template: str | None = None,
-        on_error: str = "report",
+        self, records: Any, tokenizer: Any, *, max_length: int | None = None, template: str | None = None
     ) -> None:
-        if on_error not in ON_ERROR:
-            raise ConfigError(f"Examples: on_error must be one of {', '.join(ON_ERROR)}, got {on_error!r}.")
-        self._records, self._tokenizer, self._on_error = records, tokenizer, on_error
-        self._max_length, self._template = max_length, template
-        self._counts = Counts("records")
+        self._records = records if isinstance(records, Records) else read_records(records)
+        self._tokenizer, self._max_length, self._template = tokenizer, max_length, template
 
     @property
     def account(self) -> Account:
-        """What the latest pass has counted so far."""
-        own = self._counts.account()
-        if not isinstance(self._records, Records):
-            return own
-        read = self._records.account
-        return replace(
-            own,
-            source=read.source,
-            rows=read.rows,
-            counts={**read.counts, **own.counts},
-            origins={**read.origins, **own.origins},
-            details={**read.details, **own.details},
-            formats=read.formats,
-            unseen_columns=read.unseen_columns,
-            limited=read.limited,
-        )
+        """What the latest loop has counted so far."""
+        return self._records.account
 
     def __iter__(self) -> Iterator[Example]:
         return (example for _, example in self.pairs())
 
     def pairs(self) -> Iterator[tuple[Record, Example]]:
         """Each example with the record it was made from."""
-        self._counts = counts = Counts("records")
         for record in self._records:
-            counts.rows += 1
             try:
                 example = encode(record, self._tokenizer, max_length=self._max_length, template=self._template)
             except RowError as error:
-                if self._on_error == "raise":
+                if self._records.on_error == "raise":
                     raise
-                counts.places.add(error.reason, error.origin, error.detail)
-                continue
-            counts.saw_example(example)
-            yield record, example
-        counts.complete = True
-        share = self._records.bad_share if isinstance(self._records, Records) else MOSTLY
-        self.account.judge(self._on_error, share)
+                self.account.used -= 1
+                self.account.reasons.add(error.reason, error.origin, error.detail)
+            else:
+                self.account.saw_example(example)
+                yield record, example
 
 
 def _draft_of(record: Record, tokenizer: Any, template: str | None) -> _Draft:

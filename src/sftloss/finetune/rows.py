@@ -75,8 +75,7 @@ def read(recipe: Recipe, source: Any, tokenizer: Any) -> DataSet:
         source = list(source)
         if source and isinstance(source[0], Example):
             return _data_set(recipe, source, "examples", {})
-    records = _records(recipe, source)
-    examples = Examples(records, tokenizer, max_length=recipe.max_length, on_error=recipe.on_error)
+    examples = Examples(_records(recipe, source), tokenizer, max_length=recipe.max_length)
     kept = list(examples)
     name = source if isinstance(source, str) else "rows"
     return _data_set(recipe, kept, name, examples.account.refused)

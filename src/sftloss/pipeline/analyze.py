@@ -141,7 +141,7 @@ def check(rows: str | Path | Iterable[Mapping[str, Any]], *, losses: Sequence[st
 def _examples(rows: Any, run: Run, tokenizer: Any) -> Examples:
     from sftloss.data import Examples
 
-    return Examples(records_of(rows, run), tokenizer, max_length=run.max_length, on_error=run.on_error)
+    return Examples(records_of(rows, run), tokenizer, max_length=run.max_length)
 
 
 def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[str, Any], place: Any) -> MeasuredTable:

@@ -54,9 +54,7 @@ def inspect(
     policy = "raise" if run.on_error == "raise" else "count"
     with folder(run, resumes=False) as place:
         records = records_of(rows, run, on_error=policy)
-        document = inspect_records(
-            records, tokenizer, question, max_length=run.max_length, on_error=policy, progress=run.progress
-        )
+        document = inspect_records(records, tokenizer, question, max_length=run.max_length, progress=run.progress)
         command = (("command", run.command),) if run.command else ()
         report = Report(replace(document, provenance=(*command, *document.provenance)))
         place.write(report)

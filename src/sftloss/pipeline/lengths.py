@@ -70,8 +70,7 @@ def lengths(
     if tokenizer is None and run.max_length is not None:
         raise ConfigError("lengths: max_length counts tokens; give a tokenizer with it.")
     records = records_of(rows, run)
-    examples = Examples(records, tokenizer, max_length=run.max_length, on_error=run.on_error)
-    source = records if tokenizer is None else examples
+    examples = Examples(records, tokenizer, max_length=run.max_length)
     with folder(run, resumes=False) as place:
         measured = _Measured(LengthColumns())
         by_text = _of_text(records, unit)
@@ -82,8 +81,8 @@ def lengths(
                 run.progress(len(measured.rows), None)
         question = replace(question, unit=measured.unit or "tokens")
         lengths_of_rows = measured.columns.lengths()
-        document = describe_lengths(lengths_of_rows, question, origins=measured.origins, facts=source.account.facts())
-        findings = by_severity((*document.findings, *findings_of(RULES, source.account)))
+        document = describe_lengths(lengths_of_rows, question, origins=measured.origins, facts=records.account.facts())
+        findings = by_severity((*document.findings, *findings_of(RULES, records.account)))
         command = () if run.command is None else (("command", str(run.command)),)
         report = Report(replace(document, findings=findings, provenance=(*command, *document.provenance)))
         place.write(report)

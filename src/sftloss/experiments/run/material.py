@@ -143,7 +143,7 @@ def _from_file(experiment: Experiment, source: str, limit: int | None, tokenizer
 
 
 def _encoded(records: Iterable[Record], recipe: Recipe, tokenizer: Any) -> EncodedRows:
-    examples = Examples(records, tokenizer, max_length=recipe.max_length, on_error=recipe.on_error)
+    examples = Examples(records, tokenizer, max_length=recipe.max_length)
     pairs = list(examples.pairs())
     findings = findings_of(RULES, examples.account)
     return EncodedRows(tuple(record for record, _ in pairs), tuple(example for _, example in pairs), findings)
