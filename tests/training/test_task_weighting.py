@@ -227,7 +227,7 @@ def test_a_resumed_trainer_that_forgets_its_weights_ends_elsewhere(tmp_path: Pat
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.unlink(), "checkpoint-3 lacks task_weights.safetensors"),
+        (lambda path: path.unlink(), "checkpoint-3.task_weights.safetensors is missing"),
         (lambda path: path.write_bytes(path.read_bytes()[:-9]), "task_weights.safetensors is damaged"),
     ],
 )
