@@ -19,9 +19,6 @@ def aligned_mtl(*, smoothing: float = 1e-3) -> Strategy:
     Args:
         smoothing: Of lagged weights, as in :func:`of_gramian`.
 
-    Returns:
-        The strategy, which needs the Gramian.
-
     Gradient:
         With independent gradients every task gains the same, :math:`\sqrt{\lambda_{\min}} / K` for aligned ones.
 

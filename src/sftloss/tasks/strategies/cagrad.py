@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sftloss.registry import attach_record
 from sftloss.tasks.gramian import UNRESOLVED, Gramian, Weights, complementary, scaled, unsolved
-from sftloss.tasks.strategies.formula import check
 from sftloss.tasks.strategies.of_gramian import of_gramian
+from sftloss.tasks.strategies.pieces import check
 from sftloss.tasks.strategies.strategy import Strategy, StrategyRecord
 
 
@@ -27,9 +27,6 @@ def cagrad(*, c: float = 0.4, smoothing: float = 1e-3) -> Strategy:
         The strategy, which needs the Gramian. It is the mean gradient near a stationary point, where gradients cancel
         to 1e-6 of their lengths: the Gramian does not resolve their combination there. Not rescaled by
         :math:`1 / (1 + c^2)`.
-
-    Raises:
-        ValueError: If c is negative.
 
     Gradient:
         The mean loss falls to first order for c < 1.

@@ -4,8 +4,8 @@ from functools import partial
 
 from sftloss.registry import attach_record
 from sftloss.tasks.gramian import Gramian, Weights, balance, scaled
-from sftloss.tasks.strategies.formula import check
 from sftloss.tasks.strategies.of_gramian import of_gramian
+from sftloss.tasks.strategies.pieces import check
 from sftloss.tasks.strategies.strategy import Strategy, StrategyRecord
 
 
@@ -16,12 +16,6 @@ def fairgrad(*, alpha: float = 1.0, smoothing: float = 1e-3) -> Strategy:
     Args:
         alpha: Kind of fairness, ``> 0``: towards 0 the sum of gains counts, for large alpha the smallest gain.
         smoothing: Of lagged weights, as in :func:`of_gramian`.
-
-    Returns:
-        The strategy, which needs the Gramian.
-
-    Raises:
-        ValueError: If alpha is not positive.
 
     Gradient:
         :math:`\langle g_k, d \rangle = w_k^{-1/\alpha} > 0`: every task's loss falls to first order.

@@ -17,9 +17,6 @@ def imtl_g(*, smoothing: float = 1e-3) -> Strategy:
     Args:
         smoothing: Of lagged weights, as in :func:`of_gramian`.
 
-    Returns:
-        The strategy, which needs the Gramian.
-
     Gradient:
         :math:`\langle g_k / \lVert g_k \rVert, \sum_j w_j g_j \rangle` is one number for all k.
 

@@ -17,9 +17,6 @@ def mgda(*, smoothing: float = 1e-3) -> Strategy:
     Args:
         smoothing: Of lagged weights, as in :func:`of_gramian`.
 
-    Returns:
-        The strategy, which needs the Gramian.
-
     Gradient:
         No task's loss rises to first order along :math:`-\sum_k w_k g_k`.
 

@@ -15,9 +15,6 @@ def nash_mtl(*, smoothing: float = 1e-3) -> Strategy:
     Args:
         smoothing: Of lagged weights, as in :func:`of_gramian`.
 
-    Returns:
-        The strategy, which needs the Gramian.
-
     Gradient:
         :math:`\langle g_k, d \rangle = 1 / w_k > 0`: every task's loss falls to first order, whatever its scale.
 

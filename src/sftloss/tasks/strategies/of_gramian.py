@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sftloss.tasks.gramian import on_present
-from sftloss.tasks.strategies.formula import Formula, check, complete, zeros
+from sftloss.tasks.strategies.pieces import check, zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy
 
 
@@ -30,16 +30,13 @@ def of_gramian(weighting: Callable[[Tensor], Tensor], *, name: str = "of_gramian
         The strategy; it needs the Gramian. Lagged. Only the direction is the method's, the mean weight is 1; a
         negative weight counts as 0. The tasks present share out their own mass, so an absent one keeps its weight.
 
-    Raises:
-        ValueError: If ``smoothing`` is out of range.
-
     Source:
         That of the method.
     """
     check(name, smoothing=(smoothing, "in [0, 1)"))
 
     def observe(state: State, observation: Observation) -> State:
-        assert observation.gramian is not None  # `complete` has checked it
+        assert observation.gramian is not None  # `update` has checked it
         present = observation.has_gradient
         equal = present / present.sum().clamp(min=1)
         raw = on_present(weighting, observation.gramian, present).to(state["log_share"]).clamp(min=0)
@@ -47,10 +44,5 @@ def of_gramian(weighting: Callable[[Tensor], Tensor], *, name: str = "of_gramian
         mass = torch.logsumexp(torch.where(present, state["log_share"], -torch.inf), 0)
         return {"log_share": ((1 - smoothing) * share + smoothing / present.sum().clamp(min=1)).log() + mass}
 
-    formula = Formula(
-        zeros("log_share"),
-        observe,
-        lambda state: state["log_share"],
-        lambda observation: observation.has_gradient,
-    )
-    return complete(name, formula, needs="gramian", method=weighting)
+    fields = zeros("log_share")
+    return Strategy(name, fields, observe, lambda state: state["log_share"], needs="gramian", method=weighting)

@@ -20,9 +20,6 @@ def pcgrad(*, seed: int = 0, smoothing: float = 1e-3) -> Strategy:
         seed: Of the order, which is drawn by a generator of its own, so that ranks agree.
         smoothing: Of lagged weights, as in :func:`of_gramian`.
 
-    Returns:
-        The strategy, which needs the Gramian.
-
     Gradient:
         For two tasks no loss rises to first order; for more the later projections may undo earlier ones.
 

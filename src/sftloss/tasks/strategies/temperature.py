@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from torch import Tensor
+
 from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import Formula, check, complete, zeros
-from sftloss.tasks.strategies.strategy import Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import check, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
 
 
 @attach_record(StrategyRecord(unit="free"))
@@ -17,17 +19,16 @@ def temperature(*, temperature: float = 2.0) -> Strategy:
     Returns:
         The strategy. Lagged: the counts are those of the steps before. No loss enters the weights.
 
-    Raises:
-        ValueError: If the temperature is not positive.
-
     Source:
         Arivazhagan et al., *Massively Multilingual Neural Machine Translation in the Wild*, 2019, section 4.1
         (arXiv:1907.05019), there as sampling probabilities.
     """
     check("temperature", temperature=(temperature, "> 0"))
-    formula = Formula(
-        zeros("size"),
-        lambda state, observation: {"size": state["size"] + observation.counts},
-        lambda state: state["size"].log() / temperature,
-    )
-    return complete("temperature", formula, adaptive=False)
+
+    def observe(state: State, observation: Observation) -> State:
+        return {"size": state["size"] + observation.counts}
+
+    def log_weights(state: State) -> Tensor:
+        return state["size"].log() / temperature
+
+    return Strategy("temperature", zeros("size"), observe, log_weights, adaptive=False)

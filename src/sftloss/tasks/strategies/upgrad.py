@@ -17,9 +17,6 @@ def upgrad(*, smoothing: float = 1e-3) -> Strategy:
     Args:
         smoothing: Of lagged weights, as in :func:`of_gramian`.
 
-    Returns:
-        The strategy, which needs the Gramian.
-
     Gradient:
         No task's loss rises to first order, and the step scales with each task's gradient.
 
