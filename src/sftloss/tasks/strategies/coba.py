@@ -3,12 +3,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import SMALLEST, check, neutral_where_unknown, oldest_first, rings, written, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(settings=({"window": 3, "warmup": 2},), unit="free"))
+@recorded(settings=({"window": 3, "warmup": 2},), unit="free")
 def coba(*, tau: float = 5.0, window: int = 20, warmup: int = 5) -> Strategy:
     r"""Tasks should converge together, and one that diverges should not drag the rest: slopes of held-out losses.
 

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import SMALLEST, check, smoothed_loss, zeros
-from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(settings=({}, {"relative": False}), unit="free"))
+@recorded(settings=({}, {"relative": False}), unit="free")
 def difficulty_adaptive(
     *, temperature: float = 1.0, relative: bool = True, decay: float = 0.9, reference_steps: int = 10
 ) -> Strategy:

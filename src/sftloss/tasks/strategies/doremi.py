@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import torch
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import check, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
-@attach_record(StrategyRecord())
+@recorded()
 def doremi(*, eta: float = 1.0, smoothing: float = 1e-3) -> Strategy:
     r"""The task furthest above what a reference model reaches counts most: ``group_dro`` on clipped excess losses.
 

@@ -3,12 +3,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import SMALLEST, check, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(settings=({"window": 2},), unit="free"))
+@recorded(settings=({"window": 2},), unit="free")
 def dwa(*, temperature: float = 2.0, window: int = 25) -> Strategy:
     r"""Dynamic weight average: more weight to tasks whose loss falls more slowly.
 

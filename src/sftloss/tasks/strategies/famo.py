@@ -3,14 +3,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import check, log, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8  # Adam's own, as in the authors' code
 
 
-@attach_record(StrategyRecord(unit="inverse"))
+@recorded(unit="inverse")
 def famo(*, lr: float = 0.025, gamma: float = 0.01) -> Strategy:
     r"""Every task's log loss should fall equally fast; the slowest decides.
 

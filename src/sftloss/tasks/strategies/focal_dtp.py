@@ -3,14 +3,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import check, exponential_mean, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 _EDGE = 1e-6
 
 
-@attach_record(StrategyRecord())
+@recorded()
 def focal_dtp(*, gamma: float = 1.0, decay: float = 0.9) -> Strategy:
     r"""Dynamic task prioritization, the focal loss one level up: tasks that are mastered fade.
 

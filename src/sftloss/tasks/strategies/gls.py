@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import check, log, smoothed_loss, zeros
-from sftloss.tasks.strategies.strategy import Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import Strategy, recorded
 
 
-@attach_record(StrategyRecord(unit="inverse"))
+@recorded(unit="inverse")
 def gls(*, decay: float = 0.0) -> Strategy:
     r"""Geometric loss strategy: descends :math:`(\prod_k L_k)^{1/K}`, so :math:`w_k \propto 1 / L_k`.
 

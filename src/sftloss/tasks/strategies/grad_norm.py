@@ -2,12 +2,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import check, log, log_norm, smoothed_loss, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(unit="inverse"))
+@recorded(unit="inverse")
 def grad_norm(*, alpha: float = 1.5, decay: float = 0.9, reference_steps: int = 10) -> Strategy:
     r"""Gradient norms in proportion to how far each task lags: :math:`w_k \propto r_k^\alpha / \lVert g_k \rVert`.
 

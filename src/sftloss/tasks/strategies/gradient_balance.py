@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import check, log_norm, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(unit="inverse"))
+@recorded(unit="inverse")
 def gradient_balance(*, decay: float = 0.9) -> Strategy:
     r"""Every task pulls equally hard: :math:`w_k \propto 1 / \lVert g_k \rVert`. ``grad_norm`` with ``alpha = 0``.
 

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import torch
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import check, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
-@attach_record(StrategyRecord())
+@recorded()
 def group_dro(*, eta: float = 0.01) -> Strategy:
     r"""The worst task counts most: weights climb the losses by exponentiated gradient.
 

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import torch
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import SMALLEST, check, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
-@attach_record(StrategyRecord())
+@recorded()
 def imtl_l(*, lr: float = 0.01) -> Strategy:
     r"""Scales every loss to 1 by gradient steps: each task minimizes :math:`e^s L - s` over s, :math:`w = e^s`.
 

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import change, check, neutral_where_unknown, observe_slope, slope_fields
-from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(settings=({"window": 3},), unit="free"))
+@recorded(settings=({"window": 3},), unit="free")
 def performance_based(
     *, temperature: float = 1.0, window: int = 20, decay: float = 0.9, limit: float = 1.0
 ) -> Strategy:

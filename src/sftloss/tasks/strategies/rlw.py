@@ -5,11 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(unit="free"))
+@recorded(unit="free")
 def rlw(*, seed: int = 0) -> Strategy:
     r"""Random loss weighting, the control: :math:`w = K \operatorname{softmax}(z)`, z standard normal, new each step.
 

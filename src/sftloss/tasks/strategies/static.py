@@ -5,12 +5,11 @@ from collections.abc import Sequence
 
 import torch
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import zeros
-from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(unit="free"))
+@recorded(unit="free")
 def static(*, factors: Sequence[float] | None = None) -> Strategy:
     r"""Fixed weights, :math:`w_k \propto c_k`; without factors every task has weight 1.
 

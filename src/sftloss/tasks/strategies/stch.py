@@ -2,12 +2,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import check, log, smoothed_loss, zeros
-from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(settings=({}, {"mu": 0.2, "reference_steps": 2}), unit="inverse"))
+@recorded(settings=({}, {"mu": 0.2, "reference_steps": 2}), unit="inverse")
 def stch(*, mu: float = 1.0, decay: float = 0.0, reference_steps: int = 10) -> Strategy:
     r"""Smooth Tchebycheff: descends a smooth maximum of the log losses, each measured by where it began.
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sftloss.registry import Function, attach_record
 from sftloss.tasks.gramian import Gramian, Weights, on_present
 
 State = dict[str, Tensor]
@@ -162,3 +163,10 @@ class StrategyRecord:
 
     settings: tuple[Mapping[str, object], ...] = ({},)
     unit: str | None = None
+
+
+def recorded(
+    *, settings: tuple[Mapping[str, object], ...] = ({},), unit: str | None = None
+) -> Callable[[Function], Function]:
+    """Return a decorator that puts a function of this room into ``STRATEGIES``, with its :class:`StrategyRecord`."""
+    return attach_record(StrategyRecord(settings, unit))

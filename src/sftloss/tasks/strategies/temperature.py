@@ -2,12 +2,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import check, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(unit="free"))
+@recorded(unit="free")
 def temperature(*, temperature: float = 2.0) -> Strategy:
     r"""Between equal tasks and tasks by size: :math:`w_k \propto N_k^{1/T}`, N the tokens of the task so far.
 

@@ -3,25 +3,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import SMALLEST, check, smoothed_loss, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 FORMS = ("classification", "regression", "liebel")
 _SGD = {"learn": "sgd", "lr": 0.1}
 
 
-@attach_record(
-    StrategyRecord(
-        settings=(
-            {},
-            _SGD,
-            {"kind": "regression", **_SGD},
-            {"kind": "liebel"},
-            {"kind": "liebel", **_SGD},
-        ),
-        unit="inverse",
-    )
+@recorded(
+    settings=(
+        {},
+        _SGD,
+        {"kind": "regression", **_SGD},
+        {"kind": "liebel"},
+        {"kind": "liebel", **_SGD},
+    ),
+    unit="inverse",
 )
 def uncertainty(
     *, kind: str = "classification", learn: str = "closed_form", decay: float = 0.9, lr: float = 0.01

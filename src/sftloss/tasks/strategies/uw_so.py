@@ -2,12 +2,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.registry import attach_record
 from sftloss.tasks.strategies.pieces import SMALLEST, check, smoothed_loss, zeros
-from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
-@attach_record(StrategyRecord())
+@recorded()
 def uw_so(*, temperature: float = 1.0, decay: float = 0.0) -> Strategy:
     r"""Softmax of inverse losses, :math:`w = K \operatorname{softmax}(1 / (T L))`: uncertainty's optimum, tempered.
 
