@@ -1,11 +1,18 @@
-"""A tokenizer by itself: loading one, and the ids that every room needs from it."""
+"""A tokenizer by itself: loading one, the ids that every room needs from it, and token ids as texts for people."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sftloss.errors import ModelError
+
+CONTINUED = "·"
+"""What :func:`pieces` gives for the other tokens of a character that several tokens make."""
+
+_MOST_BYTES = 8  # tokens of one character: four bytes, and flags or combining marks of two
+_SPACE = "\u2581"  # how sentencepiece writes the blank before a word, which decoding one token alone drops
 
 
 def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -51,3 +58,36 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     """Ids of all special tokens, those added to the vocabulary among them."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return frozenset(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+
+
+def pieces(ids: Sequence[int], tokenizer: Any) -> list[str]:
+    """One text a token. A character that several tokens make is the text of the first of them, dots are the others'.
+
+    Args:
+        ids: Token ids, in their order; the first and the last character may be cut.
+        tokenizer: A transformers tokenizer.
+
+    Returns:
+        As many texts as ids.
+
+    Example:
+        >>> pieces(tokenizer("大").input_ids, tokenizer)   # doctest: +SKIP
+        ['大', '·', '·']
+    """
+    return [text for size, first in characters(ids, tokenizer) for text in (first, *[CONTINUED] * (size - 1))]
+
+
+def characters(ids: Sequence[int], tokenizer: Any) -> Iterator[tuple[int, str]]:
+    """Token ids as texts of whole characters, each with its number of tokens; one token where none can be formed."""
+    words = tokenizer.convert_ids_to_tokens(list(map(int, ids)))
+    at = 0
+    while at < len(ids):
+        size, text = 1, tokenizer.decode([int(ids[at])])
+        for longer in range(2, min(_MOST_BYTES, len(ids) - at) + 1) if "\ufffd" in text else ():
+            joined = tokenizer.decode([int(token) for token in ids[at : at + longer]])
+            if "\ufffd" not in joined:
+                size, text = longer, joined
+                break
+        has_blank = str(words[at]).startswith(_SPACE) and not text.startswith(" ")
+        yield size, " " + text if has_blank else text
+        at += size

@@ -12,7 +12,6 @@ from sftloss.document import Command, Document, by_severity, with_commands
 from sftloss.errors import ConfigError
 from sftloss.pipeline.folder import TABLE, check_folder, folder
 from sftloss.pipeline.meeting import meeting
-from sftloss.pipeline.pieces import pieces
 from sftloss.pipeline.question import read_objectives
 from sftloss.pipeline.run import Run, records_of
 from sftloss.rules import findings_of
@@ -67,6 +66,7 @@ def analyze(
     """
     from sftloss.analysis import AnalysisOptions, describe_signal_with_frames
     from sftloss.data.account import RULES
+    from sftloss.data.tokenizer import pieces
     from sftloss.report import Report
 
     run, question, by_name = run or Run(), question or AnalysisOptions(), read_objectives(losses)

@@ -120,7 +120,7 @@ def read_records(
         >>> records = read_records([{"question": "2 + 2?", "answer": "4"}, {"question": "2 + 3?"}])
         >>> [record.messages[-1].content for record in records]
         ['4']
-        >>> records.account.counts
+        >>> records.account.refused
         {'unknown-shape': 1}
     """
     if on_error not in ON_ERROR:
