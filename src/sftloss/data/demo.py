@@ -15,18 +15,15 @@ Everything is drawn from a seed with Python's own generator, so it is the same o
 
 from __future__ import annotations
 
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from sftloss.data.examples import Message, Origin, Record
 from sftloss.data.tasks.tasks import WORD_KINDS, WORDS
+from sftloss.models import DEMO_FOLDER as MODEL_PATH
 
 DEMO_TASKS = {"yes_no": 0.36, "add": 0.24, "copy": 0.18, "list": 0.12, "reverse": 0.10}
 """Share of each task in the examples."""
-
-MODEL_PATH = Path(__file__).parent / "demo_model"
-"""The shipped checkpoint: safetensors, config and tokenizer, made by `scripts/make_demo_model.py`."""
 
 _LANGUAGES = dict.fromkeys(DEMO_TASKS, "en") | {"yes_no": "zh"}
 
