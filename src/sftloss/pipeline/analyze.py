@@ -180,7 +180,7 @@ def _provenance(run: Run) -> tuple[tuple[str, str], ...]:
     """Enough to make the same report again; no clock, so equal runs give equal bytes."""
     names = ("sftloss", "python", "torch", "transformers", "polars")
     versions = ("versions", ", ".join(f"{name} {version}" for name, version in package_versions(*names).items()))
-    return (versions,) if run.command is None else (("command", str(run.command)), versions)
+    return (*run.provenance, versions)
 
 
 def with_run(document: Document, command: Command | None) -> Document:

@@ -55,7 +55,6 @@ def inspect(
     with folder(run, resumes=False) as place:
         records = records_of(rows, run, on_error=policy)
         document = inspect_records(records, tokenizer, question, max_length=run.max_length, progress=run.progress)
-        command = (("command", run.command),) if run.command else ()
-        report = Report(replace(document, provenance=(*command, *document.provenance)))
+        report = Report(replace(document, provenance=(*run.provenance, *document.provenance)))
         place.write(report)
     return report

@@ -83,8 +83,7 @@ def lengths(
         lengths_of_rows = measured.columns.lengths()
         document = describe_lengths(lengths_of_rows, question, origins=measured.origins, facts=records.account.facts())
         findings = by_severity((*document.findings, *findings_of(RULES, records.account)))
-        command = () if run.command is None else (("command", str(run.command)),)
-        report = Report(replace(document, findings=findings, provenance=(*command, *document.provenance)))
+        report = Report(replace(document, findings=findings, provenance=(*run.provenance, *document.provenance)))
         place.write(report)
     return report
 

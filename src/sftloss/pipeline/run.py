@@ -50,6 +50,11 @@ class Run:
     rank_timeout: float = 600.0
     command: Command | None = None
 
+    @property
+    def provenance(self) -> tuple[tuple[str, str], ...]:
+        """The command as a line of the report's provenance; nothing where there is none."""
+        return () if self.command is None else (("command", str(self.command)),)
+
     def __post_init__(self) -> None:
         if self.overwrite and self.resume:
             raise ConfigError("analyze: overwrite starts anew and resume goes on; choose one.")

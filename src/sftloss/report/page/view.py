@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sftloss.document import Chart, Document, Finding, Section, Table, TokenStrip, by_severity
-from sftloss.report.cells import ShownTable, show
+from sftloss.report.cells import ShownTable, chart_table, show
 from sftloss.report.charts.charts import DASHES, MARKERS, draws_dots, render_chart
-from sftloss.report.charts.data import chart_table
 from sftloss.report.charts.svg import SERIES
 from sftloss.report.format import finding_number
 from sftloss.report.order import SEVERITIES, bucket, explain_level
