@@ -22,8 +22,8 @@ from sftloss import errors
 from sftloss.errors import ConfigError
 from sftloss.experiments.experiment import Experiment, Trial
 from sftloss.experiments.run.results import claim, load
-from sftloss.experiments.run.task_needs import check_needs
 from sftloss.experiments.verdicts.comparisons import Results
+from sftloss.finetune import read_choice
 
 
 @dataclass(frozen=True)
@@ -44,23 +44,23 @@ class Execution:
 
     def __post_init__(self) -> None:
         if self.workers < 1:
-            raise ConfigError(f"compare: workers must be at least 1, got {self.workers}.")
+            raise ConfigError(f"must be at least 1, got {self.workers}", option="workers")
         for device in self.devices:
             if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
-                raise ConfigError(f"compare: unknown device {device!r}; give cpu, cuda, cuda:N or mps.")
+                raise ConfigError(f"unknown device {device!r}", option="devices", cure="give cpu, cuda, cuda:N or mps")
 
 
 def run_arms(experiment: Experiment, folder: Path, execution: Execution) -> Results:
-    """Read the finished trials in `folder`, train the others.
+    """Read the finished trainings in `folder` and do the others.
 
     Raises:
-        ConfigError: If `folder` is another experiment's.
-        SftlossError: The error of the first trial that failed; finished trials stay.
+        ConfigError: If `folder` is another experiment's, or a weighting cannot be compared on these rows.
+        SftlossError: The error of the first training that failed; finished trainings stay.
     """
     trials = experiment.trials()
-    check_needs(experiment)
+    _check_weightings(experiment)
     if len({trial.name for trial in trials}) < len(trials):
-        raise ConfigError("compare: two arms would share a folder; write their losses differently.")
+        raise ConfigError("two arms would share a folder", option="loss", cure="write their losses differently")
     digest = claim(folder, experiment)
     waiting = [trial for trial in trials if load(folder, trial, digest) is None]
     done = len(trials) - len(waiting)
@@ -71,16 +71,17 @@ def run_arms(experiment: Experiment, folder: Path, execution: Execution) -> Resu
         if execution.progress is not None:
             execution.progress(done, len(trials), trial.name)
 
-    if waiting:
-        devices = [device for device in execution.devices or ("auto",) for _ in range(execution.workers)]
-        order = {
-            "experiment": experiment.plain(), "folder": str(folder), "digest": digest,
-            "save_every": execution.save_every,
-        }  # fmt: skip
-        if len(devices[: len(waiting)]) == 1 and devices[0] in ("auto", "cpu"):
-            _train_here(experiment, waiting, order | {"device": devices[0]}, finished)
-        else:
-            _Workers(order, devices[: len(waiting)]).train(waiting, finished)
+    devices = [device for device in execution.devices or ("auto",) for _ in range(execution.workers)][: len(waiting)]
+    if len(devices) == 1 and devices[0] in ("auto", "cpu"):
+        from sftloss.experiments.run.train import ArmTrainer
+
+        trainer = ArmTrainer(experiment, folder, digest, execution.save_every, devices[0])
+        for trial in waiting:
+            trainer.train(trial)
+            finished(trial)
+    elif waiting:
+        order = {"folder": str(folder), "digest": digest, "save_every": execution.save_every}
+        _Workers({"experiment": experiment.plain(), **order}, devices).train(waiting, finished)
     loaded = {trial: load(folder, trial, digest) for trial in trials}
     results = {trial: result for trial, result in loaded.items() if result is not None}
     if len(results) < len(trials):
@@ -89,16 +90,15 @@ def run_arms(experiment: Experiment, folder: Path, execution: Execution) -> Resu
     return Results(experiment.arms(), experiment.seeds, results)
 
 
-def _train_here(
-    experiment: Experiment, trials: Sequence[Trial], order: dict[str, Any], finished: Callable[[Trial], None]
-) -> None:
-    from sftloss.experiments.run.train import Place, train_arm
-
-    for trial in trials:
-        train_arm(
-            experiment, trial, Place(Path(order["folder"]), order["digest"], order["device"], order["save_every"])
-        )
-        finished(trial)
+def _check_weightings(experiment: Experiment) -> None:
+    """Refuse a weighting that follows held-out losses where the only held-out rows are those that judge."""
+    for arm in experiment.arms():
+        if arm.tasks and not experiment.is_generated and read_choice(arm.tasks).needs == "validation":
+            raise ConfigError(
+                f"{arm.tasks} follows held-out losses during training, but the held-out rows must only judge",
+                option="tasks",
+                cure="compare it on generated data, or use it in sftloss train",
+            )
 
 
 def worker_environment(device: str, ours: Mapping[str, str]) -> dict[str, str]:
@@ -117,8 +117,9 @@ def worker_environment(device: str, ours: Mapping[str, str]) -> dict[str, str]:
         known = list(takewhile(lambda entry: entry not in ("", "-1"), entries))  # as CUDA reads it
         if int(number) >= len(known):
             raise ConfigError(
-                f"compare: there is no device {device}: CUDA_VISIBLE_DEVICES is {visible!r}, {len(known)} devices, "
-                "counted from cuda:0."
+                f"there is no device {device}: CUDA_VISIBLE_DEVICES is {visible!r}, {len(known)} devices, counted from "
+                "cuda:0",
+                option="devices",
             )
         number = known[int(number)]
     return {**environment, "CUDA_VISIBLE_DEVICES": number}
@@ -129,7 +130,7 @@ class _Workers:
 
     def __init__(self, order: dict[str, Any], devices: Sequence[str]) -> None:
         self.order, self.devices = order, devices
-        self.outcomes: queue.Queue[dict[str, str]] = queue.Queue()
+        self.outcomes: queue.Queue[dict[str, Any]] = queue.Queue()
         self.processes: list[subprocess.Popen[str]] = []
 
     def train(self, trials: Sequence[Trial], finished: Callable[[Trial], None]) -> None:
@@ -147,7 +148,9 @@ class _Workers:
             for _ in trials:
                 outcome = self.outcomes.get()
                 if "error" in outcome:
-                    raise getattr(errors, outcome["error"], RuntimeError)(outcome["message"])
+                    raise getattr(errors, outcome["error"], RuntimeError)(
+                        outcome["message"], **outcome.get("about", {})
+                    )
                 finished(by_name[outcome["trial"]])
         finally:
             for process in self.processes:
@@ -187,7 +190,7 @@ class _Workers:
                     return
 
 
-def _train_there(process: subprocess.Popen[str], log: Any, trial: Trial) -> dict[str, str]:
+def _train_there(process: subprocess.Popen[str], log: Any, trial: Trial) -> dict[str, Any]:
     assert process.stdin is not None and process.stdout is not None
     try:
         process.stdin.write(trial.name + "\n")
@@ -196,18 +199,18 @@ def _train_there(process: subprocess.Popen[str], log: Any, trial: Trial) -> dict
     except BrokenPipeError:
         line = ""
     # half a line: the worker died while it wrote
-    outcome: dict[str, str] = json.loads(line) if line.endswith("\n") else _death(process, log, trial)
+    outcome: dict[str, Any] = json.loads(line) if line.endswith("\n") else _death(process, log, trial)
     return outcome
 
 
-def _death(process: subprocess.Popen[str], log: Any, trial: Trial) -> dict[str, str]:
+def _death(process: subprocess.Popen[str], log: Any, trial: Trial) -> dict[str, Any]:
     code = process.wait()
     again = "run the same command again, finished arms are kept"
     if code < 0:
         name = next((one.name for one in signal.Signals if one == -code), "real-time")
         why = ", often because memory ran out" if code == -signal.SIGKILL else ""
-        message = f"compare: the training {trial.name} was killed by signal {-code} ({name}){why}; {again}."
-        return {"trial": trial.name, "error": "MachineError", "message": message}
+        message = f"the training {trial.name} was killed by signal {-code} ({name}){why}"
+        return {"trial": trial.name, "error": "MachineError", "message": message, "about": {"cure": again}}
     log.seek(0)
     last = ([line.strip() for line in log if line.strip()] or ["it printed nothing"])[-1]
     message = f"the process that trained {trial.name} ended with {code} ({last[:300]}); {again}"
