@@ -21,7 +21,6 @@ from sftloss.data import (
     RowError,
     answer_spans,
     encode,
-    read_records,
 )
 
 CHATML = (
@@ -326,4 +325,4 @@ def test_examples_count_the_rows_they_refuse():
     assert len(list(examples)) == 2
     assert examples.account.refused == {"template-error": 1} and examples.account.rows == 3
     with pytest.raises(RowError):
-        list(Examples(read_records(rows, on_error="raise"), tokenizer))
+        list(Examples(rows, tokenizer, on_error="raise"))

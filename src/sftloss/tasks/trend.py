@@ -1,4 +1,4 @@
-"""The trend of a task's loss, by a rank test."""
+"""Where a task's loss is going, said only where the data can tell."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 SHORTEST = 20
-"""Fewest observations for which a trend is named."""
+"""Observations under which no trend is named."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Trend:
 
 
 def trend(losses: Tensor, *, level: float = 0.05) -> Trend:
-    """Return the trend of losses in order of time, ``(observations,)``.
+    """The trend of losses in order of time, ``(observations,)``.
 
-    It is rank based, so one outlier makes no trend, and relative, so neither unit nor level of the loss matters.
+    Rank based, so one outlier makes none, and relative, so neither the unit nor the level of the loss matters.
     Consecutive losses of one task come from different batches and so are nearly independent, which the test needs.
 
     Example:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from sftloss.registry import attach_record
 from sftloss.tasks.gramian import UNRESOLVED, Gramian, Weights, complementary, scaled, unsolved
-from sftloss.tasks.strategies.of_gramian import GramianMethod
-from sftloss.tasks.strategies.pieces import check
+from sftloss.tasks.strategies.formula import check
+from sftloss.tasks.strategies.of_gramian import of_gramian
+from sftloss.tasks.strategies.strategy import Strategy, StrategyRecord
 
 
-@GramianMethod
-def cagrad(gramian: Gramian, *, c: float = 0.4) -> Weights:
+@attach_record(StrategyRecord())
+def cagrad(*, c: float = 0.4, smoothing: float = 1e-3) -> Strategy:
     r"""The direction near the mean gradient that helps the worst-served task most.
 
     .. math:: \max_d \min_k \langle g_k, d \rangle, \quad \lVert d - g_0 \rVert \le c \lVert g_0 \rVert, \qquad
@@ -17,10 +21,15 @@ def cagrad(gramian: Gramian, *, c: float = 0.4) -> Weights:
 
     Args:
         c: Radius, ``0 <= c < 1`` for convergence to a minimum of the mean loss; 0 is the mean gradient.
+        smoothing: Of lagged weights, as in :func:`of_gramian`.
 
     Returns:
-        Weights ``>= 1/K``, not rescaled by :math:`1 / (1 + c^2)`. They are those of the mean gradient near a stationary
-        point, where gradients cancel to 1e-6 of their lengths and the Gramian does not resolve their combination.
+        The strategy, which needs the Gramian. It is the mean gradient near a stationary point, where gradients cancel
+        to 1e-6 of their lengths: the Gramian does not resolve their combination there. Not rescaled by
+        :math:`1 / (1 + c^2)`.
+
+    Raises:
+        ValueError: If c is negative.
 
     Gradient:
         The mean loss falls to first order for c < 1.
@@ -28,6 +37,12 @@ def cagrad(gramian: Gramian, *, c: float = 0.4) -> Weights:
     Source:
         Liu et al., *Conflict-Averse Gradient Descent*, 2021, eq. 4 and algorithm 1 (arXiv:2110.14048).
     """
+    check("cagrad", c=(c, ">= 0"))
+    return of_gramian(partial(cagrad_weights, c=c), name="cagrad", smoothing=smoothing)
+
+
+def cagrad_weights(gramian: Gramian, *, c: float = 0.4) -> Weights:
+    """Weights of :func:`cagrad` for this step, ``>= 1/K``."""
     check("cagrad", c=(c, ">= 0"))
     cosines, norms = scaled("cagrad", gramian)
     mean = torch.full_like(norms, 1 / len(norms))

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import torch
 
-from sftloss.tasks.strategies.pieces import zeros
-from sftloss.tasks.strategies.strategy import State, Strategy, recorded
+from sftloss.registry import attach_record
+from sftloss.tasks.strategies.formula import Formula, complete, zeros
+from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
 
 
-@recorded(unit="free")
+@attach_record(StrategyRecord(unit="free"))
 def static(*, factors: Sequence[float] | None = None) -> Strategy:
     r"""Fixed weights, :math:`w_k \propto c_k`; without factors every task has weight 1.
 
@@ -38,4 +39,4 @@ def static(*, factors: Sequence[float] | None = None) -> Strategy:
             raise ValueError(f"static: {len(factors)} factors for {count} tasks; give one a task.")
         return {"log_factor": torch.tensor(list(factors), dtype=torch.float64).log()}
 
-    return Strategy("static", fields, lambda *_: {}, lambda state: state["log_factor"], adaptive=False)
+    return complete("static", Formula(fields, lambda *_: {}, lambda state: state["log_factor"]), adaptive=False)

@@ -1,9 +1,8 @@
-"""Losses far above those before them: one warning for each, with the rows behind it."""
+"""Losses far above those before them, told once each with the rows behind them."""
 
 from __future__ import annotations
 
 import logging
-import math
 import statistics
 from collections import deque
 
@@ -18,15 +17,15 @@ _LOG = logging.getLogger("sftloss.training")
 
 
 class SpikeWatch:
-    r"""Judges each micro-batch of this rank by :math:`m = \sum c f / \sum |c|`, its mean loss a unit of coefficient.
+    r"""Looks at each micro-batch of this rank: :math:`m = \sum c f / \sum |c|`, its mean loss a unit of coefficient.
 
     It is a spike where, over the last 64 micro-batches (from the 16th on), with
     :math:`\hat\sigma` = 1.4826 times the median absolute deviation from the median,
 
     .. math:: m > \text{median} + \max(10 \, \hat\sigma, \; \tfrac14 |\text{median}|)
 
-    Medians, because one spike must not hide the next. A spike lasts until m is below the bound again and warns once.
-    Nothing is communicated: a rank judges its own rows by its own history, and the warning names the rank.
+    Medians, because one spike must not hide the next. A spike lasts until m is below the bound again and is told
+    once. Nothing is communicated: a rank judges its own rows by its own history and says which rank it is.
     """
 
     def __init__(self) -> None:
@@ -34,13 +33,19 @@ class SpikeWatch:
         self._is_high = False
 
     def look(self, seen: Pass) -> bool:
-        """Judge one micro-batch and return whether a spike begins with it. Waits for the device once.
+        """Judge one micro-batch; whether a spike begins with it. Waits for the device once.
 
         Raises:
             FloatingPointError: If its loss is not finite; the message names the rows.
         """
-        value, size = torch.stack([seen.loss.double(), seen.coefficients.abs().sum(dtype=torch.float64)]).tolist()
-        if not math.isfinite(value):
+        value, size, is_finite = torch.stack(
+            [
+                seen.loss.double(),
+                seen.coefficients.abs().sum(dtype=torch.float64),
+                torch.isfinite(seen.loss).double(),
+            ]
+        ).tolist()
+        if not is_finite:
             raise FloatingPointError(say_non_finite(seen))
         if not seen.is_training or not size:
             return False
@@ -64,11 +69,11 @@ class SpikeWatch:
         return begins
 
     def state(self) -> list[float]:
-        """The history, for a checkpoint."""
+        """What is remembered, for a checkpoint."""
         return [float(self._is_high), *self._before]
 
     def restore(self, state: list[float]) -> None:
-        """Continue from the `state` of an earlier run."""
+        """Go on from the `state` of an earlier run."""
         self._is_high, self._before = bool(state[0]), deque(state[1:], maxlen=WINDOW)
 
     def _bound(self) -> float | None:
