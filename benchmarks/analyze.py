@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from benchmarks.provenance import provenance
-from sftloss.analysis import Settings, Table, describe, measure
+from sftloss.analysis import MeasuredTable, Settings, describe_signal, measure
 from sftloss.data import batches
 from sftloss.data.examples import Batch, Example, Origin
 from sftloss.decoder import open_decoder
@@ -133,9 +133,9 @@ def measure_here(count: int, directory: str) -> dict[str, float]:
 
 def describe_here(directory: str) -> dict[str, float]:
     """Describe a table that is there."""
-    describe(Table(Path(directory + "-warm")))
+    describe_signal(MeasuredTable(Path(directory + "-warm")))
     before, start = peak_mib(), time.perf_counter()
-    describe(Table(Path(directory)))
+    describe_signal(MeasuredTable(Path(directory)))
     return {"before_mib": before, "peak_mib": peak_mib(), "seconds": time.perf_counter() - start}
 
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from benchmarks.engine import Setting, contender, problem, ratios, timed
 from benchmarks.provenance import provenance
 from sftloss.statistics.backends import plain
-from sftloss.statistics.backends.rows import Formula, Sums
+from sftloss.statistics.backends.rows import GradientFormula, Sums
 
 GROUP = 64
 NAMES = ("one_pass", "entropy")
@@ -47,7 +47,7 @@ def add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tenso
     sums.exp.copy_(exp)
 
 
-def rows_to_gradient(exp: Tensor, shifted: Tensor | None, formula: Formula, column: Tensor | None) -> None:
+def rows_to_gradient(exp: Tensor, shifted: Tensor | None, formula: GradientFormula, column: Tensor | None) -> None:
     """In place of `plain._rows_to_gradient`."""
     factor = formula.scale * formula.inverse
     if shifted is None or formula.entropy is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sftloss.errors import ConfigError
-from sftloss.files import file_digest, locked, put_folder, write_all_atomic, write_atomic
+from sftloss.files import cached_folder, file_digest, locked, put_folder, write_all_atomic, write_atomic
 from sftloss.version import package_versions
 
 
@@ -106,18 +106,93 @@ def test_a_lock_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
         pass
 
 
+def _write_two(folder: Path) -> None:
+    (folder / "a").write_text("first")
+    (folder / "b").write_text("second")
+
+
+def test_a_cached_folder_is_made_once(tmp_path: Path) -> None:
+    calls: list[Path] = []
+
+    def make(folder: Path) -> None:
+        calls.append(folder)
+        _write_two(folder)
+
+    for _ in range(2):
+        assert cached_folder(tmp_path / "deep" / "kept", make, ("a", "b")) == tmp_path / "deep" / "kept"
+    assert len(calls) == 1 and calls[0].parent == tmp_path / "deep"
+    assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == [".kept.lock", "kept"]
+
+
+def test_a_cached_folder_that_fails_to_be_made_is_not_there(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "a").write_text("first")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        cached_folder(tmp_path / "kept", fail, ("a", "b"))
+    assert [path.name for path in tmp_path.iterdir()] == [".kept.lock"]
+
+
+def test_a_cached_folder_that_lost_a_file_is_made_again(tmp_path: Path) -> None:
+    folder = cached_folder(tmp_path / "kept", _write_two, ("a", "b"))
+    (folder / "b").unlink()
+    assert (cached_folder(folder, _write_two, ("a", "b")) / "b").read_text() == "second"
+
+
+MAKE_SLOWLY = """
+import sys, time
+from pathlib import Path
+from sftloss.files import cached_folder
+def make(folder):
+    (folder / "a").write_text("first")
+    with Path({calls!r}).open("a") as file:
+        file.write("made ")
+    print("making", flush=True)
+    time.sleep({seconds})
+    (folder / "b").write_text("second")
+cached_folder(Path({folder!r}), make, ("a", "b"))
+"""
+
+
+def _making(tmp_path: Path, seconds: float) -> subprocess.Popen[str]:
+    code = MAKE_SLOWLY.format(calls=str(tmp_path / "calls"), folder=str(tmp_path / "kept"), seconds=seconds)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_process_leaves_no_half_of_a_cached_folder(tmp_path: Path) -> None:
+    with _making(tmp_path, 600) as process:
+        assert process.stdout is not None and process.stdout.readline() == "making\n"
+        process.kill()
+    (rest,) = tmp_path.glob(".kept.*.new")
+    assert not (tmp_path / "kept").exists() and (rest / "a").exists()
+    os.utime(rest, (0, 0))  # a rest of another day is removed, a recent one may be in use
+    assert (cached_folder(tmp_path / "kept", _write_two, ("a", "b")) / "b").read_text() == "second"
+    assert not rest.exists()
+
+
+def test_two_processes_make_a_cached_folder_once(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    processes = [_making(tmp_path, 0.5) for _ in range(2)]
+    for process in processes:
+        with process:
+            assert process.stdout is not None
+            process.stdout.read()
+        assert process.returncode == 0
+    assert (tmp_path / "calls").read_text() == "made " and (tmp_path / "kept" / "b").read_text() == "second"
+
+
 def test_callers_agree_on_the_digest_of_a_file(tmp_path: Path) -> None:
     """The table's manifest, a checkpoint's manifest and a comparison's plan name the same content alike."""
     pytest.importorskip("polars")
-    from sftloss.experiments.plan import _content
-
-    from sftloss.analysis import file_facts
+    from sftloss.analysis import file_identity
+    from sftloss.experiments.experiment import _content
 
     path = tmp_path / "data.jsonl"
     path.write_bytes(b"x" * (3 << 20))
     digest = file_digest(path)
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert file_facts([path]) == [{"bytes": 3 << 20, "digest": digest}]
+    assert file_identity([path]) == [{"bytes": 3 << 20, "digest": digest}]
     assert _content(str(path)) == [["data.jsonl", digest[:16]]]
 
 

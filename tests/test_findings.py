@@ -18,7 +18,7 @@ RULES = findings.every_rule()
 
 def test_the_committed_page_is_what_the_rules_give():
     page = PAGE.read_text(encoding="utf-8")
-    for name, text in findings.regions().items():
+    for name, text in findings.page_regions().items():
         assert replace_region(page, name, text) == page, "run: python -m sftloss.findings"
 
 

@@ -6,13 +6,15 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sftloss.errors import ConfigError
 
 _BLOCK = 1 << 20
+_ABANDONED = 3600.0  # seconds after which an unfinished folder belongs to a process that was killed
 
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> Path:
@@ -72,12 +74,12 @@ def put_folder(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
+def locked(path: Path, busy: str | None = None) -> Iterator[None]:
     """Hold the lock file `path`. The system releases it however the process ends.
 
     Args:
         path: The lock file; it is created and stays.
-        busy: What the error says where another process holds the lock.
+        busy: What the error says where another process holds the lock. None: wait for that process.
 
     Raises:
         ConfigError: If another process holds it.
@@ -89,10 +91,49 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         return
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
         except OSError:
+            if busy is None:
+                raise
             raise ConfigError(busy) from None
         yield
+
+
+def cached_folder(folder: Path, make: Callable[[Path], None], files: Sequence[str]) -> Path:
+    """Return `folder`, made once by `make` and kept.
+
+    `make` fills a folder beside it, which is renamed when complete: a killed process leaves no half of it under this
+    name. A second process waits for the first.
+
+    Args:
+        folder: Where the result stays.
+        make: Fills the empty folder that it is given.
+        files: Names that a complete folder has.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+
+    def is_complete() -> bool:
+        return all((folder / name).is_file() for name in files)
+
+    if is_complete():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.parent / f".{folder.name}.lock"):
+        if is_complete():
+            return folder
+        for other in folder.parent.glob(f".{folder.name}.*.new"):
+            if time.time() - other.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(other, ignore_errors=True)
+        new = _beside(folder, "new")
+        new.mkdir()
+        try:
+            make(new)
+            put_folder(new, folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    return folder
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:

@@ -48,7 +48,7 @@ def _has(rules: Iterable[Rule[Any]], id: str) -> bool:
     return any(rule.id == id for rule in rules)
 
 
-def regions() -> dict[str, str]:
+def page_regions() -> dict[str, str]:
     """The generated table of the page."""
     head = ["| id | severity | finding | why it matters | what to do | in |", "|---|---|---|---|---|---|"]
     return {"findings": "\n".join([*head, *map(_row, every_rule())])}
@@ -66,7 +66,7 @@ def _escaped(text: str) -> str:
 
 def main() -> None:
     """Rewrite the page; run it in the root of the repository."""
-    write_regions(Path("docs/findings.md"), regions())
+    write_regions(Path("docs/findings.md"), page_regions())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from sftloss.objectives import cross_entropy
 from sftloss.objectives import objective as objective_of
 from sftloss.statistics import IGNORED, Head, Objective, Plan, TokenStats, token_statistics
 from sftloss.statistics.backends.backend import backend_of
-from sftloss.statistics.checks import check_inputs, checked_plan, mixes_tokens, not_traced, read_objective
+from sftloss.statistics.checks import check_inputs, checked_plan, not_traced, read_objective
 from sftloss.statistics.one_pass import LossCall, OnePass
 from sftloss.statistics.tokens import check_type
 
@@ -81,7 +81,7 @@ def weighted_loss(
     call = LossCall(
         backend_of(hidden, head), targets, coefficients, objective, extras, tuple(sorted(reading.fields)), plan
     )
-    if plan.mode == "two_pass" or learns or mixes_tokens(objective):  # the last two need a graph over all tokens
+    if plan.mode == "two_pass" or learns or reading.mixes_tokens:  # the last two need a graph over all tokens
         if plan.mode == "one_pass":
             why = "its parameters, extras or coefficients require a gradient" if learns else "it mixes tokens"
             raise ValueError(f"{caller}: this objective needs two passes, because {why}. Use Plan(mode='auto').")
@@ -101,6 +101,5 @@ def _two_passes(hidden: Tensor, call: LossCall) -> tuple[Tensor, TokenStats]:
     terms = torch.where(is_counted, losses, 0.0).double() * coefficients
     # the sum over no token connects a loss that reads no statistic to the graph
     loss = terms.sum().to(losses.dtype) + stats.target_logprob[:0].sum()
-    return loss, replace(
-        stats, fields={name: value.detach() for name, value in stats.fields.items()}, extras=call.extras
-    )
+    detached = {name: value.detach() for name, value in stats.fields.items()}
+    return loss, replace(stats, fields=detached, extras=call.extras)

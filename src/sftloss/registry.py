@@ -104,8 +104,10 @@ def function_at(path: str, kind: str) -> Callable[..., Any]:
     """
     module_name, _, name = path.partition(":")
     try:
-        with _working_directory_on_the_path():
-            value: Any = import_module(module_name)
+        value: Any = sys.modules.get(module_name)
+        if value is None:
+            with _working_directory_on_the_path():
+                value = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and f"{module_name}.".startswith(f"{error.name}."):
             where = "in the working directory or among the installed packages"

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from tests.analysis.tables import make_table
 
-from sftloss.analysis import AnalysisOptions, describe
+from sftloss.analysis import AnalysisOptions, describe_signal
 from sftloss.analysis.lengths.rules import DATA103
 from sftloss.analysis.signal.frames import open_study
 from sftloss.analysis.signal.sections.length import tilt_section
@@ -57,7 +57,7 @@ def test_a_cut_answer_is_in_no_length_and_is_counted():
 def test_where_every_answer_is_cut_off_no_length_is_predicted():
     one = {"role": [0, 1, 1, 1], "weight": [0, 1, 1, 1], "is_end": [False] * 4, "truncated": 9}
     cut = [one | {"p": [0.5] * 4, "prompts": [i], "id": i} for i in range(40)]
-    document = describe(make_table(cut), AnalysisOptions(replicates=50, micro_batch=2))
+    document = describe_signal(make_table(cut), AnalysisOptions(replicates=50, micro_batch=2))
     sections = {section.id: section for section in document.sections}
     assert document.headlines[1] == sections["tilt"].lead and "all of them are cut off" in document.headlines[1]
     assert not sections["tilt"].tables and "MASK007" in {finding.id for finding in document.findings}

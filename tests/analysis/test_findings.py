@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.analysis.tables import make_table, random_examples
 
-from sftloss.analysis.signal.describe import describe
+from sftloss.analysis.signal.describe import describe_signal
 from sftloss.analysis.signal.frames import open_study
 from sftloss.analysis.signal.rules import findings_of_study
 from sftloss.analysis.signal.views import AnalysisOptions
@@ -107,7 +107,7 @@ def test_numbers_that_are_not_finite_are_an_error_and_left_out_of_the_rest():
     study = open_study(table, AnalysisOptions(replicates=200))
     have = {finding.id: finding for finding in findings_of_study(study)}
     assert have["NUM001"].severity == "error" and have["NUM001"].rows == ("data.jsonl:5",)
-    document = describe(table, AnalysisOptions(replicates=50))
+    document = describe_signal(table, AnalysisOptions(replicates=50))
     cells = [c for s in document.sections for t in s.tables for row in t.rows for c in row if isinstance(c, float)]
     assert np.isfinite(cells).all() and have["NUM001"].value == pytest.approx(1 / sum(len(e["p"]) for e in examples))
 

@@ -66,7 +66,7 @@ def pair(i: int, *, answer: str | None = None) -> dict[str, Any]:
 
 def inspected(rows: list[Any], tokenizer: Any = None, **options: Any) -> Document:
     records = read_records(rows, on_error="count")
-    kept = {name: options.pop(name) for name in ("max_length", "on_error") if name in options}
+    kept = {"max_length": options.pop("max_length", None)}
     return inspect_records(records, tokenizer or tokenizer_of(), InspectOptions(**options), **kept)
 
 

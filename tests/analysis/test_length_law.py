@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.analysis.tables import make_table
 
-from sftloss.analysis import AnalysisOptions, describe
+from sftloss.analysis import AnalysisOptions, describe_signal
 from sftloss.logits import LossFunctionAnalyzer
 
 
@@ -15,7 +15,7 @@ def test_the_report_and_the_analyzer_of_logits_give_one_elasticity():
     """Two definitions once gave 1.13 and 1.98 on the same 400 numbers."""
     rng = np.random.default_rng(5)
     chances = [rng.beta(0.3, 0.3, rng.integers(3, 60)).clip(1e-4, 1 - 1e-4) for _ in range(400)]
-    document = describe(make_table([{"p": p} for p in chances]), AnalysisOptions(replicates=50))
+    document = describe_signal(make_table([{"p": p} for p in chances]), AnalysisOptions(replicates=50))
     (section,) = (section for section in document.sections if section.id == "length")
     (row,) = (row for row in section.tables[0].rows if row[0] == "token mean")
     # a vocabulary of two: p is the sigmoid of the difference of the logits; the last row predicts nothing
@@ -33,7 +33,7 @@ def bent_examples():
 
 
 def test_where_no_power_fits_no_multiple_and_no_exponent_is_said():
-    document = describe(make_table(bent_examples()), AnalysisOptions(replicates=50, policy="per-example"))
+    document = describe_signal(make_table(bent_examples()), AnalysisOptions(replicates=50, policy="per-example"))
     sections = {section.id: section for section in document.sections}
     assert sections["length"].lead.startswith("No power of length describes the signal under token mean")
     assert "twice the length gets" not in sections["length"].lead + sections["comparison"].lead
@@ -47,7 +47,7 @@ def test_where_no_power_fits_no_multiple_and_no_exponent_is_said():
 def test_where_a_power_fits_the_multiple_is_said():
     rng = np.random.default_rng(1)
     examples = [{"p": rng.uniform(0.2, 0.9, rng.integers(5, 60))} for _ in range(240)]
-    document = describe(make_table(examples), AnalysisOptions(replicates=50))
+    document = describe_signal(make_table(examples), AnalysisOptions(replicates=50))
     sections = {section.id: section for section in document.sections}
     assert sections["length"].lead.startswith("An example of twice the length gets this many times the signal: ")
     assert "No power" not in sections["length"].lead and "twice the length gets from" in sections["comparison"].lead

@@ -21,7 +21,7 @@ from polars.testing import assert_frame_equal  # noqa: E402
 
 from sftloss.analysis.table.measure import Settings, measure  # noqa: E402
 from sftloss.analysis.table.store import complete_parts, token_schema  # noqa: E402
-from sftloss.analysis.table.table import Table  # noqa: E402
+from sftloss.analysis.table.table import MeasuredTable  # noqa: E402
 from sftloss.decoder import Decoder, open_decoder  # noqa: E402
 from sftloss.errors import ConfigError, ModelError  # noqa: E402
 from sftloss.statistics import FIELDS, TokenStats  # noqa: E402
@@ -47,11 +47,11 @@ def decoder() -> Decoder:
     return open_decoder(tiny_model("llama"))
 
 
-def run(decoder: Decoder, out: Path, *, batch=padded, count: int = 12, **settings) -> Table:
+def run(decoder: Decoder, out: Path, *, batch=padded, count: int = 12, **settings) -> MeasuredTable:
     return measure(decoder, tiny_examples(count), OBJECTIVES, out, batch=batch, settings=Settings(**settings))
 
 
-def collected(table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
+def collected(table: MeasuredTable) -> tuple[pl.DataFrame, pl.DataFrame]:
     return table.tokens().collect(), table.examples().collect()
 
 
@@ -173,7 +173,7 @@ def test_batching_does_not_change_the_table(batch, decoder: Decoder, tmp_path: P
 def test_two_shards_are_one_table(decoder: Decoder, tmp_path: Path) -> None:
     expected, expected_examples = collected(run(decoder, tmp_path / "one"))
     run(decoder, tmp_path / "two", shard=(0, 2))
-    half = Table(tmp_path / "two")
+    half = MeasuredTable(tmp_path / "two")
     assert half.missing(2) == (1,) and half.examples().collect()["example"].to_list() == [0, 1, 2, 3, 8, 9, 10, 11]
     table = run(decoder, tmp_path / "two", shard=(1, 2))
     assert not table.missing(2)
@@ -234,7 +234,7 @@ def test_resumed_run_is_bit_for_bit_the_uninterrupted_one(decoder: Decoder, tmp_
         out = tmp_path / str(batches)
         with pytest.raises(Killed):
             run(decoder, out, batch=killed_after(batches), part_tokens=10)
-        assert Table(out).missing(1) == (0,)
+        assert MeasuredTable(out).missing(1) == (0,)
         got = collected(run(decoder, out, batch=batch, part_tokens=10))
         for mine, whole in zip(got, expected, strict=True):
             assert mine.equals(whole)
@@ -262,7 +262,7 @@ def test_truncated_part_is_measured_again(kind: str, decoder: Decoder, tmp_path:
     expected = collected(run(decoder, tmp_path, batch=batch, part_tokens=10))
     damaged = sorted(tmp_path.glob(f"{kind}-*.parquet"))[1]
     damaged.write_bytes(damaged.read_bytes()[:200])
-    assert Table(tmp_path).examples().collect().height < 12
+    assert MeasuredTable(tmp_path).examples().collect().height < 12
     for mine, whole in zip(collected(run(decoder, tmp_path, batch=batch, part_tokens=10)), expected, strict=True):
         assert mine.equals(whole)
 
@@ -316,7 +316,7 @@ def test_kill_9_in_the_middle_then_resume_gives_the_identical_table(decoder: Dec
         time.sleep(0.3)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    measured = Table(out).examples().collect().height
+    measured = MeasuredTable(out).examples().collect().height
     assert 0 < measured < 60
     batch = partial(padded, size=2)
     got = collected(run(decoder, out, batch=batch, count=60, part_tokens=10))
@@ -365,13 +365,13 @@ def test_table_of_something_else_is_refused_by_name(change, named: str, decoder:
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ConfigError, match=named) as caught:
         change(tmp_path)
-    assert "choose another output or delete this one" in str(caught.value)
+    assert "choose another output directory or delete this one" in str(caught.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_token_of_another_models_vocabulary_is_refused_by_origin(tmp_path: Path) -> None:
     decoder = open_decoder(tiny_model("llama", 40))
-    with pytest.raises(ModelError, match=r"data.jsonl:\d+ has token \d+, the model has 40; the tokenizer belongs"):
+    with pytest.raises(ModelError, match=r"data.jsonl:\d+ has token \d+, the model knows 40; the tokenizer belongs"):
         run(decoder, tmp_path)
 
 
@@ -402,7 +402,7 @@ def test_full_disk_is_one_sentence_and_leaves_no_half_part(decoder: Decoder, tmp
     with pytest.raises(OSError, match="No space left on device: .*parquet"):
         run(decoder, tmp_path, shard=(1, 2))
     assert not list(tmp_path.glob("*.tmp"))
-    assert Table(tmp_path).examples().collect().height == 8  # two of three batches of four are rank 0's
+    assert MeasuredTable(tmp_path).examples().collect().height == 8  # two of three batches of four are rank 0's
 
 
 def test_model_is_given_back_in_its_mode(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.analysis.tables import MemoryTable, make_table, random_examples
 
-from sftloss.analysis.signal.describe import describe
+from sftloss.analysis.signal.describe import describe_signal
 from sftloss.analysis.signal.frames import open_study
 from sftloss.analysis.signal.sections.groups import MOST, group_shares
 from sftloss.analysis.signal.sections.length import length_section, tilt_section
@@ -30,7 +30,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def document(table):
-    return describe(table, OPTIONS, decode=lambda ids: [f"<{i}>" for i in ids], facts=[("model", "none")])
+    return describe_signal(table, OPTIONS, decode=lambda ids: [f"<{i}>" for i in ids], facts=[("model", "none")])
 
 
 def column(table, key):
@@ -102,7 +102,7 @@ def test_headlines_say_three_things_with_numbers(document):
 
 def test_headlines_without_groups_speak_of_the_shorter_half():
     bare = [{key: e[key] for key in ("p", "weight", "role")} for e in random_examples(60)]
-    assert describe(make_table(bare), OPTIONS).headlines[0].startswith("The shorter half")
+    assert describe_signal(make_table(bare), OPTIONS).headlines[0].startswith("The shorter half")
 
 
 def test_the_document_does_not_depend_on_row_order(table, document):
@@ -110,7 +110,7 @@ def test_the_document_does_not_depend_on_row_order(table, document):
         table.tokens().collect().sample(fraction=1.0, shuffle=True, seed=1).lazy(),
         table.examples().collect().sample(fraction=1.0, shuffle=True, seed=2).lazy(),
     )
-    again = describe(shuffled, OPTIONS, decode=lambda ids: [f"<{i}>" for i in ids], facts=[("model", "none")])
+    again = describe_signal(shuffled, OPTIONS, decode=lambda ids: [f"<{i}>" for i in ids], facts=[("model", "none")])
 
     def rounded(value):  # float64 sums in another order
         if isinstance(value, float):
@@ -203,7 +203,7 @@ def test_strips_show_texts_weights_and_at_most_so_many_tokens(document, table):
         assert strip.tokens[0].startswith("<") and set(strip.roles) <= {"prompt", "response"}
         assert all(len(values) == len(strip.tokens) for values in strip.values)
         assert max(strip.values[0]) == 1.0 and strip.values[0][0] == 0.0  # the prompt is not trained
-    short = describe(table, AnalysisOptions(replicates=20, strips=50, strip_tokens=6))
+    short = describe_signal(table, AnalysisOptions(replicates=20, strips=50, strip_tokens=6))
     strips = by_id(short.sections, "tokens").strips
     assert len(strips) == 20 and max(len(strip.tokens) for strip in strips) == 6
     assert strips[0].tokens[0].isdigit()  # ids where nothing decodes
@@ -222,21 +222,21 @@ def test_most_influential_examples_are_the_largest_signals():
     examples = random_examples(60)
     examples[17]["p"] = np.full(len(examples[17]["p"]), 0.001)
     examples[17]["weight"] = np.ones(len(examples[17]["p"])) * 50
-    section = by_id(describe(make_table(examples), OPTIONS).sections, "influential")
+    section = by_id(describe_signal(make_table(examples), OPTIONS).sections, "influential")
     assert section.tables[0].rows[0][0] == "data.jsonl:18"
     assert column(section.tables[0], "share") == sorted(column(section.tables[0], "share"), reverse=True)
     assert section.charts[0].format_y == "percent"
 
 
 def test_data_without_a_trained_token_is_one_error_and_no_shares():
-    document = describe(make_table([{"p": [0.5, 0.5], "weight": 0.0}] * 3), OPTIONS)
+    document = describe_signal(make_table([{"p": [0.5, 0.5], "weight": 0.0}] * 3), OPTIONS)
     assert document.findings[0].id == "MASK001" and document.findings[0].severity == "error"
     assert "would learn nothing" in document.headlines[0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_few_examples_are_described_without_false_precision(count):
-    document = describe(make_table(random_examples(count), objectives=OBJECTIVES), OPTIONS)
+    document = describe_signal(make_table(random_examples(count), objectives=OBJECTIVES), OPTIONS)
     assert "cannot tell" in by_id(document.sections, "length").lead
     assert "insufficient data" in next(f for f in document.findings if f.id == "NORM003").sentence
 
@@ -244,9 +244,9 @@ def test_a_few_examples_are_described_without_false_precision(count):
 def test_level_s2_is_refused_without_hidden_norms():
     table = make_table(random_examples(5))
     bare = MemoryTable(table.tokens().drop("hidden_norm"), table.examples())
-    assert describe(bare, AnalysisOptions(replicates=20)).sections
+    assert describe_signal(bare, AnalysisOptions(replicates=20)).sections
     with pytest.raises(DataError, match="no hidden_norm"):
-        describe(bare, AnalysisOptions(level="S2"))
+        describe_signal(bare, AnalysisOptions(level="S2"))
 
 
 def test_rules_of_advice_state_premise_number_and_reason(document):

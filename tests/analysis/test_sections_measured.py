@@ -9,7 +9,7 @@ import torch
 from tests.analysis.tiny_data import padded, tiny_examples
 from tests.tiny_models import tiny_model
 
-from sftloss.analysis import AnalysisOptions, View, describe, measure
+from sftloss.analysis import AnalysisOptions, View, describe_signal, measure
 from sftloss.analysis.signal.frames import open_study
 from sftloss.decoder import open_decoder
 from sftloss.objectives import cross_entropy, focal
@@ -57,7 +57,9 @@ def test_signal_at_s1_is_the_gradient_of_the_step_in_the_logits(model, table, al
 def test_a_measured_table_becomes_a_document_that_every_renderer_shows(table):
     from sftloss.report import from_json, render_html, render_markdown, to_json
 
-    document = describe(table, AnalysisOptions(replicates=50, micro_batch=2), decode=lambda ids: [f"t{i}" for i in ids])
+    document = describe_signal(
+        table, AnalysisOptions(replicates=50, micro_batch=2), decode=lambda ids: [f"t{i}" for i in ids]
+    )
     assert to_json(from_json(to_json(document))) == to_json(document)
     page = render_html(document)
     assert "<svg" in page and len(page) < 2_000_000 and "Output length" in render_markdown(document)
@@ -69,7 +71,7 @@ def test_a_model_whose_every_loss_is_nan_is_not_told_that_nothing_is_trained(tmp
     with torch.no_grad():
         broken.lm_head.weight.fill_(float("nan"))
     table = measure(open_decoder(broken), tiny_examples(24), OBJECTIVES, tmp_path / "table", batch=padded)
-    document = describe(table, AnalysisOptions())
+    document = describe_signal(table, AnalysisOptions())
     assert document.headlines[0].startswith("All ") and "NaN or infinite loss" in document.headlines[0]
     sentences = {finding.id: finding.sentence for finding in document.findings}
     assert "(100 % of all)" in sentences["NUM001"]

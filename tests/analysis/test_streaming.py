@@ -13,7 +13,7 @@ import pytest
 from tests.analysis.tables import MemoryTable, make_table, random_examples
 from tests.paths import ROOT
 
-from sftloss.analysis import AnalysisOptions, describe
+from sftloss.analysis import AnalysisOptions, describe_signal
 from sftloss.analysis.signal.frames import open_study
 from sftloss.analysis.signal.token_groups import token_sums
 from sftloss.numbers import GroupSums, interval, resampling_units
@@ -42,7 +42,7 @@ def cut(table: MemoryTable, pieces: int) -> CutTable:
 def test_a_description_does_not_depend_on_the_parts(pieces: int) -> None:
     table = make_table(random_examples(120), objectives=("cross_entropy", "focal(gamma=2.0)"))
     options = AnalysisOptions(replicates=100, micro_batch=4)
-    assert describe(cut(table, pieces), options) == describe(table, options)
+    assert describe_signal(cut(table, pieces), options) == describe_signal(table, options)
 
 
 def test_units_of_many_examples_are_summed_exactly_whatever_the_parts() -> None:

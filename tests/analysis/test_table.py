@@ -16,7 +16,7 @@ from sftloss.statistics import TokenStats
 
 pl = pytest.importorskip("polars")
 
-from sftloss.analysis import Settings, Table, file_facts, measure, token_stats, tokenizer_facts  # noqa: E402
+from sftloss.analysis import MeasuredTable, Settings, file_identity, measure, token_stats, tokenizer_identity  # noqa: E402
 from sftloss.analysis.table.store import EXAMPLE_SCHEMA, complete_parts, token_schema  # noqa: E402
 from sftloss.data import batches  # noqa: E402
 from sftloss.decoder import open_decoder  # noqa: E402
@@ -27,7 +27,7 @@ def cross_entropy(stats: TokenStats) -> torch.Tensor:
     return -stats.target_logprob
 
 
-def measured(out: Path, **settings) -> Table:
+def measured(out: Path, **settings) -> MeasuredTable:
     decoder, objectives = open_decoder(tiny_model("llama")), {"cross_entropy": cross_entropy}
     return measure(decoder, tiny_examples(), objectives, out, batch=padded, settings=Settings(**settings))
 
@@ -94,14 +94,14 @@ def test_table_of_no_examples_is_empty_with_all_columns(tmp_path: Path) -> None:
 
 
 def test_table_that_is_none_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is not a measured table \(it has no manifest.json\)"):
-        _ = Table(tmp_path).manifest
+    with pytest.raises(DataError, match=r"is no measured table \(it has no manifest.json\)"):
+        _ = MeasuredTable(tmp_path).manifest
     (tmp_path / "manifest.json").write_text('{"objec')
     with pytest.raises(DataError, match="is damaged"):
-        _ = Table(tmp_path).manifest
+        _ = MeasuredTable(tmp_path).manifest
     (tmp_path / "manifest.json").write_text("[]")
     with pytest.raises(DataError, match="no JSON object"):
-        _ = Table(tmp_path).manifest
+        _ = MeasuredTable(tmp_path).manifest
 
 
 def test_half_a_pair_is_not_read(tmp_path: Path) -> None:
@@ -127,11 +127,11 @@ def test_parts_of_one_table_are_the_same_bytes_each_time(tmp_path: Path) -> None
 def test_file_facts_follow_the_content(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text("a\n")
-    first = file_facts([path])
+    first = file_identity([path])
     path.write_text("a\n")
-    assert file_facts([path]) == first
+    assert file_identity([path]) == first
     path.write_text("b\n")
-    assert file_facts([path]) != first
+    assert file_identity([path]) != first
     json.dumps(first)
 
 
@@ -139,7 +139,7 @@ def test_tokenizer_facts_follow_vocabulary_and_template() -> None:
     from tests.tiny import tiny_tokenizer
 
     one, other = tiny_tokenizer(["some text"]), tiny_tokenizer(["another text"])
-    assert tokenizer_facts(one) == tokenizer_facts(tiny_tokenizer(["some text"]))
-    assert tokenizer_facts(one) != tokenizer_facts(other)
+    assert tokenizer_identity(one) == tokenizer_identity(tiny_tokenizer(["some text"]))
+    assert tokenizer_identity(one) != tokenizer_identity(other)
     one.chat_template = "{{ messages }}"
-    assert tokenizer_facts(one) != tokenizer_facts(tiny_tokenizer(["some text"]))
+    assert tokenizer_identity(one) != tokenizer_identity(tiny_tokenizer(["some text"]))

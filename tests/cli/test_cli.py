@@ -145,7 +145,7 @@ def test_fail_on_turns_findings_into_exit_code_1(analyze, data, fail_on, code):
         (["--columns", "prompt"], "--columns: expected name=value pairs"),
         (["--columns", "promt=q"], "did you mean"),
         (["--format", "alpacca"], "alpaca"),
-        (["--grad-accum", "2"], "--grad-accum needs --batch-size"),
+        (["--grad-accum", "2"], "--grad-accum: needs --batch-size"),
         (["--overwrite", "--resume"], "choose one"),
         (["--json", "/dev/null"], "is not a file"),
         (["--json", "/no/such/folder/r.json"], "is missing or cannot be written"),
@@ -196,28 +196,21 @@ def test_a_model_that_is_not_there_is_exit_code_4(analyze, tmp_path):
     assert result.exit_code == 4 and "missing" in sentence(result)
 
 
-@pytest.mark.parametrize(
-    ("device", "said"),
-    [("cuda:99", "cuda:99 is not on this machine"), ("gpu", "'gpu' is not a device; did you mean cuda?")],
-)
+@pytest.mark.parametrize(("device", "said"), [("cuda:99", "is not on this machine"), ("gpu", "is no device")])
 def test_a_device_that_is_not_there_is_said_before_the_model_loads(analyze, monkeypatch, device, said):
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *a, **k: 1 / 0)
     result = analyze("--device", device)
-    assert (
-        result.exit_code == 2
-        and (message := sentence(result)).startswith(f"sftloss: --device: {said}")
-        and "here are cpu" in message
-    )
+    assert result.exit_code == 2 and f"--device {device} {said}; here are cpu" in sentence(result)
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--format", "xyz"], "no format 'xyz'; formats are "),
-        (["--columns", "prompt=zz"], "name the data's own columns with --columns prompt=...,response=..."),
+        (["--format", "xyz"], "no format 'xyz'; formats are messages, sharegpt, alpaca, text, tokens"),
+        (["--columns", "prompt=zz"], "say which is which: --columns prompt=...,response=..."),
         (["--max-length", "3", "--on-error", "skip"], "give a larger --max-length"),
         (["--on-error", "report", "--columns", "response=absent"], "--columns prompt=...,response=..."),
-        (["--tokenizer", "/none"], "--tokenizer: /none is missing; give a model's folder"),
+        (["--tokenizer", "/none"], "--tokenizer DIR"),
     ],
 )
 def test_a_mistake_is_told_in_flags_and_names_no_function(analyze, words, expected):
@@ -271,13 +264,13 @@ def test_a_command_that_a_finding_advises_runs_as_it_stands(analyze, data, monke
 
 
 def test_our_own_mistake_is_exit_code_5_and_says_so(analyze, monkeypatch):
-    monkeypatch.setattr("sftloss.analysis.signal.describe.headlines", lambda study: 1 / 0)
+    monkeypatch.setattr("sftloss.analysis.signal.describe.signal_headlines", lambda study: 1 / 0)
     result = analyze()
     assert result.exit_code == 5 and "internal error" in sentence(result) and "-v" in result.stderr
 
 
 def test_verbose_shows_the_traceback(analyze, monkeypatch):
-    monkeypatch.setattr("sftloss.analysis.signal.describe.headlines", lambda study: 1 / 0)
+    monkeypatch.setattr("sftloss.analysis.signal.describe.signal_headlines", lambda study: 1 / 0)
     result = analyze("-v")
     assert result.exit_code == 5 and "ZeroDivisionError" in result.stderr and "Traceback" in result.stderr
 
@@ -315,7 +308,7 @@ def test_overwrite_leaves_a_folder_that_is_no_table(analyze, tmp_path):
     precious.mkdir(parents=True)
     (precious / "thesis.txt").write_text("mine")
     result = analyze("--overwrite")
-    assert result.exit_code == 2 and "not a table that this tool wrote" in sentence(result)
+    assert result.exit_code == 2 and "no table of ours" in sentence(result)
     assert (precious / "thesis.txt").read_text() == "mine"
 
 

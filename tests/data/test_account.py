@@ -67,10 +67,10 @@ def account_of(path: str) -> Account:
 def test_account_counts_every_row_once(hostile):
     account = account_of(hostile)
     assert account.refused == REFUSED and account.rows == len(HOSTILE) == account.used + account.unusable
-    assert account.counts["last-turn-not-assistant"] == 1 and account.used == len(GOOD) + 2
-    assert (account.truncated, account.lost_ends) == (1, 1) and account.cut_tokens == 29
+    assert account.reasons.counts["last-turn-not-assistant"] == 1 and account.used == len(GOOD) + 2
+    assert account.truncated == account.cuts.counts["end lost"] == 1 and account.cut_tokens == 29
     assert account.complete and not account.limited
-    assert str(account.origins["not-json"][0]) == f"{hostile}:{len(GOOD) + 1}"
+    assert str(account.reasons.origins["not-json"][0]) == f"{hostile}:{len(GOOD) + 1}"
     assert list(account.refused)[0] == "not-json"
 
 
@@ -112,26 +112,26 @@ def test_refused_rows_of_reading_and_of_encoding_are_judged_together():
     examples = Examples(read_records(rows), demo_tokenizer())
     with pytest.raises(DataError, match=r"67% of the rows cannot be used, 50% are allowed.*DATA009.*DATA054"):
         list(examples)
-    assert len(list(Examples(read_records(rows, on_error="skip"), demo_tokenizer(), on_error="skip"))) == 3
+    assert len(list(Examples(read_records(rows, on_error="skip"), demo_tokenizer()))) == 3
 
 
 def test_count_never_raises_where_there_are_rows_and_skip_does():
     bad = [{"input_ids": [5], "labels": [5]}]
-    examples = Examples(read_records(bad, on_error="count"), demo_tokenizer(), on_error="count")
+    examples = Examples(read_records(bad, on_error="count"), demo_tokenizer())
     assert list(examples) == [] and examples.account.refused == {"too-short": 1}
     with pytest.raises(DataError, match="No usable row"):
-        list(Examples(read_records(bad), demo_tokenizer(), on_error="skip"))
+        list(Examples(read_records(bad, on_error="skip"), demo_tokenizer()))
     with pytest.raises(DataError, match="No usable row"):
         list(read_records([], on_error="count"))
 
 
 def test_raise_stops_at_the_first_row_of_either_stage(hostile):
     with pytest.raises(RowError) as reading:
-        list(Examples(read_records(hostile, on_error="raise"), demo_tokenizer(), on_error="raise"))
+        list(Examples(read_records(hostile, on_error="raise"), demo_tokenizer()))
     assert reading.value.reason == "not-json" and str(reading.value.origin) == f"{hostile}:{len(GOOD) + 1}"
     with pytest.raises(RowError) as encoding:
-        list(Examples(read_records(hostile), demo_tokenizer(), on_error="raise"))
-    assert encoding.value.reason == "nothing-trained"
+        list(Examples(read_records([*GOOD, {"input_ids": [5]}], on_error="raise"), demo_tokenizer()))
+    assert encoding.value.reason == "too-short" and str(encoding.value).startswith("row 12: DATA054")
 
 
 def test_examples_of_records_at_hand_have_an_account_too():
@@ -154,8 +154,9 @@ def test_a_limit_is_said(hostile):
 
 def test_memory_of_an_account_does_not_grow_with_the_rows():
     """A million refused rows are one counter and ten places."""
-    examples = Examples(
-        read_records([{"nothing": 1}] * 3000 + GOOD, on_error="skip"), demo_tokenizer(), on_error="skip"
-    )
+    examples = Examples(read_records([{"nothing": 1}] * 3000 + GOOD, on_error="skip"), demo_tokenizer())
     list(examples)
-    assert examples.account.counts == {"unknown-shape": 3000} and len(examples.account.origins["unknown-shape"]) == 10
+    assert (
+        examples.account.reasons.counts == {"unknown-shape": 3000}
+        and len(examples.account.reasons.origins["unknown-shape"]) == 10
+    )

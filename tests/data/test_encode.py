@@ -21,6 +21,7 @@ from sftloss.data import (
     RowError,
     answer_spans,
     encode,
+    read_records,
 )
 
 CHATML = (
@@ -325,4 +326,4 @@ def test_examples_count_the_rows_they_refuse():
     assert len(list(examples)) == 2
     assert examples.account.refused == {"template-error": 1} and examples.account.rows == 3
     with pytest.raises(RowError):
-        list(Examples(rows, tokenizer, on_error="raise"))
+        list(Examples(read_records(rows, on_error="raise"), tokenizer))

@@ -52,7 +52,7 @@ def test_real_conversations_encode_without_a_refused_row(name, template):
         pytest.skip(f"{name} is not beside the repository")
     tokenizer = with_template(template)
     records = [record for record, _ in zip(read_records(DATA / name), range(120), strict=False)]
-    examples = list(Examples(records, tokenizer, on_error="raise"))
+    examples = list(Examples(read_records(records, on_error="raise"), tokenizer))
     assert len(examples) == 120
     for record, example in zip(records, examples, strict=True):
         answers = [m for m in record.messages if m.role == "assistant" and m.weight != 0]

@@ -90,10 +90,10 @@ def test_compressed_lines_are_read(tmp_path, name):
 def test_bad_line_is_one_bad_row_with_line_and_reason(tmp_path, line, reason, words):
     """The rows before and after are read."""
     count, records = read(tmp_path / "rows.jsonl", ROW + b"\n" + line + b"\n" + ROW + b"\n")
-    report = records.account
-    assert count == 2 and report.counts == {reason: 1}
-    assert str(report.origins[reason][0]) == f"{tmp_path / 'rows.jsonl'}:2"
-    assert words in report.details[reason] and len(report.details[reason]) < 160
+    account = records.account
+    assert count == 2 and account.reasons.counts == {reason: 1}
+    assert str(account.reasons.origins[reason][0]) == f"{tmp_path / 'rows.jsonl'}:2"
+    assert words in account.reasons.details[reason] and len(account.reasons.details[reason]) < 160
 
 
 def test_whole_surrogate_pair_is_a_character(tmp_path):
@@ -106,7 +106,7 @@ def test_last_line_cut_anywhere_is_called_cut_off(tmp_path):
     line = '{"question": "ü\\u00e9", "answer": "4", "a": [true, null, -1.5e-3]}'.encode()
     for length in range(1, len(line)):
         _, records = read(tmp_path / "rows.jsonl", ROW + b"\n" + line[:length])
-        assert records.account.counts == {"truncated-row": 1}, line[:length]
+        assert records.account.reasons.counts == {"truncated-row": 1}, line[:length]
     assert read(tmp_path / "rows.jsonl", ROW + b"\n" + line)[0] == 2
 
 
@@ -116,7 +116,7 @@ def test_last_line_cut_anywhere_is_called_cut_off(tmp_path):
 def test_bad_line_that_was_not_cut_is_not_called_cut_off(tmp_path, line):
     """Also at the end of the file, and a line that was ended was written so."""
     _, records = read(tmp_path / "rows.jsonl", ROW + b"\n" + line)
-    assert records.account.counts == {"not-json": 1}
+    assert records.account.reasons.counts == {"not-json": 1}
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
@@ -159,7 +159,9 @@ def test_bad_element_of_an_array_is_one_bad_row_with_its_line(tmp_path):
     content = b"[\n" + ROW + b",\n\n" + b",\n".join(bad) + b",\n" + ROW + b"\n]"
     count, records = read(tmp_path / "rows.json", content)
     assert count == 2
-    assert [str(origin).rsplit(":", 1)[1] for found in records.account.origins.values() for origin in found] == [
+    assert [
+        str(origin).rsplit(":", 1)[1] for found in records.account.reasons.origins.values() for origin in found
+    ] == [
         "4",
         "7",
         "5",
@@ -190,7 +192,7 @@ def test_line_over_the_bound_is_one_bad_row_in_bounded_memory(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert count == 2
-    assert records.account.details["line-too-long"] == "the line is longer than 1 MiB; one row is one line"
+    assert records.account.reasons.details["line-too-long"] == "the line is longer than 1 MiB; one row is one line"
     # the buffer and its joined copy, each of the bound; the 50 MB never exist
     assert peak < 4 * 2**20
 

@@ -80,7 +80,7 @@ def test_parquet_weight_that_is_nan_is_refused(tmp_path):
     path = tmp_path / "rows.parquet"
     pl.DataFrame({"text": ["a", "b"], "weight": [float("nan"), 1.0]}).write_parquet(path)
     records = read_records(path)
-    assert len(list(records)) == 1 and records.account.counts == {"bad-weight": 1}
+    assert len(list(records)) == 1 and records.account.reasons.counts == {"bad-weight": 1}
 
 
 def test_parquet_name_is_no_pattern(tmp_path):

@@ -20,7 +20,7 @@ from sftloss.experiments import Experiment, compare
 from sftloss.experiments.experiment import Trial
 from sftloss.experiments.pages.describe import experiment_document
 from sftloss.experiments.run.material import forecasts, material, start
-from sftloss.experiments.run.train import Place, trial_recipe
+from sftloss.experiments.run.train import ArmTrainer
 from sftloss.experiments.studies import DEMO, STUDIES
 from sftloss.finetune import fine_tune
 from sftloss.finetune.rows import Collator
@@ -112,7 +112,7 @@ def test_lengths_are_foretold_from_the_weights_of_training(prompt: float, tmp_pa
     (arm,) = (arm for arm in experiment.arms() if arm.prompt_weight == prompt)
     model, tokenizer = start(experiment, 0)
     rows, watch = material(experiment, tokenizer).train, Watched()
-    recipe = trial_recipe(experiment, Trial(arm, 0), Place(tmp_path, ""))
+    recipe = ArmTrainer(experiment, tmp_path, "").recipe(Trial(arm, 0))
     fine_tune(recipe, model=model, tokenizer=tokenizer, rows=rows.examples, callbacks=(watch,))
     of_prompt = defaultdict(list)
     for i, example in enumerate(rows.examples):
@@ -149,7 +149,7 @@ def test_a_trained_prompt_takes_most_of_the_tilt_away(whole: dict[float, dict[st
     rows = material(experiment, start(experiment, 0)[1]).train
     ratio = {}
     for arm in experiment.arms():
-        told = forecasts(rows, trial_recipe(experiment, Trial(arm, 0), Place(tmp_path, "")))["some"]
+        told = forecasts(rows, ArmTrainer(experiment, tmp_path, "").recipe(Trial(arm, 0)))["some"]
         ratio[arm.prompt_weight] = told.within_prompt / told.data
     assert ratio == pytest.approx({0.0: 0.789, 1.0: 0.941}, abs=1e-3)
 

@@ -78,7 +78,7 @@ def test_a_killed_worker_is_told_in_one_sentence(tmp_path, monkeypatch):
         compare(TINY, output=tmp_path / "out", execution=Execution(workers=2))
     assert caught.value.exit_code == 5
     assert str(caught.value) in {
-        f"compare: the training {run.name} was killed by signal 9 (SIGKILL), often because memory ran out; run the "
+        f"the training {run.name} was killed by signal 9 (SIGKILL), often because memory ran out; run the "
         "same command again, finished arms are kept."
         for run in TINY.trials()
     }

@@ -24,8 +24,8 @@ every_objective = pytest.mark.parametrize("name", OBJECTIVES)
 
 @every_objective
 def test_every_objective_enters_with_a_source_a_record_and_a_closed_form(name: str) -> None:
-    assert re.search(r"arXiv:\d{4}\.\d{5}|JMLR", ENTRIES[name].source), "a source that can be looked up"
-    assert ENTRIES[name].examples, "an example in its record"
+    assert re.search(r"arXiv:\d{4}\.\d{5}|JMLR", ENTRIES[name].text()["source"]), "a source that can be looked up"
+    assert ENTRIES[name].record.examples, "an example in its record"
     assert name in CLOSED_FORMS, "the test row: a closed form that its gradient is compared with"
 
 
@@ -60,23 +60,21 @@ def test_docstring_has_every_section_and_names_the_statistics_it_reads(name: str
 @every_objective
 def test_description_is_complete_and_plain_text(name: str) -> None:
     entry = ENTRIES[name]
-    for text in (entry.summary, entry.formula, entry.gradient, entry.helps, entry.harms, entry.source):
+    for text in entry.text().values():
         assert text and "\n" not in text
         assert not re.search(r"[\\`{}]", text), "markup a terminal cannot show"
-    assert entry.summary.endswith(".")
+    assert entry.text()["summary"].endswith(".")
     signature = inspect.signature(OBJECTIVES[name]).parameters
-    assert [(each.name, each.default) for each in entry.hyper_parameters] == [
-        (each.name, each.default) for each in list(signature.values())[1:]
-    ]
-    assert all(each.meaning and "`" not in each.meaning for each in entry.hyper_parameters)
+    assert entry.hyper_parameters == {each.name: each.default for each in list(signature.values())[1:]}
+    assert set(entry.hyper_parameters) <= set(entry.text())
     assert all(each.kind is each.KEYWORD_ONLY for each in list(signature.values())[1:])
 
 
 @every_objective
 def test_examples_and_the_neutral_setting_can_be_read(name: str) -> None:
     entry = ENTRIES[name]
-    assert all(name in str(objective(example)) for example in entry.examples)
-    assert not entry.is_term or all(example.startswith("cross_entropy + ") for example in entry.examples)
+    assert all(name in str(objective(example)) for example in entry.record.examples)
+    assert not entry.record.is_term or all(example.startswith("cross_entropy + ") for example in entry.record.examples)
     assert entry.neutral is None or objective(entry.neutral)
 
 

@@ -18,7 +18,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from sftloss.statistics import Head
+from sftloss.statistics import FIELDS, Head
 from sftloss.statistics.backends import triton as kernels
 from sftloss.statistics.backends.plain import Chunk, Keep
 from sftloss.statistics.backends.rows import RowGradient, RowNumbers, Sums
@@ -64,8 +64,7 @@ def launch(dtype: torch.dtype, has_all: bool) -> None:
     head = Head(weight, bias, scale=0.5, softcap=30.0) if has_all else Head(weight)
     backend = kernels.TritonBackend(head, wide, dtype, COLUMNS)
     chunk = Chunk(torch.zeros(TOKENS, 4, dtype=dtype), torch.zeros(TOKENS, dtype=torch.long))
-    needed = {"rest_entropy", "rest_collision", "mean"} if has_all else set()
-    sums = Sums.start(TOKENS, needed, torch.zeros(0, dtype=wide))
+    sums = Sums.start(FIELDS if has_all else (), TOKENS, chunk.hidden, wide)
     block = backend.read(chunk, slice(0, COLUMNS), sums, Buffers(chunk.hidden, wide), Keep(is_whole=True))
     row = torch.zeros(TOKENS, dtype=wide)
     optional = (row, row, row) if has_all else (None, None, None)

@@ -191,7 +191,7 @@ def test_forward_and_backward_never_wait_for_the_device(plan: Plan) -> None:
     targets_are_ids = targets.masked_fill(targets == -100, 0)  # the door looks at ids, on a CPU only
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checks, "check_ids", lambda *_: None)
-        seen = Reading({"target_logprob"}, learns=False)
+        seen = Reading({"target_logprob"}, learns=False, mixes_tokens=False)
         patch.setattr(sftloss.loss, "read_objective", lambda *_: seen)  # its four tokens are on the CPU
         with _Waits():
             loss = weighted_loss(hidden, head, targets_are_ids, c, cross_entropy, plan=plan)[0]

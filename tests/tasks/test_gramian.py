@@ -9,17 +9,14 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from sftloss.tasks import strategies
 from sftloss.tasks.gramian import on_present
 from sftloss.tasks.strategies import STRATEGIES, Observation, of_gramian
-from sftloss.tasks.strategies.aligned_mtl import aligned_mtl_weights as aligned_mtl
-from sftloss.tasks.strategies.cagrad import cagrad_weights as cagrad
-from sftloss.tasks.strategies.fairgrad import fairgrad_weights as fairgrad
-from sftloss.tasks.strategies.imtl_g import imtl_g_weights as imtl_g
-from sftloss.tasks.strategies.mgda import mgda_weights as mgda
-from sftloss.tasks.strategies.nash_mtl import nash_mtl_weights as nash_mtl
-from sftloss.tasks.strategies.pcgrad import pcgrad_weights as pcgrad
-from sftloss.tasks.strategies.upgrad import upgrad_weights as upgrad
 
+aligned_mtl, cagrad, fairgrad, imtl_g, mgda, nash_mtl, pcgrad, upgrad = (
+    getattr(strategies, name).weights
+    for name in ("aligned_mtl", "cagrad", "fairgrad", "imtl_g", "mgda", "nash_mtl", "pcgrad", "upgrad")
+)
 METHODS = {name: method for name, make in STRATEGIES.items() if (method := make().method)}
 every = pytest.mark.parametrize("weighting", METHODS.values(), ids=METHODS)
 NON_CONFLICTING = {name: METHODS[name] for name in ("mgda", "upgrad", "nash_mtl", "fairgrad", "imtl_g")}

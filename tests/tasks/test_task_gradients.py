@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sftloss.tasks import MultiTaskLoss, Rules, TaskGradients
 from sftloss.tasks.gramian import on_present
-from sftloss.tasks.strategies.upgrad import upgrad_weights as upgrad
+from sftloss.tasks.strategies import upgrad
 
 VOCAB, WIDTH, TASKS = 11, 8, 3
 
@@ -176,7 +176,7 @@ def test_applied_weights_give_the_gradient_of_the_weighted_loss():
     model, data = tiny(), rows()
     true = by_autograd(tiny(), data)
     gradients = captured(model, data)
-    weights = on_present(upgrad, gradients.gramian(), torch.tensor([True, True, True]))
+    weights = on_present(upgrad.weights, gradients.gramian(), torch.tensor([True, True, True]))
     gradients.apply(weights)
     for p, each in zip(trained_of(model), true, strict=True):
         assert_close(p.grad, torch.tensordot(weights, each, dims=1), rtol=1e-9, atol=1e-12)
@@ -262,11 +262,11 @@ def test_layer_by_layer_two_backward_passes_give_the_weighted_gradient():
     with gradients.capture(tasks):
         losses = token_losses(model, ids, targets)
         losses.sum().backward(retain_graph=True)
-    weights = on_present(upgrad, gradients.gramian(), torch.ones(TASKS, dtype=torch.bool))
+    weights = on_present(upgrad.weights, gradients.gramian(), torch.ones(TASKS, dtype=torch.bool))
     model.zero_grad()
     (weights[tasks][:, None] * losses).sum().backward()
     expected = captured(other := tiny(), (ids, targets, tasks))
-    expected.apply(on_present(upgrad, expected.gramian(), torch.ones(TASKS, dtype=torch.bool)))
+    expected.apply(on_present(upgrad.weights, expected.gramian(), torch.ones(TASKS, dtype=torch.bool)))
     for p, q in zip(trained_of(model), trained_of(other), strict=True):
         assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
 
@@ -372,7 +372,7 @@ def test_rows_of_several_tasks_and_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="a row holds several tasks"):
         captured(tiny(), (ids, targets, tasks))
     ids, targets, tasks = rows()
-    with pytest.raises(ValueError, match=r"a layer sees \(6, 7\) tokens, task_ids have shape \(5,\)"):
+    with pytest.raises(ValueError, match=r"a layer has \(6, 7\) tokens, task_ids have shape \(5,\)"):
         captured(tiny(), (ids, targets, tasks[:5]))
     with pytest.raises(ValueError, match="task 3 is out of range"):
         captured(tiny(), (ids, targets, tasks + 1))

@@ -108,7 +108,7 @@ def test_sum_that_nothing_divides_is_told_from_a_mean() -> None:
         return losses(model, batch)[0].sum()
 
     report = check_accumulation(total, model_of(), BATCH)
-    assert report.is_exact and report.uses_items is False and "it is a sum" in report.sentence
+    assert report.is_exact and report.uses_items is False and "the loss is a sum" in report.sentence
     assert check_accumulation(right, model_of(), BATCH).uses_items is True
     averaged = check_accumulation(lambda model, batch: losses(model, batch)[0].sum(), model_of(), BATCH)
     assert averaged.reason == "divided twice" and "a sum that is normalized by nothing else" in averaged.sentence

@@ -220,3 +220,29 @@ def test_missing_tasks_and_wrong_shapes_are_named() -> None:
         step_total(Loss(), [{**batch, "token_weights": batch["token_weights"][:, 1:]}])
     with pytest.raises(ValueError, match="at least one micro-batch"):
         step_total(Loss(), [])
+
+
+@pytest.mark.parametrize(
+    ("normalization", "alpha"), [("token-mean", 0.0), ("sqrt", 0.5), ("example-mean", 1.0), (0.3, 0.3)]
+)
+def test_normalizers_are_what_the_table_of_the_docs_says(normalization: Any, alpha: float) -> None:
+    """docs/training.md, "What Z counts", row by row from the definition."""
+    rows = [{**row, "example_weights": 0.5 + i} for i, row in enumerate(ROWS)]
+    weights, factors = [], []
+    for row in rows:
+        w = torch.where(row["labels"] != -100, row["token_weights"], 0.0).double()[1:]
+        weights.append(w * w.sum() ** -alpha)
+        factors.append(row["example_weights"])
+    counts = {
+        "weights": sum(float(u.sum()) * e for u, e in zip(weights, factors, strict=True)),
+        "tokens": sum(int((u != 0).sum()) for u in weights),
+        "sequences": len(rows),
+        7.5: 7.5,
+    }
+    for normalizer, expected in counts.items():
+        loss = Loss(normalization=normalization, normalizer=normalizer)
+        assert float(step_total(loss, [collate_rows(rows, pad_id=0)]).total) == pytest.approx(expected, rel=1e-6)
+    if alpha == 1.0:
+        plain = [{k: v for k, v in row.items() if k != "example_weights"} for row in rows]
+        total = step_total(Loss(normalization=normalization), [collate_rows(plain, pad_id=0)]).total
+        assert float(total) == pytest.approx(len(rows)), "the same as by sequences"

@@ -71,7 +71,7 @@ def test_checkpoint_without_our_state_is_gone_on_from_and_told(
     (tmp_path / "checkpoint-3" / STATE).unlink()
     with caplog.at_level(logging.WARNING, "sftloss.training"):
         resumed = run(tmp_path, tmp_path / "checkpoint-3")
-    assert f"{STATE} is not there" in caplog.text
+    assert f"{STATE} is missing" in caplog.text
     assert lines(resumed)[1]["trained_tokens"] < lines(whole)[1]["trained_tokens"]
 
 

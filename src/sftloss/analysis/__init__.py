@@ -13,11 +13,11 @@ from sftloss.analysis.lengths.forecast import (
     length_forecasts,
 )
 from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
-from sftloss.analysis.signal.describe import describe, describe_with_frames
+from sftloss.analysis.signal.describe import describe_signal, describe_signal_with_frames
 from sftloss.analysis.signal.views import AnalysisOptions, View
-from sftloss.analysis.table.identity import file_facts, model_facts, tokenizer_facts
+from sftloss.analysis.table.identity import file_identity, model_identity, tokenizer_identity
 from sftloss.analysis.table.measure import Settings, measure
-from sftloss.analysis.table.table import Table, token_stats
+from sftloss.analysis.table.table import MeasuredTable, token_stats
 
 __all__ = [
     "AnalysisOptions",
@@ -26,23 +26,23 @@ __all__ = [
     "LengthForecast",
     "LengthOptions",
     "Lengths",
+    "MeasuredTable",
     "RowLengths",
     "Settings",
-    "Table",
     "TaskForecast",
     "View",
     "alpha_for_length",
-    "describe",
     "describe_lengths",
-    "describe_with_frames",
-    "file_facts",
+    "describe_signal",
+    "describe_signal_with_frames",
+    "file_identity",
     "forecasts_by_task",
     "length_forecasts",
     "lengths_of",
     "measure",
-    "model_facts",
+    "model_identity",
     "row_lengths",
     "sequence_weights",
     "token_stats",
-    "tokenizer_facts",
+    "tokenizer_identity",
 ]

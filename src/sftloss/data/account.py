@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
 from sftloss.data.examples import Example, Origin
 from sftloss.data.reasons import ROW_REASONS, Reason, excerpt
 from sftloss.document import Severity
-from sftloss.errors import DataError, as_argument, as_flag, mention, spelled
+from sftloss.errors import DataError
 from sftloss.rules import Evidence, Rule
 from sftloss.words import percent
 
@@ -42,27 +42,26 @@ class Places:
         if detail:
             self.details.setdefault(kind, detail)
 
-    def rows(self, kind: str) -> tuple[str, ...]:
-        """The first places as text."""
-        return tuple(map(str, self.origins.get(kind, ())))
+    def rows(self, *kinds: str) -> tuple[str, ...]:
+        """The first places of these kinds as text."""
+        origins = [origin for kind in kinds for origin in self.origins.get(kind, ())]
+        return tuple(map(str, origins[:MOST_ORIGINS]))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Account:
-    """What became of the rows of a source in one pass.
+    """What became of the rows of a source in one pass; kept while the pass goes on.
 
     Attributes:
         source: The path or hub name as given.
         rows: Rows read, usable or not.
-        used: Rows that became records; where there are examples, rows that became examples.
-        counts: Number of rows by reason (keys of ROW_REASONS), refused ones and those that are kept.
-        origins: The first ten origins of each reason.
-        details: What is wrong with the first row of each reason.
+        used: Rows that became records; where examples are made of them, rows that became examples.
+        reasons: Rows by reason (keys of ROW_REASONS): refused ones, and unusual ones that are kept.
         formats: Number of records by format.
-        unseen_columns: Columns named by the user that no row had.
-        truncated, lost_ends, cut_tokens: Examples that are used and were cut, those of them that do not train the end
-            of their last answer, and the tokens cut off.
-        cut_origins: The first ten of the examples that were cut, those that do not train their end first.
+        unseen_columns: Columns named by the user that no row had so far.
+        cuts: Examples that were cut, by whether they still train the end of their last answer: ``"end kept"`` and
+            ``"end lost"``.
+        cut_tokens: Tokens cut off.
         limited: Whether the pass stopped at the limit, so that there may be more rows.
         complete: Whether the pass reached its end or its limit.
     """
@@ -70,22 +69,18 @@ class Account:
     source: str
     rows: int = 0
     used: int = 0
-    counts: Mapping[str, int] = field(default_factory=dict)
-    origins: Mapping[str, tuple[Origin, ...]] = field(default_factory=dict)
-    details: Mapping[str, str] = field(default_factory=dict)
-    formats: Mapping[str, int] = field(default_factory=dict)
+    reasons: Places = field(default_factory=Places)
+    formats: Counter[str] = field(default_factory=Counter)
     unseen_columns: tuple[str, ...] = ()
-    truncated: int = 0
-    lost_ends: int = 0
+    cuts: Places = field(default_factory=Places)
     cut_tokens: int = 0
-    cut_origins: tuple[Origin, ...] = ()
     limited: bool = False
     complete: bool = False
 
     @property
-    def refused(self) -> Mapping[str, int]:
+    def refused(self) -> dict[str, int]:
         """Number of refused rows by reason, the most frequent first."""
-        refused = ((name, count) for name, count in self.counts.items() if ROW_REASONS[name].stage != "kept")
+        refused = ((name, n) for name, n in self.reasons.counts.items() if ROW_REASONS[name].stage != "kept")
         return dict(sorted(refused, key=lambda item: (-item[1], item[0])))
 
     @property
@@ -93,19 +88,34 @@ class Account:
         """Number of refused rows."""
         return sum(self.refused.values())
 
-    def summary(self) -> str:
-        """One paragraph for a person: how many rows, which formats, what was refused, where first, what to do."""
-        return spelled(self._summary(), as_argument)
+    @property
+    def truncated(self) -> int:
+        """Number of examples that were cut."""
+        return self.cuts.counts.total()
 
-    def _summary(self) -> str:
-        """The paragraph with options as `mention` writes them."""
+    def saw_columns(self, row: Mapping[str, object]) -> None:
+        """Cross out the named columns that this row has, so that a misspelled one remains."""
+        if self.unseen_columns:
+            self.unseen_columns = tuple(name for name in self.unseen_columns if name not in row)
+
+    def saw_example(self, example: Example) -> None:
+        """Count what was cut off an example."""
+        if example.truncated:
+            self.cut_tokens += example.truncated
+            trained = example.weights != 0
+            last = int(trained.nonzero()[-1]) + 1
+            has_end = bool((trained & example.is_end)[max(0, last - END_ROOM) : last].any())
+            self.cuts.add("end kept" if has_end else "end lost", example.origin)
+
+    def summary(self) -> str:
+        """One paragraph for a person: how many rows, which formats, what was refused, where to look first."""
         formats = ", ".join(f"{name} {count}" for name, count in sorted(self.formats.items()))
         parts = [f"{self.source}: {self.used} of {self.rows} rows usable" + (f" ({formats})." if formats else ".")]
         for name, count in self.refused.items():
             first = self._first(name)
-            reason, detail = ROW_REASONS[name], self.details[name]
-            parts.append(f"{reason.code} {name}: {count} refused, first at {first}: {detail}; {reason.cure}.")
-        for name, count in sorted(self.counts.items()):
+            detail = self.reasons.details[name]
+            parts.append(f"{ROW_REASONS[name].code} {name}: {count} refused, first at {first}: {detail}.")
+        for name, count in sorted(self.reasons.counts.items()):
             if name not in self.refused:
                 parts.append(f"{ROW_REASONS[name].code} {name}: {count} kept, first at {self._first(name)}.")
         if self.unseen_columns and self.rows:
@@ -113,7 +123,7 @@ class Account:
         return " ".join(parts)
 
     def _first(self, name: str) -> str:
-        first = self.origins[name][0]
+        first = self.reasons.origins[name][0]
         # in a JSON array line and row differ, and both help
         return f"{first} (row {first.row})" if first.line is not None and first.line != first.row + 1 else str(first)
 
@@ -126,11 +136,11 @@ class Account:
         if on_error == "count" and self.rows:
             return
         if not self.used:
-            raise DataError(f"No usable row. {self._summary()}")
+            raise DataError(f"No usable row. {self.summary()}")
         if on_error == "report" and self.unusable > share * self.rows:
             raise DataError(
-                f"{self.unusable / self.rows:.0%} of the rows cannot be used, {share:.0%} are allowed",
-                cure=f"{mention('on_error', 'skip')} reads on regardless. {self._summary()}",
+                f"{self.unusable / self.rows:.0%} of the rows cannot be used, {share:.0%} are allowed; "
+                f"on_error='skip' reads on regardless. {self.summary()}"
             )
 
     def facts(self) -> tuple[tuple[str, str], ...]:
@@ -140,58 +150,13 @@ class Account:
         return (("data", f"{self.source}{formats}"), ("rows used", f"{self.used:,} of {first}{self.rows:,}"))
 
 
-class Counts:
-    """The account of one pass while it is kept."""
-
-    def __init__(self, source: str, columns: Iterable[str] = ()) -> None:
-        self.rows = self.used = self.cut_tokens = 0
-        self.limited = self.complete = False
-        self.places, self.cuts = Places(), Places()
-        self.formats: Counter[str] = Counter()
-        self._source, self._unseen = source, dict.fromkeys(columns)
-
-    def saw_columns(self, row: Mapping[str, object]) -> None:
-        """Cross out the named columns that this row has, so that a misspelled one remains."""
-        for name in [name for name in self._unseen if name in row]:
-            del self._unseen[name]
-
-    def saw_example(self, example: Example) -> None:
-        """Count one usable example and what was cut off it."""
-        self.used += 1
-        if example.truncated:
-            self.cut_tokens += example.truncated
-            trained = example.weights != 0
-            last = int(trained.nonzero()[-1]) + 1
-            has_end = bool((trained & example.is_end)[max(0, last - END_ROOM) : last].any())
-            self.cuts.add("end kept" if has_end else "end lost", example.origin)
-
-    def account(self) -> Account:
-        """A snapshot."""
-        return Account(
-            source=self._source,
-            rows=self.rows,
-            used=self.used,
-            counts=dict(self.places.counts),
-            origins={name: tuple(origins) for name, origins in self.places.origins.items()},
-            details=dict(self.places.details),
-            formats=dict(self.formats),
-            unseen_columns=tuple(self._unseen),
-            truncated=self.cuts.counts.total(),
-            lost_ends=self.cuts.counts["end lost"],
-            cut_tokens=self.cut_tokens,
-            cut_origins=tuple(sum((self.cuts.origins.get(kind, []) for kind in ("end lost", "end kept")), [])),
-            limited=self.limited,
-            complete=self.complete,
-        )
-
-
 def _of(count: int, account: Account) -> str:
     return f"{count:,} of {account.rows:,} rows ({percent(count / account.rows)})"
 
 
 def _reason(reason: Reason, account: Account) -> Evidence | None:
     """Rows of one reason."""
-    count = account.counts.get(reason.name, 0)
+    count = account.reasons.counts[reason.name]
     if not count:
         return None
     share, sentence = count / account.rows, f"{_of(count, account)} {reason.sentence}"
@@ -199,23 +164,22 @@ def _reason(reason: Reason, account: Account) -> Evidence | None:
     if reason.stage == "kept":
         severity = "warning" if share > 0.01 else "info"
     else:
-        sentence += f". The first: {account.details[reason.name]}"
-    rows = tuple(map(str, account.origins[reason.name]))
-    return Evidence(f"{sentence}.", share, None, "share", rows, severity)
+        sentence += f". The first: {account.reasons.details[reason.name]}"
+    return Evidence(f"{sentence}.", share, None, "share", account.reasons.rows(reason.name), severity)
 
 
-def _truncated(account: Account) -> Evidence | None:
-    gone, cut = account.counts.get("truncated-away", 0), account.truncated
+def _truncated(reason: Reason, account: Account) -> Evidence | None:
+    gone, cut = account.reasons.counts[reason.name], account.truncated
     if not gone + cut:
         return None
     share = (gone + cut) / account.rows
     severity: Severity = "error" if gone > MOSTLY * account.rows else "warning" if gone or share > 0.01 else "info"
     sentence = (
         f"{_of(gone + cut, account)} are truncated: {gone:,} lose every trained token and are left out, "
-        f"{account.lost_ends:,} lose the end of their last answer."
+        f"{account.cuts.counts['end lost']:,} lose the end of their last answer."
     )
-    rows = (*account.origins.get("truncated-away", ()), *account.cut_origins)[:MOST_ORIGINS]
-    return Evidence(sentence, share, None, "share", tuple(map(str, rows)), severity)
+    rows = (*account.reasons.rows(reason.name), *account.cuts.rows("end lost", "end kept"))[:MOST_ORIGINS]
+    return Evidence(sentence, share, None, "share", rows, severity)
 
 
 def _unseen(account: Account) -> Evidence | None:
@@ -225,10 +189,8 @@ def _unseen(account: Account) -> Evidence | None:
 
 
 def _rule(reason: Reason) -> Rule[Account]:
-    check = _truncated if reason.name == "truncated-away" else partial(_reason, reason)
-    return Rule(
-        reason.code, "warning", f"Rows that {reason.sentence}", reason.why, spelled(reason.cure, as_flag), check
-    )
+    check = partial(_truncated if reason.name == "truncated-away" else _reason, reason)
+    return Rule(reason.code, "warning", f"Rows that {reason.sentence}", reason.why, reason.cure, check)
 
 
 RULES: tuple[Rule[Account], ...] = (

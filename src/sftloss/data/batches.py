@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Shaped
@@ -68,7 +69,7 @@ def collate(rows: Sequence[Sequence[Example]], *, pad_id: int, packed: bool = Fa
 
     Args:
         rows: The examples of each row, at least one row and one example. One example per row is plain padding.
-        pad_id: Token id of the padding; any id of the vocabulary will do, padding is told by `segments`.
+        pad_id: Token id of the padding; any id of the vocabulary will do, `segments` marks the padding.
         packed: Whether position ids isolate the attention; then there is no attention mask, because with one
             transformers ignores the position ids. The model must be called with `use_cache=False` then.
 
@@ -85,18 +86,13 @@ def collate(rows: Sequence[Sequence[Example]], *, pad_id: int, packed: bool = Fa
     if not isinstance(pad_id, int) or pad_id < 0:
         raise ValueError(f"collate: pad_id must be a token id, got {pad_id!r}. Without a pad token give the eos id.")
     examples = tuple(example for row in rows for example in row)
-    first = [0]
-    for row in rows:
-        first.append(first[-1] + len(row))
-    columns = max(sum(len(example.input_ids) for example in row) for row in rows)
+    counts = [len(row) for row in rows]
 
     def laid(parts: Sequence[Tensor], padding: float | bool) -> Tensor:
         """One tensor per example, laid out as ``(rows, columns)``."""
-        out = parts[0].new_full((len(rows), columns), padding)
-        for i in range(len(rows)):
-            line = torch.cat(list(parts[first[i] : first[i + 1]]))
-            out[i, : len(line)] = line
-        return out
+        rest = iter(parts)
+        lines = [torch.cat(list(islice(rest, count))) for count in counts]
+        return torch.nn.utils.rnn.pad_sequence(lines, batch_first=True, padding_value=padding)
 
     segments = laid([torch.full_like(example.input_ids, i) for i, example in enumerate(examples)], -1)
     return Batch(
@@ -132,7 +128,7 @@ def batches(
 
     The examples are read `window` at a time. Within a window they are sorted by length (`bucketed`) and cut into
     batches, which come out in the order of their earliest example: no randomness, and no drift from short to long.
-    The loss does not depend on any of this; only the time does.
+    The loss does not depend on any of this, only the time does.
 
     Args:
         examples: Read once, lazily.
@@ -141,10 +137,10 @@ def batches(
         tokens_per_batch: Rows times columns of a batch at most, padding included. Together with `batch_size` the
             first limit reached counts, and packed rows have `tokens_per_batch // batch_size` tokens; alone, a packed
             batch is one row. An example longer than this comes alone.
-        packed: Whether several examples share a row (first fit decreasing), isolated by their position ids. Rows are
-            as long as the longest example of the window where `tokens_per_batch` does not say.
+        packed: Whether several examples share a row (first fit decreasing), isolated by their position ids. Without
+            `tokens_per_batch` rows are as long as the longest example of the window.
         bucketed: Whether to sort by length within the window. Packing always does.
-        window: Examples held at a time.
+        window: Examples in memory at a time.
 
     Raises:
         ValueError: If neither `batch_size` nor `tokens_per_batch` is given, or one of the numbers is below 1.
@@ -158,28 +154,31 @@ def batches(
     for name, value in limits.items():
         if value is not None and value < 1:
             raise ValueError(f"batches: {name} must be at least 1, got {value}.")
-    return _stream(iter(examples), (batch_size, tokens_per_batch), window, (packed, bucketed), pad_id)
+    grouping = _Grouping(batch_size, tokens_per_batch, packed, bucketed)
+    return _stream(iter(examples), grouping, window, pad_id)
 
 
-def _stream(
-    source: Iterator[Example],
-    limits: tuple[int | None, int | None],
-    window: int,
-    manner: tuple[bool, bool],
-    pad_id: int,
-) -> Iterator[Batch]:
-    packed, bucketed = manner
-    while held := list(islice(source, window)):
-        lengths = [len(example.input_ids) for example in held]
-        if packed:
-            groups = _packed_groups(lengths, *limits)
+class _Grouping(NamedTuple):
+    """How the examples of a window become batches."""
+
+    batch_size: int | None
+    tokens: int | None
+    packed: bool
+    bucketed: bool
+
+
+def _stream(source: Iterator[Example], how: _Grouping, window: int, pad_id: int) -> Iterator[Batch]:
+    while read := list(islice(source, window)):
+        lengths = [len(example.input_ids) for example in read]
+        if how.packed:
+            groups = _packed_groups(lengths, how.batch_size, how.tokens)
         else:
-            order = sorted(range(len(held)), key=lambda i: -lengths[i]) if bucketed else list(range(len(held)))
-            groups = [[[i] for i in group] for group in _cut(order, lengths, *limits)]
+            order = sorted(range(len(read)), key=lambda i: -lengths[i]) if how.bucketed else range(len(read))
+            groups = [[[i] for i in group] for group in _cut(order, lengths, how.batch_size, how.tokens)]
         groups.sort(key=lambda rows: min(min(row) for row in rows))
         for rows in groups:
             rows = sorted(rows, key=min)
-            yield collate([[held[i] for i in row] for row in rows], pad_id=pad_id, packed=packed)
+            yield collate([[read[i] for i in row] for row in rows], pad_id=pad_id, packed=how.packed)
 
 
 def _packed_groups(lengths: list[int], batch_size: int | None, tokens: int | None) -> list[list[list[int]]]:
@@ -194,7 +193,7 @@ def _packed_groups(lengths: list[int], batch_size: int | None, tokens: int | Non
 def _cut(
     order: Iterable[int], lengths: Sequence[int], batch_size: int | None, tokens: int | None
 ) -> Iterator[list[int]]:
-    """Consecutive groups within both limits; what is over the token limit by itself is a group by itself."""
+    """Consecutive groups within both limits; an example over the token limit is a group by itself."""
     group: list[int] = []
     longest = 0
     for i in order:

@@ -15,18 +15,15 @@ Everything is drawn from a seed with Python's own generator, so it is the same o
 
 from __future__ import annotations
 
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from sftloss.data.examples import Message, Origin, Record
 from sftloss.data.tasks.tasks import WORD_KINDS, WORDS
+from sftloss.models import DEMO_FOLDER as MODEL_PATH
 
 DEMO_TASKS = {"yes_no": 0.36, "add": 0.24, "copy": 0.18, "list": 0.12, "reverse": 0.10}
 """Share of each task in the examples."""
-
-MODEL_PATH = Path(__file__).parent / "demo_model"
-"""The shipped checkpoint: safetensors, config and tokenizer, made by `scripts/make_demo_model.py`."""
 
 _LANGUAGES = dict.fromkeys(DEMO_TASKS, "en") | {"yes_no": "zh"}
 
@@ -94,32 +91,6 @@ def _yes_no(random: Random) -> tuple[str, str]:
 
 
 _MAKERS = {"add": _add, "copy": _copy, "reverse": _reverse, "list": _list, "yes_no": _yes_no}
-
-
-def demo_rows(seed: int = 1, *, count: int = 600) -> list[dict[str, Any]]:
-    """The same examples as a user would write them: messages, task and language of each row.
-
-    Args:
-        seed: Seed of the examples; the demo model was trained on seed 0 only.
-        count: Number of rows.
-
-    Example:
-        >>> demo_rows()[0]["messages"][0]["role"]
-        'user'
-    """
-    return [
-        {
-            "messages": [{"role": m.role, "content": m.content} for m in record.messages or ()],
-            "task": record.task,
-            "language": record.language,
-        }
-        for record in demo_records(seed, count=count)
-    ]
-
-
-def model_folder(name: str | Path) -> str:
-    """The folder of the shipped model for ``"demo"``, any other folder or hub name unchanged."""
-    return str(MODEL_PATH) if name == "demo" else str(name)
 
 
 def demo_tokenizer() -> Any:

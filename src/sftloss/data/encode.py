@@ -1,21 +1,20 @@
-"""One record to one example: token ids, whose words they are, and what the data wants trained."""
+"""Records to examples: token ids, the role of each token, and its weight in the data."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from sftloss.data.account import MOSTLY, ON_ERROR, Account, Counts
-from sftloss.data.examples import Example, Message, Record, answer_spans
-from sftloss.data.read.read import Records
+from sftloss.data.account import Account
+from sftloss.data.examples import Example, Record, answer_spans
+from sftloss.data.read.read import Records, read_records
 from sftloss.data.reasons import BadRow, RowError
-from sftloss.data.template import Rendering, render, renderer
+from sftloss.data.template import render, renderer
 from sftloss.data.tokenizer import eos_ids, special_ids
-from sftloss.errors import ConfigError
 from sftloss.roles import PROMPT, RESPONSE, ROLES
 
 _ROLE_OF = {"user": 0, "assistant": 1, "system": 2, "developer": 2, "tool": 3, "function": 3, "ipython": 3}
@@ -38,13 +37,13 @@ def encode(record: Record, tokenizer: Any, *, max_length: int | None = None, tem
     """Tokens of a record, with the role and the data-side weight of each.
 
     Messages are rendered by the tokenizer's chat template. The assistant's words and the token that ends its turn
-    are trained, its opener and whatever follows the end are not. Where the template has ``{% generation %}`` tags
-    they say which words are the assistant's; elsewhere the tokens of the first k messages must be the beginning of
-    the tokens of all, and the difference is the answer. `Example.method` records which way was taken. Without
-    any template, messages get plain headings (``### User:``, ``### Assistant:``) and each answer ends with eos.
+    are trained; its opener and what follows the end are not. If the template has ``{% generation %}`` tags, they mark
+    the assistant's words. Otherwise the tokens of the first k messages must be the beginning of the tokens of all, and
+    the difference is the answer. `Example.method` records which of the two was used. Without any template, messages
+    get plain headings (``### User:``, ``### Assistant:``) and each answer ends with eos.
 
-    A message's own weight replaces the default (assistant 1, others 0); the row's weight multiplies. A text is
-    trained whole and gets an eos if it has none. Pre-tokenised rows keep their labels: -100 is weight 0.
+    A message's own weight replaces the default (assistant 1, others 0); the row's weight multiplies it. A text is
+    trained whole and gets an eos if it has none. Rows of token ids keep their labels: -100 is weight 0.
 
     Args:
         record: A canonical row, as `read_records` yields it.
@@ -76,78 +75,50 @@ def encode(record: Record, tokenizer: Any, *, max_length: int | None = None, tem
 class Examples:
     """The examples of records, and the account of the rows that did not become one.
 
-    Each `for` loop goes through the records anew; `account` is that of the latest one.
+    Each `for` loop goes through the records anew. The policy on unusable rows is that of `read_records`; it holds for
+    rows that cannot be read and rows that cannot be encoded together.
 
     Args:
-        records: What `read_records` gives, or any records.
+        records: What `read_records` gives, or anything that it takes, `Record` values among them.
         tokenizer: A transformers tokenizer.
         max_length, template: As in `encode`.
-        on_error: What an unusable row does, one of `ON_ERROR`; rows that the reader refuses are judged with the
-            others at the end.
 
     Raises:
-        DataError: While iterating: as `read_records` does, for all rows that did not become an example.
+        DataError: While iterating, as `read_records` does.
 
     Example:
-        >>> examples = Examples(read_records("train.jsonl"), tokenizer)   # doctest: +SKIP
-        >>> for example in examples: ...                                  # doctest: +SKIP
-        >>> print(examples.account.summary())                             # doctest: +SKIP
+        >>> examples = Examples("train.jsonl", tokenizer)       # doctest: +SKIP
+        >>> for example in examples: ...                        # doctest: +SKIP
+        >>> print(examples.account.summary())                   # doctest: +SKIP
     """
 
     def __init__(
-        self,
-        records: Iterable[Record],
-        tokenizer: Any,
-        *,
-        max_length: int | None = None,
-        template: str | None = None,
-        on_error: str = "report",
+        self, records: Any, tokenizer: Any, *, max_length: int | None = None, template: str | None = None
     ) -> None:
-        if on_error not in ON_ERROR:
-            raise ConfigError(f"must be one of {', '.join(ON_ERROR)}, got {on_error!r}", option="on_error")
-        self._records, self._tokenizer, self._on_error = records, tokenizer, on_error
-        self._max_length, self._template = max_length, template
-        self._counts = Counts("records")
+        self._records = records if isinstance(records, Records) else read_records(records)
+        self._tokenizer, self._max_length, self._template = tokenizer, max_length, template
 
     @property
     def account(self) -> Account:
-        """What the latest pass has counted so far."""
-        own = self._counts.account()
-        if not isinstance(self._records, Records):
-            return own
-        read = self._records.account
-        return replace(
-            own,
-            source=read.source,
-            rows=read.rows,
-            counts={**read.counts, **own.counts},
-            origins={**read.origins, **own.origins},
-            details={**read.details, **own.details},
-            formats=read.formats,
-            unseen_columns=read.unseen_columns,
-            limited=read.limited,
-        )
+        """What the latest loop has counted so far."""
+        return self._records.account
 
     def __iter__(self) -> Iterator[Example]:
         return (example for _, example in self.pairs())
 
     def pairs(self) -> Iterator[tuple[Record, Example]]:
         """Each example with the record it was made from."""
-        self._counts = counts = Counts("records")
         for record in self._records:
-            counts.rows += 1
             try:
                 example = encode(record, self._tokenizer, max_length=self._max_length, template=self._template)
             except RowError as error:
-                if self._on_error == "raise":
+                if self._records.on_error == "raise":
                     raise
-                counts.places.add(error.reason, error.origin, error.detail)
-                continue
-            counts.saw_example(example)
-            yield record, example
-        counts.complete = True
-        share = self._records.bad_share if isinstance(self._records, Records) else MOSTLY
-        self.account.judge(self._on_error, share)
+                self.account.used -= 1
+                self.account.reasons.add(error.reason, error.origin, error.detail)
+            else:
+                self.account.saw_example(example)
+                yield record, example
 
 
 def _draft_of(record: Record, tokenizer: Any, template: str | None) -> _Draft:
@@ -156,19 +127,15 @@ def _draft_of(record: Record, tokenizer: Any, template: str | None) -> _Draft:
     if record.text is not None:
         return _from_text(record.text, tokenizer)
     if record.tokens is not None:
-        return _from_tokens(record, tokenizer)
+        return _from_tokens(record.tokens, tokenizer)
     raise BadRow("nothing-trained", "the record has no messages, text or tokens; give it one of them")
 
 
 def _from_messages(record: Record, tokenizer: Any, template: str | None) -> _Draft:
     messages = record.messages or ()
     if not messages:
-        raise BadRow("nothing-trained", "the conversation is empty: give it at least one answer")
+        raise BadRow("nothing-trained", "the conversation is empty; give it at least one answer")
     rendering = render(renderer(messages, tokenizer, tools=record.tools, template=template))
-    return _draft_of_rendering(rendering, messages, tokenizer)
-
-
-def _draft_of_rendering(rendering: Rendering, messages: Sequence[Message], tokenizer: Any) -> _Draft:
     ids = rendering.input_ids
     roles, weights = [PROMPT] * len(ids), [0.0] * len(ids)
     special, ends = special_ids(tokenizer), eos_ids(tokenizer)
@@ -183,15 +150,12 @@ def _draft_of_rendering(rendering: Rendering, messages: Sequence[Message], token
             ends |= {ids[stop - 1]}
         elif role == RESPONSE and span.stop < len(ids) and ids[span.stop] in special - {tokenizer.bos_token_id}:
             ends |= {ids[span.stop]}  # generation tags that leave the end of the turn outside
-        # What follows the end of an answer is the template's, not the assistant's.
-        roles[span.start : span.stop] = [role if i < stop or role != RESPONSE else PROMPT for i in _range(span)]
+        # what follows the end of an answer is the template's, not the assistant's
+        owned = stop if role == RESPONSE else span.stop
+        roles[span.start : owned] = [role] * (owned - span.start)
         weights[span.start : stop] = [weight] * (stop - span.start)
     notes = rendering.notes if ends else (*rendering.notes, "no_end_token")
     return _Draft(ids, roles, weights, ends, rendering.method, notes)
-
-
-def _range(span: Any) -> range:
-    return range(span.start, span.stop)
 
 
 def _end_of_turn(ids: list[int], start: int, stop: int, special: frozenset[int], tokenizer: Any) -> int:
@@ -211,29 +175,26 @@ def _from_text(text: str, tokenizer: Any) -> _Draft:
     return _Draft(ids, [RESPONSE] * len(ids), [1.0] * len(ids), ends, PLAIN_TEXT)
 
 
-def _from_tokens(record: Record, tokenizer: Any) -> _Draft:
+def _from_tokens(tokens: Mapping[str, Any], tokenizer: Any) -> _Draft:
     """Labels follow the usual convention: not shifted, equal to input_ids where trained and -100 elsewhere."""
-    tokens = record.tokens or {}
     ids = [int(i) for i in tokens["input_ids"]]
     columns = {name: list(tokens[name]) for name in ("labels", "weights", "roles") if tokens.get(name) is not None}
     for name, values in columns.items():
         if len(values) != len(ids):
-            raise BadRow("bad-labels", f"{name} has {len(values)} entries, input_ids {len(ids)}")
+            raise BadRow(
+                "bad-labels", f"{name} has {len(values)} entries, input_ids {len(ids)}; make them equally many"
+            )
     lengths, positions = tokens.get("seq_lengths"), tokens.get("position_ids")
     if (lengths is not None and len(lengths) > 1) or (positions is not None and 0 in list(positions)[1:]):
-        detail = "it holds several packed sequences: give one sequence per row, packing is done here"
-        raise BadRow("packed-row", detail)
+        raise BadRow("packed-row", "it holds several packed sequences; give one sequence a row, packing is done here")
     labels = columns.get("labels", ids)
-    wrong = next((i for i, label in enumerate(labels) if label not in (-100, ids[i])), None)
-    if wrong is not None:
-        detail = (
-            f"labels[{wrong}] is {labels[wrong]}, input_ids[{wrong}] {ids[wrong]}: give labels that are not shifted"
-        )
-        raise BadRow("bad-labels", detail)
-    weights = [
-        float(w) if y != -100 else 0.0 for y, w in zip(labels, columns.get("weights", [1.0] * len(ids)), strict=True)
-    ]
-    roles = columns.get("roles", [RESPONSE if y != -100 else PROMPT for y in labels])
+    for i, (label, token) in enumerate(zip(labels, ids, strict=True)):
+        if label not in (-100, token):
+            detail = f"labels[{i}] is {label}, input_ids[{i}] {token}; give labels that are not shifted"
+            raise BadRow("bad-labels", detail)
+    weights = [float(w) for w in columns.get("weights", [1.0] * len(ids))]
+    weights = [w if label != -100 else 0.0 for label, w in zip(labels, weights, strict=True)]
+    roles = columns.get("roles", [RESPONSE if label != -100 else PROMPT for label in labels])
     codes = [ROLES.index(role) if role in ROLES else role for role in roles]
     if not all(isinstance(code, int) and 0 <= code < len(ROLES) for code in codes):
         raise BadRow("bad-labels", f"roles must be names or codes of {', '.join(ROLES)}")
@@ -247,22 +208,21 @@ def _without_double_bos(draft: _Draft, bos: int | None) -> _Draft:
         extra += 1
     if not extra:
         return draft
-    ids, roles, weights = draft.input_ids[extra:], draft.roles[extra:], draft.weights[extra:]
-    notes = (*draft.notes, "double_bos")
-    return _Draft(ids, roles, weights, draft.ends, draft.method, notes)
+    kept = {name: getattr(draft, name)[extra:] for name in ("input_ids", "roles", "weights")}
+    return replace(draft, **kept, notes=(*draft.notes, "double_bos"))
 
 
 def _finish(record: Record, draft: _Draft, max_length: int | None) -> Example:
     size = len(draft.input_ids)
     kept = size if max_length is None else min(size, max_length)
     if size < 2:
-        raise BadRow("too-short", f"{size} tokens leave none to predict")
+        raise BadRow("too-short", f"{size} tokens leave none to predict; remove the row")
     weights = torch.tensor(draft.weights, dtype=torch.float32) * record.weight
     weights[0] = 0.0  # nothing comes before the first token that could predict it
     if not torch.isfinite(weights).all() or not weights.any():
-        raise BadRow("nothing-trained", "no token has a weight: nothing in the row would be trained")
+        raise BadRow("nothing-trained", "no token has a weight, so nothing in the row would be trained; remove the row")
     if not weights[:kept].any():
-        detail = f"its {size} tokens are cut to {kept} and no trained one is left"
+        detail = f"its {size} tokens are cut to {kept} and no trained one is left; give a larger max_length"
         raise BadRow("truncated-away", detail)
     ids = torch.tensor(draft.input_ids, dtype=torch.int64)
     example = Example(
@@ -283,10 +243,10 @@ def _finish(record: Record, draft: _Draft, max_length: int | None) -> Example:
 
 def _prompts(example: Example) -> tuple[int, ...]:
     """A hash of what stands before each answer: 63 bits, so that it fits a signed column of a table."""
-    hashed, at, found = hashlib.blake2b(digest_size=8), 0, []
+    hashed, at, hashes = hashlib.blake2b(digest_size=8), 0, []
     for start, _ in answer_spans(example):
         hashed.update(example.input_ids[at:start].numpy().tobytes())
         at = start
         has_prompt = start > 1 and example.method != PLAIN_TEXT  # one token before it is a bos, not a prompt
-        found.append(int.from_bytes(hashed.digest(), "big") >> 1 if has_prompt else 0)
-    return tuple(found)
+        hashes.append(int.from_bytes(hashed.digest(), "big") >> 1 if has_prompt else 0)
+    return tuple(hashes)

@@ -1,4 +1,4 @@
-"""The two shapes data takes on its way to the model: a record as written, an example as tokens."""
+"""The two shapes of data on its way to the model: a record as written, an example as tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sftloss.roles import RESPONSE
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a row came from: `line` counts from 1 in line files, `row` from 0 elsewhere and in directories' totals."""
+    """Where a row came from: its file, its number from 0, and in files of lines the line, from 1."""
 
     path: str
     row: int
@@ -27,9 +27,14 @@ class Origin:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `content` is plain text. `weight` is the data's own loss weight, None where the data says nothing.
+    """One turn.
 
-    `role` is the chat template's word (system, user, assistant, tool); `sftloss.data` maps it to ROLES.
+    Attributes:
+        role: The chat template's word: system, user, assistant or tool.
+        content: Plain text.
+        weight: The data's own loss weight, None where it states none.
+        tool_calls: As ``{"type": "function", "function": {"name", "arguments": object}}``.
+        reasoning: The thoughts before the content.
     """
 
     role: str
@@ -41,12 +46,12 @@ class Message:
 
 @dataclass(frozen=True)
 class Record:
-    """One row of any supported format, canonical, before tokenising. Exactly one of the three payloads is set."""
+    """One row of any supported format before it is tokenized; exactly one of messages, text and tokens is set."""
 
     origin: Origin
     messages: tuple[Message, ...] | None = None
     text: str | None = None
-    tokens: Mapping[str, Any] | None = None  # pre-tokenised: input_ids, and labels, weights, roles where given
+    tokens: Mapping[str, Any] | None = None  # input_ids, and labels, weights, roles where the row has them
     tools: tuple[Mapping[str, Any], ...] | None = None
     task: str | None = None
     language: str | None = None
@@ -56,7 +61,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Example:
-    """One row as tokens. All four tensors have shape ``(tokens,)`` and speak of the token at that position.
+    """One row as tokens. All four tensors have shape ``(tokens,)`` and hold a value for each token.
 
     Attributes:
         input_ids: int64 token ids.

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from sftloss.data.examples import Origin
-from sftloss.errors import DataError, mention
+from sftloss.errors import DataError
 
 _SHOWN_LENGTH = 80
 _LEFT_OUT = "They are left out: training on the rest is training on other data than you meant."
@@ -22,7 +22,7 @@ class Reason:
         code: Under which reports name it. A code never changes its meaning.
         name: As in `RowError.reason` and in `Account.counts`.
         sentence: What is wrong, after "3 of 10 rows (30 %)".
-        cure: What to do, with options as :func:`sftloss.errors.mention` writes them.
+        cure: What to do.
         stage: ``"read"`` or ``"encode"`` where the row is refused, by the reader or while it is made into tokens;
             ``"kept"`` where it is used.
         why: Why it matters.
@@ -54,7 +54,7 @@ _ALL = (
         "DATA009",
         "unknown-shape",
         "have no columns of a known format",
-        f"name the data's own columns with {mention('columns', 'prompt=...,response=...')}",
+        "--columns prompt=...,response=... with the data's own column names",
     ),
     Reason("DATA010", "empty-messages", "have no message", "drop these rows, or fill in their conversation"),
     Reason("DATA011", "non-string-content", "hold something else where text is expected", "write the content as text"),
@@ -113,7 +113,7 @@ _ALL = (
         "MASK007",
         "truncated-away",
         "lose every trained token to truncation and are left out",
-        f"give a larger {mention('max_length')}, or drop these rows",
+        "give a larger --max-length, or drop these rows",
         "encode",
         "A cut answer teaches to go on where the answer went on, and its end is never seen.",
     ),
@@ -150,8 +150,7 @@ class RowError(DataError):
     """One row cannot be used: `reason` and `detail` as in BadRow, and the row's `origin`."""
 
     def __init__(self, reason: str, origin: Origin, detail: str) -> None:
-        row_reason = ROW_REASONS[reason]
-        super().__init__(f"{row_reason.code} {reason}: {detail}", where=origin, cure=row_reason.cure)
+        super().__init__(f"{origin}: {ROW_REASONS[reason].code} {reason}: {detail}.")
         self.reason, self.origin, self.detail = reason, origin, detail
 
 

@@ -1,6 +1,6 @@
 """Messages to token spans: which tokens of a rendered conversation belong to which message.
 
-Only `tokenizer.apply_chat_template` renders: it is sandboxed, plain Jinja on a model's template is not.
+Only `tokenizer.apply_chat_template` renders. It is sandboxed; plain Jinja on a model's template is not.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from sftloss.data.examples import Message
+from sftloss.data.formats.tools import tool_calls
 from sftloss.data.reasons import BadRow
 
 GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -44,7 +44,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Rendering:
-    """A conversation as tokens. `answers` are the assistant's words without opener, `others` the rest."""
+    """A conversation as tokens. `answers` are the assistant's words without opener, `others` everything else."""
 
     input_ids: list[int]
     answers: tuple[Span, ...]
@@ -88,7 +88,7 @@ class Renderer:
 def renderer(
     messages: Sequence[Message], tokenizer: Any, *, tools: Sequence[Mapping[str, Any]] | None, template: str | None
 ) -> Renderer:
-    """The template that will be used, and the messages as it understands them."""
+    """Return the template that is used, with the messages in the shape it reads."""
     if template is None and not tokenizer.chat_template:
         template = PLAIN_TEMPLATE
     listed = [dict(tool) for tool in tools] if tools else None
@@ -104,10 +104,10 @@ def _adds_bos(tokenizer: Any) -> bool:
 
 
 def _as_template_message(message: Message, template: str) -> dict[str, Any]:
-    """One message in the dialect of the template: what it has no field for goes into the content as text."""
+    """One message in the shape the template reads; what it has no field for goes into the content as text."""
     content = message.content
     ready: dict[str, Any] = {"role": message.role}
-    calls = [_as_call(call) for call in message.tool_calls]
+    calls = [dict(call) for call in tool_calls(message.tool_calls, f"the {message.role}'s message")]
     if message.reasoning and "reasoning_content" not in template and "thinking" not in template:
         content = f"<think>\n{message.reasoning}\n</think>\n\n{content}"
     elif message.reasoning:
@@ -120,23 +120,12 @@ def _as_template_message(message: Message, template: str) -> dict[str, Any]:
     return {**ready, "content": content}
 
 
-def _as_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    """The shape templates expect: {type, function: {name, arguments: object}}."""
-    inner = dict(call["function"]) if isinstance(call.get("function"), Mapping) else dict(call)
-    arguments = inner.get("arguments", {})
-    if isinstance(arguments, str):
-        with suppress(ValueError):  # text that is no JSON stays text
-            arguments = json.loads(arguments)
-    outer = {key: call[key] for key in ("id", "type") if key in call and inner is not call}
-    return {"type": "function", **outer, "function": {"name": inner.get("name", ""), "arguments": arguments}}
-
-
 def render(source: Renderer) -> Rendering:
     """Tokens and spans of a conversation: by generation tags where the template has them, else by prefix difference.
 
     Raises:
-        BadRow: If the template refuses the conversation, or the spans cannot be told: the rendering of the
-            first messages is not the beginning of the rendering of all, token by token.
+        BadRow: If the template refuses the conversation, or the spans are unknown because the rendering of the first
+            messages is not the beginning of the rendering of all, token by token.
     """
     try:
         if GENERATION_TAG.search(source.template) and (tagged := _by_tags(source)) is not None:
@@ -145,16 +134,15 @@ def render(source: Renderer) -> Rendering:
     except BadRow:
         raise
     except Exception as error:  # templates raise whatever they like: TemplateError, TypeError, UndefinedError
-        raise BadRow(
-            "template-error",
-            f"the chat template refuses it: {_one_line(error)}; write it as the template expects",
-        ) from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        detail = f"the chat template refuses it: {reason}; write it as the template expects"
+        raise BadRow("template-error", detail) from error
     answers = tuple(_answer(source, full, k) for k, m in enumerate(source.messages) if m["role"] == "assistant")
     return Rendering(full, answers, _others(source, full, answers), "prefix difference", source.notes)
 
 
 def _by_tags(source: Renderer) -> Rendering | None:
-    """None where the tags do not give one run of tokens per assistant message, so their owner cannot be told."""
+    """None where the tags do not give one run of tokens per assistant message, so that their owner is unknown."""
     full, mask = source.tagged()
     edges = [i for i in range(len(mask) + 1) if (mask[i] if i < len(mask) else 0) != (mask[i - 1] if i else 0)]
     turns = [k for k, message in enumerate(source.messages) if message["role"] == "assistant"]
@@ -165,7 +153,7 @@ def _by_tags(source: Renderer) -> Rendering | None:
 
 
 def _answer(source: Renderer, full: list[int], k: int) -> Span:
-    """Tokens that message k adds after the opener; both of its ends must be prefixes of the whole."""
+    """Tokens that message k adds after the opener. The rendering up to either end must begin that of the whole."""
     start = _prefix(source, full, k, opener=True) if k else _first_opener(source, full)
     stop = len(full) if k + 1 == len(source.messages) else _prefix(source, full, k + 1)
     if start is None or stop is None or stop < start:
@@ -173,15 +161,15 @@ def _answer(source: Renderer, full: list[int], k: int) -> Span:
         raise BadRow(
             "prefix-broken",
             f"the tokens of {side} message {k} are not the beginning of the whole conversation's, "
-            "so the answer cannot be told apart (templates that drop earlier thinking do this): "
-            "use a template with {% generation %} tags or split the conversation",
+            "so the start of the answer is unknown (templates that drop earlier thinking do this); "
+            "use a template with {% generation %} tags, or split the conversation",
         )
     return Span(start, stop, k)
 
 
 def _first_opener(source: Renderer, full: list[int]) -> int | None:
-    """Where the words of a first message that is the assistant's begin: no template renders an empty conversation, so
-    the opener is read off behind the message and looked up before it."""
+    """Where the words begin if the first message is the assistant's. No template renders an empty conversation, so
+    the opener is taken from behind the message and looked up before it."""
     try:
         opener = source.ids(1, opener=True)[len(source.ids(1)) :]
     except Exception:  # as in _prefix
@@ -201,14 +189,14 @@ def _prefix(source: Renderer, full: list[int], count: int, *, opener: bool = Fal
 
 
 def _others(source: Renderer, full: list[int], answers: tuple[Span, ...]) -> tuple[Span, ...]:
-    """Whose the tokens between the answers are; openers are nobody's."""
+    """Owners of the tokens between the answers; openers have none."""
     spans: list[Span] = []
     at, first = 0, 0
     count = len(source.messages)
     for start, stop, turn in [*((a.start, a.stop, a.message or 0) for a in answers), (len(full), len(full), count)]:
         cut, last = None, None
         for last in range(first, turn):
-            # A template that melts two messages together has no boundary here: the later one gets both.
+            # A template that joins two messages has no boundary here: the later one gets both.
             cut = _prefix(source, full, last + 1)
             if cut is not None and at < cut <= start:
                 spans.append(Span(at, cut, last))
@@ -217,8 +205,3 @@ def _others(source: Renderer, full: list[int], answers: tuple[Span, ...]) -> tup
             spans.append(Span(at, start, last if cut is None else None))
         at, first = stop, turn + 1
     return tuple(spans)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text[:200] or type(error).__name__

@@ -1,19 +1,25 @@
-"""A tokenizer by itself: loading one, and the ids that every room needs from it."""
+"""A tokenizer by itself: loading one, the ids that every room needs from it, and token ids as texts for people."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sftloss.data.demo import model_folder
 from sftloss.errors import ModelError
+
+CONTINUED = "·"
+"""What :func:`pieces` gives for the other tokens of a character that several tokens make."""
+
+_MOST_BYTES = 8  # tokens of one character: four bytes, and flags or combining marks of two
+_SPACE = "\u2581"  # how sentencepiece writes the blank before a word, which decoding one token alone drops
 
 
 def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """Load the tokenizer of a model; no weights are read.
 
     Args:
-        name: A model's folder, its name on the Hub (downloaded, or read from the cache when offline), or ``"demo"``.
+        name: A model's directory, or its name on the Hub (downloaded, or read from the cache when offline).
         revision: Branch, tag or commit of a Hub model.
         trust_remote_code: Whether code from the model's repository may run.
 
@@ -22,21 +28,17 @@ def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remot
     """
     from transformers import AutoTokenizer
 
-    text = model_folder(name)
+    text = str(name)
     is_local = text.startswith((".", "/", "~")) or text.count("/") > 1
     path = Path(text).expanduser()
     if (is_local or path.exists()) and not path.is_dir():
-        raise ModelError(
-            f"{text} is {'a file' if path.exists() else 'missing'}", option="tokenizer", cure="give a model's folder"
-        )
+        raise ModelError(f"tokenizer: {text} is {'a file' if path.exists() else 'missing'}; give a model's directory.")
     source = str(path) if path.is_dir() else text
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers, tokenizers and the Hub share no base class
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ModelError(
-            f"cannot load {text}: {reason}", option="tokenizer", cure="give a folder with tokenizer.json"
-        ) from error
+        raise ModelError(f"tokenizer: cannot load {text}: {reason}; give a directory with tokenizer.json.") from error
 
 
 def pad_id_of(tokenizer: Any) -> int:
@@ -56,3 +58,36 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     """Ids of all special tokens, those added to the vocabulary among them."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return frozenset(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+
+
+def pieces(ids: Sequence[int], tokenizer: Any) -> list[str]:
+    """One text a token. A character that several tokens make is the text of the first of them, dots are the others'.
+
+    Args:
+        ids: Token ids, in their order; the first and the last character may be cut.
+        tokenizer: A transformers tokenizer.
+
+    Returns:
+        As many texts as ids.
+
+    Example:
+        >>> pieces(tokenizer("大").input_ids, tokenizer)   # doctest: +SKIP
+        ['大', '·', '·']
+    """
+    return [text for size, first in characters(ids, tokenizer) for text in (first, *[CONTINUED] * (size - 1))]
+
+
+def characters(ids: Sequence[int], tokenizer: Any) -> Iterator[tuple[int, str]]:
+    """Token ids as texts of whole characters, each with its number of tokens; one token where none can be formed."""
+    words = tokenizer.convert_ids_to_tokens(list(map(int, ids)))
+    at = 0
+    while at < len(ids):
+        size, text = 1, tokenizer.decode([int(ids[at])])
+        for longer in range(2, min(_MOST_BYTES, len(ids) - at) + 1) if "\ufffd" in text else ():
+            joined = tokenizer.decode([int(token) for token in ids[at : at + longer]])
+            if "\ufffd" not in joined:
+                size, text = longer, joined
+                break
+        has_blank = str(words[at]).startswith(_SPACE) and not text.startswith(" ")
+        yield size, " " + text if has_blank else text
+        at += size

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from sftloss.decoder.decoder import Decoder, open_decoder
 from sftloss.decoder.loading import load_model
-from sftloss.decoder.plain import PlainPort
-from sftloss.decoder.port import HeadForm, LossOutput, ModelPass, ModelPort
+from sftloss.decoder.port import HeadForm, LossOutput, ModelPass, ModelPort, PlainPort
 from sftloss.decoder.ports import port_of, register_port
 
 __all__ = [

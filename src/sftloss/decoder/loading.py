@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sftloss.errors import ConfigError, ModelError, SftlossError, mention
+from sftloss.errors import ConfigError, ModelError
 
 
 def load_model(
@@ -25,9 +25,8 @@ def load_model(
     """Load a causal language model from safetensors, in eval mode, and its tokenizer.
 
     Args:
-        name_or_path: A folder, a name on the Hub (downloaded, or read from the cache when offline), or ``"demo"`` for
-            the model in this package.
-        device: Where the model goes; ``"auto"`` is the first accelerator, or the CPU where there is none.
+        name_or_path: A directory, or a name on the Hub (downloaded, or read from the cache when offline).
+        device: Where the model goes.
         dtype: ``"auto"`` keeps the checkpoint's.
         tokenizer: Where the tokenizer is, if not with the model.
         revision: Branch, tag or commit of a Hub model.
@@ -44,18 +43,15 @@ def load_model(
     where = _device(device)
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from sftloss.data.demo import model_folder
     from sftloss.data.tokenizer import load_tokenizer
 
-    name = model_folder(name_or_path)
+    name = str(name_or_path)
     _check_directory(Path(name).expanduser(), name)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _as_model_error("config", name):
         config = AutoConfig.from_pretrained(name, **hub)
     if getattr(config, "is_encoder_decoder", False):
-        raise ModelError(
-            f"{name} is an encoder-decoder", option="model", cure="give a causal (decoder-only) language model"
-        )
+        raise ModelError(f"load_model: {name} is an encoder-decoder, give a causal (decoder-only) language model.")
     source = name if tokenizer is None else str(tokenizer)
     with _as_model_error("tokenizer", source):  # before the model, which takes longer
         own = revision if tokenizer is None else None
@@ -64,13 +60,13 @@ def load_model(
         options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
         loaded: Any = AutoModelForCausalLM.from_pretrained(name, config=config, **options, **hub)
         model, info = loaded[0].to(where).eval(), loaded[1]
-    if name_or_path == "demo":
-        model.config._name_or_path = "sftloss demo model"  # not its path on this machine: equal runs, equal reports
     missing = sorted(info["missing_keys"])
     if missing:
-        names = f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
-        problem = f"the checkpoint {name} lacks {len(missing)} weights of {type(model).__name__} ({names})"
-        raise ModelError(problem, cure="they would be random, so give the complete causal language model")
+        raise ModelError(
+            f"load_model: the checkpoint {name} lacks {len(missing)} weights of {type(model).__name__} "
+            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}), they would be random; "
+            "give the complete causal language model."
+        )
     return model, read
 
 
@@ -79,17 +75,12 @@ def _device(device: str | torch.device) -> torch.device:
     here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     here += ["mps"] if torch.backends.mps.is_available() else []
     here += [f"xpu:{i}" for i in range(torch.xpu.device_count())]
-    if device == "auto":
-        device = torch.accelerator.current_accelerator() or "cpu" if torch.accelerator.is_available() else "cpu"
-    hint = "did you mean cuda? " if device == "gpu" else ""
     try:
         found = torch.device(device)
     except RuntimeError:
-        raise ConfigError(
-            f"{device!r} is not a device", option="device", cure=f"{hint}here are {', '.join(here)}"
-        ) from None
+        raise ConfigError(f"load_model: device={device} is no device; here are {', '.join(here)}.") from None
     if str(found) not in here and found.type not in {name.partition(":")[0] for name in here if not found.index}:
-        raise ConfigError(f"{device} is not on this machine", option="device", cure=f"here are {', '.join(here)}")
+        raise ConfigError(f"load_model: device={device} is not on this machine; here are {', '.join(here)}.")
     return found
 
 
@@ -98,17 +89,15 @@ def _check_directory(path: Path, name: str) -> None:
     if not path.is_dir():
         if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
             kind = "a file" if path.exists() else "missing"
-            raise ModelError(f"{name} is {kind}", option="model", cure="give a model's folder or its name on the Hub")
+            raise ModelError(f"load_model: {name} is {kind}, give a model's directory or a name on the Hub.")
         return
     if not (path / "config.json").is_file():
-        raise ModelError(
-            f"{name} has no config.json", option="model", cure="give the folder that save_pretrained wrote"
-        )
+        raise ModelError(f"load_model: {name} has no config.json, give the directory that save_pretrained wrote.")
     if not any(path.glob("*.safetensors")):
         pickled = any(path.glob("*.bin")) or any(path.glob("*.pt"))
         found = "only pickled weights (.bin), which can run code when read" if pickled else "no weights"
         raise ModelError(
-            f"{name} holds {found}", option="model", cure="save it with save_pretrained, which writes safetensors"
+            f"load_model: {name} holds {found}; save it with model.save_pretrained(..., safe_serialization=True)."
         )
 
 
@@ -118,26 +107,22 @@ def _as_model_error(what: str, name: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ModelError(
-            f"no memory for {name}", cure=f"give a smaller {mention('dtype')} or another {mention('device')}"
-        ) from error
-    except SftlossError:
-        raise
+        raise ModelError(f"load_model: no memory for {name}, give a smaller dtype or another device.") from error
     except Exception as error:  # transformers, the Hub and safetensors share no base class
-        hint = _hint(error)
-        raise ModelError(f"cannot load the {what} of {name}: {first_line(error).rstrip('.')}{hint}") from error
+        hint = " Say where one is: tokenizer=DIR." if what == "tokenizer" else _hint(error)
+        raise ModelError(f"load_model: cannot load the {what} of {name}: {first_line(error)}{hint}") from error
 
 
 def _hint(error: BaseException) -> str:
     text = str(error)
     if "trust_remote_code" in text:
-        return ". It needs the code of its repository: read it, then load it in Python with trust_remote_code=True"
+        return " It needs its repository's own code: read it, then call load_model(..., trust_remote_code=True)."
     if "couldn't connect" in text or "offline mode" in text or "Max retries" in text:
-        return ". There is no connection and no cached copy: give a local folder"
+        return " There is no connection and no cached copy: give a local directory."
     if "safetensors" in text:
-        return ". Only safetensors are read: pickled weights can run code"
+        return " Only safetensors are read: pickled weights can run code."
     if "Unrecognized configuration class" in text:
-        return ". It is not a causal language model"
+        return " It is no causal language model."
     return ""
 
 

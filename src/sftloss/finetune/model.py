@@ -21,25 +21,30 @@ def model_and_tokenizer(recipe: Recipe, model: Any, tokenizer: Any) -> tuple[Any
     from sftloss.decoder import load_model
 
     if model is None:
+        place = place_of(recipe.model)
         model, loaded = load_model(
-            model_name(recipe), dtype=dtype_of(recipe), tokenizer=recipe.tokenizer, revision=recipe.revision
+            place, dtype=dtype_of(recipe), tokenizer=tokenizer_place(recipe), revision=recipe.revision
         )
         tokenizer = tokenizer or loaded
+        if recipe.model == "demo":
+            model.config._name_or_path = "sftloss demo model"  # not this machine's path to it
     elif recipe.dtype != "auto":
         model = model.to(getattr(torch, recipe.dtype))
-    tokenizer = tokenizer or load_tokenizer(recipe.tokenizer or model_name(recipe), revision=recipe.revision)
+    tokenizer = tokenizer or load_tokenizer(tokenizer_place(recipe) or place_of(recipe.model), revision=recipe.revision)
     return (model if recipe.lora is None else with_adapters(model, recipe.lora, recipe.seed)), tokenizer
 
 
-def model_name(recipe: Recipe) -> str:
-    """The recipe's model.
+def place_of(name: str) -> str:
+    """A directory or hub name; ``"demo"`` is the model in this package."""
+    from sftloss.data.demo import MODEL_PATH
 
-    Raises:
-        ConfigError: If it names none.
-    """
-    if not recipe.model:
-        raise ConfigError("missing", option="model", cure="name one, or pass a loaded model")
-    return recipe.model
+    if not name:
+        raise ConfigError("fine_tune: no model; give model= or name one in the recipe.")
+    return str(MODEL_PATH) if name == "demo" else name
+
+
+def tokenizer_place(recipe: Recipe) -> str | None:
+    return None if recipe.tokenizer is None else place_of(recipe.tokenizer)
 
 
 def dtype_of(recipe: Recipe) -> torch.dtype | str:
@@ -59,7 +64,7 @@ def with_adapters(model: Any, lora: Lora, seed: int) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
-        raise ConfigError("LoRA needs the package peft", cure='pip install "sftloss[train]"') from None
+        raise ConfigError('lora needs peft: pip install "sftloss[train]".') from None
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.r,  # type: ignore[arg-type]
@@ -72,4 +77,4 @@ def with_adapters(model: Any, lora: Lora, seed: int) -> Any:
         try:
             return get_peft_model(model, config)
         except ValueError as error:
-            raise ModelError(f"{str(error).splitlines()[0].rstrip('.')}", option="lora_targets") from None
+            raise ModelError(f"lora: {str(error).splitlines()[0].rstrip('.')}.") from None

@@ -10,12 +10,10 @@ from typing import Any
 import torch
 
 from sftloss.data import Example
-from sftloss.data.demo import model_folder
 from sftloss.data.tokenizer import load_tokenizer
-from sftloss.decoder.loading import first_line
 from sftloss.document import TokenStrip
 from sftloss.errors import ModelError
-from sftloss.finetune.model import dtype_of, model_name, with_adapters
+from sftloss.finetune.model import dtype_of, place_of, tokenizer_place, with_adapters
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet
 from sftloss.roles import ROLES
@@ -90,19 +88,19 @@ def _outline(recipe: Recipe) -> tuple[Any, Any]:
     """The model without its numbers, and the tokenizer."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    name, revision = model_name(recipe), recipe.revision
+    place, revision = place_of(recipe.model), recipe.revision
     try:
-        config = AutoConfig.from_pretrained(model_folder(name), revision=revision)
+        config = AutoConfig.from_pretrained(place, revision=revision)
         dtype = dtype_of(recipe)
         dtype = dtype if isinstance(dtype, torch.dtype) else getattr(config, "dtype", None) or torch.float32
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
             if recipe.lora is not None:
                 model = with_adapters(model, recipe.lora, recipe.seed)
-        return model, load_tokenizer(recipe.tokenizer or name, revision=revision)
+        return model, load_tokenizer(tokenizer_place(recipe) or place, revision=revision)
     except (OSError, ValueError) as error:
-        problem = f"cannot read {name}: {first_line(error)}"
-        raise ModelError(problem, option="model") from error
+        told = str(error).strip().splitlines()[0].rstrip(".")
+        raise ModelError(f"plan: cannot read the model {recipe.model}: {told}.") from error
 
 
 def _counts(recipe: Recipe, data: DataSet, held_out: DataSet | None, ranks: int) -> dict[str, int]:

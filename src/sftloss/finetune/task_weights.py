@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sftloss.errors import ConfigError, mention
-from sftloss.finetune.model import dtype_of
+from sftloss.errors import ConfigError
+from sftloss.finetune.model import dtype_of, place_of
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet
 from sftloss.tasks import MultiTaskLoss, Rules, strategy_named
@@ -62,9 +62,7 @@ def read_choice(text: str) -> Choice:
     """
     match = _CALL.fullmatch(text)
     if match is None:
-        raise ConfigError(
-            f"expected a strategy, such as uncertainty or dwa(temperature=2), got {text[:60]!r}", option="tasks"
-        )
+        raise ConfigError(f"tasks: expected a strategy, as uncertainty or dwa(temperature=2), got {text[:60]!r}.")
     name, inside, reference = match[1], match[2] or "", ""
     if name == "doremi":  # a path may hold commas, so it comes last
         inside, _, reference = inside.partition("reference=")
@@ -76,14 +74,14 @@ def read_choice(text: str) -> Choice:
         rules = Rules(**{**told, "bounds": (low, high)})
         if name == "static":
             if bad := [key for key, value in given.items() if isinstance(value, str)]:
-                raise ConfigError(f"the weight of {bad[0]} is not a number", option="tasks")
+                raise ConfigError(f"tasks: the weight of {bad[0]} is no number.")
             strategy_named(name)
         else:
             strategy_named(name, given)
     except TypeError:
-        raise ConfigError(f"a value in {text[:60]!r} is a word where {name} takes a number", option="tasks") from None
+        raise ConfigError(f"tasks: a value in {text[:60]!r} is a word where {name} takes a number.") from None
     except ValueError as error:
-        raise ConfigError(re.sub("^MultiTaskLoss: ", "", str(error)), option="tasks") from None
+        raise ConfigError(f"tasks: {re.sub('^MultiTaskLoss: ', '', str(error))}") from None
     return Choice(name, given, rules, flags, reference.strip() or None)
 
 
@@ -101,23 +99,19 @@ def weighted(loss: Loss, recipe: Recipe, data: DataSet) -> Loss:
     nameless = [example for example in data.examples if example.task is None]
     if nameless:
         raise ConfigError(
-            f"{len(nameless)} of {len(data.examples)} rows name no task, the first at {nameless[0].origin}",
-            option="tasks",
-            cure=f"give each a field task, or name the column that holds it with {mention('columns', 'task=NAME')}",
+            f"tasks: {len(nameless)} of {len(data.examples)} rows name no task, the first at {nameless[0].origin}; "
+            "give each a field task, or name the column that holds it with columns task=NAME."
         )
     if choice.strategy == "static":
         weights = {key: float(value) for key, value in choice.hyper.items()} or dict.fromkeys(names, 1.0)
         if set(weights) != set(names):
-            raise ConfigError(
-                f"weights for {_listed(weights)}, but the data's tasks are {_listed(names)}", option="tasks"
-            )
+            raise ConfigError(f"tasks: weights for {_listed(weights)}, but the data's tasks are {_listed(names)}.")
         return _with(loss, MultiTaskLoss(names, weights, rules=choice.rules), choice)
     strategy = strategy_named(choice.strategy, choice.hyper)
     if strategy.needs == "validation" and recipe.eval_every is None:
         raise ConfigError(
-            f"{choice.strategy} needs the held-out loss of each task during training",
-            option="tasks",
-            cure=f"give {mention('eval_share')} (or {mention('eval_data')}) and {mention('eval_every')}",
+            f"tasks: {choice.strategy} needs the held-out loss of each task during training; give eval_share (or "
+            "eval_data) and eval_every."
         )
     weighting = MultiTaskLoss(names, strategy, rules=choice.rules)
     return _with(loss, weighting, choice, _reference(recipe, choice) if strategy.needs == "excess" else None)
@@ -128,11 +122,10 @@ def _reference(recipe: Recipe, choice: Choice) -> Any:
 
     if choice.reference is None:
         raise ConfigError(
-            f"{choice.strategy} needs a reference model, one trained on the same tasks with fixed weights",
-            option="tasks",
-            cure=f"name its folder, {choice.strategy}(reference=PATH)",
+            f"tasks: {choice.strategy} needs a reference model, one trained on the same tasks with fixed weights; say "
+            f"where it is, {choice.strategy}(reference=PATH)."
         )
-    return load_model(choice.reference, dtype=dtype_of(recipe))[0]
+    return load_model(place_of(choice.reference), dtype=dtype_of(recipe))[0]
 
 
 def task_facts(loss: Loss) -> dict[str, Any] | None:
@@ -154,16 +147,14 @@ def _given(text: str) -> dict[str, Any]:
     for left, sep, right in parts:
         key = left.strip()
         if not sep or not key or not right.strip() or key in found:
-            raise ConfigError(
-                f"expected name=value, each name once, got {f'{left}{sep}{right}'.strip()!r}", option="tasks"
-            )
+            raise ConfigError(f"tasks: expected name=value, each name once, got {f'{left}{sep}{right}'.strip()!r}.")
         found[key] = _value(right.strip())
     return found
 
 
 def _flag(key: str, value: Any) -> bool:
     if value not in ("true", "false"):
-        raise ConfigError(f"{key} is true or false, got {value!r}", option="tasks")
+        raise ConfigError(f"tasks: {key} is true or false, got {value!r}.")
     return bool(value == "true")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sftloss.objectives.description import Description, HyperParameter, description, descriptions
+from sftloss.objectives.description import Description, description, descriptions
 from sftloss.objectives.expression import objective
 from sftloss.objectives.record import OBJECTIVES, Objective, ObjectiveRecord, listed
 from sftloss.objectives.terms import ObjectiveSum, Term, function_named, plug_in_names
@@ -32,7 +32,6 @@ globals().update(OBJECTIVES)  # in place of the modules of the same names
 __all__ = [
     "OBJECTIVES",
     "Description",
-    "HyperParameter",
     "Objective",
     "ObjectiveRecord",
     "ObjectiveSum",

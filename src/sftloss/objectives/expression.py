@@ -24,6 +24,8 @@ MAX_LENGTH = 1000
 MAX_DEPTH = 50
 _EXAMPLE = "Write e.g. 'cross_entropy + 1e-4 * z_loss' or 'focal(gamma=2)'."
 _FOREIGN = re.compile(r"[^A-Za-z0-9_ +\-*/().,='\"]")
+_Key = tuple[str, tuple[tuple[str, HyperValue], ...]]
+_Sum = dict[_Key | None, float]  # coefficients of terms; a number alone has the key None
 _PATH = re.compile(r"""('[^']*'|"[^"]*")|\b([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)""")
 
 
@@ -61,14 +63,10 @@ def objective(loss: str | Callable[..., Tensor]) -> ObjectiveSum:
         return ObjectiveSum((_of_function(loss),))
     if not isinstance(loss, str):
         raise TypeError(f"objective: expected an expression or a function, got {type(loss).__name__}. {_EXAMPLE}")
-    result = _read(_parse(loss))
-    if isinstance(result, float):
+    coefficients = _read(_parse(loss))
+    if None in coefficients:
         raise ValueError(f"objective: {cut(loss)} is a constant, with no objective to train on. {_EXAMPLE}")
-    merged: dict[tuple[str, tuple[tuple[str, HyperValue], ...]], float] = {}
-    for term in result:
-        key = (term.name, term.hyper_parameters)
-        merged[key] = _finite(merged.get(key, 0.0) + term.coefficient)
-    terms = tuple(Term(coefficient, *key) for key, coefficient in merged.items() if coefficient)
+    terms = tuple(Term(coefficient, *key) for key, coefficient in coefficients.items() if key and coefficient)
     if not terms:
         raise ValueError(f"objective: {cut(loss)} is zero everywhere; every coefficient is 0 or cancels.")
     return ObjectiveSum(terms)
@@ -86,7 +84,7 @@ def _of_function(function: Callable[..., Tensor]) -> Term:
             name = path_of(function, "objective")
         except ValueError as error:
             raise ValueError(f"objective: {error}") from None
-    return _term(name, {key: _Argument(value, cut(repr(value))) for key, value in bound.items()})
+    return Term(1.0, *_key(name, {key: _Argument(value, cut(repr(value))) for key, value in bound.items()}))
 
 
 def _parse(text: str) -> ast.expr:
@@ -118,56 +116,48 @@ def _parse(text: str) -> ast.expr:
     return tree
 
 
-def _read(node: ast.expr) -> float | tuple[Term, ...]:
-    """A number, or a sum of objectives."""
+def _read(node: ast.expr) -> _Sum:
+    """Return a number, or a sum of objectives."""
     if isinstance(node, ast.Constant) and _is_number(node.value):
-        return _number(node.value)
+        return {None: _number(node.value)}
     name = _name(node)
     if name is not None:
-        return (_term(name, {}),)
+        return {_key(name, {}): 1.0}
     if isinstance(node, ast.Call):
-        return (_call(node),)
+        return {_call(node): 1.0}
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-        return _times(-1.0 if isinstance(node.op, ast.USub) else 1.0, _read(node.operand))
+        return _scaled(_read(node.operand), lambda value: -value if isinstance(node.op, ast.USub) else value)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub | ast.Mult | ast.Div):
         return _binary(node, _read(node.left), _read(node.right))
     raise ValueError(f"objective: {_source(node)} is no part of an expression of objectives. {_EXAMPLE}")
 
 
-def _binary(
-    node: ast.BinOp, left: float | tuple[Term, ...], right: float | tuple[Term, ...]
-) -> float | tuple[Term, ...]:
+def _binary(node: ast.BinOp, left: _Sum, right: _Sum) -> _Sum:
     if isinstance(node.op, ast.Div):
-        if not isinstance(right, float):
+        if None not in right:
             raise ValueError(f"objective: {_source(node)} divides by an objective; divide by a number.")
-        if right == 0:
+        if right[None] == 0:
             raise ValueError(f"objective: {_source(node)} divides by zero.")
-        divisor = right  # a / b, not a * (1 / b): the second would round twice
-        return _finite(left / divisor) if isinstance(left, float) else _scaled(left, lambda value: value / divisor)
+        return _scaled(left, lambda value: value / right[None])
     if isinstance(node.op, ast.Mult):
-        if isinstance(left, float):
-            return _times(left, right)
-        if isinstance(right, float):
-            return _times(right, left)
-        raise ValueError(f"objective: {_source(node)} multiplies two objectives; scale by a number, add objectives.")
-    if isinstance(node.op, ast.Sub):
-        right = _times(-1.0, right)
-    if isinstance(left, float) and isinstance(right, float):
-        return _finite(left + right)
-    if isinstance(left, float) or isinstance(right, float):
+        number, other = (left, right) if None in left else (right, left)
+        if None not in number:
+            raise ValueError(
+                f"objective: {_source(node)} multiplies two objectives; scale by a number, add objectives."
+            )
+        return _scaled(other, lambda value: value * number[None])
+    if (None in left) != (None in right):
         raise ValueError(f"objective: {_source(node)} adds a constant, which has no gradient; give it an objective.")
-    return left + right
+    if isinstance(node.op, ast.Sub):
+        right = _scaled(right, lambda value: -value)
+    return left | {key: _finite(left.get(key, 0.0) + value) for key, value in right.items()}
 
 
-def _times(factor: float, value: float | tuple[Term, ...]) -> float | tuple[Term, ...]:
-    return _finite(factor * value) if isinstance(value, float) else _scaled(value, lambda old: factor * old)
+def _scaled(values: _Sum, scale: Callable[[float], float]) -> _Sum:
+    return {key: _finite(scale(value)) for key, value in values.items()}
 
 
-def _scaled(terms: tuple[Term, ...], scale: Callable[[float], float]) -> tuple[Term, ...]:
-    return tuple(Term(_finite(scale(term.coefficient)), term.name, term.hyper_parameters) for term in terms)
-
-
-def _call(node: ast.Call) -> Term:
+def _call(node: ast.Call) -> _Key:
     name = _name(node.func)
     if name is None:
         raise ValueError(f"objective: {_source(node)} does not call an objective by its name. {_EXAMPLE}")
@@ -182,7 +172,7 @@ def _call(node: ast.Call) -> Term:
         if keyword.arg in arguments:
             raise ValueError(f"objective: {name} is given {keyword.arg!r} twice.")
         arguments[str(keyword.arg)] = _Argument(_constant(keyword.value), _source(keyword.value))
-    return _term(name, arguments)
+    return _key(name, arguments)
 
 
 class _Argument(NamedTuple):
@@ -216,7 +206,8 @@ def _constant(node: ast.expr) -> object:
     return inner.value if inner is node else node
 
 
-def _term(name: str, arguments: Mapping[str, _Argument]) -> Term:
+def _key(name: str, arguments: Mapping[str, _Argument]) -> _Key:
+    """Return the name of a term and its hyper-parameters, after it has been evaluated once."""
     known = _hyper_parameters(name)
     values: dict[str, HyperValue] = {}
     for key, argument in arguments.items():
@@ -224,9 +215,9 @@ def _term(name: str, arguments: Mapping[str, _Argument]) -> Term:
             names = ", ".join(known) or "none"
             raise ValueError(f"objective: {name} has no hyper-parameter {key!r}{closest(key, known)}; it has: {names}.")
         values[key] = _value(f"{name}({key}=...)", argument, known[key])
-    term = Term(1.0, name, tuple((key, values[key]) for key in known if key in values))
-    check_term(term)
-    return term
+    hyper = tuple((key, values[key]) for key in known if key in values)
+    check_term(Term(1.0, name, hyper))
+    return name, hyper
 
 
 def _hyper_parameters(name: str) -> dict[str, object]:

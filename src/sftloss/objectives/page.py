@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sftloss.docstrings import docstring_of, markdown, write_regions
-from sftloss.objectives.description import Description, description
+from sftloss.docstrings import markdown, write_regions
+from sftloss.objectives.description import Description, descriptions
 from sftloss.objectives.expression import objective
 from sftloss.objectives.record import OBJECTIVES
 from sftloss.registry import with_imports
@@ -27,10 +27,10 @@ def main() -> None:
 
 def regions() -> dict[str, str]:
     """Return the generated regions of the page by name."""
-    entries = [description(name, function) for name, function in OBJECTIVES.items()]
+    entries = descriptions()
     return {
         "gates": "\n".join([*_table_head(), *map(_gate_row, entries)]),
-        "entries": "\n\n".join(_entry(entry, OBJECTIVES[entry.name]) for entry in entries),
+        "entries": "\n\n".join(map(_entry, entries)),
     }
 
 
@@ -55,26 +55,26 @@ def _table_head() -> list[str]:
 
 
 def _gate_row(entry: Description) -> str:
-    factors = gates(OBJECTIVES[entry.name] if entry.is_term else objective(entry.examples[0]))
+    factors = gates(OBJECTIVES[entry.name] if entry.record.is_term else objective(entry.record.examples[0]))
     cells = ["no gate: it acts on the whole distribution", *[""] * (len(PROBABILITIES) - 1)]
     if factors is not None:
         cells = [f"{factor:.4f}".rstrip("0").rstrip(".") for factor in factors]
     neutral = "nowhere" if entry.neutral is None else "always" if entry.neutral == entry.name else f"`{entry.neutral}`"
-    return f"| `{entry.examples[0]}` | {' | '.join(cells)} | {neutral} |"
+    return f"| `{entry.record.examples[0]}` | {' | '.join(cells)} | {neutral} |"
 
 
-def _entry(entry: Description, function: Callable[..., Tensor]) -> str:
-    docstring = docstring_of(function)
+def _entry(entry: Description) -> str:
+    docstring = entry.docstring
     parts = [f"## `{entry.name}`", _on_one_line(docstring.summary), f"$${docstring.formula}$$"]
     parts += [_on_one_line(paragraph) for paragraph in docstring.body.split("\n\n") if paragraph]
-    meanings = docstring.arguments
     words = [
-        f"- `{each.name}={each.default!r}`: {_on_one_line(meanings[each.name])}" for each in entry.hyper_parameters
+        f"- `{name}={default!r}`: {_on_one_line(docstring.arguments[name])}"
+        for name, default in entry.hyper_parameters.items()
     ]
     parts += ["\n".join(words)] if words else []
     for title in ("Gradient", "Helps", "Harms", "Source"):
         parts.append(f"**{title}.** {_on_one_line(docstring.sections[title])}")
-    parts.append(f"**Written** {', '.join(f'`{example}`' for example in entry.examples)}")
+    parts.append(f"**Written** {', '.join(f'`{example}`' for example in entry.record.examples)}")
     return "\n\n".join(parts)
 
 

@@ -9,7 +9,7 @@ from sftloss.pipeline.analyze import analyze, check, take_part
 from sftloss.pipeline.demo import demo
 from sftloss.pipeline.inspect import inspect
 from sftloss.pipeline.lengths import lengths
-from sftloss.pipeline.question import normalization, normalizations_of_a_step, role_weights
+from sftloss.pipeline.question import read_normalization, read_role_weights, step_normalizations
 from sftloss.pipeline.run import Run
 
 __all__ = [
@@ -19,8 +19,8 @@ __all__ = [
     "demo",
     "inspect",
     "lengths",
-    "normalization",
-    "normalizations_of_a_step",
-    "role_weights",
+    "read_normalization",
+    "read_role_weights",
+    "step_normalizations",
     "take_part",
 ]

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftloss.document import Command, Document, by_severity, with_commands
-from sftloss.errors import ConfigError, mention
+from sftloss.errors import ConfigError
 from sftloss.pipeline.folder import TABLE, check_folder, folder
 from sftloss.pipeline.meeting import meeting
-from sftloss.pipeline.pieces import pieces
-from sftloss.pipeline.question import objectives
+from sftloss.pipeline.question import read_objectives
 from sftloss.pipeline.run import Run, records_of
 from sftloss.rules import findings_of
 from sftloss.version import package_versions
@@ -25,7 +24,7 @@ _ANALYZE_ONLY = ("--roles", "--level", "--output")
 if TYPE_CHECKING:
     from torch import nn
 
-    from sftloss.analysis import AnalysisOptions, Table
+    from sftloss.analysis import AnalysisOptions, MeasuredTable
     from sftloss.data import Examples
     from sftloss.report import Report
 
@@ -65,14 +64,15 @@ def analyze(
         >>> report = analyze(model, tokenizer, "data.jsonl", losses=["cross_entropy", "dft"])   # doctest: +SKIP
         >>> print(report)                                                                       # doctest: +SKIP
     """
-    from sftloss.analysis import AnalysisOptions, describe_with_frames
+    from sftloss.analysis import AnalysisOptions, describe_signal_with_frames
     from sftloss.data.account import RULES
+    from sftloss.data.tokenizer import pieces
     from sftloss.report import Report
 
-    run, question, by_name = run or Run(), question or AnalysisOptions(), objectives(losses)
+    run, question, by_name = run or Run(), question or AnalysisOptions(), read_objectives(losses)
     rank, world = run.shard
     if rank != 0:
-        raise ConfigError(f"rank {rank} of {world} makes no report", option="shard", cure="call take_part there")
+        raise ConfigError(f"analyze: rank {rank} of {world} makes no report; call take_part there.")
     if question.level == "S2":
         _check_hidden(model)
     examples = _examples(rows, run, tokenizer)
@@ -83,10 +83,10 @@ def analyze(
             meet()
         if missing := table.missing(world):
             raise ConfigError(
-                f"{place.table} lacks the shards of ranks {', '.join(map(str, missing))} of {world}",
-                cure=f"choose an {mention('output')} that all ranks share, then start again with {mention('resume')}",
+                f"{place.table} lacks the shards of ranks {', '.join(map(str, missing))} of {world}; "
+                "choose an --output that all ranks share, then start again with --resume."
             )
-        document, frames = describe_with_frames(
+        document, frames = describe_signal_with_frames(
             table, question, decode=partial(pieces, tokenizer=tokenizer), facts=_facts(model, examples, run)
         )
         document = with_run(document, run.command)
@@ -121,8 +121,8 @@ def take_part(
         >>> take_part(model, tokenizer, "data.jsonl", losses=["cross_entropy"], run=run)   # doctest: +SKIP
     """
     if run.output is None or run.shard[0] == 0:
-        raise ConfigError("only ranks from 1 on take part, with the output folder of rank 0", option="shard")
-    by_name = objectives(losses)
+        raise ConfigError("take_part: this is for ranks from 1 on, with the output folder of rank 0.")
+    by_name = read_objectives(losses)
     examples = _examples(rows, run, tokenizer)
     with meeting(run.shard, run.rank_timeout) as meet:
         meet()
@@ -132,7 +132,7 @@ def take_part(
 
 def check(rows: str | Path | Iterable[Mapping[str, Any]], *, losses: Sequence[str], run: Run) -> None:
     """Raise what `analyze` would raise before it touches the model: a model may take minutes to load."""
-    objectives(losses)
+    read_objectives(losses)
     _examples(rows, run, None)
     if run.shard[0] == 0:
         check_folder(run)
@@ -141,11 +141,11 @@ def check(rows: str | Path | Iterable[Mapping[str, Any]], *, losses: Sequence[st
 def _examples(rows: Any, run: Run, tokenizer: Any) -> Examples:
     from sftloss.data import Examples
 
-    return Examples(records_of(rows, run), tokenizer, max_length=run.max_length, on_error=run.on_error)
+    return Examples(records_of(rows, run), tokenizer, max_length=run.max_length)
 
 
-def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[str, Any], place: Any) -> Table:
-    from sftloss.analysis import Settings, file_facts, measure, tokenizer_facts
+def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[str, Any], place: Any) -> MeasuredTable:
+    from sftloss.analysis import Settings, file_identity, measure, tokenizer_identity
     from sftloss.data import batches
     from sftloss.data.tokenizer import pad_id_of
     from sftloss.decoder import open_decoder
@@ -153,8 +153,8 @@ def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[s
     rows, run, directory = place
     source = Path(rows) if isinstance(rows, str | Path) else None
     identity = {
-        "tokenizer": tokenizer_facts(tokenizer),
-        "data": file_facts([source]) if source is not None and source.is_file() else str(source or "rows"),
+        "tokenizer": tokenizer_identity(tokenizer),
+        "data": file_identity([source]) if source is not None and source.is_file() else str(source or "rows"),
         "reading": [run.max_examples, run.max_length, run.format, dict(run.columns)],
     }
     grouped = partial(batches, pad_id=pad_id_of(tokenizer), tokens_per_batch=run.tokens_per_batch)
@@ -168,7 +168,7 @@ def _check_hidden(model: Any) -> None:
 
     opened = open_decoder(model)
     if opened.head is None:
-        raise ConfigError(f"S2 reads the last layer, and {opened.reason}", option="level", cure="choose S0 or S1")
+        raise ConfigError(f"analyze: level='S2' reads the last layer, and {opened.reason}; choose S0 or S1.")
 
 
 def _facts(model: Any, examples: Examples, run: Run) -> tuple[tuple[str, str], ...]:
@@ -180,7 +180,7 @@ def _provenance(run: Run) -> tuple[tuple[str, str], ...]:
     """Enough to make the same report again; no clock, so equal runs give equal bytes."""
     names = ("sftloss", "python", "torch", "transformers", "polars")
     versions = ("versions", ", ".join(f"{name} {version}" for name, version in package_versions(*names).items()))
-    return (versions,) if run.command is None else (("command", str(run.command)), versions)
+    return (*run.provenance, versions)
 
 
 def with_run(document: Document, command: Command | None) -> Document:

@@ -54,10 +54,7 @@ def inspect(
     policy = "raise" if run.on_error == "raise" else "count"
     with folder(run, resumes=False) as place:
         records = records_of(rows, run, on_error=policy)
-        document = inspect_records(
-            records, tokenizer, question, max_length=run.max_length, on_error=policy, progress=run.progress
-        )
-        command = () if run.command is None else (("command", str(run.command)),)
-        report = Report(replace(document, provenance=(*command, *document.provenance)))
+        document = inspect_records(records, tokenizer, question, max_length=run.max_length, progress=run.progress)
+        report = Report(replace(document, provenance=(*run.provenance, *document.provenance)))
         place.write(report)
     return report

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftloss.document import by_severity
-from sftloss.errors import ConfigError, DataError, mention
+from sftloss.errors import ConfigError, DataError
 from sftloss.pipeline.folder import folder
 from sftloss.pipeline.run import Run, records_of
 from sftloss.rules import findings_of
@@ -66,12 +66,11 @@ def lengths(
 
     run, question = run or Run(), question or LengthOptions()
     if unit not in _UNITS:
-        raise ConfigError(f"must be {' or '.join(_UNITS)}, got {unit!r}", option="unit")
+        raise ConfigError(f"lengths: unit must be {' or '.join(_UNITS)}, got {unit!r}.")
     if tokenizer is None and run.max_length is not None:
-        raise ConfigError(f"{mention('max_length')} counts tokens", cure=f"give a {mention('tokenizer')} with it")
+        raise ConfigError("lengths: max_length counts tokens; give a tokenizer with it.")
     records = records_of(rows, run)
-    examples = Examples(records, tokenizer, max_length=run.max_length, on_error=run.on_error)
-    source = records if tokenizer is None else examples
+    examples = Examples(records, tokenizer, max_length=run.max_length)
     with folder(run, resumes=False) as place:
         measured = _Measured(LengthColumns())
         by_text = _of_text(records, unit)
@@ -82,10 +81,9 @@ def lengths(
                 run.progress(len(measured.rows), None)
         question = replace(question, unit=measured.unit or "tokens")
         lengths_of_rows = measured.columns.lengths()
-        document = describe_lengths(lengths_of_rows, question, origins=measured.origins, facts=source.account.facts())
-        findings = by_severity((*document.findings, *findings_of(RULES, source.account)))
-        command = () if run.command is None else (("command", str(run.command)),)
-        report = Report(replace(document, findings=findings, provenance=(*command, *document.provenance)))
+        document = describe_lengths(lengths_of_rows, question, origins=measured.origins, facts=records.account.facts())
+        findings = by_severity((*document.findings, *findings_of(RULES, records.account)))
+        report = Report(replace(document, findings=findings, provenance=(*run.provenance, *document.provenance)))
         place.write(report)
     return report
 
@@ -105,9 +103,8 @@ class _Measured:
         if self.unit != unit:
             if self.unit:
                 raise DataError(
-                    f"the row counts {unit}, those before it {self.unit}",
-                    where=origin,
-                    cure=f"give a {mention('tokenizer')} to count all in tokens",
+                    f"{origin}: the row counts {unit}, those before it {self.unit}; give a tokenizer to count "
+                    "all in tokens."
                 )
             self.unit = unit
         self.columns.add(row)

@@ -1,4 +1,4 @@
-"""From words to the values that the analysis takes."""
+"""From words, as options give them, to the values that an analysis takes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sftloss.weights import Normalization
 
 
-def objectives(losses: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
+def read_objectives(losses: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
     """Objectives by their normal spelling, the first one first, each once.
 
     Raises:
@@ -20,35 +20,33 @@ def objectives(losses: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
     """
     from sftloss.objectives import objective
 
-    if isinstance(losses, str):
-        losses = [losses]
     if not losses:
-        raise ConfigError("empty", option="losses", cure="name at least one objective (see: sftloss losses)")
-    found = {}
-    for text in losses:
+        raise ConfigError("empty", option="loss", cure="name at least one objective (see: sftloss losses)")
+    by_name = {}
+    for text in [losses] if isinstance(losses, str) else losses:
         try:
             read = objective(text)
         except (TypeError, ValueError) as error:
-            raise ConfigError(str(error), option="losses") from None
-        found[str(read)] = read
-    return found
+            raise ConfigError(str(error), option="loss") from None
+        by_name[str(read)] = read
+    return by_name
 
 
-def normalization(text: str) -> Normalization:
-    """What :func:`sftloss.weights.normalization` reads, for a flag.
+def read_normalization(text: str) -> Normalization:
+    """What :func:`sftloss.weights.normalization` reads, with an error that an option can show.
 
     Raises:
         ConfigError: If it cannot be read.
     """
-    from sftloss import weights
+    from sftloss.weights import normalization
 
     try:
-        return weights.normalization(text)
+        return normalization(text)
     except ValueError as error:
         raise ConfigError(str(error).removeprefix("normalization: "), option="normalization") from None
 
 
-def normalizations_of_a_step(batch_size: int | None, grad_accum: int | None) -> tuple[Normalization, ...]:
+def step_normalizations(batch_size: int | None, grad_accum: int | None) -> tuple[Normalization, ...]:
     """What a training step with these sizes may do: token means of micro-batches, and of the whole step.
 
     Raises:
@@ -58,13 +56,14 @@ def normalizations_of_a_step(batch_size: int | None, grad_accum: int | None) -> 
 
     if batch_size is None:
         if grad_accum is not None:
-            raise ConfigError(f"{mention('grad_accum')} needs {mention('batch_size')}, the examples per micro-batch")
+            problem = f"needs {mention('batch_size')}, the sequences in a micro-batch"
+            raise ConfigError(problem, option="grad_accum")
         return ()
     sizes = (batch_size, batch_size * (grad_accum or 1))
     return tuple(micro_batch_mean(size) for size in dict.fromkeys(sizes))
 
 
-def role_weights(texts: Mapping[str, str]) -> tuple[tuple[str, float], ...] | None:
+def read_role_weights(texts: Mapping[str, str]) -> tuple[tuple[str, float], ...] | None:
     """``{"prompt": "0.1", "response": "1"}`` as weights by role; None, the data's own, where nothing is named.
 
     Raises:
@@ -72,18 +71,14 @@ def role_weights(texts: Mapping[str, str]) -> tuple[tuple[str, float], ...] | No
     """
     from sftloss.roles import ROLES
 
-    found = []
+    weights = []
     for role, text in texts.items():
         try:
             weight = float(text)
         except ValueError:
             weight = math.nan
         if role not in ROLES or not 0 <= weight < math.inf:
-            told = f"{role}={text}"[:60]
-            raise ConfigError(
-                f"{told!r}",
-                option="roles",
-                cure=f"give weights of at least 0 for {', '.join(ROLES)}, such as prompt=0.1,response=1",
-            )
-        found.append((role, weight))
-    return tuple(found) or None
+            cure = f"give weights >= 0 of {', '.join(ROLES)}, as prompt=0.1,response=1"
+            raise ConfigError(repr(f"{role}={text}"[:60]), option="roles", cure=cure)
+        weights.append((role, weight))
+    return tuple(weights) or None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftloss.document import Command
-from sftloss.errors import ConfigError, mention
+from sftloss.errors import ConfigError
 
 if TYPE_CHECKING:
     from sftloss.data import Records
@@ -50,13 +50,16 @@ class Run:
     rank_timeout: float = 600.0
     command: Command | None = None
 
+    @property
+    def provenance(self) -> tuple[tuple[str, str], ...]:
+        """The command as a line of the report's provenance; nothing where there is none."""
+        return () if self.command is None else (("command", str(self.command)),)
+
     def __post_init__(self) -> None:
         if self.overwrite and self.resume:
-            raise ConfigError(
-                f"{mention('overwrite')} starts over and {mention('resume')} continues", cure="choose one"
-            )
+            raise ConfigError("analyze: overwrite starts anew and resume goes on; choose one.")
         if self.shard[1] > 1 and self.output is None:
-            raise ConfigError("several ranks meet in the output folder", option="output", cure="name one")
+            raise ConfigError("analyze: several ranks meet in the output folder; name one.")
 
 
 def records_of(rows: Any, run: Run, *, on_error: str | None = None) -> Records:

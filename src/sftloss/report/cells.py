@@ -1,17 +1,18 @@
-"""A table as it is shown: texts instead of numbers, and each interval beside its number instead of in two columns."""
+"""Tables as they are shown, each interval beside its number; and the numbers of a chart as a table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
-from sftloss.document import Cell, Column, Table
+from sftloss.document import Cell, Chart, Column, ColumnKind, Series, Table
 from sftloss.report.format import NUMERIC, format_cell
 from sftloss.report.text import clean
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownCell:
     """One cell: its text, and its interval as text (empty where it has none)."""
 
     text: str
@@ -26,7 +27,7 @@ class ShownTable:
     """Labels, whether a column holds numbers, and rows of cells."""
 
     columns: tuple[Column, ...]
-    rows: tuple[tuple[Shown, ...], ...]
+    rows: tuple[tuple[ShownCell, ...], ...]
 
     def label(self, index: int) -> str:
         return clean(self.columns[index].label)
@@ -55,11 +56,11 @@ def _interval(low: Cell, high: Cell, kind: str) -> str:
     return f"[{texts[0]}, {texts[1]}]" if all(texts) else ""
 
 
-def _cell(row: tuple[Cell, ...], index: int, kind: str, has_bounds: bool) -> Shown:
+def _cell(row: tuple[Cell, ...], index: int, kind: str, has_bounds: bool) -> ShownCell:
     if index >= len(row):
-        return Shown("")
+        return ShownCell("")
     interval = _interval(row[index + 1], row[index + 2], kind) if has_bounds and index + 2 < len(row) else ""
-    return Shown(format_cell(row[index], kind), interval)
+    return ShownCell(format_cell(row[index], kind), interval)
 
 
 def show(table: Table, limit: int) -> ShownTable:
@@ -71,3 +72,34 @@ def show(table: Table, limit: int) -> ShownTable:
         for row in table.rows[:limit]
     )
     return ShownTable(columns, rows)
+
+
+def positions(chart: Chart) -> list[float | str]:
+    """Every x of the chart once, in the order of first appearance (numbers sorted)."""
+    seen = dict.fromkeys(x for series in chart.series for x in series.x)
+    if all(isinstance(x, (int, float)) for x in seen):
+        return sorted(seen)
+    return list(seen)
+
+
+def chart_table(chart: Chart) -> Table:
+    """One row per x, one column per series, and two more where the series has an interval."""
+    kind = cast(ColumnKind, chart.format_y if chart.format_y in NUMERIC else "number")
+    rows: dict[float | str, list[Cell]] = {x: [x] for x in positions(chart)}
+    x_kind = cast(ColumnKind, chart.format_x if chart.format_x in NUMERIC else "text")
+    columns = [Column("x", chart.x_label, "text" if any(isinstance(x, str) for x in rows) else x_kind)]
+    for index, series in enumerate(chart.series):
+        columns.append(Column(f"y{index}", series.label, kind))
+        parts: list[tuple[float | None, ...]] = [series.y]
+        if series.low is not None and series.high is not None:
+            columns += [Column(f"low{index}", "low", kind), Column(f"high{index}", "high", kind)]
+            parts += [series.low, series.high]
+        _fill(rows, series, parts)
+    return Table(f"{chart.id}-data", chart.title, tuple(columns), tuple(tuple(row) for row in rows.values()))
+
+
+def _fill(rows: dict[float | str, list[Cell]], series: Series, parts: list[tuple[float | None, ...]]) -> None:
+    at = {x: i for i, x in enumerate(series.x)}
+    for x, row in rows.items():
+        index = at.get(x)
+        row.extend(part[index] if index is not None and index < len(part) else None for part in parts)

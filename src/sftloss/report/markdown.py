@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 
-from sftloss.document import Document, Finding, Table
+from sftloss.document import Document, Finding, Table, by_severity
 from sftloss.report.cells import show
 from sftloss.report.format import finding_number
-from sftloss.report.order import SEVERITIES, by_severity
+from sftloss.report.order import SEVERITIES
 from sftloss.report.text import clean, clean_block, shorten
 
-ROWS = 12  # of a table; the JSON has all
-CELL = 160  # characters
+_ROWS = 12  # of a table; the JSON has all
+_CELL = 160  # characters
 _ACTIVE = re.compile(r"([\\`*_\[\]<>|~#$!&{}])")
 
 
@@ -27,13 +27,13 @@ def escape(text: str) -> str:
 
 
 def _table(table: Table) -> list[str]:
-    shown = show(table, ROWS)
+    shown = show(table, _ROWS)
     places = range(len(shown.columns))
     lines = [f"**{escape(table.title)}**", ""]
     lines.append("| " + " | ".join(escape(shown.label(i)) for i in places) + " |")
     lines.append("| " + " | ".join("---:" if shown.is_number(i) else ":---" for i in places) + " |")
     for row in shown.rows:
-        lines.append("| " + " | ".join(escape(shorten(str(cell), CELL)) for cell in row) + " |")
+        lines.append("| " + " | ".join(escape(shorten(str(cell), _CELL)) for cell in row) + " |")
     hidden = len(table.rows) - len(shown.rows)
     note = [f"{hidden:,} more rows are in the JSON."] if hidden > 0 else []
     note += [escape(table.note)] if table.note else []

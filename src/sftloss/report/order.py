@@ -32,12 +32,6 @@ _LEVELS = {
 }
 
 
-def by_severity(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    """Errors first; within a severity in the given order."""
-    order = list(SEVERITIES)
-    return tuple(sorted(findings, key=lambda finding: order.index(finding.severity)))
-
-
 def count_line(findings: tuple[Finding, ...]) -> str:
     """How many of each, in words ("1 error, 2 warnings")."""
     counts = {name: sum(f.severity == name for f in findings) for name in SEVERITIES}

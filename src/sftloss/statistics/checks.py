@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,12 +20,7 @@ _LOGITS = ((2.0, 0.5, -1.0, 0.0), (0.0, 3.0, 0.2, -2.0), (-0.5, 0.1, 0.3, 0.9), 
 
 
 def check_inputs(caller: str, hidden: Tensor, head: Head, targets: Tensor) -> None:
-    """Check types, shapes, dtypes and devices, without waiting for a device.
-
-    Raises:
-        TypeError: If an argument is of another type.
-        ValueError: If a shape, dtype, device or target cannot be right.
-    """
+    """Check types, shapes, dtypes and devices, without waiting for a device."""
     check_type(caller, "hidden", hidden, Tensor, "Give the hidden states, a (tokens, hidden) matrix.")
     wrap = "Head(weight)" if isinstance(head, Tensor) else "Head(linear.weight, linear.bias)"
     check_type(caller, "head", head, Head, f"Write {wrap}.")
@@ -36,10 +31,8 @@ def check_inputs(caller: str, hidden: Tensor, head: Head, targets: Tensor) -> No
         )
     if hidden.shape[1] != head.width:
         adapter = "" if head.low_rank is None else f" plus {head.low_rank.shape[1]} columns for its adapter"
-        raise ValueError(
-            f"{caller}: hidden is {hidden.shape[1]} wide, head.weight is (vocab {head.vocab}, hidden "
-            f"{head.weight.shape[1]}){adapter}."
-        )
+        shape = f"(vocab {head.vocab}, hidden {head.weight.shape[1]})"
+        raise ValueError(f"{caller}: hidden is {hidden.shape[1]} wide, head.weight is {shape}{adapter}.")
     check_ids(caller, targets, hidden.shape[0], head.vocab)
     for name, other in (("head.weight", head.weight), ("head.low_rank", head.low_rank), ("targets", targets)):
         if other is not None and other.device != hidden.device:
@@ -47,11 +40,7 @@ def check_inputs(caller: str, hidden: Tensor, head: Head, targets: Tensor) -> No
 
 
 def checked_plan(caller: str, plan: Plan | None) -> Plan:
-    """Return the plan, or the default one for None.
-
-    Raises:
-        TypeError: If it is of another type.
-    """
+    """Return the plan, or the default one for None; refuse another type."""
     plan = Plan() if plan is None else plan
     check_type(caller, "plan", plan, Plan, f"Write Plan(mode={plan!r})." if isinstance(plan, str) else "Write Plan().")
     return plan
@@ -69,17 +58,12 @@ class _Recorder(dict[str, Tensor]):
         return super().__getitem__(name)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What an objective reads and whether it learns.
+class Reading(NamedTuple):
+    """What one call of an objective showed."""
 
-    Attributes:
-        fields: The statistics it reads, so that nothing else is computed.
-        learns: Whether a parameter of the objective or one of the extras wants a gradient.
-    """
-
-    fields: set[str]
-    learns: bool
+    fields: set[str]  # the statistics it reads
+    learns: bool  # whether one of its parameters or extras wants a gradient
+    mixes_tokens: bool  # whether it is marked so
 
 
 def read_objective(objective: Objective, extras: Mapping[str, Tensor]) -> Reading:
@@ -89,44 +73,33 @@ def read_objective(objective: Objective, extras: Mapping[str, Tensor]) -> Readin
         ValueError: If the objective does not return one number a token, or if it mixes tokens without the mark
             ``objective.mixes_tokens = True``: computed chunk by chunk it would be silently wrong.
     """
+    mixes_tokens = bool(getattr(objective, "mixes_tokens", False))
     device = next((value.device for value in extras.values()), torch.device("cpu"))
     four = torch.arange(4, device=device)
-    samples = {name: _rows_or_zeros(value)[four % max(len(value), 1)] for name, value in extras.items()}
+    samples = {}  # four rows of each extra, zeros on its graph where it has none
+    for name, value in extras.items():
+        rows = torch.cat([value[:4], value.new_zeros(1, *value.shape[1:])])
+        samples[name] = rows[four % max(len(value[:4]), 1)]
     stats = from_logits(torch.tensor(_LOGITS, device=device), four % 3)
     recorder = _Recorder(stats.fields)
-    whole = objective(replace(stats, fields=recorder, extras=samples))
+    whole = objective(TokenStats(recorder, 4, samples))
     with torch.no_grad():
         if not isinstance(whole, Tensor) or whole.shape != (4,):
             result = tuple(whole.shape) if isinstance(whole, Tensor) else type(whole).__name__
-            raise ValueError(
-                f"weighted_loss: the objective must return one loss a token, shape (tokens,); 4 tokens gave {result}."
-            )
-        if not mixes_tokens(objective):
-            halves = [objective(_part(stats, samples, piece)) for piece in (slice(0, 2), slice(2, 4))]
+            shape = "one loss a token, shape (tokens,)"
+            raise ValueError(f"weighted_loss: the objective must return {shape}; 4 tokens gave {result}.")
+        if not mixes_tokens:
+            halves = [objective(_rows_of(stats.fields, samples, rows)) for rows in (slice(0, 2), slice(2, 4))]
             if not torch.allclose(whole, torch.cat(halves), rtol=1e-4, atol=1e-6, equal_nan=True):
                 raise ValueError(
                     "weighted_loss: the objective's value for a token depends on the other tokens, so chunks would "
                     "change it. Set objective.mixes_tokens = True to have it computed over all tokens at once."
                 )
-    return Reading(recorder.read, learns=whole.requires_grad)
+    return Reading(recorder.read, whole.requires_grad, mixes_tokens)
 
 
-def mixes_tokens(objective: Objective) -> bool:
-    return bool(getattr(objective, "mixes_tokens", False))
-
-
-def _rows_or_zeros(value: Tensor) -> Tensor:
-    """Return the tensor, or one row of zeros on its graph where it has no row."""
-    return value if len(value) else torch.cat([value, value.new_zeros(1, *value.shape[1:])])
-
-
-def _part(stats: TokenStats, extras: Mapping[str, Tensor], piece: slice) -> TokenStats:
-    count = stats.vocab_size
-    return TokenStats(
-        {name: value[piece] for name, value in stats.fields.items()},
-        count[piece] if isinstance(count, Tensor) else count,
-        {name: value[piece] for name, value in extras.items()},
-    )
+def _rows_of(fields: Mapping[str, Tensor], extras: Mapping[str, Tensor], rows: slice) -> TokenStats:
+    return TokenStats({n: value[rows] for n, value in fields.items()}, 4, {n: v[rows] for n, v in extras.items()})
 
 
 def refuse_second_order(caller: str) -> None:

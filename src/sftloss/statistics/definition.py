@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sftloss.statistics.backends.rows import RowNumbers, lowest, needs, statistics_of
+from sftloss.statistics.backends.rows import RowNumbers, lowest, statistics_of
 from sftloss.statistics.tokens import FIELDS, IGNORED, Counted, TokenStats, check_fields, check_ids
 
 
@@ -48,13 +48,13 @@ def from_logits(
     counted = Counted.of(targets != IGNORED, drops=True)
     z = counted.take(logits).to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
     finite = z.detach() > float("-inf")
-    values = statistics_of(_row_numbers(z, counted.take(targets), finite, needs(fields)), fields)
+    values = statistics_of(_row_numbers(z, counted.take(targets), finite, fields), fields)
     vocab_size = torch.full((targets.shape[0],), logits.shape[-1], device=z.device)
     vocab_size[targets != IGNORED] = finite.sum(dim=1)
     return TokenStats({name: counted.put(value) for name, value in values.items()}, vocab_size, extras or {})
 
 
-def _row_numbers(z: Tensor, targets: Tensor, finite: Tensor, needed: set[str]) -> RowNumbers:
+def _row_numbers(z: Tensor, targets: Tensor, finite: Tensor, fields: Collection[str]) -> RowNumbers:
     column = targets.long()[:, None]
     rest = z.scatter(1, column, float("-inf"))
     m, at = rest.detach().amax(dim=1, keepdim=True).clamp(min=lowest(z.dtype)), z.detach().gather(1, column)
@@ -64,15 +64,15 @@ def _row_numbers(z: Tensor, targets: Tensor, finite: Tensor, needed: set[str]) -
     total = exp.sum(dim=1).clamp(min=torch.finfo(z.dtype).tiny)
     r = exp / total[:, None]
     entropy = mean = None
-    if "rest_entropy" in needed:
+    if "entropy" in fields:
         entropy = total.log() - (r * torch.where(exp > 0, shifted, 0.0)).sum(dim=1)
-    if "mean" in needed:
+    if "mean_logprob" in fields:
         mean = torch.where(finite, z - m, 0.0).sum(dim=1) / finite.sum(dim=1)
     return RowNumbers(
         m=m[:, 0],
         target=z.gather(1, column)[:, 0] - m[:, 0],
         log_sum=total.log(),
         rest_entropy=entropy,
-        rest_collision=r.square().sum(dim=1) if "rest_collision" in needed else None,
+        rest_collision=r.square().sum(dim=1) if {"collision", "off_target_sq"} & set(fields) else None,
         mean=mean,
     )

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.statistics.sharded import Shard, local_rows
+from sftloss.statistics.sharded import Shard
 from sftloss.statistics.tokens import check_type
 
 
@@ -52,35 +52,29 @@ class Head:
     low_rank: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if not hasattr(self.weight, "to_local"):
-            check_type("Head", "weight", self.weight, Tensor, "Write Head(linear.weight, linear.bias).")
+        check_type("Head", "weight", self.weight, Tensor, "Write Head(linear.weight, linear.bias).")
         if self.shard is not None:
-            object.__setattr__(self, "weight", local_rows(self.weight))
-            object.__setattr__(self, "bias", local_rows(self.bias))
-            object.__setattr__(self, "low_rank", local_rows(self.low_rank))
+            for name in ("weight", "bias", "low_rank"):
+                value = getattr(self, name)  # of a DTensor this rank's rows, whose gradient stays here
+                object.__setattr__(self, name, value.to_local() if hasattr(value, "to_local") else value)
         elif hasattr(self.weight, "to_local"):
             raise ValueError(
                 "Head: weight is a DTensor. For a tensor-parallel head write Head(weight, shard=Shard.of(weight)). "
                 "Read a head that FSDP2 sharded inside the forward pass of the module that owns it."
             )
         if self.weight.ndim != 2 or not self.weight.is_floating_point():
-            shape, dtype = tuple(self.weight.shape), self.weight.dtype
-            raise ValueError(
-                f"Head: weight must be a floating (vocab, hidden) matrix, got {dtype} {shape}. "
-                "Dequantise a packed head first."
-            )
-        if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
-            raise ValueError(
-                f"Head: bias has shape {tuple(self.bias.shape)}, the vocabulary is {self.weight.shape[0]}."
-            )
-        if self.low_rank is not None and (self.low_rank.ndim != 2 or self.low_rank.shape[0] != self.weight.shape[0]):
-            raise ValueError(
-                f"Head: low_rank has shape {tuple(self.low_rank.shape)}, it must be ({self.weight.shape[0]}, r)."
-            )
+            kind = f"{self.weight.dtype} {tuple(self.weight.shape)}"
+            cure = "Dequantise a packed head first."
+            raise ValueError(f"Head: weight must be a floating (vocab, hidden) matrix, got {kind}. {cure}")
+        rows = self.weight.shape[0]
+        if self.bias is not None and self.bias.shape != (rows,):
+            raise ValueError(f"Head: bias has shape {tuple(self.bias.shape)}, the vocabulary is {rows}.")
+        if self.low_rank is not None and (self.low_rank.ndim != 2 or self.low_rank.shape[0] != rows):
+            raise ValueError(f"Head: low_rank has shape {tuple(self.low_rank.shape)}, it must be ({rows}, r).")
         if self.softcap is not None and not self.softcap > 0:
             raise ValueError(f"Head: softcap must be > 0 or None, got {self.softcap}.")
         if self.shard is not None:
-            rows, start, vocab = self.weight.shape[0], self.shard.start, self.shard.vocab
+            start, vocab = self.shard.start, self.shard.vocab
             if not (rows and 0 <= start <= vocab - rows):
                 raise ValueError(f"Head: a shard of {rows} rows from {start} does not lie in a vocabulary of {vocab}.")
 
@@ -109,13 +103,11 @@ class Head:
     @property
     def common(self) -> int:
         """Rows a rank holds, the same number on every rank, so that all cut the tokens into the same chunks."""
-        return self.weight.shape[0] if self.shard is None else self.shard.common
+        ranks = 1 if self.shard is None else torch.distributed.get_world_size(self.shard.group)
+        return -(-self.vocab // ranks)
 
     def logits(self, hidden: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens vocab"]:
-        """The whole logits, differentiable: the definition, for small inputs and for tests.
-
-        Of a shard, this rank's columns.
-        """
+        """Return the whole logits, differentiable; of a shard, this rank's columns. For small inputs and tests."""
         (columns, weight), *more = self.factors
         z = torch.nn.functional.linear(hidden[:, columns], weight, self.bias)
         for columns, weight in more:

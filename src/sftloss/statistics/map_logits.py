@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,8 +79,7 @@ def map_logits(
     return out
 
 
-@dataclass(frozen=True)
-class _Call:
+class _Call(NamedTuple):
     """The arguments of one call that are not differentiated."""
 
     function: Callable[..., Tensor]
@@ -89,19 +87,20 @@ class _Call:
     rows: tuple[Tensor, ...]
     pieces: tuple[slice, ...]
 
-    def sources(self, flat: Sequence[Tensor]) -> list[Source]:
-        return list(zip(flat[::4], self.heads, strict=True))
+    def chunk(self, hidden: Sequence[Tensor], piece: slice) -> tuple[list[Tensor], list[Tensor]]:
+        """Return hidden states and logits of each source's chunk, both in the compute dtype, without a graph."""
+        chunks = [states.detach()[piece].to(compute_dtype(states)) for states in hidden]
+        logits = [h.new_empty(len(h), head.weight.shape[0]) for h, head in zip(chunks, self.heads, strict=True)]
+        for h, head, z in zip(chunks, self.heads, logits, strict=True):
+            project(h, head, slice(0, z.shape[1]), z)
+        return chunks, logits
 
     def values(self, logits: Sequence[Tensor], piece: slice) -> Tensor:
-        """Return the function of one chunk.
-
-        Raises:
-            ValueError: If it does not have one value a token.
-        """
-        out = self.function(*logits, *(value[piece] for value in self.rows))
-        if out.shape != logits[0].shape[:1]:
+        """Return the function of one chunk; refuse one that does not have one value a token."""
+        out, tokens = self.function(*logits, *(value[piece] for value in self.rows)), len(logits[0])
+        if out.shape != (tokens,):
             raise ValueError(
-                f"map_logits: the function gave {tuple(out.shape)} for {logits[0].shape[0]} tokens; one value a token."
+                f"map_logits: the function gave {tuple(out.shape)} for {tokens} tokens; one value a token."
             )
         return out
 
@@ -116,53 +115,36 @@ class _MapLogits(torch.autograd.Function):
         out = hidden.new_empty(hidden.shape[0], dtype=compute_dtype(hidden))
         with torch.autocast(hidden.device.type, enabled=False):
             for piece in call.pieces:
-                out[piece] = call.values([_logits(source, piece)[1] for source in call.sources(flat)], piece)
+                out[piece] = call.values(call.chunk(flat[::4], piece)[1], piece)
         return out
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_order("map_logits")
         flat, call = ctx.saved_tensors, ctx.call
-        sources, flags = call.sources(flat), ctx.needs_input_grad[1:]
-        gradients = [
-            Gradients(
-                head, Wanted(*flags[4 * k : 4 * k + 4]), hidden, len(hidden), compute_dtype(hidden), is_zeroed=True
-            )
-            for k, (hidden, head) in enumerate(sources)
-        ]
+        gradients = []
+        for k, head in enumerate(call.heads):
+            hidden, wanted = flat[4 * k], Wanted(*ctx.needs_input_grad[4 * k + 1 : 4 * k + 5])
+            gradients.append(Gradients(head, wanted, hidden, len(hidden), compute_dtype(hidden)))
         with torch.autocast(upstream.device.type, enabled=False):
             for piece in call.pieces:
-                _add_chunk(sources, gradients, call, piece, upstream[piece])
+                _add_chunk(gradients, call, flat[::4], piece, upstream[piece])
         every = Counted(None, None, len(upstream))
         return None, *in_dtypes((value for source in gradients for value in source.finish(every)), flat)
 
 
 def _add_chunk(
-    sources: Sequence[Source], gradients: Sequence[Gradients], call: _Call, piece: slice, upstream: Tensor
+    gradients: Sequence[Gradients], call: _Call, hidden: Sequence[Tensor], piece: slice, upstream: Tensor
 ) -> None:
     """Recompute a chunk's logits, pull the gradient back to them, and add its products."""
-    chunks = [_logits(source, piece) for source in sources]
-    leaves = [z.requires_grad_(gradient.is_wanted) for (_, z), gradient in zip(chunks, gradients, strict=True)]
+    chunks, logits = call.chunk(hidden, piece)
+    learning = [k for k, gradient in enumerate(gradients) if gradient.is_wanted]
+    leaves = [logits[k].requires_grad_() for k in learning]
     with torch.enable_grad():
-        out = call.values(leaves, piece)
-    if not out.requires_grad:
-        return
-    learning = [leaf for leaf in leaves if leaf.requires_grad]
-    of_leaves = iter(torch.autograd.grad(out, learning, upstream.to(out.dtype), allow_unused=True))
-    for (hidden, z), gradient in zip(chunks, gradients, strict=True):
-        dz = next(of_leaves) if z.requires_grad else None
-        if dz is None:
-            continue
-        head = gradient.head
-        if head.softcap is not None:
-            dz = dz * (1 - (z.detach() / head.softcap).square())
-        gradient.add(dz, hidden, gradient.of_tokens(piece), piece, slice(0, z.shape[1]))
-
-
-def _logits(source: Source, piece: slice) -> tuple[Tensor, Tensor]:
-    """Return hidden states and logits of one source's chunk, both in the compute dtype, without a graph."""
-    hidden, head = source
-    h = hidden.detach()[piece].to(compute_dtype(hidden))
-    z = h.new_empty(h.shape[0], head.weight.shape[0])
-    project(h, head, slice(0, z.shape[1]), z)
-    return h, z
+        # the sums over no column connect a function that reads no logits to the graph
+        out = call.values(logits, piece) + sum(z[:, :0].sum(dim=1) for z in leaves)
+    of_leaves = torch.autograd.grad(out, leaves, upstream.to(out.dtype), allow_unused=True, materialize_grads=True)
+    for k, z, dz in zip(learning, leaves, of_leaves, strict=True):
+        cap = call.heads[k].softcap
+        dz = dz if cap is None else dz * (1 - (z.detach() / cap).square())
+        gradients[k].add(dz, chunks[k], gradients[k].of_tokens(piece), piece, slice(0, z.shape[1]))

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock, PlainBackend
-from sftloss.statistics.backends.rows import RowGradient, RowNumbers, needs, present, row_gradient, statistics_of
+from sftloss.statistics.backends.rows import RowGradient, RowNumbers, present, row_gradient, statistics_of
 from sftloss.statistics.checks import check_inputs, checked_plan
 from sftloss.statistics.head import Head
 from sftloss.statistics.one_pass import read_chunk
@@ -72,7 +72,7 @@ def measure_tokens(
     step = plan.chunk(len(counted), head.common, backend.dtype.itemsize, is_device=backend.is_device)
     for piece in cuts(len(counted), step):
         chunk = Chunk(counted.take(hidden, piece).to(backend.dtype), counted.take(targets, piece))
-        blocks, numbers = read_chunk(backend, chunk, needs(FIELDS), buffers, Keep(shifted=True, is_whole=True), plan)
+        blocks, numbers = read_chunk(backend, chunk, FIELDS, buffers, Keep(shifted=True, is_whole=True), plan)
         pieces.append(_measured(backend, blocks, numbers, objectives))
     columns = {name: counted.put(torch.cat([values[name] for values in pieces])) for name in pieces[0]}
     stats = TokenStats({name: columns[name] for name in FIELDS}, backend.vocab_size)
@@ -98,9 +98,8 @@ def _norms(
 ) -> tuple[Tensor, Tensor]:
     """Norms of the gradient in the (capped) logits: two numbers where it is a multiple of r, else from the gradient."""
     if grad.is_plain:
-        l1 = grad.target.abs() + grad.log_sum.abs()
-        l2 = (grad.target.square() + grad.log_sum.square() * present(numbers.rest_collision)).sqrt()
-        return l1, l2
+        squares = grad.target.square() + grad.log_sum.square() * present(numbers.rest_collision)
+        return grad.target.abs() + grad.log_sum.abs(), squares.sqrt()
     l1, squares = torch.zeros_like(numbers.m), torch.zeros_like(numbers.m)
     for block in blocks:
         dz = backend.write(replace(block, value=block.value.clone()), numbers, grad)

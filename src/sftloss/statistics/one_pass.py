@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sftloss.statistics.backends.backend import Backend
 from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock
-from sftloss.statistics.backends.rows import FREE, RowNumbers, Sums, map_record, needs, row_gradient, statistics_of
+from sftloss.statistics.backends.rows import FREE, RowNumbers, Sums, map_record, row_gradient, statistics_of
 from sftloss.statistics.checks import refuse_second_order
 from sftloss.statistics.plan import Buffers, Plan, cuts
 from sftloss.statistics.products import Gradients, Wanted, in_dtypes
@@ -71,10 +71,7 @@ class OnePass(torch.autograd.Function):
 
 
 class _Walk:
-    """One walk over the tokens that count, chunk by chunk.
-
-    The gradients are those of sum (c / unit) f: unit is max|c| where dz is rounded, so that dz is of order one, else 1.
-    """
+    """One walk over the tokens that count, chunk by chunk; the gradients are those of sum (c / unit) f."""
 
     def __init__(self, hidden: Tensor, call: LossCall, wanted: Wanted) -> None:
         self.hidden, self.call, self.backend = hidden, call, call.backend
@@ -83,10 +80,12 @@ class _Walk:
         c = torch.where(is_counted, call.coefficients.detach().to(backend.dtype), 0.0)
         largest = c.abs().amax() if c.shape[0] else c.new_ones(())
         largest = torch.where(largest > 0, largest, 1.0)
+        # where dz is rounded it must be of order one
         self.unit = largest if backend.product != backend.dtype else torch.ones_like(largest)
         self.coefficients = c / self.unit
-        self.skip_below = call.plan.skip_below * largest / self.unit if call.plan.skip_below else None
         self.gradients = Gradients(backend.head, wanted, hidden, len(self.counted), backend.dtype)
+        if call.plan.skip_below:
+            self.gradients.skip_below = call.plan.skip_below * largest / self.unit
         self.buffers = Buffers(hidden, backend.dtype)
         needs_shifted = not {"entropy", "collision"}.isdisjoint(call.fields)
         has_cap = backend.head.softcap is not None
@@ -113,7 +112,7 @@ class _Walk:
         chunk = Chunk(take(self.hidden, piece).to(self.backend.product), take(call.targets, piece))
         extras = {name: take(value, piece) for name, value in call.extras.items()}
         c = take(self.coefficients, piece)
-        blocks, numbers = read_chunk(self.backend, chunk, needs(call.returned), self.buffers, self.keep, call.plan)
+        blocks, numbers = read_chunk(self.backend, chunk, call.returned, self.buffers, self.keep, call.plan)
         leaves = numbers.leaves()
         with torch.enable_grad():
             values = statistics_of(leaves, call.returned)
@@ -122,31 +121,23 @@ class _Walk:
             grad = row_gradient([losses], [c.to(losses.dtype)], leaves)
             # the objective may have no finite gradient where its extras have no number
             grad = map_record(lambda value: self.counted.zeroed(value, piece), grad)
-            d_hidden = self._d_hidden(piece)
+            d_hidden = whole = self.gradients.of_tokens(piece)
+            if whole is not None and not self.backend.is_device:  # column by column, as the logits lie
+                d_hidden = self.buffers.take("d_hidden", whole.shape[1], whole.shape[0]).t()
             for block in blocks:
-                dz, where = self.backend.write(block, numbers, grad), (d_hidden, piece, block.columns)
-                if self.skip_below is None:
-                    self.gradients.add(dz, chunk.hidden, *where)
-                else:
-                    self.gradients.add_filtered(dz, chunk.hidden, *where, self.skip_below)
-            if d_hidden is not None and self.gradients.hidden is not None and not self.backend.is_device:
-                self.gradients.hidden[piece] = d_hidden
+                dz = self.backend.write(block, numbers, grad)
+                self.gradients.add(dz, chunk.hidden, d_hidden, piece, block.columns)
+            if whole is not None and d_hidden is not None and d_hidden is not whole:
+                whole.copy_(d_hidden)
         return {name: value.detach() for name, value in values.items()}, (losses.detach().double() * c).sum()
-
-    def _d_hidden(self, piece: slice) -> Tensor | None:
-        """Return where the products of a chunk are summed; on a processor column by column, as its logits lie."""
-        if self.gradients.hidden is None or self.backend.is_device:
-            return self.gradients.of_tokens(piece)
-        return self.buffers.take("d_hidden", self.backend.head.width, piece.stop - piece.start).t()
 
 
 def read_chunk(
-    backend: Backend, chunk: Chunk, needed: set[str], buffers: Buffers, keep: Keep, plan: Plan
+    backend: Backend, chunk: Chunk, fields: Collection[str], buffers: Buffers, keep: Keep, plan: Plan
 ) -> tuple[list[LogitBlock], RowNumbers]:
     """Read the blocks of a chunk of tokens, and finish the numbers of its rows."""
-    tokens, head = chunk.hidden.shape[0], backend.head
-    sums = Sums.start(tokens, needed, chunk.hidden.new_empty(0, dtype=backend.dtype))
-    itemsize, vocab = backend.dtype.itemsize, head.weight.shape[0]
-    columns = plan.column_blocks(tokens, vocab, itemsize, is_device=backend.is_device)
+    tokens, head, dtype = chunk.hidden.shape[0], backend.head, backend.dtype
+    sums = Sums.start(fields, tokens, chunk.hidden, dtype)
+    columns = plan.column_blocks(tokens, head.weight.shape[0], dtype.itemsize, is_device=backend.is_device)
     blocks = [backend.read(chunk, part, sums, buffers, keep) for part in columns]
     return blocks, merge(sums, head.shard, chunk.targets).numbers(backend.vocab_size)

@@ -23,24 +23,24 @@ _SUPER_CHUNK = 8192  # tokens the two-pass mode keeps in one vocabulary sweep
 
 @dataclass(frozen=True)
 class Plan:
-    """How a fused loss computes; every choice gives the same numbers, but for `skip_below`.
+    """How a fused loss computes. Every choice gives the same numbers, except `skip_below`.
 
     Attributes:
         mode: "one_pass" finishes the gradients of a chunk of tokens while its logits are alive: three matrix
             products. "two_pass" tiles over the vocabulary and recomputes in backward: four products, the least
-            memory. "auto" takes one pass where gradients are wanted and the objective looks at one token at a time.
-        tokens: Tokens in a chunk (one pass) or None to choose by memory.
-        columns: Vocabulary columns in a tile (two passes, and one where no kernels run) or None to choose by memory.
+            memory. "auto" takes one pass where the objective allows it.
+        tokens: Tokens in a chunk or a tile, or None to choose by memory.
+        columns: Vocabulary columns in a block or a tile, or None to choose by memory.
         fields: Statistics to return beside those the objective reads and those that are free.
-        skip_below: Gradient filtering in one pass, 0 for none: vocabulary columns in which no token of a chunk has a
-            logit gradient of this size, relative to the largest coefficient, are left out of the gradient products.
-            With t = skip_below max|c| and the head's scale s an entry of dh errs by at most |s| t times the sum of |W|
-            over its column, one of dW by |s| t times the sum of |h| over its column; the loss, the statistics and the
-            bias's gradient stay exact. Finding the columns waits for the device once a chunk.
+        skip_below: Gradient filtering in one pass, 0 for none. A vocabulary column takes no part in the gradient
+            products of a chunk where each of its logit gradients is below t = skip_below max|c|. With the head's scale
+            s, an entry of dh then errs by at most |s| t times the sum of |W| over its column, and an entry of dW by at
+            most |s| t times the sum of |h| over its column. The loss, the statistics and the bias's gradient stay
+            exact. Finding the columns waits for the device once a chunk.
 
     Source:
         Wijmans et al., *Cut Your Losses in Large-Vocabulary Language Models*, 2024, section 4.3 (arXiv:2411.09009);
-        there whole blocks of a sorted vocabulary.
+        it filters whole blocks of a sorted vocabulary.
     """
 
     mode: Literal["auto", "one_pass", "two_pass"] = "auto"
@@ -63,7 +63,7 @@ class Plan:
             raise ValueError("Plan: skip_below is for one pass; two passes are exact.")
 
     def chunk(self, tokens: int, vocab: int, logit_bytes: int, *, is_device: bool = False) -> int:
-        """Tokens in one chunk of the one-pass mode; chunks of nearly equal size."""
+        """Return the number of tokens in a chunk of one pass; chunks are of nearly equal size."""
         if self.tokens is not None:
             return self.tokens
         fit = max(_CHUNK_ROWS, (_DEVICE_CHUNK_BYTES if is_device else _CHUNK_BYTES) // (vocab * logit_bytes))
@@ -73,15 +73,15 @@ class Plan:
         return -(-even // _ROWS) * _ROWS
 
     def column_blocks(self, tokens: int, vocab: int, itemsize: int, *, is_device: bool = False) -> Iterator[slice]:
-        """Columns of a chunk of the one-pass mode: as many at a time as stay in a processor's caches, elsewhere all."""
+        """Return the column blocks of a chunk: as wide as stays in a processor's caches, elsewhere one block."""
         fit = vocab if is_device else _BLOCK_BYTES // (_stride(max(tokens, 1)) * itemsize)
         return cuts(vocab, self.columns or max(256, fit))
 
     def tile(self, tokens: int, vocab: int, itemsize: int, *, is_device: bool = False) -> tuple[int, int]:
-        """Tokens and columns of one tile of the two-pass mode."""
+        """Return the numbers of tokens and columns in a tile of two passes."""
         rows = min(max(tokens, 1), self.tokens or _SUPER_CHUNK)
-        room = _DEVICE_TILE_BYTES if is_device else _TILE_BYTES
-        return rows, min(vocab, self.columns or max(256, room // (rows * itemsize)))
+        size = _DEVICE_TILE_BYTES if is_device else _TILE_BYTES
+        return rows, min(vocab, self.columns or max(256, size // (rows * itemsize)))
 
 
 def cuts(total: int, step: int) -> Iterator[slice]:
@@ -96,19 +96,19 @@ def _stride(columns: int) -> int:
 
 @dataclass(frozen=True)
 class Buffers:
-    """Memory for one block of logits at a time: made on first use, used again for the next block."""
+    """Memory for one block of logits at a time: allocated on first use, used again for the next block."""
 
     like: Tensor
     dtype: torch.dtype
-    held: dict[str, Tensor] = field(default_factory=dict)
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
     def take(self, name: str, tokens: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
-        """``(tokens, columns)`` in the sums' dtype, or another; what it held under this name is overwritten.
+        """Return ``(tokens, columns)`` in the dtype of the sums or another; the last block of this name is overwritten.
 
-        Rows of 64 numbers or more start a multiple of 32 apart, so that none lies askew to the products.
+        Rows of 64 numbers or more start a multiple of 32 apart, which the products need for their full rate.
         """
         stride = _stride(columns)
-        if name not in self.held or self.held[name].numel() < tokens * stride:
-            self.held.pop(name, None)
-            self.held[name] = self.like.new_empty(tokens * stride, dtype=dtype or self.dtype)
-        return self.held[name][: tokens * stride].view(tokens, stride)[:, :columns]
+        if name not in self.memory or self.memory[name].numel() < tokens * stride:
+            self.memory.pop(name, None)
+            self.memory[name] = self.like.new_empty(tokens * stride, dtype=dtype or self.dtype)
+        return self.memory[name][: tokens * stride].view(tokens, stride)[:, :columns]

@@ -25,71 +25,46 @@ class Wanted(NamedTuple):
 
 
 class Gradients:
-    """Gradients of a fused loss, summed block by block in at least float32; None where not wanted.
+    """Gradients of a fused loss, summed in `dtype` block by block on the device of `like`; None where not wanted.
 
-    Args:
-        head: The output head.
-        wanted: Which of them to compute.
-        like: Any tensor on the device.
-        tokens: Number of tokens.
-        dtype: What they are summed in.
-        is_written_once: Each row of the factors' gradients is written by one block only; they then have the dtype of
-            the factor from the start, and no copy in higher precision is held.
-        is_zeroed: Start from zeros. Otherwise the blocks of the first tokens must cover every column.
+    The blocks of the first tokens must cover every column, because they overwrite what is there. Where each row of the
+    factors' gradients is written only once, it has the factor's dtype from the start and takes no memory in `dtype`.
     """
 
     def __init__(
-        self,
-        head: Head,
-        wanted: Wanted,
-        like: Tensor,
-        tokens: int,
-        dtype: torch.dtype,
-        *,
-        is_written_once: bool = False,
-        is_zeroed: bool = False,
+        self, head: Head, wanted: Wanted, like: Tensor, tokens: int, dtype: torch.dtype, is_written_once: bool = False
     ) -> None:
-        make = like.new_zeros if is_zeroed else like.new_empty
         self.head, self.dtype, self.is_wanted = head, dtype, any(wanted)
-        self.hidden = make((tokens, head.width), dtype=dtype) if wanted.hidden else None
+        self.hidden = like.new_empty((tokens, head.width), dtype=dtype) if wanted.hidden else None
         self.factors = [
-            make(factor.shape, dtype=factor.dtype if is_written_once else dtype) if is_wanted else None
+            like.new_empty(factor.shape, dtype=factor.dtype if is_written_once else dtype) if is_wanted else None
             for (_, factor), is_wanted in zip(head.factors, (wanted.weight, wanted.low_rank), strict=False)
         ]
+        self.skip_below: Tensor | None = None  # only columns in which some dz reaches it take part in the products
         self.bias = like.new_zeros(head.weight.shape[0], dtype=dtype) if wanted.bias else None
 
     def add(self, dz: Tensor, hidden: Tensor, d_hidden: Tensor | None, tokens: slice, columns: slice) -> None:
-        """Add the products of one block.
-
-        Args:
-            dz: ``(tokens, columns)``, the gradient in the product with the head.
-            hidden: The hidden states of these tokens.
-            d_hidden: Where their gradient is summed.
-            tokens, columns: Where the block lies.
-        """
-        self._add_bias(dz, columns)
-        for rows, factors in factor_blocks(self.head, dz.dtype, columns):
-            part = dz[:, rows.start - columns.start : rows.stop - columns.start]
-            for (read, factor), gradient in zip(factors, self.factors, strict=True):
-                if d_hidden is not None:
-                    multiply(d_hidden[:, read], part, factor, beta=float(rows.start > 0), alpha=self.head.scale)
-                if gradient is not None:
-                    beta = float(tokens.start > 0)
-                    multiply(gradient[rows], part.t(), hidden[:, read], beta=beta, alpha=self.head.scale)
-
-    def add_filtered(
-        self, dz: Tensor, hidden: Tensor, d_hidden: Tensor | None, tokens: slice, columns: slice, skip_below: Tensor
-    ) -> None:
-        """Add the products of those columns of a block in which some token's gradient reaches `skip_below`."""
-        self._add_bias(dz, columns)
-        chosen = torch.nonzero(torch.linalg.vector_norm(dz, float("inf"), dim=0) >= skip_below)[:, 0]
-        part, scale = dz.index_select(1, chosen), self.head.scale
+        """Add the products of the block at these tokens and columns; the gradient in `hidden` goes to `d_hidden`."""
+        scale, is_first = self.head.scale, tokens.start == 0
+        if self.bias is not None:
+            self.bias[columns].add_(dz.sum(dim=0, dtype=self.dtype), alpha=scale)
+        if self.skip_below is None:
+            for rows, factors in factor_blocks(self.head, dz.dtype, columns):
+                part = dz[:, rows.start - columns.start : rows.stop - columns.start]
+                for (read, factor), gradient in zip(factors, self.factors, strict=True):
+                    if d_hidden is not None:
+                        multiply(d_hidden[:, read], part, factor, beta=float(rows.start > 0), alpha=scale)
+                    if gradient is not None:
+                        multiply(gradient[rows], part.t(), hidden[:, read], beta=float(not is_first), alpha=scale)
+            return
+        chosen = torch.nonzero(torch.linalg.vector_norm(dz, float("inf"), dim=0) >= self.skip_below)[:, 0]
+        part = dz.index_select(1, chosen)
         for (read, factor), gradient in zip(self.head.factors, self.factors, strict=True):
             if d_hidden is not None:
-                rows = factor.detach()[columns].index_select(0, chosen).to(dz.dtype)
-                multiply(d_hidden[:, read], part, rows, beta=float(columns.start > 0), alpha=scale)
+                factor = factor.detach()[columns].index_select(0, chosen).to(dz.dtype)
+                multiply(d_hidden[:, read], part, factor, beta=float(columns.start > 0), alpha=scale)
             if gradient is not None:
-                if tokens.start == 0:
+                if is_first:
                     gradient[columns].zero_()
                 product = gradient.new_empty(part.shape[1], gradient.shape[1])
                 multiply(product, part.t(), hidden[:, read])
@@ -106,10 +81,6 @@ class Gradients:
         d_weight, d_low_rank = (*self.factors, None)[:2]
         return d_hidden, d_weight, self.bias, d_low_rank
 
-    def _add_bias(self, dz: Tensor, columns: slice) -> None:
-        if self.bias is not None:
-            self.bias[columns].add_(dz.sum(dim=0, dtype=self.dtype), alpha=self.head.scale)
-
 
 def in_dtypes(gradients: Iterable[Tensor | None], inputs: Iterable[Tensor]) -> Iterator[Tensor | None]:
     """Yield each gradient in the dtype of its input."""
@@ -122,13 +93,11 @@ def compute_dtype(hidden: Tensor) -> torch.dtype:
 
 
 def multiply(out: Tensor, a: Tensor, b: Tensor, *, beta: float = 0.0, alpha: float = 1.0) -> None:
-    """Write beta out + alpha a b into `out`; factors of low precision are summed in the precision of `out`."""
-    if a.dtype == out.dtype:
-        out.addmm_(a, b, beta=beta, alpha=alpha)
-    elif torch.promote_types(a.dtype, out.dtype) != out.dtype:
+    """Write beta out + alpha a b into `out`, summed in the precision of `out` where that is the higher one."""
+    if torch.promote_types(a.dtype, out.dtype) != out.dtype:
         assert beta == 0, "a sum in lower precision than its factors loses digits"
         out.copy_(torch.mm(a, b).mul_(alpha))
-    elif out.is_cuda:
+    elif out.is_cuda and a.dtype != out.dtype:
         torch.addmm(out, a, b, out_dtype=out.dtype, beta=beta, alpha=alpha, out=out)
     else:
         out.addmm_(a.to(out.dtype), b.to(out.dtype), beta=beta, alpha=alpha)

@@ -11,14 +11,7 @@ from torch import Tensor
 IGNORED = -100
 """The target of a token that is left out of the loss."""
 
-DIFFERENTIABLE = (
-    "target_logprob",
-    "logsumexp",
-    "entropy",
-    "mean_logprob",
-    "collision",
-    "other_logprob",
-)
+DIFFERENTIABLE = ("target_logprob", "logsumexp", "entropy", "mean_logprob", "collision", "other_logprob")
 DETACHED = ("off_target_sq", "is_top1", "max_logprob")
 FIELDS = DIFFERENTIABLE + DETACHED
 
@@ -44,8 +37,7 @@ class TokenStats:
     Attributes:
         fields: The computed statistics by name, each of shape ``(tokens,)``.
         vocab_size: Number of finite logits of a row: an int, or a tensor that broadcasts over the tokens.
-        extras: A caller's own tensors, first axis ``tokens`` (for example the log-probability of a reference model),
-            cut into the same chunks as the tokens.
+        extras: A caller's own tensors, first axis ``tokens``, such as the log-probability of a reference model.
     """
 
     fields: Mapping[str, Tensor]
@@ -67,23 +59,58 @@ class TokenStats:
 Objective = Callable[[TokenStats], Tensor]
 
 
-def check_type(caller: str, name: str, value: object, kind: type, cure: str) -> None:
-    """Refuse an argument of another type in one sentence.
+@dataclass(frozen=True)
+class Counted:
+    """The tokens that count: those at `index`, or all with zeros where `mask` is False; with neither, all of them."""
 
-    Raises:
-        TypeError: If `value` is not a `kind`.
-    """
+    index: Tensor | None
+    mask: Tensor | None
+    total: int
+
+    @classmethod
+    def of(cls, is_counted: Tensor, *, drops: bool) -> Counted:
+        """Drop the tokens that do not count, or zero them where counting them would wait for the device."""
+        total = is_counted.shape[0]
+        if not drops:
+            return cls(None, is_counted, total)
+        index = torch.nonzero(is_counted)[:, 0]
+        return cls(None if index.shape[0] == total else index, None, total)
+
+    def __len__(self) -> int:
+        return self.total if self.index is None else self.index.shape[0]
+
+    def take(self, value: Tensor, piece: slice = slice(None)) -> Tensor:
+        """Return a piece of the tokens that count."""
+        return self.zeroed(value[piece], piece) if self.index is None else value[self.index[piece]]
+
+    def put(self, value: Tensor) -> Tensor:
+        """Return the values of the tokens that count in their places, zero elsewhere."""
+        if self.index is None:
+            return self.zeroed(value)
+        return value.new_zeros(self.total, *value.shape[1:]).index_copy_(0, self.index, value)
+
+    def zeroed(self, value: Tensor, piece: slice = slice(None)) -> Tensor:
+        """Return the values of a piece with zeros where the mask is False."""
+        if self.mask is None:
+            return value
+        return value.masked_fill(~self.mask[piece].reshape(-1, *[1] * (value.ndim - 1)), 0)
+
+
+def check_type(caller: str, name: str, value: object, kind: type, cure: str) -> None:
+    """Refuse an argument of another type in one sentence, as a ``TypeError``."""
     if not isinstance(value, kind):
         raise TypeError(f"{caller}: {name} must be a {kind.__name__}, got {type(value).__name__}. {cure}")
 
 
-def check_ids(caller: str, targets: Tensor, tokens: int, vocab: int) -> None:
-    """Check shape, dtype and range of the targets, without waiting for a device.
+def check_fields(caller: str, fields: Collection[str]) -> None:
+    """Refuse the name of a statistic that does not exist."""
+    unknown = sorted(set(fields) - set(FIELDS))
+    if unknown:
+        raise ValueError(f"{caller}: there is no statistic {unknown[0]!r}; choose from {', '.join(FIELDS)}.")
 
-    Raises:
-        TypeError: If `targets` is not a tensor.
-        ValueError: If a target is missing, is not an integer or is not in the vocabulary.
-    """
+
+def check_ids(caller: str, targets: Tensor, tokens: int, vocab: int) -> None:
+    """Check type, shape, dtype and range of the targets, without waiting for a device."""
     check_type(caller, "targets", targets, Tensor, "Give torch.tensor([...]), one token id for each row.")
     if targets.shape != (tokens,):
         raise ValueError(
@@ -101,58 +128,3 @@ def check_ids(caller: str, targets: Tensor, tokens: int, vocab: int) -> None:
             f"{caller}: target {int(targets[first])} at token {first} is outside the vocabulary of {vocab}. "
             f"Use {IGNORED} for tokens to ignore."
         )
-
-
-@dataclass(frozen=True)
-class Counted:
-    """The tokens that count: picked out, or zeroed in place where counting them would wait for the device.
-
-    Attributes:
-        index: The tokens picked out; None where every token is there.
-        mask: Which tokens count, where those that do not are zeroed; None elsewhere.
-        total: Number of all tokens.
-    """
-
-    index: Tensor | None
-    mask: Tensor | None
-    total: int
-
-    @classmethod
-    def of(cls, is_counted: Tensor, *, drops: bool) -> Counted:
-        """Drop the tokens that do not count, or zero them."""
-        total = is_counted.shape[0]
-        if not drops:
-            return cls(None, is_counted, total)
-        index = torch.nonzero(is_counted)[:, 0]
-        return cls(None if index.shape[0] == total else index, None, total)
-
-    def __len__(self) -> int:
-        """Number of tokens that are gone over."""
-        return self.total if self.index is None else self.index.shape[0]
-
-    def take(self, value: Tensor, piece: slice = slice(None)) -> Tensor:
-        """Return the tokens of one piece of those that are gone over."""
-        return self.zeroed(value[piece], piece) if self.index is None else value[self.index[piece]]
-
-    def put(self, value: Tensor) -> Tensor:
-        """Return the values of the tokens that are gone over in their places, zero elsewhere."""
-        if self.index is None:
-            return self.zeroed(value)
-        return value.new_zeros(self.total, *value.shape[1:]).index_copy_(0, self.index, value)
-
-    def zeroed(self, value: Tensor, piece: slice = slice(None)) -> Tensor:
-        """Return the values with zeros where the mask does not count the token."""
-        if self.mask is None:
-            return value
-        return value.masked_fill(~self.mask[piece].reshape(-1, *[1] * (value.ndim - 1)), 0)
-
-
-def check_fields(caller: str, fields: Collection[str]) -> None:
-    """Refuse the name of a statistic that does not exist.
-
-    Raises:
-        ValueError: If there is one.
-    """
-    unknown = sorted(set(fields) - set(FIELDS))
-    if unknown:
-        raise ValueError(f"{caller}: there is no statistic {unknown[0]!r}; choose from {', '.join(FIELDS)}.")

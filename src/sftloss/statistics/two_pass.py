@@ -12,16 +12,7 @@ from torch import Tensor
 
 from sftloss.statistics.backends.backend import Backend, backend_of
 from sftloss.statistics.backends.plain import Chunk, Keep
-from sftloss.statistics.backends.rows import (
-    FREE,
-    RowGradient,
-    RowNumbers,
-    Sums,
-    needs,
-    row_gradient,
-    rows_of,
-    statistics_of,
-)
+from sftloss.statistics.backends.rows import FREE, RowGradient, RowNumbers, Sums, row_gradient, sliced, statistics_of
 from sftloss.statistics.checks import check_inputs, checked_plan, not_traced, refuse_second_order
 from sftloss.statistics.head import Head
 from sftloss.statistics.plan import Buffers, Plan, cuts
@@ -102,9 +93,8 @@ class _TwoPass(torch.autograd.Function):
             chunk = Chunk(counted.take(hidden).to(backend.product), counted.take(request.targets))
             numbers = _read(chunk, request)
         out = [counted.put(value) for value in statistics_of(numbers, request.fields).values()]
-        kept = {name: value for name, value in vars(numbers).items() if value is not None}
-        ctx.request, ctx.names = request, tuple(kept)
-        ctx.save_for_backward(hidden, weight, bias, low_rank, *kept.values())
+        ctx.request = request
+        ctx.save_for_backward(hidden, weight, bias, low_rank, *vars(numbers).values())
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(value for value in out if not value.is_floating_point()))
         return tuple(out)
@@ -113,14 +103,11 @@ class _TwoPass(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_order("token_statistics")
         saved = ctx.saved_tensors  # under checkpointing they can be read once only
-        inputs, numbers = saved[:4], RowNumbers(**dict(zip(ctx.names, saved[4:], strict=True)))
+        inputs, numbers = saved[:4], RowNumbers(*saved[4:])
         request, counted, leaves = ctx.request, ctx.counted, numbers.leaves()
         with torch.enable_grad():
-            values = list(statistics_of(leaves, request.fields).values())
-        pairs = [(value, counted.take(up)) for value, up in zip(values, upstream, strict=True) if up is not None]
-        if not pairs:
-            return None, None, None, None, None
-        grad = row_gradient([value for value, _ in pairs], [up for _, up in pairs], leaves)
+            values = statistics_of(leaves, request.fields).values()
+        grad = row_gradient(values, [None if up is None else counted.take(up) for up in upstream], leaves)
         with torch.autocast(inputs[0].device.type, enabled=False):
             chunk = Chunk(counted.take(inputs[0]).to(request.backend.product), counted.take(request.targets))
             gradients = _write(chunk, request, numbers, grad, Wanted(*ctx.needs_input_grad[:4]))
@@ -131,9 +118,10 @@ def _read(chunk: Chunk, request: _Request) -> RowNumbers:
     """Return the numbers of every row."""
     backend, tokens = request.backend, chunk.hidden.shape[0]
     buffers = Buffers(chunk.hidden, backend.dtype)
-    sums = Sums.start(tokens, needs(request.fields), chunk.hidden.new_empty(0, dtype=backend.dtype))
+    sums = Sums.start(request.fields, tokens, chunk.hidden, backend.dtype)
     for rows, columns in request.tiles(tokens):
-        backend.read(chunk.part(rows), columns, rows_of(sums, rows), buffers, Keep())
+        part = Chunk(chunk.hidden[rows], chunk.targets[rows])
+        backend.read(part, columns, sliced(sums, rows), buffers, Keep())
     return merge(sums, backend.head.shard, chunk.targets).numbers(backend.vocab_size)
 
 
@@ -142,10 +130,11 @@ def _write(chunk: Chunk, request: _Request, numbers: RowNumbers, grad: RowGradie
     backend, tokens = request.backend, chunk.hidden.shape[0]
     is_single = tokens <= request.plan.tile(tokens, 1, 1)[0]
     gradients = Gradients(backend.head, wanted, chunk.hidden, tokens, backend.dtype, is_written_once=is_single)
-    buffers, keep = Buffers(chunk.hidden, backend.dtype), Keep(grad.needs_shifted, backend.head.softcap is not None)
+    needs_shifted = grad.rest_entropy is not None or grad.rest_collision is not None
+    buffers, keep = Buffers(chunk.hidden, backend.dtype), Keep(needs_shifted, backend.head.softcap is not None)
     for rows, columns in request.tiles(tokens):
-        part = chunk.part(rows)
+        part = Chunk(chunk.hidden[rows], chunk.targets[rows])
         block = backend.recompute(part, columns, numbers.m[rows], buffers, keep)
-        dz = backend.write(block, rows_of(numbers, rows), rows_of(grad, rows))
+        dz = backend.write(block, sliced(numbers, rows), sliced(grad, rows))
         gradients.add(dz, part.hidden, gradients.of_tokens(rows), rows, columns)
     return gradients

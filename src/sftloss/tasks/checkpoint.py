@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def first_buffers(count: int, window: int) -> dict[str, Tensor]:
-    """What the module remembers beside the strategy's state. All but ``steps`` have a row for each task."""
+    """Return the module's buffers beside the strategy's state. All but ``steps`` have a row for each task."""
     number, whole = torch.float64, torch.int64
     return {
         "weights": torch.ones(count, dtype=number),
@@ -27,15 +27,15 @@ def first_buffers(count: int, window: int) -> dict[str, Tensor]:
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, in its own dtype, or in float32 where the device has no float64."""
+    """Move a tensor to a device in its own dtype, or in float32 where the device has no float64."""
     if device.type == "mps" and tensor.dtype == torch.float64:
         return tensor.to(device, torch.float32)
     return tensor.to(device)
 
 
 @dataclass(frozen=True)
-class Complaints:
-    """Where torch collects what does not fit. Only with ``strict`` are missing and unexpected keys errors."""
+class Mismatches:
+    """Lists in which torch collects what does not fit. Missing and unexpected keys are errors with ``strict`` only."""
 
     missing: list[str]
     unexpected: list[str]
@@ -51,26 +51,26 @@ def by_name(
     module: Any,
     saved: dict[str, Any],
     prefix: str,
-    complaints: Complaints,
+    mismatches: Mismatches,
     *,
     square: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
-    """The checkpoint with each task's rows where this module has the task; the caller's dict is left as it is.
+    """Return the checkpoint with each task's rows in the place that this module has for the task.
 
-    Another strategy is an error. Other tasks are, under ``strict``; else tasks are added (fresh) and dropped. Buffers
-    in ``square`` have a column for each task too.
+    Another strategy is an error. Other tasks are errors under ``strict``; else tasks are added (fresh) and dropped.
+    Buffers in ``square`` have a column for each task too. The caller's dict is left as it is.
     """
-    told = saved.get(f"{prefix}_extra_state")
-    if told is None:
+    extra = saved.get(f"{prefix}_extra_state")
+    if extra is None:
         return saved
-    theirs, ours = list(told["task_names"]), list(module.task_names)
-    if "strategy" in told and told["strategy"] != module.strategy.name:
-        complaints.errors.append(
-            f"MultiTaskLoss: the checkpoint's strategy is {told['strategy']}, this one's {module.strategy.name}."
+    theirs, ours = list(extra["task_names"]), list(module.task_names)
+    if "strategy" in extra and extra["strategy"] != module.strategy.name:
+        mismatches.errors.append(
+            f"MultiTaskLoss: the checkpoint's strategy is {extra['strategy']}, this one's {module.strategy.name}."
         )
         return saved
-    complaints.unexpected.extend(f"{prefix}task {name}" for name in theirs if name not in ours)
-    complaints.missing.extend(f"{prefix}task {name}" for name in ours if name not in theirs)
+    mismatches.unexpected.extend(f"{prefix}task {name}" for name in theirs if name not in ours)
+    mismatches.missing.extend(f"{prefix}task {name}" for name in ours if name not in theirs)
     result = dict(saved)
     common = [name for name in ours if name in theirs]
     here = torch.tensor([ours.index(name) for name in common], dtype=torch.int64)

@@ -87,8 +87,8 @@ def on_present(weighting: Callable[[Tensor], Tensor], gramian: Gramian, present:
         Weights ``(tasks,)``, float64.
 
     Example:
-        >>> from sftloss.tasks.strategies.mgda import mgda_weights
-        >>> on_present(mgda_weights, torch.diag(torch.tensor([1.0, 0.0, 1.0])), torch.tensor([True, False, True]))
+        >>> from sftloss.tasks.strategies import mgda
+        >>> on_present(mgda.weights, torch.diag(torch.tensor([1.0, 0.0, 1.0])), torch.tensor([True, False, True]))
         tensor([0.5000, 0.0000, 0.5000], dtype=torch.float64)
     """
     rows = present.cpu().nonzero()[:, 0]

@@ -14,13 +14,13 @@ from sftloss.ranks import sum_over_ranks, world_size
 from sftloss.tasks import checkpoint
 from sftloss.tasks.choice import checked_names, chosen_strategy
 from sftloss.tasks.gradients.conflicts import Conflicts
-from sftloss.tasks.report import step_info, task_statistics, tell_of_forgotten_step
+from sftloss.tasks.report import step_info, task_statistics, warn_of_forgotten_step
 from sftloss.tasks.rules import Rules, bounded
 from sftloss.tasks.strategies import EXTRA, Observation, State, Strategy
 from sftloss.tasks.sums import checked_means, flat_tokens, sums_of_means, task_sums, zero_nonfinite
 from sftloss.weights import group_coefficients, group_normalizers
 
-_FORGOTTEN = 256  # passes without a step after which someone has probably forgotten it
+_FORGOTTEN = 256  # passes without a call of step() after which it has probably been forgotten
 
 
 class MultiTaskLoss(nn.Module):
@@ -41,15 +41,11 @@ class MultiTaskLoss(nn.Module):
 
     Args:
         task_names: One name a task, in any order, none twice.
-        weighting_strategy: A name in ``STRATEGIES``, weights by task name (fixed), or a strategy from
-            :mod:`sftloss.tasks.strategies`.
+        weighting_strategy: A name as for :func:`strategy_named`, weights by task name (fixed), or a strategy.
         temperature: Of a strategy given by name that has one; None is its default.
         update_freq: None: weights change when :meth:`step` is called. A number n: every n-th forward pass in training
             begins with a step of its own, for loops of one pass an optimizer step; every rank must then call it alike.
         rules: Bounds and the rest, see :class:`Rules`.
-
-    Weights have mean 1 over the tasks seen so far (1 for a task not seen yet), whatever the strategy, so that none
-    changes the learning rate on the side. A task absent from a step keeps its state.
 
     Gradient:
         :math:`\partial L / \partial L_k = w_k` exactly: weights are detached.
@@ -60,9 +56,6 @@ class MultiTaskLoss(nn.Module):
         >>> tasks.step()
         >>> tasks.weights
         tensor([1.5000, 0.5000], dtype=torch.float64)
-
-    Source:
-        Each strategy names its own.
     """
 
     weights: Tensor
@@ -114,7 +107,7 @@ class MultiTaskLoss(nn.Module):
         *,
         totals: Float[Tensor, " tasks"] | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """The weighted loss, and what it is made of.
+        """Return the weighted loss and its parts.
 
         Args:
             losses: Mean losses by task name, scalars, absent tasks left out; or one loss a token.
@@ -139,11 +132,11 @@ class MultiTaskLoss(nn.Module):
             return self._of_means(losses)
         if task_ids is None:
             raise ValueError("MultiTaskLoss: token losses need task_ids.")
-        flat, ids, each = flat_tokens(losses, task_ids, weights)
-        coefficients = self._coefficients(each, ids, totals)
+        flat, ids, u = flat_tokens(losses, task_ids, weights)
+        coefficients = self.coefficients(u, ids, totals)
         terms = torch.where(coefficients != 0, flat, 0)
         total = (self._kept(terms, ids) * coefficients.to(flat.dtype)).sum()
-        sums, counts = self._add(flat, ids, each)
+        sums, counts = self._add(flat, ids, u)
         means = torch.where(counts > 0, sums / counts.clamp(min=1e-300), torch.nan)
         return total, step_info(self, dict(zip(self.task_names, means, strict=True)), total)
 
@@ -155,7 +148,7 @@ class MultiTaskLoss(nn.Module):
         return total, step_info(self, {name: loss.detach() for name, loss in losses.items()}, total)
 
     def _weighted(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Losses may differ in device and dtype: the first one's device, float32 or better."""
+        """Sum losses that may differ in device and dtype: on the first one's device, in float32 or better."""
         total: Tensor | None = None
         for name, loss in losses.items():
             exact = self._kept(loss if loss.dtype == torch.float64 else loss.float())
@@ -179,23 +172,29 @@ class MultiTaskLoss(nn.Module):
             task_ids: Of each token, ``(tokens,)``; negative for none, which has coefficient 0.
             totals: As in :meth:`forward`.
         """
-        return self._coefficients(weights, task_ids, totals)
+        z = group_normalizers(weights, task_ids, count=len(self.task_names)) if totals is None else totals
+        if self.rules.base == "token_mean":
+            z = z.sum()
+        factors = self.weights.to(weights.device)
+        coefficients = group_coefficients(weights, task_ids, z.to(weights.device), factors)
+        ranks = world_size(self.process_group) if totals is not None and self.rules.averaged else 1
+        return coefficients if ranks == 1 else coefficients * ranks
 
     def totals(self, micro_batches: Iterable[tuple[Tensor, Tensor]]) -> Float[Tensor, " tasks"]:
-        """Weight of each task in the whole optimizer step, over all ranks, from labels alone: ``(weights, task_ids)``.
+        """Return each task's weight in the whole optimizer step, over all ranks, from ``(weights, task_ids)`` pairs.
 
-        Every rank must call it: it holds one collective of K numbers.
+        Every rank must call it: it contains one collective of K numbers.
         """
-        found = torch.zeros_like(self.weights)
+        totals = torch.zeros_like(self.weights)
         for weights, ids in micro_batches:
-            _, flat, each = flat_tokens(weights, ids, weights)
-            found = found + group_normalizers(each, flat, count=len(self.task_names)).to(found.device)
-        return sum_over_ranks(found, self.process_group)
+            _, flat, u = flat_tokens(weights, ids, weights)
+            totals = totals + group_normalizers(u, flat, count=len(self.task_names)).to(totals.device)
+        return sum_over_ranks(totals, self.process_group)
 
     def observe(
         self, token_losses: Float[Tensor, " tokens"], task_ids: Int[Tensor, " tokens"], weights: Tensor | None = None
     ) -> None:
-        """Adds a micro-batch's token losses to the step's sums; :meth:`forward` does so itself, in training."""
+        """Add a micro-batch's token losses to the step's sums; :meth:`forward` does so itself, in training."""
         self._add(*flat_tokens(token_losses, task_ids, weights))
 
     @torch.no_grad()
@@ -205,13 +204,13 @@ class MultiTaskLoss(nn.Module):
         task_ids: Int[Tensor, "*tokens"] | None = None,
         weights: Float[Tensor, "*tokens"] | None = None,
     ) -> None:
-        """Adds the extra forward pass of famo, coba or doremi to the step; what it should show is in ``EXTRA``.
+        """Add the losses of an extra forward pass, for famo, coba or doremi; ``EXTRA`` has which losses.
 
-        Called before :meth:`step`, in training mode or not, with losses in either form of :meth:`forward`. famo and
+        Call it before :meth:`step`, in training mode or not, with losses in either form of :meth:`forward`. famo and
         doremi need it in every step, coba whenever there are new validation losses.
 
         Raises:
-            ValueError: If the strategy has no use for one, or the losses are not as in :meth:`forward`.
+            ValueError: If the strategy does not use them, or the losses are not as in :meth:`forward`.
         """
         if self.strategy.needs not in EXTRA:
             raise ValueError(f"MultiTaskLoss.observe_extra: {self.strategy.name} needs no extra forward pass.")
@@ -220,23 +219,23 @@ class MultiTaskLoss(nn.Module):
         elif task_ids is None:
             raise ValueError("MultiTaskLoss.observe_extra: token losses need task_ids.")
         else:
-            flat, ids, each = flat_tokens(losses, task_ids, weights)
-            sums, counts = task_sums(flat, ids, count=len(self.task_names), weights=each)
+            flat, ids, u = flat_tokens(losses, task_ids, weights)
+            sums, counts = task_sums(flat, ids, count=len(self.task_names), weights=u)
         self.extra_sums = self.extra_sums + sums.to(self.extra_sums)
         self.extra_counts = self.extra_counts + counts.to(self.extra_counts)
         self.extra_passes += 1
 
     @torch.no_grad()
     def step(self, gramian: Float[Tensor, "tasks tasks"] | None = None) -> None:
-        """Ends an optimizer step: sums over the ranks, the strategy's update, the next weights.
+        """End an optimizer step: sums over the ranks, the strategy's update, the next weights.
 
         Args:
             gramian: Inner products of the tasks' gradients, for a strategy that needs them, and under any for
                 :attr:`conflicts`; the same on all ranks.
 
         Raises:
-            FloatingPointError: If a task's loss is not finite and the rules say so; nothing has been updated then.
-            ValueError: If the strategy needs a Gramian or an extra pass that it was not given.
+            FloatingPointError: If a task's loss is not finite and ``on_nonfinite="raise"``; nothing is updated then.
+            ValueError: If the strategy needs a Gramian or an extra pass that there was none of.
         """
         losses, counts, extra = self._summed()
         if self.rules.on_nonfinite == "raise":
@@ -256,18 +255,18 @@ class MultiTaskLoss(nn.Module):
         self.weights = self._next_weights()
 
     def _summed(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Mean losses, their counts and the extra pass's means, over all ranks: one collective of 2K or 4K numbers."""
+        """Return mean losses, their counts and the extra pass's means over all ranks, by one collective."""
         names = ["pending_sums", "pending_counts"]
         if self.strategy.needs in EXTRA:
             names += ["extra_sums", "extra_counts"]
-        found = sum_over_ranks(torch.stack([getattr(self, name) for name in names]), self.process_group)
-        means = torch.where(found[1::2] > 0, found[0::2] / found[1::2].clamp(min=1e-300), torch.nan)
-        # a strategy that was told nothing extra in a step with losses says so itself; none at all leaves it as it was
-        is_told = len(names) == 4 and (self.extra_passes > 0 or self.passes == 0)
+        totals = sum_over_ranks(torch.stack([getattr(self, name) for name in names]), self.process_group)
+        means = torch.where(totals[1::2] > 0, totals[0::2] / totals[1::2].clamp(min=1e-300), torch.nan)
+        # without extra losses in a step with losses the strategy raises; a step without any leaves it as it was
+        has_extra = len(names) == 4 and (self.extra_passes > 0 or self.passes == 0)
         for name in names:
-            setattr(self, name, torch.zeros_like(found[0]))
+            setattr(self, name, torch.zeros_like(totals[0]))
         self.passes = self.extra_passes = 0
-        return means[0], found[1], means[1] if is_told else None
+        return means[0], totals[1], means[1] if has_extra else None
 
     def _next_weights(self) -> Tensor:
         weights = self.strategy.weights(self.state).to(self.weights)
@@ -285,7 +284,7 @@ class MultiTaskLoss(nn.Module):
         self.last_step = torch.where(there, self.steps, self.last_step)
 
     def get_task_statistics(self) -> dict[str, dict[str, Any]]:
-        """What is known about each task, as plain numbers: the one call that waits for the device.
+        """Return statistics of each task as plain numbers. This is the one call that waits for the device.
 
         Returns:
             By task: ``current_loss``, ``average_loss``, ``loss_std`` over the window, ``loss_trend``, ``trend_slope``
@@ -293,14 +292,6 @@ class MultiTaskLoss(nn.Module):
             tokens), ``num_updates`` and ``steps_since_seen``. None where a task was never seen.
         """
         return task_statistics(self)
-
-    def _coefficients(self, weights: Tensor, ids: Tensor, totals: Tensor | None) -> Tensor:
-        z = group_normalizers(weights, ids, count=len(self.task_names)) if totals is None else totals.to(weights.device)
-        if self.rules.base == "token_mean":
-            z = z.sum()
-        found = group_coefficients(weights, ids, z, self.weights.to(weights.device))
-        ranks = world_size(self.process_group) if totals is not None and self.rules.averaged else 1
-        return found if ranks == 1 else found * ranks
 
     def _kept(self, losses: Tensor, ids: Tensor | None = None) -> Tensor:
         is_skipping = self.rules.on_nonfinite == "skip_task"
@@ -318,24 +309,24 @@ class MultiTaskLoss(nn.Module):
         self.pending_counts = self.pending_counts + counts.to(self.pending_counts)
         self.passes += 1
         if self.passes == _FORGOTTEN and self.update_freq is None:
-            tell_of_forgotten_step(self.passes, stacklevel=5)
+            warn_of_forgotten_step(self.passes, stacklevel=5)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiTaskLoss:
-        """Follows the model to its device but not to its dtype: counts and sums in bfloat16 would stop growing."""
+        """Move to the model's device but not to its dtype: counts and sums in bfloat16 would stop growing."""
         device = fn(torch.zeros(1, device=self.weights.device)).device
         return super()._apply(lambda tensor: checkpoint.on_device(tensor, device), recurse)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Names and strategy, so that a checkpoint is read by name."""
+        """Return names and strategy, so that a checkpoint is read by name."""
         passes = {"passes": self.passes, "extra_passes": self.extra_passes}
         return {"task_names": list(self.task_names), "strategy": self.strategy.name, **passes}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Takes up the number of passes; names were dealt with while the buffers were read."""
+        """Restore the number of passes; names were used while the buffers were read."""
         self.passes, self.extra_passes = int(state["passes"]), int(state["extra_passes"])
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:  # type: ignore[no-untyped-def]
-        state_dict = checkpoint.by_name(self, state_dict, prefix, checkpoint.Complaints(missing, unexpected, errors))
+        state_dict = checkpoint.by_name(self, state_dict, prefix, checkpoint.Mismatches(missing, unexpected, errors))
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
 
     def extra_repr(self) -> str:

@@ -14,9 +14,9 @@ from sftloss.tasks.trend import trend
 
 
 def task_statistics(module: Any) -> dict[str, dict[str, Any]]:
-    """See :meth:`MultiTaskLoss.get_task_statistics`; one copy to the host for all tasks."""
+    """Return what :meth:`MultiTaskLoss.get_task_statistics` documents, with one copy to the host for all tasks."""
     if module.passes > 1 and not int(module.steps):
-        tell_of_forgotten_step(module.passes, stacklevel=4)
+        warn_of_forgotten_step(module.passes, stacklevel=4)
     history, counts = module.history.cpu(), module.observations.tolist()
     weights, tokens, last = module.weights.cpu(), module.weight_seen.cpu(), module.last_step.tolist()
     pulls, steps = weights * tokens, int(module.steps)
@@ -35,7 +35,7 @@ def task_statistics(module: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def tell_of_forgotten_step(passes: int, stacklevel: int) -> None:
+def warn_of_forgotten_step(passes: int, stacklevel: int) -> None:
     """Warn about a loop that never calls step(): its weights would stay 1 for ever."""
     warnings.warn(
         f"MultiTaskLoss: {passes} forward passes without step(), so nothing has moved; call step() after "
@@ -50,17 +50,17 @@ def _share(amounts: Tensor, k: int) -> float | None:
 
 
 def _losses(ring: Tensor, count: int) -> dict[str, Any]:
-    """From oldest to newest, then judged."""
+    """Return the statistics of one task's ring of losses."""
     values = ring_values(ring, count)
-    found = trend(values)
+    direction = trend(values)
     finite = values[torch.isfinite(values)]
     return {
         "current_loss": float(values[-1]) if count else None,
         "average_loss": float(finite.mean()) if finite.numel() else None,
         "loss_std": float(finite.std()) if finite.numel() > 1 else None,
-        "loss_trend": found.name,
-        "trend_slope": found.slope,
-        "trend_p": found.p,
+        "loss_trend": direction.name,
+        "trend_slope": direction.slope,
+        "trend_p": direction.p,
     }
 
 

@@ -1,4 +1,4 @@
-"""What holds for every strategy of a run: the base of the loss, bounds, warm-up, what a NaN does."""
+"""Rules for every strategy of a run: the base of the loss, bounds, warm-up, and losses that are not finite."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Rules:
 def bounded(
     weights: Float[Tensor, " tasks"], seen: Bool[Tensor, " tasks"], bounds: tuple[float, float]
 ) -> Float[Tensor, " tasks"]:
-    """The weights ``clip(c * w, low, high)`` whose mean over the seen tasks is 1; c is found exactly.
+    """Return the weights ``clip(c * w, low, high)`` whose mean over the seen tasks is 1, with c exact.
 
     The mean is piecewise linear in c with a kink wherever a task enters or leaves its bounds, so c lies between two
     kinks and is interpolated. Weights within the bounds come back as they were; order is kept.

@@ -1,4 +1,4 @@
-"""From token losses to one sum and one count a task: all that loss-only weighting ever needs to see."""
+"""From token losses to one sum and one count a task, which is all that loss-only weighting needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def task_sums(
 ) -> tuple[Float[Tensor, " tasks"], Float[Tensor, " tasks"]]:
     r"""Sums of one micro-batch, :math:`S_k = \sum u_i \ell_i` and :math:`N_k = \sum u_i` over the tokens of task k.
 
-    Add both over micro-batches and ranks; divide last. Of the pass that trains: detached, so no second one is needed.
+    Add both over micro-batches and ranks; divide last. They come from the pass that trains, so no second one is needed.
 
     Args:
         losses: Loss of each token, ``(tokens,)``, nats.
@@ -50,10 +50,10 @@ def task_sums(
 
 
 def checked_means(losses: Mapping[str, Tensor], names: Sequence[str]) -> None:
-    """Refuses mean losses that are no task's, or no scalars.
+    """Check mean losses by task.
 
     Raises:
-        ValueError: Naming the task.
+        ValueError: If one is no task's or no scalar.
     """
     unknown = sorted(set(losses) - set(names))
     if unknown:
@@ -64,10 +64,10 @@ def checked_means(losses: Mapping[str, Tensor], names: Sequence[str]) -> None:
 
 
 def sums_of_means(losses: Mapping[str, Tensor], names: Sequence[str], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums and counts of mean losses by name, each of which counts as one; on the device and in the dtype of another.
+    """Return sums and counts of mean losses by name, each of which counts as one, with the device and dtype of `like`.
 
     Raises:
-        ValueError: As :func:`checked_means`.
+        ValueError: If a loss is no task's or no scalar.
     """
     checked_means(losses, names)
     zero, one = like.new_zeros(()), like.new_ones(())
@@ -76,7 +76,7 @@ def sums_of_means(losses: Mapping[str, Tensor], names: Sequence[str], like: Tens
 
 
 def flat_tokens(losses: Tensor, ids: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses, tasks and weights of tokens, one axis each; tasks may be given by row, weights are 1 if not given.
+    """Return losses, tasks and weights of tokens, one axis each; tasks may be given by row, weights default to 1.
 
     Raises:
         ValueError: If shapes differ.
@@ -86,12 +86,12 @@ def flat_tokens(losses: Tensor, ids: Tensor, weights: Tensor | None) -> tuple[Te
     if ids.shape != losses.shape or (weights is not None and weights.shape != losses.shape):
         shapes = [tuple(x.shape) for x in (losses, ids) + (() if weights is None else (weights,))]
         raise ValueError(f"MultiTaskLoss: losses, task_ids and weights have shapes {shapes}; they must be equal.")
-    each = torch.ones_like(losses, dtype=torch.float32) if weights is None else weights
-    return losses.reshape(-1), ids.reshape(-1), each.detach().reshape(-1)
+    u = torch.ones_like(losses, dtype=torch.float32) if weights is None else weights
+    return losses.reshape(-1), ids.reshape(-1), u.detach().reshape(-1)
 
 
 def zero_nonfinite(losses: Tensor, ids: Tensor | None, *, count: int) -> Tensor:
-    """0 where the task has a loss that is not finite, so that it adds nothing; without ids each loss is a task."""
+    """Replace the losses of a task with a loss that is not finite by 0; without ids each loss is a task."""
     bad = ~torch.isfinite(losses)
     if ids is not None:
         slots = torch.zeros(count + 1, device=losses.device)

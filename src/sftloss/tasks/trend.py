@@ -1,4 +1,4 @@
-"""Where a task's loss is going, said only where the data can tell."""
+"""The trend of a task's loss, by a rank test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 SHORTEST = 20
-"""Observations under which no trend is named."""
+"""Fewest observations for which a trend is named."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Trend:
 
 
 def trend(losses: Tensor, *, level: float = 0.05) -> Trend:
-    """The trend of losses in order of time, ``(observations,)``.
+    """Return the trend of losses in order of time, ``(observations,)``.
 
-    Rank based, so one outlier makes none, and relative, so neither the unit nor the level of the loss matters.
+    It is rank based, so one outlier makes no trend, and relative, so neither unit nor level of the loss matters.
     Consecutive losses of one task come from different batches and so are nearly independent, which the test needs.
 
     Example:

@@ -1,10 +1,11 @@
-"""Is the gradient of an optimizer step the same, however the step is cut into micro-batches?"""
+"""The accumulation law for a loss: the same gradient, however a step is cut into micro-batches."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from sftloss.testing.report import AccumulationReport, SplitResult
 
-_ITEMS = ("num_items_in_batch", "num_items", "normalizer", "normalizer", "total")
+_ITEMS = ("num_items_in_batch", "num_items", "normalizer", "total")
 
 
 def check_accumulation(
@@ -23,20 +24,20 @@ def check_accumulation(
     items: Callable[[Mapping[str, Any]], Any] | None = None,
     tolerance: float | None = None,
 ) -> AccumulationReport:
-    """Hold a loss to the law: k micro-batches have the gradient of one batch.
+    """Check a loss against the law: k micro-batches have the gradient of one batch.
 
     The batch is cut row by row, in pairs, in two halves and unevenly, and each cut is run the way training loops
     do:
 
     - ``compute_loss(model, batch)`` is one micro-batch's loss; k of them are summed and divided by k.
-    - ``compute_loss(model, batch, num_items_in_batch)`` is given the step's number of items and is summed. The
-      parameter may also be called num_items, normalizer, normalizer or total.
+    - ``compute_loss(model, batch, num_items_in_batch)`` gets the step's number of items and is summed. The
+      parameter may also be called num_items, normalizer or total.
 
-    Give rows with different numbers of labels, or every normalization is right. Dropout is off while checking.
+    Give rows with different numbers of labels, or every normalization is right. Dropout is off during the check.
 
     Args:
         compute_loss: The loss, as above.
-        model: The model; its parameters' gradients are given back as they were.
+        model: The model; its parameters' gradients are restored afterwards.
         batch: At least two rows, mapping names to tensors with one entry a row; `labels` with -100 where ignored.
         items: What a micro-batch adds to the step's number of items; by default its labels, shifted as transformers
             does, that are not -100. Used by the second form only.
@@ -48,7 +49,7 @@ def check_accumulation(
 
     Raises:
         ValueError: If the batch has fewer than two rows, or no gradient reaches the model, or every row has the same
-            number of labels, so that nothing could be told.
+            number of labels, so that nothing could be found.
 
     Example:
         >>> report = check_accumulation(mean_loss, model, batch)           # doctest: +SKIP
@@ -57,23 +58,27 @@ def check_accumulation(
     """
     rows = rows_of(batch)
     check_ragged(batch)
-    takes_items = _items_name(compute_loss)
-    count = items or labels_of
+    parameters = inspect.signature(compute_loss).parameters
+    takes_items = next((name for name in _ITEMS if name in parameters), None)
     with borrowed(model):
-        runner = _Runner(compute_loss, model, takes_items, count)
+        run = _Runner(compute_loss, model, takes_items, items or labels_of)
         tolerance = tolerance_of(model) if tolerance is None else tolerance
-        whole = runner.gradient([batch])
+        whole = run.gradient([batch])
         if not float(whole.norm()) > 0:
             raise ValueError("check_accumulation: the whole batch has no finite, non-zero gradient in the model.")
-        splits = tuple(_judge(runner, cut(batch, sizes), sizes, whole) for sizes in sizes_of(rows))
+        splits = []
+        for sizes in sizes_of(rows):
+            parts = cut(batch, sizes)
+            means = torch.stack([run.gradient([part]) for part in parts]).mean(dim=0)
+            splits.append(judge(run.gradient(parts), whole, sizes, means))
         masked = uses_items = None
         if takes_items:
-            uses_items = _distance(2 * runner.gradient([batch], scale=2), whole) <= tolerance
+            uses_items = _distance(2 * run.gradient([batch], scale=2), whole) <= tolerance
         if takes_items and items is None:
-            masked = _distance(runner.gradient([batch, _without_labels(batch)]), whole)
-            masked = masked if runner.is_finite else float("inf")
+            masked = _distance(run.gradient([batch, _without_labels(batch)]), whole)
+            masked = masked if run.is_finite else float("inf")
     is_exact = all(split.error <= tolerance for split in splits) and not (masked or 0.0) > tolerance
-    return AccumulationReport(is_exact, splits, tolerance, masked, uses_items)
+    return AccumulationReport(is_exact, tuple(splits), tolerance, masked, uses_items)
 
 
 def assert_accumulation(
@@ -91,9 +96,7 @@ def assert_accumulation(
 
 def labels_of(batch: Mapping[str, Any]) -> Tensor:
     """Number of labels that are not ignored, shifted as transformers counts them."""
-    aligned = batch.get("shift_labels")
-    labels = batch["labels"][..., 1:] if aligned is None else aligned
-    return (labels != -100).sum()
+    return (_labels(batch) != -100).sum()
 
 
 def cut(batch: Mapping[str, Any], sizes: Sequence[int]) -> list[dict[str, Any]]:
@@ -106,57 +109,46 @@ def cut(batch: Mapping[str, Any], sizes: Sequence[int]) -> list[dict[str, Any]]:
     return parts
 
 
+@dataclass
 class _Runner:
     """Gradients the way a training loop makes them."""
 
-    def __init__(self, compute_loss: Callable[..., Tensor], model: nn.Module, name: str | None, count: Any) -> None:
-        self.compute_loss, self.model, self.name, self.count = compute_loss, model, name, count
-        self.is_finite = True
+    compute_loss: Callable[..., Tensor]
+    model: nn.Module
+    items_name: str | None
+    count: Callable[[Mapping[str, Any]], Any]
+    is_finite: bool = True
 
     def gradient(self, parts: Sequence[Mapping[str, Any]], scale: int = 1) -> Tensor:
         """The gradient accumulated over the micro-batches of one step, flat, in float64."""
-        given: dict[str, Any] = {}
-        if self.name is not None:
-            given[self.name] = scale * torch.as_tensor(sum(self.count(part) for part in parts))
-        for parameter in self.model.parameters():
-            parameter.grad = None
+        options: dict[str, Any] = {}
+        if self.items_name is not None:
+            options[self.items_name] = scale * torch.as_tensor(sum(self.count(part) for part in parts))
+        self.model.zero_grad(set_to_none=True)
         for part in parts:
-            loss = self.compute_loss(self.model, dict(part), **given)
+            loss = self.compute_loss(self.model, dict(part), **options)
             self.is_finite &= bool(torch.isfinite(loss.detach()).all())
-            (loss if self.name is not None else loss / len(parts)).backward()
+            (loss if self.items_name is not None else loss / len(parts)).backward()
         return flat_gradient(self.model)
 
 
 def flat_gradient(model: nn.Module) -> Tensor:
     """Every parameter's gradient, one after another, in float64; 0 where there is none."""
-    parts = [
-        (torch.zeros_like(p) if p.grad is None else p.grad).detach().double().flatten().cpu()
-        for p in model.parameters()
-        if p.requires_grad
-    ]
-    return torch.cat(parts)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+    return torch.cat([gradient.detach().double().flatten().cpu() for gradient in gradients])
 
 
 def judge(
-    gradient: Tensor,
-    whole: Tensor,
-    sizes: Sequence[int],
-    means: Tensor | None = None,
-    *,
-    is_over_ranks: bool = False,
+    gradient: Tensor, whole: Tensor, sizes: Sequence[int], means: Tensor | None = None, *, is_over_ranks: bool = False
 ) -> SplitResult:
-    """Compare an accumulated gradient with that of the whole batch."""
+    """Compare an accumulated gradient with that of the whole batch, and with the mean of the parts' own gradients."""
     size = float(whole.norm())
     along = float(gradient @ whole) / size**2
     norm = float(gradient.norm())
     cosine = along * size / norm if norm else 0.0
     distance = float("inf") if means is None else _nearest(gradient, means)
     return SplitResult(tuple(sizes), _distance(gradient, whole), along, cosine, distance, is_over_ranks)
-
-
-def _judge(runner: _Runner, parts: list[dict[str, Any]], sizes: Sequence[int], whole: Tensor) -> SplitResult:
-    means = torch.stack([runner.gradient([part]) for part in parts]).mean(dim=0)
-    return judge(runner.gradient(parts), whole, sizes, means)
 
 
 def _nearest(gradient: Tensor, means: Tensor) -> float:
@@ -182,6 +174,7 @@ def sizes_of(rows: int) -> list[tuple[int, ...]]:
 
 
 def rows_of(batch: Mapping[str, Any]) -> int:
+    """Number of rows, at least two."""
     rows = len(batch["labels"]) if "labels" in batch else len(batch.get("shift_labels", ()))
     if rows < 2:
         raise ValueError("check_accumulation: give a batch of at least two rows, with labels.")
@@ -189,13 +182,40 @@ def rows_of(batch: Mapping[str, Any]) -> int:
 
 
 def check_ragged(batch: Mapping[str, Any]) -> None:
-    labels = batch["labels"][..., 1:] if "labels" in batch else batch["shift_labels"]
-    counts = (labels != -100).flatten(1).sum(dim=1)
+    """Refuse rows with equal numbers of labels."""
+    counts = (_labels(batch) != -100).flatten(1).sum(dim=1)
     if bool((counts == counts[0]).all()):
         raise ValueError(
-            f"check_accumulation: every row has {int(counts[0])} labels, so a mean of means cannot be told from the "
-            "mean; give rows of different lengths."
+            f"check_accumulation: every row has {int(counts[0])} labels, so a mean of means equals the mean; give rows "
+            "of different lengths."
         )
+
+
+def tolerance_of(model: nn.Module) -> float:
+    """The relative error of rounding; it grows with the root of some thousand terms and the depth of the model."""
+    bits = {torch.float64: 1e-8, torch.float32: 1e-3}
+    return max(bits.get(p.dtype, 0.1) for p in model.parameters() if p.requires_grad)
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[None]:
+    """No dropout inside; gradients and modes are restored afterwards."""
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    training = [module for module in model.modules() if module.training]
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.training = False
+    try:
+        yield
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for module in training:
+            module.training = True
+
+
+def _labels(batch: Mapping[str, Any]) -> Tensor:
+    return batch["labels"][..., 1:] if batch.get("shift_labels") is None else batch["shift_labels"]
 
 
 def _is_per_row(value: Any, rows: int) -> bool:
@@ -205,31 +225,3 @@ def _is_per_row(value: Any, rows: int) -> bool:
 def _without_labels(batch: Mapping[str, Any]) -> dict[str, Any]:
     names = [name for name in ("labels", "shift_labels") if name in batch]
     return {**batch, **{name: torch.full_like(batch[name], -100) for name in names}}
-
-
-def _items_name(compute_loss: Callable[..., Tensor]) -> str | None:
-    parameters = inspect.signature(compute_loss).parameters
-    return next((name for name in _ITEMS if name in parameters), None)
-
-
-def tolerance_of(model: nn.Module) -> float:
-    # rounding grows with the square root of some thousand terms and with the depth of the model
-    bits = {torch.float64: 1e-8, torch.float32: 1e-3}
-    return max(bits.get(p.dtype, 0.1) for p in model.parameters() if p.requires_grad)
-
-
-@contextmanager
-def borrowed(model: nn.Module) -> Iterator[None]:
-    """Without dropout meanwhile; gradients and modes are given back."""
-    held = [parameter.grad for parameter in model.parameters()]
-    was_training = [module for module in model.modules() if module.training]
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.training = False
-    try:
-        yield
-    finally:
-        for parameter, grad in zip(model.parameters(), held, strict=True):
-            parameter.grad = grad
-        for module in was_training:
-            module.training = True

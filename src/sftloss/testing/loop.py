@@ -9,16 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sftloss.ranks import rank_of, reduce_over_ranks, world_size
-from sftloss.testing.accumulation import (
-    borrowed,
-    check_ragged,
-    cut,
-    flat_gradient,
-    judge,
-    rows_of,
-    sizes_of,
-    tolerance_of,
-)
+from sftloss.testing import accumulation as law
 from sftloss.testing.report import AccumulationReport
 
 
@@ -29,16 +20,16 @@ def check_loop(
     *,
     tolerance: float | None = None,
 ) -> AccumulationReport:
-    """Hold a training loop to the law: k micro-batches, on any number of ranks, have the gradient of one batch.
+    """Check a training loop against the law: k micro-batches, on any number of ranks, have the gradient of one batch.
 
     Under torchrun, with `torch.distributed` initialised, the rows are split over the ranks too, unevenly, and the
-    gradients are averaged as DDP does (so give the model itself, not its DDP wrapper). The truth is what the loop
-    makes of the whole batch in one micro-batch, the same on every rank.
+    gradients are averaged as DDP does (so give the model itself, not its DDP wrapper). The truth is the gradient of
+    the whole batch in one micro-batch, the same on every rank.
 
     Args:
         accumulate: Your loop's inner part, ``accumulate(model, micro_batches)``: count what it counts, call
             `backward` on each loss, and leave the gradients in the model. No optimizer step.
-        model: The model; its gradients are given back as they were. The same weights on every rank.
+        model: The model; its gradients are restored afterwards. The same weights on every rank.
         batch: At least two rows a rank, with different numbers of labels; the same batch on every rank.
         tolerance: Relative error that counts as rounding; by default that of :func:`check_accumulation`.
 
@@ -46,7 +37,7 @@ def check_loop(
         The report, the same on every rank.
 
     Raises:
-        ValueError: If the batch has too few rows or tells nothing, or the loop leaves no gradient.
+        ValueError: If the batch has too few rows or rows of one length, or the loop leaves no gradient.
 
     Example:
         >>> def accumulate(model, micro_batches):                          # doctest: +SKIP
@@ -55,33 +46,31 @@ def check_loop(
         >>> print(check_loop(accumulate, model, batch))                    # doctest: +SKIP
         Mean of means: ...
     """
-    ranks = world_size()
-    rows = rows_of(batch)
-    check_ragged(batch)
+    ranks, rows = world_size(), law.rows_of(batch)
+    law.check_ragged(batch)
     if rows < 2 * ranks:
         raise ValueError(f"check_loop: give at least two rows a rank, got {rows} rows for {ranks} ranks.")
 
     def gradient(parts: Sequence[Mapping[str, Any]]) -> Tensor:
-        for parameter in model.parameters():
-            parameter.grad = None
+        model.zero_grad(set_to_none=True)
         accumulate(model, [dict(part) for part in parts])
-        return reduce_over_ranks(flat_gradient(model), "mean")
+        return reduce_over_ranks(law.flat_gradient(model), "mean")
 
-    with borrowed(model):
-        tolerance = tolerance_of(model) if tolerance is None else tolerance
+    with law.borrowed(model):
+        tolerance = law.tolerance_of(model) if tolerance is None else tolerance
         whole = gradient([batch])
         if not 0 < float(whole.norm()) < float("inf"):
             raise ValueError("check_loop: the whole batch leaves no finite, non-zero gradient in the model.")
         splits = []
-        for sizes in sizes_of(rows):  # every rank the same rows: what is wrong here is not the ranks' doing
-            parts = cut(batch, sizes)
+        for sizes in law.sizes_of(rows):  # every rank the same rows: an error here is not the ranks'
+            parts = law.cut(batch, sizes)
             means = torch.stack([gradient([part]) for part in parts]).mean(dim=0)
-            splits.append(judge(gradient(parts), whole, sizes, means))
+            splits.append(law.judge(gradient(parts), whole, sizes, means))
         if ranks > 1:
             shares = _shares(rows, ranks)
-            mine = cut(batch, shares)[rank_of()]
-            spread = [gradient([mine]), gradient(cut(mine, (1,) * rows_of(mine)))]
-            splits += [judge(found, whole, shares, is_over_ranks=True) for found in spread]
+            mine = law.cut(batch, shares)[rank_of()]
+            spread = [gradient([mine]), gradient(law.cut(mine, (1,) * law.rows_of(mine)))]
+            splits += [law.judge(each, whole, shares, is_over_ranks=True) for each in spread]
     return AccumulationReport(all(s.error <= tolerance for s in splits), tuple(splits), tolerance)
 
 

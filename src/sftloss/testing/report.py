@@ -1,4 +1,4 @@
-"""What the accumulation law found, as values and as one sentence."""
+"""Results of the accumulation law, as values and as one sentence."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class AccumulationReport:
 
     Attributes:
         is_exact: Whether every split has the gradient of the whole batch, within `tolerance`.
-        splits: What was found for each split.
+        splits: The result of each split.
         tolerance: The largest relative error that counts as rounding.
-        masked: Relative error that a micro-batch without a single label brings; infinite where
-            it or the loss is NaN, None if not tried.
-        uses_items: Whether the gradient follows the number of items it is given; None if it is given none.
+        masked: Relative error caused by a micro-batch without a single label; infinite where that or the loss is NaN,
+            None if not tried.
+        uses_items: Whether the gradient follows the number of items it gets; None if it gets none.
     """
 
     is_exact: bool
@@ -59,10 +59,10 @@ class AccumulationReport:
 
     @property
     def reason(self) -> str:
-        """One of `REASONS`: what kind of mistake makes these numbers."""
+        """One of `REASONS`: the kind of mistake that produces these numbers."""
+        worst = self.worst
         if self.is_exact:
             return "exact"
-        worst = self.worst
         if worst.error <= self.tolerance:
             return "empty micro-batch"
         if not worst.error < float("inf"):
@@ -72,37 +72,28 @@ class AccumulationReport:
         if worst.cosine > 1 - 1e-4:
             if self._has_factor(lambda count: 1 / count):
                 return "divided twice"
-            if self._has_factor(float):
-                return "not divided"
-            return "wrong scale"
-        if worst.mean_of_means <= max(100 * self.tolerance, 1e-6):
-            return "mean of means"
-        return "rows beside it"
+            return "not divided" if self._has_factor(float) else "wrong scale"
+        return "mean of means" if worst.mean_of_means <= max(100 * self.tolerance, 1e-6) else "rows beside it"
 
     @property
     def sentence(self) -> str:
-        """The verdict, and where the reason is known, the reason and its size."""
-        if self.is_exact:
-            exact = (
-                f"Exact: {len(self.splits)} splits have the gradient of the whole batch, "
-                f"to a relative error of {self.worst_error:.1e}."
-            )
-            return exact if self.uses_items is not False else f"{exact} {_SUM}"
-        if self.reason == "empty micro-batch":
-            if self.masked == float("inf"):
-                return "A micro-batch without a single label makes the loss or its gradient NaN."
-            return f"A micro-batch without a single label changes the gradient by {self.masked:.0%}."
-        if self.reason == "not finite":
-            return f"With {_named(self.worst)} the gradient is not finite."
-        return REASONS[self.reason].format(wrong=_wrong(self.worst), how=self._how())
+        """The verdict; where the reason is known, the reason and its size."""
+        if self.reason == "empty micro-batch" and self.masked == float("inf"):
+            return "A micro-batch without a single label makes the loss or its gradient NaN."
+        # a window whose means are added up is too large by about the number of its micro-batches
+        is_summed = self.worst.factor > 1 + 0.5 * (len(self.worst.micro_batches) - 1)
+        text = REASONS[self.reason].format(
+            splits=len(self.splits),
+            error=self.worst_error,
+            masked=self.masked or 0.0,
+            named=_named(self.worst),
+            wrong=_wrong(self.worst),
+            how="summed over the window" if is_summed else "and the means are averaged",
+        )
+        return f"{text} {_SUM}" if self.is_exact and self.uses_items is False else text
 
     def __str__(self) -> str:
         return self.sentence
-
-    def _how(self) -> str:
-        """What becomes of the means of a mean of means."""
-        summed = self.worst.factor > 1 + 0.5 * (len(self.worst.micro_batches) - 1)
-        return "summed over the window" if summed else "and the means are averaged"
 
     def _has_factor(self, of: Callable[[int], float]) -> bool:
         """Whether each split in equal parts is too large by this function of their number."""
@@ -111,9 +102,9 @@ class AccumulationReport:
 
 
 REASONS = {
-    "exact": "",
-    "empty micro-batch": "",
-    "not finite": "",
+    "exact": "Exact: {splits} splits have the gradient of the whole batch, to a relative error of {error:.1e}.",
+    "empty micro-batch": "A micro-batch without a single label changes the gradient by {masked:.0%}.",
+    "not finite": "With {named} the gradient is not finite.",
     "mean of means": "Mean of means: each micro-batch is divided by its own count, {how}; {wrong}.",
     "divided twice": "Divided twice: {wrong}, in the right direction; it is divided by the number of micro-batches "
     "although it is normalized over the step, or is a sum that is normalized by nothing else.",
@@ -123,21 +114,17 @@ REASONS = {
     "wrong scale": "Wrong scale: {wrong}, in the right direction; look for a second division or multiplication.",
     "rows beside it": "Not exact: {wrong}; the loss of a row depends on the rows beside it.",
 }
-"""What may be wrong, and how it is said."""
+"""Each verdict and its sentence."""
 
-_SUM = "But the number of items it is given changes nothing: it is a sum, and grows with the labels of a step."
+_SUM = "But the number of items changes nothing: the loss is a sum, and its gradient grows with the labels of a step."
 
 
 def _wrong(split: SplitResult) -> str:
-    named, factor = _named(split), split.factor
-    wrong = f"with {named} the gradient is {split.error:.0%} wrong"
-    if split.error < 0.005:
-        wrong = f"with {named} the gradient's relative error is {split.error:.1e}"
+    size = f"{split.error:.0%} wrong" if split.error >= 0.005 else f"wrong by a relative error of {split.error:.1e}"
+    wrong, factor = f"with {_named(split)} the gradient is {size}", split.factor
     if factor > 1.02:
         return f"{wrong} and {factor:.2g} times too large"
-    if 0 < factor < 0.98:
-        return f"{wrong} and {1 / factor:.2g} times too small"
-    return wrong
+    return f"{wrong} and {1 / factor:.2g} times too small" if 0 < factor < 0.98 else wrong
 
 
 def _named(split: SplitResult) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sftloss.testing.accumulation import flat_gradient, judge
 from sftloss.testing.report import AccumulationReport
@@ -14,20 +15,17 @@ from sftloss.testing.report import AccumulationReport
 def check_trainer(
     make_trainer: Callable[[int, int], Any], *, rows: int = 8, tolerance: float = 1e-3
 ) -> AccumulationReport:
-    """Hold a transformers `Trainer`, or anything made from it, to the law: only what the optimizer is given counts.
+    """Check a transformers `Trainer`, or anything made from it, against the law, by the gradients its optimizer gets.
 
     Each trainer is run for one optimizer step; the gradient is read just before the optimizer uses it.
 
     Args:
-        make_trainer: ``make_trainer(batch_size, accumulation)`` gives a new trainer on a new model with the same
+        make_trainer: ``make_trainer(batch_size, accumulation)`` returns a new trainer on a new model with the same
             weights, whose first ``batch_size * accumulation`` rows are always the same, of different lengths, in
-            whatever order (give it `rows` of them). Its arguments need ``max_grad_norm=0.0``, because clipping hides
+            any order (give it `rows` of them). Its arguments need ``max_grad_norm=0.0``, because clipping hides
             a wrong scale, no dropout, and ``max_steps=1``.
-        rows: Rows of the step, a power of two as a rule.
+        rows: Rows of the step, usually a power of two.
         tolerance: Relative error that counts as rounding.
-
-    Returns:
-        The report.
 
     Raises:
         ValueError: If a trainer clips gradients or runs more or fewer than one step.
@@ -45,19 +43,15 @@ def check_trainer(
 
 
 def _gradient(trainer: Any) -> Tensor:
-    """What the optimizer is given in the trainer's one step."""
-    from transformers import TrainerCallback
-
+    """The gradient in the trainer's one step."""
     if trainer.args.max_grad_norm:
         raise ValueError("check_trainer: set max_grad_norm=0.0, clipping hides a gradient of the wrong size.")
-    seen: list[Tensor] = []
-
-    class Watch(TrainerCallback):
-        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            seen.append(flat_gradient(model))
-
-    trainer.add_callback(Watch())
-    trainer.train()
-    if len(seen) != 1:
-        raise ValueError(f"check_trainer: the trainer made {len(seen)} optimizer steps, set max_steps=1.")
-    return seen[0]
+    gradients: list[Tensor] = []
+    hook = register_optimizer_step_pre_hook(lambda *_: gradients.append(flat_gradient(trainer.model)))
+    try:
+        trainer.train()
+    finally:
+        hook.remove()
+    if len(gradients) != 1:
+        raise ValueError(f"check_trainer: the trainer made {len(gradients)} optimizer steps, set max_steps=1.")
+    return gradients[0]

@@ -12,9 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
-from sftloss.decoder.head import local_hidden, read_head
+from sftloss.decoder.decoder import probe_ids
+from sftloss.decoder.head import (
+    acting_adapters,
+    evaluating,
+    is_lora,
+    is_partitioned,
+    is_whole,
+    local_hidden,
+    proved_form,
+    read_head,
+)
+from sftloss.decoder.loading import first_line
 from sftloss.decoder.port import HeadForm, ModelPort
+from sftloss.errors import ModelError
 from sftloss.loss import weighted_loss
 from sftloss.statistics import Head, Plan
 from sftloss.training.batch.exact import Hold, release
@@ -46,12 +59,13 @@ class Attachment:
         observers: Functions called with each forward pass with labels.
     """
 
-    def __init__(self, model: Any, loss: Loss, port: ModelPort, form: HeadForm, outside: Sequence[nn.Module]) -> None:
-        self.model, self.loss, self.port, self.form = model, loss, port, form
+    def __init__(self, model: Any, loss: Loss, port: ModelPort, outside: Sequence[nn.Module]) -> None:
+        self.model, self.loss, self.port, self.form = model, loss, port, HeadForm()
         self.sums = {"train": TokenSums(), "eval": TokenSums()}
         self.spikes = SpikeWatch()
         self.observers: list[Callable[[Pass], None]] = []
-        self.is_active = True
+        self.is_active, self._is_proving = True, False
+        self._proved: HeadForm | None = None
         self._lock = threading.RLock()
         self._outside, self._hook = tuple(outside), None  # type: tuple[nn.Module, ...], Any
         loss.task_factor.bind(model, port, loss.extras)
@@ -99,6 +113,43 @@ class Attachment:
         if vars(self.model).get(MARK) is self:
             delattr(self.model, MARK)
 
+    def prove(self, outer: nn.Module) -> None:
+        """Check on eight tokens that hidden states and head give the model's own logits, and read the head's form.
+
+        Sharded weights are whole only inside a forward pass of the outermost module, so that is run; every rank calls.
+
+        Raises:
+            ModelError: If no declared form gives them, or the model does not run.
+        """
+        model, name = self.model, type(self.model).__name__
+        try:
+            layer: Any = self.port.head_layer(model)
+        except ModelError as error:
+            raise ModelError(f"attach: {error}") from None
+        acting_adapters(layer)
+        is_spread = isinstance(getattr(layer, "weight", None), DTensor) or is_partitioned(model)
+        reason = "its head's weight is packed, quantised or sharded"
+        if is_spread or is_lora(layer) or is_whole(layer):
+            ids = probe_ids(self.port.vocabulary(model)).view(2, 4).to(self.port.input_device(model))
+            self._is_proving, self._proved = True, None
+            try:
+                with evaluating(outer):
+                    (outer if is_spread else model)(ids, labels=ids)
+            except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+                raise ModelError(f"attach: {name} does not run on eight tokens: {first_line(error)}") from error
+            finally:
+                self._is_proving = False
+                for module in outer.modules():
+                    if isinstance(module, FSDPModule):
+                        module.reshard()  # no backward pass will
+            reason = "its logits are not the declared function of hidden states and head weight"
+        if self._proved is None:
+            raise ModelError(
+                f"attach: the loss of {name} cannot be fused with its head: {reason}. Give attach the model as loaded, "
+                "with a head in a floating type, before anything shards it."
+            )
+        self.form = self._proved
+
     def own_forward(self) -> Callable[..., Any]:
         """The forward that the model had before."""
         return type(self.model).forward.__get__(self.model) if self._before is None else self._before
@@ -110,6 +161,8 @@ class Attachment:
             keep_logits = not self.model.training
         inputs = _without(batch, (*_OURS, *self.loss.extras))
         inputs |= {name: batch[name] for name in ("labels", "shift_labels") if batch.get(name) is not None}
+        if self._is_proving:
+            return self._prove(inputs)
         done = self.port.run(self.model, self.own_forward(), inputs, self.form, bool(keep_logits))
         tokens, hidden = read_tokens(self.loss, batch), local_hidden(done.hidden)
         if hidden.shape[:2].numel() != tokens.targets.numel():
@@ -124,6 +177,14 @@ class Attachment:
         if done.added_loss is not None and not self.loss.task_factor.is_repeating:
             value = value + done.added_loss.to(value.device) / step.micro_batches
         return self.port.result(done, value, batch)
+
+    def _prove(self, inputs: Mapping[str, Any]) -> Any:
+        done = self.port.run(self.model, self.own_forward(), inputs, self.form, True)
+        assert done.logits is not None
+        own = done.logits.full_tensor() if isinstance(done.logits, DTensor) else done.logits
+        layer, hidden = self.port.head_layer(self.model), local_hidden(done.hidden).flatten(0, 1)
+        self._proved = proved_form(layer, self.port.head_forms(self.model), hidden, own.flatten(0, 1))
+        return done.logits
 
     def _loss(self, states: Tensor, head: Head, tokens: Tokens, step: Step, batch: Mapping[str, Any]) -> Tensor:
         loss, device, is_training = self.loss, head.weight.device, self.model.training

@@ -17,14 +17,14 @@ from sftloss.weights import coefficients, group_coefficients, group_normalizers,
 
 
 class Step:
-    """What a micro-batch must know of the optimizer step it is part of; give it as ``num_items_in_batch``.
+    """The optimizer step that a micro-batch is part of; pass it to the model as ``num_items_in_batch``.
 
-    No dataclass: the mixed precision of FSDP2 and DDP looks into those, and would round Z to the parameters' type.
+    It is no dataclass: the mixed precision of FSDP2 and DDP would round the fields of one to the parameters' type.
 
     Attributes:
         total: Z, over all micro-batches and ranks: a scalar, or one number a task.
         factors: Factor of each task, or None.
-        micro_batches: How many this rank runs: what a model adds to the loss itself (router losses) is their mean.
+        micro_batches: How many this rank runs; what a model adds to its loss (router losses) is averaged over them.
         ranks: Ranks whose gradients will be *averaged*: the loss is multiplied by them, so that the average is the
             gradient of the sum. The step's loss is then the mean over ranks of the sum over micro-batches.
     """
@@ -44,7 +44,7 @@ class Step:
 
 
 def contribution(loss: Loss, tokens: Tokens, factors: Tensor | None) -> Tensor:
-    """What a micro-batch adds to Z. Where Z is a number, each micro-batch answers that number."""
+    """What a micro-batch adds to Z; where Z is a number, that number."""
     by = loss.normalizer
     if not isinstance(by, str):
         return torch.tensor(float(by), dtype=torch.float64, device=tokens.weights.device)
@@ -68,13 +68,13 @@ def step_total(
 ) -> Step:
     """Count the normalizer of an optimizer step: once, before its first forward pass.
 
-    Where `torch.distributed` runs, one all-reduce adds the ranks' contributions, so every rank calls this, also a
-    rank with nothing to learn or with no micro-batch at all.
+    Under `torch.distributed` one all-reduce adds the ranks' contributions, so every rank calls this, also a rank with
+    nothing to learn or without a micro-batch.
 
     Args:
         loss: The loss.
-        micro_batches: All micro-batches of this rank's step, as the model will be given them.
-        device: Where the sum is made; the labels' own device by default. NCCL needs the GPU.
+        micro_batches: All micro-batches of this rank's step, as the model will get them.
+        device: Where the sum is computed; the labels' own device by default. NCCL needs the GPU.
         group: The data-parallel process group; by default every process.
         copies: How many ranks of `group` hold the same tokens: the size of the tensor-parallel group, where `group`
             is not the data-parallel one.
@@ -103,7 +103,7 @@ def step_total(
 
 
 def _no_tokens(loss: Loss) -> Tokens:
-    """What a rank without a micro-batch reads."""
+    """The tokens of a rank without a micro-batch."""
     nothing = torch.zeros(0, dtype=torch.int64)
     groups = nothing if loss.task_factor.is_weighting else None
     return Tokens(nothing, torch.zeros(0, dtype=torch.float64), nothing, groups, {}, columns=1)

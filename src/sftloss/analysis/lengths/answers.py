@@ -86,7 +86,7 @@ class Answers:
         return ""
 
 
-def counted(lengths: Lengths) -> NDArray[np.bool_]:
+def are_counted(lengths: Lengths) -> NDArray[np.bool_]:
     """Which answers count: those of trained examples, with a trained token, and not cut off."""
     trained = (lengths.size > 0) & (lengths.output > 0)
     return trained if lengths.cut is None else trained & ~lengths.cut
@@ -94,7 +94,7 @@ def counted(lengths: Lengths) -> NDArray[np.bool_]:
 
 def ready(lengths: Lengths) -> Answers:
     """The answers that count, with what they are weighed and resampled by."""
-    keep = counted(lengths)
+    keep = are_counted(lengths)
     examples, first, which = np.unique(lengths.ids[lengths.size > 0], return_index=True, return_inverse=True)
     example = np.zeros(len(lengths.ids), dtype=np.int64)
     example[lengths.size > 0] = which.ravel()

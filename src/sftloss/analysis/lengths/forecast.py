@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sftloss.analysis.lengths.answers import Answers, Resampling, counted, ready
+from sftloss.analysis.lengths.answers import Answers, Resampling, are_counted, ready
 from sftloss.analysis.lengths.tilt import Lengths, conflicting, sequence_weights
-from sftloss.errors import ConfigError, mention
+from sftloss.errors import ConfigError
 from sftloss.numbers import Codes, Estimate, Floats, kish_ess
 from sftloss.numbers.bootstrap import FEW, REPLICATES
 from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization
@@ -49,19 +49,14 @@ class LengthOptions:
         for name in ("batch_size", "grad_accum", "ranks"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"must be at least 1, got {value}", option=name)
+                raise ConfigError(f"LengthOptions: {name} must be at least 1, got {value}.")
         if self.batch_size is None and (self.grad_accum, self.ranks) != (1, 1):
-            raise ConfigError(
-                f"{mention('grad_accum')} and {mention('ranks')} need {mention('batch_size')}, the examples "
-                "per micro-batch"
-            )
+            raise ConfigError("LengthOptions: grad_accum and ranks need batch_size, the sequences in a micro-batch.")
         if self.target_mean is not None and not 0 < self.target_mean < math.inf:
-            raise ConfigError(f"must be a positive length, got {self.target_mean}", option="target_mean")
+            raise ConfigError(f"LengthOptions: target_mean must be a positive length, got {self.target_mean}.")
         for one in self.normalizations:
             if abs(one.alpha) > STEEPEST:
-                raise ConfigError(
-                    f"an exponent must be within {STEEPEST:g} of 0, got {one.alpha:g}", option="normalization"
-                )
+                raise ConfigError(f"LengthOptions: the exponent must be within {STEEPEST:g} of 0, got {one.alpha:g}.")
 
     def all_normalizations(self) -> tuple[Normalization, ...]:
         """Sum, sqrt and example mean, the user's own, and the token means a step may take; each rule once."""
@@ -173,7 +168,7 @@ def forecasts_by_task(lengths: Lengths, rule: Normalization) -> dict[str, TaskFo
         3.2
     """
     codes = np.zeros(len(lengths.ids), dtype=np.int64) if lengths.tasks is None else lengths.tasks
-    answers, codes = ready(lengths), codes[counted(lengths)]
+    answers, codes = ready(lengths), codes[are_counted(lengths)]
     chosen = {"": np.ones(len(codes), dtype=bool)}
     chosen |= {name: codes == code for code, name in enumerate(lengths.task_names) if name is not None}
     return {name: _task_forecast(answers.only(keep), rule) for name, keep in chosen.items() if keep.any()}

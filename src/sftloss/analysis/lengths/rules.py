@@ -15,7 +15,7 @@ from sftloss.rules import Evidence, Rule
 from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN, Normalization
 from sftloss.words import counted, number, percent
 
-SHIFT = 0.05
+LEAST_SHIFT = 0.05
 """A change of mean length below 5 % is not worth a finding."""
 
 _FEW = 100  # examples, below which the top 1 % is not one example
@@ -47,7 +47,7 @@ class Shift:
         """Whether the data itself shows a shift of 5 % or more."""
         if self.cannot_tell or self.given_prompt is None:
             return False
-        return abs(self.given_prompt / self.data - 1.0) >= SHIFT
+        return abs(self.given_prompt / self.data - 1.0) >= LEAST_SHIFT
 
 
 def shift(study: LengthStudy, rule: Normalization) -> Shift:
@@ -79,7 +79,7 @@ def _example_mean(study: LengthStudy) -> Evidence | None:
 def _shifted(study: LengthStudy, rule: Normalization, subject: str) -> Evidence | None:
     """A warning needs a normalization that is in use, and data that shows a shift given the prompt."""
     change, is_used, unit = shift(study, rule), study.used == rule, study.options.unit
-    if not abs(change.relative) >= SHIFT:
+    if not abs(change.relative) >= LEAST_SHIFT:
         return None
     is_shorter = change.relative < 0
     sentence = (

@@ -97,27 +97,26 @@ def inspect_records(
     options: InspectOptions | None = None,
     *,
     max_length: int | None = None,
-    on_error: str = "count",
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Document:
     """What is trained on in these rows: findings about mask and data, counts, lengths, examples token by token.
 
     Args:
-        records: The rows, as `read_records` gives them; gone through once.
+        records: The rows, as `read_records` gives them; with ``on_error="count"`` unusable rows are findings, however
+            many they are.
         tokenizer: A transformers tokenizer with the chat template that training will use.
         options: Template, and how much to show.
         max_length: Tokens kept of each example; None keeps all.
-        on_error: ``"count"`` makes unusable rows findings, however many they are; or another one of `ON_ERROR`.
         progress: Called with the number of examples done, now and then.
 
     Returns:
         The document. Equal rows, tokenizer and options give equal documents.
 
     Raises:
-        DataError: If there is no row at all, or as `on_error` (of `records` too) demands.
+        DataError: If there is no row at all, or as the policy of the records demands.
     """
     options = options or InspectOptions()
-    examples = Examples(records, tokenizer, max_length=max_length, template=options.template, on_error=on_error)
+    examples = Examples(records, tokenizer, max_length=max_length, template=options.template)
     collected = _Pass(tokenizer, scaffold_of(tokenizer, options.template), options.examples)
     for done, (record, example) in enumerate(examples.pairs(), start=1):
         collected.add(record, example)

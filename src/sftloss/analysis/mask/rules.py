@@ -61,7 +61,7 @@ def _counted(fault: str, sentence: str, inspection: Inspection) -> Evidence | No
 def _tags(inspection: Inspection) -> Evidence | None:
     """MASK002: the template's own assistant mask is empty, wrong, or not there."""
     tally, account, scaffold = inspection.tally, inspection.account, inspection.scaffold
-    unmasked, broken = tally.faults.counts["MASK002"], account.counts.get("prefix-broken", 0)
+    unmasked, broken = tally.faults.counts["MASK002"], account.reasons.counts["prefix-broken"]
     if unmasked:
         return _counted(
             "MASK002",
@@ -76,7 +76,7 @@ def _tags(inspection: Inspection) -> Evidence | None:
             broken / account.rows,
             None,
             "share",
-            tuple(map(str, account.origins["prefix-broken"])),
+            account.reasons.rows("prefix-broken"),
             _graded(broken / account.rows),
             "No assistant mask can be made for these rows in any way.",
         )

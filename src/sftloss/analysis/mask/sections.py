@@ -136,7 +136,7 @@ def refused_section(account: Account) -> Section | None:
         Column("detail", "what is wrong there"),
     )
     rows = tuple(
-        (f"{ROW_REASONS[name].code} {name}", count, str(account.origins[name][0]), account.details[name])
+        (f"{ROW_REASONS[name].code} {name}", count, account.reasons.rows(name)[0], account.reasons.details[name])
         for name, count in account.refused.items()
     )
     lead = f"{account.unusable:,} of {account.rows:,} rows cannot be used."

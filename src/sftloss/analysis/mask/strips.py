@@ -2,48 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
 from sftloss.analysis.mask.audit import Audit
 from sftloss.data import Example
+from sftloss.data.tokenizer import characters
 from sftloss.document import TokenStrip
 from sftloss.roles import ROLES
 
 LONGEST_TRAINED, LONGEST_UNTRAINED = 60, 36
-_MOST_BYTES = 8  # pieces of one character: four bytes, and combining marks or flags of two
 
-Piece = tuple[str, str, float]
+_Piece = tuple[str, str, float]
 
 
 def strip(example: Example, audit: Audit, tokenizer: Any, *, title: str) -> TokenStrip:
     """The example with one measure, its weight as a part of the largest; pieces of one character stand together."""
     largest = float(example.weights.abs().max()) or 1.0
     values = [float(w) / largest for w in example.weights.abs().tolist()]
-    pieces: list[Piece] = []
+    pieces: list[_Piece] = []
     kinds = zip(example.input_ids.tolist(), audit.roles, values, strict=True)
     for (role, value), part in groupby(kinds, key=lambda kind: kind[1:]):
-        texts = _texts([token for token, _, _ in part], tokenizer)
-        pieces += _shortened([(text, ROLES[role], value) for text in texts])
+        texts = characters([token for token, _, _ in part], tokenizer)
+        pieces += _shortened([(text, ROLES[role], value) for _, text in texts])
     shown, roles, shades = zip(*pieces, strict=True)
     return TokenStrip(title, ("weight",), shown, roles, (shades,))
 
 
-def _texts(ids: list[int], tokenizer: Any) -> Iterator[str]:
-    """One text a token; a character that several tokens make is one text."""
-    held: list[int] = []
-    for token in ids:
-        held.append(token)
-        text = tokenizer.decode(held)
-        if "\ufffd" not in text or len(held) == _MOST_BYTES:
-            yield text
-            held = []
-    if held:
-        yield tokenizer.decode(held)
-
-
-def _shortened(pieces: list[Piece]) -> list[Piece]:
+def _shortened(pieces: list[_Piece]) -> list[_Piece]:
     """Both ends of a long stretch, and how much is between them."""
     _, role, value = pieces[0]
     most = LONGEST_TRAINED if value > 0 else LONGEST_UNTRAINED

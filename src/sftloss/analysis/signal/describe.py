@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from sftloss.analysis.signal.frames import SignalTable, Study, open_study
+from sftloss.analysis.signal.frames import SignalStudy, SignalTable, open_study
 from sftloss.analysis.signal.results import frames
 from sftloss.analysis.signal.rules import findings_of_study, findings_without_signal
 from sftloss.analysis.signal.sections.advice import advice_section
 from sftloss.analysis.signal.sections.compare import Decode, comparison_section, influential_section, strips_section
 from sftloss.analysis.signal.sections.groups import group_section
-from sftloss.analysis.signal.sections.headlines import headlines
+from sftloss.analysis.signal.sections.headlines import signal_headlines
 from sftloss.analysis.signal.sections.length import length_section, tilt_section
 from sftloss.analysis.signal.sections.tokens import confidence_section, positions_section, roles_section
 from sftloss.analysis.signal.views import LEVELS, AnalysisOptions
 from sftloss.document import Document, Section
 
 
-def describe(
+def describe_signal(
     table: SignalTable,
     options: AnalysisOptions | None = None,
     *,
@@ -43,26 +43,26 @@ def describe(
     return _document(open_study(table, options or AnalysisOptions()), decode, facts)
 
 
-def describe_with_frames(
+def describe_signal_with_frames(
     table: SignalTable,
     options: AnalysisOptions | None = None,
     *,
     decode: Decode | None = None,
     facts: Sequence[tuple[str, str]] = (),
 ) -> tuple[Document, dict[str, pl.DataFrame]]:
-    """As :func:`describe`, and the same as data frames: every table by its id, and ``examples``, one row an example."""
+    """As :func:`describe_signal`, and the same as data frames: each table by its id, and ``examples``, one row each."""
     study = open_study(table, options or AnalysisOptions())
     document = _document(study, decode, facts)
     return document, frames(study, document)
 
 
-def _document(study: Study, decode: Decode | None, facts: Sequence[tuple[str, str]]) -> Document:
+def _document(study: SignalStudy, decode: Decode | None, facts: Sequence[tuple[str, str]]) -> Document:
     options = study.options
     if not (study.size > 0).any():
         return _nothing_trained(study, decode, facts)
     return Document(
         options.title,
-        headlines(study),
+        signal_headlines(study),
         findings_of_study(study),
         tuple(_sections(study, decode)),
         (*facts, *_facts(study)),
@@ -70,7 +70,7 @@ def _document(study: Study, decode: Decode | None, facts: Sequence[tuple[str, st
     )
 
 
-def _sections(study: Study, decode: Decode | None) -> list[Section]:
+def _sections(study: SignalStudy, decode: Decode | None) -> list[Section]:
     groups = [section for column in study.options.group_by if (section := group_section(study, column))]
     return [
         strips_section(study, decode),
@@ -87,7 +87,7 @@ def _sections(study: Study, decode: Decode | None) -> list[Section]:
     ]
 
 
-def _method(study: Study) -> Section:
+def _method(study: SignalStudy) -> Section:
     notes = (
         "A token's coefficient is c = u T^-alpha / Z: u its weight, T the sum of its example's weights, Z such that "
         "all coefficients sum to 1.",
@@ -100,7 +100,7 @@ def _method(study: Study) -> Section:
     return Section("method", "Method", lead, notes=notes)
 
 
-def _facts(study: Study) -> tuple[tuple[str, str], ...]:
+def _facts(study: SignalStudy) -> tuple[tuple[str, str], ...]:
     weights = ", ".join(f"{role} {weight:g}" for role, weight in study.options.role_weights or ())
     return (
         ("loss", study.view.label),
@@ -112,7 +112,7 @@ def _facts(study: Study) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _nothing_trained(study: Study, decode: Decode | None, facts: Sequence[tuple[str, str]]) -> Document:
+def _nothing_trained(study: SignalStudy, decode: Decode | None, facts: Sequence[tuple[str, str]]) -> Document:
     """Without a trained token, or with none whose loss is finite, there is one thing to say: shares are undefined."""
     headline = f"None of the {len(study.ids)} examples has a trained token: this training would learn nothing."
     if broken := int(study.column("nonfinite").sum()):

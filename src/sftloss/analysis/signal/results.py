@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from sftloss.analysis.signal.frames import Study
+from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.document import Command, Document, Table
 
 _FACTS = ("example", "path", "row", "line", "task", "language", "source", "n_tokens", "truncated")
 
 
-def frames(study: Study, document: Document) -> dict[str, pl.DataFrame]:
+def frames(study: SignalStudy, document: Document) -> dict[str, pl.DataFrame]:
     """The tables of `document` by their ids, and ``examples``: where each is from, its losses, its share of the signal.
 
     ``loss:EXPR`` is the mean loss of an example's trained tokens, weighted as they are, null where none is trained;

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from sftloss.analysis.signal.frames import Study, signal_column
+from sftloss.analysis.signal.frames import SignalStudy, signal_column
 from sftloss.analysis.signal.views import View
 from sftloss.numbers import Floats, GroupSums
 from sftloss.numbers.bootstrap import snap
@@ -35,7 +35,7 @@ class Amount:
     Attributes:
         value: Of a trained token, in float64.
         bound: The sum of its absolute values over the data, times the largest factor.
-        factor: Of each example in `Study.base`; None is 1.
+        factor: Of each example in `SignalStudy.base`; None is 1.
     """
 
     value: pl.Expr
@@ -61,7 +61,7 @@ def groupings() -> dict[str, Grouping]:
     }
 
 
-def signal_of(study: Study, view: View, level: str) -> Amount:
+def signal_of(study: SignalStudy, view: View, level: str) -> Amount:
     """A view's signal at a level, or its loss."""
     u = pl.col("u")
     if level == "S0":
@@ -75,7 +75,7 @@ def signal_of(study: Study, view: View, level: str) -> Amount:
     return Amount(value, float(np.abs(size) @ factor), factor)
 
 
-def amounts(study: Study) -> dict[str, Amount]:
+def amounts(study: SignalStudy) -> dict[str, Amount]:
     """Everything that a report sums over groups of tokens, by name."""
     u, total = pl.col("u"), float(study.size.sum())
     p = pl.col("target_logprob").cast(pl.Float64).exp()
@@ -97,7 +97,9 @@ def amounts(study: Study) -> dict[str, Amount]:
     return found
 
 
-def sum_tokens(study: Study, groups: Mapping[str, Grouping], values: Mapping[str, Amount]) -> dict[str, GroupSums]:
+def sum_tokens(
+    study: SignalStudy, groups: Mapping[str, Grouping], values: Mapping[str, Amount]
+) -> dict[str, GroupSums]:
     """Sums of all `values` by each of `groups`, in one pass over the tokens.
 
     Returns:
@@ -123,7 +125,7 @@ def sum_tokens(study: Study, groups: Mapping[str, Grouping], values: Mapping[str
     return {name: study.new_sums(*of.shape[1:]).add_units(units, of) for name, of in held.items()}
 
 
-def token_sums(study: Study, grouping: str, columns: Sequence[str]) -> GroupSums:
+def token_sums(study: SignalStudy, grouping: str, columns: Sequence[str]) -> GroupSums:
     """Sums of the named amounts by one of the report's groupings; the pass over the tokens is shared by all."""
     values = study.once("amounts", lambda: amounts(study))
     sums = study.once("token sums", lambda: sum_tokens(study, groupings(), values))[grouping]

@@ -8,6 +8,7 @@ from typing import Literal
 
 from sftloss.errors import ConfigError
 from sftloss.numbers.bootstrap import REPLICATES
+from sftloss.roles import ROLES
 from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization, micro_batch_mean
 
 Level = Literal["S0", "S1", "S2"]
@@ -18,7 +19,6 @@ LEVELS: dict[str, str] = {
     "S1": "S1 logit: c times the L1 norm of the loss's gradient in the logits",
     "S2": "S2 last layer, sum of token norms: c times the L2 norm in the logits times the norm of the hidden state",
 }
-ROLES = ("prompt", "response", "system", "tool")
 GROUPS = ("task", "language", "source")
 
 
@@ -69,17 +69,17 @@ class AnalysisOptions:
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
-            raise ConfigError(f"must be one of {', '.join(LEVELS)}, got {self.level!r}", option="level")
+            raise ConfigError(f"AnalysisOptions: level must be one of {', '.join(LEVELS)}, got {self.level!r}.")
         if self.policy not in (None, "per-token", "per-example", "per-task"):
-            raise ConfigError(f"must be per-token, per-example or per-task, got {self.policy!r}", option="policy")
+            raise ConfigError(
+                f"AnalysisOptions: policy must be per-token, per-example or per-task, got {self.policy!r}."
+            )
         for group in self.group_by:
             if group not in GROUPS:
-                raise ConfigError(f"{group!r} is none of {', '.join(GROUPS)}", option="group_by")
+                raise ConfigError(f"AnalysisOptions: group_by {group!r} is none of {', '.join(GROUPS)}.")
         for role, weight in self.role_weights or ():
             if role not in ROLES or not 0 <= weight < math.inf:
-                raise ConfigError(
-                    f"{role}={weight}: roles are {', '.join(ROLES)}, weights at least 0", option="role_weights"
-                )
+                raise ConfigError(f"AnalysisOptions: role weight {role}={weight}: roles are {', '.join(ROLES)}, >= 0.")
 
     def all_normalizations(self) -> tuple[Normalization, ...]:
         """The trained one first, each once."""

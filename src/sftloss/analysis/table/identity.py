@@ -16,7 +16,7 @@ from sftloss.files import file_digest
 _SAMPLE = 64  # values of each weight that go into the model's digest
 
 
-def model_facts(decoder: Decoder) -> dict[str, Any]:
+def model_identity(decoder: Decoder) -> dict[str, Any]:
     """Name, type, precision and a digest of configuration and weights.
 
     The digest reads 64 values of each weight: another checkpoint saved under the same name is noticed, and a large
@@ -40,7 +40,7 @@ def model_facts(decoder: Decoder) -> dict[str, Any]:
     }
 
 
-def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
+def tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
     """Type, size and a digest of the vocabulary, the special tokens and the chat template."""
     vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
     rest = json.dumps([tokenizer.special_tokens_map, tokenizer.chat_template], sort_keys=True, default=str)
@@ -48,6 +48,6 @@ def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
     return {"type": type(tokenizer).__name__, "size": len(tokenizer), "digest": digest}
 
 
-def file_facts(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
+def file_identity(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
     """Size and a digest of the content of each file, in order and without its name: a copy of the data is the same."""
     return [{"bytes": path.stat().st_size, "digest": file_digest(path)} for path in map(Path, paths)]

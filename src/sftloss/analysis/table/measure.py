@@ -13,23 +13,23 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from sftloss.analysis.table.identity import model_facts
+from sftloss.analysis.table.identity import model_identity
 from sftloss.analysis.table.store import (
     EXAMPLE_SCHEMA,
     SCHEMA_VERSION,
     Done,
+    done_so_far,
     next_sequence,
     open_manifest,
-    sweep,
     token_schema,
     write_done,
     write_part,
 )
-from sftloss.analysis.table.table import Table
+from sftloss.analysis.table.table import MeasuredTable
 from sftloss.analysis.table.tokens import batch_tokens
 from sftloss.data.examples import Batch, Example
 from sftloss.decoder import Decoder
-from sftloss.errors import ConfigError, ModelError, mention
+from sftloss.errors import ConfigError, ModelError
 from sftloss.files import locked
 from sftloss.statistics import TokenStats
 
@@ -59,10 +59,10 @@ class Settings:
         rank, world = self.shard
         if not 0 <= rank < world:
             raise ConfigError(
-                f"must be (rank, world size) with 0 <= rank < world size, got {self.shard}", option="shard"
+                f"measure: shard must be (rank, world size) with 0 <= rank < world size, got {self.shard}."
             )
         if self.part_tokens < 1:
-            raise ConfigError(f"must be at least 1, got {self.part_tokens}", option="part_tokens")
+            raise ConfigError(f"measure: part_tokens must be >= 1, got {self.part_tokens}.")
 
 
 def measure(
@@ -73,7 +73,7 @@ def measure(
     *,
     batch: Callable[[Iterator[Example]], Iterable[Batch]],
     settings: Settings | None = None,
-) -> Table:
+) -> MeasuredTable:
     """Run the model over the data once and stream a table of its tokens to disk.
 
     Each pair of parts on disk is whole, so a run that was killed is continued by the same call: batches that are
@@ -107,17 +107,17 @@ def measure(
     facts = {
         "schema_version": SCHEMA_VERSION,
         "objectives": list(objectives),
-        "model": model_facts(decoder),
+        "model": model_identity(decoder),
         **settings.identity,
     }
     busy = f"measure: another process is measuring into {directory}, wait for it or choose another directory."
     with locked(directory / f".lock-{rank:05d}", busy):
         open_manifest(directory, facts)
-        run = _Run(decoder, objectives, directory, settings, sweep(directory, settings.shard))
+        run = _Run(decoder, objectives, directory, settings, done_so_far(directory, settings.shard))
         with decoder.evaluating():
             run.over(batch, examples)
         write_done(directory, settings.shard, run.seen)
-    return Table(directory)
+    return MeasuredTable(directory)
 
 
 class _Run:
@@ -173,8 +173,7 @@ class _Run:
         except torch.OutOfMemoryError as error:
             shape = " x ".join(map(str, group.input_ids.shape))
             raise ModelError(
-                f"no memory for a batch of {shape} tokens",
-                cure=f"give a smaller {mention('tokens_per_batch')}; what is on disk stays",
+                f"measure: no memory for a batch of {shape} tokens, lower the tokens per batch; what is on disk stays."
             ) from error
         self._keep(group, tokens, [n if new else -1 for n, new in zip(numbers, is_new, strict=True)], digests)
 
@@ -182,8 +181,8 @@ class _Run:
         before = self.done.digest(number)
         if before is not None and before != digest:
             raise ConfigError(
-                f"{self.directory} was measured when {example.origin} was another example",
-                cure=f"choose another {mention('output')} or delete this one",
+                f"measure: {self.directory} was measured when {example.origin} was another example, "
+                "choose another output directory or delete this one."
             )
         return before is None
 
@@ -192,8 +191,8 @@ class _Run:
         for example in group.examples:
             if example.input_ids.numel() and int(example.input_ids.max()) >= legal:
                 raise ModelError(
-                    f"{example.origin} has token {int(example.input_ids.max())}, the model has {legal}",
-                    cure="the tokenizer belongs to another model",
+                    f"measure: {example.origin} has token {int(example.input_ids.max())}, the model knows {legal}; "
+                    "the tokenizer belongs to another model."
                 )
 
     def _keep(self, group: Batch, tokens: pl.DataFrame, numbers: list[int], digests: list[int]) -> None:

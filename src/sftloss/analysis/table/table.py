@@ -24,7 +24,7 @@ from sftloss.statistics import FIELDS, TokenStats
 
 
 @dataclass(frozen=True)
-class Table:
+class MeasuredTable:
     """A measured table: one row a token, one row an example, and the facts it was measured from.
 
     Only complete parts are read, so a table may be looked at while it is still being measured.
@@ -33,7 +33,7 @@ class Table:
         directory: Where :func:`sftloss.analysis.measure` wrote it.
 
     Example:
-        >>> table = Table(Path("out"))                                         # doctest: +SKIP
+        >>> table = MeasuredTable(Path("out"))                                         # doctest: +SKIP
         >>> table.tokens().group_by("role").agg(pl.col("loss:cross_entropy").sum()).collect()  # doctest: +SKIP
     """
 
@@ -85,7 +85,7 @@ def token_stats(tokens: pl.DataFrame) -> TokenStats:
     """Rows of a table as statistics: any tokenwise objective's value follows without another forward pass.
 
     Args:
-        tokens: Rows of :meth:`Table.tokens`, collected, with the statistics' columns and ``vocab``.
+        tokens: Rows of :meth:`MeasuredTable.tokens`, collected, with the statistics' columns and ``vocab``.
 
     Returns:
         Statistics in float64, without gradient, in the order of the rows.

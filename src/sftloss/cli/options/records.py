@@ -5,7 +5,7 @@ A verb takes a record with :func:`sftloss.config.part`, whose argument holds the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sftloss.config import Flag, option
@@ -106,7 +106,7 @@ class LossOptions:
 class LossListOptions:
     """Several losses and normalizations to compare; the first of each is the reference."""
 
-    loss: tuple[str, ...] = option(("cross_entropy",), replace(LOSS_FLAG, argument="losses"))
+    loss: tuple[str, ...] = option(("cross_entropy",), LOSS_FLAG)
     normalization: tuple[str, ...] = option(("token-mean",), NORMALIZATION_FLAG)
 
 

@@ -101,15 +101,15 @@ def analyze(options: AnalyzeOptions, verbosity: Verbosity) -> int:
 
 def _question(options: AnalyzeOptions) -> AnalysisOptions:
     from sftloss.analysis import AnalysisOptions
-    from sftloss.pipeline import normalization, normalizations_of_a_step, role_weights
+    from sftloss.pipeline import read_normalization, read_role_weights, step_normalizations
 
-    compared = tuple(map(normalization, options.losses.normalization))
+    compared = tuple(map(read_normalization, options.losses.normalization))
     return AnalysisOptions(
         normalization=compared[0],
-        normalizations=compared + normalizations_of_a_step(options.step.batch_size, options.step.grad_accum),
+        normalizations=compared + step_normalizations(options.step.batch_size, options.step.grad_accum),
         level=options.level,  # type: ignore[arg-type]
         policy=options.policy,  # type: ignore[arg-type]
-        role_weights=role_weights(options.roles),
+        role_weights=read_role_weights(options.roles),
         group_by=options.group_by,
         seed=options.seed,
     )

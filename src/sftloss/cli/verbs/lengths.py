@@ -42,14 +42,14 @@ def lengths(options: LengthsOptions, verbosity: Verbosity) -> int:
     from sftloss.analysis import LengthOptions
     from sftloss.cli.show import check_targets, print_note, print_report, progress_bar, verdict
     from sftloss.data import load_tokenizer
-    from sftloss.pipeline import Run, lengths, normalization
+    from sftloss.pipeline import Run, lengths, read_normalization
 
     name = options.model.tokenizer or options.model.model
     if options.unit is not None and name:
         raise ConfigError("a tokenizer counts tokens", option="unit", cure=f"leave {mention('unit')} out")
     check_targets(options.show.json, options.show.markdown, replace=options.folder.overwrite)
     question = LengthOptions(
-        tuple(map(normalization, options.normalization)),
+        tuple(map(read_normalization, options.normalization)),
         options.step.batch_size,
         options.step.grad_accum or 1,
         options.ranks or 1,

@@ -6,7 +6,7 @@ import json
 import shutil
 import textwrap
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -33,14 +33,13 @@ def losses(options: LossesOptions, verbosity: Verbosity) -> None:
     """List the objectives that --loss can name, with their hyper-parameters; give a NAME for its description."""
     entries = _all(verbosity) if options.name is None else [_one(options.name)]
     if options.json:
-        rows = [{"signature": entry.signature, **asdict(entry)} for entry in entries]
-        typer.echo(json.dumps(rows, indent=2, default=str))
+        typer.echo(json.dumps([_row(entry) for entry in entries], indent=2, default=str))
     elif options.name is not None:
         typer.echo(_in_full(entries[0]))
     else:
         width = max(len(entry.signature) for entry in entries)
         for entry in entries:
-            typer.echo(f"{entry.signature:<{width}}  {entry.summary}")
+            typer.echo(f"{entry.signature:<{width}}  {entry.text()['summary']}")
         typer.echo('\nObjectives add: --loss "cross_entropy + 1e-4 * z_loss". Your own: --loss my_module:my_loss')
 
 
@@ -65,18 +64,16 @@ def _one(name: str) -> Description:
         raise ConfigError(str(error)) from None
 
 
+def _row(entry: Description) -> dict[str, Any]:
+    parts = {"signature": entry.signature, "hyper_parameters": entry.hyper_parameters, "neutral": entry.neutral}
+    return {"name": entry.name, **parts, **asdict(entry.record), **entry.text()}
+
+
 def _in_full(entry: Description) -> str:
-    rows = [
-        ("formula", entry.formula),
-        *((parameter.name, parameter.meaning) for parameter in entry.hyper_parameters),
-        ("gradient", entry.gradient),
-        ("helps", entry.helps),
-        ("harms", entry.harms),
-        ("equals cross-entropy at", entry.neutral or "nowhere"),
-        ("source", entry.source),
-        *(("example", f'--loss "{example}"') for example in entry.examples),
-    ]
+    summary, *parts = entry.text().items()
+    parts += [("equals cross-entropy at", entry.neutral or "nowhere")]
+    parts += [("example", f'--loss "{example}"') for example in entry.record.examples]
     width = min(shutil.get_terminal_size().columns, 110)
-    paragraphs = [f"{title}: {text}" for title, text in rows if text]
-    text = [textwrap.fill(paragraph, width, subsequent_indent="    ") for paragraph in paragraphs]
-    return "\n".join([entry.signature, textwrap.fill(entry.summary, width), "", *text])
+    paragraphs = [f"{title}: {text}" for title, text in parts if text]
+    wrapped = [textwrap.fill(paragraph, width, subsequent_indent="    ") for paragraph in paragraphs]
+    return "\n".join([entry.signature, textwrap.fill(summary[1], width), "", *wrapped])

@@ -65,7 +65,7 @@ def register_format(format: Format) -> Format:
         >>> _ = FORMATS.pop("ask/tell")
     """
     if format.name in FORMATS:
-        raise ConfigError(f"there is already a format {format.name!r}", cure="choose another name")
+        raise ConfigError(f"register_format: there is already a format {format.name!r}; choose another name.")
     FORMATS[format.name] = format
     in_order = sorted(FORMATS.values(), key=lambda one: one.order)
     FORMATS.clear()
@@ -138,4 +138,4 @@ def way_out(row: RawRow) -> str:
     names = excerpt(", ".join(map(str, row)), 60)
     if "chosen" in row:
         return f"a preference row with the columns {names}; name the answer to train: columns response=chosen"
-    return f"its columns are {names}; none of them is known as the prompt or the answer"
+    return f"its columns are {names}; say which is which: columns prompt=...,response=..."

@@ -42,16 +42,16 @@ class Shape:
         if self.format is not None and self.format not in FORMATS:
             known = f"; formats are {', '.join(format_kinds())}" if not closest(self.format, FORMATS) else ""
             raise ConfigError(
-                f"no format {excerpt(self.format, 40)}{closest(self.format, FORMATS)}{known}", option="format"
+                f"read_records: no format {excerpt(self.format, 40)}{closest(self.format, FORMATS)}{known}."
             )
         for role, column in self.columns.items():
             if role not in COLUMN_ROLES:
                 known = "" if closest(role, COLUMN_ROLES) else f"; a column can be the {', '.join(COLUMN_ROLES)}"
                 raise ConfigError(
-                    f"cannot name {excerpt(role, 40)}{closest(role, COLUMN_ROLES)}{known}", option="columns"
+                    f"read_records: columns cannot name {excerpt(role, 40)}{closest(role, COLUMN_ROLES)}{known}."
                 )
             if not isinstance(column, str) or not column:
-                raise ConfigError(f"{role} must be the name of a column, got {column!r}", option="columns")
+                raise ConfigError(f"read_records: columns: {role} must be the name of a column, got {column!r}.")
 
 
 def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:

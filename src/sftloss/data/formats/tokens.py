@@ -31,10 +31,10 @@ def tokens(row: RawRow) -> dict[str, list[Any]]:
         columns["roles"] = _listed(row["roles"], "roles")
     for name, column in columns.items():
         if len(column) != len(ids):
-            raise BadRow("bad-tokens", f"{name} has {len(column)} entries, input_ids {len(ids)}")
+            raise BadRow("bad-tokens", f"{name} has {len(column)} entries, input_ids {len(ids)}; make them equal")
     columns = _without_padding(row, columns)
     if not columns["input_ids"]:
-        raise BadRow("empty-answer", "input_ids is empty")
+        raise BadRow("empty-answer", "input_ids is empty; remove the row")
     _refuse_packed(row)
     _refuse_shifted(columns)
     return columns
@@ -43,7 +43,7 @@ def tokens(row: RawRow) -> dict[str, list[Any]]:
 def _listed(value: Any, name: str) -> list[Any]:
     value = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(value, list | tuple):
-        raise BadRow("bad-tokens", f"{name} is {excerpt(value, 40)}, not a list")
+        raise BadRow("bad-tokens", f"{name} is {excerpt(value, 40)}, not a list; write a flat list")
     return list(value)
 
 
@@ -63,7 +63,10 @@ def _weights(row: RawRow) -> list[float] | None:
             continue
         factors = [weight_of(factor, f"{name}[{i}]") for i, factor in enumerate(_listed(value, name))]
         if product is not None and len(product) != len(factors):
-            raise BadRow("bad-tokens", f"{name} has {len(factors)} entries, another mask of the row {len(product)}")
+            raise BadRow(
+                "bad-tokens",
+                f"{name} has {len(factors)} entries, another mask of the row {len(product)}; make them equal",
+            )
         product = factors if product is None else [a * b for a, b in zip(product, factors, strict=True)]
     return product
 
@@ -76,7 +79,10 @@ def _without_padding(row: RawRow, columns: dict[str, list[Any]]) -> dict[str, li
     if not kinds <= {"0", "1", "False", "True", "0.0", "1.0"}:
         raise BadRow("bad-tokens", "attention_mask holds more than 0 and 1; give one unpacked sequence a row")
     if len(mask) != len(columns["input_ids"]):
-        raise BadRow("bad-tokens", f"attention_mask has {len(mask)} entries, input_ids {len(columns['input_ids'])}")
+        raise BadRow(
+            "bad-tokens",
+            f"attention_mask has {len(mask)} entries, input_ids {len(columns['input_ids'])}; make them equal",
+        )
     if all(mask):
         return columns
     return {name: [entry for entry, kept in zip(column, mask, strict=True) if kept] for name, column in columns.items()}
@@ -95,10 +101,8 @@ def _refuse_packed(row: RawRow) -> None:
 
 
 def _refuse_shifted(columns: Mapping[str, list[Any]]) -> None:
-    labels, ids = columns.get("labels"), columns["input_ids"]
-    if labels is None:
-        return
-    for i, (label, token) in enumerate(zip(labels, ids, strict=True)):
+    ids = columns["input_ids"]
+    for i, (label, token) in enumerate(zip(columns.get("labels", ids), ids, strict=True)):
         if label != token and label != -100:
             shifted = i + 1 < len(ids) and label == ids[i + 1]
             cure = "they look shifted by one; give them unshifted" if shifted else "each label is its input id or -100"

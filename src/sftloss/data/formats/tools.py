@@ -1,4 +1,4 @@
-"""Tool calls and tool descriptions of every format, in the one shape chat templates read."""
+"""Tool calls and tool descriptions of every format, in the one shape that chat templates read."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def _call(call: Any, where: str) -> Mapping[str, Any]:
         raise BadRow("bad-tool-call", f"a tool call in {where} is {excerpt(call)}; write a name and arguments")
     name = function.get("name")
     if not isinstance(name, str) or not name:
-        raise BadRow("bad-tool-call", f"a tool call in {where} has no name")
-    given = [function[key] for key in ("arguments", "parameters", "input") if function.get(key) is not None]
-    arguments = given[0] if given else {}
+        raise BadRow("bad-tool-call", f"a tool call in {where} has no name; write one")
+    keys = ("arguments", "parameters", "input")
+    arguments: Any = next((function[key] for key in keys if function.get(key) is not None), {})
     if isinstance(arguments, str):
         arguments = _parsed(arguments, where) if arguments.strip() else {}
     if not isinstance(arguments, Mapping):
-        raise BadRow("bad-tool-call", f"the arguments of {excerpt(name)} in {where} are not an object")
+        raise BadRow("bad-tool-call", f"the arguments of {excerpt(name)} in {where} are not an object; write one")
     canonical: dict[str, Any] = {"type": "function", "function": {"name": name, "arguments": dict(arguments)}}
     if isinstance(call.get("id"), str):
         canonical["id"] = call["id"]
@@ -51,7 +51,7 @@ def tools(value: Any) -> tuple[Mapping[str, Any], ...] | None:
     value = _parsed(value, "tools", nouns="tools")
     offered = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(tool, Mapping) for tool in offered):
-        raise BadRow("bad-tool-call", "tools is not a list of objects")
+        raise BadRow("bad-tool-call", "tools is not a list of objects; write one object a tool")
     return tuple(_tool(tool) for tool in offered) or None
 
 
@@ -66,7 +66,9 @@ def _parsed(value: Any, where: str, nouns: str = "a tool call") -> Any:
     try:
         return json.loads(value, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        raise BadRow("bad-tool-call", f"{nouns} in {where} is not JSON: {excerpt(value)}") from None
+        raise BadRow(
+            "bad-tool-call", f"{nouns} in {where} is not JSON: {excerpt(value)}; write an object or its JSON text"
+        ) from None
 
 
 def _refuse_constant(name: str) -> None:

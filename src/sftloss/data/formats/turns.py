@@ -1,9 +1,10 @@
-"""Messages, ShareGPT turns and Anthropic-style blocks: one turn of any spelling -> Message."""
+"""Messages, ShareGPT turns and Anthropic-style blocks: one turn in any spelling to a Message."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sftloss.data.examples import Message
@@ -20,32 +21,34 @@ _ROLES = {
 }
 _CONTENT = ("content", "value", "text")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-_PLAIN_BLOCKS = frozenset({"text", "input_text", "output_text"})
-_REASONING_BLOCKS = frozenset({"thinking", "reasoning"})
-_MEDIA_BLOCKS = frozenset(
-    {"image", "image_url", "input_image", "audio", "input_audio", "audio_url", "video", "video_url", "file"}
-)
-_CALL_BLOCKS = frozenset({"tool_use", "tool_call"})
+_TEXT_KEYS = ("text", "value", "content")
+_TEXT_BLOCKS = ("text", "input_text", "output_text")
+_REASONING_BLOCKS = ("thinking", "reasoning")
+_CALL_BLOCKS = ("tool_use", "tool_call")
+_MEDIA_BLOCKS = (
+    "image", "image_url", "input_image", "audio", "input_audio", "audio_url", "video", "video_url", "file"
+)  # fmt: skip
 
 
 def turns(value: Any, name: str) -> list[Message]:
-    """The messages of a list of turns (or of its JSON text).
+    """The messages of a list of turns, or of its JSON text.
+
+    Args:
+        value: The list or the text.
+        name: Its column, for messages.
 
     Raises:
         BadRow: With the number of the message, counted from 1.
     """
     if isinstance(value, str):
-        value = _listed(value, name)
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            detail = f"{name} is a text, not a list of messages: {excerpt(value, 40)}"
+            raise BadRow("non-string-content", detail) from None
     if not isinstance(value, list | tuple):
         raise BadRow("non-string-content", f"{name} is {excerpt(value, 40)}, not a list of messages")
     return [_turn(turn, f"message {number}") for number, turn in enumerate(value, start=1)]
-
-
-def _listed(text: str, name: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise BadRow("non-string-content", f"{name} is a text, not a list of messages: {excerpt(text, 40)}") from None
 
 
 def _turn(turn: Any, where: str) -> Message:
@@ -53,29 +56,28 @@ def _turn(turn: Any, where: str) -> Message:
         raise BadRow("non-string-content", f"{where} is {excerpt(turn, 40)}, not an object with role and content")
     if turn.get("train_detail"):
         raise BadRow("unsupported-content", f"{where} has train_detail; split the message and give each part its train")
-    role = _role(turn, where)
-    content = next((turn[key] for key in _CONTENT if turn.get(key) is not None), None)
-    weight = message_weight(turn, where)
+    role, content, weight = _role(turn, where), _first(turn, _CONTENT), message_weight(turn, where)
     if role == "function_call":
         return Message("assistant", "", weight, tool_calls(content, where))
     calls = turn.get("tool_calls") or turn.get("function_call")
     parts = _Parts(tool_calls(calls, where) if calls else (), _reasoning(turn, where))
-    if content is None:
-        # an assistant without content is judged with the whole row: its tool calls may be the answer
-        if role != "assistant":
-            raise BadRow("non-string-content", f"{where} ({role}) has no content")
-    elif isinstance(content, str):
+    if isinstance(content, str):
         parts.texts.append(content)
-    else:
+    elif content is not None:
         role = parts.add_blocks(content, role, where)
+    elif role != "assistant":  # an assistant without content is judged with the whole row: its calls may be the answer
+        raise BadRow("non-string-content", f"{where} ({role}) has no content; write one")
     return Message(role, "".join(parts.texts), parts.weight(weight, where), parts.calls, parts.reasoning or None)
 
 
+def _first(holder: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    """The first value that is not null."""
+    return next((holder[key] for key in keys if holder.get(key) is not None), None)
+
+
 def _role(turn: Mapping[str, Any], where: str) -> str:
-    name = turn.get("role") if turn.get("role") is not None else turn.get("from")
-    role = _ROLES.get(name) if isinstance(name, str) else None
-    if role is None and isinstance(name, str):
-        role = _ROLES.get(name.strip().casefold())
+    name = _first(turn, ("role", "from"))
+    role = _ROLES.get(name) or _ROLES.get(name.strip().casefold()) if isinstance(name, str) else None
     if role is None:
         shown = "no role" if name is None else f"the role {excerpt(name, 40)}"
         raise BadRow("unknown-role", f"{where} has {shown}; use user, assistant, system or tool")
@@ -83,63 +85,58 @@ def _role(turn: Mapping[str, Any], where: str) -> str:
 
 
 def _reasoning(turn: Mapping[str, Any], where: str) -> str:
-    value = next((turn[key] for key in _REASONING if turn.get(key) is not None), "")
-    if not isinstance(value, str):
+    value = _first(turn, _REASONING)
+    if not isinstance(value, str | None):
         raise BadRow("non-string-content", f"the reasoning of {where} is {excerpt(value, 40)}, not a text")
-    return value
+    return value or ""
 
 
+@dataclass
 class _Parts:
-    """What the content blocks of one message add up to."""
+    """The parts of one message, as its blocks are read."""
 
-    def __init__(self, calls: tuple[Mapping[str, Any], ...], reasoning: str) -> None:
-        self.texts: list[str] = []
-        self.calls = calls
-        self.reasoning = reasoning
-        self._weights: list[float | None] = []
+    calls: tuple[Mapping[str, Any], ...]
+    reasoning: str
+    texts: list[str] = field(default_factory=list)
+    weights: set[float | None] = field(default_factory=set)
 
     def add_blocks(self, blocks: Any, role: str, where: str) -> str:
-        """Take every block in; the role is `tool` where all of them are tool results, else the given one."""
+        """Add every block; the role is `tool` where all of them are tool results, else the given one."""
         if not isinstance(blocks, list | tuple):
             raise BadRow("non-string-content", f"the content of {where} is {excerpt(blocks, 40)}, not a text")
         results = [block for block in blocks if isinstance(block, Mapping) and block.get("type") == "tool_result"]
         if results and len(results) < len(blocks):
             raise BadRow("unsupported-content", f"{where} mixes tool results with other blocks; give them own messages")
         for block in blocks:
-            self._add(block, where)
+            self._add({"text": block} if isinstance(block, str) else block, where)
         return "tool" if results else role
 
     def weight(self, stated: float | None, where: str) -> float | None:
         """The one weight of the message; its blocks may state it, but not disagree."""
-        weights = set(self._weights) or {None}
+        weights = self.weights or {None}
         if stated is not None:
             weights = (weights - {None}) | {stated}
         if len(weights) > 1:
             raise BadRow("bad-weight", f"the blocks of {where} have different weights; split it into several messages")
-        return weights.pop()
+        return next(iter(weights))
 
     def _add(self, block: Any, where: str) -> None:
-        if isinstance(block, str):
-            self.texts.append(block)
-            self._weights.append(None)
-            return
         if not isinstance(block, Mapping):
             raise BadRow("non-string-content", f"a block of {where} is {excerpt(block, 40)}, not a text or object")
         kind = block.get("type", "text")
         kind = kind if isinstance(kind, str) else repr(kind)
         if kind in _MEDIA_BLOCKS:
-            raise BadRow(
-                "unsupported-content", f"{where} has a block of type {kind}; only text is read, remove such rows"
-            )
-        self._weights.append(message_weight(block, where))
+            detail = f"{where} has a block of type {kind}; only text is read, remove such rows"
+            raise BadRow("unsupported-content", detail)
+        self.weights.add(message_weight(block, where))
         if kind in _CALL_BLOCKS:
             self.calls += tool_calls(block if "name" in block else block.get("value", block.get("tool_call")), where)
         elif kind == "tool_result":
             self.texts.append(_result(block.get("content"), where))
         elif kind in _REASONING_BLOCKS:
             self.reasoning += _block_text(block, (*_REASONING, *_CONTENT), where)
-        elif kind in _PLAIN_BLOCKS:
-            self.texts.append(_block_text(block, ("text", "value", "content"), where))
+        elif kind in _TEXT_BLOCKS:
+            self.texts.append(_block_text(block, _TEXT_KEYS, where))
         else:
             raise BadRow("unsupported-content", f"{where} has a block of type {excerpt(kind, 40)}; write it as text")
 
@@ -150,11 +147,11 @@ def _result(content: Any, where: str) -> str:
     blocks = content if isinstance(content, list | tuple) else [content]
     if not all(isinstance(block, Mapping) and block.get("type") == "text" for block in blocks):
         raise BadRow("unsupported-content", f"a tool result in {where} is not text; write it as text")
-    return "".join(_block_text(block, ("text", "value", "content"), where) for block in blocks)
+    return "".join(_block_text(block, _TEXT_KEYS, where) for block in blocks)
 
 
 def _block_text(block: Mapping[str, Any], keys: Sequence[str], where: str) -> str:
-    value = next((block[key] for key in keys if block.get(key) is not None), None)
+    value = _first(block, keys)
     if not isinstance(value, str):
         raise BadRow("non-string-content", f"a text block of {where} holds {excerpt(value, 40)}, not a text")
     return value

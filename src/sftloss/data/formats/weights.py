@@ -1,4 +1,4 @@
-"""The loss weight a row gives itself, its messages or its tokens, in every spelling the frameworks use."""
+"""The loss weight of a row, a message or a token as the data states it, in every spelling the frameworks use."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def weight_of(value: Any, name: str) -> float:
     if weight < 0:
         raise BadRow(
             "bad-weight",
-            f"{name} is {weight:g}: a signed reward, which no sum of weights can normalize; use 0 to leave the text"
-            " untrained, or keep the reward in another column and give weighted_loss your own coefficients",
+            f"{name} is {weight:g}, and no sum of weights can normalize a signed reward; use 0 to leave the text "
+            "untrained, or keep the reward in another column and give weighted_loss your own coefficients",
         )
     return weight
 
@@ -60,21 +60,16 @@ def message_weight(turn: Mapping[str, Any], where: str) -> float | None:
 
 
 def row_weight(row: Mapping[str, Any], *, is_tokens: bool = False) -> float:
-    """The weight of the whole row, 1 where it states none. A list in a row of tokens weighs these, not the row."""
-    stated = {name: row[name] for name in ROW_WEIGHTS if row.get(name) is not None}
-    if is_tokens:
-        stated = {name: value for name, value in stated.items() if isinstance(value, int | float | str)}
-    weight = _agreed(stated, ROW_WEIGHTS, "the row") if stated else None
+    """The weight of the whole row, 1 where it states none. A list in a row of tokens holds weights of the tokens."""
+    names = [name for name in ROW_WEIGHTS if not is_tokens or isinstance(row.get(name), int | float | str)]
+    weight = _agreed(row, names, "the row")
     return 1.0 if weight is None else weight
 
 
 def _agreed(holder: Mapping[str, Any], names: Sequence[str], where: str) -> float | None:
-    found: dict[str, float] = {}
-    for name in names:
-        value = holder.get(name)
-        if value is not None:
-            found[name] = weight_of(value, f"{name} of {where}")
-    if len(set(found.values())) > 1:
-        both = " and ".join(f"{name} {weight:g}" for name, weight in found.items())
+    stated = {name: holder[name] for name in names if holder.get(name) is not None}
+    weights = {name: weight_of(value, f"{name} of {where}") for name, value in stated.items()}
+    if len(set(weights.values())) > 1:
+        both = " and ".join(f"{name} {weight:g}" for name, weight in weights.items())
         raise BadRow("bad-weight", f"{where} has {both}; keep one of them")
-    return next(iter(found.values()), None)
+    return next(iter(weights.values()), None)

@@ -1,4 +1,4 @@
-"""JSON lines and JSON arrays as raw rows, strictly: what Python's reader would let pass is a fault of the row."""
+"""JSON lines and JSON arrays as raw rows, read strictly: what Python's reader would accept beyond JSON is a fault."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sftloss.data.reasons import BadRow, excerpt
 from sftloss.errors import DataError
 
 MAX_LINE_BYTES = 32 * 2**20
-Row = tuple[Origin, "dict[str, Any] | BadRow"]
+JsonRow = tuple[Origin, "dict[str, Any] | BadRow"]
 
 _BOM = b"\xef\xbb\xbf"
 _LIST_KEYS = ("data", "rows", "train", "examples", "instances", "items")
@@ -28,7 +28,7 @@ _SKIPPED_AT_ONCE = 2**20
 
 
 class _Strict:
-    """A JSON decoder that goes on after a fault and remembers it, so that an array can be read past it."""
+    """A JSON decoder that remembers the first fault of a value and goes on, so that an array can be read past it."""
 
     def __init__(self) -> None:
         self.fault: BadRow | None = None
@@ -50,12 +50,12 @@ class _Strict:
         return value
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        unique = dict(pairs)
+        if len(unique) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
             self._remember("duplicate-key", f"the key {excerpt(twice, 40)} appears twice; keep one")
-        return found
+        return unique
 
     def _constant(self, name: str) -> float:
         self._remember("non-finite-number", f"{name} is not JSON; write null or a number")
@@ -64,16 +64,15 @@ class _Strict:
     def _float(self, digits: str) -> float:
         value = float(digits)
         if value in (float("inf"), float("-inf")):
-            self._remember(
-                "non-finite-number", f"{excerpt(digits, 40)} is too large for a float; write null or a number"
-            )
+            detail = f"{excerpt(digits, 40)} is too large for a float; write null or a number"
+            self._remember("non-finite-number", detail)
         return value
 
     def _remember(self, reason: str, detail: str) -> None:
         self.fault = self.fault or BadRow(reason, detail)
 
 
-def read_json(path: Path, *, line_bytes: int = MAX_LINE_BYTES) -> Iterator[Row]:
+def read_json(path: Path, *, line_bytes: int = MAX_LINE_BYTES) -> Iterator[JsonRow]:
     """Rows of a `.json` or `.jsonl` file (`.gz` too), whichever of the two it really holds.
 
     JSON lines are read one line at a time: a bad line is a BadRow and reading goes on. An array, or one object with
@@ -84,8 +83,8 @@ def read_json(path: Path, *, line_bytes: int = MAX_LINE_BYTES) -> Iterator[Row]:
     """
     try:
         with _opened(path) as file:
-            as_lines = _is_lines(file, path, line_bytes)
-        yield from _lines(path, line_bytes) if as_lines else _array(path)
+            is_lines = _is_lines(file, path, line_bytes)
+        yield from _lines(path, line_bytes) if is_lines else _whole(path)
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path}: the compressed file is cut off or damaged ({error}); make it again.") from None
     except OSError as error:
@@ -97,8 +96,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _is_lines(file: IO[bytes], path: Path, line_bytes: int) -> bool:
-    """Whether the file is JSON lines: by what it begins with, and its name where that does not tell."""
-    named_lines = path.name.removesuffix(".gz").endswith((".jsonl", ".ndjson"))
+    """Whether the file is JSON lines: by its first line, and by its name where that leaves it open."""
     first = file.readline(line_bytes + 1)
     if first.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{path}: the file is UTF-16; save it as UTF-8.")
@@ -108,38 +106,34 @@ def _is_lines(file: IO[bytes], path: Path, line_bytes: int) -> bool:
         if not more:
             raise DataError(f"{path}: the file is empty.")
         first = more.strip()
-    if named_lines:
-        return not (_OPENS_ARRAY.match(first) and _holds_array(path, first))
-    if first.startswith(b"["):
+    if path.name.removesuffix(".gz").endswith((".jsonl", ".ndjson")):
+        if not _OPENS_ARRAY.match(first):
+            return True
+        value = _parsed(first)  # an array may stand in a file that is named after lines: it goes on, or is one line
+        return value is not None and not (value and all(isinstance(item, dict) for item in value))
+    if first.startswith(b"[") or not isinstance(_parsed(first), dict):
         return False
-    return _is_object(first) and any(line.strip() for line in iter(lambda: file.readline(_SKIPPED_AT_ONCE), b""))
+    return any(line.strip() for line in iter(lambda: file.readline(_SKIPPED_AT_ONCE), b""))
 
 
-def _holds_array(path: Path, first: bytes) -> bool:
-    """Whether the first line opens an array that goes on, or is all of one: a row of a line file is never a list."""
+def _parsed(line: bytes) -> Any:
+    """The JSON value of a line, None where it is not one."""
     try:
-        value = json.loads(first)
+        return json.loads(line)
     except (ValueError, RecursionError):
-        return True
-    return bool(value) and all(isinstance(item, dict) for item in value)
+        return None
 
 
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _lines(path: Path, line_bytes: int) -> Iterator[Row]:
+def _lines(path: Path, line_bytes: int) -> Iterator[JsonRow]:
     strict, row, number = _Strict(), 0, 0
     with _opened(path) as file:
         while raw := file.readline(line_bytes + 1):
             number += 1
             origin = Origin(str(path), row, number)
             if len(raw) > line_bytes and not raw.endswith(b"\n"):
-                del raw  # the line may be gigabytes: give its beginning back before going past it
-                _skip_line(file)
+                del raw  # the line may be gigabytes: free its beginning before skipping the rest
+                while (part := file.readline(_SKIPPED_AT_ONCE)) and not part.endswith(b"\n"):
+                    pass
                 limit = f"{line_bytes / 2**20:g} MiB"
                 yield origin, BadRow("line-too-long", f"the line is longer than {limit}; one row is one line")
                 row += 1
@@ -150,32 +144,27 @@ def _lines(path: Path, line_bytes: int) -> Iterator[Row]:
                 row += 1
 
 
-def _skip_line(file: IO[bytes]) -> None:
-    while (part := file.readline(_SKIPPED_AT_ONCE)) and not part.endswith(b"\n"):
-        pass
-
-
 def _line(strict: _Strict, raw: bytes) -> dict[str, Any] | BadRow:
+    is_last = not raw.endswith(b"\n")
     try:
         text = raw.decode().strip(" \t\r\n")
     except UnicodeDecodeError as error:
-        if error.reason == "unexpected end of data" and not raw.endswith(b"\n"):
+        if error.reason == "unexpected end of data" and is_last:
             return _CUT_OFF
         return BadRow("not-utf8", f"byte {error.start + 1} of the line is not UTF-8; save the file as UTF-8")
     try:
         value, end = strict.value(text, 0)
-    except RecursionError:
-        return BadRow("not-json", "brackets nested too deep")
-    except ValueError as error:
-        if not raw.endswith(b"\n") and _ran_out(error, text):
+    except (ValueError, RecursionError) as error:
+        if is_last and _ran_out(error, text):
             return _CUT_OFF
-        return BadRow("not-json", _why(error))
+        where = f"column {error.colno}: " if isinstance(error, json.JSONDecodeError) else ""
+        return BadRow("not-json", f"{where}{_why(error)}")
     if end != len(text):
         return BadRow("not-json", f"column {end + 1}: more after the end of the row; write one row a line")
     return strict.row(value)
 
 
-def _ran_out(error: ValueError, text: str) -> bool:
+def _ran_out(error: Exception, text: str) -> bool:
     """Whether the text was a row as far as it goes."""
     if not isinstance(error, json.JSONDecodeError) or not text.startswith("{"):
         return False
@@ -186,13 +175,14 @@ def _ran_out(error: ValueError, text: str) -> bool:
     return error.msg.startswith("Unterminated string") or is_cut_word or bool(_CUT_NUMBER.fullmatch(rest))
 
 
-def _why(error: ValueError) -> str:
+def _why(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"column {error.colno}: {error.msg[0].lower()}{error.msg[1:]}"
-    return "a number has too many digits"
+        return f"{error.msg[0].lower()}{error.msg[1:]}"
+    return "brackets nested too deep" if isinstance(error, RecursionError) else "a number has too many digits"
 
 
-def _array(path: Path) -> Iterator[Row]:
+def _whole(path: Path) -> Iterator[JsonRow]:
+    """Rows of a file that is one JSON value."""
     with _opened(path) as file:
         raw = file.read()
     try:
@@ -202,13 +192,10 @@ def _array(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}:{line}: not UTF-8; save the file as UTF-8.") from None
     del raw
     start = _skip_space(text, 0)
-    if text.startswith("[", start):
-        yield from _elements(path, text, start)
-    else:
-        yield from _object(path, text, start)
+    yield from _elements(path, text, start) if text.startswith("[", start) else _object(path, text, start)
 
 
-def _object(path: Path, text: str, start: int) -> Iterator[Row]:
+def _object(path: Path, text: str, start: int) -> Iterator[JsonRow]:
     """One object: rows under a known key, or itself the only row."""
     strict = _Strict()
     try:
@@ -229,11 +216,11 @@ def _object(path: Path, text: str, start: int) -> Iterator[Row]:
         yield Origin(str(path), row), strict.row(item)
 
 
-def _elements(path: Path, text: str, start: int) -> Iterator[Row]:
-    """The array element by element, so that only one is alive and each knows its line."""
+def _elements(path: Path, text: str, start: int) -> Iterator[JsonRow]:
+    """The array element by element, each with its line, so that only one element is alive."""
     strict, row, line, counted = _Strict(), 0, 1, 0
     at = _skip_space(text, start + 1)
-    has_lines = "\n" in text[at : text.rfind("]")]  # all on one line, as json.dump writes: only the row's number tells
+    has_lines = "\n" in text[at : text.rfind("]")]  # all on one line, as json.dump writes: the row's number must do
     if text.startswith("]", at):
         raise DataError(f"{path}: the array is empty.")
     while True:
@@ -256,15 +243,12 @@ def _elements(path: Path, text: str, start: int) -> Iterator[Row]:
 
 
 def _skip_space(text: str, start: int) -> int:
-    found = _SPACE.match(text, start)
-    return found.end() if found else start
+    match = _SPACE.match(text, start)
+    return match.end() if match else start
 
 
 def _malformed(path: Path, text: str, error: Exception, at: int, row: int | None = None) -> DataError:
+    place = error if isinstance(error, json.JSONDecodeError) else json.JSONDecodeError("", text, at)
     where = f"row {row}: " if row is not None else ""
-    if isinstance(error, json.JSONDecodeError):
-        why = f"{error.msg[0].lower()}{error.msg[1:]}"
-        return DataError(f"{path}:{error.lineno}:{error.colno}: {where}malformed JSON, {why}.")
-    line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
-    why = "brackets nested too deep" if isinstance(error, RecursionError) else "a number has too many digits"
-    return DataError(f"{path}:{line}:{column}: {where}{why}.")
+    malformed = "malformed JSON, " if error is place else ""
+    return DataError(f"{path}:{place.lineno}:{place.colno}: {where}{malformed}{_why(error)}.")

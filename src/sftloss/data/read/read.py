@@ -1,16 +1,15 @@
-"""Any source of SFT data -> canonical records, with an account of every row that could not be used."""
+"""Any source of training data as records, with an account of every row that cannot be used."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sftloss.data.account import MOSTLY, ON_ERROR, Account, Counts
-from sftloss.data.demo import demo_rows
+from sftloss.data.account import MOSTLY, ON_ERROR, Account
 from sftloss.data.examples import Origin, Record
 from sftloss.data.formats.record import Shape, to_record
 from sftloss.data.read.json_rows import MAX_LINE_BYTES, read_json
@@ -24,16 +23,14 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(,.*)?")
 # a file of another kind shows within so many rows; going through the rest of it would only cost time
 _HOPELESS = 10_000
 
-Row = tuple[Origin, Any, "str | None"]
-
 
 @dataclass(frozen=True)
 class ReadBounds:
-    """What reading puts up with.
+    """What reading tolerates.
 
     Attributes:
-        bad_share: largest share of unusable rows that ``on_error="report"`` accepts, from 0 to 1.
-        line_bytes: longest line of a JSON lines file, in bytes.
+        bad_share: Largest share of unusable rows that ``on_error="report"`` accepts, from 0 to 1.
+        line_bytes: Longest line of a JSON lines file, in bytes.
     """
 
     bad_share: float = MOSTLY
@@ -41,69 +38,54 @@ class ReadBounds:
 
     def __post_init__(self) -> None:
         if not 0 <= self.bad_share <= 1:
-            raise ConfigError(f"must be from 0 to 1, got {self.bad_share}", option="bad_share")
+            raise ConfigError(f"ReadBounds: bad_share must be from 0 to 1, got {self.bad_share}.")
         if self.line_bytes < 1:
-            raise ConfigError(f"must be at least 1, got {self.line_bytes}", option="line_bytes")
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """The arguments of `read_records`, checked."""
-
-    name: str
-    shape: Shape
-    on_error: str = "report"
-    limit: int | None = None
-    bounds: ReadBounds = field(default_factory=ReadBounds)
+            raise ConfigError(f"ReadBounds: line_bytes must be at least 1, got {self.line_bytes}.")
 
 
 class Records:
-    """The records of a source. Each `for` loop opens the source anew; `account` is that of the latest one."""
+    """The records of a source, as `read_records` returns them.
 
-    def __init__(self, source: Any, plan: _Plan) -> None:
-        self._source = source
-        self._plan = plan
-        self._counts = Counts(plan.name)
+    Each `for` loop opens the source anew. `account` is that of the latest loop, of no rows before the first.
+    """
 
-    @property
-    def account(self) -> Account:
-        """What the latest pass has counted so far; of no rows before the first."""
-        return self._counts.account()
-
-    @property
-    def bad_share(self) -> float:
-        """The share of unusable rows that is accepted where `on_error` is ``"report"``."""
-        return self._plan.bounds.bad_share
+    def __init__(
+        self, name: str, source: Any, shape: Shape, *, on_error: str, limit: int | None, bounds: ReadBounds
+    ) -> None:
+        self.name, self.bounds = name, bounds
+        self._source, self._shape, self.on_error, self._limit = source, shape, on_error, limit
+        self.account = Account(name)
 
     def __iter__(self) -> Iterator[Record]:
-        plan = self._plan
-        self._counts = counts = Counts(plan.name, plan.shape.columns.values())
-        for origin, row, source in _open(self._source, plan.bounds.line_bytes):
-            counts.rows += 1
+        self.account = account = Account(self.name, unseen_columns=tuple(self._shape.columns.values()))
+        count = 0
+        for origin, row, source in _open(self._source, self.bounds.line_bytes):
+            account.rows += 1
             try:
-                record, name = _convert(row, origin, plan.shape, source, counts)
+                record, name = _convert(row, origin, self._shape, source, account)
             except BadRow as fault:
-                if plan.on_error == "raise":
+                if self.on_error == "raise":
                     raise RowError(fault.reason, origin, fault.detail) from None
-                counts.places.add(fault.reason, origin, fault.detail)
-                if counts.rows >= _HOPELESS and not counts.used:
+                account.reasons.add(fault.reason, origin, fault.detail)
+                if account.rows >= _HOPELESS and not account.used:
                     break
                 continue
-            counts.used += 1
-            counts.formats[name] += 1
-            counts.limited = counts.used == plan.limit
+            count += 1
+            account.used += 1
+            account.formats[name] += 1
+            account.limited = count == self._limit
             yield record
-            if counts.limited:
+            if account.limited:
                 break
-        counts.complete = True
-        counts.account().judge(plan.on_error, self.bad_share)
+        account.complete = True
+        account.judge(self.on_error, self.bounds.bad_share)
 
     def __repr__(self) -> str:
-        return f"Records({self._plan.name!r})"
+        return f"Records({self.name!r})"
 
 
 def read_records(
-    source: str | os.PathLike[str] | Iterable[Mapping[str, Any]],
+    source: str | os.PathLike[str] | Iterable[Mapping[str, Any] | Record],
     *,
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
@@ -116,8 +98,7 @@ def read_records(
     Args:
         source: A ``.json``, ``.jsonl`` or ``.ndjson`` file (also ``.gz``), a ``.parquet`` file; a folder of such
             files, read in the order of their names, or one that ``datasets`` saved; a hub data set as
-            ``owner/name`` or ``owner/name,config=...,split=...,revision=...``; ``"demo"`` for generated examples; or
-            rows as mappings.
+            ``owner/name`` or ``owner/name,config=...,split=...,revision=...``; or rows as mappings, or as `Record`.
         format: One of `FORMATS`; None detects the format of each row.
         columns: Names of the data's columns by what they are: ``{"prompt": "q", "response": "a", "task": "kind"}``.
             Keys are those of `COLUMN_ROLES`.
@@ -139,16 +120,17 @@ def read_records(
         >>> records = read_records([{"question": "2 + 2?", "answer": "4"}, {"question": "2 + 3?"}])
         >>> [record.messages[-1].content for record in records]
         ['4']
-        >>> records.account.counts
+        >>> records.account.refused
         {'unknown-shape': 1}
     """
     if on_error not in ON_ERROR:
-        raise ConfigError(f"must be one of {', '.join(ON_ERROR)}, got {on_error!r}", option="on_error")
+        raise ConfigError(f"read_records: on_error must be one of {', '.join(ON_ERROR)}, got {on_error!r}.")
     if limit is not None and limit < 1:
-        raise ConfigError(f"must be at least 1, got {limit}", option="limit")
-    resolved = demo_rows(count=min(limit or 600, 600)) if source == "demo" else _resolve(source)
+        raise ConfigError(f"read_records: limit must be at least 1, got {limit}.")
+    shape = Shape(format, dict(columns or {}))
+    resolved, bounds = _resolve(source), bounds or ReadBounds()
     name = str(source) if isinstance(resolved, Path | HubName) else "rows"
-    return Records(resolved, _Plan(name, Shape(format, dict(columns or {})), on_error, limit, bounds or ReadBounds()))
+    return Records(name, resolved, shape, on_error=on_error, limit=limit, bounds=bounds)
 
 
 def _resolve(source: Any) -> Any:
@@ -170,20 +152,21 @@ def _resolve(source: Any) -> Any:
     raise DataError(f"{excerpt(text)}: no such file or folder; a hub data set is named owner/name.")
 
 
-def _open(source: Any, line_bytes: int) -> Iterator[Row]:
-    """Raw rows with their origin and the source they carry where they name none."""
+def _open(source: Any, line_bytes: int) -> Iterator[tuple[Origin, Any, str | None]]:
+    """Raw rows with their origin and the source they get where they name none."""
     if isinstance(source, HubName):
-        yield from ((origin, row, None) for origin, row in read_hub(source))
+        parts: Iterable[Any] = [(None, read_hub(source))]
     elif not isinstance(source, Path):
-        yield from ((Origin("rows", number), row, None) for number, row in enumerate(source))
+        parts = [(None, ((Origin("rows", number), row) for number, row in enumerate(source)))]
     elif not source.is_dir():
-        yield from ((origin, row, None) for origin, row in _read_file(source, line_bytes))
+        parts = [(None, _read_file(source, line_bytes))]
     elif is_saved_dataset(source):
-        yield from ((origin, row, None) for origin, row in read_saved_dataset(source))
+        parts = [(None, read_saved_dataset(source))]
     else:
-        for path in _data_files(source):
-            stem = path.name[: -len(_suffix(path))]
-            yield from ((origin, row, stem) for origin, row in _read_file(path, line_bytes))
+        parts = ((path.name[: -len(_suffix(path))], _read_file(path, line_bytes)) for path in _data_files(source))
+    for stem, rows in parts:
+        for origin, row in rows:
+            yield origin, row, stem
 
 
 def _suffix(path: Path) -> str:
@@ -210,13 +193,15 @@ def _read_file(path: Path, line_bytes: int) -> Iterator[tuple[Origin, Any]]:
     return read_parquet(path) if suffix == ".parquet" else read_json(path, line_bytes=line_bytes)
 
 
-def _convert(row: Any, origin: Origin, shape: Shape, source: str | None, counts: Counts) -> tuple[Record, str]:
+def _convert(row: Any, origin: Origin, shape: Shape, source: str | None, account: Account) -> tuple[Record, str]:
     if isinstance(row, BadRow):
         raise row
+    if isinstance(row, Record):
+        return row, "record"
     if not isinstance(row, Mapping):
         raise BadRow("not-an-object", f"the row is {excerpt(row, 40)}; give one mapping a row")
-    counts.saw_columns(row)
+    account.saw_columns(row)
     record, name = to_record(row, origin, shape=shape, source=source)
     if record.messages and record.messages[-1].role != "assistant":
-        counts.places.add("last-turn-not-assistant", origin)
+        account.reasons.add("last-turn-not-assistant", origin)
     return record, name

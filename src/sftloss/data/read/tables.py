@@ -1,8 +1,7 @@
-"""Parquet files, saved `datasets` directories and hub data sets as raw rows. Nulls inside a row mean absent."""
+"""Parquet files, saved `datasets` directories and hub data sets as raw rows. A null inside a row means absent."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from inspect import signature
@@ -11,14 +10,15 @@ from typing import Any
 
 from sftloss.data.examples import Origin
 from sftloss.errors import ConfigError, DataError
+from sftloss.registry import closest
 
-Row = tuple[Origin, dict[str, Any]]
+TableRow = tuple[Origin, dict[str, Any]]
 
-# Rows decoded at a time. A slice decodes only the row groups it touches, so memory follows this and not the file.
+# Rows decoded at a time. A slice decodes only the row groups it touches, so memory does not grow with the file.
 _SLICE = 16_384
 
 
-def read_parquet(path: Path) -> Iterator[Row]:
+def read_parquet(path: Path) -> Iterator[TableRow]:
     """Rows of a parquet file, a slice of them in memory at a time.
 
     Raises:
@@ -30,12 +30,12 @@ def read_parquet(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: reading parquet needs polars: pip install 'sftloss[cli]'.") from None
     row = 0
     try:
-        # the path as an open file: polars would take * and ? in a name for a pattern
+        # no globbing: a name may hold * and ?
         frame = pl.scan_parquet(path, glob=False)
         height = frame.select(pl.len()).collect().item()
         for start in range(0, height, _SLICE):
-            for found in frame.slice(start, _SLICE).collect().iter_rows(named=True):
-                yield Origin(str(path), row), _without_nulls(found)
+            for columns in frame.slice(start, _SLICE).collect().iter_rows(named=True):
+                yield Origin(str(path), row), _without_nulls(columns)
                 row += 1
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from None
@@ -72,7 +72,7 @@ def is_saved_dataset(folder: Path) -> bool:
     )
 
 
-def read_saved_dataset(folder: Path) -> Iterator[Row]:
+def read_saved_dataset(folder: Path) -> Iterator[TableRow]:
     """Rows of a folder that `datasets` saved; of its `train` split where it has several."""
     datasets = _datasets(str(folder))
     try:
@@ -93,30 +93,26 @@ class HubName:
 
     @classmethod
     def parse(cls, text: str) -> HubName:
-        """The parts of the text; ConfigError at one that is none of ours."""
+        """The parts of the text; ConfigError at one that is none of these."""
         name, *options = (part.strip() for part in text.split(","))
         known = [field.name for field in fields(cls)][1:]
-        given: dict[str, str] = {}
+        values: dict[str, str] = {}
         for option in options:
-            key, equals, value = option.partition("=")
-            if key not in known or not equals or not value or key in given:
-                close = difflib.get_close_matches(key, known, n=1)
-                meant = f", did you mean {close[0]}=...?" if close else "."
-                raise ConfigError(f"{option!r} in {text!r} is not one of {', '.join(f'{k}=...' for k in known)}{meant}")
-            given[key] = value
-        return cls(name, **given)
+            key, _, value = option.partition("=")
+            if key not in known or not value or key in values:
+                names = ", ".join(f"{key}=..." for key in known)
+                raise ConfigError(f"{option!r} in {text!r} is not one of {names}{closest(key, known)}.")
+            values[key] = value
+        return cls(name, **values)
 
 
-def read_hub(hub: HubName) -> Iterator[Row]:
+def read_hub(hub: HubName) -> Iterator[TableRow]:
     """Rows of a data set on the hub, streamed. Code that a data set brings along is never run."""
-    datasets = _datasets(hub.name)
+    load = _datasets(hub.name).load_dataset
     # since datasets 4 there is no such option, because there is no such code
-    parameters = signature(datasets.load_dataset).parameters
-    safety = {"trust_remote_code": False} if "trust_remote_code" in parameters else {}
+    safety = {"trust_remote_code": False} if "trust_remote_code" in signature(load).parameters else {}
     try:
-        loaded = datasets.load_dataset(
-            hub.name, hub.config, split=hub.split, revision=hub.revision, streaming=True, **safety
-        )
+        loaded = load(hub.name, hub.config, split=hub.split, revision=hub.revision, streaming=True, **safety)
     except Exception as error:  # network, permission, unknown config: all with their own classes
         missing = "no such file or folder here, and as a hub data set it cannot be loaded"
         raise DataError(f"{hub.name}: {missing} ({_first_line(error)}).") from None
@@ -147,6 +143,6 @@ def _split_of(loaded: Any, name: str, split: str | None) -> Iterable[Mapping[str
     return loaded["train"] if "train" in loaded else next(iter(loaded.values()))
 
 
-def _rows(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[Row]:
-    for row, found in enumerate(rows):
-        yield Origin(name, row), _without_nulls(dict(found))
+def _rows(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[TableRow]:
+    for number, row in enumerate(rows):
+        yield Origin(name, number), _without_nulls(dict(row))

@@ -1,31 +1,23 @@
 r"""Means and differences over seeds and examples, with intervals that account for both.
 
-Every arm is evaluated on the same examples and trained with the same seeds, so the differences of two arms form a
-table :math:`D_{sc}`: seeds down, examples (or groups of examples that share a prompt) across. Both are samples of
-many. The two-way analysis of variance gives the variance of the table's mean,
-
-.. math:: \operatorname{Var}(\bar D) \le \frac{MS_{seeds} + MS_{examples}}{S\,C},
-
-with the mean squares of the table's margins. (The unbiased form subtracts the mean square of the interaction. Leaving
-it in can only widen the interval; with two or three seeds its estimate is too poor to subtract.) Each part has its own
-Student quantile, with S - 1 degrees of freedom for seeds and C - 1 for examples:
+Arms are evaluated on the same examples and trained with the same seeds, so the differences of two arms form a table
+:math:`D_{sc}`: seeds down, examples (or groups of examples that share a prompt) across, both samples of many. The
+interval of its mean is Banerjee's (*Approximate confidence interval for linear functions of means of k populations*,
+Sankhyā 22, 1960) for the two-way analysis of variance, each part with its own Student quantile:
 
 .. math:: \text{half-width}^2 = \frac{t_{S-1}^2\,MS_{seeds} + t_{C-1}^2\,MS_{examples}}{S\,C}
 
-(Banerjee, *Approximate confidence interval for linear functions of means of k populations*, Sankhyā 22, 1960). For
-normal data it covers at least as often as stated, whatever the two variances: :math:`P(Z^2 \le x)` is concave in x,
-so a mix of two parts covers at least as well as the worse of the two alone, and each alone is exact. Degrees of freedom
-pooled from the estimates (Satterthwaite) do not: where three seeds happen to agree, their spread is taken to be zero.
+It covers normal data at least as often as stated, whatever the two variances: :math:`P(Z^2 \le x)` is concave in x, so
+a mix of two parts covers at least as well as the worse of the two, and each alone is exact. The mean square of the
+interaction is not subtracted, which can only widen the interval. ``docs/compare.md`` has derivation and simulation.
 
-A calibration error or a distance between distributions is not a mean of anything, so :func:`paired_difference`
-resamples the examples, with the same draw for both arms and all seeds:
+A calibration error is not a mean of anything, so :func:`paired_difference` resamples the examples, with the same draw
+for both arms and all seeds (Owen, *The pigeonhole bootstrap*, 2007):
 
 .. math:: \operatorname{Var} = \operatorname{Var}_{boot}\Big[\tfrac1S \sum_s d_s\Big]
-    + \tfrac1S \cdot \tfrac1{S-1} \sum_s (d_s - \bar d)^2,
+    + \tfrac1S \cdot \tfrac1{S-1} \sum_s (d_s - \bar d)^2
 
-each part again with its own Student quantile. The design is crossed: an example that is drawn twice is drawn twice for
-all seeds (Owen, *The pigeonhole bootstrap*, 2007). Resampling examples afresh within each seed would make intervals too
-short by up to :math:`\sqrt S`. What varies by example and seed together is counted in both terms, which can only widen.
+Resampling afresh within each seed would make intervals too short by up to :math:`\sqrt S`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Metrics of generated outputs: right or wrong, as long as they should be, and how much they differ."""
+"""Metrics of generated answers: correctness, length, repetition and diversity."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ import numpy as np
 from sftloss.data.examples import Record
 from sftloss.data.tasks import abstains, check_answer, is_answerable, question, reference_answer
 from sftloss.experiments.metrics.generation import Generated
-from sftloss.experiments.metrics.shapes import Floats, Gap, Metric, Ratio
+from sftloss.experiments.metrics.shapes import Gap, Metric, Ratio
+from sftloss.numbers import Floats
 
 Outputs = tuple[Generated, ...]
 _PASS = "pass_at_"
 
 
 def output_metrics(outputs: Sequence[Generated], rows: Sequence[Record]) -> dict[str, Metric]:
-    r"""Metrics of outputs against the rows they answer, each over examples; means over a row's k samples first.
+    r"""Metrics of outputs against the rows they answer, over rows; a row's value is the mean over its k samples.
 
     ====================  =====================================================================================
     name                  definition
     ====================  =====================================================================================
-    exact_match           the checker's score, over the rows that have a checker: any right answer counts
-    verbatim              the output is the row's own answer, white space at the ends aside
+    exact_match           the task checker's score, over the rows that have a checker
+    verbatim              share equal to the row's own answer, up to white space at the ends
     length                tokens of an output, the end included
     length_ratio          :math:`\sum_i \mathrm{length}_i / \sum_i T_i`: ratio of the means, generated to reference
     length_ks             :math:`\max_x |F_{generated}(x) - F_{reference}(x)|`, Kolmogorov-Smirnov distance
-    truncated             share of outputs cut off at the limit: where it is not 0, lengths are too small
-    empty                 share of outputs that end at once or hold nothing but white space
+    truncated             share of outputs cut off at the limit; above 0, lengths are too small
+    empty                 share of outputs without a word
     repetition, _2        1 - distinct n-grams / n-grams in an output, n = 4 or 2, mean over rows with outputs that long
                           (seq-rep-n: Welleck et al., 2020, arXiv:1908.04319)
     abstains_unknown      share of "unknown" among the questions that have no answer: higher is better
@@ -42,8 +43,8 @@ def output_metrics(outputs: Sequence[Generated], rows: Sequence[Record]) -> dict
     distinct_1, _2        distinct n-grams / n-grams over the samples of a row, sums over rows (Li et al., 2016,
                           arXiv:1510.03055, there over a corpus, which depends on its size)
     unique                different outputs / k
-    agreement             share of the commonest output
-    self_consistency      the checker's score of the commonest output, ties shared (Wang et al., 2023,
+    agreement             share of the most common output
+    self_consistency      the checker's score of the most common output, ties shared (Wang et al., 2023,
                           arXiv:2203.11171)
     pass_at_n             :math:`1 - \binom{k-c}{n} / \binom{k}{n}` with c right of k, unbiased (Chen et al., 2021,
                           arXiv:2107.03374), n = 1, 2, 4, ... up to k; a score counts as right at 1
@@ -59,24 +60,26 @@ def output_metrics(outputs: Sequence[Generated], rows: Sequence[Record]) -> dict
         ValueError: If outputs and rows do not belong together.
     """
     groups = _by_row(outputs, rows)
-    scores = [
-        [check_answer(row, question(row), o.text) for o in group] for row, group in zip(rows, groups, strict=True)
-    ]
-    right = [None if None in found else [float(s or 0.0) for s in found] for found in scores]
+    pairs = list(zip(groups, rows, strict=True))
+    scores = [[check_answer(row, question(row), output.text) for output in group] for group, row in pairs]
+    right = [None if None in row else [float(s or 0.0) for s in row] for row in scores]  # None: no checker
+    says_unknown = _share(groups, lambda output: abstains(output.text))
+    answerable = [is_answerable(row, question(row)) for row in rows]
     metrics: dict[str, Metric] = {
-        "exact_match": _mean(None if found is None else float(np.mean(found)) for found in right),
+        "exact_match": _mean(None if row is None else float(np.mean(row)) for row in right),
         "verbatim": _mean(
-            float(np.mean([o.text.strip() == reference_answer(row).strip() for o in group]))
-            for row, group in zip(rows, groups, strict=True)
+            float(np.mean([output.text.strip() == reference_answer(row).strip() for output in group]))
+            for group, row in pairs
         ),
         **_length_metrics(groups),
         "repetition": _mean(_repetition(group, 4) for group in groups),
         "repetition_2": _mean(_repetition(group, 2) for group in groups),
-        **_abstention(groups, rows),
+        "abstains_unknown": _mean(s if a is False else None for s, a in zip(says_unknown, answerable, strict=True)),
+        "abstains_known": _mean(s if a is True else None for s, a in zip(says_unknown, answerable, strict=True)),
     }
     if len(groups[0]) > 1:
-        metrics |= _diversity(groups) | _among_samples(groups, right)
-    return {name: metric for name, metric in metrics.items() if not _is_empty(metric)}
+        metrics |= _sample_metrics(groups, right)
+    return {name: one for name, one in metrics.items() if not (isinstance(one, Ratio) and not one.bottom.any())}
 
 
 def _by_row(outputs: Sequence[Generated], rows: Sequence[Record]) -> list[Outputs]:
@@ -87,40 +90,35 @@ def _by_row(outputs: Sequence[Generated], rows: Sequence[Record]) -> list[Output
         groups[output.row].append(output)
     sizes = {len(group) for group in groups}
     if len(sizes) != 1 or 0 in sizes:
-        raise ValueError(f"output_metrics: every row needs equally many outputs, there are {sorted(sizes)} of a row.")
+        raise ValueError(f"output_metrics: every row needs equally many outputs, there are {sorted(sizes)} per row.")
     return [tuple(group) for group in groups]
 
 
-def _mean(values: object) -> Ratio:
+def _mean(values: Iterable[float | None]) -> Ratio:
     """A mean over the rows that have a value."""
-    found = [np.nan if value is None else value for value in values]  # type: ignore[attr-defined]
-    array = np.array(found, dtype=np.float64)
-    has = np.isfinite(array)
-    return Ratio(np.where(has, array, 0.0), has.astype(np.float64))
+    array = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    has_value = np.isfinite(array)
+    return Ratio(np.where(has_value, array, 0.0), has_value.astype(np.float64))
 
 
-def _is_empty(metric: Metric) -> bool:
-    return isinstance(metric, Ratio) and not metric.bottom.any()
+def _share(groups: Sequence[Outputs], is_so: Callable[[Generated], bool]) -> Floats:
+    return np.array([np.mean([is_so(output) for output in group]) for group in groups], dtype=np.float64)
 
 
 def _length_metrics(groups: Sequence[Outputs]) -> dict[str, Metric]:
-    lengths = np.array([[o.length for o in group] for group in groups], dtype=np.float64)
+    lengths = np.array([[output.length for output in group] for group in groups], dtype=np.float64)
     own = np.array([group[0].reference_length for group in groups], dtype=np.float64)
     ones = np.ones(len(groups))
+    # the distribution functions at every length that occurs, where they can differ most
     grid = np.unique(np.concatenate([lengths.ravel(), own]))
-    # the distribution functions at every length that occurs, where alone they can differ most
     below = np.stack([(lengths <= x).mean(axis=1) - (own <= x) for x in grid], axis=1)
     return {
         "length": Ratio(lengths.mean(axis=1), ones),
         "length_ratio": Ratio(lengths.mean(axis=1), own),
         "length_ks": Gap(below, ones, "max"),
-        "truncated": Ratio(_share(groups, lambda o: not o.ended), ones),
-        "empty": Ratio(_share(groups, lambda o: not o.text.strip()), ones),
+        "truncated": Ratio(_share(groups, lambda output: not output.ended), ones),
+        "empty": Ratio(_share(groups, lambda output: not output.text.strip()), ones),
     }
-
-
-def _share(groups: Sequence[Outputs], is_so: Callable[[Generated], bool]) -> Floats:
-    return np.array([np.mean([is_so(output) for output in group]) for group in groups], dtype=np.float64)
 
 
 def _ngrams(tokens: Sequence[int], n: int) -> list[tuple[int, ...]]:
@@ -128,43 +126,28 @@ def _ngrams(tokens: Sequence[int], n: int) -> list[tuple[int, ...]]:
 
 
 def _repetition(group: Outputs, n: int) -> float | None:
-    shares = [1 - len(set(grams)) / len(grams) for o in group if (grams := _ngrams(o.tokens, n))]
+    shares = [1 - len(set(grams)) / len(grams) for output in group if (grams := _ngrams(output.tokens, n))]
     return float(np.mean(shares)) if shares else None
 
 
-def _abstention(groups: Sequence[Outputs], rows: Sequence[Record]) -> dict[str, Metric]:
-    told = [is_answerable(row, question(row)) for row in rows]
-    said = _share(groups, lambda o: abstains(o.text))
-    return {
-        "abstains_unknown": _mean(s if known is False else None for s, known in zip(said, told, strict=True)),
-        "abstains_known": _mean(s if known is True else None for s, known in zip(said, told, strict=True)),
-    }
-
-
-def _diversity(groups: Sequence[Outputs]) -> dict[str, Metric]:
-    metrics: dict[str, Metric] = {}
+def _sample_metrics(groups: Sequence[Outputs], right: Sequence[list[float] | None]) -> dict[str, Metric]:
+    """Metrics of several outputs of one row."""
+    samples, metrics = len(groups[0]), dict[str, Metric]()
     for n in (1, 2):
-        grams = [[gram for o in group for gram in _ngrams(o.tokens, n)] for group in groups]
-        top, bottom = ([len(set(found)) for found in grams], [len(found) for found in grams])
-        metrics[f"distinct_{n}"] = Ratio(np.array(top, dtype=np.float64), np.array(bottom, dtype=np.float64))
-    counts = [Counter(o.text.strip() for o in group) for group in groups]
+        grams = [[gram for output in group for gram in _ngrams(output.tokens, n)] for group in groups]
+        sizes = np.array([[len(set(row)), len(row)] for row in grams], dtype=np.float64)
+        metrics[f"distinct_{n}"] = Ratio(sizes[:, 0], sizes[:, 1])
+    counts = [Counter(output.text.strip() for output in group) for group in groups]
     metrics["unique"] = _mean(len(count) / count.total() for count in counts)
     metrics["agreement"] = _mean(max(count.values()) / count.total() for count in counts)
-    return metrics
-
-
-def _among_samples(groups: Sequence[Outputs], right: Sequence[list[float] | None]) -> dict[str, Metric]:
-    samples, metrics = len(groups[0]), {}
     metrics["self_consistency"] = _mean(
-        None if found is None else _majority(group, found) for group, found in zip(groups, right, strict=True)
+        None if row is None else _majority(group, row) for group, row in zip(groups, right, strict=True)
     )
-    n = 1
-    while n <= samples:
+    for n in (2**k for k in range(samples.bit_length())):
         metrics[f"{_PASS}{n}"] = _mean(
-            None if found is None else pass_at(n, samples, sum(score >= 1 for score in found)) for found in right
+            None if row is None else pass_at(n, samples, sum(score >= 1 for score in row)) for row in right
         )
-        n *= 2
-    return metrics  # type: ignore[return-value]  # Ratio is a Metric
+    return metrics
 
 
 def pass_counts(names: Iterable[str]) -> tuple[int, ...]:
@@ -178,9 +161,10 @@ def pass_counts(names: Iterable[str]) -> tuple[int, ...]:
 
 
 def _majority(group: Outputs, scores: Sequence[float]) -> float:
-    counts = Counter(o.text.strip() for o in group)
+    """The score of the most common output, ties shared."""
+    counts = Counter(output.text.strip() for output in group)
     most = max(counts.values())
-    score_of = {o.text.strip(): score for o, score in zip(group, scores, strict=True)}
+    score_of = {output.text.strip(): score for output, score in zip(group, scores, strict=True)}
     return float(np.mean([score_of[text] for text, count in counts.items() if count == most]))
 
 
@@ -189,7 +173,7 @@ def pass_at(n: int, samples: int, right: int) -> float:
 
     .. math:: 1 - \binom{k - c}{n} \Big/ \binom{k}{n}
 
-    Unbiased for the probability that n independent outputs hold a right one.
+    It is unbiased for the probability that n independent outputs hold a right one.
 
     Args:
         n: Outputs allowed, from 1 to `samples`.
@@ -197,7 +181,7 @@ def pass_at(n: int, samples: int, right: int) -> float:
         right: How many of them are right, c.
 
     Raises:
-        ValueError: If the three cannot be.
+        ValueError: If the three contradict each other.
 
     Example:
         >>> pass_at(2, 4, 1)

@@ -1,29 +1,19 @@
-"""The two shapes of a metric. Both keep what each example contributes, so that a metric can be resampled and stored."""
+"""The two shapes of a metric over examples.
+
+Both keep what each example contributes, so that a metric can be resampled (`value` with weights), restricted (`pick`)
+and stored.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.numbers import Floats
-
-
-class Metric(Protocol):
-    """A number over examples."""
-
-    @property
-    def examples(self) -> int:
-        """Number of examples."""
-
-    def value(self, weights: Floats | None = None) -> float:
-        """The number, example i counted ``weights[i]`` times (once by default); NaN where it is undefined."""
-
-    def pick(self, chosen: NDArray[Any]) -> Metric:
-        """The same metric over some of the examples, given as indices or booleans."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +38,7 @@ class Ratio:
         return len(self.top)
 
     def value(self, weights: Floats | None = None) -> float:
-        """The ratio; NaN where the bottom is zero.
+        """The ratio, example i counted ``weights[i]`` times (once by default); NaN where the bottom is zero.
 
         Example:
             >>> Ratio(np.array([1.0, 5.0]), np.array([1.0, 2.0])).value()
@@ -59,7 +49,7 @@ class Ratio:
         return float(top / bottom) if bottom > 0 else float("nan")
 
     def pick(self, chosen: NDArray[Any]) -> Ratio:
-        """The ratio over some of the examples."""
+        """The ratio over some of the examples, given as indices or booleans."""
         return Ratio(self.top[chosen], self.bottom[chosen])
 
 
@@ -85,7 +75,7 @@ class Gap:
         return len(self.size)
 
     def value(self, weights: Floats | None = None) -> float:
-        """The distance; NaN where all sizes are zero.
+        """The distance, example i counted ``weights[i]`` times (once by default); NaN where all sizes are zero.
 
         Example:
             >>> Gap(np.array([[1.0, 0.0], [-1.0, 2.0]]), np.array([2.0, 2.0])).value()
@@ -98,8 +88,11 @@ class Gap:
         return float((bins.sum() if self.norm == "sum" else bins.max(initial=0.0)) / size)
 
     def pick(self, chosen: NDArray[Any]) -> Gap:
-        """The distance over some of the examples."""
+        """The distance over some of the examples, given as indices or booleans."""
         return Gap(self.gap[chosen], self.size[chosen], self.norm)
+
+
+Metric = Ratio | Gap
 
 
 def by_group(metric: Metric, labels: NDArray[np.str_]) -> dict[str, Metric]:

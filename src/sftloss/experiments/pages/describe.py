@@ -6,16 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from sftloss.document import Command, Document, Section
 from sftloss.experiments.experiment import Arm, Experiment
-from sftloss.experiments.pages.groups import answers_section, difficulty_section, groups_section
-from sftloss.experiments.pages.lengths import answer_lengths_section
-from sftloss.experiments.pages.metrics import (
-    calibration_section,
-    curves_section,
-    forgetting_section,
-    metrics_section,
-)
-from sftloss.experiments.pages.tasks import conflicts_section, task_weights_section
-from sftloss.experiments.pages.verdicts import by_task_section, verdicts_section
+from sftloss.experiments.pages import groups, lengths, metrics, tasks, verdicts
 from sftloss.experiments.run.results import Answer
 from sftloss.experiments.verdicts.comparisons import Results, comparisons
 from sftloss.experiments.verdicts.findings import Verdicts, comparison_findings, comparison_headlines
@@ -47,26 +38,26 @@ def experiment_document(
         command: The command line that asked for the comparison. Findings advise it with other values.
     """
     compared = comparisons(results)
-    verdicts = Verdicts(experiment, results, compared, command)
+    judged = Verdicts(experiment, results, compared, command)
     sections = (
-        verdicts_section(results, compared),
-        by_task_section(results, compared),
-        metrics_section(results),
-        curves_section(results),
-        answer_lengths_section(results),
-        groups_section(results),
-        difficulty_section(results),
-        task_weights_section(results),
-        conflicts_section(results),
-        calibration_section(results),
-        forgetting_section(results),
-        answers_section(results, answers or {}),
+        verdicts.verdicts_section(results, compared),
+        verdicts.by_task_section(results, compared),
+        metrics.metrics_section(results),
+        metrics.curves_section(results),
+        lengths.answer_lengths_section(results),
+        groups.groups_section(results),
+        groups.difficulty_section(results),
+        tasks.task_weights_section(results),
+        tasks.conflicts_section(results),
+        metrics.calibration_section(results),
+        metrics.forgetting_section(results),
+        groups.answers_section(results, answers or {}),
         Section("method", "Method", "What was held equal, and what an interval means.", notes=_METHOD),
     )
     return Document(
         f"Comparison of {len(results.arms)} ways to train",
-        comparison_headlines(verdicts),
-        comparison_findings(verdicts),
+        comparison_headlines(judged),
+        comparison_findings(judged),
         tuple(section for section in sections if section is not None),
         _facts(experiment, results),
         (

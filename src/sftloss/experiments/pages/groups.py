@@ -11,15 +11,8 @@ from numpy.typing import NDArray
 from sftloss.document import Column, Section, Table
 from sftloss.experiments.experiment import Arm
 from sftloss.experiments.metrics import Ratio
-from sftloss.experiments.pages.tables import (
-    ShownMetric,
-    Side,
-    in_parts,
-    mean_cells,
-    triple_columns,
-    two_way_table,
-    value_cells,
-)
+from sftloss.experiments.pages import tables
+from sftloss.experiments.pages.tables import ShownMetric, Side
 from sftloss.experiments.run.results import Answer
 from sftloss.experiments.verdicts.comparisons import Results
 from sftloss.numbers import Codes
@@ -39,21 +32,21 @@ THIRDS = ("easy", "middle", "hard")
 def groups_section(results: Results) -> Section | None:
     """Losses, right answers and lengths of each task and language."""
     groups = results.first.groups
-    tables = [
+    by_group = [
         table
         for name, labels in (("task", groups.task), ("language", groups.language))
         if len(set(labels) - {""}) > 1
         for one in _GROUPED
         if results.mean(results.arms[0], one.key) is not None
-        for table in in_parts(_group_table(results, np.asarray(labels), name, one))
+        for table in tables.in_parts(_group_table(results, np.asarray(labels), name, one))
     ]
-    if not tables:
+    if not by_group:
         return None
     return Section(
         "groups",
         "Tasks and languages",
         "An arm may gain in one task what it loses in another. Groups with few examples have wide intervals.",
-        tables=tuple(tables),
+        tables=tuple(by_group),
         notes=(f"The number of held-out examples stands beside each name. {_NOT_CORRECTED}",),
     )
 
@@ -61,12 +54,12 @@ def groups_section(results: Results) -> Section | None:
 def _group_table(results: Results, labels: np.ndarray, name: str, one: ShownMetric) -> Table:
     """One metric, group by arm."""
     chosen = {str(group): labels == group for group in sorted(set(labels) - {""})}
-    return two_way_table(
+    return tables.two_way_table(
         f"groups-{name}-{one.key}",
         f"{one.label[0].upper()}{one.label[1:]} by {name}",
         Side(name, [f"{group} ({int(where.sum()):,})" for group, where in chosen.items()]),
         Side("arm", [results.names[arm] for arm in results.arms]),
-        [[value_cells(results, arm, one, where) for arm in results.arms] for where in chosen.values()],
+        [[tables.value_cells(results, arm, one, where) for arm in results.arms] for where in chosen.values()],
         one.kind,
     )
 
@@ -80,19 +73,19 @@ def difficulty_section(results: Results) -> Section | None:
     for third in THIRDS:
         changes = []
         for arm in results.arms:
-            loss = mean_cells(split.mean(arm, f"nll_{third}"), (0.0, np.inf))
-            top1 = mean_cells(split.mean(arm, f"top1_{third}"), (0.0, 1.0))
+            loss = tables.mean_cells(split.mean(arm, f"nll_{third}"), (0.0, np.inf))
+            top1 = tables.mean_cells(split.mean(arm, f"top1_{third}"), (0.0, 1.0))
             change = None if arm == results.arms[0] else split.difference(arm, f"nll_{third}")
-            rows.append((third, results.names[arm], *loss, *top1, *mean_cells(change)))
+            rows.append((third, results.names[arm], *loss, *top1, *tables.mean_cells(change)))
             if change is not None:
                 changes.append(f"{results.names[arm]} {change.value:+.3g}")
         parts.append(f"on {third} tokens {listed(changes)}")
     columns = (
         Column("third", "tokens"),
         Column("arm", "arm"),
-        *triple_columns("nll", "loss per token", "nats"),
-        *triple_columns("top1", "top-1 tokens", "percent"),
-        *triple_columns("change", "loss, against the first arm"),
+        *tables.triple_columns("nll", "loss per token", "nats"),
+        *tables.triple_columns("top1", "top-1 tokens", "percent"),
+        *tables.triple_columns("change", "loss, against the first arm"),
     )
     return Section(
         "difficulty",

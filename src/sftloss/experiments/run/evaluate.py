@@ -62,12 +62,12 @@ def _answer(rows: EncodedRows, i: int, greedy: Generated, samples: Sequence[Gene
     return Answer(question(record), reference_answer(record), greedy.text, tuple(one.text for one in samples), score)
 
 
-def curve_point(model: Any, tokenizer: Any, examples: Sequence[Example]) -> float:
+def held_out_loss(model: Any, tokenizer: Any, examples: Sequence[Example]) -> float:
     """Mean loss of held-out tokens, nats."""
     return float(np.mean(evaluate_tokens(model, tokenizer, examples).nll))
 
 
-def forgotten(before: Any, after: Any, tokenizer: Any, rows: EncodedRows) -> dict[str, Metric]:
+def drift_metrics(before: Any, after: Any, tokenizer: Any, rows: EncodedRows) -> dict[str, Metric]:
     """How far training moved the model on rows of another kind."""
     loss = token_metrics(evaluate_tokens(after, tokenizer, rows.examples))["token_nll"]
     return {"forget_nll": loss, **forgetting(before, after, tokenizer, rows.examples)}

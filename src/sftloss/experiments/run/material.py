@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -109,29 +109,16 @@ def _split(rows: EncodedRows, recipe: Recipe) -> tuple[EncodedRows, EncodedRows]
     return train, held_out
 
 
-_CACHE: dict[tuple[Any, ...], EncodedRows] = {}
-
-
 def _generated(experiment: Experiment, split: str, count: int, tokenizer: Any) -> EncodedRows:
-    """Generated rows. They are cached for the next arms: making them takes a sixth of the time of a small arm."""
-    recipe, noise = experiment.recipe, experiment.noise if split == "train" else 0.0
-    place = (recipe.model, recipe.tokenizer, recipe.revision, recipe.max_length)
-    key = (split, count, noise, experiment.data_seed, experiment.data_tasks, *place)
-    if key not in _CACHE:
-        if len(_CACHE) >= 4:
-            _CACHE.clear()
-        _CACHE[key] = _encoded(_task_rows(experiment, split, count, noise), recipe, tokenizer)
-    return _CACHE[key]
-
-
-def _task_rows(experiment: Experiment, split: str, count: int, noise: float) -> Sequence[Record]:
     from sftloss.data.tasks import MULTITASK, study_rows
 
     tasks = MULTITASK if experiment.data_tasks == ("multitask",) else experiment.data_tasks or None
+    noise = experiment.noise if split == "train" else 0.0
     try:
-        return study_rows(experiment.data_seed, count, split=split, noise=noise, tasks=tasks)
+        rows = study_rows(experiment.data_seed, count, split=split, noise=noise, tasks=tasks)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    return replace(_encoded(rows, experiment.recipe, tokenizer), findings=())
 
 
 def _from_file(experiment: Experiment, source: str, limit: int | None, tokenizer: Any) -> EncodedRows:
@@ -143,7 +130,7 @@ def _from_file(experiment: Experiment, source: str, limit: int | None, tokenizer
 
 
 def _encoded(records: Iterable[Record], recipe: Recipe, tokenizer: Any) -> EncodedRows:
-    examples = Examples(records, tokenizer, max_length=recipe.max_length, on_error=recipe.on_error)
+    examples = Examples(records, tokenizer, max_length=recipe.max_length)
     pairs = list(examples.pairs())
     findings = findings_of(RULES, examples.account)
     return EncodedRows(tuple(record for record, _ in pairs), tuple(example for _, example in pairs), findings)
@@ -179,12 +166,12 @@ def start(experiment: Experiment, seed: int) -> tuple[Any, Any]:
     """
     from sftloss.data.demo import demo_tokenizer
     from sftloss.decoder import load_model
-    from sftloss.finetune.model import dtype_of, model_name
+    from sftloss.finetune.model import dtype_of, place_of, tokenizer_place
 
     recipe = experiment.recipe
     if not experiment.is_scratch:
         return load_model(
-            model_name(recipe), dtype=dtype_of(recipe), tokenizer=recipe.tokenizer, revision=recipe.revision
+            place_of(recipe.model), dtype=dtype_of(recipe), tokenizer=tokenizer_place(recipe), revision=recipe.revision
         )
     tokenizer = demo_tokenizer() if recipe.tokenizer is None else load_tokenizer(recipe.tokenizer)
     return _llama(experiment, tokenizer, seed), tokenizer

@@ -22,8 +22,8 @@ from sftloss import errors
 from sftloss.errors import ConfigError
 from sftloss.experiments.experiment import Experiment, Trial
 from sftloss.experiments.run.results import claim, load
-from sftloss.experiments.run.task_needs import check_needs
 from sftloss.experiments.verdicts.comparisons import Results
+from sftloss.finetune import read_choice
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Execution:
 
 
 def run_arms(experiment: Experiment, folder: Path, execution: Execution) -> Results:
-    """Read the finished trials in `folder`, train the others.
+    """Read the finished trainings in `folder` and do the others.
 
     Raises:
-        ConfigError: If `folder` is another experiment's.
-        SftlossError: The error of the first trial that failed; finished trials stay.
+        ConfigError: If `folder` is another experiment's, or a weighting cannot be compared on these rows.
+        SftlossError: The error of the first training that failed; finished trainings stay.
     """
     trials = experiment.trials()
-    check_needs(experiment)
+    _check_weightings(experiment)
     if len({trial.name for trial in trials}) < len(trials):
         raise ConfigError("two arms would share a folder", option="loss", cure="write their losses differently")
     digest = claim(folder, experiment)
@@ -71,16 +71,17 @@ def run_arms(experiment: Experiment, folder: Path, execution: Execution) -> Resu
         if execution.progress is not None:
             execution.progress(done, len(trials), trial.name)
 
-    if waiting:
-        devices = [device for device in execution.devices or ("auto",) for _ in range(execution.workers)]
-        order = {
-            "experiment": experiment.plain(), "folder": str(folder), "digest": digest,
-            "save_every": execution.save_every,
-        }  # fmt: skip
-        if len(devices[: len(waiting)]) == 1 and devices[0] in ("auto", "cpu"):
-            _train_here(experiment, waiting, order | {"device": devices[0]}, finished)
-        else:
-            _Workers(order, devices[: len(waiting)]).train(waiting, finished)
+    devices = [device for device in execution.devices or ("auto",) for _ in range(execution.workers)][: len(waiting)]
+    if len(devices) == 1 and devices[0] in ("auto", "cpu"):
+        from sftloss.experiments.run.train import ArmTrainer
+
+        trainer = ArmTrainer(experiment, folder, digest, execution.save_every, devices[0])
+        for trial in waiting:
+            trainer.train(trial)
+            finished(trial)
+    elif waiting:
+        order = {"folder": str(folder), "digest": digest, "save_every": execution.save_every}
+        _Workers({"experiment": experiment.plain(), **order}, devices).train(waiting, finished)
     loaded = {trial: load(folder, trial, digest) for trial in trials}
     results = {trial: result for trial, result in loaded.items() if result is not None}
     if len(results) < len(trials):
@@ -89,16 +90,15 @@ def run_arms(experiment: Experiment, folder: Path, execution: Execution) -> Resu
     return Results(experiment.arms(), experiment.seeds, results)
 
 
-def _train_here(
-    experiment: Experiment, trials: Sequence[Trial], order: dict[str, Any], finished: Callable[[Trial], None]
-) -> None:
-    from sftloss.experiments.run.train import Place, train_arm
-
-    for trial in trials:
-        train_arm(
-            experiment, trial, Place(Path(order["folder"]), order["digest"], order["device"], order["save_every"])
-        )
-        finished(trial)
+def _check_weightings(experiment: Experiment) -> None:
+    """Refuse a weighting that follows held-out losses where the only held-out rows are those that judge."""
+    for arm in experiment.arms():
+        if arm.tasks and not experiment.is_generated and read_choice(arm.tasks).needs == "validation":
+            raise ConfigError(
+                f"{arm.tasks} follows held-out losses during training, but the held-out rows must only judge",
+                option="tasks",
+                cure="compare it on generated data, or use it in sftloss train",
+            )
 
 
 def worker_environment(device: str, ours: Mapping[str, str]) -> dict[str, str]:
@@ -209,8 +209,8 @@ def _death(process: subprocess.Popen[str], log: Any, trial: Trial) -> dict[str, 
     if code < 0:
         name = next((one.name for one in signal.Signals if one == -code), "real-time")
         why = ", often because memory ran out" if code == -signal.SIGKILL else ""
-        message = f"compare: the training {trial.name} was killed by signal {-code} ({name}){why}; {again}."
-        return {"trial": trial.name, "error": "MachineError", "message": message}
+        message = f"the training {trial.name} was killed by signal {-code} ({name}){why}"
+        return {"trial": trial.name, "error": "MachineError", "message": message, "about": {"cure": again}}
     log.seek(0)
     last = ([line.strip() for line in log if line.strip()] or ["it printed nothing"])[-1]
     message = f"the process that trained {trial.name} ended with {code} ({last[:300]}); {again}"

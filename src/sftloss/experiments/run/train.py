@@ -1,103 +1,135 @@
-"""One arm from its start to its result on disk: train, evaluate, generate, write."""
+"""Train one arm with one seed, evaluate it, and write its result."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
 from sftloss import version
+from sftloss.data import Example
 from sftloss.experiments.experiment import Experiment, Trial
-from sftloss.experiments.run.evaluate import curve_point, evaluated, forgotten
-from sftloss.experiments.run.material import EncodedRows, forecasts, material, start
+from sftloss.experiments.run.evaluate import drift_metrics, evaluated, held_out_loss
+from sftloss.experiments.run.material import Material, forecasts, material, second_draw, start
 from sftloss.experiments.run.results import ArmResult, Point, save, trial_folder
-from sftloss.experiments.run.task_needs import with_needs
 from sftloss.files import write_atomic
-from sftloss.finetune import Recipe, fine_tune
+from sftloss.finetune import Recipe, fine_tune, read_choice, with_reference
+from sftloss.training import attachment_of
 
 _CURVE_ROWS = 96
+_EVALUATIONS = 20  # of held-out losses during training, for weightings that follow them
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a trial is trained; nothing here changes its result.
+class ArmTrainer:
+    """Trains the arms of an experiment in this process. Only the experiment changes a result.
 
     Attributes:
-        folder: Folder of the experiment.
+        experiment: What is trained.
+        folder: Folder of the results.
         digest: Digest of the experiment.
+        save_every: Optimizer steps between two checkpoints of a training. None: a killed training starts anew.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        save_every: Optimizer steps between two checkpoints of a trial. None: a killed trial starts anew.
     """
 
+    experiment: Experiment
     folder: Path
     digest: str
-    device: str = "auto"
     save_every: int | None = None
+    device: str = "auto"
 
+    def train(self, trial: Trial) -> None:
+        """Train one arm with one seed, evaluate it and write its result.
 
-def train_arm(experiment: Experiment, trial: Trial, place: Place) -> None:
-    """Train one arm with one seed, evaluate it and write its result.
+        Raises:
+            SftlossError: If data, model or options cannot be used.
+        """
+        experiment, work = self.experiment, trial_folder(self.folder, trial)
+        with _deterministic(trial.seed):
+            model, tokenizer = start(experiment, trial.seed)
+            rows, held_out, forget = self._material(tokenizer)
+            before = None if forget is None else copy.deepcopy(model).eval()
+            curve = _Curve(experiment.points, held_out.examples[:_CURVE_ROWS], tokenizer, work / "checkpoints")
+            recipe, validation = self._with_needs(self.recipe(trial), model, tokenizer, work / "reference")
+            given = {"model": model, "tokenizer": tokenizer, "rows": rows.examples, "eval_rows": validation}
+            outcome = fine_tune(recipe, **given, callbacks=(curve,))
+            torch.manual_seed(trial.seed)  # sampled answers do not depend on how long training was
+            fields, answers = evaluated(experiment, outcome.model, tokenizer, held_out, trial.seed)
+            result = ArmResult(
+                trial=trial,
+                digest=self.digest,
+                steps=outcome.steps,
+                tokens=outcome.facts["tokens"]["seen"],
+                trained_tokens=outcome.facts["tokens"]["trained"],
+                curve=tuple(curve.points),
+                groups=held_out.groups(),
+                forgetting={} if forget is None else drift_metrics(before, outcome.model, tokenizer, forget),
+                forecasts=forecasts(rows, recipe),
+                versions=_versions(),
+                row_findings=rows.findings,
+                **fields,
+            )
+            save(self.folder, result, answers)
+            for name in ("checkpoints", "reference"):
+                shutil.rmtree(work / name, ignore_errors=True)
 
-    Raises:
-        SftlossError: If data, model or options cannot be used.
-    """
-    work = trial_folder(place.folder, trial)
-    with _deterministic(trial.seed):
-        model, tokenizer = start(experiment, trial.seed)
-        rows, held_out, forget = material(experiment, tokenizer)
-        before = None if forget is None else copy.deepcopy(model).eval()
-        curve = _Curve(experiment.points, held_out, tokenizer, work / "checkpoints")
-        recipe = trial_recipe(experiment, trial, place)
-        recipe, validation = with_needs(experiment, recipe, (model, tokenizer, rows), work / "reference")
-        outcome = fine_tune(
-            recipe,
-            model=model,
-            tokenizer=tokenizer,
-            rows=rows.examples,
-            eval_rows=validation,
-            callbacks=(curve.callback(),),
-        )
-        model = outcome.model
-        torch.manual_seed(trial.seed)  # sampled answers do not depend on how long training was
-        fields, answers = evaluated(experiment, model, tokenizer, held_out, trial.seed)
-        result = ArmResult(
-            trial=trial,
-            digest=place.digest,
-            steps=outcome.steps,
-            tokens=outcome.facts["tokens"]["seen"],
-            trained_tokens=outcome.facts["tokens"]["trained"],
-            curve=tuple(curve.points),
-            groups=held_out.groups(),
-            forgetting={} if before is None or forget is None else forgotten(before, model, tokenizer, forget),
-            forecasts=forecasts(rows, recipe),
-            versions=_versions(),
-            row_findings=rows.findings if not experiment.is_generated else (),
-            **fields,
-        )
-        save(place.folder, result, answers)
-        for name in ("checkpoints", "reference"):
-            shutil.rmtree(work / name, ignore_errors=True)
+    def recipe(self, trial: Trial) -> Recipe:
+        """The recipe of one training. Held-out rows are not part of it, because they judge the arms."""
+        shared = self.experiment.recipe
+        own: dict[str, Any] = {
+            "seed": trial.seed, "device": self.device, "eval_data": None, "eval_share": 0.0,
+            "run_name": trial.name, "logging_every": shared.logging_every if shared.report_to else 10**9,
+        }  # fmt: skip
+        if self.save_every is not None:
+            checkpoints = str(trial_folder(self.folder, trial) / "checkpoints")
+            own |= {"output": checkpoints, "resume": True, "save_every": self.save_every}
+        return replace(trial.arm.recipe(shared), **own)
 
+    def _material(self, tokenizer: Any) -> Material:
+        """The rows, made once for all arms of this process."""
+        if not self._cache:
+            self._cache.append(material(self.experiment, tokenizer))
+        return self._cache[0]
 
-def trial_recipe(experiment: Experiment, trial: Trial, place: Place) -> Recipe:
-    """The recipe of one training; held-out rows are not part of it, for they judge the arms."""
-    shared = experiment.recipe
-    own: dict[str, Any] = {
-        "seed": trial.seed, "device": place.device, "eval_data": None, "eval_share": 0.0,
-        "run_name": trial.name, "logging_every": shared.logging_every if shared.report_to else 10**9,
-    }  # fmt: skip
-    if place.save_every is not None:
-        checkpoints = str(trial_folder(place.folder, trial) / "checkpoints")
-        own |= {"output": checkpoints, "resume": True, "save_every": place.save_every}
-    return replace(trial.arm.recipe(shared), **own)
+    @cached_property
+    def _cache(self) -> list[Material]:
+        return []
+
+    def _with_needs(
+        self, recipe: Recipe, model: Any, tokenizer: Any, folder: Path
+    ) -> tuple[Recipe, tuple[Example, ...] | None]:
+        """The recipe completed for its task weighting, and rows to evaluate during training.
+
+        Held-out losses are of a second draw of training questions, which judge no arm. A reference model is trained
+        first: from the same start, with equal task weights, for as many steps. It is kept in `folder`.
+        """
+        rows = self._material(tokenizer).train
+        choice = None if recipe.tasks is None else read_choice(recipe.tasks)
+        if choice is not None and choice.needs == "validation":
+            per_step = recipe.batch_size * recipe.grad_accum
+            steps = recipe.max_steps or math.ceil(len(rows.examples) * recipe.epochs / per_step)
+            drawn = second_draw(self.experiment, tokenizer, rows)
+            return replace(recipe, eval_every=max(1, steps // _EVALUATIONS)), drawn.examples
+        if recipe.tasks is not None and choice is not None and choice.needs == "excess" and choice.reference is None:
+            plain = replace(recipe, tasks="static", output=None, resume=False)
+            trained = fine_tune(plain, model=copy.deepcopy(model), tokenizer=tokenizer, rows=rows.examples).model
+            if recipe.lora is not None:
+                trained = trained.merge_and_unload()  # a reference is loaded without adapters
+            trained.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            return replace(recipe, tasks=with_reference(recipe.tasks, folder)), None
+        return recipe, None
 
 
 @contextmanager
@@ -113,61 +145,40 @@ def _deterministic(seed: int) -> Iterator[None]:
 
 
 def _versions() -> dict[str, str]:
-    """Of what decides the numbers. Ours comes with a digest of the source: between two releases it changes too."""
-    root = Path(version.__file__).parent
-    source = hashlib.sha256()
+    """Versions of what decides the numbers; ours with a digest of the source, which changes between releases too."""
+    root, source = Path(version.__file__).parent, hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         source.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
     packages = version.package_versions("torch", "transformers")
     return {**packages, "sftloss": f"{version.__version__}+{source.hexdigest()[:8]}"}
 
 
-def _task_metrics(model: Any) -> dict[str, float]:
-    """Where the weights of the tasks are now; empty where none are."""
-    from sftloss.training import TaskWeighting, attachment_of
-
-    attachment = attachment_of(model)
-    tasks = None if attachment is None else attachment.loss.tasks
-    return tasks.metrics() if isinstance(tasks, TaskWeighting) else {}
-
-
-class _Curve:
+class _Curve(TrainerCallback):
     """Held-out cross-entropy at evenly spaced steps: the same measure for every arm.
 
-    Points are kept beside the checkpoints, so that a resumed trial has the earlier points too.
+    Points are kept beside the checkpoints, so that a resumed training has the earlier points too.
     """
 
-    def __init__(self, count: int, rows: EncodedRows, tokenizer: Any, folder: Path) -> None:
-        self.rows, self.count, self.tokenizer = rows.examples[:_CURVE_ROWS], count, tokenizer
+    def __init__(self, count: int, examples: Sequence[Example], tokenizer: Any, folder: Path) -> None:
+        self.count, self.examples, self.tokenizer = count, examples, tokenizer
         self.file = folder / "curve.json"
         self.points: list[Point] = []
 
-    def measure(self, model: Any, step: int) -> None:
-        points = {point.step: point for point in self._earlier() if point.step < step}
-        points |= {point.step: point for point in self.points}
-        points[step] = Point(step, curve_point(model, self.tokenizer, self.rows), _task_metrics(model))
-        self.points = [points[at] for at in sorted(points)]
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self._measure(kwargs["model"], 0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        steps = {round(state.max_steps * k / self.count) for k in range(1, self.count + 1)}
+        if state.global_step in steps:
+            self._measure(kwargs["model"], state.global_step)
+
+    def _measure(self, model: Any, step: int) -> None:
+        if not self.points and self.file.exists():
+            earlier = (Point(*point) for point in json.loads(self.file.read_text(encoding="utf-8")))
+            self.points = [point for point in earlier if point.step < step]
+        attachment = attachment_of(model)
+        tasks = {} if attachment is None else attachment.loss.task_factor.metrics()
+        self.points.append(Point(step, held_out_loss(model, self.tokenizer, self.examples), tasks))
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.file, json.dumps(self.points))
-
-    def _earlier(self) -> list[Point]:
-        if self.points or not self.file.exists():
-            return []
-        return [Point(*point) for point in json.loads(self.file.read_text(encoding="utf-8"))]
-
-    def callback(self) -> Any:
-        from transformers import TrainerCallback
-
-        curve = self
-
-        class Watch(TrainerCallback):
-            def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-                if state.global_step == 0:
-                    curve.measure(given["model"], 0)
-
-            def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-                total, done = state.max_steps, state.global_step
-                if done in {round(total * k / curve.count) for k in range(1, curve.count + 1)}:
-                    curve.measure(given["model"], done)
-
-        return Watch()

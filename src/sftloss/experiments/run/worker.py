@@ -1,4 +1,4 @@
-"""A process that trains trials: their names come in line by line on stdin, the outcome of each goes out."""
+"""A process that trains: names of trials come in line by line on stdin, the outcome of each goes out."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def serve() -> None:
     os.dup2(2, 1)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     order = json.loads(sys.stdin.readline())
-    experiment = Experiment.read(order["experiment"])
+    experiment, folder = Experiment.read(order.pop("experiment")), Path(order.pop("folder"))
     trials = {trial.name: trial for trial in experiment.trials()}
+    from sftloss.experiments.run.train import ArmTrainer
+
+    trainer = ArmTrainer(experiment, folder, **order)
     for line in sys.stdin:
-        outcomes.write(json.dumps(_outcome(experiment, trials[line.strip()], order)) + "\n")
+        outcomes.write(json.dumps(_outcome(trainer, trials[line.strip()])) + "\n")
         outcomes.flush()
 
 
-def _outcome(experiment: Experiment, trial: Trial, order: dict[str, Any]) -> dict[str, Any]:
-    from sftloss.experiments.run.train import Place, train_arm
-
-    place = Place(Path(order["folder"]), order["digest"], order["device"], order["save_every"])
+def _outcome(trainer: Any, trial: Trial) -> dict[str, Any]:
     try:
-        train_arm(experiment, trial, place)
+        trainer.train(trial)
     except SftlossError as error:
         kind = next(base.__name__ for base in type(error).__mro__ if base.__module__ == SftlossError.__module__)
         about = {"option": error.option, "cure": error.cure, "where": error.where}

@@ -68,7 +68,7 @@ def dress_categories(axes: Axes, chart: Chart, places: dict[float | str, float],
     if is_horizontal:
         axes.set_yticks([])
         for label, y in zip(labels, at, strict=True):
-            _label_beside(axes, wrap(label, 26, lines=3), y)
+            _label(axes, wrap(label, 26, lines=3), y, beside=True)
         axes.set_ylim(len(at) - 0.4, -0.6)
         return 1
     slot = 550 / max(1, len(labels)) / COLUMN
@@ -76,7 +76,7 @@ def dress_categories(axes: Axes, chart: Chart, places: dict[float | str, float],
     if chart.kind == "bar" and all(len(label) <= 2 for label in lines):
         axes.set_xticks([])
         for x, label_lines in zip(at, lines, strict=True):
-            _label_below(axes, label_lines, x)
+            _label(axes, label_lines, x, beside=False)
         return max((len(label) for label in lines), default=1)
     labels = [shorten(label, 16) for label in labels]
     widest = max((columns(label) for label in labels), default=1) * COLUMN + 10
@@ -85,33 +85,18 @@ def dress_categories(axes: Axes, chart: Chart, places: dict[float | str, float],
     return 1
 
 
-def _label_below(axes: Axes, lines: list[str], x: float) -> None:
+def _label(axes: Axes, lines: list[str], at: float, *, beside: bool) -> None:
+    """A label beside the axis or below it, one text a line: in the reader's font a block would be ragged."""
     for i, line in enumerate(lines):
+        down = ((len(lines) - 1) / 2 - i) * 1.2 * FONT if beside else -8 - 1.15 * FONT * i
         axes.annotate(
             line,
-            (x, 0),
-            xycoords=("data", "axes fraction"),
-            xytext=(0, -8 - 1.15 * FONT * i),
+            (0, at) if beside else (at, 0),
+            xycoords=("axes fraction", "data") if beside else ("data", "axes fraction"),
+            xytext=(-8, down) if beside else (0, down),
             textcoords="offset points",
-            ha="center",
-            va="top",
-            fontsize=FONT,
-            color=stand_in("muted"),
-        )
-
-
-def _label_beside(axes: Axes, lines: list[str], y: float) -> None:
-    # one text a line: matplotlib sets a block by its own font's widths, the reader's font would leave it ragged
-    for i, line in enumerate(lines):
-        down = ((len(lines) - 1) / 2 - i) * 1.2 * FONT
-        axes.annotate(
-            line,
-            (0, y),
-            xycoords=("axes fraction", "data"),
-            xytext=(-8, down),
-            textcoords="offset points",
-            ha="right",
-            va="center",
+            ha="right" if beside else "center",
+            va="center" if beside else "top",
             fontsize=FONT,
             color=stand_in("muted"),
         )

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sftloss.document import Chart, Series
+from sftloss.report.cells import positions
 from sftloss.report.charts.axes import COLUMN, FONT, dress_categories, dress_numbers, finish
-from sftloss.report.charts.data import positions
 from sftloss.report.charts.svg import SERIES, inline, stand_in
 from sftloss.report.text import clean, columns, wrap
 
@@ -57,6 +57,12 @@ class _Layout:
     is_horizontal: bool
 
     @property
+    def gap(self) -> float:
+        """Distance of the closest two places."""
+        ordered = sorted(self.places.values())
+        return min((b - a for a, b in zip(ordered, ordered[1:], strict=False)), default=1.0)
+
+    @property
     def drawn(self) -> list[tuple[int, Series]]:
         return list(enumerate(s for s in self.chart.series if not s.is_reference))
 
@@ -92,16 +98,8 @@ def _draw_line(layout: _Layout) -> None:
         if series.low is not None and series.high is not None:
             layout.axes.fill_between(xs, lows, highs, color=colour(index), alpha=0.16, linewidth=0, zorder=2)
         marker = MARKERS[index % len(MARKERS)] if len(xs) <= 16 else ""
-        layout.axes.plot(
-            xs,
-            ys,
-            color=colour(index),
-            linewidth=2,
-            linestyle=_dash(index),
-            marker=marker,
-            markersize=4.5,
-            zorder=3 + index,
-        )
+        form: dict[str, typing.Any] = {"linestyle": _dash(index), "marker": marker, "markersize": 4.5}
+        layout.axes.plot(xs, ys, color=colour(index), linewidth=2, zorder=3 + index, **form)
 
 
 def _along(layout: _Layout, series: Series) -> list[tuple[float | str, float, float, float]]:
@@ -123,8 +121,7 @@ def _slots(layout: _Layout, width: float, *, widest: float = 1000.0) -> Iterator
 
 def _draw_bar(layout: _Layout) -> None:
     axes, across = layout.axes, layout.is_horizontal
-    ordered = sorted(layout.places.values())
-    gap = min((b - a for a, b in zip(ordered, ordered[1:], strict=False)), default=1.0)
+    gap = layout.gap
     for index, series, offset, size in _slots(layout, 0.78 * gap, widest=70):
         points = _points(series)
         xs, ys = [layout.places[p[0]] + offset for p in points], [p[1] for p in points]
@@ -134,31 +131,27 @@ def _draw_bar(layout: _Layout) -> None:
         for at, (_, _, low, high) in zip(xs, points, strict=True):
             ends = ((low, high), (at, at)) if across else ((at, at), (low, high))
             axes.plot(*ends, color=stand_in("ink"), linewidth=1.2, zorder=4, solid_capstyle="butt")
+    _draw_references(layout, 0.46 * gap, is_flat=across)
+
+
+def _draw_references(layout: _Layout, half: float, *, is_flat: bool) -> None:
+    """The same value everywhere: one line through the picture. Else a short line at each place."""
+    axes, grey = layout.axes, stand_in("reference")
     for series in layout.references:
-        levels = {y for _, y, *_ in _points(series) if not math.isnan(y)}
-        if len(levels) == 1:  # the same for all: one line through the picture
-            (axes.axvline if across else axes.axhline)(
-                levels.pop(), color=stand_in("reference"), linewidth=1.2, zorder=5
-            )
+        points = _points(series)
+        levels = {y for _, y, *_ in points if not math.isnan(y)}
+        if len(levels) == 1:
+            (axes.axvline if is_flat else axes.axhline)(levels.pop(), color=grey, linewidth=1.2, zorder=1.5)
             continue
-        for x, y, *_ in _points(series):
-            half = 0.46 * gap
+        for x, y, *_ in points:
             span = (layout.places[x] - half, layout.places[x] + half)
-            ends = ((y, y), span) if across else (span, (y, y))
-            axes.plot(*ends, color=stand_in("reference"), linewidth=1.6, zorder=5, solid_capstyle="butt")
+            ends = ((y, y), span) if is_flat else (span, (y, y))
+            axes.plot(*ends, color=grey, linewidth=1.6, zorder=5, solid_capstyle="butt")
 
 
 def _draw_point(layout: _Layout) -> None:
     axes = layout.axes
-    for series in layout.references:
-        points = _points(series)
-        values = {y for _, y, *_ in points if not math.isnan(y)}
-        if len(values) == 1:
-            axes.axvline(values.pop(), color=stand_in("reference"), linewidth=1.2, zorder=1.5)
-            continue
-        for x, y, *_ in points:
-            at = layout.places[x]
-            axes.plot((y, y), (at - 0.3, at + 0.3), color=stand_in("reference"), linewidth=1.6, zorder=2)
+    _draw_references(layout, 0.3, is_flat=True)
     places = [x for _, series in layout.drawn for x, y, *_ in _points(series) if not math.isnan(y)]
     width = 0.62 if len(set(places)) < len(places) else 0.0  # series that never meet share the middle of the row
     for index, series, offset, _ in _slots(layout, width):
@@ -178,8 +171,7 @@ def draws_dots(chart: Chart) -> bool:
 
 def _draw_dots(layout: _Layout) -> None:
     axes, across = layout.axes, layout.is_horizontal
-    ordered = sorted(layout.places.values())
-    gap = min((b - a for a, b in zip(ordered, ordered[1:], strict=False)), default=1.0)
+    gap = layout.gap
     for index, series, offset, _ in _slots(layout, 0.8 * gap, widest=22):
         marker = MARKERS[index % len(MARKERS)]
         for x, y, low, high in _points(series):

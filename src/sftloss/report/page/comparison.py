@@ -5,22 +5,22 @@ from __future__ import annotations
 import typing
 from collections.abc import Sequence
 
-from sftloss.document import Document, Finding
+from sftloss.document import Document, Finding, by_severity
 from sftloss.report.format import finding_number
-from sftloss.report.order import SEVERITIES, by_severity, count_line
+from sftloss.report.order import SEVERITIES, count_line
 from sftloss.report.page.html import render_page, within_budget
-from sftloss.report.page.view import Limits, View, view
+from sftloss.report.page.view import Limits, Values, view
 from sftloss.report.text import clean, prose
 
 
-def _finding_cell(finding: Finding) -> View:
+def _finding_cell(finding: Finding) -> Values:
     word = SEVERITIES[finding.severity].word
     number, interval = finding_number(finding)
     told = {"number": number, "interval": interval, "sentence": prose(finding.sentence)}
     return {"severity": finding.severity, "word": word, **told}
 
 
-def _finding_rows(documents: Sequence[Document]) -> list[View]:
+def _finding_rows(documents: Sequence[Document]) -> list[Values]:
     """One row a finding id, worst first: what each document says of it, or nothing."""
     every = by_severity(tuple(finding for document in documents for finding in document.findings))
     rows = []
@@ -30,17 +30,17 @@ def _finding_rows(documents: Sequence[Document]) -> list[View]:
     return rows
 
 
-def _fact_rows(documents: Sequence[Document]) -> list[View]:
+def _fact_rows(documents: Sequence[Document]) -> list[Values]:
     """One row a fact, those that differ first."""
     tables = [dict(document.facts) for document in documents]
-    rows: list[View] = []
+    rows: list[Values] = []
     for label in dict.fromkeys(label for table in tables for label in table):
         values = [clean(table.get(label, "")) for table in tables]
         rows.append({"label": clean(label), "values": values, "differs": len(set(values)) > 1})
     return sorted(rows, key=lambda row: not row["differs"])
 
 
-def _section_rows(views: Sequence[View]) -> list[View]:
+def _section_rows(views: Sequence[Values]) -> list[Values]:
     """Each section once, with its form in each document (None where a document lacks it)."""
     every = [section for document in views for section in document["sections"]]
     rows = []

@@ -8,19 +8,18 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sftloss.document import Chart, Document, Finding, Section, Table, TokenStrip
-from sftloss.report.cells import ShownTable, show
+from sftloss.document import Chart, Document, Finding, Section, Table, TokenStrip, by_severity
+from sftloss.report.cells import ShownTable, chart_table, show
 from sftloss.report.charts.charts import DASHES, MARKERS, draws_dots, render_chart
-from sftloss.report.charts.data import chart_table
 from sftloss.report.charts.svg import SERIES
 from sftloss.report.format import finding_number
-from sftloss.report.order import SEVERITIES, bucket, by_severity, explain_level
+from sftloss.report.order import SEVERITIES, bucket, explain_level
 from sftloss.report.text import clean, clean_block, prose, shorten, visible
 
 if typing.TYPE_CHECKING:
     from markupsafe import Markup
 
-View = dict[str, typing.Any]
+Values = dict[str, typing.Any]
 LETTERS = "abcdefgh"  # one a measure of a strip
 _FOLDED = 6  # a longer table that a chart shows whole is opened by those who want its numbers
 _COMMAND = re.compile(r"(?:^|(?<=: ))(?:sftloss|torchrun|python|pip) \S", re.MULTILINE)
@@ -55,7 +54,7 @@ def _cell(text: str, limits: Limits) -> str | list[str]:
     return text.split(" ") if "--" in text else text
 
 
-def _table(table: Table, limits: Limits) -> View:
+def _table(table: Table, limits: Limits) -> Values:
     shown = show(table, limits.rows)
     return {
         "title": clean(table.title),
@@ -69,18 +68,18 @@ def _table(table: Table, limits: Limits) -> View:
     }
 
 
-def _legend(chart: Chart) -> list[View]:
+def _legend(chart: Chart) -> list[Values]:
     """One entry a series, unless there is nothing to tell apart."""
     if len(chart.series) < 2:
         return []
-    entries: list[View] = []
+    entries: list[Values] = []
     index = 0
     form = "point" if draws_dots(chart) else chart.kind
     for series in chart.series:
         if series.is_faint and chart.kind == "line":
             index += 1
             continue
-        entry: View = {"label": shorten(clean(series.label), 120), "kind": "reference"}
+        entry: Values = {"label": shorten(clean(series.label), 120), "kind": "reference"}
         if series.is_reference:
             entry["dash"] = "3 3" if sum(e["kind"] == "reference" for e in entries) % 2 and chart.kind == "line" else ""
         else:
@@ -115,7 +114,7 @@ def _sentence(text: str) -> str:
     return text if not text or text[-1] in ".!?:;…" else f"{text}."
 
 
-def _chart(chart: Chart, prefix: str, limits: Limits, context: _Context) -> View:
+def _chart(chart: Chart, prefix: str, limits: Limits, context: _Context) -> Values:
     from markupsafe import Markup
 
     # the only text of the page that is not escaped by the template: our own SVG, escaped by its XML writer
@@ -134,7 +133,7 @@ def _chart(chart: Chart, prefix: str, limits: Limits, context: _Context) -> View
     }
 
 
-def _tokens(strip: TokenStrip, roles: list[str], limits: Limits) -> list[View]:
+def _tokens(strip: TokenStrip, roles: list[str], limits: Limits) -> list[Values]:
     measures = strip.measures[: len(LETTERS)]
     tokens = []
     for i, token in enumerate(strip.tokens[: limits.tokens]):
@@ -150,7 +149,7 @@ def _tokens(strip: TokenStrip, roles: list[str], limits: Limits) -> list[View]:
     return tokens
 
 
-def _strip_groups(strips: Sequence[TokenStrip], limits: Limits) -> list[View]:
+def _strip_groups(strips: Sequence[TokenStrip], limits: Limits) -> list[Values]:
     """Strips that share their measures share one switch and one legend."""
     groups: dict[tuple[str, ...], list[TokenStrip]] = {}
     for strip in strips[: limits.strips]:
@@ -184,7 +183,7 @@ def _level(level: str) -> tuple[str, str]:
     return name.strip(), meaning.strip() or explain_level(name)
 
 
-def _section(section: Section, prefix: str, limits: Limits, others: Sequence[Section] = ()) -> View:
+def _section(section: Section, prefix: str, limits: Limits, others: Sequence[Section] = ()) -> Values:
     titles = {chart.title for chart in section.charts}
     folded = {table.title: table for table in section.tables if len(table.rows) > _FOLDED and table.title in titles}
     charts = []
@@ -206,7 +205,7 @@ def _section(section: Section, prefix: str, limits: Limits, others: Sequence[Sec
     }
 
 
-def _fix(fix: str) -> View:
+def _fix(fix: str) -> Values:
     """What to do in words, and what to run or to paste: only that is offered for copying."""
     text = clean_block(fix).strip("\n")
     found = _COMMAND.search(text)
@@ -216,7 +215,7 @@ def _fix(fix: str) -> View:
     return {"said": said[:1].upper() + said[1:] + ("" if said.endswith((".", ":")) or not said else "."), "code": code}
 
 
-def _finding(finding: Finding, anchor: str) -> View:
+def _finding(finding: Finding, anchor: str) -> Values:
     number, interval = finding_number(finding)
     severity = SEVERITIES[finding.severity]
     return {
@@ -251,7 +250,7 @@ def _pairs(pairs: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
 
 def view(
     document: Document, limits: Limits | None = None, *, prefix: str = "", others: Sequence[Document] = ()
-) -> View:
+) -> Values:
     """Everything the template needs for one document; `prefix` keeps the ids of two documents on a page apart.
 
     The charts of `others` with the same ids share their scales with this document's.

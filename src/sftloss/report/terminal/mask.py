@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from sftloss.document import TokenStrip
+from sftloss.report.terminal.terminal import encodable
 from sftloss.report.text import clean, visible
 
 if typing.TYPE_CHECKING:
@@ -34,8 +35,8 @@ def render_mask(strips: Sequence[TokenStrip], console: Console) -> None:
     console.print(Text(f"{told}; {letters}"))
     for strip in strips:
         console.print()
-        console.print(_encodable(Text(clean(strip.title), style="bold"), console))
-        console.print(_encodable(_line(strip, is_plain), console))
+        console.print(encodable(Text(clean(strip.title), style="bold"), console))
+        console.print(encodable(_line(strip, is_plain), console))
 
 
 def _line(strip: TokenStrip, is_plain: bool) -> typing.Any:
@@ -59,10 +60,3 @@ def _line(strip: TokenStrip, is_plain: bool) -> typing.Any:
         style = "" if is_plain else _UNTRAINED if not is_trained else _TRAINED if value > 0.5 else _PARTLY
         line.append("".join(visible(token) for token, _, _ in part), style=style)
     return line.append("]" if is_open else "")
-
-
-def _encodable(line: typing.Any, console: Console) -> typing.Any:
-    """What the terminal's encoding lacks becomes a question mark; one for one, so that styles stay in place."""
-    encoding = console.encoding or "utf-8"
-    line.plain = "".join(c.encode(encoding, "replace").decode(encoding) for c in line.plain)
-    return line

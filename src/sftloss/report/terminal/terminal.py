@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Iterator
+from dataclasses import replace
 
-from sftloss.document import Document, Finding, Section, Table, TokenStrip
-from sftloss.report.cells import ShownTable, show
-from sftloss.report.charts.data import chart_table
+from sftloss.document import Document, Finding, Section, Table, TokenStrip, by_severity
+from sftloss.report.cells import ShownTable, chart_table, show
 from sftloss.report.format import finding_number
-from sftloss.report.order import SEVERITIES, bucket, by_severity, count_line
-from sftloss.report.terminal.summary import rules, summary
+from sftloss.report.order import SEVERITIES, bucket, count_line
 from sftloss.report.text import clean, clean_block, columns, shorten, visible, wrap
 
 if typing.TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-ROWS = 10
-TOKENS = 160
+_ROWS = 10
+_TOKENS = 160
+# of a long analysis a terminal shows answers and a few compact tables; the page and the JSON have the rest
+_SECTIONS = ("tokens", "tilt", "positions", "influential", "method")
+_TABLES = ("length-numbers", "gradient-factor")
 _GAP = 3  # columns between two columns of a table
 # darker is more; a terminal may have no colours, so none and some also differ by brackets
 _BACKGROUNDS = ("", "on grey23", "on dark_blue", "on blue3", "on dodger_blue2", "black on sky_blue1")
 
 
 def _say(console: Console, text: str, style: str = "") -> Text:
-    """Text as data: rich reads no markup in it, and what the terminal's encoding lacks becomes a question mark."""
+    """Text as data: rich reads no markup in it."""
     from rich.text import Text
 
+    return encodable(Text(clean_block(text), style=style), console)
+
+
+def encodable(line: Text, console: Console) -> Text:
+    """What the terminal's encoding lacks becomes a question mark; one for one, so that styles stay in place."""
     encoding = console.encoding or "utf-8"
-    return Text(clean_block(text).encode(encoding, "replace").decode(encoding), style=style)
+    line.plain = "".join(c.encode(encoding, "replace").decode(encoding) for c in line.plain)
+    return line
 
 
 def _is_unicode(console: Console) -> bool:
@@ -44,7 +53,7 @@ def render_terminal(document: Document, console: Console) -> None:
     console.print(_say(console, f"Findings: {count_line(findings)}", "bold"))
     for finding in findings:
         _finding(console, finding)
-    sections, rest = summary(document)
+    sections, rest = _summary(document)
     for section in sections:
         _section(console, section)
     if rest:
@@ -96,7 +105,7 @@ def _section(console: Console, section: Section) -> None:
 
 
 def _advice(console: Console, table: Table) -> None:
-    for sentence, fix in rules(table):
+    for sentence, fix in _goals(table):
         console.print()
         console.print(_say(console, clean(sentence)))
         if fix:
@@ -142,7 +151,7 @@ def _table(console: Console, table: Table) -> None:
     from rich import box
     from rich.table import Table as Grid
 
-    shown = show(table, ROWS)
+    shown = show(table, _ROWS)
     if not shown.columns:
         return
     widths, has_intervals = _fitting(shown, console.width)
@@ -157,7 +166,7 @@ def _table(console: Console, table: Table) -> None:
         texts = (str(cell) if has_intervals else cell.text for cell in row[:count])
         grid.add_row(*(_say(console, shorten(text, 200)) for text in texts))
     console.print(grid)
-    hidden = [f"{len(table.rows) - ROWS:,} more rows"] if len(table.rows) > ROWS else []
+    hidden = [f"{len(table.rows) - _ROWS:,} more rows"] if len(table.rows) > _ROWS else []
     hidden += [f"{len(shown.columns) - count} more columns"] if count < len(shown.columns) else []
     if hidden:
         console.print(_say(console, f"{' and '.join(hidden)} in the HTML and JSON reports.", "dim"))
@@ -170,11 +179,31 @@ def _strip(console: Console, strip: TokenStrip) -> None:
         return
     shown = _say(console, f"{clean(strip.title)} (shade: {clean(strip.measures[0])}): ", "dim")
     is_plain, is_open = console.color_system is None, False
-    for token, value in list(zip(strip.tokens, strip.values[0], strict=False))[:TOKENS]:
+    for token, value in list(zip(strip.tokens, strip.values[0], strict=False))[:_TOKENS]:
         level = bucket(value)
         if is_plain and bool(level) is not is_open:
             shown.append("[" if level else "]")
             is_open = bool(level)
         shown.append_text(_say(console, visible(token), _BACKGROUNDS[level] if level else "dim"))
     shown.append("]" if is_open else "")
-    console.print(shown.append("…" if len(strip.tokens) > TOKENS else ""))
+    console.print(shown.append("…" if len(strip.tokens) > _TOKENS else ""))
+
+
+def _summary(document: Document) -> tuple[tuple[Section, ...], tuple[str, ...]]:
+    """The sections to show, without their long tables, and the titles of those left out; short documents are whole."""
+    if not any(section.id == "comparison" for section in document.sections):
+        return document.sections, ()
+    shown = tuple(_without_long_tables(s) for s in document.sections if s.id not in _SECTIONS)
+    return shown, tuple(s.title for s in document.sections if s.id in _SECTIONS)
+
+
+def _without_long_tables(section: Section) -> Section:
+    return replace(section, tables=tuple(t for t in section.tables if t.id not in _TABLES))
+
+
+def _goals(table: Table) -> Iterator[tuple[str, str]]:
+    """Each row of advice as a sentence, and how to follow it: a terminal is too narrow for its table."""
+    keys = [column.key for column in table.columns]
+    for row in table.rows:
+        cell = {key: "" if value is None else str(value) for key, value in zip(keys, row, strict=True)}
+        yield f"For {cell['premise']}: {cell['advice']}; {cell['because']}.", cell["fix"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from typing import Protocol
 
@@ -14,27 +13,22 @@ from sftloss.statistics.backends.rows import RowGradient, RowNumbers, Sums
 from sftloss.statistics.head import Head
 from sftloss.statistics.plan import Buffers
 
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 KERNEL_DEVICES = ["cuda"]  # where the Triton kernels run; their tests add "cpu", for Triton's interpreter
 
 
 class Backend(Protocol):
     """The work between the matrix products of one call.
 
-    Attributes:
-        head: The output head.
-        dtype: Dtype of sums and statistics.
-        product: Dtype of the factors of the matrix products.
-        vocab_size: Number of columns in the vocabulary, on all ranks together.
-        is_device: Whether chunks and tiles have the size that suits a GPU.
-        drops_tokens: Tokens that do not count are dropped before the products. Otherwise they are zeroed, because
-            counting them would wait for the device; then nothing else may wait for it either.
+    Tokens that do not count are dropped before the products where `drops_tokens`. Otherwise they are zeroed, because
+    counting them would wait for the device; then nothing else may wait for it either.
     """
 
     head: Head
-    dtype: torch.dtype
-    product: torch.dtype
-    vocab_size: int | Tensor
-    is_device: bool
+    dtype: torch.dtype  # of sums and statistics
+    product: torch.dtype  # of the factors of the matrix products
+    vocab_size: int | Tensor  # columns in the vocabulary, on all ranks together
+    is_device: bool  # whether chunks and tiles have the size that suits a GPU
     drops_tokens: bool
 
     def read(self, chunk: Chunk, columns: slice, sums: Sums, buffers: Buffers, keep: Keep) -> LogitBlock:
@@ -49,13 +43,8 @@ class Backend(Protocol):
 
 def backend_of(hidden: Tensor, head: Head) -> Backend:
     """Choose the backend of a call: Triton where it is installed and the tensor is on a GPU, else plain PyTorch."""
-    if hidden.device.type in KERNEL_DEVICES and _has_triton():
+    if hidden.device.type in KERNEL_DEVICES and _HAS_TRITON:
         from sftloss.statistics.backends.triton import TritonBackend
 
         return TritonBackend.of(hidden, head)
     return PlainBackend.of(hidden, head)
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None

@@ -12,11 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sftloss.statistics.backends.rows import FAR, Formula, RowGradient, RowNumbers, Sums, rows_of
+from sftloss.statistics.backends.rows import FAR, GradientFormula, RowGradient, RowNumbers, Sums, sliced
 from sftloss.statistics.head import Head
 from sftloss.statistics.plan import Buffers
 from sftloss.statistics.products import compute_dtype, project, vocabulary
-from sftloss.statistics.sharded import from_centre
 
 _CACHE_BYTES = 2 * 2**20  # of a block that one thread goes over several times while it is in the thread's cache
 
@@ -27,43 +26,25 @@ class Chunk(NamedTuple):
     hidden: Tensor
     targets: Tensor
 
-    def part(self, rows: slice) -> Chunk:
-        return Chunk(self.hidden[rows], self.targets[rows])
-
 
 class Keep(NamedTuple):
-    """What of a block of logits stays for its gradient, beside exp(z - m).
+    """What of a block of logits stays for its gradient, beside exp(z - m)."""
 
-    Attributes:
-        shifted: z - m, which the gradients of entropy and collision need.
-        slope: The slope of the softcap.
-        is_whole: The block stays valid beside those of the other columns. Otherwise the next block overwrites it.
-    """
-
-    shifted: bool = False
-    slope: bool = False
-    is_whole: bool = False
+    shifted: bool = False  # z - m, which the gradients of entropy and collision need
+    slope: bool = False  # of the softcap
+    is_whole: bool = False  # the block stays beside those of the other columns; otherwise the next one overwrites it
 
 
 @dataclass(frozen=True)
 class LogitBlock:
-    """Some columns of a chunk's logits, between reading them and writing their gradient.
-
-    Attributes:
-        chunk: The tokens.
-        columns: The columns.
-        value: Plain: exp(z - centre), 0 at the target; z - centre where `out` is there. Triton: the bare product.
-        out: Where the gradient goes if not in the place of `value`; the same memory for all blocks.
-        slope: d(capped) / d(uncapped), or None.
-        centre: ``(tokens,)``, what the block is centred at.
-    """
+    """Some columns of a chunk's logits, between reading them and writing their gradient."""
 
     chunk: Chunk
     columns: slice
-    value: Tensor
-    out: Tensor | None
-    slope: Tensor | None
-    centre: Tensor
+    value: Tensor  # plain: exp(z - centre), 0 at the target; z - centre where `out` is there. Triton: bare product
+    out: Tensor | None  # where the gradient goes if not in the place of `value`; the same memory for all blocks
+    slope: Tensor | None  # d(capped) / d(uncapped)
+    centre: Tensor  # (tokens,)
 
 
 @dataclass
@@ -90,7 +71,7 @@ class PlainBackend:
         hole = self._take_target(block, sums.target)
         for rows in _cached(z):
             spare = None if out is None else out[rows]
-            _add_rows(z[rows], rows_of(sums, rows), hole[rows], self.in_vocab is not None, spare)
+            _add_rows(z[rows], sliced(sums, rows), hole[rows], self.in_vocab is not None, spare)
         return replace(block, centre=sums.m.clone())
 
     def recompute(self, chunk: Chunk, columns: slice, m: Tensor, buffers: Buffers, keep: Keep) -> LogitBlock:
@@ -102,14 +83,16 @@ class PlainBackend:
         return block
 
     def write(self, block: LogitBlock, numbers: RowNumbers, grad: RowGradient) -> Tensor:
-        formula = Formula.of(from_centre(numbers, block.centre), grad, self.vocab_size)
+        # the block is centred at its own m, and log S moves with m
+        log_sum = numbers.log_sum + (numbers.m - block.centre).clamp(max=-FAR)
+        formula = GradientFormula.of(replace(numbers, m=block.centre, log_sum=log_sum), grad, self.vocab_size)
         in_vocab = None if self.in_vocab is None else self.in_vocab[block.columns]
         dz = block.value if block.out is None else block.out
         for rows in _cached(dz):
             shifted = None if block.out is None else block.value[rows]
             if shifted is not None:
                 torch.exp(shifted, out=dz[rows])
-            _rows_to_gradient(dz[rows], shifted, rows_of(formula, rows), in_vocab)
+            _rows_to_gradient(dz[rows], shifted, sliced(formula, rows), in_vocab)
         inside, column = self._column(block)
         dz.scatter_(1, column, torch.where(inside, formula.target[:, None], dz.gather(1, column)))
         return dz if block.slope is None else dz.mul_(block.slope)
@@ -117,7 +100,6 @@ class PlainBackend:
     def _multiplied(self, chunk: Chunk, columns: slice, buffers: Buffers, keep: Keep) -> LogitBlock:
         """Write the logits of a block into its buffers."""
         tokens, width, vocab = chunk.hidden.shape[0], columns.stop - columns.start, self.head.weight.shape[0]
-
         if keep.is_whole:
             # column by column: the product of few tokens with a large weight runs at a processor's full rate only with
             # the weight on the left
@@ -148,7 +130,7 @@ class PlainBackend:
 
 
 def _cached(block: Tensor) -> Iterator[slice]:
-    """Yield rows to go over together: on a processor as many as stay in its caches over several passes, else all.
+    """Yield rows to process together: as many as stay in a processor's caches over several passes, elsewhere all.
 
     Where the columns are contiguous instead, the block is small already (`Plan.column_blocks`).
     """
@@ -161,14 +143,10 @@ def _cached(block: Tensor) -> Iterator[slice]:
 
 
 def _add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tensor | None) -> None:
-    """Add some rows of a block to their sums. They become exp(z - m), or z - m where `spare` takes the exponentials.
+    """Add some rows of a block to their sums. z becomes exp(z - m), or z - m where `spare` takes the exponentials.
 
-    Args:
-        z: ``(tokens, block)``, the targets taken out. Overwritten.
-        sums: Updated in place.
-        hole: ``(tokens, 1)``, the column of the target, or any where the block does not hold it.
-        has_banned: Whether the bias takes columns out of the vocabulary, so that z holds other -inf than the targets'.
-        spare: Like z, where the gradient will need z - m.
+    `hole` is the column of the target, or any where the block does not hold it. With `has_banned` the bias takes
+    columns out of the vocabulary, so that z holds other -inf than the target's.
     """
     m = torch.maximum(sums.m, z.amax(dim=1))
     drop = sums.m - m
@@ -195,7 +173,7 @@ def _add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tens
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of a b over each row; on a processor the products are never held for the whole block."""
+    """Return the sum of a b over each row; on a processor the products are never held for the whole block."""
     total, step = torch.zeros_like(a[:, 0]), a.shape[1]
     if a.device.type == "cpu":
         step = max(1, _CACHE_BYTES // max(a.shape[0] * a.element_size(), 1))
@@ -207,7 +185,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _finite_sum(z: Tensor, hole: Tensor, has_banned: bool) -> tuple[Tensor, Tensor]:
-    """Sum and number of the finite entries of each row; z is left as it was."""
+    """Return sum and number of the finite entries of each row; z is left as it was."""
     if has_banned:
         finite = z > float("-inf")
         return torch.where(finite, z, 0.0).sum(dim=1), finite.sum(dim=1)
@@ -219,7 +197,7 @@ def _finite_sum(z: Tensor, hole: Tensor, has_banned: bool) -> tuple[Tensor, Tens
     return total, z.shape[1] - is_open[:, 0].long()
 
 
-def _rows_to_gradient(exp: Tensor, shifted: Tensor | None, formula: Formula, in_vocab: Tensor | None) -> None:
+def _rows_to_gradient(exp: Tensor, shifted: Tensor | None, formula: GradientFormula, in_vocab: Tensor | None) -> None:
     """Turn exp(z - m) of some rows into the gradient off the target, in place; `shifted` is overwritten too."""
     factor = (formula.scale * formula.inverse)[:, None]
     if formula.entropy is not None or formula.squared is not None:

@@ -1,26 +1,13 @@
-r"""Five numbers of each row of logits, and every statistic made of them.
+"""Five numbers of each row of logits, every statistic made of them, and one gradient formula for every objective.
 
-The row is split into the target and the rest. With m the largest logit of the rest, and
-:math:`r_j = e^{z_j - m} / S` the distribution over the rest (:math:`S = \sum_{j \ne y} e^{z_j - m}`),
-
-======================= ============================================== ===============================
-number                  value                                          gradient in z
-======================= ============================================== ===============================
-``target``              :math:`z_y - m`                                1 at y
-``log_sum``             :math:`\log S`                                 :math:`r_j`
-``rest_entropy``        :math:`-\sum r_j \log r_j`                     :math:`-r_j (\log r_j + H_r)`
-``rest_collision``      :math:`\sum r_j^2`                             :math:`2 r_j (r_j - \sum r^2)`
-``mean``                mean of :math:`z_j - m` over finite logits     :math:`1 / V`, also at y
-======================= ============================================== ===============================
-
-Everything else is arithmetic of these: with :math:`g` = ``target - log_sum``, :math:`p_y = \sigma(g)` and
-:math:`1 - p_y = \sigma(-g)`, so :math:`\log p_y` near 1 and :math:`\log(1 - p_y)` near 0 are both exact, and the
-gradient at the target, :math:`p_y - 1`, is never a difference. One backward formula serves every objective.
+The README beside this room derives them. The row is split into the target and the rest. With the gap
+g = ``target - log_sum``, p_y = sigmoid(g) and 1 - p_y = sigmoid(-g), so log p_y near 1 and log(1 - p_y) near 0 are both
+exact, and the gradient at the target, p_y - 1, is never a difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -33,26 +20,19 @@ from sftloss.statistics.tokens import DETACHED
 FAR = -1e4  # exp(-1e4) is 0 in float64 too; keeps 0 * (-inf) out of the entropy
 FREE = ("target_logprob", "logsumexp", "other_logprob", "is_top1", "max_logprob")
 """Statistics that cost nothing beyond the cross-entropy itself."""
-
-_NEEDS = {
-    "entropy": "rest_entropy",
-    "collision": "rest_collision",
-    "off_target_sq": "rest_collision",
-    "mean_logprob": "mean",
-}
-Record = TypeVar("Record", bound="RowNumbers | RowGradient | Formula | Sums")
+_Record = TypeVar("_Record", bound="RowNumbers | RowGradient | GradientFormula | Sums")
 
 
 @dataclass(frozen=True)
 class RowNumbers:
-    """The five numbers of each row (three of them only where asked for) and the constant m they are centred at."""
+    """The five numbers of each row, three of them only where asked for, centred at m, the largest logit of the rest."""
 
     m: Tensor
-    target: Tensor
-    log_sum: Tensor
-    rest_entropy: Tensor | None = None
-    rest_collision: Tensor | None = None
-    mean: Tensor | None = None
+    target: Tensor  # z_y - m
+    log_sum: Tensor  # log S, with S the sum of exp(z - m) over the rest
+    rest_entropy: Tensor | None = None  # of r = exp(z - m) / S
+    rest_collision: Tensor | None = None  # sum of r^2
+    mean: Tensor | None = None  # of z - m over all finite logits
 
     def leaves(self) -> RowNumbers:
         """Return the same numbers as leaves of a new, small graph; m stays a constant."""
@@ -74,11 +54,6 @@ class RowGradient:
         """Whether the gradient is a multiple of r off the target, as for every function of log p and logsumexp."""
         return self.rest_entropy is None and self.rest_collision is None and self.mean is None
 
-    @property
-    def needs_shifted(self) -> bool:
-        """Whether the gradient in the logits needs a second block beside exp(z - m)."""
-        return self.rest_entropy is not None or self.rest_collision is not None
-
 
 @dataclass
 class Sums:
@@ -93,19 +68,15 @@ class Sums:
     count: Tensor | None  # how many logits that sum holds
 
     @classmethod
-    def start(cls, tokens: int, needed: set[str], like: Tensor) -> Sums:
-        def full(value: float = 0.0) -> Tensor:
-            return like.new_full((tokens,), value)
+    def start(cls, fields: Collection[str], tokens: int, like: Tensor, dtype: torch.dtype) -> Sums:
+        """The sums that the named statistics are made of, before the first block."""
 
-        return cls(
-            m=full(lowest(like.dtype)),
-            exp=full(),
-            target=full(float("-inf")),
-            exp_z=full() if "rest_entropy" in needed else None,
-            exp_sq=full() if "rest_collision" in needed else None,
-            z=full() if "mean" in needed else None,
-            count=full() if "mean" in needed else None,
-        )
+        def full(value: float = 0.0) -> Tensor:
+            return like.new_full((tokens,), value, dtype=dtype)
+
+        users = (("entropy",), ("collision", "off_target_sq"), ("mean_logprob",), ("mean_logprob",))
+        optional = [None if set(names).isdisjoint(fields) else full() for names in users]
+        return cls(full(lowest(dtype)), full(), full(float("-inf")), *optional)
 
     def numbers(self, vocab_size: int | Tensor) -> RowNumbers:
         """Finish the sums. A row whose only finite logit is the target's is centred there, with S = tiny."""
@@ -123,7 +94,7 @@ class Sums:
 
 
 @dataclass(frozen=True)
-class Formula:
+class GradientFormula:
     """Of each row, with e = exp(z - m), off the target: dz = inverse e (scale - entropy (z - m) + squared e) + each."""
 
     m: Tensor
@@ -135,7 +106,7 @@ class Formula:
     each: Tensor | None
 
     @classmethod
-    def of(cls, numbers: RowNumbers, grad: RowGradient, vocab_size: int | Tensor) -> Formula:
+    def of(cls, numbers: RowNumbers, grad: RowGradient, vocab_size: int | Tensor) -> GradientFormula:
         """From the numbers of each whole row and the gradient in them; `vocab_size` counts the finite logits."""
         # S is at least 1, but where the target is the only finite logit: no gradient goes elsewhere
         inverse = torch.where(numbers.log_sum < -1, 0.0, torch.exp(-numbers.log_sum))
@@ -144,36 +115,25 @@ class Formula:
             scale = scale - grad.rest_entropy * (present(numbers.rest_entropy) - numbers.log_sum)
         if grad.rest_collision is not None:
             scale = scale - 2 * grad.rest_collision * present(numbers.rest_collision)
+        squared = None if grad.rest_collision is None else 2 * grad.rest_collision * inverse
         each = None if grad.mean is None else grad.mean / vocab_size
-        return cls(
-            m=numbers.m,
-            inverse=inverse,
-            scale=scale,
-            target=grad.target if each is None else grad.target + each,
-            entropy=grad.rest_entropy,
-            squared=None if grad.rest_collision is None else 2 * grad.rest_collision * inverse,
-            each=each,
-        )
+        target = grad.target if each is None else grad.target + each
+        return cls(numbers.m, inverse, scale, target, grad.rest_entropy, squared, each)
 
 
-def map_record(function: Callable[[Tensor], Tensor], record: Record) -> Record:
+def map_record(function: Callable[[Tensor], Tensor], record: _Record) -> _Record:
     """Apply a function to every tensor of a record; what is None stays None."""
     changed: dict[str, Any] = {name: function(value) for name, value in vars(record).items() if value is not None}
     return replace(record, **changed)
 
 
-def rows_of(record: Record, rows: slice) -> Record:
+def sliced(record: _Record, rows: slice) -> _Record:
     """Return some rows of a record, as views."""
     return map_record(lambda value: value[rows], record)
 
 
-def needs(fields: Collection[str]) -> set[str]:
-    """Return which of the three optional numbers the named statistics are made of."""
-    return {_NEEDS[name] for name in fields if name in _NEEDS}
-
-
 def present(value: Tensor | None) -> Tensor:
-    """Return a number that was asked for; `needs` keeps this from failing."""
+    """Return a number that the named statistics are made of, which is therefore there."""
     assert value is not None
     return value
 
@@ -213,11 +173,11 @@ def statistics_of(numbers: RowNumbers, fields: Collection[str]) -> dict[str, Ten
     return {name: value.detach() if name in DETACHED else value for name, value in values.items()}
 
 
-def row_gradient(outputs: list[Tensor], upstream: list[Tensor], leaves: RowNumbers) -> RowGradient:
+def row_gradient(outputs: Iterable[Tensor], upstream: Iterable[Tensor | None], leaves: RowNumbers) -> RowGradient:
     """Pull gradients back from functions of the statistics to the five numbers (a graph of a few vectors)."""
     numbers = {name: value for name, value in vars(leaves).items() if name != "m" and value is not None}
     gradients: dict[str, Tensor | None] = dict.fromkeys(numbers)
-    pairs = [(out, up) for out, up in zip(outputs, upstream, strict=True) if out.requires_grad]
+    pairs = [(out, up) for out, up in zip(outputs, upstream, strict=True) if out.requires_grad and up is not None]
     if pairs:
         outs, ups = zip(*pairs, strict=True)
         of_numbers = torch.autograd.grad(outs, list(numbers.values()), ups, allow_unused=True)

@@ -1,11 +1,10 @@
 """Blocks of logits in two Triton kernels: one reads the numbers of a block, the other writes its gradient.
 
-What `plain.py` does in several passes over a block of logits, each kernel does in one. Both take the bare product
-`h W^T`; bias, scale and softcap are applied on the way, in registers, both times. The arithmetic is that of the sums
-(float32 or better) whatever the product's dtype. One program owns a row, or a piece of one: no atomics, so the same
-input gives the same bits; offsets are 64-bit; nothing waits for the device.
+Each kernel does in one pass what `plain.py` does in several. Both take the bare product `h W^T` and apply bias, scale
+and softcap in registers. The arithmetic has the dtype of the sums, float32 or better. One program owns a row, or a
+piece of one: without atomics the same input gives the same bits. Offsets are 64-bit. Nothing waits for the device.
 
-Tested in Triton's interpreter, and compiled for devices that are not here; none has run them yet.
+They are tested in Triton's interpreter and compiled for several GPUs. No GPU has run them yet.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from torch import Tensor
 from sftloss.statistics import products
 from sftloss.statistics.backends import rows
 from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock
-from sftloss.statistics.backends.rows import Formula, RowGradient, RowNumbers, Sums
+from sftloss.statistics.backends.rows import GradientFormula, RowGradient, RowNumbers, Sums
 from sftloss.statistics.head import Head
 from sftloss.statistics.plan import Buffers
 
 _BLOCK = 4096  # columns a program holds at once: 16 KiB of float32 in the registers of 8 warps
-FAR = tl.constexpr(rows.FAR)
+_FAR = tl.constexpr(rows.FAR)
 
 
 @dataclass
@@ -42,71 +41,47 @@ class TritonBackend:
     @classmethod
     def of(cls, hidden: Tensor, head: Head) -> TritonBackend:
         dtype = products.compute_dtype(hidden)
-        # products take the dtype of the inputs, or autocast's, and are summed in float32
+        # the dtype of the inputs, or autocast's; products are summed in float32
         product = torch.promote_types(hidden.dtype, head.weight.dtype)
-        if dtype == torch.float64:
-            product = dtype
-        elif torch.is_autocast_enabled(hidden.device.type):
+        if torch.is_autocast_enabled(hidden.device.type):
             product = torch.get_autocast_dtype(hidden.device.type)
+        product = dtype if dtype == torch.float64 else product
         return cls(head, dtype, product, products.vocabulary(head, dtype)[1])
 
     def read(self, chunk: Chunk, columns: slice, sums: Sums, buffers: Buffers, keep: Keep) -> LogitBlock:
         block = self.recompute(chunk, columns, sums.m, buffers, keep)
         if block.value.shape[0]:
-            _read[(block.value.shape[0],)](
-                *self._arguments(block),
-                *(sums.m if value is None else value for value in vars(sums).values()),
-                **self._options(block),
-                ENTROPY=sums.exp_z is not None,
-                COLLISION=sums.exp_sq is not None,
-                MEAN=sums.z is not None,
-            )
+            _read[(block.value.shape[0],)](*self._inputs(block), *vars(sums).values(), **self._options(block))
         return block
 
     def recompute(self, chunk: Chunk, columns: slice, m: Tensor, buffers: Buffers, keep: Keep) -> LogitBlock:
-        tokens, width = chunk.hidden.shape[0], columns.stop - columns.start
-        if keep.is_whole:
-            z = buffers.take("z", tokens, self.head.weight.shape[0])[:, columns]
-        else:
-            z = buffers.take("z", tokens, width)
+        tokens, width, vocab = chunk.hidden.shape[0], columns.stop - columns.start, self.head.weight.shape[0]
+        z = buffers.take("z", tokens, vocab)[:, columns] if keep.is_whole else buffers.take("z", tokens, width)
         products.product(chunk.hidden, self.head, columns, z)
         out = None if self.product == self.dtype else buffers.take("out", tokens, width, self.product)
         return LogitBlock(chunk, columns, z, out, None, m)
 
     def write(self, block: LogitBlock, numbers: RowNumbers, grad: RowGradient) -> Tensor:
-        out, formula = block.value if block.out is None else block.out, Formula.of(numbers, grad, self.vocab_size)
+        out, formula = (
+            block.value if block.out is None else block.out,
+            GradientFormula.of(numbers, grad, self.vocab_size),
+        )
         tokens, columns = out.shape
         if tokens:
-            _write[(tokens, triton.cdiv(columns, _width(columns)))](
-                *self._arguments(block),
-                out,
-                out.stride(0),
-                torch.stack([formula.m if value is None else value for value in vars(formula).values()]),
-                tokens,
-                **self._options(block),
-                ENTROPY=formula.entropy is not None,
-                COLLISION=formula.squared is not None,
-                MEAN=formula.each is not None,
-            )
+            values = (None if value is None else value.contiguous() for value in vars(formula).values())
+            grid = (tokens, triton.cdiv(columns, _width(columns)))
+            _write[grid](*self._inputs(block), out, out.stride(0), *values, **self._options(block))
         return out
 
-    def _arguments(self, block: LogitBlock) -> tuple[Tensor | int, ...]:
+    def _inputs(self, block: LogitBlock) -> tuple[Tensor | int | None, ...]:
         """Return what both kernels read: the product (its rows may be spaced, its columns not), bias and targets."""
-        bias = self.head.bias
-        bias = block.value if bias is None else bias.detach()[block.columns].contiguous()
+        bias = None if self.head.bias is None else self.head.bias.detach()[block.columns].contiguous()
         start = self.head.start + block.columns.start
         return block.value, block.value.stride(0), bias, block.chunk.targets, start
 
-    def _options(self, block: LogitBlock) -> dict[str, bool | float | int]:
-        columns = block.value.shape[1]
-        return {
-            "HAS_BIAS": self.head.bias is not None,
-            "SCALE": self.head.scale,
-            "CAP": self.head.softcap or 0.0,
-            "COLUMNS": columns,
-            "BLOCK": _width(columns),
-            "num_warps": 8,
-        }
+    def _options(self, block: LogitBlock) -> dict[str, float]:
+        columns, cap = block.value.shape[1], self.head.softcap or 0.0
+        return {"SCALE": self.head.scale, "CAP": cap, "COLUMNS": columns, "BLOCK": _width(columns), "num_warps": 8}
 
 
 def _width(columns: int) -> int:
@@ -114,10 +89,10 @@ def _width(columns: int) -> int:
 
 
 @triton.jit
-def _logits(product, bias, ids, inside, like, HAS_BIAS: tl.constexpr, SCALE: tl.constexpr, CAP: tl.constexpr):  # type: ignore[no-untyped-def]
+def _logits(product, bias, ids, inside, like, SCALE: tl.constexpr, CAP: tl.constexpr):  # type: ignore[no-untyped-def]
     """Logits of one row and their slope in the product before the scale; -inf beyond the last column."""
     x = tl.load(product + ids, mask=inside, other=0.0).to(like.dtype)
-    if HAS_BIAS:
+    if bias is not None:
         x += tl.load(bias + ids, mask=inside, other=0.0).to(like.dtype)
     if SCALE != 1.0:
         x *= SCALE
@@ -146,15 +121,12 @@ def _read(  # type: ignore[no-untyped-def]
     exp_sq_out,
     z_out,
     count_out,
-    HAS_BIAS: tl.constexpr,
     SCALE: tl.constexpr,
     CAP: tl.constexpr,
-    ENTROPY: tl.constexpr,
-    COLLISION: tl.constexpr,
-    MEAN: tl.constexpr,
     COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """Add one row of a block to its sums; those that are None are not computed."""
     row = tl.program_id(0).to(tl.int64)
     product += row * stride
     y = tl.load(targets + row).to(tl.int64) - start
@@ -163,40 +135,40 @@ def _read(  # type: ignore[no-untyped-def]
     # the target's own logit never enters a sum; where this block does not hold it, another does
     holds = (y >= 0) & (y < COLUMNS)
     # not "_", which the loop would carry on from a number to a block
-    own, _own_slope = _logits(product, bias, y, holds, m, HAS_BIAS, SCALE, CAP)
+    own, _own_slope = _logits(product, bias, y, holds, m, SCALE, CAP)
     target = tl.where(holds, own, tl.load(target_out + row))
-    exp_z = tl.load(exp_z_out + row)
-    exp_sq = tl.load(exp_sq_out + row)
-    z = tl.load(z_out + row)
-    count = tl.load(count_out + row)
+    exp_z = m if exp_z_out is None else tl.load(exp_z_out + row)
+    exp_sq = m if exp_sq_out is None else tl.load(exp_sq_out + row)
+    z = m if z_out is None else tl.load(z_out + row)
+    count = m if z_out is None else tl.load(count_out + row)
     for left in range(0, COLUMNS, BLOCK):
         ids = left + tl.arange(0, BLOCK)
-        x, _ = _logits(product, bias, ids, ids < COLUMNS, m, HAS_BIAS, SCALE, CAP)
+        x, _ = _logits(product, bias, ids, ids < COLUMNS, m, SCALE, CAP)
         x = tl.where(ids == y, float("-inf"), x)
         higher = tl.maximum(m, tl.max(x))
         drop = m - higher
         shrink = tl.exp(drop)
         x -= higher
         e = tl.exp(x)
-        if MEAN:
+        if z_out is not None:
             finite = x > float("-inf")
             z += count * drop + tl.sum(tl.where(finite, x, 0.0))
             count += tl.sum(finite.to(tl.int32)).to(m.dtype)
-        if ENTROPY:
+        if exp_z_out is not None:
             moved = tl.where(total > 0, drop * total, 0.0)
-            exp_z = shrink * (exp_z + moved) + tl.sum(e * tl.where(x > FAR, x, FAR))
-        if COLLISION:
+            exp_z = shrink * (exp_z + moved) + tl.sum(e * tl.where(x > _FAR, x, _FAR))
+        if exp_sq_out is not None:
             exp_sq = shrink * shrink * exp_sq + tl.sum(e * e)
         total = shrink * total + tl.sum(e)
         m = higher
     tl.store(m_out + row, m)
     tl.store(exp_out + row, total)
     tl.store(target_out + row, target)
-    if ENTROPY:
+    if exp_z_out is not None:
         tl.store(exp_z_out + row, exp_z)
-    if COLLISION:
+    if exp_sq_out is not None:
         tl.store(exp_sq_out + row, exp_sq)
-    if MEAN:
+    if z_out is not None:
         tl.store(z_out + row, z)
         tl.store(count_out + row, count)
 
@@ -210,37 +182,38 @@ def _write(  # type: ignore[no-untyped-def]
     start,
     out,
     out_stride,
-    numbers,
-    tokens,
-    HAS_BIAS: tl.constexpr,
+    m_in,
+    inverse_in,
+    scale_in,
+    target_in,
+    entropy_in,
+    squared_in,
+    each_in,
     SCALE: tl.constexpr,
     CAP: tl.constexpr,
-    ENTROPY: tl.constexpr,
-    COLLISION: tl.constexpr,
-    MEAN: tl.constexpr,
     COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """Write the gradient of a piece of one row by its formula; the terms that are None are zero."""
     row = tl.program_id(0).to(tl.int64)
     ids = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = ids < COLUMNS
-    numbers += row  # its rows are the fields of Formula: m, inverse, scale, target, entropy, squared, each
-    m = tl.load(numbers)
-    x, slope = _logits(product + row * stride, bias, ids, inside, m, HAS_BIAS, SCALE, CAP)
+    m = tl.load(m_in + row)
+    x, slope = _logits(product + row * stride, bias, ids, inside, m, SCALE, CAP)
     is_finite = x > float("-inf")
     y = tl.load(targets + row).to(tl.int64) - start
     # the target's own logit may be far above m; its gradient is known
     x = tl.where(ids == y, float("-inf"), x - m)
     e = tl.exp(x)
-    bracket = tl.load(numbers + 2 * tokens)
-    if ENTROPY:
-        bracket -= tl.load(numbers + 4 * tokens) * tl.where(x > FAR, x, FAR)
-    if COLLISION:
-        bracket += tl.load(numbers + 5 * tokens) * e
-    dz = e * bracket * tl.load(numbers + tokens)
-    if MEAN:
-        dz += tl.where(is_finite, tl.load(numbers + 6 * tokens), 0.0)
-    dz = tl.where(ids == y, tl.load(numbers + 3 * tokens), dz)
+    bracket = tl.load(scale_in + row)
+    if entropy_in is not None:
+        bracket -= tl.load(entropy_in + row) * tl.where(x > _FAR, x, _FAR)
+    if squared_in is not None:
+        bracket += tl.load(squared_in + row) * e
+    dz = e * bracket * tl.load(inverse_in + row)
+    if each_in is not None:
+        dz += tl.where(is_finite, tl.load(each_in + row), 0.0)
+    dz = tl.where(ids == y, tl.load(target_in + row), dz)
     if CAP > 0.0:
         dz *= slope
     tl.store(out + row * out_stride + ids, dz.to(out.dtype.element_ty), mask=inside)

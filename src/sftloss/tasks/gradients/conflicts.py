@@ -1,4 +1,4 @@
-"""How the tasks' gradients lie to each other, step by step, under whatever weights."""
+"""Cosines between the tasks' gradients, step by step, under any weights."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from sftloss.tasks.trend import trend
 
 
 class Conflicts(nn.Module):
-    r"""A running account of the cosines between the tasks' gradients. Two tasks conflict where theirs is negative.
+    r"""Running statistics of the cosines between the tasks' gradients. Two tasks conflict where theirs is negative.
 
-    It needs the Gramian of a step, which :class:`TaskGradients` has from the one backward pass, and costs K by K
-    numbers. Cosines do not change with positive weights, so any strategy can be watched, ``static`` first of all.
+    It needs the Gramian of a step, which :class:`TaskGradients` has from the one backward pass, and holds K by K
+    numbers. Cosines do not change with positive weights, so any strategy can be watched, also ``static``.
 
     Args:
         task_names: One name a task.
         window: Steps and norms that are kept, for the trend and the mean norm.
 
     Example:
-        >>> told = Conflicts(["qa", "summaries"])
-        >>> told.update(torch.tensor([[1.0, -0.5], [-0.5, 1.0]]), torch.tensor([True, True]))
-        >>> told.report()["conflict_rate"]
+        >>> conflicts = Conflicts(["qa", "summaries"])
+        >>> conflicts.update(torch.tensor([[1.0, -0.5], [-0.5, 1.0]]), torch.tensor([True, True]))
+        >>> conflicts.report()["conflict_rate"]
         1.0
     """
 
@@ -55,7 +55,7 @@ class Conflicts(nn.Module):
 
     @torch.no_grad()
     def update(self, gramian: Float[Tensor, "tasks tasks"], present: Bool[Tensor, " tasks"]) -> None:
-        """Takes one step's Gramian. Absent tasks, and those with a gradient of zero or NaN, have no cosine."""
+        """Add one step's Gramian. Absent tasks, and those with a gradient of zero or NaN, have no cosine."""
         g = gramian.detach().to(self.cosine)
         norms = g.diagonal().clamp(min=0).sqrt()
         there = present.to(g.device) & torch.isfinite(norms) & (norms > 0)
@@ -77,13 +77,13 @@ class Conflicts(nn.Module):
         self.steps = self.steps + several
 
     def report(self) -> dict[str, Any]:
-        """What was seen, as plain numbers, for the log; it waits for the device.
+        """Return the statistics as plain numbers, for the log; it waits for the device.
 
         Returns:
             ``steps`` with two tasks or more; ``conflict_rate``, the share of their pairs that conflicted;
             ``mean_cosine``; ``cosine_trend`` and ``cosine_trend_p`` of the steps' mean cosine over the window
-            (``"decreasing"``: the tasks come to pull against each other); and by pair, from ``"a, b"`` to its last
-            ``cosine``, ``mean_cosine``, ``conflict_rate`` and ``steps``, in ``pairs``. None where nothing is known.
+            (``"decreasing"``: the tasks come to pull against each other); and in ``pairs``, by ``"a, b"``, the last
+            ``cosine``, ``mean_cosine``, ``conflict_rate`` and ``steps``. None where nothing is known.
         """
         cosine, total, met, against = (x.cpu() for x in (self.cosine, self.cosine_sum, self.met, self.against))
         pairs, names = {}, self.task_names
@@ -98,37 +98,37 @@ class Conflicts(nn.Module):
             }
         every = sum(int(met[p]) for p in upper)
         steps = int(self.steps)
-        found = trend(checkpoint.ring_values(self.means.cpu(), steps))
+        direction = trend(checkpoint.ring_values(self.means.cpu(), steps))
         return {
             "steps": steps,
             "conflict_rate": sum(int(against[p]) for p in upper) / every if every else None,
             "mean_cosine": sum(float(total[p]) for p in upper) / every if every else None,
-            "cosine_trend": found.name,
-            "cosine_trend_p": found.p,
+            "cosine_trend": direction.name,
+            "cosine_trend_p": direction.p,
             "pairs": pairs,
         }
 
     def norm_statistics(self) -> dict[str, dict[str, float | None]]:
-        """By task: the gradient's norm in the last step, its mean and its standard deviation over the window."""
-        told = {}
+        """Return by task the gradient's norm in the last step, its mean and its standard deviation over the window."""
+        statistics = {}
         for name, ring, count in zip(self.task_names, self.norms.cpu(), self.norms_seen.tolist(), strict=True):
             values = checkpoint.ring_values(ring, count)
-            told[name] = {
+            statistics[name] = {
                 "current_gradient": float(values[-1]) if count else None,
                 "average_gradient": float(values.mean()) if count else None,
                 "gradient_std": float(values.std()) if values.numel() > 1 else None,
             }
-        return told
+        return statistics
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Names, so that a checkpoint is read by name."""
+        """Return names, so that a checkpoint is read by name."""
         return {"task_names": list(self.task_names)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Nothing: names were dealt with while the buffers were read."""
+        """Do nothing: names were used while the buffers were read."""
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:  # type: ignore[no-untyped-def]
-        complaints = checkpoint.Complaints(missing, unexpected, errors)
+        mismatches = checkpoint.Mismatches(missing, unexpected, errors)
         square = frozenset({"cosine", "cosine_sum", "met", "against"})
-        state_dict = checkpoint.by_name(self, state_dict, prefix, complaints, square=square)
+        state_dict = checkpoint.by_name(self, state_dict, prefix, mismatches, square=square)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)

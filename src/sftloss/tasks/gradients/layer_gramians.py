@@ -19,7 +19,7 @@ def rows_gramian(rows: Float[Tensor, "tasks ..."]) -> Float[Tensor, "tasks tasks
 
 
 class LayerGramians:
-    """The Gramian of a pass, added up from layer to layer. Ranks meet once a layer, since each has a part of the sum.
+    """The Gramian of one pass, summed over layers. Each layer needs one collective: each rank has a part of its sum.
 
     Args:
         tasks: Number of tasks; the Gramian has one row more, for tokens of none.
@@ -28,11 +28,11 @@ class LayerGramians:
 
     def __init__(self, tasks: int, group: dist.ProcessGroup | None) -> None:
         self.tasks, self.group = tasks, group
-        self.found: dict[int, Tensor] = {}
+        self.gramians: dict[int, Tensor] = {}
         self._passes = 0
 
     def begin(self) -> None:
-        """Says that a pass begins.
+        """Begin a pass.
 
         Raises:
             ValueError: If it is the step's second.
@@ -45,22 +45,21 @@ class LayerGramians:
             )
 
     def take(self, i: int, parts: Iterable[tuple[int, Tensor]]) -> None:
-        """Adds the gradients of a layer.
+        """Add the gradients of a layer.
 
         Raises:
             ValueError: If the layer comes twice.
         """
-        if i in self.found:
+        if i in self.gramians:
             raise ValueError("TaskGradients: layerwise cannot follow a layer that the model uses twice; leave it out.")
-        several = list(parts)
-        rows = several[0][1].new_zeros(self.tasks + 1, *several[0][1].shape)
-        for task, part in several:
-            rows[task] = part
-        reduce_over_ranks(rows, "mean", self.group)
-        self.found[i] = rows_gramian(rows)
+        gradients = list(parts)
+        rows = gradients[0][1].new_zeros(self.tasks + 1, *gradients[0][1].shape)
+        for task, gradient in gradients:
+            rows[task] = gradient
+        self.gramians[i] = rows_gramian(reduce_over_ranks(rows, "mean", self.group))
 
     def total(self) -> Float[Tensor, "tasks tasks"]:
-        """Of all layers, in one order."""
-        if not self.found:
+        """Return the Gramian of all layers, added in one order."""
+        if not self.gramians:
             return torch.zeros(self.tasks + 1, self.tasks + 1, dtype=torch.float64)
-        return torch.stack([self.found[i] for i in sorted(self.found)]).sum(0)
+        return torch.stack([self.gramians[i] for i in sorted(self.gramians)]).sum(0)

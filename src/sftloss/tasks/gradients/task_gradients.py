@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sftloss.ranks import reduce_over_ranks, world_size
-from sftloss.tasks.gradients.layer_capture import Owners, capturing, owners_of
+from sftloss.tasks.gradients.layer_capture import Layers, capturing, layers_of
 from sftloss.tasks.gradients.layer_gramians import LayerGramians, rows_gramian
 
 
@@ -27,9 +27,8 @@ class TaskGradients:
             with gradients.capture(task_ids):                    # of each row, or of each token
                 loss, _ = weighted(token_losses, ids, weights, totals=totals)
                 loss.backward()
-        present = totals > 0                                     # of all ranks
-        gradients.apply(on_present(upgrad, gradients.gramian(), present))
-        # or, for gradient_balance and grad_norm: weighted.step(gradients.gramian(weighted.weights))
+        weighted.step(gradients.gramian(weighted.weights))       # weights of the next step
+        # or of this step: gradients.apply(upgrad().weights_of_step(gradients.gramian(), totals > 0))
         gradients.zero()
 
     Args:
@@ -37,9 +36,9 @@ class TaskGradients:
         tasks: Number of tasks K.
         parameters: The weights to follow, LoRA's say; None for all that are trained. Held K times, in float32 (float64
             for float64 weights).
-        layerwise: For full fine-tuning: hold no gradients, only their Gramian, and K times those of one layer for a
-            moment. Then a step is one pass, and there is nothing to `apply`: run backward twice, or let the weights
-            act in the next step.
+        layerwise: For full fine-tuning: hold only the Gramian, and K times the gradients of one layer for a moment.
+            Then a step is one pass, and `apply` has nothing to use: run backward twice, or let the weights act in the
+            next step.
         group: Of the ranks that share the batch.
 
     Raises:
@@ -59,17 +58,17 @@ class TaskGradients:
         if tasks < 1 or not chosen:
             raise ValueError(f"TaskGradients: nothing to follow, {tasks} tasks and {len(chosen)} trained parameters.")
         self.model, self.tasks, self.parameters, self.group = model, tasks, chosen, group
-        # a row more, for tokens of no task: it has to stay 0
+        # one more row for tokens of no task, which has to stay 0
         self.buffers = [] if layerwise else [p.new_zeros(tasks + 1, *p.shape, dtype=_exact(p)) for p in chosen]
         self._layers = LayerGramians(tasks, group) if layerwise else None
         self._verified = self._averaged = False
-        self._owners: Owners | None = None
+        self._followed: Layers | None = None
 
     @contextmanager
     def capture(self, task_ids: Int[Tensor, "*tokens"], *, is_packed: bool = False) -> Iterator[None]:
-        """Follows one forward and backward pass, gradient checkpointing included.
+        """Follow one forward and backward pass, gradient checkpointing included.
 
-        The first pass is verified: the tasks' gradients must add up to the gradient autograd finds.
+        The first pass is verified: the tasks' gradients must add up to autograd's gradient.
 
         Args:
             task_ids: Of each row ``(rows,)``, or of each token ``(rows, columns)``, prompt tokens too, since they
@@ -79,12 +78,11 @@ class TaskGradients:
 
         Raises:
             ValueError: If a followed weight is of another layer than ``nn.Linear``, ``nn.Embedding`` or a norm over
-                the last axis, is shared, or the model mixes rows; if a row holds
-                several tasks undeclared, or shapes do not agree; if gradients do not add up (a fused kernel passes the
-                module by).
+                the last axis, is shared, or the model mixes rows; if a row has several tasks undeclared, or shapes do
+                not agree; if gradients do not add up (a fused kernel passes the module by).
         """
-        if self._owners is None:
-            self._owners = owners_of(self.model, self.parameters)
+        if self._followed is None:
+            self._followed = layers_of(self.model, self.parameters)
         ids = task_ids.detach().cpu().clamp(min=-1)
         if ids.numel() and int(ids.max()) >= self.tasks:
             raise ValueError(f"TaskGradients: task {int(ids.max())} is out of range, there are {self.tasks} tasks.")
@@ -98,7 +96,7 @@ class TaskGradients:
         if self._layers is not None:
             self._layers.begin()
         take = self._add_part if self._layers is None else self._layers.take
-        with capturing(self._owners, take, ids, verify=not self._verified):
+        with capturing(self._followed, take, ids, verify=not self._verified):
             yield
         self._verified = True
 
@@ -107,7 +105,7 @@ class TaskGradients:
             self.buffers[i][task] += part
 
     def add(self, losses: Mapping[int, Tensor]) -> None:
-        """Gradients by one backward pass a task: K times the cost, and right for any weight and any graph.
+        """Add gradients by one backward pass a task: K times the cost, and right for any weight and any graph.
 
         Args:
             losses: Scalar loss by task index, before the backward pass; absent tasks left out. ``.grad`` stays as is.
@@ -118,13 +116,13 @@ class TaskGradients:
         if self._layers is not None:
             raise ValueError("TaskGradients.add: layerwise holds no gradients; leave it out.")
         for task, loss in losses.items():
-            found = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
-            for buffer, gradient in zip(self.buffers, found, strict=True):
+            gradients = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
+            for buffer, gradient in zip(self.buffers, gradients, strict=True):
                 if gradient is not None:
                     buffer[task] += gradient
 
     def gramian(self, weights: Float[Tensor, " tasks"] | None = None) -> Float[Tensor, "tasks tasks"]:
-        """Inner products of the tasks' gradients over all ranks, float64; rows of absent tasks are 0.
+        """Return inner products of the tasks' gradients over all ranks, float64; rows of absent tasks are 0.
 
         The gradients are averaged over the ranks first (one all-reduce of K gradients, once): Gramians of ranks do not
         add up to that of the sum. Every rank gets the same bits.
@@ -137,21 +135,21 @@ class TaskGradients:
         """
         if self._layers is None:
             self._average()
-        each = (rows_gramian(b) for b in self.buffers) if self._layers is None else (self._layers.total(),)
-        whole = torch.stack(list(each)).sum(0)
+        parts = [rows_gramian(buffer) for buffer in self.buffers] if self._layers is None else [self._layers.total()]
+        whole = torch.stack(parts).sum(0)
         if bool(whole[self.tasks, self.tasks] > 0):
             raise ValueError("TaskGradients: tokens with a negative task id have a gradient; give each its task.")
-        found = whole[: self.tasks, : self.tasks].contiguous()
+        gramian = whole[: self.tasks, : self.tasks].contiguous()
         if weights is not None:
-            inverse = torch.where(weights != 0, 1 / weights, 0).to(found)
-            found = found * torch.outer(inverse, inverse)
+            inverse = torch.where(weights != 0, 1 / weights, 0).to(gramian)
+            gramian = gramian * torch.outer(inverse, inverse)
         if world_size(self.group) > 1:
             first = dist.get_global_rank(self.group, 0) if self.group is not None else 0
-            dist.broadcast(found, src=first, group=self.group)
-        return found
+            dist.broadcast(gramian, src=first, group=self.group)
+        return gramian
 
     def apply(self, weights: Float[Tensor, " tasks"]) -> None:
-        """Turns ``.grad`` of the unweighted pass into that of the weighted: adds the sum of ``(w_k - 1) g_k``.
+        """Turn ``.grad`` of the unweighted pass into that of the weighted one: add the sum of ``(w_k - 1) g_k``.
 
         Call :meth:`gramian` before, which averages over ranks as the gradients have been.
 
@@ -167,7 +165,7 @@ class TaskGradients:
             p.grad = extra if p.grad is None else p.grad + extra
 
     def zero(self) -> None:
-        """Forgets the step."""
+        """Forget the step."""
         for buffer in self.buffers:
             buffer.zero_()
         if self._layers is not None:

@@ -4,9 +4,10 @@ Each strategy is one file of this room, which holds the function, its docstring 
 page and the tests of the laws are made from these files. ``python -m sftloss.tasks`` rewrites the page and the imports
 for type checkers below.
 
-Three rules hold for all and are kept in one place, :mod:`formula`: a task absent from a step keeps its state; weights
-have mean 1 over the tasks seen so far, so that no strategy changes the learning rate on the side; and weights are
-detached, :math:`\\partial L / \\partial L_k = w_k`. ::
+What holds for all is in :class:`Strategy`: a task absent from a step keeps its state; weights have mean 1 over the
+tasks seen so far, so that no strategy changes the learning rate on the side; and weights are detached,
+:math:`\\partial L / \\partial L_k = w_k`. They are lagged: those of a step follow from the steps before. A
+hyper-parameter outside of the range in its docstring is a ``ValueError``. ::
 
     chosen = uncertainty(kind="classification")
     state = chosen.init(2)

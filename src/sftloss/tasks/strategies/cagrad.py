@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
-from sftloss.registry import attach_record
 from sftloss.tasks.gramian import UNRESOLVED, Gramian, Weights, complementary, scaled, unsolved
-from sftloss.tasks.strategies.formula import check
-from sftloss.tasks.strategies.of_gramian import of_gramian
-from sftloss.tasks.strategies.strategy import Strategy, StrategyRecord
+from sftloss.tasks.strategies.of_gramian import GramianMethod
+from sftloss.tasks.strategies.pieces import check
 
 
-@attach_record(StrategyRecord())
-def cagrad(*, c: float = 0.4, smoothing: float = 1e-3) -> Strategy:
+@GramianMethod
+def cagrad(gramian: Gramian, *, c: float = 0.4) -> Weights:
     r"""The direction near the mean gradient that helps the worst-served task most.
 
     .. math:: \max_d \min_k \langle g_k, d \rangle, \quad \lVert d - g_0 \rVert \le c \lVert g_0 \rVert, \qquad
@@ -21,15 +17,10 @@ def cagrad(*, c: float = 0.4, smoothing: float = 1e-3) -> Strategy:
 
     Args:
         c: Radius, ``0 <= c < 1`` for convergence to a minimum of the mean loss; 0 is the mean gradient.
-        smoothing: Of lagged weights, as in :func:`of_gramian`.
 
     Returns:
-        The strategy, which needs the Gramian. It is the mean gradient near a stationary point, where gradients cancel
-        to 1e-6 of their lengths: the Gramian does not resolve their combination there. Not rescaled by
-        :math:`1 / (1 + c^2)`.
-
-    Raises:
-        ValueError: If c is negative.
+        Weights ``>= 1/K``, not rescaled by :math:`1 / (1 + c^2)`. They are those of the mean gradient near a stationary
+        point, where gradients cancel to 1e-6 of their lengths and the Gramian does not resolve their combination.
 
     Gradient:
         The mean loss falls to first order for c < 1.
@@ -37,12 +28,6 @@ def cagrad(*, c: float = 0.4, smoothing: float = 1e-3) -> Strategy:
     Source:
         Liu et al., *Conflict-Averse Gradient Descent*, 2021, eq. 4 and algorithm 1 (arXiv:2110.14048).
     """
-    check("cagrad", c=(c, ">= 0"))
-    return of_gramian(partial(cagrad_weights, c=c), name="cagrad", smoothing=smoothing)
-
-
-def cagrad_weights(gramian: Gramian, *, c: float = 0.4) -> Weights:
-    """Weights of :func:`cagrad` for this step, ``>= 1/K``."""
     check("cagrad", c=(c, ">= 0"))
     cosines, norms = scaled("cagrad", gramian)
     mean = torch.full_like(norms, 1 / len(norms))

@@ -3,13 +3,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import SMALLEST, Formula, check, complete, zeros
-from sftloss.tasks.strategies.slope import neutral_where_unknown, oldest_first, rings, written
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import SMALLEST, check, neutral_where_unknown, oldest_first, rings, written, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(settings=({"window": 3, "warmup": 2},), unit="free"))
+@recorded(settings=({"window": 3, "warmup": 2},), unit="free")
 def coba(*, tau: float = 5.0, window: int = 20, warmup: int = 5) -> Strategy:
     r"""Tasks should converge together, and one that diverges should not drag the rest: slopes of held-out losses.
 
@@ -32,9 +30,6 @@ def coba(*, tau: float = 5.0, window: int = 20, warmup: int = 5) -> Strategy:
         The strategy; it needs validation losses in the first step and then whenever there are new ones. Lagged.
         Scale-free.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Source:
         Gong et al., *CoBa: Convergence Balancer for Multitask Finetuning of Large Language Models*, EMNLP 2024
         (arXiv:2410.06741): the relative and absolute convergence scores and the divergence factor. Of the authors' code
@@ -49,7 +44,7 @@ def coba(*, tau: float = 5.0, window: int = 20, warmup: int = 5) -> Strategy:
         return {**zeros("first")(count), "ratios": rings(count, window), "slopes": rings(count, window)}
 
     def observe(state: State, observation: Observation) -> State:
-        assert observation.extra is not None  # `complete` has checked it
+        assert observation.extra is not None  # `update` has checked it
         seen, loss = state["seen"], observation.extra
         first = torch.where(seen == 0, loss, state["first"])
         ratios = written(state["ratios"], seen, loss / first.clamp(min=SMALLEST))
@@ -63,7 +58,7 @@ def coba(*, tau: float = 5.0, window: int = 20, warmup: int = 5) -> Strategy:
         weights = _scores(oldest_first(state["slopes"], seen), (seen - 1).clamp(0, window), known, tau)
         return neutral_where_unknown(weights.clamp(min=torch.finfo(weights.dtype).tiny).log(), known)
 
-    return complete("coba", Formula(fields, observe, log_weights), needs="validation")
+    return Strategy("coba", fields, observe, log_weights, needs="validation")
 
 
 def _slope(values: Tensor, counts: Tensor) -> Tensor:

@@ -2,19 +2,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import (
-    SMALLEST,
-    Formula,
-    check,
-    complete,
-    smoothed_loss,
-    zeros,
-)
-from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import SMALLEST, check, smoothed_loss, zeros
+from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(settings=({}, {"relative": False}), unit="free"))
+@recorded(settings=({}, {"relative": False}), unit="free")
 def difficulty_adaptive(
     *, temperature: float = 1.0, relative: bool = True, decay: float = 0.9, reference_steps: int = 10
 ) -> Strategy:
@@ -32,9 +24,6 @@ def difficulty_adaptive(
     Returns:
         The strategy. Lagged.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Gradient:
         :math:`\partial L / \partial L_k = w_k`. The losses in the weights are detached; if they were not, the total
         would *ascend* some tasks.
@@ -49,5 +38,5 @@ def difficulty_adaptive(
         level = state["loss"] / state["first"].clamp(min=SMALLEST) if relative else state["loss"]
         return level / temperature
 
-    formula = Formula(zeros("loss", "first"), smoothed_loss(decay, reference_steps), log_weights)
-    return complete("difficulty_adaptive", formula)
+    fields, observe = zeros("loss", "first"), smoothed_loss(decay, reference_steps)
+    return Strategy("difficulty_adaptive", fields, observe, log_weights)

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import torch
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import Formula, check, complete, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import check, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
-@attach_record(StrategyRecord())
+@recorded()
 def doremi(*, eta: float = 1.0, smoothing: float = 1e-3) -> Strategy:
     r"""The task furthest above what a reference model reaches counts most: ``group_dro`` on clipped excess losses.
 
@@ -24,9 +23,6 @@ def doremi(*, eta: float = 1.0, smoothing: float = 1e-3) -> Strategy:
         forward pass of that model, or were computed once and stored. Lagged by one step. The mass of the tasks present
         is shared out among them, so an absent one keeps its weight and the others do as if it did not exist.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Source:
         Xie et al., *DoReMi: Optimizing Data Mixtures Speeds Up Language Model Pretraining*, 2023, algorithm 1
         (arXiv:2305.10429). There the mean of the weights over the run is what is kept, to sample by in a second one.
@@ -34,12 +30,11 @@ def doremi(*, eta: float = 1.0, smoothing: float = 1e-3) -> Strategy:
     check("doremi", eta=(eta, "> 0"), smoothing=(smoothing, "in [0, 1)"))
 
     def observe(state: State, observation: Observation) -> State:
-        assert observation.extra is not None  # `complete` has checked it
+        assert observation.extra is not None  # `update` has checked it
         present = observation.present
         old = torch.where(present, state["log_share"], -torch.inf)
         share = torch.softmax(old + eta * observation.extra.clamp(min=0), 0)
         share = (1 - smoothing) * share + smoothing / present.sum().clamp(min=1)
         return {"log_share": share.log() + torch.logsumexp(old, 0)}
 
-    formula = Formula(zeros("log_share"), observe, lambda state: state["log_share"])
-    return complete("doremi", formula, needs="excess")
+    return Strategy("doremi", zeros("log_share"), observe, lambda state: state["log_share"], needs="excess")

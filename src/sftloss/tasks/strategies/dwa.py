@@ -3,12 +3,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import SMALLEST, Formula, check, complete, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import SMALLEST, check, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(settings=({"window": 2},), unit="free"))
+@recorded(settings=({"window": 2},), unit="free")
 def dwa(*, temperature: float = 2.0, window: int = 25) -> Strategy:
     r"""Dynamic weight average: more weight to tasks whose loss falls more slowly.
 
@@ -24,9 +23,6 @@ def dwa(*, temperature: float = 2.0, window: int = 25) -> Strategy:
     Returns:
         The strategy. Lagged. Scale-free; a slower task never has less weight; r is 1 before two windows are complete,
         and at most 2, so that a diverging task cannot take all.
-
-    Raises:
-        ValueError: If a number is out of range.
 
     Source:
         Liu, Johns and Davison, *End-to-End Multi-Task Learning with Attention*, 2019, eq. 7 (arXiv:1803.10704).
@@ -46,4 +42,4 @@ def dwa(*, temperature: float = 2.0, window: int = 25) -> Strategy:
         ratio = state["last"].clamp(min=SMALLEST) / state["before"].clamp(min=SMALLEST)
         return torch.where(state["seen"] >= 2 * window, ratio.clamp(max=2.0), 1.0) / temperature
 
-    return complete("dwa", Formula(zeros("total", "last", "before"), observe, log_weights))
+    return Strategy("dwa", zeros("total", "last", "before"), observe, log_weights)

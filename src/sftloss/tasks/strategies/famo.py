@@ -3,14 +3,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import Formula, check, complete, log, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import check, log, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8  # Adam's own, as in the authors' code
 
 
-@attach_record(StrategyRecord(unit="inverse"))
+@recorded(unit="inverse")
 def famo(*, lr: float = 0.025, gamma: float = 0.01) -> Strategy:
     r"""Every task's log loss should fall equally fast; the slowest decides.
 
@@ -30,9 +29,6 @@ def famo(*, lr: float = 0.025, gamma: float = 0.01) -> Strategy:
         lags: it is the last one seen, where the paper's is this step's. The softmax and its Jacobian are over the tasks
         present, so a task that is absent neither moves nor is counted. A loss under 1e-8, or negative, counts as 1e-8.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Gradient:
         :math:`\partial L / \partial L_k = w_k`; the paper's factor :math:`c = 1 / \sum z_k / L_k` is replaced by the
         mean weight of 1.
@@ -44,7 +40,7 @@ def famo(*, lr: float = 0.025, gamma: float = 0.01) -> Strategy:
     check("famo", lr=(lr, "> 0"), gamma=(gamma, ">= 0"))
 
     def observe(state: State, observation: Observation) -> State:
-        assert observation.extra is not None  # `complete` has checked it
+        assert observation.extra is not None  # `update` has checked it
         xi, present = state["xi"], observation.present
         fallen = log(observation.losses) - log(observation.extra)
         # without any task present: a softmax over -inf alone is NaN, which the freeze discards
@@ -60,4 +56,4 @@ def famo(*, lr: float = 0.025, gamma: float = 0.01) -> Strategy:
         return state["xi"] - log(state["loss"])
 
     fields = zeros("xi", "first_moment", "second_moment", "loss")
-    return complete("famo", Formula(fields, observe, log_weights), needs="after")
+    return Strategy("famo", fields, observe, log_weights, needs="after")

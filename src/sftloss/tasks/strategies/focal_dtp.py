@@ -3,14 +3,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import Formula, check, complete, exponential_mean, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import check, exponential_mean, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 _EDGE = 1e-6
 
 
-@attach_record(StrategyRecord())
+@recorded()
 def focal_dtp(*, gamma: float = 1.0, decay: float = 0.9) -> Strategy:
     r"""Dynamic task prioritization, the focal loss one level up: tasks that are mastered fade.
 
@@ -26,9 +25,6 @@ def focal_dtp(*, gamma: float = 1.0, decay: float = 0.9) -> Strategy:
     Returns:
         The strategy. Lagged. The worse a task is done the more weight it has.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Source:
         Guo et al., *Dynamic Task Prioritization for Multitask Learning*, ECCV 2018, eq. 3 and 5; there the indicator is
         any measure such as accuracy.
@@ -42,4 +38,4 @@ def focal_dtp(*, gamma: float = 1.0, decay: float = 0.9) -> Strategy:
         kpi = state["kpi"].clamp(_EDGE, 1 - _EDGE)
         return gamma * torch.log1p(-kpi) + torch.log(-torch.log(kpi))
 
-    return complete("focal_dtp", Formula(zeros("kpi"), observe, log_weights))
+    return Strategy("focal_dtp", zeros("kpi"), observe, log_weights)

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import Formula, check, complete, log, smoothed_loss, zeros
-from sftloss.tasks.strategies.strategy import Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import check, log, smoothed_loss, zeros
+from sftloss.tasks.strategies.strategy import Strategy, recorded
 
 
-@attach_record(StrategyRecord(unit="inverse"))
+@recorded(unit="inverse")
 def gls(*, decay: float = 0.0) -> Strategy:
     r"""Geometric loss strategy: descends :math:`(\prod_k L_k)^{1/K}`, so :math:`w_k \propto 1 / L_k`.
 
@@ -18,11 +17,8 @@ def gls(*, decay: float = 0.0) -> Strategy:
     Returns:
         The strategy. Lagged by one step; in the paper of this step. A loss under 1e-8, or negative, counts as 1e-8.
 
-    Raises:
-        ValueError: If ``decay`` is out of range.
-
     Source:
         Chennupati et al., *MultiNet++*, 2019, eq. 4 (arXiv:1904.08492).
     """
     check("gls", decay=(decay, "in [0, 1)"))
-    return complete("gls", Formula(zeros("loss"), smoothed_loss(decay), lambda state: -log(state["loss"])))
+    return Strategy("gls", zeros("loss"), smoothed_loss(decay), lambda state: -log(state["loss"]))

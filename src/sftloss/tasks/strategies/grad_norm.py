@@ -2,12 +2,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import Formula, check, complete, log, log_norm, smoothed_loss, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import check, log, log_norm, smoothed_loss, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(unit="inverse"))
+@recorded(unit="inverse")
 def grad_norm(*, alpha: float = 1.5, decay: float = 0.9, reference_steps: int = 10) -> Strategy:
     r"""Gradient norms in proportion to how far each task lags: :math:`w_k \propto r_k^\alpha / \lVert g_k \rVert`.
 
@@ -25,9 +24,6 @@ def grad_norm(*, alpha: float = 1.5, decay: float = 0.9, reference_steps: int = 
         The strategy; it needs the Gramian, of which it reads the diagonal. Lagged. At equal norms a task that has
         fallen less never has less weight. A task whose gradient is zero, or not finite, counts as absent in the step.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Source:
         Chen et al., *GradNorm*, 2018, eq. 1 and 2 (arXiv:1711.02257).
     """
@@ -42,5 +38,4 @@ def grad_norm(*, alpha: float = 1.5, decay: float = 0.9, reference_steps: int = 
         return alpha * (log(state["loss"]) - log(state["first"])) - state["log_norm"]
 
     fields = zeros("log_norm", "loss", "first")
-    formula = Formula(fields, observe, log_weights, lambda observation: observation.has_gradient)
-    return complete("grad_norm", formula, needs="gramian")
+    return Strategy("grad_norm", fields, observe, log_weights, needs="gramian")

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import Formula, check, complete, log_norm, zeros
-from sftloss.tasks.strategies.strategy import Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import check, log_norm, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(unit="inverse"))
+@recorded(unit="inverse")
 def gradient_balance(*, decay: float = 0.9) -> Strategy:
     r"""Every task pulls equally hard: :math:`w_k \propto 1 / \lVert g_k \rVert`. ``grad_norm`` with ``alpha = 0``.
 
@@ -16,18 +15,13 @@ def gradient_balance(*, decay: float = 0.9) -> Strategy:
         The strategy; it needs the Gramian, of which it reads the diagonal. Lagged. A task whose gradient is zero, or
         not finite, counts as absent in the step: it takes no weight by dividing by nothing.
 
-    Raises:
-        ValueError: If ``decay`` is out of range.
-
     Source:
         Chen et al., *GradNorm*, 2018, eq. 2 with alpha = 0 (arXiv:1711.02257).
     """
     check("gradient_balance", decay=(decay, "in [0, 1)"))
 
-    formula = Formula(
-        zeros("log_norm"),
-        lambda state, observation: log_norm(state, observation, decay),
-        lambda state: -state["log_norm"],
-        lambda observation: observation.has_gradient,
-    )
-    return complete("gradient_balance", formula, needs="gramian")
+    def observe(state: State, observation: Observation) -> State:
+        return log_norm(state, observation, decay)
+
+    fields = zeros("log_norm")
+    return Strategy("gradient_balance", fields, observe, lambda state: -state["log_norm"], needs="gramian")

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import torch
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import Formula, check, complete, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import check, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
-@attach_record(StrategyRecord())
+@recorded()
 def group_dro(*, eta: float = 0.01) -> Strategy:
     r"""The worst task counts most: weights climb the losses by exponentiated gradient.
 
@@ -23,9 +22,6 @@ def group_dro(*, eta: float = 0.01) -> Strategy:
     Returns:
         The strategy. Lagged. Adding one constant to all losses changes nothing.
 
-    Raises:
-        ValueError: If ``eta`` is not positive.
-
     Source:
         Sagawa et al., *Distributionally Robust Neural Networks for Group Shifts*, 2020, algorithm 1
         (arXiv:1911.08731).
@@ -38,4 +34,4 @@ def group_dro(*, eta: float = 0.01) -> Strategy:
         shift = torch.logsumexp(old + eta * observation.losses, 0) - torch.logsumexp(old, 0)
         return {"log_share": state["log_share"] + eta * observation.losses - shift}
 
-    return complete("group_dro", Formula(zeros("log_share"), observe, lambda state: state["log_share"]))
+    return Strategy("group_dro", zeros("log_share"), observe, lambda state: state["log_share"])

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import torch
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import SMALLEST, Formula, check, complete, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import SMALLEST, check, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
-@attach_record(StrategyRecord())
+@recorded()
 def imtl_l(*, lr: float = 0.01) -> Strategy:
     r"""Scales every loss to 1 by gradient steps: each task minimizes :math:`e^s L - s` over s, :math:`w = e^s`.
 
@@ -20,9 +19,6 @@ def imtl_l(*, lr: float = 0.01) -> Strategy:
     Returns:
         The strategy. Lagged. A loss under 1e-8, or negative, counts as 1e-8. s is no parameter of the total.
 
-    Raises:
-        ValueError: If ``lr`` is not positive.
-
     Source:
         Liu et al., *Towards Impartial Multi-task Learning*, ICLR 2021, section 3.2 (IMTL-L).
     """
@@ -33,4 +29,4 @@ def imtl_l(*, lr: float = 0.01) -> Strategy:
         # one loss far above its level must not throw s past the optimum by orders of magnitude
         return {"log_scale": state["log_scale"] - (lr * slope).clamp(-1, 1)}
 
-    return complete("imtl_l", Formula(zeros("log_scale"), observe, lambda state: state["log_scale"]))
+    return Strategy("imtl_l", zeros("log_scale"), observe, lambda state: state["log_scale"])

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import Formula, check, complete
-from sftloss.tasks.strategies.slope import change, neutral_where_unknown, observe_slope, slope_fields
-from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import change, check, neutral_where_unknown, observe_slope, slope_fields
+from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(settings=({"window": 3},), unit="free"))
+@recorded(settings=({"window": 3},), unit="free")
 def learning_progress(
     *, temperature: float = 1.0, window: int = 20, decay: float = 0.9, limit: float = 1.0
 ) -> Strategy:
@@ -28,9 +26,6 @@ def learning_progress(
     Returns:
         The strategy. Lagged. Scale-free; a *faster* task never has less weight.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Source:
         Graves et al., *Automated Curriculum Learning for Neural Networks*, 2017, section 3 (arXiv:1704.03003), and
         Matiisen et al., *Teacher-Student Curriculum Learning*, 2017 (arXiv:1707.00183); there as sampling.
@@ -42,4 +37,4 @@ def learning_progress(
         delta, known = change(state)
         return neutral_where_unknown(delta.abs().clamp(max=limit) / temperature, known)
 
-    return complete("learning_progress", Formula(slope_fields(window), observe_slope(decay), log_weights))
+    return Strategy("learning_progress", slope_fields(window), observe_slope(decay), log_weights)

@@ -2,23 +2,18 @@ from __future__ import annotations
 
 import torch
 
-from sftloss.registry import attach_record
 from sftloss.tasks.gramian import Gramian, Weights, complementary, scaled
-from sftloss.tasks.strategies.of_gramian import of_gramian
-from sftloss.tasks.strategies.strategy import Strategy, StrategyRecord
+from sftloss.tasks.strategies.of_gramian import GramianMethod
 
 
-@attach_record(StrategyRecord())
-def mgda(*, smoothing: float = 1e-3) -> Strategy:
+@GramianMethod
+def mgda(gramian: Gramian) -> Weights:
     r"""The shortest convex combination of the gradients: :math:`\min_{w \in \Delta} \lVert \sum_k w_k g_k \rVert^2`.
 
     Solved exactly. It favours tasks with small gradients, and is 0 only where no direction helps all tasks.
 
-    Args:
-        smoothing: Of lagged weights, as in :func:`of_gramian`.
-
     Returns:
-        The strategy, which needs the Gramian.
+        Weights ``>= 0``, of sum 1.
 
     Gradient:
         No task's loss rises to first order along :math:`-\sum_k w_k g_k`.
@@ -27,11 +22,6 @@ def mgda(*, smoothing: float = 1e-3) -> Strategy:
         Désidéri, 2012; Sener and Koltun, *Multi-Task Learning as Multi-Objective Optimization*, 2018, eq. 3
         (arXiv:1810.04650).
     """
-    return of_gramian(mgda_weights, name="mgda", smoothing=smoothing)
-
-
-def mgda_weights(gramian: Gramian) -> Weights:
-    """Weights of :func:`mgda` for this step, ``>= 0``, of sum 1."""
     cosines, norms = scaled("mgda", gramian)
     is_zero = norms == 0
     if bool(is_zero.any()):  # a gradient of zero is the shortest

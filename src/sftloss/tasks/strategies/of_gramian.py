@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import partial, update_wrapper
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sftloss.tasks.gramian import on_present
-from sftloss.tasks.strategies.formula import Formula, check, complete, zeros
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy
+from sftloss.tasks.gramian import Weights, on_present
+from sftloss.tasks.strategies.pieces import check, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
 
 
 def of_gramian(weighting: Callable[[Tensor], Tensor], *, name: str = "of_gramian", smoothing: float = 1e-3) -> Strategy:
@@ -30,16 +33,13 @@ def of_gramian(weighting: Callable[[Tensor], Tensor], *, name: str = "of_gramian
         The strategy; it needs the Gramian. Lagged. Only the direction is the method's, the mean weight is 1; a
         negative weight counts as 0. The tasks present share out their own mass, so an absent one keeps its weight.
 
-    Raises:
-        ValueError: If ``smoothing`` is out of range.
-
     Source:
         That of the method.
     """
     check(name, smoothing=(smoothing, "in [0, 1)"))
 
     def observe(state: State, observation: Observation) -> State:
-        assert observation.gramian is not None  # `complete` has checked it
+        assert observation.gramian is not None  # `update` has checked it
         present = observation.has_gradient
         equal = present / present.sum().clamp(min=1)
         raw = on_present(weighting, observation.gramian, present).to(state["log_share"]).clamp(min=0)
@@ -47,10 +47,36 @@ def of_gramian(weighting: Callable[[Tensor], Tensor], *, name: str = "of_gramian
         mass = torch.logsumexp(torch.where(present, state["log_share"], -torch.inf), 0)
         return {"log_share": ((1 - smoothing) * share + smoothing / present.sum().clamp(min=1)).log() + mass}
 
-    formula = Formula(
-        zeros("log_share"),
-        observe,
-        lambda state: state["log_share"],
-        lambda observation: observation.has_gradient,
-    )
-    return complete(name, formula, needs="gramian", method=weighting)
+    fields = zeros("log_share")
+    return Strategy(name, fields, observe, lambda state: state["log_share"], needs="gramian", method=weighting)
+
+
+class GramianMethod:
+    """A method on the Gramian: ``mgda()`` makes the strategy, ``mgda.weights(gramian)`` is the method itself.
+
+    A decorator for a function from a Gramian ``(tasks, tasks)``, and keyword-only hyper-parameters, to weights
+    ``(tasks,)``. The strategy takes the same hyper-parameters, and the `smoothing` of :func:`of_gramian`.
+
+    Attributes:
+        weights: The function.
+        record: What marks it as a strategy of this room.
+    """
+
+    __name__: str
+
+    def __init__(self, weights: Callable[..., Weights]) -> None:
+        update_wrapper(self, weights)
+        self.weights, self.record = weights, StrategyRecord()
+        _, *own = inspect.signature(weights).parameters.values()
+        _, *shared = inspect.signature(GramianMethod.__call__).parameters.values()
+        self.__signature__ = inspect.Signature([*own, shared[0]])
+
+    def __call__(self, *, smoothing: float = 1e-3, **hyper: Any) -> Strategy:
+        """Make the strategy.
+
+        Raises:
+            ValueError: If a hyper-parameter is out of range.
+        """
+        method = partial(self.weights, **hyper) if hyper else self.weights
+        method(torch.eye(2))  # a wrong hyper-parameter is refused here and not in the first step
+        return of_gramian(method, name=self.__name__, smoothing=smoothing)

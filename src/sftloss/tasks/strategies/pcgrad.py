@@ -1,27 +1,22 @@
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 
-from sftloss.registry import attach_record
 from sftloss.tasks.gramian import Gramian, Weights, checked
-from sftloss.tasks.strategies.of_gramian import of_gramian
-from sftloss.tasks.strategies.strategy import Strategy, StrategyRecord
+from sftloss.tasks.strategies.of_gramian import GramianMethod
 
 
-@attach_record(StrategyRecord())
-def pcgrad(*, seed: int = 0, smoothing: float = 1e-3) -> Strategy:
+@GramianMethod
+def pcgrad(gramian: Gramian, *, seed: int = 0) -> Weights:
     r"""Gradient surgery: each gradient loses its components against the others, one by one in random order; the sum.
 
     .. math:: g_i \leftarrow g_i - \frac{\min(0, \langle g_i, g_j \rangle)}{\lVert g_j \rVert^2} g_j
 
     Args:
         seed: Of the order, which is drawn by a generator of its own, so that ranks agree.
-        smoothing: Of lagged weights, as in :func:`of_gramian`.
 
     Returns:
-        The strategy, which needs the Gramian.
+        Weights ``>= 1``; exactly 1 where no gradients conflict.
 
     Gradient:
         For two tasks no loss rises to first order; for more the later projections may undo earlier ones.
@@ -29,11 +24,6 @@ def pcgrad(*, seed: int = 0, smoothing: float = 1e-3) -> Strategy:
     Source:
         Yu et al., *Gradient Surgery for Multi-Task Learning*, 2020, algorithm 1 (arXiv:2001.06782).
     """
-    return of_gramian(partial(pcgrad_weights, seed=seed), name="pcgrad", smoothing=smoothing)
-
-
-def pcgrad_weights(gramian: Gramian, *, seed: int = 0) -> Weights:
-    """Weights of :func:`pcgrad` for this step, ``>= 1``; exactly 1 where no gradients conflict."""
     g = checked("pcgrad", gramian)
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(len(g), dtype=g.dtype)

@@ -2,13 +2,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import Formula, check, complete
-from sftloss.tasks.strategies.slope import change, neutral_where_unknown, observe_slope, slope_fields
-from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import change, check, neutral_where_unknown, observe_slope, slope_fields
+from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(settings=({"window": 3},), unit="free"))
+@recorded(settings=({"window": 3},), unit="free")
 def performance_based(
     *, temperature: float = 1.0, window: int = 20, decay: float = 0.9, limit: float = 1.0
 ) -> Strategy:
@@ -30,9 +28,6 @@ def performance_based(
     Returns:
         The strategy. Lagged. Scale-free; a slower task never has less weight.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Source:
         A softmax of slopes, as SoftAdapt: Heydari et al., 2019, eq. 9 (arXiv:1912.12355). The form
         :math:`1 / \max(-\text{slope}, 0)` of teaching material would give one stalled task everything.
@@ -44,4 +39,4 @@ def performance_based(
         delta, known = change(state)
         return neutral_where_unknown(delta.clamp(-limit, 0) / temperature, known)
 
-    return complete("performance_based", Formula(slope_fields(window), observe_slope(decay), log_weights))
+    return Strategy("performance_based", slope_fields(window), observe_slope(decay), log_weights)

@@ -5,12 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import Formula, complete
-from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(unit="free"))
+@recorded(unit="free")
 def rlw(*, seed: int = 0) -> Strategy:
     r"""Random loss weighting, the control: :math:`w = K \operatorname{softmax}(z)`, z standard normal, new each step.
 
@@ -33,7 +31,7 @@ def rlw(*, seed: int = 0) -> Strategy:
     def log_weights(state: State) -> Tensor:
         return _normal(_mixed(_mixed(state["key"] + seed * 1_000_003) + state["steps"]))
 
-    return complete("rlw", Formula(fields, lambda state, _: {"steps": state["steps"] + 1}, log_weights))
+    return Strategy("rlw", fields, lambda state, _: {"steps": state["steps"] + 1}, log_weights)
 
 
 def _mixed(x: Tensor) -> Tensor:

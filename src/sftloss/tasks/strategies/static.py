@@ -5,12 +5,11 @@ from collections.abc import Sequence
 
 import torch
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import Formula, complete, zeros
-from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import zeros
+from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(unit="free"))
+@recorded(unit="free")
 def static(*, factors: Sequence[float] | None = None) -> Strategy:
     r"""Fixed weights, :math:`w_k \propto c_k`; without factors every task has weight 1.
 
@@ -39,4 +38,4 @@ def static(*, factors: Sequence[float] | None = None) -> Strategy:
             raise ValueError(f"static: {len(factors)} factors for {count} tasks; give one a task.")
         return {"log_factor": torch.tensor(list(factors), dtype=torch.float64).log()}
 
-    return complete("static", Formula(fields, lambda *_: {}, lambda state: state["log_factor"]), adaptive=False)
+    return Strategy("static", fields, lambda *_: {}, lambda state: state["log_factor"], adaptive=False)

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import Formula, check, complete, log, smoothed_loss, zeros
-from sftloss.tasks.strategies.strategy import State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import check, log, smoothed_loss, zeros
+from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
-@attach_record(StrategyRecord(settings=({}, {"mu": 0.2, "reference_steps": 2}), unit="inverse"))
+@recorded(settings=({}, {"mu": 0.2, "reference_steps": 2}), unit="inverse")
 def stch(*, mu: float = 1.0, decay: float = 0.0, reference_steps: int = 10) -> Strategy:
     r"""Smooth Tchebycheff: descends a smooth maximum of the log losses, each measured by where it began.
 
@@ -26,9 +25,6 @@ def stch(*, mu: float = 1.0, decay: float = 0.0, reference_steps: int = 10) -> S
     Returns:
         The strategy. Lagged by one step; in the paper of this step.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Source:
         Lin et al., *Smooth Tchebycheff Scalarization for Multi-Objective Optimization*, 2024, eq. 11
         (arXiv:2402.19078), on log losses as in the authors' code.
@@ -38,4 +34,4 @@ def stch(*, mu: float = 1.0, decay: float = 0.0, reference_steps: int = 10) -> S
     def log_weights(state: State) -> Tensor:
         return (log(state["loss"]) - log(state["first"])) / mu - log(state["loss"])
 
-    return complete("stch", Formula(zeros("loss", "first"), smoothed_loss(decay, reference_steps), log_weights))
+    return Strategy("stch", zeros("loss", "first"), smoothed_loss(decay, reference_steps), log_weights)

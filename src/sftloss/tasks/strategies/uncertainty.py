@@ -3,32 +3,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.registry import attach_record
-from sftloss.tasks.strategies.formula import (
-    SMALLEST,
-    Formula,
-    check,
-    complete,
-    smoothed_loss,
-    zeros,
-)
-from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
+from sftloss.tasks.strategies.pieces import SMALLEST, check, smoothed_loss, zeros
+from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 FORMS = ("classification", "regression", "liebel")
 _SGD = {"learn": "sgd", "lr": 0.1}
 
 
-@attach_record(
-    StrategyRecord(
-        settings=(
-            {},
-            _SGD,
-            {"kind": "regression", **_SGD},
-            {"kind": "liebel"},
-            {"kind": "liebel", **_SGD},
-        ),
-        unit="inverse",
-    )
+@recorded(
+    settings=(
+        {},
+        _SGD,
+        {"kind": "regression", **_SGD},
+        {"kind": "liebel"},
+        {"kind": "liebel", **_SGD},
+    ),
+    unit="inverse",
 )
 def uncertainty(
     *, kind: str = "classification", learn: str = "closed_form", decay: float = 0.9, lr: float = 0.01
@@ -72,19 +62,19 @@ def uncertainty(
         raise ValueError(f"uncertainty: learn must be closed_form or sgd, got {learn!r}.")
     check("uncertainty", decay=(decay, "in [0, 1)"), lr=(lr, "> 0"))
     if learn == "closed_form":
-        return complete("uncertainty", _closed_form(kind, decay))
-    return complete("uncertainty", _liebel_sgd(lr) if kind == "liebel" else _sgd(kind, lr))
+        return _closed_form(kind, decay)
+    return _liebel_sgd(lr) if kind == "liebel" else _sgd(kind, lr)
 
 
-def _closed_form(kind: str, decay: float) -> Formula:
+def _closed_form(kind: str, decay: float) -> Strategy:
     def log_weights(state: State) -> Tensor:
         loss = state["loss"].clamp(min=SMALLEST)
         return -torch.log((loss + torch.sqrt(loss * loss + 8 * loss)) / 2 if kind == "liebel" else 2 * loss)
 
-    return Formula(zeros("loss"), smoothed_loss(decay), log_weights)
+    return Strategy("uncertainty", zeros("loss"), smoothed_loss(decay), log_weights)
 
 
-def _sgd(kind: str, lr: float) -> Formula:
+def _sgd(kind: str, lr: float) -> Strategy:
     half = 1.0 if kind == "classification" else 0.5
 
     def observe(state: State, observation: Observation) -> State:
@@ -92,16 +82,19 @@ def _sgd(kind: str, lr: float) -> Formula:
         # a loss far above its level would throw s past the optimum by orders of magnitude
         return {"log_var": state["log_var"] - (lr * slope).clamp(-1, 1)}
 
-    return Formula(zeros("log_var"), observe, lambda state: -state["log_var"])
+    return Strategy("uncertainty", zeros("log_var"), observe, lambda state: -state["log_var"])
 
 
-def _liebel_sgd(lr: float) -> Formula:
+def _liebel_sgd(lr: float) -> Strategy:
     def observe(state: State, observation: Observation) -> State:
         c = state["c"]
         slope = -observation.losses.clamp(min=SMALLEST) / c**3 + 2 * c / (1 + c * c)
         # c stays positive and moves at most by half of itself
         return {"c": c - torch.minimum(torch.maximum(lr * slope, -c / 2), c / 2)}
 
-    return Formula(
-        lambda count: {"c": torch.ones(count, dtype=torch.float64)}, observe, lambda state: -2 * state["c"].log()
+    return Strategy(
+        "uncertainty",
+        lambda count: {"c": torch.ones(count, dtype=torch.float64)},
+        observe,
+        lambda state: -2 * state["c"].log(),
     )

@@ -2,23 +2,18 @@ from __future__ import annotations
 
 import torch
 
-from sftloss.registry import attach_record
 from sftloss.tasks.gramian import Gramian, Weights, complementary, scaled
-from sftloss.tasks.strategies.of_gramian import of_gramian
-from sftloss.tasks.strategies.strategy import Strategy, StrategyRecord
+from sftloss.tasks.strategies.of_gramian import GramianMethod
 
 
-@attach_record(StrategyRecord())
-def upgrad(*, smoothing: float = 1e-3) -> Strategy:
+@GramianMethod
+def upgrad(gramian: Gramian) -> Weights:
     r"""Each gradient projected on the cone of directions that hurt no task; the mean of the projections.
 
     .. math:: w = \frac1K \sum_k v_k, \qquad v_k = \arg\min_{v \ge e_k} v^\top G v
 
-    Args:
-        smoothing: Of lagged weights, as in :func:`of_gramian`.
-
     Returns:
-        The strategy, which needs the Gramian.
+        Weights ``>= 1/K``; exactly 1/K where no gradients conflict.
 
     Gradient:
         No task's loss rises to first order, and the step scales with each task's gradient.
@@ -26,11 +21,6 @@ def upgrad(*, smoothing: float = 1e-3) -> Strategy:
     Source:
         Quinton and Rey, *Jacobian Descent for Multi-Objective Optimization*, 2024, section 3 (arXiv:2406.16232).
     """
-    return of_gramian(upgrad_weights, name="upgrad", smoothing=smoothing)
-
-
-def upgrad_weights(gramian: Gramian) -> Weights:
-    """Weights of :func:`upgrad` for this step, ``>= 1/K``; exactly 1/K where no gradients conflict."""
     cosines, norms = scaled("upgrad", gramian)
     # row k is v_k - e_k, in units of gradient k's length
     x = complementary("upgrad", cosines, cosines)

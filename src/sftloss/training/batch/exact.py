@@ -1,4 +1,4 @@
-"""Weights on their way into a model whose mixed precision rounds every floating tensor it is given."""
+"""Exact weights for a model whose mixed precision rounds every floating tensor it is called with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Exact:
-    """A tensor that nothing on the way looks into, and so neither rounds nor moves."""
+    """A tensor that hooks neither round nor move, because they do not look into this object."""
 
     __slots__ = ("value",)
 

@@ -1,8 +1,8 @@
-"""The last batches of several ranks, where the rows do not go round: filled up with rows of which nothing is trained.
+"""Equal batches on several ranks when the number of rows is not divisible: filled up with rows that train nothing.
 
-Accelerate repeats rows there, which then count twice. Here a filler stands at the same place: a copy of the first row
-whose labels are all ignored and whose weights are 0. Every rank still has batches of one size, so what an evaluation
-gathers is cut to the rows there are as before.
+Accelerate repeats rows in that case, which then count twice. A filler takes the place of each repeated row: a copy of
+the first row with every label ignored and every weight 0. Every rank still has batches of one size, so what an
+evaluation gathers is cut to the real rows as before.
 """
 
 from __future__ import annotations
@@ -23,17 +23,13 @@ _WEIGHTS = ("token_weights", "example_weights", "loss_weights", "sequence_shares
 
 @dataclass(frozen=True)
 class Filler:
-    """Stands where a row is missing.
-
-    Attributes:
-        row: What it looks like.
-    """
+    """Stands where a row is missing, and looks like `row`."""
 
     row: Any
 
 
 class Filled(Dataset[Any]):
-    """A data set of rows that also knows a filler; everything else is as in `data`."""
+    """A data set of rows with a filler at index -1; everything else is as in `data`."""
 
     def __init__(self, data: Any) -> None:
         self.data = data
@@ -45,9 +41,9 @@ class Filled(Dataset[Any]):
         return Filler(self.data[0]) if index == _FILLER else self.data[index]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        there = [i for i in indices if i != _FILLER]
+        real = [i for i in indices if i != _FILLER]
         batched = getattr(self.data, "__getitems__", None)
-        rows = iter(batched(there) if batched is not None and there else [self.data[i] for i in there])
+        rows = iter(batched(real) if batched is not None and real else [self.data[i] for i in real])
         return [self[i] if i == _FILLER else next(rows) for i in indices]
 
     def __getattr__(self, name: str) -> Any:
@@ -57,7 +53,7 @@ class Filled(Dataset[Any]):
 
 
 class FilledBatches(BatchSampler):
-    """The batches of a sampler, the last ones filled up to `rows` rows and a multiple of them."""
+    """The batches of a sampler; the last ones are filled up to `rows` rows, or a multiple of them."""
 
     def __init__(self, batches: BatchSampler, rows: int) -> None:
         super().__init__(batches.sampler, batches.batch_size, drop_last=False)
@@ -67,17 +63,17 @@ class FilledBatches(BatchSampler):
         return -(-len(self.sampler) // self.rows) * self.rows // self.batch_size  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[list[int]]:
-        missing = len(self) * self.batch_size
-        batch: list[int] = []
+        missing, last = len(self) * self.batch_size, []
         for batch in super().__iter__():
             missing -= len(batch)
             if len(batch) == self.batch_size:
                 yield batch
-                batch = []
+            else:
+                last = batch
         while missing > 0:
-            more = self.batch_size - len(batch)
-            yield [*batch, *[_FILLER] * more]
-            batch, missing = [], missing - more
+            fillers = self.batch_size - len(last)
+            yield [*last, *[_FILLER] * fillers]
+            last, missing = [], missing - fillers
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ class FillerCollator:
         labels = batch.get("shift_labels") if batch.get("shift_labels") is not None else batch.get("labels")
         if labels is None:
             return batch
-        if real and len(labels) != len(rows):  # laid out in one row without padding, where no row needs to be there
+        if real and len(labels) != len(rows):  # all rows in one without padding, where none needs a filler
             return self.collate(real)
         untrained = torch.zeros_like(labels, dtype=torch.bool)
         untrained[-len(fillers) :] = True

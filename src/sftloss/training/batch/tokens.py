@@ -1,4 +1,4 @@
-"""From a batch as frameworks make it to flat targets, weights and segments. The same reading counts Z and weighs."""
+"""From a batch as frameworks make it to flat targets, weights and segments, for the normalizer and for the loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BATCH_KEYS = (
     "loss_weights",
     "sequence_shares",
 )
-"""What a batch may hold beside what the model takes; see :func:`read_tokens`."""
+"""Keys of a batch beside those the model takes; see :func:`read_tokens`."""
 
 
 def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
@@ -37,7 +37,7 @@ def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
     token by token (`token_weights`, `roles`, loss.extras) is laid out as the labels it comes with. `segments` names
     the sequence of each position (-1 is padding); without it a row is one sequence, and a row without attention mask
     whose position ids restart is several. No target crosses from one sequence to the next. A batch from
-    :func:`weigh_batch`, or any slice of its columns, says the weights itself.
+    :func:`weigh_batch`, or any slice of its columns, holds the weights already.
 
     Raises:
         ValueError: If a tensor is missing or its shape is not the labels'.
@@ -55,9 +55,9 @@ def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
             raise ValueError(f"sftloss: {name} has shape {tuple(value.shape)}, labels {tuple(labels.shape)}.")
         return value.reshape(-1) if is_aligned else align(value.reshape(-1), last)
 
-    is_within = (align(segments, -1) == segments) & (segments >= 0)
-    if is_aligned:  # whoever aligned the labels has ended each sequence
-        is_within = segments >= 0
+    is_within = segments >= 0
+    if not is_aligned:  # aligned labels end each sequence already
+        is_within &= align(segments, -1) == segments
     targets = flat("shift_labels" if is_aligned else "labels", IGNORED)
     if batch.get("loss_weights") is not None:
         return _weighed(loss, batch, labels)
@@ -79,7 +79,7 @@ def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
 
 
 def weigh_batch(loss: Loss, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch whose columns may be cut over ranks: what the loss must know of whole sequences stands at each token.
+    """A batch whose columns may be cut over ranks: all that depends on whole sequences stands at each token.
 
     Context and sequence parallelism give each rank a slice of every sequence. The last token of a slice predicts the
     first of the next, and a sequence's length lies on several ranks; so targets and weights are found here, before

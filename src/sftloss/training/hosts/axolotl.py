@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from sftloss.errors import ConfigError
-from sftloss.training.hosts.config import loss_from
+from sftloss.training.hosts import loss_from
 from sftloss.training.hosts.trainer import with_loss
 
 _Plugin: Any = object

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from sftloss.training.attach import attachment_of
-from sftloss.training.hosts.state import load_state
 
 
 class LossEvents(TrainerCallback):
@@ -19,15 +17,10 @@ class LossEvents(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The Trainer has just set its sums to 0, so ours are reset too, or restored from its checkpoint."""
-        trainer = self.trainer
-        attachment = attachment_of(trainer.model)
+        attachment = attachment_of(self.trainer.model)
         if attachment is not None:
             attachment.metrics("train", is_global=False)  # passes of an earlier training, or of the user's own
-        # once: it may train again, from the start
-        checkpoint, trainer._resumed_from = trainer._resumed_from, None
-        if checkpoint is not None:
-            trainer.attached()
-            load_state(trainer, Path(checkpoint), trainer._keeps)
+        self.trainer.restore_sums()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The weights move right after the optimizer, before anything is logged, evaluated or saved."""

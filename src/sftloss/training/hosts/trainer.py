@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch.utils.data import IterableDataset
 
 from sftloss.decoder.head import is_partitioned
@@ -19,9 +20,9 @@ from sftloss.training.batch.collate import CarryColumns
 from sftloss.training.batch.exact import hold
 from sftloss.training.batch.fill import Filled, fill
 from sftloss.training.batch.tokens import BATCH_KEYS
-from sftloss.training.hosts.state import save_state
 from sftloss.training.hosts.trl import columns_of, pack_with_columns
 from sftloss.training.loss import Loss, as_loss
+from sftloss.training.state import read_state, write_state
 from sftloss.training.step import Step, step_total
 
 _LOG = logging.getLogger("sftloss.training")
@@ -75,7 +76,7 @@ class LossTrainer(_Trainer):
     training_loss: Loss
     _is_predicting = False
     _resumed_from: str | None = None
-    _keeps: Mapping[str, Any] = {}  # objects whose state its checkpoints hold too; see save_state
+    _keeps: Mapping[str, Any] = {}  # name to an object with state_dict and load_state_dict, which checkpoints hold too
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         from sftloss.training.hosts.events import LossEvents
@@ -182,7 +183,11 @@ class LossTrainer(_Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        save_state(self, Path(output_dir), self._keeps)
+        state = {"loss": self._tr_loss.reshape(1), "last_logged": torch.tensor([self._globalstep_last_logged])}
+        for name, kept in self._kept().items():
+            state |= {f"{name}/{key}": value for key, value in kept.state_dict().items()}
+        Path(output_dir).mkdir(parents=True, exist_ok=True)  # another rank may still be about to
+        write_state(self._state_file(output_dir), state)
         if self.args.should_save:  # the same on every rank
             self.training_loss.task_factor.save(Path(output_dir))
 
@@ -191,6 +196,34 @@ class LossTrainer(_Trainer):
         self._resumed_from = checkpoint
         if checkpoint is not None:
             self.training_loss.task_factor.load(Path(checkpoint))
+
+    def restore_sums(self) -> None:
+        """Continue from the sums of the checkpoint that training resumes from, once the Trainer has reset its own.
+
+        Raises:
+            ConfigError: If the file is damaged or lacks something that this run remembers.
+        """
+        checkpoint, self._resumed_from = self._resumed_from, None  # once: it may train again, from the start
+        if checkpoint is None:
+            return
+        path, kept = self._state_file(checkpoint), self._kept()
+        if not path.is_file():  # a checkpoint of another Trainer, or of fewer ranks
+            _LOG.warning("sftloss: %s is missing, so the next line of the log covers the steps from here on.", path)
+            return
+        state = read_state(path)
+        self._tr_loss.copy_(state["loss"][0])
+        self._globalstep_last_logged = int(state["last_logged"])
+        for name, keeper in kept.items():
+            own = {key.removeprefix(f"{name}/"): value for key, value in state.items() if key.startswith(f"{name}/")}
+            if not own:
+                raise ConfigError(f"{path} has no state of {name}; continue with the options of the run that wrote it.")
+            keeper.load_state_dict(own)
+
+    def _kept(self) -> dict[str, Any]:
+        return {"attachment": self.attached(), **self._keeps}
+
+    def _state_file(self, folder: str) -> Path:
+        return Path(folder) / f"sftloss_rank{self.args.process_index}.safetensors"
 
 
 def _kind_of(trainer: type) -> Any:

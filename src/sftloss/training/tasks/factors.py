@@ -19,6 +19,8 @@ from sftloss.training.passes import Pass
 class TaskFactor(Protocol):
     """Factors that multiply the coefficients by task, fixed or moved by a strategy.
 
+    Subclasses write the methods that do something for them. By default tasks have names and no factors.
+
     Attributes:
         names: Names of the tasks for the log, in the order of their indices.
         is_weighting: Whether factors multiply at all; otherwise the tasks are named for the log only.
@@ -26,54 +28,66 @@ class TaskFactor(Protocol):
         is_repeating: Whether the passes now under way repeat a finished step and so are not counted.
     """
 
+    is_repeating: bool = False
+
     @property
     def names(self) -> tuple[str, ...]: ...
     @property
     def is_weighting(self) -> bool: ...
     @property
     def is_mean_per_task(self) -> bool: ...
-    @property
-    def is_repeating(self) -> bool: ...
-
-    def bind(self, model: nn.Module, port: ModelPort, extras: Sequence[str]) -> None:
-        """Prepare for a model whose batches hold these extras; :func:`attach` calls it."""
-
-    def check(self, arguments: Any) -> None:
-        """Refuse a Trainer's arguments under which the factors cannot work."""
-
-    def capture(self, batch: Mapping[str, Any]) -> AbstractContextManager[None]:
-        """A context around one forward and backward pass of a batch."""
 
     def now(self) -> Float[Tensor, " tasks"] | None:
         """Factors of the step that begins, float64; every rank calls it. None where nothing multiplies."""
+        return None
 
     def outside_of_a_step(self, is_training: bool) -> Float[Tensor, " tasks"] | None:
         """Factors of a pass that belongs to no optimizer step."""
+        return self.now()
+
+    def bind(self, model: nn.Module, port: ModelPort, extras: Sequence[str]) -> None:
+        """Prepare for a model whose batches hold these extras; :func:`attach` calls it."""
+        return None
+
+    def check(self, arguments: Any) -> None:
+        """Refuse a Trainer's arguments under which the factors cannot work."""
+        return None
+
+    def capture(self, batch: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """A context around one forward and backward pass of a batch."""
+        return nullcontext()
 
     def observe(self, seen: Pass) -> None:
         """Read one pass."""
+        return None
 
     def step(self) -> None:
         """End an optimizer step; every rank calls it."""
+        return None
 
     def end_evaluation(self) -> None:
         """End an evaluation; every rank calls it."""
+        return None
 
     def metrics(self) -> dict[str, float]:
         """Values for the log."""
+        return {}
 
     def facts(self) -> dict[str, Any] | None:
         """Values for the record of a finished run."""
+        return None
 
     def save(self, folder: Path) -> None:
         """Write the state into a checkpoint."""
+        return None
 
     def load(self, folder: Path) -> None:
         """Continue from what `save` wrote."""
+        return None
 
 
 @dataclass(frozen=True)
-class TaskFactors:
+class TaskFactors(TaskFactor):
     r"""Fixed factors that multiply after the normalization: :math:`c = \lambda_g \, u / Z_g`.
 
     Attributes:
@@ -106,29 +120,5 @@ class TaskFactors:
     def is_weighting(self) -> bool:
         return len(self.factors) > 0
 
-    @property
-    def is_repeating(self) -> bool:
-        return False
-
     def now(self) -> Float[Tensor, " tasks"] | None:
         return torch.tensor(self.factors, dtype=torch.float64) if self.is_weighting else None
-
-    def outside_of_a_step(self, is_training: bool) -> Float[Tensor, " tasks"] | None:
-        return self.now()
-
-    def capture(self, batch: Mapping[str, Any]) -> AbstractContextManager[None]:
-        return nullcontext()
-
-    def metrics(self) -> dict[str, float]:
-        return {}
-
-    def facts(self) -> dict[str, Any] | None:
-        return None
-
-    def bind(self, model: nn.Module, port: ModelPort, extras: Sequence[str]) -> None: ...
-    def check(self, arguments: Any) -> None: ...
-    def observe(self, seen: Pass) -> None: ...
-    def step(self) -> None: ...
-    def end_evaluation(self) -> None: ...
-    def save(self, folder: Path) -> None: ...
-    def load(self, folder: Path) -> None: ...

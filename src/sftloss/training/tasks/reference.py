@@ -36,8 +36,7 @@ class Reference:
         own = port_of(self.model).vocabulary(self.model)
         if own != vocabulary:
             raise ConfigError(
-                f"the reference model has {own} tokens, the trained one {vocabulary}; both need one vocabulary",
-                option="tasks",
+                f"tasks: the reference model has {own} tokens, the trained one {vocabulary}; both need one vocabulary."
             )
 
     @torch.no_grad()

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sftloss.decoder import ModelPort
-from sftloss.errors import ConfigError, mention
+from sftloss.errors import ConfigError
 from sftloss.ranks import sum_over_ranks, world_size
 from sftloss.training.passes import Pass
+from sftloss.training.state import read_state, write_state
+from sftloss.training.tasks.factors import TaskFactor
 from sftloss.training.tasks.reference import Reference
 
 if TYPE_CHECKING:
@@ -26,22 +28,21 @@ REFERENCE = "reference_logprob"
 """What batches hold of a reference model: its log-probability of each target, laid out as the labels are."""
 
 
-class TaskWeighting:
+class TaskWeighting(TaskFactor):
     r"""Task weights that a strategy moves: :math:`c = w_g \, u / Z_g`, w of the steps before.
 
-    The passes that train show the tasks' losses, so nothing is run twice. Weights move once an optimizer step, over
-    its whole accumulation window and all ranks: with a Trainer of :func:`with_loss` by themselves, in a loop of your
-    own by `step` after the optimizer's (what is forgotten is made up for when the next step is counted). ::
+    The tasks' losses come from the passes that train, so nothing is run twice. Weights move once an optimizer step,
+    over its whole accumulation window and all ranks. A Trainer of :func:`with_loss` moves them; in a loop of your own
+    call `step` after the optimizer's step (a forgotten call is made up for when the next step is counted). ::
 
         loss = Loss("cross_entropy", tasks=TaskWeighting(MultiTaskLoss(["qa", "summaries"], "uncertainty")))
         trainer = with_loss(Trainer, loss)(...)              # batches hold tasks, an index a row or a token
 
-    A strategy that looks at the tasks' gradients (`gradient_balance`, `grad_norm`, `upgrad` and the other methods on
-    the Gramian) has them from the same backward pass: those of the trained linear layers, adapters included, without
-    the head. A Trainer of :func:`with_loss` does the rest; in a loop of your own forward and backward run within
-    `capture`. Their weights act one step later, as all do here.
+    A strategy that reads the tasks' gradients (`gradient_balance`, `grad_norm`, `upgrad` and the other methods on the
+    Gramian) gets them from the same backward pass: those of the trained linear layers, adapters included, without the
+    head. In a loop of your own run forward and backward within `capture`. All weights act one step later.
 
-    `coba` looks at the losses of evaluations, `famo` runs each batch once more after the optimizer's step, without
+    `coba` reads the losses of evaluations, `famo` runs each batch once more after the optimizer's step, without
     gradients, and `doremi` runs it through a reference model, or reads :data:`REFERENCE` where batches hold it.
 
     In evaluation no task is weighted, so losses before and after, and of other strategies, can be compared.
@@ -49,8 +50,8 @@ class TaskWeighting:
     Args:
         weighting: Names, strategy and rules. Its `base` says what a task is divided by: ``"task_mean"`` by its own
             normalizer, ``"token_mean"`` all by one.
-        conflicts: Watch how the tasks' gradients lie to each other, under a strategy that does not look at them too.
-        layerwise: Hold no gradients by task but one layer's at a time, for full fine-tuning; a step is then one batch.
+        conflicts: Log the cosines between the tasks' gradients, also under a strategy that does not read them.
+        layerwise: Hold the gradients by task of one layer at a time, for full fine-tuning; a step is then one batch.
         reference: For `doremi`: a model of the same vocabulary, which is not trained.
 
     Raises:
@@ -61,7 +62,7 @@ class TaskWeighting:
         self, weighting: MultiTaskLoss, *, conflicts: bool = False, layerwise: bool = False, reference: Any = None
     ) -> None:
         if weighting.update_freq is not None:
-            raise ConfigError("weights move once per optimizer step here", option="tasks", cure="leave update_freq out")
+            raise ConfigError("tasks: weights move once an optimizer step here; leave update_freq out.")
         self.weighting, self.is_watching, self.is_layerwise = weighting, conflicts, layerwise
         self.reference = None if reference is None else Reference(reference)
         self._model: Any = None
@@ -81,7 +82,7 @@ class TaskWeighting:
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether the strategy, or someone, looks at the tasks' gradients."""
+        """Whether the strategy or the log reads the tasks' gradients."""
         return self.is_watching or self.weighting.strategy.needs == "gramian"
 
     @property
@@ -109,9 +110,8 @@ class TaskWeighting:
             self.reference.check(port.vocabulary(model))
         elif strategy.needs == "excess" and REFERENCE not in extras:
             raise ConfigError(
-                f"{strategy.name} needs a reference model, TaskWeighting(..., reference=model), or its loss of each "
-                f'token: a tensor {REFERENCE} in the batches and Loss(extras=("{REFERENCE}",))',
-                option="tasks",
+                f"tasks: {strategy.name} needs a reference model, TaskWeighting(..., reference=model), or what it "
+                f'gives to each token: a tensor {REFERENCE} in the batches and Loss(extras=("{REFERENCE}",)).'
             )
 
     def check(self, arguments: Any) -> None:
@@ -122,15 +122,13 @@ class TaskWeighting:
         """
         if self.needs_gradients and arguments.fp16:
             raise ConfigError(
-                f"{self.reader} compares gradients of different steps, which the loss scale of fp16 changes",
-                option="tasks",
-                cure=f"use bf16 ({mention('autocast', 'bfloat16')})",
+                f"with_loss: {self.reader} compares gradients of different steps, which the loss scale "
+                "of fp16 changes; use bf16."
             )
         if self.is_layerwise and arguments.gradient_accumulation_steps > 1:
             raise ConfigError(
-                "layerwise task gradients take one batch per step, because Gramians of micro-batches do not add up",
-                option="tasks",
-                cure=f"give {mention('grad_accum', 1)}, or hold them all with layerwise=False",
+                "with_loss: layerwise task gradients take one batch a step, because Gramians of micro-batches do not "
+                "add up; set gradient_accumulation_steps=1, or hold them all with layerwise=False."
             )
 
     @contextmanager
@@ -139,7 +137,7 @@ class TaskWeighting:
 
         Raises:
             ConfigError: If the model has been sharded since the loss was attached.
-            ValueError: If the gradients cannot be told apart by task; see :class:`sftloss.tasks.TaskGradients`.
+            ValueError: If the gradients cannot be separated by task; see :class:`sftloss.tasks.TaskGradients`.
         """
         if not self.needs_gradients:
             yield
@@ -164,7 +162,7 @@ class TaskWeighting:
     def now(self) -> Tensor:
         """The weights of the step that begins, ``(tasks,)``, float64; every rank calls.
 
-        A step whose end nobody told ends here.
+        A step whose `step` was forgotten ends here.
         """
         if self.weighting.passes:
             self.step()
@@ -205,7 +203,7 @@ class TaskWeighting:
             self.weighting.observe_extra((theirs - seen.stats.target_logprob).clamp(min=0), groups, weights)
 
     def end_evaluation(self) -> None:
-        """Share an evaluation's sums out over the ranks, so that each may keep the checkpoint; every rank calls."""
+        """Divide an evaluation's sums evenly over the ranks, so that any of them may write the checkpoint."""
         if self.weighting.strategy.needs != "validation":
             return
         weighting, group = self.weighting, self.weighting.process_group
@@ -213,7 +211,7 @@ class TaskWeighting:
         weighting.extra_sums, weighting.extra_counts = both[0], both[1]
 
     def _repeat_step(self) -> None:
-        """The step's own tokens once more, after the optimizer has moved the weights."""
+        """Run the step's tokens once more, after the optimizer has moved the weights."""
         self.is_repeating = True
         try:
             with torch.no_grad():
@@ -237,7 +235,7 @@ class TaskWeighting:
         passes, captured, self._captured = self.weighting.passes, self._captured, 0
         if self._gradients is None or captured != passes:
             raise ValueError(
-                f"TaskWeighting.step: the tasks' gradients are looked at, and {captured} of {passes} passes were "
+                f"TaskWeighting.step: the tasks' gradients are read, and {captured} of {passes} passes were "
                 "captured; run forward and backward within TaskWeighting.capture(batch)."
             )
         gramian = self._gradients.gramian(self.weighting.weights)
@@ -277,49 +275,34 @@ class TaskWeighting:
 
     def save(self, folder: Path) -> None:
         """Write the state into a checkpoint."""
-        import json
-
-        from safetensors.torch import save_file
-
-        state = self.weighting.state_dict()
-        words = {name: value for name, value in state.items() if not isinstance(value, Tensor)}
-        tensors = {name: value.cpu().contiguous() for name, value in state.items() if name not in words}
-        save_file(tensors, folder / FILE, metadata={"words": json.dumps(words)})
+        write_state(folder / FILE, self.weighting.state_dict())
 
     def load(self, folder: Path) -> None:
-        """Go on from what `save` wrote.
+        """Continue from what `save` wrote.
 
         Raises:
             ConfigError: If the file is missing, damaged, or of other tasks or another strategy.
         """
-        import json
-
-        from safetensors import SafetensorError, safe_open
-
-        path = folder / FILE
-        if not path.is_file():
-            raise ConfigError(f"{folder} lacks {FILE}, the state of the task weights; go on from another checkpoint.")
+        state = read_state(folder / FILE)
         try:
-            with safe_open(path, framework="pt") as file:
-                state: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                state |= json.loads((file.metadata() or {})["words"])
             self.weighting.load_state_dict(state)
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise ConfigError(f"{path} is damaged ({error}); go on from another checkpoint.") from None
+        except (KeyError, ValueError) as error:
+            raise ConfigError(f"{folder / FILE} is damaged ({error}); continue from another checkpoint.") from None
         except RuntimeError as error:
-            raise ConfigError(f"{path} does not fit this run: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"{folder / FILE} does not fit this run: {' '.join(str(error).split())}") from None
 
 
 def followed(model: nn.Module, port: ModelPort) -> list[nn.Parameter]:
     """Trained weights of plain linear layers but the head, whose product is not taken by its module here."""
     head = {id(p) for p in port.head_layer(model).parameters()}
     layers = [module for module in model.modules() if type(module) is nn.Linear]
-    found = {id(p): p for layer in layers for p in layer.parameters() if p.requires_grad and id(p) not in head}
-    return list(found.values())
+    return list(
+        {id(p): p for layer in layers for p in layer.parameters() if p.requires_grad and id(p) not in head}.values()
+    )
 
 
 def check_attributable(model: nn.Module, port: ModelPort, name: str) -> None:
-    """Refuse a model whose gradients no one backward pass tells apart by task.
+    """Refuse a model whose gradients one backward pass cannot separate by task.
 
     Raises:
         ConfigError: In one sentence that says why.
@@ -332,6 +315,4 @@ def check_attributable(model: nn.Module, port: ModelPort, name: str) -> None:
         why = "no plain linear layer of it is trained; train adapters"
     else:
         return
-    raise ConfigError(
-        f"{name} needs each task's gradient: {why}, or choose a strategy that needs losses only", option="tasks"
-    )
+    raise ConfigError(f"tasks: {name} needs each task's gradient: {why}, or choose a strategy that needs losses only.")

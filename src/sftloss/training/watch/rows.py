@@ -1,8 +1,7 @@
-"""Which rows are behind a loss that is not a number, or far above those before it, or a label that no model has."""
+"""The rows behind a loss that is not finite or far above those before it, and behind a label that no model has."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,11 +15,10 @@ _SHOWN = 5
 
 def say_non_finite(seen: Pass) -> str:
     """One sentence naming the rows whose loss is not finite, by the batch's `row_ids` where it has them."""
-    values = seen.weighted_losses()
-    bad = ~torch.isfinite(values) & (seen.coefficients != 0)
+    bad = ~torch.isfinite(seen.weighted_losses()) & seen.is_counted
     places = _places(seen.tokens, torch.nonzero(bad)[:, 0])
     if not places:
-        return "sftloss: the loss is not finite, though every token's is; look at the weights and the normalizer."
+        return "sftloss: the loss is not finite, though every token's is; check the weights and the normalizer."
     names = [name_of(place, seen.batch.get("row_ids")) for place in places[:_SHOWN]]
     more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
     return (
@@ -30,10 +28,10 @@ def say_non_finite(seen: Pass) -> str:
 
 
 def refuse_outside(tokens: Tokens, row_ids: Any, vocab: int) -> None:
-    """Refuse labels that the model has no logit for, before a kernel reads beside the head's rows.
+    """Refuse labels that the model has no logit for, before a kernel reads beyond the head's rows.
 
     Raises:
-        ValueError: On the CPU, naming the first row and label; on a device, looking would wait for it.
+        ValueError: On the CPU, naming the first row and label; on a device the check would wait for it.
     """
     targets = tokens.targets
     if targets.device.type != "cpu":
@@ -47,21 +45,19 @@ def refuse_outside(tokens: Tokens, row_ids: Any, vocab: int) -> None:
 
 
 def say_largest(seen: Pass, shown: int = 3) -> str:
-    """The rows with the largest part of the micro-batch's loss, as ``data.jsonl:7 (71%, 9.2 a token)``."""
-    values = seen.weighted_losses().double()
-    is_counted = (seen.tokens.targets.to(values.device) != IGNORED) & (seen.coefficients != 0)
-    kept = torch.nonzero(is_counted)[:, 0]
-    where = _keys(seen.tokens)[kept.to(seen.tokens.segments.device)]
-    keys, index = torch.unique(where, return_inverse=True)
-    index, weights = index.to(values.device), seen.coefficients[kept].abs().double()
-    sums = values.new_zeros(len(keys)).index_add_(0, index, values[kept])
-    sizes = values.new_zeros(len(keys)).index_add_(0, index, weights)
+    """The rows with the largest part of the micro-batch's loss, as ``data.jsonl:7 (71% of it, 9.2 a token)``."""
+    losses, kept = seen.weighted_losses().double(), torch.nonzero(seen.is_counted)[:, 0]
+    keys, index = torch.unique(_keys(seen.tokens)[kept.to(seen.tokens.segments.device)], return_inverse=True)
+    sums, sizes = (
+        losses.new_zeros(len(keys)).index_add_(0, index.to(losses.device), values)
+        for values in (losses[kept], seen.coefficients[kept].abs().double())
+    )
     total = float(sums.clamp(min=0).sum()) or 1.0
-    said = []
+    rows = []
     for i in torch.argsort(sums, descending=True)[:shown].tolist():
         name = name_of(divmod(int(keys[i]), seen.tokens.columns), seen.batch.get("row_ids"))
-        said.append(f"{name} ({float(sums[i]) / total:.0%} of it, {float(sums[i] / sizes[i]):.3g} a token)")
-    return ", ".join(said)
+        rows.append(f"{name} ({float(sums[i]) / total:.0%} of it, {float(sums[i] / sizes[i]):.3g} a token)")
+    return ", ".join(rows)
 
 
 def name_of(place: tuple[int, int], row_ids: Any) -> str:
@@ -89,6 +85,7 @@ def _keys(tokens: Tokens) -> Tensor:
     return rows * columns + run - first[rows]
 
 
-def _places(tokens: Tokens, at: Tensor) -> Sequence[tuple[int, int]]:
+def _places(tokens: Tokens, at: Tensor) -> list[tuple[int, int]]:
+    """Row, and sequence within it, of these tokens."""
     keys = torch.unique(_keys(tokens)[at.to(tokens.segments.device)])
     return [divmod(key, tokens.columns) for key in keys.tolist()]

@@ -1,4 +1,4 @@
-"""How strongly each token pulls at its logits: the unit in which shares of the training signal are counted."""
+"""The gradient of each token's loss in its logits: the unit in which shares of the training signal are counted."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def logit_signal(objective: Objective, stats: TokenStats) -> Float[Tensor, " tok
             name: value.detach().requires_grad_(value.is_floating_point()) for name, value in stats.fields.items()
         }
         losses = objective(TokenStats(leaves, stats.vocab_size, stats.extras))
-        asked = [name for name, value in leaves.items() if value.requires_grad]
+        names = [name for name, value in leaves.items() if value.requires_grad]
         if not losses.requires_grad:
             return torch.zeros_like(stats.target_logprob)
-        found = torch.autograd.grad(losses.sum(), [leaves[name] for name in asked], allow_unused=True)
-    grad = {name: value for name, value in zip(asked, found, strict=True) if value is not None}
+        gradients = torch.autograd.grad(losses.sum(), [leaves[name] for name in names], allow_unused=True)
+    grad = {name: value for name, value in zip(names, gradients, strict=True) if value is not None}
     if any(name in grad for name in _SPREAD):
         return None
     zero = torch.zeros_like(stats.target_logprob)

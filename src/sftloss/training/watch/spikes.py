@@ -1,8 +1,9 @@
-"""Losses far above those before them, told once each with the rows behind them."""
+"""Losses far above those before them: one warning for each, with the rows behind it."""
 
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 from collections import deque
 
@@ -17,15 +18,15 @@ _LOG = logging.getLogger("sftloss.training")
 
 
 class SpikeWatch:
-    r"""Looks at each micro-batch of this rank: :math:`m = \sum c f / \sum |c|`, its mean loss a unit of coefficient.
+    r"""Judges each micro-batch of this rank by :math:`m = \sum c f / \sum |c|`, its mean loss a unit of coefficient.
 
     It is a spike where, over the last 64 micro-batches (from the 16th on), with
     :math:`\hat\sigma` = 1.4826 times the median absolute deviation from the median,
 
     .. math:: m > \text{median} + \max(10 \, \hat\sigma, \; \tfrac14 |\text{median}|)
 
-    Medians, because one spike must not hide the next. A spike lasts until m is below the bound again and is told
-    once. Nothing is communicated: a rank judges its own rows by its own history and says which rank it is.
+    Medians, because one spike must not hide the next. A spike lasts until m is below the bound again and warns once.
+    Nothing is communicated: a rank judges its own rows by its own history, and the warning names the rank.
     """
 
     def __init__(self) -> None:
@@ -33,19 +34,13 @@ class SpikeWatch:
         self._is_high = False
 
     def look(self, seen: Pass) -> bool:
-        """Judge one micro-batch; whether a spike begins with it. Waits for the device once.
+        """Judge one micro-batch and return whether a spike begins with it. Waits for the device once.
 
         Raises:
             FloatingPointError: If its loss is not finite; the message names the rows.
         """
-        value, size, is_finite = torch.stack(
-            [
-                seen.loss.double(),
-                seen.coefficients.abs().sum(dtype=torch.float64),
-                torch.isfinite(seen.loss).double(),
-            ]
-        ).tolist()
-        if not is_finite:
+        value, size = torch.stack([seen.loss.double(), seen.coefficients.abs().sum(dtype=torch.float64)]).tolist()
+        if not math.isfinite(value):
             raise FloatingPointError(say_non_finite(seen))
         if not seen.is_training or not size:
             return False
@@ -69,11 +64,11 @@ class SpikeWatch:
         return begins
 
     def state(self) -> list[float]:
-        """What is remembered, for a checkpoint."""
+        """The history, for a checkpoint."""
         return [float(self._is_high), *self._before]
 
     def restore(self, state: list[float]) -> None:
-        """Go on from the `state` of an earlier run."""
+        """Continue from the `state` of an earlier run."""
         self._is_high, self._before = bool(state[0]), deque(state[1:], maxlen=WINDOW)
 
     def _bound(self) -> float | None:

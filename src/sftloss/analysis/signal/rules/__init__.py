@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from sftloss.analysis.lengths.rules import DATA103, NORM001, NORM002
-from sftloss.analysis.signal.frames import Study
+from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.rules import mask, policy, shares
 from sftloss.document import Finding, by_severity
 from sftloss.rules import Rule, findings_of
 
 ABOUT_LENGTH = (DATA103, NORM001, NORM002)
-RULES: tuple[Rule[Study], ...] = (*mask.RULES, *policy.RULES, *shares.RULES)
+RULES: tuple[Rule[SignalStudy], ...] = (*mask.RULES, *policy.RULES, *shares.RULES)
 
 
-def findings_of_study(study: Study) -> tuple[Finding, ...]:
+def findings_of_study(study: SignalStudy) -> tuple[Finding, ...]:
     """All findings, the most severe first, then by id."""
     return by_severity((*findings_of(RULES, study), *findings_of(ABOUT_LENGTH, study.lengths)))
 
 
-def findings_without_signal(study: Study) -> tuple[Finding, ...]:
+def findings_without_signal(study: SignalStudy) -> tuple[Finding, ...]:
     """The findings that need no trained token."""
     return by_severity(findings_of(mask.RULES, study))

@@ -6,7 +6,7 @@ import numpy as np
 
 from sftloss.analysis.mask import rules as of_rows
 from sftloss.analysis.shared import fixes
-from sftloss.analysis.signal.frames import Study
+from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.data.account import RULES as OF_ACCOUNT
 from sftloss.document import Interval, Severity
 from sftloss.numbers import GroupSums, ratio_interval
@@ -16,7 +16,7 @@ from sftloss.words import counted, percent
 MOST_ROWS = 10
 
 
-def share_of(study: Study, part: np.ndarray, whole: np.ndarray) -> tuple[float, Interval | None]:
+def share_of(study: SignalStudy, part: np.ndarray, whole: np.ndarray) -> tuple[float, Interval | None]:
     """Share of examples, or of what they hold, with its interval."""
     columns = np.stack([part, whole], axis=1).astype(np.float64)
     sums = GroupSums(1, 2, replicates=study.options.replicates, seed=study.options.seed).add(study.units, columns)
@@ -25,11 +25,11 @@ def share_of(study: Study, part: np.ndarray, whole: np.ndarray) -> tuple[float, 
     return value, ratio_interval(sums.replicates[:, 0, 0], sums.replicates[:, 0, 1])
 
 
-def rows_where(study: Study, mask: np.ndarray) -> tuple[str, ...]:
+def rows_where(study: SignalStudy, mask: np.ndarray) -> tuple[str, ...]:
     return study.origins(np.flatnonzero(mask)[:MOST_ROWS])
 
 
-def _nothing_trained(study: Study) -> Evidence | None:
+def _nothing_trained(study: SignalStudy) -> Evidence | None:
     """MASK001: examples without a trained token. One whose loss is not finite is trained, and is NUM001's."""
     empty = (study.size <= 0) & (study.column("nonfinite") == 0)
     if not empty.any():
@@ -41,7 +41,7 @@ def _nothing_trained(study: Study) -> Evidence | None:
     return Evidence(sentence, share, spread, "share of examples", rows, severity, cure=fixes.INSPECT)
 
 
-def _end_untrained(study: Study) -> Evidence | None:
+def _end_untrained(study: SignalStudy) -> Evidence | None:
     """MASK003: answers whose end is not trained. A truncated answer has no end and is MASK007's."""
     whole = (study.size > 0) & ~_cut(study)
     missing = whole & (study.column("ends") == 0)
@@ -56,7 +56,7 @@ def _end_untrained(study: Study) -> Evidence | None:
     return Evidence(sentence, share, spread, "share of examples", rows, severity, cure=fixes.INSPECT)
 
 
-def _opener_trained(study: Study) -> Evidence | None:
+def _opener_trained(study: SignalStudy) -> Evidence | None:
     """MASK005: the first trained token is nearly always the same and already certain, as a role opener is."""
     first = study.column("first_token")[study.size > 0]
     if len(first) < 30:
@@ -75,7 +75,7 @@ def _opener_trained(study: Study) -> Evidence | None:
     return Evidence(sentence, share, spread, "share of examples", rows, "info", cure=fixes.INSPECT)
 
 
-def _truncated(study: Study) -> Evidence | None:
+def _truncated(study: SignalStudy) -> Evidence | None:
     """MASK007: examples that were cut off."""
     cut = _cut(study)
     if not cut.any():
@@ -88,7 +88,7 @@ def _truncated(study: Study) -> Evidence | None:
     return Evidence(sentence, share, spread, "share of examples", rows, severity, cure=fixes.LONGER)
 
 
-def _other_roles_trained(study: Study) -> Evidence | None:
+def _other_roles_trained(study: SignalStudy) -> Evidence | None:
     """MASK010: user, system or tool tokens are trained beside answers."""
     other, size = study.column("other_roles"), study.size
     if not other.sum() > 0 or not study.column("answer").any():
@@ -100,7 +100,7 @@ def _other_roles_trained(study: Study) -> Evidence | None:
     return Evidence(sentence, share, spread, "share of weight", rows, severity, cure=fixes.ANSWERS_ONLY)
 
 
-def _not_finite(study: Study) -> Evidence | None:
+def _not_finite(study: SignalStudy) -> Evidence | None:
     bad = study.column("nonfinite")
     if not bad.any():
         return None
@@ -110,7 +110,7 @@ def _not_finite(study: Study) -> Evidence | None:
     return Evidence(sentence, share, spread, "share of trained tokens", rows_where(study, bad > 0))
 
 
-def _cut(study: Study) -> np.ndarray:
+def _cut(study: SignalStudy) -> np.ndarray:
     if "truncated" not in study.base.columns:
         return np.zeros(len(study.ids), dtype=bool)
     return np.nan_to_num(study.column("truncated")) > 0
@@ -124,7 +124,7 @@ NUM001 = Rule(
     fixes.READ_ROWS,
     _not_finite,
 )
-RULES: tuple[Rule[Study], ...] = (
+RULES: tuple[Rule[SignalStudy], ...] = (
     NUM001,
     rule_of(OF_ACCOUNT, "MASK001").on(_nothing_trained),
     rule_of(of_rows.RULES, "MASK003").on(_end_untrained),

@@ -11,7 +11,7 @@ import numpy as np
 
 from sftloss.analysis.shared import fixes
 from sftloss.analysis.shared.shares import with_interval
-from sftloss.analysis.signal.frames import Study
+from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.sections.groups import group_shares
 from sftloss.analysis.signal.sections.length import is_bad_fit, length_law, length_misfit
 from sftloss.document import Cure
@@ -23,14 +23,14 @@ TARGETS = {"per-token": 1.0, "per-example": 0.0}
 """Elasticity of the signal in length that each policy asks for."""
 
 
-def _policy(study: Study) -> Evidence | None:
+def _policy(study: SignalStudy) -> Evidence | None:
     wanted = study.options.policy
     if wanted is None:
         return None
     return _task_policy(study) if wanted == "per-task" else _length_policy(study, wanted)
 
 
-def _length_policy(study: Study, wanted: str) -> Evidence:
+def _length_policy(study: SignalStudy, wanted: str) -> Evidence:
     reason, level = cannot_tell(study.size), study.options.level
     law = Estimate(math.nan, reason=reason) if reason else length_law(study, study.view, level)
     verdict = decide(law, TARGETS[wanted])
@@ -55,7 +55,7 @@ def _length_policy(study: Study, wanted: str) -> Evidence:
     )
 
 
-def _cure(study: Study, slope: float, target: float) -> Cure:
+def _cure(study: SignalStudy, slope: float, target: float) -> Cure:
     """The exponent that reaches the target, where the signal follows one: dividing by another T^a lowers it by a."""
     if study.view.normalization.micro_batch is not None:
         return fixes.GLOBAL_MEAN if target == 1 else fixes.alpha(1.0)
@@ -65,7 +65,7 @@ def _cure(study: Study, slope: float, target: float) -> Cure:
     return fixes.alpha(alpha)
 
 
-def _task_policy(study: Study) -> Evidence:
+def _task_policy(study: SignalStudy) -> Evidence:
     """Each task's signal share times the number of tasks: 1 is equal."""
     of = group_shares(study, "task")
     if of is None or len(of.labels) < 2 or (study.size > 0).sum() < 30:
@@ -91,7 +91,7 @@ def _task_policy(study: Study) -> Evidence:
     )
 
 
-RULES: tuple[Rule[Study], ...] = (
+RULES: tuple[Rule[SignalStudy], ...] = (
     Rule(
         "NORM003",
         "info",

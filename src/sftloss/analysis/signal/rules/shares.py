@@ -12,7 +12,7 @@ from sftloss.analysis.lengths.rules import NORM004, concentration
 from sftloss.analysis.shared import fixes
 from sftloss.analysis.shared.shares import Shares
 from sftloss.analysis.shared.words import group_name, inside_sentence, tokens_and_signal
-from sftloss.analysis.signal.frames import Study
+from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.rules.mask import share_of
 from sftloss.analysis.signal.sections.groups import group_codes, group_shares
 from sftloss.analysis.signal.sections.tokens import band_shares, describe_band
@@ -25,14 +25,14 @@ ENDS_LOW, ENDS_HIGH = 0.8, 1.25  # expected over actual ends, beyond which stopp
 _NAMED = 5  # further groups that are named
 
 
-def _concentrated(study: Study) -> Evidence | None:
+def _concentrated(study: SignalStudy) -> Evidence | None:
     """NORM004 on the measured signal."""
     signal, level = study.signal(study.view, study.options.level), study.options.level
     rows = np.argsort(-signal, kind="stable")[:10]
     return concentration(signal[study.size > 0], level, study.origins(rows))
 
 
-def _group_off(study: Study) -> Evidence | None:
+def _group_off(study: SignalStudy) -> Evidence | None:
     """A group's signal share is over three times its token share, or under a third, interval and all.
 
     Groups of the same rows, as a task that is also a source, are one. The farthest is described, the others named.
@@ -62,7 +62,7 @@ class _OffGroup:
     shares: str
 
 
-def _off_groups(study: Study) -> Iterator[_OffGroup]:
+def _off_groups(study: SignalStudy) -> Iterator[_OffGroup]:
     current = study.view.normalization.name
     for column in study.options.group_by:
         coded, of = group_codes(study, column), group_shares(study, column)
@@ -77,7 +77,7 @@ def _off_groups(study: Study) -> Iterator[_OffGroup]:
             yield _OffGroup(group_name(column, label), np.flatnonzero(coded[0] == code), ratio, sentence)
 
 
-def _wasted(study: Study) -> Evidence | None:
+def _wasted(study: SignalStudy) -> Evidence | None:
     """Much signal on tokens the model finds certain, or impossible."""
     current, level = study.view.normalization.name, study.options.level
     of = band_shares(study)
@@ -117,7 +117,7 @@ def _unfamiliar(of: Shares) -> Evidence:
     )
 
 
-def _rows_of_band(study: Study, band: int) -> np.ndarray:
+def _rows_of_band(study: SignalStudy, band: int) -> np.ndarray:
     """The examples with most signal in a band."""
     l1 = pl.col("u") * pl.col(f"l1:{study.objective}").cast(pl.Float64)
     signal = np.zeros(len(study.ids))
@@ -129,7 +129,7 @@ def _rows_of_band(study: Study, band: int) -> np.ndarray:
     return order[signal[order] > 0]
 
 
-def _end_calibration(study: Study) -> Evidence | None:
+def _end_calibration(study: SignalStudy) -> Evidence | None:
     """The model expects far more or far fewer ends than there are, interval and all.
 
     Expected are the probabilities of an end token summed over the trained tokens of answers. Examples that show no
@@ -159,7 +159,7 @@ def _end_calibration(study: Study) -> Evidence | None:
     )
 
 
-RULES: tuple[Rule[Study], ...] = (
+RULES: tuple[Rule[SignalStudy], ...] = (
     NORM004.on(_concentrated),
     Rule(
         "NORM005",

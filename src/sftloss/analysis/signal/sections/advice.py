@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sftloss.analysis.shared import fixes
 from sftloss.analysis.shared.shares import bounds, cell
-from sftloss.analysis.signal.frames import Study
+from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.sections.length import is_bad_fit, length_law, length_misfit
 from sftloss.analysis.signal.sections.tokens import band_shares, describe_band, end_shares
 from sftloss.analysis.signal.token_groups import BAND_NAMES
@@ -42,7 +42,7 @@ class Advice:
         return (self.premise, self.advice, self.because, cell(self.estimate.value), *ends, self.how)
 
 
-def advice_section(study: Study) -> Section:
+def advice_section(study: SignalStudy) -> Section:
     """One row a wish whose number can be read off this data."""
     columns = (
         Column("premise", "if you want"),
@@ -60,7 +60,7 @@ def advice_section(study: Study) -> Section:
     return Section("advice", "Advice", lead, tables=(Table("advice", "Goals and settings", columns, rows),))
 
 
-def _about_length(study: Study) -> Iterator[Advice]:
+def _about_length(study: SignalStudy) -> Iterator[Advice]:
     if len(study.answers.ids):  # else all are cut off, and no output length is known
         data, limit = study.lengths.data.value, ""
         if study.answers.cannot_tell:
@@ -76,7 +76,7 @@ def _about_length(study: Study) -> Iterator[Advice]:
         yield from _equal_signal(study)
 
 
-def _equal_signal(study: Study) -> Iterator[Advice]:
+def _equal_signal(study: SignalStudy) -> Iterator[Advice]:
     """How to give short and long examples equal signal: nothing where no small power of length does."""
     view, level = View(study.objective, TOKEN_MEAN), study.options.level
     wish, law = "equal signal from short and long examples", length_law(study, view, level)
@@ -93,7 +93,7 @@ def _equal_signal(study: Study) -> Iterator[Advice]:
         yield Advice(wish, then, because, law, fixes.alpha(near))
 
 
-def _about_signal(study: Study) -> Iterator[Advice]:
+def _about_signal(study: SignalStudy) -> Iterator[Advice]:
     current, of = study.view.normalization.name, band_shares(study)
     tokens, signal = describe_band(of, BAND_NAMES[-1], current)
     if tokens > 0:

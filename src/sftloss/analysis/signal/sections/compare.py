@@ -10,7 +10,7 @@ import polars as pl
 
 from sftloss import numbers
 from sftloss.analysis.shared.shares import bounds, cell, forest
-from sftloss.analysis.signal.frames import Study
+from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.sections.length import is_bad_fit, length_law
 from sftloss.analysis.signal.sections.tokens import mean_loss
 from sftloss.analysis.signal.views import LEVELS, View
@@ -21,7 +21,7 @@ from sftloss.words import percent
 Decode = Callable[[Sequence[int]], Sequence[str]]
 
 
-def comparison_section(study: Study) -> Section:
+def comparison_section(study: SignalStudy) -> Section:
     """Every measured loss under every normalization: what it weighs, not which is best."""
     level = study.options.level
     columns = (
@@ -77,12 +77,12 @@ def comparison_section(study: Study) -> Section:
     return Section("comparison", "Losses compared", lead, LEVELS[level], (chart,), (table,))
 
 
-def _label(study: Study, view: View) -> str:
+def _label(study: SignalStudy, view: View) -> str:
     """Names the loss only where there are several."""
     return view.label if len(study.objectives) > 1 else view.normalization.name
 
 
-def influential_section(study: Study) -> Section:
+def influential_section(study: SignalStudy) -> Section:
     """The examples that hold most of the signal."""
     options = study.options
     share = _share(study.signal(study.view, options.level))
@@ -130,7 +130,7 @@ def _share(signal: np.ndarray) -> np.ndarray:
     return signal / total if total > 0 else np.zeros_like(signal)
 
 
-def strips_section(study: Study, decode: Decode | None) -> Section:
+def strips_section(study: SignalStudy, decode: Decode | None) -> Section:
     """What is trained in a few examples, token by token: spread over the data, and the one with most signal."""
     rows = _sample(study)
     ids = study.ids[rows]
@@ -156,7 +156,7 @@ def _start(part: pl.DataFrame, shown: int) -> int:
     return 0 if not len(trained) or trained[0] < shown // 2 else int(trained[0]) - shown // 4
 
 
-def _sample(study: Study) -> np.ndarray:
+def _sample(study: SignalStudy) -> np.ndarray:
     """Rows spread evenly over the data, and the row with the largest signal."""
     count = min(study.options.strips, 20, len(study.ids))
     if count == 0:
@@ -166,7 +166,7 @@ def _sample(study: Study) -> np.ndarray:
     return np.unique(spread)
 
 
-def _strip(study: Study, part: pl.DataFrame, origin: str, decode: Decode | None) -> TokenStrip:
+def _strip(study: SignalStudy, part: pl.DataFrame, origin: str, decode: Decode | None) -> TokenStrip:
     ids = part["token"].to_list()
     texts = [str(token) for token in ids] if decode is None else [str(text) for text in decode(ids)]
     weight = part["u"].to_numpy()

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from sftloss.analysis.shared.shares import Shares, largest, share_chart, share_table, shares
 from sftloss.analysis.shared.words import as_clause, group_name, label_of, tokens_and_signal
-from sftloss.analysis.signal.frames import Study
+from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.views import LEVELS
 from sftloss.document import Section
 from sftloss.words import percent
@@ -15,7 +15,7 @@ from sftloss.words import percent
 MOST = 20  # groups shown; the smallest are added up
 
 
-def group_codes(study: Study, column: str) -> tuple[NDArray[np.int64], list[str]] | None:
+def group_codes(study: SignalStudy, column: str) -> tuple[NDArray[np.int64], list[str]] | None:
     """A column of the examples as codes and names, the smallest groups added up; None where it has one group."""
     if column not in study.base.columns:
         return None
@@ -31,7 +31,7 @@ def group_codes(study: Study, column: str) -> tuple[NDArray[np.int64], list[str]
     return codes, names
 
 
-def group_shares(study: Study, column: str) -> Shares | None:
+def group_shares(study: SignalStudy, column: str) -> Shares | None:
     """Shares of examples, tokens and signal by a column of the examples; None where it has one group."""
     found = group_codes(study, column)
     if found is None:
@@ -41,7 +41,7 @@ def group_shares(study: Study, column: str) -> Shares | None:
     return shares(study.example_sums(codes, len(names), study.views, study.options.level), names, heads)
 
 
-def group_section(study: Study, column: str) -> Section | None:
+def group_section(study: SignalStudy, column: str) -> Section | None:
     """Shares by one grouping; None where there is nothing to group by."""
     of = group_shares(study, column)
     if of is None:
@@ -54,7 +54,7 @@ def group_section(study: Study, column: str) -> Section | None:
     return Section(column, title, lead, LEVELS[study.options.level], (chart,), (table,))
 
 
-def group_sentence(study: Study, of: Shares, column: str) -> str:
+def group_sentence(study: SignalStudy, of: Shares, column: str) -> str:
     """The group whose share the choice of normalization moves most, said for a newcomer."""
     names = tuple(view.normalization.name for view in study.views)
     group = widest(of, names)

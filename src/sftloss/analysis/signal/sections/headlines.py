@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sftloss.analysis.shared.words import ALL_CUT, as_clause, as_subject
-from sftloss.analysis.signal.frames import Study
+from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.sections.groups import group_sentence, group_shares, moves
 from sftloss.analysis.signal.sections.tokens import band_shares, from_band, up_to_band
 from sftloss.words import number, percent
@@ -14,12 +14,12 @@ _STRIKING = 0.1  # a group whose share moves less is not what a reader must know
 _KNOWN = ((7, "0.99"), (6, "0.9"), (5, "0.75"), (4, "0.5"))  # index of the first band, and its lower edge
 
 
-def headlines(study: Study) -> tuple[str, ...]:
+def signal_headlines(study: SignalStudy) -> tuple[str, ...]:
     """Three lines that are true and worth knowing."""
     return (_group_line(study), _length_line(study), _confidence_line(study))
 
 
-def _group_line(study: Study) -> str:
+def _group_line(study: SignalStudy) -> str:
     names = tuple(view.normalization.name for view in study.views)
     best: tuple[float, str] = (_STRIKING, "")
     for column in study.options.group_by:
@@ -29,7 +29,7 @@ def _group_line(study: Study) -> str:
     return best[1] or _half_line(study)
 
 
-def _half_line(study: Study) -> str:
+def _half_line(study: SignalStudy) -> str:
     order = np.lexsort((study.ids, study.size))
     order = order[study.size[order] > 0]
     half = order[: len(order) // 2]
@@ -45,7 +45,7 @@ def _half_line(study: Study) -> str:
     return line + f"training signal ({percent(shares[far])} if {as_clause(study.views[far].normalization)})."
 
 
-def _length_line(study: Study) -> str:
+def _length_line(study: SignalStudy) -> str:
     if not len(study.answers.ids):
         return ALL_CUT
     data = study.lengths.data.value
@@ -62,7 +62,7 @@ def _length_line(study: Study) -> str:
     )
 
 
-def _confidence_line(study: Study) -> str:
+def _confidence_line(study: SignalStudy) -> str:
     of, current = band_shares(study), study.view.normalization.name
     for band, edge in _KNOWN:
         tokens, signal = from_band(of, band, "tokens"), from_band(of, band, current)

@@ -10,14 +10,14 @@ from sftloss import numbers
 from sftloss.analysis.lengths.sections import cut_note, forecast_section
 from sftloss.analysis.shared.shares import bounds, cell, forest, share_chart, share_table, shares, with_interval
 from sftloss.analysis.shared.words import ALL_CUT
-from sftloss.analysis.signal.frames import Study
+from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.views import LEVELS, View
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
 from sftloss.numbers import Estimate
 from sftloss.words import number, percent
 
 
-def length_law(study: Study, view: View, level: str) -> Estimate:
+def length_law(study: SignalStudy, view: View, level: str) -> Estimate:
     """Elasticity of a view's signal in T, with its interval."""
     options = study.options
     return study.once(
@@ -28,7 +28,7 @@ def length_law(study: Study, view: View, level: str) -> Estimate:
     )
 
 
-def length_misfit(study: Study, view: View, level: str) -> float:
+def length_misfit(study: SignalStudy, view: View, level: str) -> float:
     """Share of a view's signal that its elasticity puts at the wrong lengths; NaN where there is none."""
     return study.once(
         ("misfit", view, level),
@@ -36,12 +36,12 @@ def length_misfit(study: Study, view: View, level: str) -> float:
     )
 
 
-def is_bad_fit(study: Study, view: View, level: str) -> bool:
+def is_bad_fit(study: SignalStudy, view: View, level: str) -> bool:
     """Whether no one exponent describes how signal grows with length, so that none may be advised."""
     return length_misfit(study, view, level) > numbers.BAD_FIT
 
 
-def length_section(study: Study) -> Section:
+def length_section(study: SignalStudy) -> Section:
     """Elasticity under each normalization, the concentration curve, and deciles of length."""
     level = study.options.level
     trained = study.size > 0
@@ -69,7 +69,7 @@ def length_section(study: Study) -> Section:
     return Section("length", "Length", lead, LEVELS[level], (slopes, curves, bins), tables, notes=notes)
 
 
-def _lead(study: Study, found: list[tuple[View, Estimate]], reason: str) -> str:
+def _lead(study: SignalStudy, found: list[tuple[View, Estimate]], reason: str) -> str:
     if reason:
         return f"This data cannot tell how signal depends on length: {reason}."
     level = study.options.level
@@ -96,7 +96,7 @@ def _twice(elasticity: float) -> str:
     return f"{2.0**elasticity:.2g}" if abs(elasticity) > 3 else f"{2.0**elasticity:.2f}"
 
 
-def _numbers_table(study: Study, level: str, found: list[tuple[View, Estimate]]) -> Table:
+def _numbers_table(study: SignalStudy, level: str, found: list[tuple[View, Estimate]]) -> Table:
     columns = (
         Column("normalization", "normalization"),
         Column(
@@ -134,7 +134,7 @@ def _numbers_table(study: Study, level: str, found: list[tuple[View, Estimate]])
     return Table("length-numbers", "Signal and length", columns, tuple(rows))
 
 
-def _deciles(study: Study, level: str) -> tuple[Table, Chart]:
+def _deciles(study: SignalStudy, level: str) -> tuple[Table, Chart]:
     trained = study.size > 0
     codes, bins = numbers.quantile_bins(study.size[trained])
     every = np.full(len(trained), len(bins))
@@ -157,7 +157,7 @@ def _deciles(study: Study, level: str) -> tuple[Table, Chart]:
     return table, chart
 
 
-def _curves(study: Study, level: str, trained: np.ndarray) -> Chart:
+def _curves(study: SignalStudy, level: str, trained: np.ndarray) -> Chart:
     size = study.size[trained]
     lines = [Series("equal for every example", (0.0, 1.0), (0.0, 1.0), is_reference=True)]
     x, y = numbers.concentration_curve(size, size)
@@ -180,7 +180,7 @@ def _curves(study: Study, level: str, trained: np.ndarray) -> Chart:
     )
 
 
-def _correlations(study: Study, trained: np.ndarray) -> str:
+def _correlations(study: SignalStudy, trained: np.ndarray) -> str:
     size, total = study.size[trained], study.column(f"loss:{study.objective}")[trained]
     summed, mean = numbers.pearson(size, total).r, numbers.pearson(size, total / size).r
     return (
@@ -190,7 +190,7 @@ def _correlations(study: Study, trained: np.ndarray) -> str:
     )
 
 
-def tilt_section(study: Study) -> Section:
+def tilt_section(study: SignalStudy) -> Section:
     """Predicted mean output length of every normalization, from the lengths alone."""
     if not len(study.answers.ids):
         return Section("tilt", "Output length", ALL_CUT)
@@ -198,7 +198,7 @@ def tilt_section(study: Study) -> Section:
     return replace(section, id="tilt", title="Output length", notes=_tilt_notes(study))
 
 
-def _tilt_notes(study: Study) -> tuple[str, ...]:
+def _tilt_notes(study: SignalStudy) -> tuple[str, ...]:
     notes = [
         "At its optimum, cross-entropy weighted by w(T) learns the data reweighted by w(T). Short training moves less, "
         "and a length that the prompt determines does not move at all.",

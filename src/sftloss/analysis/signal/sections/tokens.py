@@ -8,7 +8,7 @@ import numpy as np
 
 from sftloss.analysis.shared.shares import Shares, cell, largest, share_chart, share_table, shares
 from sftloss.analysis.shared.words import as_clause
-from sftloss.analysis.signal.frames import Study
+from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.token_groups import BAND_NAMES, groupings, token_sums
 from sftloss.analysis.signal.views import LEVELS, View
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
@@ -17,7 +17,7 @@ from sftloss.weights import TOKEN_MEAN
 from sftloss.words import number, percent
 
 
-def token_shares(study: Study, grouping: str, *, with_loss: bool = False) -> Shares:
+def token_shares(study: SignalStudy, grouping: str, *, with_loss: bool = False) -> Shares:
     """Shares of tokens, of loss where wanted, and of signal under each normalization."""
 
     def make() -> Shares:
@@ -28,15 +28,15 @@ def token_shares(study: Study, grouping: str, *, with_loss: bool = False) -> Sha
     return study.once((grouping, with_loss), make)
 
 
-def _signals(study: Study) -> tuple[str, ...]:
+def _signals(study: SignalStudy) -> tuple[str, ...]:
     return tuple(view.normalization.name for view in study.views)
 
 
-def band_shares(study: Study) -> Shares:
+def band_shares(study: SignalStudy) -> Shares:
     return token_shares(study, "band", with_loss=True)
 
 
-def roles_section(study: Study) -> Section:
+def roles_section(study: SignalStudy) -> Section:
     """Shares of tokens and signal by role."""
     of = token_shares(study, "role")
     current = study.view.normalization.name
@@ -62,14 +62,14 @@ def roles_section(study: Study) -> Section:
     return Section("roles", "Roles", lead, LEVELS[study.options.level], (replace(chart, series=bars),), (table,))
 
 
-def _all_tokens(study: Study) -> dict[str, float]:
+def _all_tokens(study: SignalStudy) -> dict[str, float]:
     """Share of each role among all tokens that could be predicted, trained or not."""
     counts = {role: float(study.column(f"all {role}").sum()) for role in ROLES}
     total = max(1.0, sum(counts.values()))
     return {role: count / total for role, count in counts.items()}
 
 
-def confidence_section(study: Study) -> Section:
+def confidence_section(study: SignalStudy) -> Section:
     """Shares by confidence, and how strongly each loss pushes at each confidence."""
     of = band_shares(study)
     current = study.view.normalization.name
@@ -91,7 +91,7 @@ def confidence_section(study: Study) -> Section:
     return Section("confidence", "Confidence", lead, level, (chart, factors), (table, factor_table))
 
 
-def _factors(study: Study) -> tuple[Chart, Table]:
+def _factors(study: SignalStudy) -> tuple[Chart, Table]:
     """L1 norm of each loss's logit gradient over cross-entropy's, 2 (1 - p), by band."""
     sums = token_sums(study, "band", ["ask", *(f"l1 {name}" for name in study.objectives)]).total
     series, columns = [], []
@@ -113,7 +113,7 @@ def _factors(study: Study) -> tuple[Chart, Table]:
     return chart, Table("gradient-factor", title, heads, rows, "L1 norm of the logit gradient over 2 (1 - p).")
 
 
-def positions_section(study: Study) -> Section:
+def positions_section(study: SignalStudy) -> Section:
     """The first tokens of an answer, tenths of it, and its end."""
     first = token_shares(study, "first", with_loss=True)
     tenth = token_shares(study, "tenth", with_loss=True)
@@ -143,7 +143,7 @@ def positions_section(study: Study) -> Section:
     return Section("positions", "Positions and the end", lead, level, tuple(charts), (*tables, ends), notes=notes)
 
 
-def _calibration(study: Study) -> str:
+def _calibration(study: SignalStudy) -> str:
     expected, seen = float(study.column("ends_expected").sum()), int(study.column("ends_seen").sum())
     if not seen:
         return "Whether the model stops where answers end is not known: no answer shows an end token."
@@ -153,11 +153,11 @@ def _calibration(study: Study) -> str:
     )
 
 
-def end_shares(study: Study) -> Shares:
+def end_shares(study: SignalStudy) -> Shares:
     return token_shares(study, "end", with_loss=True)
 
 
-def _end_sentence(study: Study) -> str:
+def _end_sentence(study: SignalStudy) -> str:
     of = end_shares(study)
     if "end" not in of.labels:
         return "No end of a turn or sequence is trained."
@@ -171,7 +171,7 @@ def _end_sentence(study: Study) -> str:
     return line + f" ({percent(own[far])} if {as_clause(study.views[far].normalization)})."
 
 
-def _ends_table(study: Study) -> Table:
+def _ends_table(study: SignalStudy) -> Table:
     """Trained tokens at ends and elsewhere: count, mean p, mean loss."""
     sums = token_sums(study, "end", ["tokens", "u", "p", "u loss"])
     rows: list[tuple[Cell, ...]] = []
@@ -181,7 +181,7 @@ def _ends_table(study: Study) -> Table:
     return Table("ends", "The end of the answer", (*heads, Column("loss", "mean loss", "nats")), tuple(rows))
 
 
-def mean_loss(study: Study, objective: str) -> float:
+def mean_loss(study: SignalStudy, objective: str) -> float:
     """Mean loss of a trained token under the token mean, in nats."""
     return float(study.signal(View(objective, TOKEN_MEAN), "loss").sum())
 

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("transformers")
 
 from sftloss.data.demo import demo_tokenizer  # noqa: E402
-from sftloss.pipeline.pieces import CONTINUED, pieces  # noqa: E402
+from sftloss.data.tokenizer import CONTINUED, pieces  # noqa: E402
 
 
 @pytest.mark.parametrize("text", ["copy: red", "你好，世界", "naïve 🙂 café", "👩‍👩‍👧 ok"])
