@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,16 +12,21 @@ from sftloss.analysis.lengths.collect import lengths_of
 from sftloss.analysis.lengths.forecast import TaskForecast, forecasts_by_task
 from sftloss.data import Example, Examples, Record, read_records
 from sftloss.data.account import RULES
+from sftloss.data.demo import demo_tokenizer
+from sftloss.data.tasks import MULTITASK, study_rows
 from sftloss.data.tokenizer import load_tokenizer, pad_id_of
+from sftloss.decoder import load_model
 from sftloss.document import Finding
 from sftloss.errors import ConfigError
 from sftloss.experiments.experiment import Experiment
 from sftloss.experiments.run.results import RowGroups
+from sftloss.finetune import Recipe
+from sftloss.finetune.fine_tune import data_of, loss_of
+from sftloss.finetune.model import dtype_of, place_of, tokenizer_place
+from sftloss.finetune.rows import Collator, DataSet, hold_out
 from sftloss.rules import findings_of
+from sftloss.training.batch.tokens import read_tokens
 from sftloss.weights import normalization
-
-if TYPE_CHECKING:
-    from sftloss.finetune import Recipe
 
 TRAIN_ROWS, EVAL_ROWS = 2000, 240
 _AT_ONCE = 64
@@ -100,8 +105,6 @@ def second_draw(experiment: Experiment, tokenizer: Any, known: EncodedRows) -> E
 
 def _split(rows: EncodedRows, recipe: Recipe) -> tuple[EncodedRows, EncodedRows]:
     """The rows trained on, and the share held out: the same for every seed of an arm."""
-    from sftloss.finetune.rows import DataSet, hold_out
-
     whole = DataSet(rows.examples, tuple((i,) for i in range(len(rows.examples))), "rows", {})
     place = {id(example): i for i, example in enumerate(rows.examples)}
     train, held_out = (rows.pick(place[id(e)] for e in part.examples)
@@ -110,8 +113,6 @@ def _split(rows: EncodedRows, recipe: Recipe) -> tuple[EncodedRows, EncodedRows]
 
 
 def _generated(experiment: Experiment, split: str, count: int, tokenizer: Any) -> EncodedRows:
-    from sftloss.data.tasks import MULTITASK, study_rows
-
     tasks = MULTITASK if experiment.data_tasks == ("multitask",) else experiment.data_tasks or None
     noise = experiment.noise if split == "train" else 0.0
     try:
@@ -147,10 +148,6 @@ def forecasts(rows: EncodedRows, recipe: Recipe) -> dict[str, TaskForecast]:
 
 def _sizes(rows: EncodedRows, recipe: Recipe) -> Iterator[float]:
     """T of each row: the sum of its token weights in training before it is divided by the length."""
-    from sftloss.finetune.fine_tune import data_of, loss_of
-    from sftloss.finetune.rows import Collator
-    from sftloss.training.batch.tokens import read_tokens
-
     plain = replace(recipe, normalization="token-mean", packing=False)  # T is of each example, packed or not
     data, collate, loss = data_of(plain, None, rows.examples)[0], Collator(0), loss_of(plain)
     for begin in range(0, len(data), _AT_ONCE):
@@ -164,10 +161,6 @@ def start(experiment: Experiment, seed: int) -> tuple[Any, Any]:
     Raises:
         ModelError: If one cannot be loaded.
     """
-    from sftloss.data.demo import demo_tokenizer
-    from sftloss.decoder import load_model
-    from sftloss.finetune.model import dtype_of, place_of, tokenizer_place
-
     recipe = experiment.recipe
     if not experiment.is_scratch:
         return load_model(

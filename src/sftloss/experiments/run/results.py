@@ -213,7 +213,7 @@ def _numbers(values: NDArray[Any]) -> list[Any]:
 
 
 def _read(values: dict[str, Any]) -> ArmResult:
-    made: dict[str, Any] = {
+    records: dict[str, Any] = {
         "trial": Trial(Arm(**values["trial"]["arm"]), values["trial"]["seed"]),
         "groups": RowGroups(**{name: tuple(column) for name, column in values["groups"].items()}),
         "lengths": tuple(map(tuple, values["lengths"])),
@@ -223,7 +223,7 @@ def _read(values: dict[str, Any]) -> ArmResult:
         "forecasts": {name: TaskForecast(**one) for name, one in values["forecasts"].items()},
     }
     for name in ("metrics", "forgetting"):
-        made[name] = {key: read_metric(metric) for key, metric in values[name].items()}
+        records[name] = {key: read_metric(metric) for key, metric in values[name].items()}
     for name in ("reliability", "end_reliability"):
-        made[name] = tuple(Bin(*one) for one in values[name])
-    return ArmResult(**{**values, **made})
+        records[name] = tuple(Bin(*one) for one in values[name])
+    return ArmResult(**{**values, **records})

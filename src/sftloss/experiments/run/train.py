@@ -62,8 +62,8 @@ class ArmTrainer:
             before = None if forget is None else copy.deepcopy(model).eval()
             curve = _Curve(experiment.points, held_out.examples[:_CURVE_ROWS], tokenizer, work / "checkpoints")
             recipe, validation = self._with_needs(self.recipe(trial), model, tokenizer, work / "reference")
-            given = {"model": model, "tokenizer": tokenizer, "rows": rows.examples, "eval_rows": validation}
-            outcome = fine_tune(recipe, **given, callbacks=(curve,))
+            inputs = {"model": model, "tokenizer": tokenizer, "rows": rows.examples, "eval_rows": validation}
+            outcome = fine_tune(recipe, **inputs, callbacks=(curve,))
             torch.manual_seed(trial.seed)  # sampled answers do not depend on how long training was
             fields, answers = evaluated(experiment, outcome.model, tokenizer, held_out, trial.seed)
             result = ArmResult(
