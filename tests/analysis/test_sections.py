@@ -96,7 +96,7 @@ def test_headlines_say_three_things_with_numbers(document):
         r"\(\d+ % if every example is averaged first\)\.",
         group,
     )
-    assert re.search(r"^Averaging every example first .* write less: \d.* instead of the data's 2\d\.", length)
+    assert re.search(r"^Averaging every example first .* shorter answers: \d.* instead of the data's 2\d\.", length)
     assert "% of the tokens" in known and "% of the training signal" in known
 
 
@@ -193,7 +193,7 @@ def test_positions_count_from_the_first_trained_token():
     assert column(first, "token_mean") == pytest.approx([0.5 / 0.75, 0.25 / 0.75], rel=1e-5)
     assert column(tenths, "group") == ["0 to 10 %", "50 to 60 %"]
     assert column(ends, "p") == pytest.approx([0.5, 0.75], rel=1e-5) and column(ends, "count") == [4, 4]
-    assert any("no answer shows an end token" in note for note in section.notes)
+    assert any("No answer shows an end token" in note for note in section.notes)
 
 
 def test_strips_show_texts_weights_and_at_most_so_many_tokens(document, table):

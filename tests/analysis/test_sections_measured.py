@@ -76,4 +76,4 @@ def test_a_model_whose_every_loss_is_nan_is_not_told_that_nothing_is_trained(tmp
     sentences = {finding.id: finding.sentence for finding in document.findings}
     assert "(100 % of all)" in sentences["NUM001"]
     assert sentences["MASK001"].startswith("1 of 24 examples"), "the one that is masked"
-    assert document.sections[0].lead == "23 of 24 examples train something."
+    assert document.sections[0].lead == "23 of 24 examples train at least one token. These are some of them."

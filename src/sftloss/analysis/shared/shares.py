@@ -12,8 +12,6 @@ from sftloss.document import Cell, Chart, Column, ColumnKind, Interval, Series, 
 from sftloss.numbers import Estimate, Floats, GroupSums, interval
 from sftloss.words import number, percent
 
-_END = "end of the 95 % interval"
-
 
 def cell(value: float | None) -> float | None:
     """A number for a table: undefined is an empty cell."""
@@ -28,11 +26,11 @@ def with_interval(estimate: Estimate) -> str:
 
 
 def estimate_columns(
-    key: str, label: str, kind: ColumnKind = "number", *, help: str = "", low: str = "low", high: str = "high"
+    key: str, label: str, kind: ColumnKind = "number", *, help: str = ""
 ) -> tuple[Column, Column, Column]:
     """The columns of an estimate and of the ends of its interval."""
-    ends = (Column(f"{key}_low", low, kind, _END), Column(f"{key}_high", high, kind, _END))
-    return (Column(key, label, kind, help), *ends)
+    low, high = (Column(f"{key}_{end}", f"{label}, {end}", kind, "end of the 95 % interval") for end in ("low", "high"))
+    return Column(key, label, kind, help), low, high
 
 
 def estimate_cells(estimate: Estimate) -> tuple[Cell, Cell, Cell]:
@@ -48,6 +46,7 @@ def estimate_series(label: str, names: Sequence[str], estimates: Sequence[Estima
 
 
 def bounds(of: Interval | None) -> tuple[float | None, float | None]:
+    """The two ends; None where there is no interval."""
     return (None, None) if of is None else (of.low, of.high)
 
 
@@ -72,69 +71,68 @@ class Shares:
     def column(self, name: str) -> Floats:
         return self.value[:, self.columns.index(name)]
 
+    def share(self, label: str, column: str) -> float:
+        """A group's share; 0 where the group is empty."""
+        return self.estimate(label, column).value
+
+    def estimate(self, label: str, column: str) -> Estimate:
+        """A group's share with its interval; 0 where the group is empty."""
+        if label not in self.labels:
+            return Estimate(0.0)
+        group, index = self.labels.index(label), self.columns.index(column)
+        return Estimate(float(self.value[group, index]), self.intervals[group][index])
+
     def ratio(self, group: int, top: str, bottom: str) -> Estimate:
         """A group's share of one column over its share of another: 1 is its part."""
         i, j = self.columns.index(top), self.columns.index(bottom)
         with np.errstate(invalid="ignore", divide="ignore"):
             value = self.value[group, i] / self.value[group, j]
             spread = interval(self.replicates[:, group, i] / self.replicates[:, group, j])
-        return Estimate(float(value) if np.isfinite(value) else float("nan"), spread)
+        return Estimate(float(value) if np.isfinite(value) else math.nan, spread)
 
 
-def shares(sums: GroupSums, labels: list[str], columns: list[str]) -> Shares:
+def shares(sums: GroupSums, labels: Sequence[str], columns: Sequence[str]) -> Shares:
     """Shares of groups that have anything at all; empty groups are left out."""
     value, replicates = sums.shares()
     keep = np.flatnonzero(np.nan_to_num(sums.total[:, 0]) > 0)
     intervals = tuple(tuple(interval(replicates[:, g, c]) for c in range(len(columns))) for g in keep)
-    names = tuple(labels[g] for g in keep)
+    names = tuple(labels[int(g)] for g in keep)
     return Shares(names, tuple(columns), value[keep], intervals, replicates[:, keep])
 
 
-def share_table(of: Shares, *, id: str, title: str, first: str, signals: tuple[str, ...], note: str = "") -> Table:
+def share_table(of: Shares, *, id: str, title: str, first: str, signals: Sequence[str]) -> Table:
     """One row a group: its shares, and for the columns in `signals` the interval too."""
     heads: list[Column] = [Column("group", first)]
-    picks: list[tuple[int, str]] = []  # column, and "value", "low" or "high"
-    for index, name in enumerate(of.columns):
-        heads.append(Column(_key(name), f"signal, {name}" if name in signals else name, "percent"))
-        picks.append((index, "value"))
-        if name in signals:
-            for end in ("low", "high"):
-                heads.append(Column(f"{_key(name)}_{end}", f"{name}, {end}", "percent", "end of the 95 % interval"))
-                picks.append((index, end))
-    rows = []
-    for group, label in enumerate(of.labels):
-        row: list[Cell] = [label]
-        for index, end in picks:
-            spread = of.intervals[group][index]
-            shown = of.value[group, index] if end == "value" else getattr(spread, end, None)
-            row.append(cell(shown))
-        rows.append(tuple(row))
-    return Table(id, title, tuple(heads), tuple(rows), note)
+    rows: list[list[Cell]] = [[label] for label in of.labels]
+    for name in of.columns:
+        is_signal = name in signals
+        columns = estimate_columns(_key(name), f"signal, {name}" if is_signal else name, "percent")
+        heads += columns if is_signal else columns[:1]
+        for row, label in zip(rows, of.labels, strict=True):
+            cells = estimate_cells(of.estimate(label, name))
+            row += cells if is_signal else cells[:1]
+    return Table(id, title, tuple(heads), tuple(map(tuple, rows)))
 
 
 def _key(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name.lower()).strip("_")
 
 
-def largest(of: Shares) -> str:
-    """What a share chart shows, for who cannot see it: the largest group of each column."""
-    said = []
+def share_chart(of: Shares, *, id: str, title: str, x_label: str, description: str = "") -> Chart:
+    """Bars of every column's shares, with intervals; described by the largest group of each column."""
+    series = (estimate_series(c, of.labels, [of.estimate(label, c) for label in of.labels]) for c in of.columns)
+    described = description or _largest(of)
+    bars = Chart(id, "bar", title, x_label, "share", tuple(series), described, scale_x="category")
+    return replace(bars, format_x="text", format_y="percent")
+
+
+def _largest(of: Shares) -> str:
+    parts = []
     for index, name in enumerate(of.columns if of.labels else ()):
         if np.isfinite(of.value[:, index]).any():
             group = int(np.nanargmax(of.value[:, index]))
-            said.append(f"{name} {of.labels[group]} ({percent(float(of.value[group, index]))})")
-    return f"Largest share: {', '.join(said)}." if said else "No shares."
-
-
-def share_chart(of: Shares, *, id: str, title: str, x_label: str, description: str) -> Chart:
-    """Bars of every column's shares, with intervals."""
-    series = []
-    for index, name in enumerate(of.columns):
-        ends = [bounds(row[index]) for row in of.intervals]
-        y = tuple(cell(v) for v in of.value[:, index])
-        series.append(Series(name, of.labels, y, tuple(e[0] for e in ends), tuple(e[1] for e in ends)))
-    bars = Chart(id, "bar", title, x_label, "share", tuple(series), description, scale_x="category")
-    return replace(bars, format_x="text", format_y="percent")
+            parts.append(f"{name} {of.labels[group]} ({percent(float(of.value[group, index]))})")
+    return f"Largest share: {', '.join(parts)}." if parts else "No shares."
 
 
 def forest(rows: Sequence[tuple[str, Estimate]], *, id: str, title: str, x_label: str, description: str) -> Chart:

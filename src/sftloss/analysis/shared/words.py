@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+import numpy as np
 
 from sftloss.weights import Normalization
 from sftloss.words import percent
@@ -59,3 +62,19 @@ def tokens_and_signal(tokens: float, signal: float) -> str:
     joint = "and" if math.isclose(signal, tokens, rel_tol=0.25) else "but"
     only = "only " if signal < tokens / 2 else ""
     return f"has {percent(tokens)} of the tokens {joint} {only}{percent(signal)} of the training signal"
+
+
+def alternative(shares: Sequence[float], rules: Sequence[Normalization]) -> str:
+    """How far another normalization moves a share, in brackets: " (37 % if every example is averaged first)".
+
+    Args:
+        shares: The share under each rule; the first is in use.
+        rules: The normalizations.
+
+    Returns:
+        The bracket for the rule that moves it most; empty where none changes what is written.
+    """
+    far = int(np.argmax(np.abs(np.nan_to_num(np.array(shares) - shares[0]))))
+    if percent(shares[far]) == percent(shares[0]):
+        return ""
+    return f" ({percent(shares[far])} if {as_clause(rules[far])})"

@@ -126,6 +126,16 @@ class SignalStudy:
         """The trained objective under every normalization, the trained normalization first."""
         return tuple(View(self.objective, n) for n in self.options.all_normalizations())
 
+    @property
+    def rules(self) -> tuple[Normalization, ...]:
+        """The normalizations of `views`."""
+        return self.options.all_normalizations()
+
+    @property
+    def current(self) -> str:
+        """The name of the normalization in use."""
+        return self.options.normalization.name
+
     @cached_property
     def ids(self) -> NDArray[np.int64]:
         return self.base["example"].to_numpy()

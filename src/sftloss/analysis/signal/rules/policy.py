@@ -71,7 +71,7 @@ def _task_policy(study: SignalStudy) -> Evidence:
     if of is None or len(of.labels) < 2 or (study.size > 0).sum() < 30:
         reason = "fewer than two tasks" if of is None or len(of.labels) < 2 else "fewer than 30 examples"
         return Evidence(f"Policy per-task: insufficient data ({reason}).", severity="info", cure="")
-    column, count = of.columns.index(study.view.normalization.name), len(of.labels)
+    column, count = of.columns.index(study.current), len(of.labels)
     estimates = [
         Estimate(count * float(of.value[g, column]), interval(count * of.replicates[:, g, column]))
         for g in range(count)

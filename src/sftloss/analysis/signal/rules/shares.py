@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -15,7 +15,7 @@ from sftloss.analysis.shared.words import group_name, inside_sentence, tokens_an
 from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.rules.mask import share_of
 from sftloss.analysis.signal.sections.groups import group_codes, group_shares
-from sftloss.analysis.signal.sections.tokens import band_shares, describe_band
+from sftloss.analysis.signal.sections.tokens import band_shares
 from sftloss.analysis.signal.token_groups import BAND_NAMES, band_key
 from sftloss.numbers import Estimate
 from sftloss.rules import Evidence, Rule
@@ -63,7 +63,7 @@ class _OffGroup:
 
 
 def _off_groups(study: SignalStudy) -> Iterator[_OffGroup]:
-    current = study.view.normalization.name
+    current = study.current
     for column in study.options.group_by:
         coded, of = group_codes(study, column), group_shares(study, column)
         if coded is None or of is None:
@@ -79,36 +79,34 @@ def _off_groups(study: SignalStudy) -> Iterator[_OffGroup]:
 
 def _wasted(study: SignalStudy) -> Evidence | None:
     """Much signal on tokens the model finds certain, or impossible."""
-    current, level = study.view.normalization.name, study.options.level
-    of = band_shares(study)
-    sure, unsure = describe_band(of, BAND_NAMES[-1], current), describe_band(of, BAND_NAMES[0], current)
-    if not (sure[1] > 0.2 or unsure[1] > 0.25):
+    of, known, unlikely = band_shares(study), BAND_NAMES[-1], BAND_NAMES[0]
+    is_unlikely = of.share(unlikely, study.current) > 0.25
+    if not (is_unlikely or of.share(known, study.current) > 0.2):
         return None
-    if unsure[1] > 0.25 and unsure[0] > 0.2:
+    if is_unlikely and of.share(unlikely, "tokens") > 0.2:
         return _unfamiliar(of)
-    low = unsure[1] > 0.25
-    band, (tokens, signal) = (BAND_NAMES[0], unsure) if low else (BAND_NAMES[-1], sure)
-    rows = study.origins(_rows_of_band(study, 0 if low else len(BAND_NAMES) - 1))
+    band = unlikely if is_unlikely else known
+    signal = of.estimate(band, study.current)
     sentence = (
-        f"Tokens with {band} are {percent(tokens)} of the tokens and get {percent(signal)} of the training signal "
-        f"(level {level})."
+        f"Tokens with {band} are {percent(of.share(band, 'tokens'))} of the tokens and get {percent(signal.value)} of "
+        f"the training signal (level {study.options.level})."
     )
-    spread = of.intervals[of.labels.index(band)][of.columns.index(current)]
-    if low:
-        return Evidence(sentence, signal, spread, "share of signal", rows)
+    rows = study.origins(_rows_of_band(study, BAND_NAMES.index(band)))
+    evidence = Evidence(sentence, signal.value, signal.interval, "share of signal", rows)
+    if is_unlikely:
+        return evidence
     why = "The model knows these tokens already; the loss spends its strength on them."
-    return Evidence(sentence, signal, spread, "share of signal", rows, why=why, cure=fixes.FOCAL)
+    return replace(evidence, why=why, cure=fixes.FOCAL)
 
 
 def _unfamiliar(of: Shares) -> Evidence:
     """Where the model knows so little that rare surprises cannot be told from the rest."""
-    row = of.labels.index(BAND_NAMES[0])
-    tokens = float(of.column("tokens")[row])
+    tokens = of.estimate(BAND_NAMES[0], "tokens")
     return Evidence(
-        f"This model gives {percent(tokens)} of the trained tokens a probability below 1 %: it hardly knows this data "
-        "yet.",
-        tokens,
-        of.intervals[row][of.columns.index("tokens")],
+        f"This model gives {percent(tokens.value)} of the trained tokens a probability below 1 %: it hardly knows this "
+        "data yet.",
+        tokens.value,
+        tokens.interval,
         "share of tokens",
         severity="info",
         why="Shares by confidence are those of an untrained model, or of one that meets a new language or template. "
@@ -122,8 +120,8 @@ def _rows_of_band(study: SignalStudy, band: int) -> np.ndarray:
     l1 = pl.col("u") * pl.col(f"l1:{study.objective}").cast(pl.Float64)
     signal = np.zeros(len(study.ids))
     for rows, chunk in study.trained(["target_logprob"]):
-        held = chunk.select(pl.when(band_key() == band).then(l1).otherwise(0.0)).to_series().to_numpy()
-        signal += np.bincount(rows, held, len(signal))  # an example is in one chunk
+        in_band = chunk.select(pl.when(band_key() == band).then(l1).otherwise(0.0)).to_series().to_numpy()
+        signal += np.bincount(rows, in_band, len(signal))  # an example is in one chunk
     signal *= study.factor(study.options.normalization)
     order = np.argsort(-signal, kind="stable")[:10]
     return order[signal[order] > 0]
@@ -143,7 +141,7 @@ def _end_calibration(study: SignalStudy) -> Evidence | None:
         return None
     runs_on = ratio < 1
     # a tenth of the ends, or text that the model hardly knows: it has not met this way of ending answers yet
-    is_new = ratio < 0.1 or describe_band(band_shares(study), BAND_NAMES[0], "tokens")[0] > 0.2
+    is_new = ratio < 0.1 or band_shares(study).share(BAND_NAMES[0], "tokens") > 0.2
     if is_new:
         why = "It has not learned yet where these answers end: training must teach it, so their ends must be trained."
     else:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sftloss.analysis.shared import fixes
-from sftloss.analysis.shared.shares import bounds, cell
+from sftloss.analysis.shared.shares import estimate_cells, estimate_columns
 from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.sections.length import is_bad_fit, length_law, length_misfit
-from sftloss.analysis.signal.sections.tokens import band_shares, describe_band, end_shares
+from sftloss.analysis.signal.sections.tokens import band_shares, end_shares
 from sftloss.analysis.signal.token_groups import BAND_NAMES
 from sftloss.analysis.signal.views import View
 from sftloss.document import Cell, Column, Cure, Section, Table
@@ -38,8 +38,7 @@ class Advice:
 
     def row(self) -> tuple[Cell, ...]:
         """The cells of the table."""
-        ends = (cell(end) for end in bounds(self.estimate.interval))
-        return (self.premise, self.advice, self.because, cell(self.estimate.value), *ends, self.how)
+        return (self.premise, self.advice, self.because, *estimate_cells(self.estimate), self.how)
 
 
 def advice_section(study: SignalStudy) -> Section:
@@ -48,15 +47,11 @@ def advice_section(study: SignalStudy) -> Section:
         Column("premise", "if you want"),
         Column("advice", "then"),
         Column("because", "because"),
-        Column("value", "number", "number"),
-        Column("low", "low", "number", "end of the 95 % interval"),
-        Column("high", "high", "number", "end of the 95 % interval"),
+        *estimate_columns("value", "number"),
         Column("fix", "how"),
     )
     rows = tuple(advice.row() for advice in (*_about_length(study), *_about_signal(study)))
-    lead = (
-        "Choose the row that matches your goal. Which loss trains best can only be found by training: sftloss compare."
-    )
+    lead = "Choose the row that matches your goal. Only training can show which loss is best: sftloss compare."
     return Section("advice", "Advice", lead, tables=(Table("advice", "Goals and settings", columns, rows),))
 
 
@@ -94,21 +89,17 @@ def _equal_signal(study: SignalStudy) -> Iterator[Advice]:
 
 
 def _about_signal(study: SignalStudy) -> Iterator[Advice]:
-    current, of = study.view.normalization.name, band_shares(study)
-    tokens, signal = describe_band(of, BAND_NAMES[-1], current)
+    bands, known = band_shares(study), BAND_NAMES[-1]
+    tokens, signal = bands.share(known, "tokens"), bands.estimate(known, study.current)
     if tokens > 0:
-        ends = of.intervals[of.labels.index(BAND_NAMES[-1])][of.columns.index(current)]
         because = (
-            f"tokens with p \u2265 0.99 are {percent(tokens)} of the tokens and get {percent(signal)} of the signal"
+            f"tokens with {known} are {percent(tokens)} of the tokens and get {percent(signal.value)} of the signal"
         )
-        is_much = signal > 0.05
+        is_much = signal.value > 0.05
         then = "use a loss that gives known tokens less weight" if is_much else "keep the loss: these tokens get little"
-        estimate = Estimate(signal, ends)
-        yield Advice("less effort on what is known", then, because, estimate, fixes.FOCAL if is_much else "")
-    end = end_shares(study)
-    if "end" in end.labels:
-        row, column = end.labels.index("end"), end.columns.index(current)
-        share, ends = float(end.value[row, column]), end.intervals[row][column]
-        because = f"end tokens are {percent(float(end.column('tokens')[row]))} of the tokens and get {percent(share)} "
-        because += "of the signal"
-        yield Advice("better stopping", "weight the ends of answers more", because, Estimate(share, ends), fixes.ENDS)
+        yield Advice("less effort on what is known", then, because, signal, fixes.FOCAL if is_much else "")
+    ends = end_shares(study)
+    if "end" in ends.labels:
+        tokens, signal = ends.share("end", "tokens"), ends.estimate("end", study.current)
+        because = f"end tokens are {percent(tokens)} of the tokens and get {percent(signal.value)} of the signal"
+        yield Advice("better stopping", "weight the ends of answers more", because, signal, fixes.ENDS)

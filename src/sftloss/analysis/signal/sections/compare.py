@@ -2,73 +2,73 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import itemgetter
 
 import numpy as np
 import polars as pl
 
-from sftloss import numbers
-from sftloss.analysis.shared.shares import bounds, cell, forest
+from sftloss.analysis.shared.shares import bounds, cell, estimate_columns, forest
 from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.sections.length import is_bad_fit, length_law
 from sftloss.analysis.signal.sections.tokens import mean_loss
 from sftloss.analysis.signal.views import LEVELS, View
-from sftloss.document import Cell, Column, Section, Table, TokenStrip
+from sftloss.document import Column, Section, Table, TokenStrip
+from sftloss.numbers import Estimate, kish_ess, top_share
 from sftloss.roles import ROLES
-from sftloss.words import percent
+from sftloss.words import counted, percent
 
 Decode = Callable[[Sequence[int]], Sequence[str]]
 
 
+_COMPARISON_COLUMNS = (
+    Column("view", "trained with"),
+    *estimate_columns(
+        "twice",
+        "signal at twice the length",
+        "ratio",
+        help="2^elasticity: 2 counts tokens alike, 1 examples; empty where no power of length fits",
+    ),
+    Column("ess", "examples that count", "percent", "Kish's effective number of examples over their number"),
+    Column("top", "signal of the top 1 %", "percent", "of the examples"),
+    Column("length", "learned length", "number", "tokens, ignoring prompts: the shift is at most this"),
+    Column("loss", "mean loss", "nats", "of a trained token, each loss in its own terms: not comparable"),
+)
+
+
 def comparison_section(study: SignalStudy) -> Section:
     """Every measured loss under every normalization: what it weighs, not which is best."""
-    level = study.options.level
-    columns = (
-        Column("view", "trained with"),
-        Column(
-            "twice",
-            "signal at twice the length",
-            "ratio",
-            "2^elasticity: 2 counts tokens alike, 1 examples; empty where no power of length fits",
-        ),
-        Column("low", "low", "ratio", "end of the 95 % interval"),
-        Column("high", "high", "ratio", "end of the 95 % interval"),
-        Column("ess", "examples that count", "percent", "Kish's effective number of examples over their number"),
-        Column("top", "signal of the top 1 %", "percent", "of the examples"),
-        Column("length", "learned length", "number", "tokens, where the prompt does not settle it: an upper bound"),
-        Column("loss", "mean loss", "nats", "of a trained token, each loss in its own terms: not comparable"),
-    )
-    rules = study.options.all_normalizations()
-    predicted = {rule: study.lengths.forecast(rule).unconditional.value for rule in rules}
-    rows: list[tuple[Cell, ...]] = []
-    slopes = []
+    level, rows, laws = study.options.level, [], []
     trained = study.size > 0
     for objective in study.objectives:
-        for one in rules:
-            view = View(objective, one)
-            signal, slope = study.signal(view, level)[trained], length_law(study, view, level)
+        for rule in study.rules:
+            view = View(objective, rule)
+            label = view.label if len(study.objectives) > 1 else rule.name
+            signal, law = study.signal(view, level)[trained], length_law(study, view, level)
             if is_bad_fit(study, view, level):
-                slope = numbers.Estimate(float("nan"), reason="no power of length fits")
-            slopes.append((_label(study, view), slope))
-            ess = numbers.kish_ess(signal) / max(len(signal), 1)
-            times = [None if e is None else 2.0**e for e in (slope.value, *bounds(slope.interval))]
-            held = (ess, numbers.top_share(signal, 0.01), predicted[one], mean_loss(study, objective))
-            rows.append((_label(study, view), *(cell(v) for v in (*times, *held))))
-    note = "The predicted length holds for cross-entropy at its optimum; lengths alone do not say where others end."
-    table = Table("comparison", "Losses and normalizations", columns, tuple(rows), note)
-    defined = [(label, e) for label, e in slopes if np.isfinite(e.value)]
-    losses = "1 loss" if len(study.objectives) == 1 else f"{len(study.objectives)} losses"
-    lead = f"{losses} under {len(predicted)} normalizations, from the same forward pass."
+                law = Estimate(math.nan, reason="no power of length fits")
+            laws.append((label, law))
+            times = (None if e is None else 2.0**e for e in (law.value, *bounds(law.interval)))
+            learned = study.lengths.forecast(rule).unconditional.value
+            shares = (kish_ess(signal) / max(len(signal), 1), top_share(signal, 0.01))
+            values = (*times, *shares, learned, mean_loss(study, objective))
+            rows.append((label, *map(cell, values)))
+    note = "The learned length holds for cross-entropy at its optimum; for other losses it is not known."
+    table = Table("comparison", "Losses and normalizations", _COMPARISON_COLUMNS, tuple(rows), note)
+    losses = counted(len(study.objectives), "loss", "losses")
+    lead = f"{losses} under {counted(len(study.rules), 'normalization')}, from the same forward pass."
+    defined = [(label, law.value) for label, law in laws if law.is_defined]
     if len(defined) > 1:
-        low, high = min(defined, key=lambda s: s[1].value), max(defined, key=lambda s: s[1].value)
+        (low, least), (high, most) = min(defined, key=itemgetter(1)), max(defined, key=itemgetter(1))
         lead += (
-            f" An example of twice the length gets from {2.0 ** low[1].value:.2f} ({low[0]}) "
-            f"to {2.0 ** high[1].value:.2f} times the signal ({high[0]})."
+            f" An example of twice the length gets from {2.0**least:.2f} ({low}) to {2.0**most:.2f} times the signal "
+            f"({high})."
         )
-    lead += " This says what a choice weighs, not which trains best."
+    lead += " This shows what each choice weighs, not which one trains best."
     chart = forest(
-        slopes,
+        laws,
         id="comparison-elasticity",
         title="How signal grows with length",
         x_label="elasticity: twice the length, 2^elasticity times the signal",
@@ -77,14 +77,9 @@ def comparison_section(study: SignalStudy) -> Section:
     return Section("comparison", "Losses compared", lead, LEVELS[level], (chart,), (table,))
 
 
-def _label(study: SignalStudy, view: View) -> str:
-    """Names the loss only where there are several."""
-    return view.label if len(study.objectives) > 1 else view.normalization.name
-
-
 def influential_section(study: SignalStudy) -> Section:
     """The examples that hold most of the signal."""
-    options = study.options
+    options, tokens = study.options, study.column("count")
     share = _share(study.signal(study.view, options.level))
     order = np.lexsort((study.ids, -share))[: options.top]
     top = order[share[order] > 0]
@@ -103,26 +98,27 @@ def influential_section(study: SignalStudy) -> Section:
         (
             origin,
             *((tasks[i],) if has_tasks else ()),
-            int(study.column("count")[i]),
+            int(tokens[i]),
             cell(mean[i]),
             cell(share[i]),
             cell(share[i] * len(share)),
         )
         for i, origin in zip(top, study.origins(top), strict=True)
     )
-    tokens = study.column("count")
-    part, held = float(tokens[top].sum() / max(tokens.sum(), 1)), percent(float(share[top].sum()))
-    lead = f"The {len(top)} examples with most signal hold {held} of it and {percent(part)} of the tokens."
+    lead = (
+        f"The {counted(len(top), 'example')} with the most signal have {percent(float(share[top].sum()))} of it and "
+        f"{percent(float(tokens[top].sum() / max(tokens.sum(), 1)))} of the tokens."
+    )
     chart = forest(
-        [(row[0], numbers.Estimate(float(share[i]))) for i, row in zip(top, rows, strict=True)],
+        [(row[0], Estimate(float(share[i]))) for i, row in zip(top, rows, strict=True)],
         id="influential-shares",
         title="Signal share of the top examples",
         x_label="share of signal",
         description=lead,
     )
-    chart = replace(chart, format_y="percent")
+    charts = (replace(chart, format_y="percent"),)
     table = Table("influential", "Most influential examples", columns, rows)
-    return Section("influential", "Most influential examples", lead, LEVELS[options.level], (chart,), (table,))
+    return Section("influential", "Most influential examples", lead, LEVELS[options.level], charts, (table,))
 
 
 def _share(signal: np.ndarray) -> np.ndarray:
@@ -145,8 +141,9 @@ def strips_section(study: SignalStudy, decode: Decode | None) -> Section:
                 title = f"{origin}, tokens {start + 2:,} to {min(start + 1 + shown, whole):,} of {whole:,}"
             strips.append(_strip(study, parts[one].slice(start, shown), title, decode))
     trained = int(((study.size > 0) | (study.column("nonfinite") > 0)).sum())
-    lead = f"{'All' if trained == len(study.size) else f'{trained:,} of'} {len(study.size):,} examples train something."
-    notes = ("An example's first token is never predicted, so it is not shown.",)
+    which = "All" if trained == len(study.size) else f"{trained:,} of"
+    lead = f"{which} {counted(len(study.size), 'example')} train at least one token. These are some of them."
+    notes = ("The first token of an example is never predicted, so it is not shown.",)
     return Section("tokens", "What is trained", lead, LEVELS["S1"], strips=tuple(strips), notes=notes)
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sftloss.analysis.shared.shares import Shares, largest, share_chart, share_table, shares
-from sftloss.analysis.shared.words import as_clause, group_name, label_of, tokens_and_signal
+from sftloss.analysis.shared.shares import Shares, share_chart, share_table, shares
+from sftloss.analysis.shared.words import alternative, group_name, label_of, tokens_and_signal
 from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.views import LEVELS
 from sftloss.document import Section
-from sftloss.words import percent
+from sftloss.numbers import Codes, Floats
 
 MOST = 20  # groups shown; the smallest are added up
 
 
-def group_codes(study: SignalStudy, column: str) -> tuple[NDArray[np.int64], list[str]] | None:
+def group_codes(study: SignalStudy, column: str) -> tuple[Codes, list[str]] | None:
     """A column of the examples as codes and names, the smallest groups added up; None where it has one group."""
     if column not in study.base.columns:
         return None
@@ -33,11 +32,11 @@ def group_codes(study: SignalStudy, column: str) -> tuple[NDArray[np.int64], lis
 
 def group_shares(study: SignalStudy, column: str) -> Shares | None:
     """Shares of examples, tokens and signal by a column of the examples; None where it has one group."""
-    found = group_codes(study, column)
-    if found is None:
+    groups = group_codes(study, column)
+    if groups is None:
         return None
-    codes, names = found
-    heads = ["examples", "tokens", *(view.normalization.name for view in study.views)]
+    codes, names = groups
+    heads = ["examples", "tokens", *(rule.name for rule in study.rules)]
     return shares(study.example_sums(codes, len(names), study.views, study.options.level), names, heads)
 
 
@@ -46,33 +45,22 @@ def group_section(study: SignalStudy, column: str) -> Section | None:
     of = group_shares(study, column)
     if of is None:
         return None
-    signals = tuple(view.normalization.name for view in study.views)
-    lead = group_sentence(study, of, column)
+    signals = tuple(rule.name for rule in study.rules)
     title = {"task": "Tasks", "language": "Languages", "source": "Sources"}.get(column, column)
     table = share_table(of, id=column, title=title, first=column, signals=signals)
-    chart = share_chart(of, id=f"{column}-shares", title=f"Shares by {column}", x_label=column, description=largest(of))
-    return Section(column, title, lead, LEVELS[study.options.level], (chart,), (table,))
+    chart = share_chart(of, id=f"{column}-shares", title=f"Shares by {column}", x_label=column)
+    return Section(column, title, group_sentence(study, of, column), LEVELS[study.options.level], (chart,), (table,))
 
 
 def group_sentence(study: SignalStudy, of: Shares, column: str) -> str:
-    """The group whose share the choice of normalization moves most, said for a newcomer."""
-    names = tuple(view.normalization.name for view in study.views)
-    group = widest(of, names)
-    own = [float(of.column(name)[group]) for name in names]
-    subject = group_name(column, of.labels[group])
-    line = f"{subject} {tokens_and_signal(float(of.column('tokens')[group]), own[0])}"
-    far = int(np.argmax(np.abs(np.nan_to_num(np.array(own) - own[0]))))
-    if percent(own[far]) == percent(own[0]):
-        return line + "."
-    return line + f" ({percent(own[far])} if {as_clause(study.views[far].normalization)})."
+    """The group whose shares lie farthest apart, in a sentence that needs no table."""
+    group = int(np.argmax(moves(study, of)))
+    signal = [float(of.column(rule.name)[group]) for rule in study.rules]
+    has = tokens_and_signal(float(of.column("tokens")[group]), signal[0])
+    return f"{group_name(column, of.labels[group])} {has}{alternative(signal, study.rules)}."
 
 
-def moves(of: Shares, signals: tuple[str, ...]) -> NDArray[np.float64]:
+def moves(study: SignalStudy, of: Shares) -> Floats:
     """How far apart each group's shares of tokens and of signal lie."""
-    columns = np.stack([of.column(name) for name in ("tokens", *signals)], axis=1)
+    columns = np.stack([of.column(name) for name in ("tokens", *(rule.name for rule in study.rules))], axis=1)
     return np.nan_to_num(columns.max(axis=1) - columns.min(axis=1))
-
-
-def widest(of: Shares, signals: tuple[str, ...]) -> int:
-    """Index of the group that moves most."""
-    return int(np.argmax(moves(of, signals)))

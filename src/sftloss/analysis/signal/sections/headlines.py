@@ -1,10 +1,10 @@
-"""The three lines a newcomer reads first: who takes the signal, what length is learned, what the model knows."""
+"""The three lines a newcomer reads first: who gets the signal, what length is learned, what the model knows."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from sftloss.analysis.shared.words import ALL_CUT, as_clause, as_subject
+from sftloss.analysis.shared.words import ALL_CUT, alternative, as_subject
 from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.sections.groups import group_sentence, group_shares, moves
 from sftloss.analysis.signal.sections.tokens import band_shares, from_band, up_to_band
@@ -20,13 +20,12 @@ def signal_headlines(study: SignalStudy) -> tuple[str, ...]:
 
 
 def _group_line(study: SignalStudy) -> str:
-    names = tuple(view.normalization.name for view in study.views)
-    best: tuple[float, str] = (_STRIKING, "")
+    farthest, line = _STRIKING, ""
     for column in study.options.group_by:
         of = group_shares(study, column)
-        if of is not None and len(of.labels) > 1 and max(moves(of, names)) > best[0]:
-            best = (max(moves(of, names)), group_sentence(study, of, column))
-    return best[1] or _half_line(study)
+        if of is not None and len(of.labels) > 1 and max(moves(study, of)) > farthest:
+            farthest, line = max(moves(study, of)), group_sentence(study, of, column)
+    return line or _half_line(study)
 
 
 def _half_line(study: SignalStudy) -> str:
@@ -34,47 +33,44 @@ def _half_line(study: SignalStudy) -> str:
     order = order[study.size[order] > 0]
     half = order[: len(order) // 2]
     tokens = float(study.column("count")[half].sum() / study.column("count").sum())
-    shares = []
-    for view in study.views:
-        signal = study.signal(view, study.options.level)
-        shares.append(float(signal[half].sum() / signal.sum()) if signal.sum() > 0 else float("nan"))
-    line = f"The shorter half of the examples has {percent(tokens)} of the tokens and {percent(shares[0])} of the "
-    far = int(np.argmax(np.abs(np.nan_to_num(np.array(shares) - shares[0]))))
-    if percent(shares[far]) == percent(shares[0]):
-        return line + "training signal."
-    return line + f"training signal ({percent(shares[far])} if {as_clause(study.views[far].normalization)})."
+    signals = [study.signal(view, study.options.level) for view in study.views]
+    shares = [float(of[half].sum() / of.sum()) if of.sum() > 0 else float("nan") for of in signals]
+    return (
+        f"The shorter half of the examples has {percent(tokens)} of the tokens and {percent(shares[0])} of the "
+        f"training signal{alternative(shares, study.rules)}."
+    )
 
 
 def _length_line(study: SignalStudy) -> str:
     if not len(study.answers.ids):
         return ALL_CUT
     data = study.lengths.data.value
-    found = [study.lengths.forecast(rule) for rule in study.options.all_normalizations()]
-    far = max(found, key=lambda one: abs(one.unconditional.value / data - 1.0))
+    forecasts = [study.lengths.forecast(rule) for rule in study.rules]
+    far = max(forecasts, key=lambda one: abs(one.unconditional.value / data - 1.0))
     shift = far.unconditional.value / data - 1.0
     if not abs(shift) >= 0.02:
-        return f"Every normalization compared keeps the data's mean length: {number(data)} tokens an answer."
-    verb = "could teach" if study.answers.cannot_tell else "teaches"
+        return f"Every normalization compared keeps the data's mean answer length of {number(data)} tokens."
+    verb = "may teach" if study.answers.cannot_tell else "teaches"
     return (
-        f"{as_subject(far.normalization)} {verb} the model to write {'less' if shift < 0 else 'more'}: "
-        f"{number(far.unconditional.value)} tokens an answer instead of the data's {number(data)}, "
-        "where the prompt does not settle the length."
+        f"{as_subject(far.normalization)} {verb} {'shorter' if shift < 0 else 'longer'} answers: "
+        f"{number(far.unconditional.value)} tokens instead of the data's {number(data)}, where the prompt does not "
+        "determine the length."
     )
 
 
 def _confidence_line(study: SignalStudy) -> str:
-    of, current = band_shares(study), study.view.normalization.name
+    of, current = band_shares(study), study.current
     for band, edge in _KNOWN:
         tokens, signal = from_band(of, band, "tokens"), from_band(of, band, current)
         if tokens >= 0.2:
-            but = "but get only" if signal < tokens / 2 else "and get"
+            get = "but get only" if signal < tokens / 2 else "and get"
             return (
-                f"Tokens the model already expects (p \u2265 {edge}) are {percent(tokens)} of the tokens "
-                f"{but} {percent(signal)} of the training signal."
+                f"Tokens that the model already predicts with p \u2265 {edge} are {percent(tokens)} of the tokens "
+                f"{get} {percent(signal)} of the training signal."
             )
     last, edge = (0, "0.01") if up_to_band(of, 0, "tokens") >= 0.2 else (1, "0.1")
     parts = [percent(up_to_band(of, last, name)) for name in ("tokens", "loss", current)]
     return (
-        f"The model hardly expects {parts[0]} of the tokens (p < {edge}): they are {parts[1]} of the loss and "
-        f"{parts[2]} of the training signal."
+        f"Tokens that the model gives p < {edge} are {parts[0]} of the tokens, {parts[1]} of the loss and {parts[2]} "
+        "of the training signal."
     )

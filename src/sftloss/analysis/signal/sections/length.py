@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 
 from sftloss import numbers
 from sftloss.analysis.lengths.sections import cut_note, forecast_section
-from sftloss.analysis.shared.shares import bounds, cell, forest, share_chart, share_table, shares, with_interval
+from sftloss.analysis.shared.shares import (
+    cell,
+    estimate_cells,
+    estimate_columns,
+    forest,
+    share_chart,
+    share_table,
+    shares,
+    with_interval,
+)
 from sftloss.analysis.shared.words import ALL_CUT
 from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.views import LEVELS, View
@@ -44,94 +54,85 @@ def is_bad_fit(study: SignalStudy, view: View, level: str) -> bool:
 def length_section(study: SignalStudy) -> Section:
     """Elasticity under each normalization, the concentration curve, and deciles of length."""
     level = study.options.level
-    trained = study.size > 0
-    found = [(view, length_law(study, view, level)) for view in study.views]
-    reason = numbers.cannot_tell(study.size)
-    lead = _lead(study, found, reason)
+    laws = [(view.normalization.name, length_law(study, view, level)) for view in study.views]
     deciles, bins = _deciles(study, level)
-    curves = _curves(study, level, trained)
     slopes = forest(
-        [(view.normalization.name, estimate) for view, estimate in found],
+        laws,
         id="length-elasticity",
         title="How signal grows with length",
         x_label="elasticity: twice the length, 2^elasticity times the signal",
         description="1: signal in proportion to tokens; 0: the same for every example. "
-        + "; ".join(f"{view.normalization.name} {with_interval(e)}" for view, e in found),
+        + "; ".join(f"{name} {with_interval(law)}" for name, law in laws),
     )
     notes = (
-        _correlations(study, trained),
-        "T is the sum of an example's token weights; deciles are fixed on the data.",
-        "Elasticity is the power of T that the mean signal follows (gamma quasi-likelihood, log link): examples with "
-        "little or no signal count as they are. Misfit compares its signal with the deciles'; above "
-        f"{percent(numbers.BAD_FIT)} no multiple and no exponent is given.",
+        _correlations(study),
+        "T is the sum of an example's token weights. The deciles are the same for every normalization.",
+        "Elasticity is the power of T that the mean signal follows (gamma quasi-likelihood with a log link); examples "
+        "with little or no signal count as they are. Misfit is the share of the signal that this power puts at the "
+        f"wrong deciles of length; above {percent(numbers.BAD_FIT)} no multiple and no exponent is shown.",
     )
-    tables = (_numbers_table(study, level, found), deciles)
-    return Section("length", "Length", lead, LEVELS[level], (slopes, curves, bins), tables, notes=notes)
+    charts, tables = (slopes, _curves(study, level), bins), (_numbers_table(study, level), deciles)
+    return Section("length", "Length", _lead(study), LEVELS[level], charts, tables, notes=notes)
 
 
-def _lead(study: SignalStudy, found: list[tuple[View, Estimate]], reason: str) -> str:
+def _lead(study: SignalStudy) -> str:
+    level, reason = study.options.level, numbers.cannot_tell(study.size)
     if reason:
         return f"This data cannot tell how signal depends on length: {reason}."
-    level = study.options.level
-    bad = [view for view, _ in found if is_bad_fit(study, view, level)]
-    good = [
-        f"{_twice(e.value)} under {v.normalization.name}" for v, e in found if np.isfinite(e.value) and v not in bad
-    ]
-    said = []
+    bad = [view for view in study.views if is_bad_fit(study, view, level)]
+    laws = [(view, length_law(study, view, level)) for view in study.views if view not in bad]
+    good = [f"{_twice(law.value)} under {view.normalization.name}" for view, law in laws if law.is_defined]
+    sentences = []
     if good:
-        said = [
+        sentences = [
             f"An example of twice the length gets this many times the signal: {', '.join(good)}.",
-            "2 means that every token counts alike, 1 that every example does; neither is wrong in itself.",
+            "2 means that every token counts alike, 1 that every example does.",
         ]
     if bad:
         worst = max(length_misfit(study, view, level) for view in bad)
-        said.append(
+        sentences.append(
             f"No power of length describes the signal under {', '.join(view.normalization.name for view in bad)}: the "
-            f"best puts {'up to ' if len(bad) > 1 else ''}{percent(worst)} at the wrong lengths; read the deciles."
+            f"best one puts {'up to ' if len(bad) > 1 else ''}{percent(worst)} of it at the wrong lengths. Read the "
+            "deciles instead."
         )
-    return " ".join(said) or "This data cannot tell how signal depends on length."
+    return " ".join(sentences) or "This data cannot tell how signal depends on length."
 
 
 def _twice(elasticity: float) -> str:
     return f"{2.0**elasticity:.2g}" if abs(elasticity) > 3 else f"{2.0**elasticity:.2f}"
 
 
-def _numbers_table(study: SignalStudy, level: str, found: list[tuple[View, Estimate]]) -> Table:
-    columns = (
-        Column("normalization", "normalization"),
-        Column(
-            "elasticity",
-            "elasticity",
-            "number",
-            "exponent of the mean signal in T: twice the length, 2^elasticity the signal",
-        ),
-        Column("low", "low", "number", "end of the 95 % interval"),
-        Column("high", "high", "number", "end of the 95 % interval"),
-        Column(
-            "misfit", "misfit", "percent", "signal that this exponent puts at the wrong lengths; above 10 %: no law"
-        ),
-        Column("theil_sen", "Theil-Sen", "number", "median slope of the logarithms over pairs: the typical example"),
-        Column("concentration", "concentration index", "number", "above 0: long examples hold more than their part"),
-        Column("kakwani", "Kakwani", "number", "0: in proportion to tokens; below: short examples get more"),
-        Column("spearman", "Spearman", "number"),
-        Column("partial", "Spearman given difficulty", "number", "ranks less what the mean loss (and task) explain"),
-    )
+_NUMBER_COLUMNS = (
+    Column("normalization", "normalization"),
+    *estimate_columns(
+        "elasticity", "elasticity", help="exponent of the mean signal in T: twice the length, 2^elasticity the signal"
+    ),
+    Column("misfit", "misfit", "percent", "signal that this exponent puts at the wrong lengths; above 10 %: no law"),
+    Column("theil_sen", "Theil-Sen", "number", "median slope of the logarithms over pairs: the typical example"),
+    Column("concentration", "concentration index", "number", "above 0: long examples have more than their part"),
+    Column("kakwani", "Kakwani", "number", "0: in proportion to tokens; below: short examples get more"),
+    Column("spearman", "Spearman", "number", "rank correlation of signal and length"),
+    Column("partial", "Spearman given difficulty", "number", "after what the mean loss (and task) explain"),
+)
+
+
+def _numbers_table(study: SignalStudy, level: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
     trained = study.size > 0
     size = study.size[trained]
     difficulty = study.column(f"loss:{study.objective}")[trained] / size
     codes, names = study.codes("task")
     tasks = codes[trained] if len(names) > 1 else None
-    for view, estimate in found:
+    for view in study.views:
         signal = study.signal(view, level)[trained]
         keep = signal > 0
-        robust = numbers.theil_sen(np.log(size[keep]), np.log(signal[keep])) if keep.sum() > 2 else float("nan")
-        partial = numbers.partial_spearman(size, signal, difficulty, tasks) if len(size) > 9 else float("nan")
-        slope = (estimate.value, *bounds(estimate.interval), length_misfit(study, view, level), robust)
-        ranked = (numbers.concentration_index(signal, size), numbers.kakwani(signal, size))
-        values = (*slope, *ranked, numbers.spearman(size, signal).r, partial)
-        rows.append((view.normalization.name, *(cell(v) for v in values)))
-    return Table("length-numbers", "Signal and length", columns, tuple(rows))
+        typical = numbers.theil_sen(np.log(size[keep]), np.log(signal[keep])) if keep.sum() > 2 else math.nan
+        partial = numbers.partial_spearman(size, signal, difficulty, tasks) if len(size) > 9 else math.nan
+        concentration, kakwani = numbers.concentration_index(signal, size), numbers.kakwani(signal, size)
+        values = (length_misfit(study, view, level), typical, concentration, kakwani)
+        law, rank = length_law(study, view, level), numbers.spearman(size, signal).r
+        rows.append((view.normalization.name, *estimate_cells(law), *map(cell, (*values, rank, partial))))
+    return Table("length-numbers", "Signal and length", _NUMBER_COLUMNS, tuple(rows))
 
 
 def _deciles(study: SignalStudy, level: str) -> tuple[Table, Chart]:
@@ -140,53 +141,54 @@ def _deciles(study: SignalStudy, level: str) -> tuple[Table, Chart]:
     every = np.full(len(trained), len(bins))
     every[trained] = codes
     names = [number(a) if a == b else f"{number(a)} to {number(b)}" for a, b in bins] + ["untrained"]
-    signals = tuple(view.normalization.name for view in study.views)
+    signals = tuple(rule.name for rule in study.rules)
     sums = study.example_sums(every, len(names), study.views, level)
     sums.total[len(bins)] = 0  # examples without trained tokens are not in these shares
     sums.replicates[:, len(bins)] = 0
     of = shares(sums, names, ["examples", "tokens", *signals])
     table = share_table(of, id="length-deciles", title="Deciles of length", first="length T", signals=signals)
     top = "; ".join(f"{name} {percent(of.column(name)[-1])}" for name in of.columns if of.labels)
-    chart = share_chart(
-        of,
-        id="length-decile-shares",
-        title="Shares by length",
-        x_label="length T",
-        description=f"Shares of examples, tokens and signal by length. The longest group: {top}.",
-    )
-    return table, chart
+    described = f"Shares of examples, tokens and signal by length. The longest group: {top}."
+    title = "Shares by length"
+    return table, share_chart(of, id="length-decile-shares", title=title, x_label="length T", description=described)
 
 
-def _curves(study: SignalStudy, level: str, trained: np.ndarray) -> Chart:
+def _curves(study: SignalStudy, level: str) -> Chart:
+    trained = study.size > 0
     size = study.size[trained]
-    lines = [Series("equal for every example", (0.0, 1.0), (0.0, 1.0), is_reference=True)]
     x, y = numbers.concentration_curve(size, size)
-    lines.append(Series("in proportion to tokens", tuple(x.tolist()), tuple(map(cell, y)), is_reference=True))
+    lines = [
+        Series("equal for every example", (0.0, 1.0), (0.0, 1.0), is_reference=True),
+        Series("in proportion to tokens", tuple(x.tolist()), tuple(map(cell, y)), is_reference=True),
+    ]
     halves = []
     for view in study.views:
         x, y = numbers.concentration_curve(study.signal(view, level)[trained], size)
         lines.append(Series(view.normalization.name, tuple(x.tolist()), tuple(map(cell, y))))
         halves.append(f"{view.normalization.name} {percent(float(np.interp(0.5, x, y)))}")
-    return Chart(
+    described = "Cumulative share of signal over examples from short to long. The shorter half has: " + ", ".join(
+        halves
+    )
+    chart = Chart(
         "length-concentration",
         "line",
-        "Who holds the signal",
+        "Who gets the signal",
         "share of examples, shortest first",
         "share of signal",
         tuple(lines),
-        "Cumulative share of signal over examples from short to long. The shorter half holds: " + ", ".join(halves),
-        format_x="percent",
-        format_y="percent",
+        described,
     )
+    return replace(chart, format_x="percent", format_y="percent")
 
 
-def _correlations(study: SignalStudy, trained: np.ndarray) -> str:
+def _correlations(study: SignalStudy) -> str:
+    trained = study.size > 0
     size, total = study.size[trained], study.column(f"loss:{study.objective}")[trained]
     summed, mean = numbers.pearson(size, total).r, numbers.pearson(size, total / size).r
     return (
-        f"Secondary: over examples, length correlates {number(summed)} with the summed loss and {number(mean)} "
-        "with the mean loss. The first is mechanical, because a sum of T positive terms grows with T whatever the "
-        "model or the loss; it says nothing about bias."
+        f"Over examples, length correlates {number(summed)} with the summed loss and {number(mean)} with the mean "
+        "loss. The first is mechanical: a sum of T positive terms grows with T, whatever the model or the loss. It is "
+        "no sign of bias."
     )
 
 

@@ -1,4 +1,4 @@
-"""Which tokens receive the signal: by role, by confidence, by position, and at the end of the answer."""
+"""Which tokens get the signal: by role, by confidence, by position, and at the end of the answer."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from sftloss.analysis.shared.shares import Shares, cell, largest, share_chart, share_table, shares
-from sftloss.analysis.shared.words import as_clause
+from sftloss.analysis.shared.shares import Shares, cell, share_chart, share_table, shares
+from sftloss.analysis.shared.words import alternative
 from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.token_groups import BAND_NAMES, groupings, token_sums
 from sftloss.analysis.signal.views import LEVELS, View
@@ -17,48 +17,49 @@ from sftloss.weights import TOKEN_MEAN
 from sftloss.words import number, percent
 
 
-def token_shares(study: SignalStudy, grouping: str, *, with_loss: bool = False) -> Shares:
-    """Shares of tokens, of loss where wanted, and of signal under each normalization."""
+def token_shares(study: SignalStudy, grouping: str) -> Shares:
+    """Shares of tokens, of loss, and of signal under each normalization."""
 
     def make() -> Shares:
-        heads = ["tokens", *(["loss"] if with_loss else []), *_signals(study)]
+        heads = ["tokens", "loss", *_signals(study)]
         columns = [name if name in ("tokens", "loss") else f"signal {name}" for name in heads]
         return shares(token_sums(study, grouping, columns), groupings()[grouping].names, heads)
 
-    return study.once((grouping, with_loss), make)
+    return study.once(("token shares", grouping), make)
 
 
 def _signals(study: SignalStudy) -> tuple[str, ...]:
-    return tuple(view.normalization.name for view in study.views)
+    return tuple(rule.name for rule in study.rules)
 
 
 def band_shares(study: SignalStudy) -> Shares:
-    return token_shares(study, "band", with_loss=True)
+    """Shares by confidence."""
+    return token_shares(study, "band")
+
+
+def end_shares(study: SignalStudy) -> Shares:
+    """Shares of the tokens that end an answer, and of the others."""
+    return token_shares(study, "end")
 
 
 def roles_section(study: SignalStudy) -> Section:
     """Shares of tokens and signal by role."""
-    of = token_shares(study, "role")
-    current = study.view.normalization.name
-    parts = ", ".join(f"{label} {percent(v)}" for label, v in zip(of.labels, of.column(current), strict=True))
-    lead = f"Under {current} the signal goes to: {parts or 'no token at all'}."
-    everything = _all_tokens(study)
+    of, everything = token_shares(study, "role"), _all_tokens(study)
+    parts = ", ".join(f"{label} {percent(of.share(label, study.current))}" for label in of.labels)
+    lead = f"Under {study.current} the signal goes to: {parts or 'no token at all'}."
     if of.labels == ("response",):
         rest = " and ".join(f"{k} {percent(v)}" for k, v in everything.items() if k != "response" and v > 0)
-        lead = f"Only answers are trained, {percent(everything['response'])} of all tokens"
-        lead += f"; {rest} is read and not trained." if rest else "."
+        lead = f"Only answers are trained: {percent(everything['response'])} of all tokens."
+        lead += f" The rest is read and not trained: {rest}." if rest else ""
     table = share_table(of, id="roles", title="Roles", first="role", signals=_signals(study))
-    untrained = tuple(k for k, v in everything.items() if v > 0 and k not in of.labels)
     heads = (table.columns[0], Column("all", "all tokens", "percent", "trained or not"), *table.columns[1:])
     rows = [(row[0], everything[str(row[0])], *row[1:]) for row in table.rows]
-    none = tuple(None if column.key.endswith(("_low", "_high")) else 0.0 for column in table.columns[1:])
-    rows += [(k, everything[k], *none) for k in untrained]
+    zeros = tuple(None if column.key.endswith(("_low", "_high")) else 0.0 for column in table.columns[1:])
+    rows += [(role, share, *zeros) for role, share in everything.items() if share > 0 and role not in of.labels]
     table = replace(table, columns=heads, rows=tuple(rows))
-    chart = share_chart(of, id="role-shares", title="Shares by role", x_label="role", description=largest(of))
-    bars = (
-        Series("all tokens", tuple(str(row[0]) for row in rows), tuple(everything[str(row[0])] for row in rows)),
-        *chart.series,
-    )
+    chart = share_chart(of, id="role-shares", title="Shares by role", x_label="role")
+    names = tuple(str(row[0]) for row in rows)
+    bars = (Series("all tokens", names, tuple(everything[name] for name in names)), *chart.series)
     return Section("roles", "Roles", lead, LEVELS[study.options.level], (replace(chart, series=bars),), (table,))
 
 
@@ -71,21 +72,19 @@ def _all_tokens(study: SignalStudy) -> dict[str, float]:
 
 def confidence_section(study: SignalStudy) -> Section:
     """Shares by confidence, and how strongly each loss pushes at each confidence."""
-    of = band_shares(study)
-    current = study.view.normalization.name
-    said = [
-        f"{percent(t)} of the tokens have {label} and get {percent(s)} of the signal"
-        for label, t, s in zip(of.labels, of.column("tokens"), of.column(current), strict=True)
-        if label in (BAND_NAMES[0], BAND_NAMES[-1])
+    of, level = band_shares(study), LEVELS[study.options.level]
+    parts = [
+        f"{percent(of.share(band, 'tokens'))} of the tokens have {band} and get "
+        f"{percent(of.share(band, study.current))} of the signal"
+        for band in (BAND_NAMES[0], BAND_NAMES[-1])
+        if band in of.labels
     ]
-    lead = f"{'; '.join(said)}." if said else "No token has p < 0.01 or p \u2265 0.99."
-    table = share_table(of, id="confidence", title="Confidence", first="p of the target", signals=_signals(study))
-    chart = share_chart(
-        of, id="confidence-shares", title="Shares by confidence", x_label="p of the target", description=largest(of)
-    )
-    level = LEVELS[study.options.level]
+    lead = f"{'; '.join(parts)}." if parts else "No token has p < 0.01 or p \u2265 0.99."
+    first = "p of the target"
+    table = share_table(of, id="confidence", title="Confidence", first=first, signals=_signals(study))
+    chart = share_chart(of, id="confidence-shares", title="Shares by confidence", x_label=first)
     if study.objectives == ("cross_entropy",):  # its factor is 1 everywhere, by definition
-        notes = ("Name a second loss, as --loss 'focal(gamma=2)', to see at which confidence it pulls harder or less.",)
+        notes = ("Add a second loss, for example --loss 'focal(gamma=2)', to compare the losses at each confidence.",)
         return Section("confidence", "Confidence", lead, level, (chart,), (table,), notes=notes)
     factors, factor_table = _factors(study)
     return Section("confidence", "Confidence", lead, level, (chart, factors), (table, factor_table))
@@ -94,81 +93,65 @@ def confidence_section(study: SignalStudy) -> Section:
 def _factors(study: SignalStudy) -> tuple[Chart, Table]:
     """L1 norm of each loss's logit gradient over cross-entropy's, 2 (1 - p), by band."""
     sums = token_sums(study, "band", ["ask", *(f"l1 {name}" for name in study.objectives)]).total
-    series, columns = [], []
-    for index, name in enumerate(study.objectives):
-        with np.errstate(invalid="ignore", divide="ignore"):
-            y = tuple(cell(v) for v in sums[:, 1 + index] / sums[:, 0])
-        series.append(Series(name, tuple(BAND_NAMES), y))
-        columns.append(y)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        factors = [tuple(map(cell, sums[:, 1 + i] / sums[:, 0])) for i in range(len(study.objectives))]
+    bands = tuple(BAND_NAMES)
+    series = [Series(name, bands, factor) for name, factor in zip(study.objectives, factors, strict=True)]
     if "cross_entropy" not in study.objectives:  # else its own line is the reference
-        series.append(Series("cross-entropy", tuple(BAND_NAMES), (1.0,) * len(BAND_NAMES), is_reference=True))
+        series.append(Series("cross-entropy", bands, (1.0,) * len(bands), is_reference=True))
     title = "Strength of each loss relative to cross-entropy"
-    described = "Gradient factor by confidence. 1 is cross-entropy; below 1 the loss lets these tokens rest."
+    described = "Gradient factor by confidence. 1 is cross-entropy; below 1 the loss gives these tokens less weight."
     chart = Chart(
         "gradient-factor", "line", title, "p of the target", "factor", tuple(series), described, "category",
         format_x="text", format_y="ratio",
     )  # fmt: skip
     heads = (Column("band", "p of the target"), *(Column(f"f{i}", n, "ratio") for i, n in enumerate(study.objectives)))
-    rows = tuple((band, *(column[i] for column in columns)) for i, band in enumerate(BAND_NAMES))
+    rows = tuple((band, *(factor[i] for factor in factors)) for i, band in enumerate(bands))
     return chart, Table("gradient-factor", title, heads, rows, "L1 norm of the logit gradient over 2 (1 - p).")
 
 
 def positions_section(study: SignalStudy) -> Section:
     """The first tokens of an answer, tenths of it, and its end."""
-    first = token_shares(study, "first", with_loss=True)
-    tenth = token_shares(study, "tenth", with_loss=True)
-    current = study.view.normalization.name
+    first, tenth = token_shares(study, "first"), token_shares(study, "tenth")
     lead = "No token is trained."
     if first.labels:
-        tokens, loss, signal = (first.column(name)[0] for name in ("tokens", "loss", current))
+        tokens, loss, signal = (percent(first.column(name)[0]) for name in ("tokens", "loss", study.current))
         lead = (
-            f"The first trained tokens of the examples are {percent(tokens)} of the tokens, {percent(loss)} of the "
-            f"loss and {percent(signal)} of the signal. {_end_sentence(study)}"
+            f"The first trained tokens of the examples are {tokens} of the tokens, {loss} of the loss and {signal} of "
+            f"the signal. {_end_sentence(study)}"
         )
-    charts, tables = [], []
-    names = (("position-first", "The first tokens", first), ("position-tenths", "Along the answer", tenth))
-    for key, title, of in names:
+    tables, charts = [], []
+    for key, title, of in (
+        ("position-first", "The first tokens", first),
+        ("position-tenths", "Along the answer", tenth),
+    ):
         tables.append(share_table(of, id=key, title=title, first="trained tokens", signals=_signals(study)))
-        charts.append(
-            share_chart(
-                of, id=f"{key}-shares", title=title, x_label="from the first trained token", description=largest(of)
-            )
-        )
-    notes = (
-        "Positions count from an example's first trained token to its last.",
-        _calibration(study),
-    )
-    ends = _ends_table(study)
-    level = LEVELS[study.options.level]
-    return Section("positions", "Positions and the end", lead, level, tuple(charts), (*tables, ends), notes=notes)
+        charts.append(share_chart(of, id=f"{key}-shares", title=title, x_label="from the first trained token"))
+    notes = ("Positions count from an example's first trained token to its last.", _calibration(study))
+    tables.append(_ends_table(study))
+    title, level = "Positions and the end", LEVELS[study.options.level]
+    return Section("positions", title, lead, level, tuple(charts), tuple(tables), notes=notes)
 
 
 def _calibration(study: SignalStudy) -> str:
     expected, seen = float(study.column("ends_expected").sum()), int(study.column("ends_seen").sum())
     if not seen:
-        return "Whether the model stops where answers end is not known: no answer shows an end token."
+        return "No answer shows an end token, so whether the model stops where answers end is not known."
     return (
-        f"EOS calibration: over all trained tokens of answers the model expects {number(expected)} ends, the data has "
-        f"{seen:,}: a ratio of {number(expected / seen)}, 1 being right."
+        f"Calibration of the end: over all trained tokens of answers the model expects {number(expected)} ends, and "
+        f"the data has {seen:,}. The ratio is {number(expected / seen)}; 1 is right."
     )
-
-
-def end_shares(study: SignalStudy) -> Shares:
-    return token_shares(study, "end", with_loss=True)
 
 
 def _end_sentence(study: SignalStudy) -> str:
     of = end_shares(study)
     if "end" not in of.labels:
         return "No end of a turn or sequence is trained."
-    row = of.labels.index("end")
-    own = [float(of.column(view.normalization.name)[row]) for view in study.views]
-    line = f"The tokens that end an answer are {percent(float(of.column('tokens')[row]))} of the tokens and get "
-    line += f"{percent(own[0])} of the signal"
-    far = int(np.argmax(np.abs(np.nan_to_num(np.array(own) - own[0]))))
-    if percent(own[far]) == percent(own[0]):
-        return line + "."
-    return line + f" ({percent(own[far])} if {as_clause(study.views[far].normalization)})."
+    signal = [of.share("end", rule.name) for rule in study.rules]
+    return (
+        f"The tokens that end an answer are {percent(of.share('end', 'tokens'))} of the tokens and get "
+        f"{percent(signal[0])} of the signal{alternative(signal, study.rules)}."
+    )
 
 
 def _ends_table(study: SignalStudy) -> Table:
@@ -188,21 +171,9 @@ def mean_loss(study: SignalStudy, objective: str) -> float:
 
 def from_band(of: Shares, band: int, column: str) -> float:
     """Share of `column` in `band` and those above it."""
-    return _bands(of, BAND_NAMES[band:], column)
+    return sum(of.share(label, column) for label in BAND_NAMES[band:])
 
 
 def up_to_band(of: Shares, band: int, column: str) -> float:
     """Share of `column` in `band` and those below it."""
-    return _bands(of, BAND_NAMES[: band + 1], column)
-
-
-def _bands(of: Shares, names: list[str], column: str) -> float:
-    return float(sum(v for label, v in zip(of.labels, of.column(column), strict=True) if label in names))
-
-
-def describe_band(of: Shares, label: str, current: str) -> tuple[float, float]:
-    """Token share and signal share of a band, 0 where it is empty."""
-    if label not in of.labels:
-        return 0.0, 0.0
-    row = of.labels.index(label)
-    return float(of.column("tokens")[row]), float(of.column(current)[row])
+    return sum(of.share(label, column) for label in BAND_NAMES[: band + 1])
