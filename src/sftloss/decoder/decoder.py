@@ -7,8 +7,7 @@ the model's own logits and gives the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,11 +51,9 @@ class Decoder:
         """Token ids below it are legal."""
         return self.port.vocabulary(self.model)
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """No gradient and no dropout inside; the modules' own modes are given back."""
-        with evaluating(self.model):
-            yield
+    def evaluating(self) -> AbstractContextManager[None]:
+        """No gradient and no dropout inside; the modules' own modes are restored afterwards."""
+        return evaluating(self.model)
 
     def hidden(
         self,
@@ -159,7 +156,7 @@ def _prove(decoder: Decoder, layer: nn.Module) -> tuple[Head | None, str]:
 
 
 def _isolates(decoder: Decoder) -> bool:
-    """Whether two examples in one row, told apart by position ids only, are computed as if each were alone."""
+    """Whether two examples in one row, separated by position ids only, are computed as if each were alone."""
     if not decoder.port.takes_positions(decoder.model):
         return False
     ids = probe_ids(decoder.vocab_size)[None]

@@ -155,7 +155,7 @@ def local_hidden(hidden: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """No gradient and no dropout inside; the modules' own modes are given back.
+    """No gradient and no dropout inside; the modules' own modes are restored afterwards.
 
     Layers of bitsandbytes stay in training mode: some processors repack them, without a gradient, in the other.
     """
@@ -187,12 +187,12 @@ def _trained_tokens(layer: Any) -> Any:
     return adapter if type(adapter).__name__ == _TRAINED_TOKENS else None
 
 
-def _active_copy(layer: nn.Module) -> nn.Module:
+def _active_copy(layer: Any) -> nn.Module:
     """The copy that PEFT's modules_to_save trains, or the module itself."""
     copies = getattr(layer, "modules_to_save", None)
-    if copies is None:
-        return layer
     active = getattr(layer, "active_adapter", None)
     active = active[0] if isinstance(active, (list, tuple)) and active else active
-    chosen: Any = copies[active] if active in copies else layer.original_module  # noqa: SIM401
+    chosen: nn.Module = layer
+    if copies is not None:
+        chosen = copies[active] if active in copies else layer.original_module  # noqa: SIM401
     return chosen

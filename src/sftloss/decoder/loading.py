@@ -76,12 +76,12 @@ def _device(device: str | torch.device) -> torch.device:
     here += ["mps"] if torch.backends.mps.is_available() else []
     here += [f"xpu:{i}" for i in range(torch.xpu.device_count())]
     try:
-        found = torch.device(device)
+        chosen = torch.device(device)
     except RuntimeError:
         raise ConfigError(f"load_model: device={device} is no device; here are {', '.join(here)}.") from None
-    if str(found) not in here and found.type not in {name.partition(":")[0] for name in here if not found.index}:
+    if str(chosen) not in here and chosen.type not in {name.partition(":")[0] for name in here if not chosen.index}:
         raise ConfigError(f"load_model: device={device} is not on this machine; here are {', '.join(here)}.")
-    return found
+    return chosen
 
 
 def _check_directory(path: Path, name: str) -> None:
@@ -95,9 +95,9 @@ def _check_directory(path: Path, name: str) -> None:
         raise ModelError(f"load_model: {name} has no config.json, give the directory that save_pretrained wrote.")
     if not any(path.glob("*.safetensors")):
         pickled = any(path.glob("*.bin")) or any(path.glob("*.pt"))
-        found = "only pickled weights (.bin), which can run code when read" if pickled else "no weights"
+        content = "only pickled weights (.bin), which can run code when read" if pickled else "no weights"
         raise ModelError(
-            f"load_model: {name} holds {found}; save it with model.save_pretrained(..., safe_serialization=True)."
+            f"load_model: {name} holds {content}; save it with model.save_pretrained(..., safe_serialization=True)."
         )
 
 
@@ -127,5 +127,5 @@ def _hint(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, as one sentence."""
+    """The first line of an error, as one sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".") + "."

@@ -184,7 +184,8 @@ class PlainPort:
         accepted = inspect.signature(type(model).forward).parameters
         output = forward(**{name: value for name, value in self._named(batch).items() if name in accepted})
         output = output[0] if isinstance(output, (tuple, list)) else output
-        return getattr(output, "logits", output)
+        logits: Tensor = getattr(output, "logits", output)
+        return logits
 
 
 def _nothing() -> None:

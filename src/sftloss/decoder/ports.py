@@ -32,13 +32,13 @@ def port_of(model: nn.Module) -> ModelPort:
     Raises:
         ModelError: If there is none.
     """
-    found = _registered(model) or (_TRANSFORMERS if hasattr(model, "get_output_embeddings") else None)
-    if found is None:
+    port = _registered(model) or (_TRANSFORMERS if hasattr(model, "get_output_embeddings") else None)
+    if port is None:
         raise ModelError(
             f"{type(model).__name__} is not a model of transformers and no port is registered for its class; pass "
             "port=sftloss.decoder.PlainPort(...), see docs/own_host.md."
         )
-    return found
+    return port
 
 
 def unwrapped(model: nn.Module) -> list[nn.Module]:

@@ -1,4 +1,4 @@
-"""The port of the models of transformers: all that the library knows of their insides.
+"""The port of the models of transformers: everything here that depends on their insides.
 
 A training pass runs the model's own forward with two changes: it keeps no logits, and its loss function answers zero.
 What the family adds to its loss (router losses, say) is then left alone in the model's loss.
@@ -87,7 +87,7 @@ class TransformersPort:
         name = type(model).__name__
         if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
             raise ModelError(f"{name} is an encoder-decoder, give a causal (decoder-only) language model.")
-        output = _layer(model, "get_output_embeddings")
+        output: nn.Module | None = _layer(model, "get_output_embeddings")
         if output is None or _layer(model, "get_input_embeddings") is None:
             raise ModelError(f"{name} has no language-model head, load it as a causal language model.")
         return output
@@ -108,7 +108,8 @@ class TransformersPort:
         return int(getattr(embedding, "num_embeddings", None) or embedding.weight.shape[0])
 
     def input_device(self, model: Any) -> torch.device:
-        return next(model.get_input_embeddings().parameters()).device
+        weight: Tensor = next(model.get_input_embeddings().parameters())
+        return weight.device
 
     def takes_positions(self, model: nn.Module) -> bool:
         accepted = inspect.signature(_body(model).forward).parameters
@@ -119,10 +120,12 @@ class TransformersPort:
 
     def hidden(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         # a cache, even an empty one, makes transformers drop the block-diagonal mask of packed rows
-        return _body(model)(**inputs, use_cache=False)[0]
+        hidden: Tensor = _body(model)(**inputs, use_cache=False)[0]
+        return hidden
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
-        return model(**inputs, use_cache=False).logits
+        logits: Tensor = model(**inputs, use_cache=False).logits
+        return logits
 
     def connect(self, model: Any) -> Callable[[], None]:
         before = vars(model).get("_loss_function")

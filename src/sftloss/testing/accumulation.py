@@ -56,7 +56,7 @@ def check_accumulation(
         >>> print(report)                                                  # doctest: +SKIP
         Mean of means: each micro-batch is divided by its own count, and the means are averaged; ...
     """
-    rows = rows_of(batch)
+    rows = row_count(batch)
     check_ragged(batch)
     parameters = inspect.signature(compute_loss).parameters
     takes_items = next((name for name in _ITEMS if name in parameters), None)
@@ -68,7 +68,7 @@ def check_accumulation(
             raise ValueError("check_accumulation: the whole batch has no finite, non-zero gradient in the model.")
         splits = []
         for sizes in sizes_of(rows):
-            parts = cut(batch, sizes)
+            parts = cut_rows(batch, sizes)
             means = torch.stack([run.gradient([part]) for part in parts]).mean(dim=0)
             splits.append(judge(run.gradient(parts), whole, sizes, means))
         masked = uses_items = None
@@ -99,9 +99,9 @@ def labels_of(batch: Mapping[str, Any]) -> Tensor:
     return (_labels(batch) != -100).sum()
 
 
-def cut(batch: Mapping[str, Any], sizes: Sequence[int]) -> list[dict[str, Any]]:
+def cut_rows(batch: Mapping[str, Any], sizes: Sequence[int]) -> list[dict[str, Any]]:
     """The batch in micro-batches of so many rows."""
-    rows, parts, start = rows_of(batch), [], 0
+    rows, parts, start = row_count(batch), [], 0
     for size in sizes:
         piece = slice(start, start + size)
         start += size
@@ -128,7 +128,7 @@ class _Runner:
         for part in parts:
             loss = self.compute_loss(self.model, dict(part), **options)
             self.is_finite &= bool(torch.isfinite(loss.detach()).all())
-            (loss if self.items_name is not None else loss / len(parts)).backward()
+            torch.autograd.backward(loss if self.items_name is not None else loss / len(parts))
         return flat_gradient(self.model)
 
 
@@ -173,7 +173,7 @@ def sizes_of(rows: int) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(cuts))
 
 
-def rows_of(batch: Mapping[str, Any]) -> int:
+def row_count(batch: Mapping[str, Any]) -> int:
     """Number of rows, at least two."""
     rows = len(batch["labels"]) if "labels" in batch else len(batch.get("shift_labels", ()))
     if rows < 2:
@@ -215,7 +215,8 @@ def borrowed(model: nn.Module) -> Iterator[None]:
 
 
 def _labels(batch: Mapping[str, Any]) -> Tensor:
-    return batch["labels"][..., 1:] if batch.get("shift_labels") is None else batch["shift_labels"]
+    labels: Tensor = batch["labels"][..., 1:] if batch.get("shift_labels") is None else batch["shift_labels"]
+    return labels
 
 
 def _is_per_row(value: Any, rows: int) -> bool:

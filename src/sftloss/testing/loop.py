@@ -46,7 +46,7 @@ def check_loop(
         >>> print(check_loop(accumulate, model, batch))                    # doctest: +SKIP
         Mean of means: ...
     """
-    ranks, rows = world_size(), law.rows_of(batch)
+    ranks, rows = world_size(), law.row_count(batch)
     law.check_ragged(batch)
     if rows < 2 * ranks:
         raise ValueError(f"check_loop: give at least two rows a rank, got {rows} rows for {ranks} ranks.")
@@ -63,13 +63,13 @@ def check_loop(
             raise ValueError("check_loop: the whole batch leaves no finite, non-zero gradient in the model.")
         splits = []
         for sizes in law.sizes_of(rows):  # every rank the same rows: an error here is not the ranks'
-            parts = law.cut(batch, sizes)
+            parts = law.cut_rows(batch, sizes)
             means = torch.stack([gradient([part]) for part in parts]).mean(dim=0)
             splits.append(law.judge(gradient(parts), whole, sizes, means))
         if ranks > 1:
             shares = _shares(rows, ranks)
-            mine = law.cut(batch, shares)[rank_of()]
-            spread = [gradient([mine]), gradient(law.cut(mine, (1,) * law.rows_of(mine)))]
+            mine = law.cut_rows(batch, shares)[rank_of()]
+            spread = [gradient([mine]), gradient(law.cut_rows(mine, (1,) * law.row_count(mine)))]
             splits += [law.judge(each, whole, shares, is_over_ranks=True) for each in spread]
     return AccumulationReport(all(s.error <= tolerance for s in splits), tuple(splits), tolerance)
 

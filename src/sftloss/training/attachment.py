@@ -152,7 +152,8 @@ class Attachment:
 
     def own_forward(self) -> Callable[..., Any]:
         """The forward that the model had before."""
-        return type(self.model).forward.__get__(self.model) if self._before is None else self._before
+        own: Callable[..., Any] = type(self.model).forward.__get__(self.model) if self._before is None else self._before
+        return own
 
     def run(self, batch: dict[str, Any]) -> Any:
         """One forward pass with labels."""

@@ -38,6 +38,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors | json.loads((file.metadata() or {}).get("words", "{}"))
+            words: dict[str, Any] = json.loads((file.metadata() or {}).get("words", "{}"))
+            return tensors | words
     except (SafetensorError, ValueError) as error:
         raise ConfigError(f"{path} is damaged ({error}); continue from another checkpoint.") from None

@@ -105,7 +105,7 @@ def weigh_batch(loss: Loss, batch: Mapping[str, Any]) -> dict[str, Any]:
     out = {name: value for name, value in batch.items() if name not in gone}
     is_trained = (tokens.weights != 0).double()
     counts = segment_lengths(is_trained, tokens.segments)
-    found = {
+    aligned = {
         "shift_labels": tokens.targets,
         "loss_weights": tokens.weights,
         "sequence_shares": is_trained / counts.clamp(min=1.0),
@@ -113,7 +113,7 @@ def weigh_batch(loss: Loss, batch: Mapping[str, Any]) -> dict[str, Any]:
         "tasks": tokens.tasks,
         **tokens.extras,
     }
-    out |= {name: value.view(labels.shape) for name, value in found.items() if value is not None}
+    out |= {name: value.view(labels.shape) for name, value in aligned.items() if value is not None}
     if out.get("position_ids") is None:
         out["position_ids"] = torch.arange(labels.shape[1], device=labels.device).expand(labels.shape)
     return out
@@ -141,9 +141,9 @@ def _weighed(loss: Loss, batch: Mapping[str, Any], labels: Tensor) -> Tokens:
 def _segments(batch: Mapping[str, Any], labels: Tensor) -> Int[Tensor, " tokens"]:
     """The sequence of each position, flat, different from row to row."""
     if batch.get("segments") is not None:
-        given = batch["segments"].long()
-        rows = torch.arange(given.shape[0], device=given.device)[:, None]
-        return torch.where(given < 0, -1, given + rows * 2**32).reshape(-1)
+        names = batch["segments"].long()
+        rows = torch.arange(names.shape[0], device=names.device)[:, None]
+        return torch.where(names < 0, -1, names + rows * 2**32).reshape(-1)
     starts = torch.zeros_like(labels, dtype=torch.int64)
     starts[:, :1] = 1
     position_ids = batch.get("position_ids")
@@ -171,7 +171,7 @@ def _refuse_packed_with_mask(loss: Loss, batch: Mapping[str, Any]) -> None:
 def _role_weights(
     loss: Loss, batch: Mapping[str, Any], targets: Tensor, is_within: Bool[Tensor, " tokens"]
 ) -> tuple[Tensor, Tensor]:
-    """Weight by role, and the targets: where a role is trained that the labels ignore, the input says the target."""
+    """Weight by role, and the targets: where a role is trained that the labels ignore, the input is the target."""
     is_labelled = targets != IGNORED
     if loss.roles is None:
         return is_labelled.double(), targets

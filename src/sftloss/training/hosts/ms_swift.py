@@ -44,9 +44,9 @@ def register(name: str, loss: Loss | str | Objective) -> type:
             "normalization, roles, tasks or another normalizer use sftloss.training.with_loss on its trainer class."
         )
 
-    made = type(f"Sftloss_{name}", (SwiftLoss, room.BaseLoss), {"chosen": chosen, "loss_name": name})
-    room.loss_map[name] = made
-    return made
+    room.loss_map[name] = type(f"Sftloss_{name}", (SwiftLoss, room.BaseLoss), {"chosen": chosen, "loss_name": name})
+    loss_class: type = room.loss_map[name]
+    return loss_class
 
 
 class SwiftLoss:
@@ -89,7 +89,8 @@ def loss_of_logits(
     kept = torch.nonzero(weights)[:, 0]  # a row that does not count is not even read: NaN there poisons nothing
     stats = from_logits(logits.reshape(-1, logits.shape[-1])[kept], targets[kept])
     losses = loss.function(stats)
-    return (losses * weights[kept]).sum() / items
+    loss_of_step: Tensor = (losses * weights[kept]).sum() / items
+    return loss_of_step
 
 
 __all__ = ["loss_of_logits", "register"]

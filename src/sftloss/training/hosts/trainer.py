@@ -35,7 +35,7 @@ def with_loss(trainer: type[_T], loss: Loss | str | Objective) -> type[_T]:
 
     It is a subclass of :class:`LossTrainer` and `trainer`, which itself stays as it is; it can be subclassed and
     pickled. The step's normalizer is counted where the Trainer counts tokens, over the whole accumulation window and
-    all ranks, whatever `average_tokens_across_devices` says. The log gains `cross_entropy`, `entropy` and
+    all ranks, whatever the value of `average_tokens_across_devices`. The log gains `cross_entropy`, `entropy` and
     `token_accuracy` of the response tokens since the last line, and how many tokens were trained and seen.
     `eval_loss` is the loss of the whole evaluation set, not a mean over its batches.
 
@@ -55,9 +55,15 @@ def with_loss(trainer: type[_T], loss: Loss | str | Objective) -> type[_T]:
         >>> trainer = with_loss(Trainer, "focal(gamma=2)")(model=model, args=args)   # doctest: +SKIP
     """
     chosen = as_loss(loss)
-    names = {"__module__": trainer.__module__, "__qualname__": trainer.__qualname__, "__doc__": LossTrainer.__doc__}
+    names: dict[str, Any] = {
+        "__module__": trainer.__module__,
+        "__qualname__": trainer.__qualname__,
+        "__doc__": LossTrainer.__doc__,
+    }
     bases = (trainer,) if issubclass(trainer, LossTrainer) else (LossTrainer, trainer)
-    return _kind_of(trainer)(trainer.__name__, bases, {**names, "training_loss": chosen, "_parts": (trainer, chosen)})
+    names |= {"training_loss": chosen, "_parts": (trainer, chosen)}
+    subclass: type[_T] = _kind_of(trainer)(trainer.__name__, bases, names)
+    return subclass
 
 
 class LossTrainerType(type):
@@ -139,7 +145,7 @@ class LossTrainer(_Trainer):
         if num_items_in_batch is not None and not isinstance(num_items_in_batch, Step):
             raise ConfigError(
                 f"with_loss: {type(self).__name__} counts the items of a step by itself; use a transformers version "
-                "whose Trainer asks _get_num_items_in_batch."
+                "whose Trainer calls _get_num_items_in_batch."
             )
         self.attached()
         outputs = model(**hold(inputs, self._columns()), num_items_in_batch=num_items_in_batch)
@@ -174,7 +180,7 @@ class LossTrainer(_Trainer):
             if metrics.get("trained_tokens") == 0:
                 _LOG.warning(
                     "sftloss: nothing was trained up to step %d since the last line of the log: every label is "
-                    "ignored or every weight 0, so its loss of 0 says nothing.",
+                    "ignored or every weight 0, so its loss of 0 means nothing.",
                     self.state.global_step,
                 )
             logs.update({name: value for name, value in metrics.items() if name != "loss"})
@@ -249,7 +255,7 @@ copyreg.pickle(LossTrainerType, _reduced)
 
 def _is_table(dataset: Any) -> bool:
     """Whether it is a table of `datasets`, and no wrapper around one, which has the same column names."""
-    from transformers.utils import is_datasets_available
+    from transformers.utils.import_utils import is_datasets_available
 
     if not is_datasets_available():
         return False

@@ -28,7 +28,7 @@ def pack_with_columns(
     Raises:
         ConfigError: If a row has another number of values than tokens.
     """
-    from trl import pack_dataset
+    from trl.data_utils import pack_dataset
 
     whole = copy.copy(args)
     whole.max_length, whole.shuffle_dataset = None, False

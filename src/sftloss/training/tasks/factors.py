@@ -1,4 +1,4 @@
-"""Factors by task: what training asks of them, and the fixed ones."""
+"""Factors by task: the protocol training uses, and the fixed ones."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class TaskWeighting(TaskFactor):
     In evaluation no task is weighted, so losses before and after, and of other strategies, can be compared.
 
     Args:
-        weighting: Names, strategy and rules. Its `base` says what a task is divided by: ``"task_mean"`` by its own
+        weighting: Names, strategy and rules. Its `base` decides what a task is divided by: ``"task_mean"`` by its own
             normalizer, ``"token_mean"`` all by one.
         conflicts: Log the cosines between the tasks' gradients, also under a strategy that does not read them.
         layerwise: Hold the gradients by task of one layer at a time, for full fine-tuning; a step is then one batch.
@@ -305,7 +305,7 @@ def check_attributable(model: nn.Module, port: ModelPort, name: str) -> None:
     """Refuse a model whose gradients one backward pass cannot separate by task.
 
     Raises:
-        ConfigError: In one sentence that says why.
+        ConfigError: With the reason in one sentence.
     """
     if port.adds_loss(model):
         why = "the router loss of this model mixes tasks; switch it off (output_router_logits=False)"

@@ -138,9 +138,9 @@ class TokenSums:
 def _is_real(seen: Pass) -> Bool[Tensor, " tokens"]:
     """Positions that are no padding."""
     is_real, mask = seen.tokens.segments >= 0, seen.batch.get("attention_mask")
-    if mask is None or mask.dim() != 2 or mask.numel() != is_real.numel():
-        return is_real
-    return is_real & (mask.reshape(-1) != 0)
+    if isinstance(mask, Tensor) and mask.dim() == 2 and mask.numel() == is_real.numel():
+        is_real &= mask.reshape(-1) != 0
+    return is_real
 
 
 def _shares(seen: Pass) -> tuple[Float[Tensor, "levels groups"], bool]:
