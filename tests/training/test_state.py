@@ -179,3 +179,17 @@ def test_position_ids_beside_a_mask_of_padded_rows_are_no_packing() -> None:
     positions = torch.arange(BATCH["input_ids"].shape[1]).expand(BATCH["input_ids"].shape)
     zero_in_padding = positions * BATCH["attention_mask"]
     assert float(model(**BATCH, position_ids=zero_in_padding).loss.detach()) == pytest.approx(plain, rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_compiled_attached_model_trains_as_before() -> None:
+    """Dynamo rebuilds bound methods by name; the model's own forward must not become ours by that."""
+    model = model_of(dtype=torch.float32)
+    attach(model, "cross_entropy")
+    model(**BATCH).loss.backward()
+    expected = gradients(model)
+    compiled = torch.compile(model, backend="eager")
+    compiled(**BATCH).loss.backward()
+    assert relative_error(gradients(model), expected) < 1e-5
+    assert compiled.eval()(**BATCH).logits.shape[-1] == 61

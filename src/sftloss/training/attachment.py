@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from types import MethodType
 from typing import Any
 
 import torch
@@ -152,8 +153,9 @@ class Attachment:
 
     def own_forward(self) -> Callable[..., Any]:
         """The forward that the model had before."""
-        own: Callable[..., Any] = type(self.model).forward.__get__(self.model) if self._before is None else self._before
-        return own
+        # not forward.__get__(model), of which torch.compile would make model.forward, which is ours
+        own: Callable[..., Any] = MethodType(type(self.model).forward, self.model)
+        return own if self._before is None else self._before
 
     def run(self, batch: dict[str, Any]) -> Any:
         """One forward pass with labels."""
@@ -255,6 +257,7 @@ class AttachedForward:
     def __init__(self, attachment: Attachment) -> None:
         model = attachment.model
         self.__self__, self.__name__, self.attachment = model, "forward", attachment
+        self.names = tuple(own_signature(model).parameters)
         self.place = next(name for i in count() if (name := f"{MARK}_forward{i}") not in vars(model))
         setattr(model, self.place, self)
 
@@ -276,8 +279,8 @@ class AttachedForward:
         return inspect.Signature([*(p for p in own if p not in last), *ours, *last])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        attachment, names = self.attachment, own_signature(self.__self__).parameters
-        batch = release({**dict(zip(names, args, strict=False)), **kwargs})
+        attachment = self.attachment
+        batch = release({**dict(zip(self.names, args, strict=False)), **kwargs})
         has_labels = batch.get("labels") is not None or batch.get("shift_labels") is not None
         if has_labels and attachment.is_active:
             return attachment.run(batch)
