@@ -47,7 +47,7 @@ def tempered(stats: TokenStats, *, power: float = 0.5) -> Float[Tensor, " tokens
 '''
 
 STRATEGY = '''
-from sftloss.tasks.strategies.pieces import check, log, smoothed_loss, zeros
+from sftloss.tasks.strategies.pieces import check_range, log, smoothed_loss, zeros
 from sftloss.tasks.strategies.strategy import Strategy, recorded
 
 
@@ -64,7 +64,7 @@ def rooted(*, decay: float = 0.9) -> Strategy:
     Source:
         Own.
     """
-    check("rooted", decay=(decay, "in [0, 1)"))
+    check_range("rooted", decay=(decay, "in [0, 1)"))
     return Strategy("rooted", zeros("loss"), smoothed_loss(decay), lambda state: log(state["loss"]) / 2)
 '''
 

@@ -63,7 +63,7 @@ def docstring_of(function: Callable[..., Any]) -> Docstring:
     return Docstring(" ".join(summary.split()), " ".join(formula[1].split()), body.strip(), sections)
 
 
-def plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Return text on one line, without the markup that a terminal cannot show."""
     text = re.sub(r":math:`([^`]*)`", lambda math: plain_formula(math[1]), " ".join(text.split()))
     text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text)

@@ -14,7 +14,7 @@ from tests.paths import ROOT
 from sftloss import objectives
 from sftloss.docstrings import replace_region
 from sftloss.objectives import OBJECTIVES, cross_entropy, objective
-from sftloss.objectives.page import regions
+from sftloss.objectives.page import objective_regions
 from sftloss.registry import with_imports
 from sftloss.statistics import FIELDS
 
@@ -35,7 +35,7 @@ def test_closed_forms_have_no_row_for_an_objective_that_does_not_exist() -> None
 
 def test_the_committed_page_is_what_the_docstrings_give() -> None:
     page = DOCS.read_text(encoding="utf-8")
-    for name, text in regions().items():
+    for name, text in objective_regions().items():
         assert replace_region(page, name, text) == page, "run: python -m sftloss.objectives"
 
 

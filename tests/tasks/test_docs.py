@@ -11,7 +11,7 @@ from tests.paths import ROOT
 from sftloss.docstrings import docstring_of, replace_region
 from sftloss.registry import with_imports
 from sftloss.tasks import STRATEGIES
-from sftloss.tasks.page import regions
+from sftloss.tasks.page import strategy_regions
 
 PAGE = (ROOT / "docs" / "multitask.md").read_text(encoding="utf-8")
 
@@ -27,7 +27,7 @@ def test_every_law_names_tests_that_exist() -> None:
 
 
 def test_the_committed_table_is_what_the_docstrings_give() -> None:
-    for name, text in regions().items():
+    for name, text in strategy_regions().items():
         assert replace_region(PAGE, name, text) == PAGE, "run: python -m sftloss.tasks"
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from sftloss.objectives.description import Description, description, descriptions
 from sftloss.objectives.expression import objective
-from sftloss.objectives.record import OBJECTIVES, Objective, ObjectiveRecord, listed
-from sftloss.objectives.terms import ObjectiveSum, Term, function_named, plug_in_names
+from sftloss.objectives.record import OBJECTIVES, Objective, ObjectiveRecord, in_listing_order
+from sftloss.objectives.terms import ObjectiveSum, Term, objective_function, plug_in_names
 from sftloss.registry import functions_with_records
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sftloss.objectives.z_loss import z_loss as z_loss
     # end objectives
 
-OBJECTIVES.update(listed(functions_with_records(__name__)))
+OBJECTIVES.update(in_listing_order(functions_with_records(__name__)))
 globals().update(OBJECTIVES)  # in place of the modules of the same names
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
     "Term",
     "description",
     "descriptions",
-    "function_named",
+    "objective_function",
     "objective",
     "plug_in_names",
 ]

@@ -1,5 +1,5 @@
 """``python -m sftloss.objectives``: rewrite the generated parts of the documentation page."""
 
-from sftloss.objectives.page import main
+from sftloss.objectives.page import rewrite_objectives_page
 
-main()
+rewrite_objectives_page()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sftloss.docstrings import Docstring, docstring_of, plain, plain_formula
+from sftloss.docstrings import Docstring, docstring_of, plain_formula, plain_text
 from sftloss.objectives.record import OBJECTIVES, ObjectiveRecord, hyper_parameters, objective_record
 
 
@@ -47,10 +47,10 @@ class Description:
         meanings = self.docstring.arguments
         sections = {title: self.docstring.sections.get(title.capitalize(), "") for title in _SECTIONS}
         return {
-            "summary": plain(self.docstring.summary),
+            "summary": plain_text(self.docstring.summary),
             "formula": plain_formula(self.docstring.formula),
-            **{name: plain(meanings.get(name, "")) for name in self.hyper_parameters},
-            **{title: plain(text) for title, text in sections.items()},
+            **{name: plain_text(meanings.get(name, "")) for name in self.hyper_parameters},
+            **{title: plain_text(text) for title, text in sections.items()},
         }
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeGuard
 from torch import Tensor
 
 from sftloss.objectives.record import OBJECTIVES, hyper_parameters
-from sftloss.objectives.terms import HyperValue, ObjectiveSum, Term, check_term, cut, function_named
+from sftloss.objectives.terms import HyperValue, ObjectiveSum, Term, check_term, objective_function, shortened
 from sftloss.registry import closest, path_of
 
 MAX_LENGTH = 1000
@@ -65,10 +65,10 @@ def objective(loss: str | Callable[..., Tensor]) -> ObjectiveSum:
         raise TypeError(f"objective: expected an expression or a function, got {type(loss).__name__}. {_EXAMPLE}")
     coefficients = _read(_parse(loss))
     if None in coefficients:
-        raise ValueError(f"objective: {cut(loss)} is a constant, with no objective to train on. {_EXAMPLE}")
+        raise ValueError(f"objective: {shortened(loss)} is a constant, with no objective to train on. {_EXAMPLE}")
     terms = tuple(Term(coefficient, *key) for key, coefficient in coefficients.items() if key and coefficient)
     if not terms:
-        raise ValueError(f"objective: {cut(loss)} is zero everywhere; every coefficient is 0 or cancels.")
+        raise ValueError(f"objective: {shortened(loss)} is zero everywhere; every coefficient is 0 or cancels.")
     return ObjectiveSum(terms)
 
 
@@ -84,7 +84,7 @@ def _of_function(function: Callable[..., Tensor]) -> Term:
             name = path_of(function, "objective")
         except ValueError as error:
             raise ValueError(f"objective: {error}") from None
-    return Term(1.0, *_key(name, {key: _Argument(value, cut(repr(value))) for key, value in bound.items()}))
+    return Term(1.0, *_key(name, {key: _Argument(value, shortened(repr(value))) for key, value in bound.items()}))
 
 
 def _parse(text: str) -> ast.expr:
@@ -96,23 +96,25 @@ def _parse(text: str) -> ast.expr:
     foreign = _FOREIGN.search(_PATH.sub(lambda match: match[0] if match[1] else match[0].replace(":", "."), text))
     if foreign:
         at, character = foreign.start() + 1, foreign.group()
-        raise ValueError(f"objective: character {ascii(character)} at {at} of {cut(text)} has no meaning. {_EXAMPLE}")
+        raise ValueError(
+            f"objective: character {ascii(character)} at {at} of {shortened(text)} has no meaning. {_EXAMPLE}"
+        )
     # Python has no a:b, and brackets have just been refused: module:name is parsed as module[name]
     code = _PATH.sub(lambda match: match[1] or f"{match[2]}[{match[3]}]", text)
     try:
         tree = ast.parse(code, mode="eval").body
     except SyntaxError as error:
         where = f" at character {error.offset - code[: error.offset].count(']')}" if error.offset else ""
-        raise ValueError(f"objective: {cut(text)} cannot be read{where}: {error.msg}. {_EXAMPLE}") from None
+        raise ValueError(f"objective: {shortened(text)} cannot be read{where}: {error.msg}. {_EXAMPLE}") from None
     except (MemoryError, RecursionError):  # how the parser reports depth differs by version
-        raise ValueError(f"objective: {cut(text)} cannot be read: it is nested too deeply.") from None
+        raise ValueError(f"objective: {shortened(text)} cannot be read: it is nested too deeply.") from None
     # counted before anything recurses; a sum nests to the left, one level a term
     level: list[ast.AST] = [tree]
     depth = 0
     while level:
         level, depth = [child for node in level for child in ast.iter_child_nodes(node)], depth + 1
         if depth > MAX_DEPTH:
-            raise ValueError(f"objective: {cut(text)} is nested, or has terms, more than {MAX_DEPTH} deep.")
+            raise ValueError(f"objective: {shortened(text)} is nested, or has terms, more than {MAX_DEPTH} deep.")
     return tree
 
 
@@ -221,11 +223,11 @@ def _key(name: str, arguments: Mapping[str, _Argument]) -> _Key:
 
 
 def _hyper_parameters(name: str) -> dict[str, object]:
-    function = function_named(name)
+    function = objective_function(name)
     try:
         return hyper_parameters(function)
     except (TypeError, ValueError) as error:  # some functions written in C have no signature
-        raise ValueError(f"objective: {cut(name)} cannot be used: {error}.") from None
+        raise ValueError(f"objective: {shortened(name)} cannot be used: {error}.") from None
 
 
 def _value(where: str, argument: _Argument, default: object) -> HyperValue:
@@ -261,7 +263,7 @@ def _finite(value: float) -> float:
 
 
 def _source(node: ast.AST) -> str:
-    return cut(_spelled(ast.unparse(node)))
+    return shortened(_spelled(ast.unparse(node)))
 
 
 def _spelled(code: str) -> str:

@@ -18,14 +18,14 @@ from sftloss.statistics import from_logits
 PROBABILITIES = (0.01, 0.1, 0.5, 0.9, 0.99)
 
 
-def main() -> None:
+def rewrite_objectives_page() -> None:
     """Rewrite the page and the imports; run it in the root of the repository."""
-    write_regions(Path("docs/objectives.md"), regions())
+    write_regions(Path("docs/objectives.md"), objective_regions())
     room = Path(__file__).with_name("__init__.py")
     room.write_text(with_imports(room.read_text(encoding="utf-8"), OBJECTIVES), encoding="utf-8")
 
 
-def regions() -> dict[str, str]:
+def objective_regions() -> dict[str, str]:
     """Return the generated regions of the page by name."""
     entries = descriptions()
     return {

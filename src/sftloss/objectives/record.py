@@ -39,7 +39,7 @@ def objective_record(name: str, function: Callable[..., Tensor]) -> ObjectiveRec
     return record if isinstance(record, ObjectiveRecord) else ObjectiveRecord((name,))
 
 
-def listed(functions: dict[str, Callable[..., Tensor]]) -> dict[str, Callable[..., Tensor]]:
+def in_listing_order(functions: dict[str, Callable[..., Tensor]]) -> dict[str, Callable[..., Tensor]]:
     """Return objectives in the order of lists and pages: cross-entropy, the other losses, then terms to add."""
     return dict(
         sorted(

@@ -10,13 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sftloss.objectives.record import OBJECTIVES
-from sftloss.registry import function_named as named_in
-from sftloss.registry import plug_ins
+from sftloss.registry import function_named, plug_ins
 from sftloss.statistics import TokenStats, from_logits
 
 HyperValue = float | str | bool | None
 
-GROUP = "sftloss.objectives"
+OBJECTIVE_GROUP = "sftloss.objectives"
 """The entry points by which installed packages add objectives."""
 
 
@@ -35,7 +34,7 @@ class Term:
     hyper_parameters: tuple[tuple[str, HyperValue], ...] = ()
 
     def __call__(self, stats: TokenStats) -> Float[Tensor, " tokens"]:
-        loss = function_named(self.name)(stats, **dict(self.hyper_parameters))
+        loss = objective_function(self.name)(stats, **dict(self.hyper_parameters))
         return loss if self.coefficient == 1 else self.coefficient * loss
 
     def spelling(self) -> str:
@@ -69,21 +68,21 @@ class ObjectiveSum:
     __repr__ = __str__
 
 
-def function_named(name: str) -> Callable[..., Tensor]:
+def objective_function(name: str) -> Callable[..., Tensor]:
     """Return the objective of this name; only a name with a colon, or a plug-in's own, imports anything.
 
     Raises:
         ValueError: If there is none.
     """
     try:
-        return named_in(name, OBJECTIVES, GROUP, "objective")
+        return function_named(name, OBJECTIVES, OBJECTIVE_GROUP, "objective")
     except ValueError as error:
         raise ValueError(f"objective: {error}") from error.__cause__
 
 
 def plug_in_names() -> tuple[str, ...]:
     """Return the names of the objectives that installed packages add. Nothing is imported."""
-    return tuple(name for name in plug_ins(GROUP) if name not in OBJECTIVES)
+    return tuple(name for name in plug_ins(OBJECTIVE_GROUP) if name not in OBJECTIVES)
 
 
 def check_term(term: Term) -> None:
@@ -92,7 +91,7 @@ def check_term(term: Term) -> None:
     Raises:
         ValueError: If it refuses its hyper-parameters, fails, does not return one number a token, or mixes tokens.
     """
-    function, spelling = function_named(term.name), cut(term.spelling())
+    function, spelling = objective_function(term.name), shortened(term.spelling())
     logits = torch.tensor(_LOGITS, device="cpu")
     stats = from_logits(logits, torch.arange(4, device="cpu") % 3)
     try:
@@ -129,6 +128,6 @@ def _show(value: HyperValue) -> str:
     return repr(value)
 
 
-def cut(text: str) -> str:
+def shortened(text: str) -> str:
     """Return text in quotes, at most 60 characters of it."""
     return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,5 +1,5 @@
 """``python -m sftloss.tasks``: rewrite the generated table of the documentation page."""
 
-from sftloss.tasks.page import main
+from sftloss.tasks.page import rewrite_strategies_page
 
-main()
+rewrite_strategies_page()

@@ -9,7 +9,7 @@ from typing import Any
 from sftloss.registry import function_named
 from sftloss.tasks.strategies import STRATEGIES, Strategy, static
 
-GROUP = "sftloss.strategies"
+STRATEGY_GROUP = "sftloss.strategies"
 """The entry points by which installed packages add strategies."""
 
 
@@ -44,7 +44,7 @@ def strategy_named(name: str, hyper: Mapping[str, Any] | None = None) -> Strateg
         ValueError: If there is none of this name, it has no such hyper-parameter, or it returns no strategy.
     """
     try:
-        make: Callable[..., Strategy] = function_named(name, STRATEGIES, GROUP, "strategy")
+        make: Callable[..., Strategy] = function_named(name, STRATEGIES, STRATEGY_GROUP, "strategy")
     except ValueError as error:
         raise ValueError(f"MultiTaskLoss: {error}") from error.__cause__
     hyper = dict(hyper or {})

@@ -123,17 +123,18 @@ def complementary(name: str, q: Tensor, b: Float[Tensor, "problems tasks"]) -> F
     for _ in range(20 * count + 20):
         # bound variables have a row of the identity: their solution is 0
         system = torch.where(free[:, :, None] & free[:, None, :], regular, identity)
-        x = torch.linalg.solve(system, torch.where(free, -b, 0))
+        x: Tensor = torch.linalg.solve(system, torch.where(free, -b, 0))
         wrong = torch.where(free, x < -slack, x @ regular + b < -slack)
         counts = wrong.sum(1)
         if not bool(counts.any()):
-            return x.clamp(min=0)
+            break
         patience = torch.where(counts < fewest, 3, patience - 1)
         fewest = torch.minimum(fewest, counts)
         last = wrong & (wrong.long().cumsum(1) == counts[:, None])
         free = free ^ torch.where((patience >= 0)[:, None], wrong, last)
-    unsolved(name)
-    return x.clamp(min=0)
+    else:
+        unsolved(name)
+    return torch.clamp(x, min=0)
 
 
 def balance(name: str, gramian: Scaled, alpha: float) -> Tensor:
@@ -170,9 +171,11 @@ def balance(name: str, gramian: Scaled, alpha: float) -> Tensor:
             step /= 2
         u = u - step * newton
         if float((step * newton / u).abs().max()) < 1e-12:
-            return u * s
-    unsolved(name)
-    return u * s
+            break
+    else:
+        unsolved(name)
+    weights: Tensor = u * s
+    return weights
 
 
 def unsolved(name: str) -> None:

@@ -314,7 +314,8 @@ class MultiTaskLoss(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MultiTaskLoss:
         """Move to the model's device but not to its dtype: counts and sums in bfloat16 would stop growing."""
         device = fn(torch.zeros(1, device=self.weights.device)).device
-        return super()._apply(lambda tensor: checkpoint.on_device(tensor, device), recurse)
+        super()._apply(lambda tensor: checkpoint.on_device(tensor, device), recurse)
+        return self
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return names and strategy, so that a checkpoint is read by name."""

@@ -19,14 +19,14 @@ _NEEDS = {
 }
 
 
-def main() -> None:
+def rewrite_strategies_page() -> None:
     """Rewrite the table and the imports; run it in the root of the repository."""
-    write_regions(Path("docs/multitask.md"), regions())
+    write_regions(Path("docs/multitask.md"), strategy_regions())
     room = Path(__file__).with_name("strategies") / "__init__.py"
     room.write_text(with_imports(room.read_text(encoding="utf-8"), STRATEGIES), encoding="utf-8")
 
 
-def regions() -> dict[str, str]:
+def strategy_regions() -> dict[str, str]:
     """Return the generated regions of the page by name."""
     head = ["| strategy | needs | weights |", "|---|---|---|"]
     return {"strategies": "\n".join([*head, *(_row(name, make) for name, make in STRATEGIES.items())])}

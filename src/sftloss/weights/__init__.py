@@ -1,7 +1,8 @@
 """How much each token counts: weights u from the data, one normalizer Z a step, coefficients c = u / Z.
 
-Everything is flat, ``(tokens,)``: padded and packed batches look the same, and ``segments`` says which sequence a
-token belongs to (any integers; negative is padding). The factors multiply in this order::
+Everything is flat, ``(tokens,)``: padded and packed batches look the same, and ``segments`` holds the sequence of each
+token (any integers; negative is padding). Weights are dimensionless data: none has a gradient. The factors multiply in
+this order::
 
     u = role_weights(roles, {"prompt": 0.1, "response": 1.0})
     u = position_weights(u, segments, start=0.5, end=1.0)
@@ -14,6 +15,7 @@ token belongs to (any integers; negative is padding). The factors multiply in th
 
 from __future__ import annotations
 
+from sftloss.roles import ROLES
 from sftloss.weights.groups import group_coefficients, group_normalizers, group_weights
 from sftloss.weights.lengths import adaptive_length_weights, length_weights, segment_lengths
 from sftloss.weights.normalization import (
@@ -27,7 +29,7 @@ from sftloss.weights.normalization import (
 )
 from sftloss.weights.normalizer import NORMALIZERS, coefficients, normalizer, validate_weights
 from sftloss.weights.positions import position_weights
-from sftloss.weights.roles import ROLES, role_weights
+from sftloss.weights.roles import role_weights
 
 __all__ = [
     "EXAMPLE_MEAN",

@@ -29,9 +29,6 @@ def group_weights(
     Raises:
         ValueError: If the shapes do not fit, or a group on the CPU is out of range.
 
-    Gradient:
-        None: weights are data.
-
     Example:
         >>> group_weights(torch.ones(3), torch.tensor([0, 1, 1]), torch.tensor([1.0, 0.5]))
         tensor([1.0000, 0.5000, 0.5000])
@@ -49,7 +46,7 @@ def group_normalizers(
     by: str = "weights",
     segments: Int[Tensor, " tokens"] | None = None,
 ) -> Float[Tensor, " groups"]:
-    r"""What one micro-batch adds to each group's normalizer :math:`Z_g`; :func:`sftloss.weights.normalizer` by group.
+    r"""Contribution of one micro-batch to each group's normalizer :math:`Z_g`, as :func:`normalizer` by group.
 
     Args:
         weights: Weight of each token, ``(tokens,)``, dimensionless.
@@ -130,9 +127,9 @@ def group_coefficients(
         )
     _check_groups("group_coefficients", groups, factors)
     totals = totals.detach().to(weights.device)
-    each = totals if totals.dim() == 0 else _of_group(totals, groups)
+    z = totals if totals.dim() == 0 else _of_group(totals, groups)
     factor = _of_group(factors, groups).to(exact_dtype(weights.device))
-    return divide(weights.to(factor.dtype) * factor, each).to(weights.dtype)
+    return divide(weights.to(factor.dtype) * factor, z).to(weights.dtype)
 
 
 def _of_group(values: Tensor, groups: Tensor) -> Tensor:

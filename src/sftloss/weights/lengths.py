@@ -1,4 +1,4 @@
-"""Weight by how long the token's segment is."""
+"""Weight by the length of a token's segment."""
 
 from __future__ import annotations
 
@@ -46,9 +46,6 @@ def length_weights(
     Raises:
         ValueError: If the shapes differ, ``alpha`` is not finite, or a weight on the CPU is negative.
 
-    Gradient:
-        None: weights are data.
-
     Example:
         >>> length_weights(torch.ones(3), torch.tensor([0, 0, 1]), alpha=1.0)
         tensor([0.5000, 0.5000, 1.0000])
@@ -82,10 +79,9 @@ def adaptive_length_weights(
         \text{down: } u_i = w_i \, e^{-\lambda |n - n^*| / n^*}, \qquad
         \text{up: } u_i = w_i \left(1 + \lambda \frac{|n - n^*|}{n^*}\right)
 
-    ``"up"`` is the factor of teaching material. It multiplies the likelihood of a *fixed* answer, so it says
-    nothing about the length the model should write; it makes the model imitate answers of the **wrong** length
-    **harder** (1.9 times, at 500 tokens, target 50 and penalty 0.1). ``"down"`` is the default because it does what
-    the name promises: the optimum is the data reweighted towards the target length.
+    ``"up"`` is the factor of teaching material. It multiplies the likelihood of a *fixed* answer, so the model imitates
+    answers of the **wrong** length **harder** (1.9 times, at 500 tokens, target 50 and penalty 0.1). ``"down"`` is the
+    default because its optimum is the data reweighted towards the target length.
 
     Args:
         weights: Weight of each token, ``(tokens,)``, dimensionless; after :func:`length_weights` if both are used.
@@ -99,9 +95,6 @@ def adaptive_length_weights(
 
     Raises:
         ValueError: If the shapes differ, ``target_length`` or ``penalty`` is out of range, or the direction unknown.
-
-    Gradient:
-        None: weights are data.
 
     Example:
         >>> adaptive_length_weights(torch.ones(3), torch.tensor([0, 0, 1]), target_length=2.0, penalty=1.0)

@@ -14,8 +14,8 @@ class Normalization:
         name: What reports call it.
         alpha: Exponent, dimensionless: 0 gives every token the same weight, 1 every sequence.
         micro_batch: Number of sequences in a micro-batch whose token mean is taken before averaging over
-            micro-batches; None where there is one denominator for the whole step. `alpha` is then not used. It says
-            what other trainers do; no loss of ours trains with it.
+            micro-batches; None where there is one denominator for the whole step. With it `alpha` is not used. It
+            describes other trainers; no loss of ours trains with it.
 
     Raises:
         ValueError: If `alpha` is not finite or `micro_batch` is below 1.

@@ -12,7 +12,7 @@ NORMALIZERS = ("weights", "sequences", "tokens", "constant")
 
 
 def validate_weights(weights: Float[Tensor, " tokens"], *, by: str = "weights") -> None:
-    """Refuses weights that a normalizer cannot use. It reads the values, so it belongs in the collator, on the CPU.
+    """Check weights for a normalizer. It reads the values, so it belongs in the collator, on the CPU.
 
     Args:
         weights: Weight of each token, any shape.
@@ -38,7 +38,7 @@ def normalizer(
     constant: float | None = None,
     parts: int | None = None,
 ) -> Float[Tensor, ""]:
-    r"""What one micro-batch adds to the normalizer Z of its optimizer step.
+    r"""Contribution of one micro-batch to the normalizer Z of its optimizer step.
 
     Add the contributions of all micro-batches and all ranks **before** the first backward pass, then divide by the
     one sum (:func:`coefficients`): any split of the step into micro-batches, packs and ranks gives the same loss.
@@ -65,11 +65,8 @@ def normalizer(
 
     Raises:
         ValueError: If the shapes differ, the name is unknown, ``constant`` or ``parts`` is missing, superfluous or
-            not positive, or with ``by="weights"`` a weight on the CPU is negative. On a device values are not
-            looked at, because that would wait for it; :func:`validate_weights` does it in the collator.
-
-    Gradient:
-        None: Z is data.
+            not positive, or with ``by="weights"`` a weight on the CPU is negative. On a device values are not read,
+            because that would wait for it; :func:`validate_weights` checks them in the collator.
 
     Example:
         >>> normalizer(torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0, 0, 1]), by="sequences")
@@ -94,7 +91,7 @@ def normalizer(
 
 
 def _constant_share(by: str, constant: float | None, parts: int | None) -> float:
-    """One micro-batch's share of a constant normalizer; 0 for the other names, which take none."""
+    """Return one micro-batch's share of a constant normalizer; 0 for the other names, which take none."""
     if by != "constant":
         if constant is not None or parts is not None:
             raise ValueError(f'normalizer: constant and parts belong to by="constant", got by={by!r}.')
@@ -120,9 +117,6 @@ def coefficients(weights: Float[Tensor, " tokens"], total: Tensor | float) -> Fl
 
     Raises:
         ValueError: If ``total`` is a tensor of more than one number, or a plain number that is negative or not finite.
-
-    Gradient:
-        None: coefficients are data.
 
     Example:
         >>> coefficients(torch.tensor([1.0, 3.0]), 4.0)

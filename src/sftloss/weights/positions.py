@@ -1,4 +1,4 @@
-"""Weight by where in its segment a token stands."""
+"""Weight by a token's position in its segment."""
 
 from __future__ import annotations
 
@@ -40,16 +40,13 @@ def position_weights(
     Raises:
         ValueError: If the shapes differ, a height is negative or both are 0, or a weight on the CPU is negative.
 
-    Gradient:
-        None: weights are data.
-
     Example:
         >>> position_weights(torch.ones(3), torch.zeros(3, dtype=torch.int64), start=0.5, end=1.5)
         tensor([0.5000, 1.0000, 1.5000])
 
     Source:
-        The linear ramp from 0.5 to 1 is common in teaching material; there it has mean 0.75 and so lowers the
-        learning rate by a quarter unnoticed.
+        The linear ramp from 0.5 to 1 is common in teaching material. There it has mean 0.75, which lowers the learning
+        rate by a quarter unnoticed.
     """
     check_flat("position_weights", weights, segments=segments)
     if not (0 <= start < float("inf") and 0 <= end < float("inf") and start + end > 0):

@@ -1,4 +1,4 @@
-"""Weight by whose words a token belongs to."""
+"""Weight by the role of a token: prompt, response, system or tool."""
 
 from __future__ import annotations
 
@@ -29,9 +29,6 @@ def role_weights(roles: Int[Tensor, " tokens"], by_role: Mapping[str, float]) ->
     Raises:
         ValueError: If a name is not in ``ROLES`` or a weight is not finite; or, where ``roles`` lies on the CPU
             (elsewhere looking would wait for the device), if a code is out of range.
-
-    Gradient:
-        None: weights are data.
 
     Example:
         >>> role_weights(torch.tensor([0, 0, 1, -1]), {"prompt": 0.5, "response": 1.0})

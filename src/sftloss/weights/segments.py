@@ -1,4 +1,4 @@
-"""Sums and ranks within segments, without knowing how many segments there are and without a device sync."""
+"""Sums and positions within segments of unknown number, without a device sync."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def check_flat(name: str, weights: Tensor, **others: Tensor) -> None:
-    """Refuses tensors that are not flat or not of one length; shapes only, so no device sync.
+    """Check that tensors are flat and of one length; only shapes are read, so there is no device sync.
 
     Raises:
         ValueError: If a tensor is not of shape ``(tokens,)``, tokens being the length of ``weights``.
@@ -23,14 +23,14 @@ def check_flat(name: str, weights: Tensor, **others: Tensor) -> None:
 
 
 def refuse_negative(name: str, weights: Tensor) -> None:
-    """Refuses negative or NaN weights where looking is free: on the CPU. On a device nothing is read.
+    """Check that weights on the CPU are neither negative nor NaN; on a device nothing is read.
 
     Raises:
         ValueError: If a weight on the CPU is negative or NaN.
     """
     if weights.device.type == "cpu" and not bool((weights >= 0).all()):
         raise ValueError(
-            f"{name}: weights must be >= 0 (found a negative one or NaN). Multiply signed rewards in afterwards "
+            f"{name}: weights must be >= 0, and one is negative or NaN. Multiply signed rewards in afterwards "
             'and normalize by="sequences", "tokens" or "constant".'
         )
 
@@ -41,9 +41,9 @@ def exact_dtype(device: torch.device) -> torch.dtype:
 
 
 def dense_ids(segments: Int[Tensor, " tokens"]) -> Int[Tensor, " tokens"]:
-    """Numbers the distinct ids 0, 1, ...; ids may be any integers. All padding (< 0) shares the id of the last slot.
+    """Number the distinct ids 0, 1, ...; ids may be any integers. All padding (< 0) shares the id of the last slot.
 
-    Sorting costs microseconds and, unlike ``torch.unique``, has an output of known size, so nothing waits for a device.
+    Sorting has an output of known size, unlike ``torch.unique``, so nothing waits for a device.
     """
     ordered, order = torch.sort(segments, stable=True)
     starts = torch.zeros_like(ordered)

@@ -44,22 +44,22 @@ def losses(options: LossesOptions, verbosity: Verbosity) -> None:
 
 
 def _all(verbosity: Verbosity) -> list[Description]:
-    from sftloss.objectives import OBJECTIVES, description, function_named, plug_in_names
+    from sftloss.objectives import OBJECTIVES, description, objective_function, plug_in_names
 
     entries = [description(name, function) for name, function in OBJECTIVES.items()]
     for name in plug_in_names():
         try:
-            entries.append(description(name, function_named(name)))
+            entries.append(description(name, objective_function(name)))
         except ValueError as error:
             print_note(str(error), verbosity)
     return entries
 
 
 def _one(name: str) -> Description:
-    from sftloss.objectives import description, function_named
+    from sftloss.objectives import description, objective_function
 
     try:
-        return description(name, function_named(name))
+        return description(name, objective_function(name))
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

@@ -31,4 +31,5 @@ def aligned_mtl(gramian: Gramian) -> Weights:
     if not bool(kept.any()):
         return mean
     values, vectors = values[kept], vectors[:, kept]
-    return values.min().sqrt() * (vectors * values.rsqrt()) @ (vectors.T @ mean)
+    weights: Weights = values.min().sqrt() * (vectors * values.rsqrt()) @ (vectors.T @ mean)
+    return weights

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from sftloss.tasks.gramian import UNRESOLVED, Gramian, Weights, complementary, scaled, unsolved
 from sftloss.tasks.strategies.of_gramian import GramianMethod
-from sftloss.tasks.strategies.pieces import check
+from sftloss.tasks.strategies.pieces import check_range
 
 
 @GramianMethod
@@ -28,7 +28,7 @@ def cagrad(gramian: Gramian, *, c: float = 0.4) -> Weights:
     Source:
         Liu et al., *Conflict-Averse Gradient Descent*, 2021, eq. 4 and algorithm 1 (arXiv:2110.14048).
     """
-    check("cagrad", c=(c, ">= 0"))
+    check_range("cagrad", c=(c, ">= 0"))
     cosines, norms = scaled("cagrad", gramian)
     mean = torch.full_like(norms, 1 / len(norms))
     terms = mean * norms

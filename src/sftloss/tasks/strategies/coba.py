@@ -3,7 +3,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import SMALLEST, check, neutral_where_unknown, oldest_first, rings, written, zeros
+from sftloss.tasks.strategies.pieces import (
+    SMALLEST,
+    check_range,
+    neutral_where_unknown,
+    oldest_first,
+    rings,
+    written,
+    zeros,
+)
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
@@ -38,7 +46,7 @@ def coba(*, tau: float = 5.0, window: int = 20, warmup: int = 5) -> Strategy:
         loss ratio instead of the largest slope; a softmax over all slopes since the warm-up instead of the last n; and
         the counting of a loss of exactly 0 as an absent task.
     """
-    check("coba", tau=(tau, "> 0"), window=(window, ">= 2"), warmup=(warmup, ">= 2"))
+    check_range("coba", tau=(tau, "> 0"), window=(window, ">= 2"), warmup=(warmup, ">= 2"))
 
     def fields(count: int) -> State:
         return {**zeros("first")(count), "ratios": rings(count, window), "slopes": rings(count, window)}

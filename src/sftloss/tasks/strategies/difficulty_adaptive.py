@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import SMALLEST, check, smoothed_loss, zeros
+from sftloss.tasks.strategies.pieces import SMALLEST, check_range, smoothed_loss, zeros
 from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
@@ -31,8 +31,8 @@ def difficulty_adaptive(
     Source:
         Common in teaching material, as :math:`\exp(L / \tau)` or as a softmax of sum 1.
     """
-    check("difficulty_adaptive", temperature=(temperature, "> 0"), decay=(decay, "in [0, 1)"))
-    check("difficulty_adaptive", reference_steps=(reference_steps, "> 0"))
+    check_range("difficulty_adaptive", temperature=(temperature, "> 0"), decay=(decay, "in [0, 1)"))
+    check_range("difficulty_adaptive", reference_steps=(reference_steps, "> 0"))
 
     def log_weights(state: State) -> Tensor:
         level = state["loss"] / state["first"].clamp(min=SMALLEST) if relative else state["loss"]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from sftloss.tasks.strategies.pieces import check, zeros
+from sftloss.tasks.strategies.pieces import check_range, zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
@@ -27,7 +27,7 @@ def doremi(*, eta: float = 1.0, smoothing: float = 1e-3) -> Strategy:
         Xie et al., *DoReMi: Optimizing Data Mixtures Speeds Up Language Model Pretraining*, 2023, algorithm 1
         (arXiv:2305.10429). There the mean of the weights over the run is what is kept, to sample by in a second one.
     """
-    check("doremi", eta=(eta, "> 0"), smoothing=(smoothing, "in [0, 1)"))
+    check_range("doremi", eta=(eta, "> 0"), smoothing=(smoothing, "in [0, 1)"))
 
     def observe(state: State, observation: Observation) -> State:
         assert observation.extra is not None  # `update` has checked it

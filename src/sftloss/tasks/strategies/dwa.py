@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import SMALLEST, check, zeros
+from sftloss.tasks.strategies.pieces import SMALLEST, check_range, zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
@@ -27,7 +27,7 @@ def dwa(*, temperature: float = 2.0, window: int = 25) -> Strategy:
     Source:
         Liu, Johns and Davison, *End-to-End Multi-Task Learning with Attention*, 2019, eq. 7 (arXiv:1803.10704).
     """
-    check("dwa", temperature=(temperature, "> 0"), window=(window, ">= 1"))
+    check_range("dwa", temperature=(temperature, "> 0"), window=(window, ">= 1"))
 
     def observe(state: State, observation: Observation) -> State:
         total = state["total"] + observation.losses

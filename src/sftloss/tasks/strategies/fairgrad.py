@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from sftloss.tasks.gramian import Gramian, Weights, balance, scaled
 from sftloss.tasks.strategies.of_gramian import GramianMethod
-from sftloss.tasks.strategies.pieces import check
+from sftloss.tasks.strategies.pieces import check_range
 
 
 @GramianMethod
@@ -21,5 +21,5 @@ def fairgrad(gramian: Gramian, *, alpha: float = 1.0) -> Weights:
     Source:
         Ban and Ji, *Fair Resource Allocation in Multi-Task Learning*, 2024, eq. 4 (arXiv:2402.15638).
     """
-    check("fairgrad", alpha=(alpha, "> 0"))
+    check_range("fairgrad", alpha=(alpha, "> 0"))
     return balance("fairgrad", scaled("fairgrad", gramian), alpha)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import check, log, zeros
+from sftloss.tasks.strategies.pieces import check_range, log, zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8  # Adam's own, as in the authors' code
@@ -37,7 +37,7 @@ def famo(*, lr: float = 0.025, gamma: float = 0.01) -> Strategy:
         Liu et al., *FAMO: Fast Adaptive Multitask Optimization*, 2023, algorithm 1 (arXiv:2306.03792), with the Adam of
         the authors' code and their minimum losses b set to 0.
     """
-    check("famo", lr=(lr, "> 0"), gamma=(gamma, ">= 0"))
+    check_range("famo", lr=(lr, "> 0"), gamma=(gamma, ">= 0"))
 
     def observe(state: State, observation: Observation) -> State:
         assert observation.extra is not None  # `update` has checked it

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import check, exponential_mean, zeros
+from sftloss.tasks.strategies.pieces import check_range, exponential_mean, zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 _EDGE = 1e-6
@@ -29,7 +29,7 @@ def focal_dtp(*, gamma: float = 1.0, decay: float = 0.9) -> Strategy:
         Guo et al., *Dynamic Task Prioritization for Multitask Learning*, ECCV 2018, eq. 3 and 5; there the indicator is
         any measure such as accuracy.
     """
-    check("focal_dtp", gamma=(gamma, ">= 0"), decay=(decay, "in [0, 1)"))
+    check_range("focal_dtp", gamma=(gamma, ">= 0"), decay=(decay, "in [0, 1)"))
 
     def observe(state: State, observation: Observation) -> State:
         return {"kpi": exponential_mean(state["kpi"], torch.exp(-observation.losses), state["seen"], decay)}

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from sftloss.tasks.strategies.pieces import check, log, smoothed_loss, zeros
+from sftloss.tasks.strategies.pieces import check_range, log, smoothed_loss, zeros
 from sftloss.tasks.strategies.strategy import Strategy, recorded
 
 
@@ -20,5 +20,5 @@ def gls(*, decay: float = 0.0) -> Strategy:
     Source:
         Chennupati et al., *MultiNet++*, 2019, eq. 4 (arXiv:1904.08492).
     """
-    check("gls", decay=(decay, "in [0, 1)"))
+    check_range("gls", decay=(decay, "in [0, 1)"))
     return Strategy("gls", zeros("loss"), smoothed_loss(decay), lambda state: -log(state["loss"]))

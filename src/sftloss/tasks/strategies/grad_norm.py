@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import check, log, log_norm, smoothed_loss, zeros
+from sftloss.tasks.strategies.pieces import check_range, log, log_norm, smoothed_loss, zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
@@ -27,8 +27,8 @@ def grad_norm(*, alpha: float = 1.5, decay: float = 0.9, reference_steps: int = 
     Source:
         Chen et al., *GradNorm*, 2018, eq. 1 and 2 (arXiv:1711.02257).
     """
-    check("grad_norm", alpha=(alpha, ">= 0"), reference_steps=(reference_steps, ">= 1"))
-    check("grad_norm", decay=(decay, "in [0, 1)"))
+    check_range("grad_norm", alpha=(alpha, ">= 0"), reference_steps=(reference_steps, ">= 1"))
+    check_range("grad_norm", decay=(decay, "in [0, 1)"))
     observe_loss = smoothed_loss(decay, reference_steps)
 
     def observe(state: State, observation: Observation) -> State:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from sftloss.tasks.strategies.pieces import check, log_norm, zeros
+from sftloss.tasks.strategies.pieces import check_range, log_norm, zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
@@ -18,7 +18,7 @@ def gradient_balance(*, decay: float = 0.9) -> Strategy:
     Source:
         Chen et al., *GradNorm*, 2018, eq. 2 with alpha = 0 (arXiv:1711.02257).
     """
-    check("gradient_balance", decay=(decay, "in [0, 1)"))
+    check_range("gradient_balance", decay=(decay, "in [0, 1)"))
 
     def observe(state: State, observation: Observation) -> State:
         return log_norm(state, observation, decay)

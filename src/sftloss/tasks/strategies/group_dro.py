@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from sftloss.tasks.strategies.pieces import check, zeros
+from sftloss.tasks.strategies.pieces import check_range, zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
@@ -26,7 +26,7 @@ def group_dro(*, eta: float = 0.01) -> Strategy:
         Sagawa et al., *Distributionally Robust Neural Networks for Group Shifts*, 2020, algorithm 1
         (arXiv:1911.08731).
     """
-    check("group_dro", eta=(eta, "> 0"))
+    check_range("group_dro", eta=(eta, "> 0"))
 
     def observe(state: State, observation: Observation) -> State:
         # all-absent: logsumexp of nothing is -inf, and -inf - -inf is NaN, which the freeze would discard anyway

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from sftloss.tasks.strategies.pieces import SMALLEST, check, zeros
+from sftloss.tasks.strategies.pieces import SMALLEST, check_range, zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
@@ -22,7 +22,7 @@ def imtl_l(*, lr: float = 0.01) -> Strategy:
     Source:
         Liu et al., *Towards Impartial Multi-task Learning*, ICLR 2021, section 3.2 (IMTL-L).
     """
-    check("imtl_l", lr=(lr, "> 0"))
+    check_range("imtl_l", lr=(lr, "> 0"))
 
     def observe(state: State, observation: Observation) -> State:
         slope = torch.exp(state["log_scale"]) * observation.losses.clamp(min=SMALLEST) - 1

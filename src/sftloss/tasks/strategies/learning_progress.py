@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import change, check, neutral_where_unknown, observe_slope, slope_fields
+from sftloss.tasks.strategies.pieces import change, check_range, neutral_where_unknown, observe_slope, slope_fields
 from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
@@ -30,8 +30,8 @@ def learning_progress(
         Graves et al., *Automated Curriculum Learning for Neural Networks*, 2017, section 3 (arXiv:1704.03003), and
         Matiisen et al., *Teacher-Student Curriculum Learning*, 2017 (arXiv:1707.00183); there as sampling.
     """
-    check("learning_progress", temperature=(temperature, "> 0"), window=(window, ">= 2"))
-    check("learning_progress", decay=(decay, "in [0, 1)"), limit=(limit, "> 0"))
+    check_range("learning_progress", temperature=(temperature, "> 0"), window=(window, ">= 2"))
+    check_range("learning_progress", decay=(decay, "in [0, 1)"), limit=(limit, "> 0"))
 
     def log_weights(state: State) -> Tensor:
         delta, known = change(state)

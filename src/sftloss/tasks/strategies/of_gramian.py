@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sftloss.tasks.gramian import Weights, on_present
-from sftloss.tasks.strategies.pieces import check, zeros
+from sftloss.tasks.strategies.pieces import check_range, zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
 
 
@@ -36,7 +36,7 @@ def of_gramian(weighting: Callable[[Tensor], Tensor], *, name: str = "of_gramian
     Source:
         That of the method.
     """
-    check(name, smoothing=(smoothing, "in [0, 1)"))
+    check_range(name, smoothing=(smoothing, "in [0, 1)"))
 
     def observe(state: State, observation: Observation) -> State:
         assert observation.gramian is not None  # `update` has checked it

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import change, check, neutral_where_unknown, observe_slope, slope_fields
+from sftloss.tasks.strategies.pieces import change, check_range, neutral_where_unknown, observe_slope, slope_fields
 from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
@@ -32,8 +32,8 @@ def performance_based(
         A softmax of slopes, as SoftAdapt: Heydari et al., 2019, eq. 9 (arXiv:1912.12355). The form
         :math:`1 / \max(-\text{slope}, 0)` of teaching material would give one stalled task everything.
     """
-    check("performance_based", temperature=(temperature, "> 0"), window=(window, ">= 2"))
-    check("performance_based", decay=(decay, "in [0, 1)"), limit=(limit, "> 0"))
+    check_range("performance_based", temperature=(temperature, "> 0"), window=(window, ">= 2"))
+    check_range("performance_based", decay=(decay, "in [0, 1)"), limit=(limit, "> 0"))
 
     def log_weights(state: State) -> Tensor:
         delta, known = change(state)

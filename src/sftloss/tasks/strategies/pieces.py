@@ -106,8 +106,8 @@ _LIMITS: dict[str, Callable[[float], bool]] = {
 }
 
 
-def check(name: str, **values: tuple[float, str]) -> None:
-    """Check hyper-parameters, each given with its limit: ``check("coba", tau=(tau, "> 0"))``.
+def check_range(name: str, **values: tuple[float, str]) -> None:
+    """Check hyper-parameters, each given with its limit: ``check_range("coba", tau=(tau, "> 0"))``.
 
     Raises:
         ValueError: Naming the first that is out of range or not finite.

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import check, log, smoothed_loss, zeros
+from sftloss.tasks.strategies.pieces import check_range, log, smoothed_loss, zeros
 from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
@@ -29,7 +29,7 @@ def stch(*, mu: float = 1.0, decay: float = 0.0, reference_steps: int = 10) -> S
         Lin et al., *Smooth Tchebycheff Scalarization for Multi-Objective Optimization*, 2024, eq. 11
         (arXiv:2402.19078), on log losses as in the authors' code.
     """
-    check("stch", mu=(mu, "> 0"), decay=(decay, "in [0, 1)"), reference_steps=(reference_steps, "> 0"))
+    check_range("stch", mu=(mu, "> 0"), decay=(decay, "in [0, 1)"), reference_steps=(reference_steps, "> 0"))
 
     def log_weights(state: State) -> Tensor:
         return (log(state["loss"]) - log(state["first"])) / mu - log(state["loss"])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import check, zeros
+from sftloss.tasks.strategies.pieces import check_range, zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 
@@ -22,7 +22,7 @@ def temperature(*, temperature: float = 2.0) -> Strategy:
         Arivazhagan et al., *Massively Multilingual Neural Machine Translation in the Wild*, 2019, section 4.1
         (arXiv:1907.05019), there as sampling probabilities.
     """
-    check("temperature", temperature=(temperature, "> 0"))
+    check_range("temperature", temperature=(temperature, "> 0"))
 
     def observe(state: State, observation: Observation) -> State:
         return {"size": state["size"] + observation.counts}

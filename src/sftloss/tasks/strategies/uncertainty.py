@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import SMALLEST, check, smoothed_loss, zeros
+from sftloss.tasks.strategies.pieces import SMALLEST, check_range, smoothed_loss, zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 FORMS = ("classification", "regression", "liebel")
@@ -60,7 +60,7 @@ def uncertainty(
         raise ValueError(f"uncertainty: kind must be one of {', '.join(FORMS)}, got {kind!r}.")
     if learn not in ("closed_form", "sgd"):
         raise ValueError(f"uncertainty: learn must be closed_form or sgd, got {learn!r}.")
-    check("uncertainty", decay=(decay, "in [0, 1)"), lr=(lr, "> 0"))
+    check_range("uncertainty", decay=(decay, "in [0, 1)"), lr=(lr, "> 0"))
     if learn == "closed_form":
         return _closed_form(kind, decay)
     return _liebel_sgd(lr) if kind == "liebel" else _sgd(kind, lr)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import SMALLEST, check, smoothed_loss, zeros
+from sftloss.tasks.strategies.pieces import SMALLEST, check_range, smoothed_loss, zeros
 from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 
@@ -21,7 +21,7 @@ def uw_so(*, temperature: float = 1.0, decay: float = 0.0) -> Strategy:
         Kirchdorfer et al., *Analytical Uncertainty-Based Loss Weighting in Multi-Task Learning*, 2024
         (arXiv:2408.07985).
     """
-    check("uw_so", temperature=(temperature, "> 0"), decay=(decay, "in [0, 1)"))
+    check_range("uw_so", temperature=(temperature, "> 0"), decay=(decay, "in [0, 1)"))
 
     def log_weights(state: State) -> Tensor:
         return 1 / (temperature * state["loss"].clamp(min=SMALLEST))
