@@ -5,19 +5,16 @@
     python -m benchmarks.analyze --skip-memory --rounds 3
 
 Speed: the bare forward is ``model(input_ids).logits`` as anyone would run it, on the very batches the analysis takes;
-the analysis is the whole of `measure`, with every token a target and the table on disk. The contenders run in turn,
-A B C A B C, in one process; ratios of wall time, and of processor time, which other work on the machine disturbs less.
-Memory: peak resident size of measuring (a tiny model) and of describing (a written table),
-each in a process of its own, at 1, 10 and 100 times the rows.
+the analysis is the whole of `measure`, with every token a target and the table on disk. The contenders take turns in
+one process, each round in another order. The figures are ratios of wall time, and of processor time, which other work
+on the machine disturbs less. Memory: peak resident size of measuring with a tiny model and of describing a written
+table, each in a process of its own, at 1, 10 and 100 times the rows.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -27,14 +24,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.provenance import provenance
+from benchmarks.common import CLOCKS, in_fresh_process, print_table, provenance, ratios, resident_mib, timed, write_json
 from sftloss.analysis import MeasuredTable, Settings, describe_signal, measure
 from sftloss.data import batches
 from sftloss.data.examples import Batch, Example, Origin
 from sftloss.decoder import open_decoder
 from sftloss.objectives import objective
 
-ROOT = Path(__file__).resolve().parents[1]
 LOSSES: dict[str, tuple[str, ...]] = {
     "no objective": (),
     "cross_entropy": ("cross_entropy",),
@@ -62,11 +58,11 @@ def tiny() -> Any:
 
 
 def examples(count: int, length: int, vocab: int) -> Iterator[Example]:
-    """Random tokens, all of them trained: the most work a token can be. 97 distinct rows, repeated."""
+    """Yield random tokens, all of them trained, which is the most work. There are 97 distinct rows, repeated."""
     generator = torch.Generator().manual_seed(0)
-    held = [torch.randint(5, vocab, (length - row % 7,), generator=generator) for row in range(min(count, 97))]
+    distinct = [torch.randint(5, vocab, (length - row % 7,), generator=generator) for row in range(min(count, 97))]
     for row in range(count):
-        ids = held[row % len(held)]
+        ids = distinct[row % len(distinct)]
         ones = torch.ones(len(ids))
         is_end = torch.arange(len(ids)) == len(ids) - 1
         origin = Origin("data.jsonl", row, row + 1)
@@ -85,38 +81,26 @@ def analysis(decoder: Any, data: list[Example], losses: Iterable[str], cut: Call
 
 
 def speed(rounds: int, count: int, length: int, tokens_per_batch: int) -> dict[str, Any]:
+    """Return tokens per second of the analysis, as ratios to the bare forward pass of the same round."""
     model = gpt2_small()
     data = list(examples(count, length, model.config.vocab_size))
     tokens = sum(len(example.input_ids) for example in data)
     cut = partial(batches, pad_id=0, tokens_per_batch=tokens_per_batch)
-    decoder, held = open_decoder(model), list(cut(iter(data)))
-    runs: dict[str, Callable[[], None]] = {"bare forward": partial(bare, model, held)}
+    decoder, batches_of_data = open_decoder(model), list(cut(iter(data)))
+    runs: dict[str, Callable[[], None]] = {"bare forward": partial(bare, model, batches_of_data)}
     runs |= {name: partial(analysis, decoder, data, losses, cut) for name, losses in LOSSES.items()}
-    clocks = {"wall": time.perf_counter, "processor": time.process_time}
-    seconds: dict[str, dict[str, list[float]]] = {name: {clock: [] for clock in clocks} for name in runs}
-    for turn in range(rounds + 1):
-        for name, run in runs.items():
-            start = {clock: read() for clock, read in clocks.items()}
-            run()
-            if turn:  # the first round warms up
-                for clock, read in clocks.items():
-                    seconds[name][clock].append(read() - start[clock])
-    rows: dict[str, Any] = {}
+    seconds = timed(runs, rounds)
+    rows: dict[str, dict[str, Any]] = {}
+    table: dict[str, dict[str, Any]] = {}
     for name, taken in seconds.items():
-        rows[name] = {"tokens_per_second_median": round(tokens / statistics.median(taken["wall"]), 1)}
-        for clock in clocks:
-            ratios = [b / a for a, b in zip(taken[clock], seconds["bare forward"][clock], strict=True)]
-            spread = (statistics.median(ratios), min(ratios), max(ratios))
-            rows[name][f"speed_over_bare_{clock}: median, min, max"] = [round(ratio, 3) for ratio in spread]
-        print(f"{name:20s} {rows[name]}", flush=True)
+        spread = {clock: ratios(seconds["bare forward"][clock], taken[clock]) for clock in CLOCKS}
+        per_second = round(tokens / statistics.median(taken["wall"]), 1)
+        rows[name] = {"tokens_per_second_median": per_second}
+        rows[name] |= {f"speed_over_bare_{clock}: median, min, max": spread[clock] for clock in CLOCKS}
+        table[name] = {"tokens / s": per_second} | {f"of the bare speed, {clock}": spread[clock] for clock in CLOCKS}
+    print_table(f"Speed of the analysis, {tokens} tokens, {rounds} rounds", table)
     shape = {"examples": count, "length": length, "tokens": tokens, "tokens_per_batch": tokens_per_batch}
     return {"model": "GPT-2 small, 124M, random weights, float32", **shape, "rounds": rounds, "contenders": rows}
-
-
-def peak_mib() -> float:
-    """Of this process alone: `ru_maxrss` would begin at the peak of the process that started it."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 
 
 def measure_here(count: int, directory: str) -> dict[str, float]:
@@ -127,35 +111,30 @@ def measure_here(count: int, directory: str) -> dict[str, float]:
     for size, place in ((1000, directory + "-warm"), (count, directory)):
         measure(decoder, examples(size, 24, 512), losses, place, batch=cut, settings=Settings(part_tokens=100_000))
         if size == 1000:
-            before = peak_mib()
-    return {"examples": count, "before_mib": before, "peak_mib": peak_mib()}
+            before = resident_mib("VmHWM")
+    return {"examples": count, "before_mib": before, "peak_mib": resident_mib("VmHWM")}
 
 
 def describe_here(directory: str) -> dict[str, float]:
     """Describe a table that is there."""
     describe_signal(MeasuredTable(Path(directory + "-warm")))
-    before, start = peak_mib(), time.perf_counter()
+    before, start = resident_mib("VmHWM"), time.perf_counter()
     describe_signal(MeasuredTable(Path(directory)))
-    return {"before_mib": before, "peak_mib": peak_mib(), "seconds": time.perf_counter() - start}
+    return {"before_mib": before, "peak_mib": resident_mib("VmHWM"), "seconds": time.perf_counter() - start}
 
 
 def memory(counts: tuple[int, ...]) -> dict[str, Any]:
-    """Peaks beyond what a small run of the same process needed, by number of examples."""
-    rows: dict[str, Any] = {}
+    """Return peaks beyond what a small run of the same process needed, by number of examples."""
+    rows: dict[str, Any] = {"measure": {}, "describe": {}}
     for count in counts:
         with tempfile.TemporaryDirectory() as folder:
-            table = f"{folder}/t"
-            for name, call in (
-                ("measure", f"measure_here({count}, {table!r})"),
-                ("describe", f"describe_here({table!r})"),
-            ):
-                code = f"import json; from benchmarks.analyze import *; print(json.dumps({call}))"
-                done = subprocess.run(
-                    [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-                )
-                told = json.loads(done.stdout.splitlines()[-1])
-                rows.setdefault(name, {})[str(count)] = {key: round(value, 1) for key, value in told.items()}
-                print(name, count, rows[name][str(count)], flush=True)
+            place = f"{folder}/t"
+            calls = {"measure": f"measure_here({count}, {place!r})", "describe": f"describe_here({place!r})"}
+            for name, call in calls.items():
+                figures = in_fresh_process("analyze", call)
+                rows[name][str(count)] = {key: round(value, 1) for key, value in figures.items()}
+    lines = {f"{name}, {count} examples": figures for name, by in rows.items() for count, figures in by.items()}
+    print_table("Peak memory", lines)
     return rows
 
 
@@ -171,12 +150,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    told = provenance("analyze")
-    found: dict[str, Any] = {"speed": speed(args.rounds, args.examples, args.length, args.tokens_per_batch)}
+    record: dict[str, Any] = dict(provenance("analyze"))
+    record["speed"] = speed(args.rounds, args.examples, args.length, args.tokens_per_batch)
     if not args.skip_memory:
-        found["memory"] = memory(tuple(args.memory_examples * times for times in (1, 10, 100)))
-    if args.json:
-        args.json.write_text(json.dumps({**told, **found}, indent=1) + "\n")
+        record["memory"] = memory(tuple(args.memory_examples * times for times in (1, 10, 100)))
+    write_json(args.json, record)
 
 
 if __name__ == "__main__":

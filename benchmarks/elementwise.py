@@ -1,19 +1,18 @@
-"""Whether compiling the elementwise work pays on a CPU: whole steps with the engine's passes, and with compiled ones.
+"""Whether compiling the elementwise work pays on a CPU: steps with the engine's passes and with compiled ones.
 
     python -m benchmarks.elementwise                  # N=2048, D=768, V=49152; three minutes
     python -m benchmarks.elementwise --width 256      # a narrow model: cheaper products, the same passes
 
 The engine reads a block of logits in several passes while it lies in the caches, and turns it into its gradient in one
-or two (`statistics/backends/plain.py`). Here `torch.compile` gets the same arithmetic as one function for the read and
-one for the gradient (inductor; sums over 64 columns at a time, which stay in a core's own cache), and takes their
-place. Steps take turns, each round in another order; the figures are the time of a step with compiled passes over one
-without, and the seconds that the first step takes longer (for the first objective with what starts the compiler).
+or two (`statistics/backends/plain.py`). Here `torch.compile` compiles the same arithmetic as one function for the read
+and one for the gradient (inductor; sums over 64 columns at a time, which stay in a core's own cache), in their place.
+Steps take turns, each round in another order. The figures are the time of a step with compiled passes over one without,
+and the additional seconds of the first step (for the first objective they include the start of the compiler).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
@@ -26,8 +25,8 @@ os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # the seconds of compili
 import torch
 from torch import Tensor
 
-from benchmarks.engine import Setting, contender, problem, ratios, timed
-from benchmarks.provenance import provenance
+from benchmarks.common import CLOCKS, print_table, provenance, ratios, timed, write_json
+from benchmarks.engine import Setting, contender, problem
 from sftloss.statistics.backends import plain
 from sftloss.statistics.backends.rows import GradientFormula, Sums
 
@@ -97,9 +96,9 @@ def compiled(run: Callable[[], None]) -> Callable[[], None]:
 
 
 def measure(setting: Setting, rounds: int) -> dict[str, Any]:
-    given, found = problem(setting), {}
+    inputs, rows, table = problem(setting), {}, {}
     for name in NAMES:
-        own = contender(name, given)
+        own = contender(name, inputs)
         runs = {"engine": own, "compiled": compiled(own)}
         first, gradients = {}, {}
         own()  # allocators, threads
@@ -107,18 +106,19 @@ def measure(setting: Setting, rounds: int) -> dict[str, Any]:
             start = time.perf_counter()
             run()
             first[way] = time.perf_counter() - start
-            gradients[way] = [value.grad for value in given[:2]]
+            gradients[way] = [value.grad for value in inputs[:2]]
         for a, b in zip(gradients["compiled"], gradients["engine"], strict=True):
             assert (a - b).norm() < 1e-5 * b.norm(), "the compiled passes do something else"
         seconds = timed(runs, rounds)
-        found[name] = {
-            f"{clock} time over the engine's own: median, min, max": ratios(
-                seconds["compiled"][clock], seconds["engine"][clock]
-            )
-            for clock in ("wall", "processor")
-        } | {"seconds of compiling": round(first["compiled"] - first["engine"], 1)}
-        print(name, found[name], flush=True)
-    return found
+        spread = {clock: ratios(seconds["compiled"][clock], seconds["engine"][clock]) for clock in CLOCKS}
+        compiling = round(first["compiled"] - first["engine"], 1)
+        rows[name] = {f"{clock} time over the engine's own: median, min, max": spread[clock] for clock in CLOCKS}
+        rows[name]["seconds of compiling"] = compiling
+        table[name] = {f"{clock} over the engine's own": spread[clock] for clock in CLOCKS} | {
+            "compiling, s": compiling
+        }
+    print_table(f"Steps with compiled passes, width {setting.width}, {rounds} rounds", table)
+    return rows
 
 
 def main() -> None:
@@ -128,10 +128,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     setting = Setting(2048, args.width, 49152)  # whole blocks of 8192 columns
-    told = provenance("elementwise")
-    found = measure(setting, args.rounds)
-    if args.json:
-        args.json.write_text(json.dumps({**told, "setting": vars(setting), "compiled": found}, indent=1) + "\n")
+    origin = {**provenance("elementwise"), "setting": vars(setting)}
+    write_json(args.json, {**origin, "compiled": measure(setting, args.rounds)})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The bare products of a fused loss, preallocated, at several tilings: what no loss can be faster than.
+"""The bare products of a fused loss, preallocated, at several tilings: no loss can be faster.
 
 Three for one pass (logits, dh, dW), four for two passes, which make the logits twice; a frozen head takes no dW.
 """
@@ -24,18 +24,18 @@ FLOORS = {
 }
 
 
-def floor(products: int, tiling: tuple[int, int, bool], given: Problem, times: int) -> Callable[[], None]:
+def floor(products: int, tiling: tuple[int, int, bool], inputs: Problem, times: int) -> Callable[[], None]:
     """The bare products of the tokens that count; the fourth is the logits once more. A frozen head has no dW."""
-    hidden, weight = given[0].detach()[given[2] != -100], given[1].detach()
+    hidden, weight = inputs[0].detach()[inputs[2] != -100], inputs[1].detach()
     if hidden.device.type == "cpu":  # where a processor has no products of low precision, float32 is the best there is
         hidden, weight = hidden.float(), weight.float()
     tokens, vocab = hidden.shape[0], weight.shape[0]
-    rows, columns, learns = min(tiling[0], tokens), min(tiling[1], vocab), given[1].requires_grad
+    rows, columns, learns = min(tiling[0], tokens), min(tiling[1], vocab), inputs[1].requires_grad
     d_hidden, d_weight = torch.empty_like(hidden), torch.empty_like(weight)
-    held = hidden.new_empty(rows * columns)
+    buffer = hidden.new_empty(rows * columns)
 
     def block(height: int, width: int) -> Tensor:
-        part = held[: height * width]
+        part = buffer[: height * width]
         return part.view(width, height).t() if tiling[2] else part.view(height, width)
 
     def logits(h: Tensor, w: Tensor, out: Tensor) -> None:

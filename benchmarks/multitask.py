@@ -1,21 +1,21 @@
-"""What it costs to weight tasks: a training step of adapters, alone, under a loss-only strategy, and with the tasks'
-gradients, ours from one backward pass beside those of TorchJD, side by side in one process.
+"""The cost of task weights in a training step of adapters.
+
+The contenders are a plain step, a loss-only strategy, task gradients from one backward pass, and TorchJD's three ways
+to the same gradients.
 
     python -m benchmarks.multitask                                 # 4 tasks
     python -m benchmarks.multitask --tasks 8 --rounds 20
 
-A step is forward, token losses, backward and SGD on LoRA adapters of every linear layer; rows are of one task each.
-All contenders with gradients end with the weights of UPGrad and must agree on the gradient. Floating-point operations
-are counted by `torch.utils.flop_counter` (products of matrices), time is the process's own. The contenders take turns,
-so a ratio is between neighbours.
+A step is forward, token losses, backward and SGD on LoRA adapters of every linear layer; each row has one task. All
+contenders with task gradients use the weights of UPGrad and must agree on the gradient. Floating-point operations are
+counted by `torch.utils.flop_counter` (products of matrices), time is that of the process. The contenders take turns,
+each round in another order, and a ratio is between steps of the same round.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.provenance import provenance
+from benchmarks.common import print_table, provenance, ratios, timed, write_json
 from sftloss.tasks import MultiTaskLoss, TaskGradients
 from sftloss.tasks.strategies import upgrad
 
@@ -169,42 +169,45 @@ def measured(options: argparse.Namespace) -> dict[str, dict[str, float]]:
         flops[name] = counter.get_total_flops()
         gradients[name] = zero(cases[name])
     check(gradients)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
     optimizers = {name: torch.optim.SGD(one.trained, lr=1e-4) for name, one in cases.items()}
-    for _ in range(options.rounds):
-        for name, step in steps.items():
-            start = time.process_time()
-            step()
+
+    def trained(name: str) -> Step:
+        def run() -> None:
+            steps[name]()
             optimizers[name].step()
             optimizers[name].zero_grad()
-            seconds[name].append(time.process_time() - start)
-    return {name: row(name, flops, seconds) for name in steps}
 
+        return run
 
-def row(name: str, flops: Mapping[str, int], seconds: Mapping[str, list[float]]) -> dict[str, float]:
-    ratios = [ours / plain for ours, plain in zip(seconds[name], seconds["plain"], strict=True)]
-    found = {
-        "gflop": round(flops[name] / 1e9, 3),
-        "flop_over_plain": round(flops[name] / flops["plain"], 4),
-        "seconds_median": round(statistics.median(seconds[name]), 4),
-        "time_over_plain_median": round(statistics.median(ratios), 3),
-        "time_over_plain_min": round(min(ratios), 3),
-        "time_over_plain_max": round(max(ratios), 3),
-    }
-    print(f"{name:34s} {found}", flush=True)
-    return found
+    by_clock = timed({name: trained(name) for name in steps}, options.rounds)
+    seconds = {name: values["processor"] for name, values in by_clock.items()}
+    rows, table = {}, {}
+    for name in steps:
+        middle, smallest, largest = ratios(seconds[name], seconds["plain"])
+        rows[name] = {
+            "gflop": round(flops[name] / 1e9, 3),
+            "flop_over_plain": round(flops[name] / flops["plain"], 4),
+            "seconds_median": round(statistics.median(seconds[name]), 4),
+            "time_over_plain_median": middle,
+            "time_over_plain_min": smallest,
+            "time_over_plain_max": largest,
+        }
+        over = {"operations over plain": rows[name]["flop_over_plain"], "time over plain": [middle, smallest, largest]}
+        table[name] = {"GFLOP": rows[name]["gflop"], "seconds": rows[name]["seconds_median"], **over}
+    print_table(f"A training step with {options.tasks} tasks, {options.rounds} rounds, processor time", table)
+    return rows
 
 
 def zero(case: Case) -> Tensor:
-    """The gradient of the step, which is dropped."""
-    found = torch.cat([p.grad.flatten() for p in case.trained if p.grad is not None])
+    """Return the gradient of the step and drop it."""
+    gradient = torch.cat([p.grad.flatten() for p in case.trained if p.grad is not None])
     for p in case.trained:
         p.grad = None
-    return found
+    return gradient
 
 
 def check(gradients: Mapping[str, Tensor]) -> None:
-    """Contenders for the same thing must have done it: theirs has a ridge of 1e-4 of the trace, ours none."""
+    """Check that contenders for the same gradient agree; TorchJD adds a ridge of 1e-4 of the trace, ours none."""
     names = [name for name in gradients if "UPGrad" in name and "mtl" not in name]
     for one, other in zip(names, names[1:], strict=False):
         a, b = gradients[one], gradients[other]
@@ -220,15 +223,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
-    told = provenance("multitask", "transformers", "peft", "torchjd")
-    results = measured(options)
-    if options.json:
-        record = {
-            **told,
-            "shape": {k: v for k, v in vars(options).items() if isinstance(v, int)},
-            "results": results,
-        }
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    origin = provenance("multitask", "transformers", "peft", "torchjd")
+    shape = {name: value for name, value in vars(options).items() if isinstance(value, int)}
+    write_json(options.json, {**origin, "shape": shape, "results": measured(options)})
 
 
 if __name__ == "__main__":

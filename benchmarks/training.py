@@ -3,13 +3,13 @@
     python -m benchmarks.training                        # V=32000 and V=128256, one micro-batch and four
     python -m benchmarks.training --vocab 32000 --accumulation 1 --rounds 20
 
-A step is what a Trainer does for it: count the items of the window, `training_step` for each micro-batch, the
-optimizer (SGD, so that little hides the loss), and the gradients dropped. The contenders take turns, each round in
-another order; wall time and the process's own time are both given, because the machine may have other work.
-Memory is the peak of a few steps in a process of its own, beyond what was resident before and beyond the gradients;
-beside it the largest tensor any operation makes that is not the size of a parameter, and the size of the logits. (256
-tokens of logits are the size of the head where that is 256 wide: take another width there.)
-Figures already in the file of `--json` for other shapes, or for the other of `--what`, stay.
+A step is that of a Trainer: it counts the items of the window, runs `training_step` for each micro-batch and the
+optimizer (SGD, so that little time is spent outside the loss), and drops the gradients. The contenders take turns, each
+round in another order. Wall time and the time of the process are both given, because the machine may have other work.
+Memory is the peak of a few steps in a process of its own, beyond what was resident before and beyond the gradients. The
+table also has the largest tensor that any operation makes and that has not the size of a parameter, and the size of the
+logits. (256 tokens of logits have the size of the head where that is 256 wide: use another width there.)
+Figures in the file of `--json` for other shapes, or for the other choice of `--what`, stay.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +26,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.engine import resident, timed
-from benchmarks.provenance import provenance
+from benchmarks.common import (
+    CLOCKS,
+    Seconds,
+    in_fresh_process,
+    print_table,
+    provenance,
+    ratios,
+    resident_mib,
+    timed,
+    write_json,
+)
 
 CONTENDERS = ("plain", "ours", "trl")
 BOUND = 1.02  # of the time of the model's own loss
@@ -95,8 +102,8 @@ def _trainer(name: str, model: Any, accumulation: int, rows: int) -> Any:
     )
 
 
-def times(shape: Shape, rounds: int, width: int, layers: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds of each step, by contender and clock; the first round warms up."""
+def times(shape: Shape, rounds: int, width: int, layers: int) -> Seconds:
+    """Return the seconds of each step, and check that the contenders have the same losses."""
     losses: dict[str, list[float]] = {name: [] for name in CONTENDERS}
 
     def step(name: str) -> Callable[[], None]:
@@ -110,12 +117,8 @@ def times(shape: Shape, rounds: int, width: int, layers: int) -> dict[str, dict[
 
 
 def memory(name: str, shape: Shape, width: int, layers: int) -> dict[str, float]:
-    """`measure_here` in a fresh process."""
-    told = f"print(json.dumps(measure_here({name!r}, {shape!r}, {width}, {layers})))"
-    code = f"import json; from benchmarks.training import measure_here; {told}"
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    """Return the figures of `measure_here` in a fresh process."""
+    return in_fresh_process("training", f"measure_here({name!r}, {shape!r}, {width}, {layers})")
 
 
 class Largest(TorchDispatchMode):
@@ -137,10 +140,10 @@ def measure_here(name: str, shape: Shape, width: int, layers: int) -> dict[str, 
     """Peak resident memory of steps beyond model and gradients, and the largest tensor beside the logits."""
     contender(name, (512, 1, 1, 8), width, layers)[0]()  # load the libraries' code before counting
     run, gradients, sizes = contender(name, shape, width, layers)
-    before = resident("VmRSS")
+    before = resident_mib("VmRSS")
     for _ in range(2):
         run()
-    peak = (resident("VmHWM") - before) / 1024 - gradients / 2**20
+    peak = resident_mib("VmHWM") - before - gradients / 2**20
     with Largest(sizes) as largest:
         run()
     vocab, _, rows, columns = shape
@@ -152,29 +155,33 @@ def measure_here(name: str, shape: Shape, width: int, layers: int) -> dict[str, 
     return {what: round(value, 1) for what, value in mib.items()}
 
 
-def figures(seconds: dict[str, dict[str, list[float]]], name: str) -> dict[str, float]:
-    """Medians of a contender's times, and of its ratios to the neighbouring plain steps."""
+def figures(seconds: Seconds, name: str) -> dict[str, float]:
+    """Return medians of a contender's times, and of its ratios to the plain steps of the same round."""
     row = {"seconds_wall_median": round(statistics.median(seconds[name]["wall"]), 3)}
-    for clock in ("wall", "processor"):
-        ratios = [a / b for a, b in zip(seconds[name][clock], seconds["plain"][clock], strict=True)]
-        for word, of in (("median", statistics.median), ("min", min), ("max", max)):
-            row[f"{clock}_over_plain_{word}"] = round(of(ratios), 3)
+    for clock in CLOCKS:
+        spread = ratios(seconds[name][clock], seconds["plain"][clock])
+        row |= {f"{clock}_over_plain_{word}": v for word, v in zip(("median", "min", "max"), spread, strict=True)}
     return row
 
 
-def table(shape: Shape, args: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]:
-    """What `args.what` asks for, over what was there."""
-    seconds = times(shape, args.rounds, args.width, args.layers) if "time" in args.what else {}
+def measured(shape: Shape, args: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]:
+    """Return what `args.what` names, over the figures that were there, and print it as a table."""
+    seconds = times(shape, args.rounds, args.width, args.layers) if "time" in args.what else None
     rows = {name: dict(before.get(name, {})) for name in CONTENDERS}
+    table: dict[str, dict[str, Any]] = {}
     for name, row in rows.items():
         if seconds:
             row |= {"rounds": args.rounds, **figures(seconds, name)}
         if "memory" in args.what:
             row |= memory(name, shape, args.width, args.layers)
-        print(f"V={shape[0]} x{shape[1]} {name:6s} {row}", flush=True)
+        spreads = {c: [row.get(f"{c}_over_plain_{word}") for word in ("median", "min", "max")] for c in CLOCKS}
+        table[name] = {f"{c} over plain": spread for c, spread in spreads.items() if None not in spread}
+        table[name] |= {"peak MiB": row.get("peak_mib_beyond_gradients"), "largest MiB": row.get("largest_tensor_mib")}
+        table[name]["logits MiB"] = row.get("logits_mib")
+    print_table(f"A step at V={shape[0]}, {shape[1]} micro-batches of {shape[2]} x {shape[3]} tokens", table)
     if seconds:
-        found = rows["ours"]["wall_over_plain_median"]
-        print(f"ours over plain {found}: {'within' if found <= BOUND else 'ABOVE'} the bound of {BOUND}", flush=True)
+        ours = rows["ours"]["wall_over_plain_median"]
+        print(f"ours over plain {ours}: {'within' if ours <= BOUND else 'ABOVE'} the bound of {BOUND}", flush=True)
     return rows
 
 
@@ -190,7 +197,7 @@ def main() -> None:
     parser.add_argument("--what", nargs="+", choices=["time", "memory"], default=["time", "memory"])
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
-    told = provenance("training", "transformers", "trl")
+    origin = provenance("training", "transformers", "trl")
     is_there = args.json is not None and args.json.exists()
     results = json.loads(args.json.read_text())["results"] if is_there else {}
     for vocab in args.vocab:
@@ -198,9 +205,8 @@ def main() -> None:
             shape = (vocab, accumulation, args.rows, args.columns)
             model = f"width {args.width}, {args.layers} layers"
             name = f"V={vocab}, {model}, {accumulation} micro-batches of {args.rows} x {args.columns} tokens"
-            results[name] = {**told, **table(shape, args, results.get(name, {}))}
-    if args.json:
-        args.json.write_text(json.dumps({"results": results}, indent=1) + "\n")
+            results[name] = {**origin, **measured(shape, args, results.get(name, {}))}
+    write_json(args.json, {"results": results})
 
 
 if __name__ == "__main__":
