@@ -206,7 +206,10 @@ def test_a_device_that_is_not_there_is_said_before_the_model_loads(analyze, monk
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--format", "xyz"], "no format 'xyz'; formats are messages, sharegpt, alpaca, text, tokens"),
+        (
+            ["--format", "xyz"],
+            "--format: there is no 'xyz'; formats are tokens, sharegpt, messages, alpaca, prompt/response",
+        ),
         (["--columns", "prompt=zz"], "say which is which: --columns prompt=...,response=..."),
         (["--max-length", "3", "--on-error", "skip"], "give a larger --max-length"),
         (["--on-error", "report", "--columns", "response=absent"], "--columns prompt=...,response=..."),

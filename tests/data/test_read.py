@@ -190,10 +190,10 @@ def test_unreadable_file_is_a_data_error(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"on_error": "ignore"}, "on_error must be one of report, skip, raise, count"),
-        ({"limit": 0}, "limit must be at least 1"),
+        ({"on_error": "ignore"}, "on_error: must be one of report, skip, raise, count"),
+        ({"limit": 0}, "limit: must be at least 1"),
         ({"format": "alpaka"}, "did you mean 'alpaca'"),
-        ({"columns": {"anser": "a"}}, "columns cannot name 'anser'"),
+        ({"columns": {"anser": "a"}}, "columns: there is no 'anser'"),
     ],
 )
 def test_wrong_argument_is_a_config_error_at_the_door(arguments, words):
@@ -205,7 +205,7 @@ def test_wrong_argument_is_a_config_error_at_the_door(arguments, words):
 @pytest.mark.parametrize("bounds", [{"bad_share": 1.5}, {"bad_share": float("nan")}, {"line_bytes": 0}], ids=str)
 def test_bounds_outside_of_reason_are_refused(bounds):
     """A NaN share would compare false with everything."""
-    with pytest.raises(ConfigError, match="ReadBounds"):
+    with pytest.raises(ConfigError, match=next(iter(bounds))):
         ReadBounds(**bounds)
 
 

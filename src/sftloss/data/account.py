@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from sftloss.data.examples import Example, Origin
-from sftloss.data.reasons import ROW_REASONS, Reason, excerpt
+from sftloss.data.reasons import ROW_REASONS, Reason, excerpt, plain
 from sftloss.document import Severity
-from sftloss.errors import DataError
+from sftloss.errors import DataError, mention
 from sftloss.rules import Evidence, Rule
 from sftloss.words import percent
 
@@ -109,6 +109,10 @@ class Account:
 
     def summary(self) -> str:
         """One paragraph for a person: how many rows, which formats, what was refused, where to look first."""
+        return plain(self._summary()) + "."
+
+    def _summary(self) -> str:
+        """The summary with options as mentions, for an error."""
         formats = ", ".join(f"{name} {count}" for name, count in sorted(self.formats.items()))
         parts = [f"{self.source}: {self.used} of {self.rows} rows usable" + (f" ({formats})." if formats else ".")]
         for name, count in self.refused.items():
@@ -136,11 +140,11 @@ class Account:
         if on_error == "count" and self.rows:
             return
         if not self.used:
-            raise DataError(f"No usable row. {self.summary()}")
+            raise DataError(f"No usable row. {self._summary()}")
         if on_error == "report" and self.unusable > share * self.rows:
             raise DataError(
                 f"{self.unusable / self.rows:.0%} of the rows cannot be used, {share:.0%} are allowed; "
-                f"on_error='skip' reads on regardless. {self.summary()}"
+                f"{mention('on_error', 'skip')} reads on regardless. {self._summary()}"
             )
 
     def facts(self) -> tuple[tuple[str, str], ...]:
@@ -164,7 +168,7 @@ def _reason(reason: Reason, account: Account) -> Evidence | None:
     if reason.stage == "kept":
         severity = "warning" if share > 0.01 else "info"
     else:
-        sentence += f". The first: {account.reasons.details[reason.name]}"
+        sentence += f". The first: {plain(account.reasons.details[reason.name])}"
     return Evidence(f"{sentence}.", share, None, "share", account.reasons.rows(reason.name), severity)
 
 

@@ -15,6 +15,7 @@ from sftloss.data.read.read import Records, read_records
 from sftloss.data.reasons import BadRow, RowError
 from sftloss.data.template import render, renderer
 from sftloss.data.tokenizer import eos_ids, special_ids
+from sftloss.errors import mention
 from sftloss.roles import PROMPT, RESPONSE, ROLES
 
 _ROLE_OF = {"user": 0, "assistant": 1, "system": 2, "developer": 2, "tool": 3, "function": 3, "ipython": 3}
@@ -222,8 +223,8 @@ def _finish(record: Record, draft: _Draft, max_length: int | None) -> Example:
     if not torch.isfinite(weights).all() or not weights.any():
         raise BadRow("nothing-trained", "no token has a weight, so nothing in the row would be trained; remove the row")
     if not weights[:kept].any():
-        detail = f"its {size} tokens are cut to {kept} and no trained one is left; give a larger max_length"
-        raise BadRow("truncated-away", detail)
+        cure = f"give a larger {mention('max_length')}"
+        raise BadRow("truncated-away", f"its {size} tokens are cut to {kept} and no trained one is left; {cure}")
     ids = torch.tensor(draft.input_ids, dtype=torch.int64)
     example = Example(
         input_ids=ids[:kept],

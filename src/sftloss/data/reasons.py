@@ -135,7 +135,7 @@ class BadRow(Exception):
 
     Attributes:
         reason: A key of ROW_REASONS.
-        detail: One clause: what is wrong and what to do.
+        detail: One clause: what is wrong and what to do. Options in it are `sftloss.errors.mention`.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -143,15 +143,20 @@ class BadRow(Exception):
         self.reason, self.detail = reason, detail
 
     def __str__(self) -> str:
-        return f"{ROW_REASONS[self.reason].code} {self.reason}: {self.detail}"
+        return f"{ROW_REASONS[self.reason].code} {self.reason}: {plain(self.detail)}"
 
 
 class RowError(DataError):
     """One row cannot be used: `reason` and `detail` as in BadRow, and the row's `origin`."""
 
     def __init__(self, reason: str, origin: Origin, detail: str) -> None:
-        super().__init__(f"{origin}: {ROW_REASONS[reason].code} {reason}: {detail}.")
+        super().__init__(f"{ROW_REASONS[reason].code} {reason}: {detail}", where=origin)
         self.reason, self.origin, self.detail = reason, origin, detail
+
+
+def plain(detail: str) -> str:
+    """A detail for a page: options in it are written as in Python."""
+    return str(DataError(detail)).removesuffix(".")
 
 
 def excerpt(value: object, length: int = _SHOWN_LENGTH) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from sftloss.analysis.mask.tally import MaskTally
 from sftloss.analysis.shared.shares import cell
 from sftloss.data import ROW_REASONS, Account
+from sftloss.data.reasons import plain
 from sftloss.document import Cell, Chart, Column, Section, Series, Table, TokenStrip
 from sftloss.roles import ROLES
 from sftloss.words import number, percent
@@ -136,7 +137,7 @@ def refused_section(account: Account) -> Section | None:
         Column("detail", "what is wrong there"),
     )
     rows = tuple(
-        (f"{ROW_REASONS[name].code} {name}", count, account.reasons.rows(name)[0], account.reasons.details[name])
+        (f"{ROW_REASONS[name].code} {name}", count, account.reasons.rows(name)[0], plain(account.reasons.details[name]))
         for name, count in account.refused.items()
     )
     lead = f"{account.unusable:,} of {account.rows:,} rows cannot be used."

@@ -1,4 +1,4 @@
-"""What a format is, and the formats that exist, in the order in which a row is held against them."""
+"""What a format is, and all formats, in the order in which a row is compared with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from sftloss.data.examples import Message
 from sftloss.data.reasons import BadRow, excerpt
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, mention
 from sftloss.registry import plug_ins
 
 RawRow = Mapping[str, Any]
@@ -137,5 +137,7 @@ def way_out(row: RawRow) -> str:
         return "the row is empty; give it columns"
     names = excerpt(", ".join(map(str, row)), 60)
     if "chosen" in row:
-        return f"a preference row with the columns {names}; name the answer to train: columns response=chosen"
-    return f"its columns are {names}; say which is which: columns prompt=...,response=..."
+        return (
+            f"a preference row with the columns {names}; name the answer to train: {mention('columns')} response=chosen"
+        )
+    return f"its columns are {names}; say which is which: {mention('columns')} prompt=...,response=..."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,19 +39,17 @@ class Shape:
     def __post_init__(self) -> None:
         if self.format is not None:
             load_plug_ins()
-        if self.format is not None and self.format not in FORMATS:
-            known = f"; formats are {', '.join(format_kinds())}" if not closest(self.format, FORMATS) else ""
-            raise ConfigError(
-                f"read_records: no format {excerpt(self.format, 40)}{closest(self.format, FORMATS)}{known}."
-            )
+            _check_name(self.format, FORMATS, "format", f"formats are {', '.join(format_kinds())}")
         for role, column in self.columns.items():
-            if role not in COLUMN_ROLES:
-                known = "" if closest(role, COLUMN_ROLES) else f"; a column can be the {', '.join(COLUMN_ROLES)}"
-                raise ConfigError(
-                    f"read_records: columns cannot name {excerpt(role, 40)}{closest(role, COLUMN_ROLES)}{known}."
-                )
+            _check_name(role, COLUMN_ROLES, "columns", f"a column can be the {', '.join(COLUMN_ROLES)}")
             if not isinstance(column, str) or not column:
-                raise ConfigError(f"read_records: columns: {role} must be the name of a column, got {column!r}.")
+                raise ConfigError(f"{role} must be the name of a column, got {column!r}", option="columns")
+
+
+def _check_name(name: str, known: Iterable[str], option: str, names: str) -> None:
+    if name not in known:
+        near = closest(name, known)
+        raise ConfigError(f"there is no {excerpt(name, 40)}{near}", option=option, cure="" if near else names)
 
 
 def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:

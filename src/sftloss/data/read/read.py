@@ -38,9 +38,9 @@ class ReadBounds:
 
     def __post_init__(self) -> None:
         if not 0 <= self.bad_share <= 1:
-            raise ConfigError(f"ReadBounds: bad_share must be from 0 to 1, got {self.bad_share}.")
+            raise ConfigError(f"must be from 0 to 1, got {self.bad_share}", option="bad_share")
         if self.line_bytes < 1:
-            raise ConfigError(f"ReadBounds: line_bytes must be at least 1, got {self.line_bytes}.")
+            raise ConfigError(f"must be at least 1, got {self.line_bytes}", option="line_bytes")
 
 
 class Records:
@@ -124,9 +124,9 @@ def read_records(
         {'unknown-shape': 1}
     """
     if on_error not in ON_ERROR:
-        raise ConfigError(f"read_records: on_error must be one of {', '.join(ON_ERROR)}, got {on_error!r}.")
+        raise ConfigError(f"must be one of {', '.join(ON_ERROR)}, got {on_error!r}", option="on_error")
     if limit is not None and limit < 1:
-        raise ConfigError(f"read_records: limit must be at least 1, got {limit}.")
+        raise ConfigError(f"must be at least 1, got {limit}", option="limit")
     shape = Shape(format, dict(columns or {}))
     resolved, bounds = _resolve(source), bounds or ReadBounds()
     name = str(source) if isinstance(resolved, Path | HubName) else "rows"
