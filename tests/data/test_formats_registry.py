@@ -55,7 +55,7 @@ def test_formats_are_asked_in_the_order_that_their_records_state():
     assert format_kinds() == ("tokens", "sharegpt", "messages", "alpaca", "prompt/response", "text")
 
 
-@pytest.mark.parametrize("verb", ["analyze", "inspect", "lengths"])
+@pytest.mark.parametrize("verb", ["analyze", "inspect", "lengths", "train", "compare"])
 def test_help_names_every_kind_of_format(verb):
     words = " ".join(run(verb, "--help").stdout.replace("│", " ").split())
     assert not [kind for kind in format_kinds() if kind not in words]

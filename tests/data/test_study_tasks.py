@@ -119,7 +119,7 @@ def test_both_languages_and_short_sequences():
         ({"split": "dev"}, "split"),
         ({"noise": 1.5}, "noise"),
         ({"tasks": ["poem"]}, "poem"),
-        ({"tasks": []}, "given"),
+        ({"tasks": []}, "no task is named"),
         ({"tasks": {"add": 0.0}}, "share"),
     ],
 )

@@ -108,4 +108,5 @@ def demo_model() -> Any:
     model = LlamaForCausalLM.from_pretrained(
         MODEL_PATH, local_files_only=True, use_safetensors=True, dtype=torch.float32
     )
-    return model.eval()
+    model.train(False)
+    return model

@@ -1,4 +1,4 @@
-"""One example held against its conversation: which of the mask's faults it has."""
+"""One example compared with its conversation: the faults of its mask."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sftloss.roles import PROMPT, RESPONSE
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found in one example.
+    """What one example shows.
 
     Attributes:
         faults: Ids of findings, and ``"MASK010 intended"`` where weights in the data ask for it.
-        roles: Role code of each token, from the turns where the row itself does not say.
+        roles: Role code of each token, from the turns where the row itself does not name them.
         trained: Whether each token is trained.
         answer: Index of the first and one past the last trained token.
         trains_end: Whether the last stretch of trained tokens ends with an end token.
@@ -34,13 +34,13 @@ class Audit:
 
 
 def audit(example: Example, record: Record, scaffold: Scaffold, *, pad_id: int | None = None) -> Audit:
-    """Hold the example's trained tokens against the turns that its tokens show.
+    """Compare the trained tokens of an example with the turns that its tokens show.
 
     Args:
-        example: The tokens and weights training would see.
+        example: The tokens and weights of training.
         record: The row it was made from.
         scaffold: What the tokenizer's template puts around messages.
-        pad_id: The tokenizer's padding token, to name it where it hides an end.
+        pad_id: The tokenizer's padding token, to recognize an end that is masked as padding.
     """
     ids: list[int] = example.input_ids.tolist()
     trained: list[bool] = (example.weights != 0).tolist()
@@ -58,7 +58,7 @@ def audit(example: Example, record: Record, scaffold: Scaffold, *, pad_id: int |
     ]
     strays = _strays(turns, roles, trained)
     if strays:
-        faults.append("MASK010 intended" if _says_so(record) else "MASK010")
+        faults.append("MASK010 intended" if _is_intended(record) else "MASK010")
     return Audit(tuple(faults), roles, tuple(trained), (first, last + 1), trains_end, strays)
 
 
@@ -70,7 +70,7 @@ def _roles(example: Example, turns: Sequence[Turn], trained: Sequence[bool]) -> 
         roles = [PROMPT] * len(roles)
     for turn, after in zip(turns, (*(turn.opener for turn in turns[1:]), len(roles)), strict=False):
         stop = turn.stop
-        # a line break trained with the end before it is a part of the answer as this row sees it
+        # a line break trained with the end before it is a part of the answer in this row
         while turn.role == RESPONSE and stop < min(after, turn.stop + END_ROOM) and trained[stop]:
             stop += 1
         roles[turn.start : stop] = [turn.role] * (stop - turn.start)
@@ -78,7 +78,7 @@ def _roles(example: Example, turns: Sequence[Turn], trained: Sequence[bool]) -> 
 
 
 def _tagged_roles(roles: list[int], turns: Sequence[Turn], trained: Sequence[bool]) -> tuple[int, ...]:
-    """The row names its roles, tools among them; only where tags enclose somebody else's words are they wrong."""
+    """The row names its roles, tools among them; they are wrong only where tags enclose the words of others."""
     for turn in turns:
         if turn.role != RESPONSE:
             roles[turn.start : turn.stop] = [
@@ -128,7 +128,7 @@ def _end_faults(
     trains_end: bool,
     pad_id: int | None,
 ) -> list[str]:
-    """An end that is there and untrained because it is the padding token is MASK008's, a cut off one MASK007's."""
+    """A missing end: MASK008 where it is masked as padding, none where it is cut off, MASK003 elsewhere."""
     following = ids[last + 1] if last + 1 < len(ids) else None
     if trains_end or (example.truncated and following is None):
         return []
@@ -141,7 +141,7 @@ def _content_faults(ids: Sequence[int], trained: Sequence[bool], special: frozen
     return ["DATA106"] if is_bare else []
 
 
-def _says_so(record: Record) -> bool:
+def _is_intended(record: Record) -> bool:
     """Whether the data itself asks for other roles to be trained, message by message."""
     return any(message.role != "assistant" and message.weight for message in record.messages or ())
 
@@ -149,8 +149,8 @@ def _says_so(record: Record) -> bool:
 def answer_text(record: Record, audit: Audit, example: Example, tokenizer: Any) -> tuple[str, str]:
     """Prompt and answer as text, at most a few hundred characters each where they must be decoded."""
     if record.messages is not None:
-        asked = " ".join(m.content for m in record.messages if m.role == "user")
-        return asked, " ".join(m.content for m in record.messages if m.role == "assistant")
+        prompt = " ".join(m.content for m in record.messages if m.role == "user")
+        return prompt, " ".join(m.content for m in record.messages if m.role == "assistant")
     if record.text is not None:
         return "", record.text
     first, last = audit.answer

@@ -142,15 +142,15 @@ def _conflicts(inspection: Inspection) -> Evidence | None:
     """DATA103: answers to one prompt that differ, and how many of them in length."""
     ledger = inspection.tally.ledger
     prompts, words, lengths, owners = map(ledger.numbers, ("prompts", "words", "lengths", "owners"))
-    asked = prompts != 0
-    differ, unequal = (conflicting(of[asked], prompts[asked]) for of in (words, lengths))
+    has_prompt = prompts != 0
+    differ, unequal = (conflicting(of[has_prompt], prompts[has_prompt]) for of in (words, lengths))
     if not (count := int(differ.sum())):
         return None
     sentence = (
         f"{_of(count, len(prompts), 'answers')} share their prompt with a different answer; "
         f"{int(unequal.sum()):,} of them with one of another length."
     )
-    at = list(dict.fromkeys(owners[asked][differ].tolist()))
+    at = list(dict.fromkeys(owners[has_prompt][differ].tolist()))
     return Evidence(sentence, count / len(prompts), None, "share", tuple(map(ledger.origin, at[:MOST_ORIGINS])))
 
 

@@ -1,22 +1,22 @@
 """What a chat template puts around messages, learned by rendering it, so that turns can be found in any row's tokens.
 
-Pre-tokenised rows and masks that a template's own tags give say nothing about whose words a token belongs to. The
-template does: conversations that differ in one message show where its words start and stop, and what stands between.
+Labels, and masks from a template's own tags, do not show whose words a token belongs to. The template does:
+conversations that differ in one message show where its words start and stop, and what stands between messages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sftloss.data import Message, Origin, Record, RowError, encode
 from sftloss.data.template import GENERATION_TAG
 from sftloss.data.tokenizer import eos_ids, special_ids
 from sftloss.roles import PROMPT, RESPONSE, SYSTEM
 
-# two words each with nothing in common, so that the first and last token of a message tell the two apart;
-# letters, because most tokenizers join a space to a letter after it, as they do in real answers, and not to a digit
+# two words for each message with nothing in common, so that their first and last tokens differ; letters, because most
+# tokenizers join a space to a letter after it, as they do in real answers, and not to a digit
 _WORDS = (("a", "q"), ("i", "x"), ("o", "w"), ("u", "k"))
 
 
@@ -33,42 +33,49 @@ class Turn:
     stop: int
 
 
+class Opener(NamedTuple):
+    """The tokens in front of the words of a role."""
+
+    role: int
+    tokens: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Scaffold:
-    """What is known about a tokenizer's conversations.
+    """What a tokenizer's conversations look like.
 
     Attributes:
-        openers: Role code and the tokens in front of its words, longest first; empty where they cannot be told.
+        openers: Role code and the tokens in front of its words, longest first; empty where they are unknown.
         ends: Tokens that end an assistant's turn or the sequence.
         special: All special tokens.
         has_template, has_tags: Whether there is a chat template, and whether it marks the assistant's words.
     """
 
-    openers: tuple[tuple[int, tuple[int, ...]], ...]
+    openers: tuple[Opener, ...]
     ends: frozenset[int]
     special: frozenset[int]
     has_template: bool
     has_tags: bool
 
     def turns(self, ids: Sequence[int]) -> tuple[Turn, ...]:
-        """The messages of a row, in order; empty where no opener of an answer is found: then others prove nothing."""
-        firsts = {opener[0] for _, opener in self.openers}
-        found: list[tuple[int, int, int]] = []
+        """The messages of a row, in order; empty where no opener of an answer is found."""
+        firsts = {opener.tokens[0] for opener in self.openers}
+        openers: list[tuple[int, int, int]] = []
         at = 0
         for i, token in enumerate(ids):
-            if token in firsts and i >= at and (hit := self._opener_at(ids, i)) is not None:
-                at = i + len(hit[1])
-                found.append((hit[0], i, at))
-        if RESPONSE not in {role for role, _, _ in found}:
+            if token in firsts and i >= at and (opener := self._opener_at(ids, i)) is not None:
+                at = i + len(opener.tokens)
+                openers.append((opener.role, i, at))
+        if RESPONSE not in {role for role, _, _ in openers}:
             return ()
-        stops = [*(opener for _, opener, _ in found[1:]), len(ids)]
+        stops = [*(opener for _, opener, _ in openers[1:]), len(ids)]
         return tuple(
             Turn(role, opener, start, self._stop(ids, start, stop))
-            for (role, opener, start), stop in zip(found, stops, strict=True)
+            for (role, opener, start), stop in zip(openers, stops, strict=True)
         )
 
-    def _opener_at(self, ids: Sequence[int], i: int) -> tuple[int, tuple[int, ...]] | None:
-        return next((hit for hit in self.openers if tuple(ids[i : i + len(hit[1])]) == hit[1]), None)
+    def _opener_at(self, ids: Sequence[int], i: int) -> Opener | None:
+        return next((one for one in self.openers if tuple(ids[i : i + len(one.tokens)]) == one.tokens), None)
 
     def _stop(self, ids: Sequence[int], start: int, stop: int) -> int:
         """A turn stops after its end token: a turn whose opener was not recognised may follow."""
@@ -89,10 +96,8 @@ def _template_text(tokenizer: Any, template: str | None) -> str:
     return str(tokenizer.get_chat_template(template, None))
 
 
-Openers = tuple[tuple[int, tuple[int, ...]], ...]
-
-
-def _learn(tokenizer: Any, template: str | None, special: frozenset[int]) -> tuple[Openers, frozenset[int]]:
+def _learn(tokenizer: Any, template: str | None, special: frozenset[int]) -> tuple[tuple[Opener, ...], frozenset[int]]:
+    """The openers, and the token that ends an answer."""
     words = [pair[0] for pair in _WORDS]
     base = _tokens(tokenizer, template, words)
     if base is None:
@@ -105,27 +110,27 @@ def _learn(tokenizer: Any, template: str | None, special: frozenset[int]) -> tup
         start = _common(base, changed)
         spans.append((start, max(start, len(base) - _common(base[::-1], changed[::-1]))))
     # the first answer, because some templates put an empty thought in front of the last
-    (_, after_question), (answered, after_answer), (asked, _), (_, done) = spans
-    tail = base[done:]
+    (_, after_prompt), (answer, after_answer), (second_prompt, _), (_, after_last) = spans
+    tail = base[after_last:]
     ends = frozenset([token for token in tail if token in special][:1])
-    found = [
-        (RESPONSE, _without(tail, base[after_question:answered])),
-        (PROMPT, _without(tail, base[after_answer:asked])),
+    openers = [
+        Opener(RESPONSE, _without(tail, base[after_prompt:answer])),
+        Opener(PROMPT, _without(tail, base[after_answer:second_prompt])),
         *_system(tokenizer, template, words),
     ]
-    known = [(role, ids) for role, ids in found if len(ids) > 1 or (ids and ids[0] in special)]
-    is_clear = {PROMPT, RESPONSE} <= {role for role, _ in known} and len({ids for _, ids in known}) == len(known)
-    return tuple(sorted(known, key=lambda hit: -len(hit[1]))) if is_clear else (), ends
+    clear = [one for one in openers if len(one.tokens) > 1 or (one.tokens and one.tokens[0] in special)]
+    is_known = {PROMPT, RESPONSE} <= {one.role for one in clear} and len({one.tokens for one in clear}) == len(clear)
+    return tuple(sorted(clear, key=lambda one: -len(one.tokens))) if is_known else (), ends
 
 
-def _system(tokenizer: Any, template: str | None, words: list[str]) -> list[tuple[int, tuple[int, ...]]]:
+def _system(tokenizer: Any, template: str | None, words: list[str]) -> list[Opener]:
     one, two = (_tokens(tokenizer, template, words, system=word) for word in ("5", "h"))
     plain = _tokens(tokenizer, template, words)
     if one is None or two is None or plain is None or len(one) <= len(plain):
         return []
     head = one[: _common(one, two)]
     bos = tokenizer.bos_token_id
-    return [(SYSTEM, tuple(head[1:] if head[:1] == [bos] else head))]
+    return [Opener(SYSTEM, tuple(head[1:] if head[:1] == [bos] else head))]
 
 
 def _tokens(tokenizer: Any, template: str | None, words: Sequence[str], system: str | None = None) -> list[int] | None:

@@ -19,7 +19,7 @@ _NAMES = ("least", "10 %", "median", "90 %", "99 %", "most")
 
 
 def trained_section(tally: MaskTally, strips: tuple[TokenStrip, ...]) -> Section:
-    """Who is trained, and the first examples token by token."""
+    """What is trained of each role, and the first examples token by token."""
     columns = (
         Column("role", "role"),
         Column("tokens", "tokens", "integer"),
@@ -43,7 +43,7 @@ def trained_section(tally: MaskTally, strips: tuple[TokenStrip, ...]) -> Section
 
 
 def totals_table(tally: MaskTally, account: Account, *, batch_size: int | None, grad_accum: int | None) -> Table:
-    """What training would see."""
+    """Counts of rows, examples and tokens, and of the steps of an epoch."""
     rows: list[tuple[Cell, ...]] = [
         ("rows read", account.rows),
         ("rows that cannot be used", account.unusable),
@@ -99,7 +99,7 @@ def _histogram(kinds: tuple[tuple[str, np.ndarray], ...]) -> Chart:
         counts, _ = np.histogram(lengths, [edge - 0.5 for edge in edges])
         series.append(Series(name, names, tuple(float(c) / len(lengths) for c in counts)))
         most.append(f"{name}: most examples at {names[int(np.argmax(counts))]}")
-    said = "; ".join(most)
+    peaks = "; ".join(most)
     return Chart(
         "length-histogram",
         "bar",
@@ -107,7 +107,7 @@ def _histogram(kinds: tuple[tuple[str, np.ndarray], ...]) -> Chart:
         "tokens",
         "share of examples",
         tuple(series),
-        f"Share of examples by number of tokens. {said}.",
+        f"Share of examples by number of tokens. {peaks}.",
         scale_x="category",
         format_x="text",
         format_y="percent",

@@ -1,4 +1,4 @@
-"""What an inspection counts while it goes through the rows: counters, first places, 64 bytes a row."""
+"""What an inspection counts over the examples: counters, first places, 64 bytes a row."""
 
 from __future__ import annotations
 

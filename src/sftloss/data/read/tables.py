@@ -12,13 +12,13 @@ from sftloss.data.examples import Origin
 from sftloss.errors import ConfigError, DataError
 from sftloss.registry import closest
 
-TableRow = tuple[Origin, dict[str, Any]]
+StoredRow = tuple[Origin, dict[str, Any]]
 
 # Rows decoded at a time. A slice decodes only the row groups it touches, so memory does not grow with the file.
 _SLICE = 16_384
 
 
-def read_parquet(path: Path) -> Iterator[TableRow]:
+def read_parquet(path: Path) -> Iterator[StoredRow]:
     """Rows of a parquet file, a slice of them in memory at a time.
 
     Raises:
@@ -72,7 +72,7 @@ def is_saved_dataset(folder: Path) -> bool:
     )
 
 
-def read_saved_dataset(folder: Path) -> Iterator[TableRow]:
+def read_saved_dataset(folder: Path) -> Iterator[StoredRow]:
     """Rows of a folder that `datasets` saved; of its `train` split where it has several."""
     datasets = _datasets(str(folder))
     try:
@@ -106,7 +106,7 @@ class HubName:
         return cls(name, **values)
 
 
-def read_hub(hub: HubName) -> Iterator[TableRow]:
+def read_hub(hub: HubName) -> Iterator[StoredRow]:
     """Rows of a data set on the hub, streamed. Code that a data set brings along is never run."""
     load = _datasets(hub.name).load_dataset
     # since datasets 4 there is no such option, because there is no such code
@@ -135,7 +135,7 @@ def _datasets(source: str) -> Any:
     return datasets
 
 
-def _split_of(loaded: Any, name: str, split: str | None) -> Iterable[Mapping[str, Any]]:
+def _split_of(loaded: Any, name: str, split: str | None) -> Any:
     if split is not None or not isinstance(loaded, Mapping):
         return loaded
     if "train" not in loaded and len(loaded) != 1:
@@ -143,6 +143,6 @@ def _split_of(loaded: Any, name: str, split: str | None) -> Iterable[Mapping[str
     return loaded["train"] if "train" in loaded else next(iter(loaded.values()))
 
 
-def _rows(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[TableRow]:
+def _rows(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[StoredRow]:
     for number, row in enumerate(rows):
         yield Origin(name, number), _without_nulls(dict(row))

@@ -74,7 +74,8 @@ def _shares(tasks: Mapping[str, float] | Sequence[str] | None) -> dict[str, floa
     shares = dict(chosen) if isinstance(chosen, Mapping) else None
     unknown = [name for name in chosen if name not in TASKS]
     if unknown or not chosen:
-        raise ValueError(f"study_rows: no task {unknown[0] if unknown else 'given'!r}; there are {', '.join(TASKS)}.")
+        named = f"there is no task {unknown[0]!r}" if unknown else "no task is named"
+        raise ValueError(f"study_rows: {named}; the tasks are {', '.join(TASKS)}.")
     shares = shares or {name: TASKS[name].share for name in chosen}
     if not all(share > 0 for share in shares.values()):
         raise ValueError(f"study_rows: every share must be above 0, got {shares}.")
@@ -112,7 +113,7 @@ def _draw(task: Task, split: str, random: Random) -> Draft:
 
 
 def _wrong(task: Task, draft: Draft, random: Random) -> str:
-    """An answer to another question in the same language, wrong for this one: of the right form."""
+    """The answer to another question in the same language that is wrong for this one. Its form is right."""
     while True:
         other = task.draw(random)
         if other.language == draft.language and not task.check(draft.prompt, other.answer):

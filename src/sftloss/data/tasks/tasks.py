@@ -55,7 +55,7 @@ class Task:
 
     Attributes:
         name: As in `Record.task`.
-        share: Part of the rows that it has where nothing else is asked for.
+        share: Its share of the rows by default.
         draw: A question and an answer from a generator.
         check: From question and answer, 1.0 where it is right and 0.0 where it is wrong; reads the question, so it
             is right about rows whose answer was made wrong on purpose.
@@ -112,7 +112,7 @@ _THINGS = tuple(word for kind in ("fruits", "animals", "tools") for word in WORD
 _BY_FREQUENCY = Random("facts").sample(_THINGS, k=len(_THINGS))
 _KNOWN = [thing for i, thing in enumerate(_BY_FREQUENCY) if i % 3 != 2]
 FACTS = {thing: Random(f"fact {thing}").choice(WORD_KINDS["colours"]) for thing in _KNOWN}
-"""What there is to know, from the thing asked about most to the least: a colour, and of every third thing nothing."""
+"""The colours to learn, the most frequent thing first. Every third thing has none."""
 
 _FREQUENCY = [1 / (3 + i) for i in range(len(_BY_FREQUENCY))]
 _PHRASES = ("colour {}", "colour: {}?", "{}: colour?", "the {} is", "what is {}?", "qa: {}")
@@ -135,11 +135,11 @@ def is_answerable_qa(prompt: str) -> bool:
 
 
 def _thing(prompt: str) -> str:
-    """What is asked about; a KeyError where it is nothing we know."""
+    """The thing of a question; a KeyError where there is none that is known."""
     things = [word for word in re.findall(r"[a-z]+", prompt) if word in _THINGS]
     if len(things) != 1:
         raise KeyError(prompt)
-    return things[0]
+    return str(things[0])
 
 
 def draw_compare(random: Random) -> Draft:
