@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sftloss.errors import ModelError
+from sftloss.models import model_folder
 
 CONTINUED = "·"
 """What :func:`pieces` gives for the other tokens of a character that several tokens make."""
@@ -19,7 +20,8 @@ def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remot
     """Load the tokenizer of a model; no weights are read.
 
     Args:
-        name: A model's directory, or its name on the Hub (downloaded, or read from the cache when offline).
+        name: A model's folder, its name on the Hub (downloaded, or read from the cache when offline), ``"demo"``, or
+            ``"smollm2"``.
         revision: Branch, tag or commit of a Hub model.
         trust_remote_code: Whether code from the model's repository may run.
 
@@ -28,7 +30,7 @@ def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remot
     """
     from transformers import AutoTokenizer
 
-    text = str(name)
+    text = model_folder(name)
     is_local = text.startswith((".", "/", "~")) or text.count("/") > 1
     path = Path(text).expanduser()
     if (is_local or path.exists()) and not path.is_dir():

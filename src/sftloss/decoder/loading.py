@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sftloss.errors import ConfigError, ModelError
+from sftloss.models import DESCRIPTIONS, model_folder
 
 
 def load_model(
@@ -25,7 +26,8 @@ def load_model(
     """Load a causal language model from safetensors, in eval mode, and its tokenizer.
 
     Args:
-        name_or_path: A directory, or a name on the Hub (downloaded, or read from the cache when offline).
+        name_or_path: A folder, a name on the Hub (downloaded, or read from the cache when offline), ``"demo"`` for the
+            model in this package, or ``"smollm2"`` for a real one (see :func:`sftloss.models.model_folder`).
         device: Where the model goes.
         dtype: ``"auto"`` keeps the checkpoint's.
         tokenizer: Where the tokenizer is, if not with the model.
@@ -45,7 +47,7 @@ def load_model(
 
     from sftloss.data.tokenizer import load_tokenizer
 
-    name = str(name_or_path)
+    name = model_folder(name_or_path)
     _check_directory(Path(name).expanduser(), name)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _as_model_error("config", name):
@@ -60,6 +62,8 @@ def load_model(
         options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
         loaded: Any = AutoModelForCausalLM.from_pretrained(name, config=config, **options, **hub)
         model, info = loaded[0].to(where).eval(), loaded[1]
+    if description := DESCRIPTIONS.get(str(name_or_path)):
+        model.config._name_or_path = description
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(

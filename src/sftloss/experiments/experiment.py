@@ -14,8 +14,9 @@ from typing import Any
 from sftloss.errors import ConfigError
 from sftloss.files import file_digest
 from sftloss.finetune import Lora, Recipe, read_choice
+from sftloss.models import SCRATCH
 
-GENERATED, SCRATCH = "generated", "scratch"
+GENERATED = "generated"
 UNWEIGHTED = "none"
 _ARMS = ("losses", "normalizations", "prompt_weights", "tasks", "seeds")
 _OF_AN_ARM = ("loss", "normalization", "tasks", "seed")  # fields of the recipe that each arm sets

@@ -21,30 +21,25 @@ def model_and_tokenizer(recipe: Recipe, model: Any, tokenizer: Any) -> tuple[Any
     from sftloss.decoder import load_model
 
     if model is None:
-        place = place_of(recipe.model)
         model, loaded = load_model(
-            place, dtype=dtype_of(recipe), tokenizer=tokenizer_place(recipe), revision=recipe.revision
+            model_name(recipe), dtype=dtype_of(recipe), tokenizer=recipe.tokenizer, revision=recipe.revision
         )
         tokenizer = tokenizer or loaded
-        if recipe.model == "demo":
-            model.config._name_or_path = "sftloss demo model"  # not this machine's path to it
     elif recipe.dtype != "auto":
         model = model.to(getattr(torch, recipe.dtype))
-    tokenizer = tokenizer or load_tokenizer(tokenizer_place(recipe) or place_of(recipe.model), revision=recipe.revision)
+    tokenizer = tokenizer or load_tokenizer(recipe.tokenizer or model_name(recipe), revision=recipe.revision)
     return (model if recipe.lora is None else with_adapters(model, recipe.lora, recipe.seed)), tokenizer
 
 
-def place_of(name: str) -> str:
-    """A directory or hub name; ``"demo"`` is the model in this package."""
-    from sftloss.data.demo import MODEL_PATH
+def model_name(recipe: Recipe) -> str:
+    """The recipe's model.
 
-    if not name:
-        raise ConfigError("fine_tune: no model; give model= or name one in the recipe.")
-    return str(MODEL_PATH) if name == "demo" else name
-
-
-def tokenizer_place(recipe: Recipe) -> str | None:
-    return None if recipe.tokenizer is None else place_of(recipe.tokenizer)
+    Raises:
+        ConfigError: If it names none.
+    """
+    if not recipe.model:
+        raise ConfigError("missing", option="model", cure="name one, or pass a loaded model")
+    return recipe.model
 
 
 def dtype_of(recipe: Recipe) -> torch.dtype | str:

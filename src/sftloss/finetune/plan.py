@@ -13,9 +13,10 @@ from sftloss.data import Example
 from sftloss.data.tokenizer import load_tokenizer
 from sftloss.document import TokenStrip
 from sftloss.errors import ModelError
-from sftloss.finetune.model import dtype_of, place_of, tokenizer_place, with_adapters
+from sftloss.finetune.model import dtype_of, model_name, with_adapters
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet
+from sftloss.models import model_folder
 from sftloss.roles import ROLES
 
 # values an optimizer holds for each parameter it trains; those not named hold two, as Adam does
@@ -88,16 +89,16 @@ def _outline(recipe: Recipe) -> tuple[Any, Any]:
     """The model without its numbers, and the tokenizer."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    place, revision = place_of(recipe.model), recipe.revision
+    name, revision = model_name(recipe), recipe.revision
     try:
-        config = AutoConfig.from_pretrained(place, revision=revision)
+        config = AutoConfig.from_pretrained(model_folder(name), revision=revision)
         dtype = dtype_of(recipe)
         dtype = dtype if isinstance(dtype, torch.dtype) else getattr(config, "dtype", None) or torch.float32
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
             if recipe.lora is not None:
                 model = with_adapters(model, recipe.lora, recipe.seed)
-        return model, load_tokenizer(tokenizer_place(recipe) or place, revision=revision)
+        return model, load_tokenizer(recipe.tokenizer or name, revision=revision)
     except (OSError, ValueError) as error:
         told = str(error).strip().splitlines()[0].rstrip(".")
         raise ModelError(f"plan: cannot read the model {recipe.model}: {told}.") from error

@@ -44,7 +44,8 @@ class Recipe:
     """A fine-tuning run. Every field is a plain value, so a recipe is also a YAML file and a JSON object.
 
     Attributes:
-        model: A directory that `save_pretrained` wrote, a name on the hub, or ``"demo"`` for the model in this package.
+        model: A directory that `save_pretrained` wrote, a name on the hub, ``"demo"`` for the model in this package, or
+            ``"smollm2"`` for SmolLM2-135M-Instruct without a hub.
         tokenizer: Where the tokenizer is, if not with the model.
         revision: Branch, tag or commit of a model on the hub.
         data: A data file, a folder of them, a hub data set, or ``"demo"`` for generated examples.

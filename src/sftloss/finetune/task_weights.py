@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sftloss.errors import ConfigError
-from sftloss.finetune.model import dtype_of, place_of
+from sftloss.finetune.model import dtype_of
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet
 from sftloss.tasks import MultiTaskLoss, Rules, strategy_named
@@ -125,7 +125,7 @@ def _reference(recipe: Recipe, choice: Choice) -> Any:
             f"tasks: {choice.strategy} needs a reference model, one trained on the same tasks with fixed weights; say "
             f"where it is, {choice.strategy}(reference=PATH)."
         )
-    return load_model(place_of(choice.reference), dtype=dtype_of(recipe))[0]
+    return load_model(choice.reference, dtype=dtype_of(recipe))[0]
 
 
 def task_facts(loss: Loss) -> dict[str, Any] | None:

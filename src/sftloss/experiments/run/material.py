@@ -22,7 +22,7 @@ from sftloss.experiments.experiment import Experiment
 from sftloss.experiments.run.results import RowGroups
 from sftloss.finetune import Recipe
 from sftloss.finetune.fine_tune import data_of, loss_of
-from sftloss.finetune.model import dtype_of, place_of, tokenizer_place
+from sftloss.finetune.model import dtype_of, model_name
 from sftloss.finetune.rows import Collator, DataSet, hold_out
 from sftloss.rules import findings_of
 from sftloss.training.batch.tokens import read_tokens
@@ -164,7 +164,7 @@ def start(experiment: Experiment, seed: int) -> tuple[Any, Any]:
     recipe = experiment.recipe
     if not experiment.is_scratch:
         return load_model(
-            place_of(recipe.model), dtype=dtype_of(recipe), tokenizer=tokenizer_place(recipe), revision=recipe.revision
+            model_name(recipe), dtype=dtype_of(recipe), tokenizer=recipe.tokenizer, revision=recipe.revision
         )
     tokenizer = demo_tokenizer() if recipe.tokenizer is None else load_tokenizer(recipe.tokenizer)
     return _llama(experiment, tokenizer, seed), tokenizer

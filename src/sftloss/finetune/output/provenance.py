@@ -7,6 +7,7 @@ from typing import Any
 from sftloss.finetune.output.files import plain
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet
+from sftloss.models import weights_note
 from sftloss.version import package_versions
 
 
@@ -44,6 +45,7 @@ def model_facts(model: Any) -> dict[str, Any]:
     config = model.config
     return {
         "name": str(getattr(config, "_name_or_path", "")) or None,
+        "weights": weights_note(model),
         "commit": getattr(config, "_commit_hash", None),
         "class": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
