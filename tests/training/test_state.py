@@ -75,19 +75,29 @@ def test_copy_under_autocast_of_accelerate_runs_its_own_weights() -> None:
     accelerate.state.AcceleratorState._reset_state(True)
 
 
-def test_copy_of_a_model_with_task_weights_moves_its_own() -> None:
-    rows = without(ragged_rows(), "token_weights")
-    batch = collate_rows(rows, pad_id=0)
-    tasks = TaskWeighting(MultiTaskLoss(["a", "b"], "gls"))
+@pytest.mark.parametrize("strategy", ["gls", "gradient_balance"])
+def test_copy_of_a_model_with_task_weights_moves_its_own(strategy: str) -> None:
+    batch = collate_rows(without(ragged_rows(), "token_weights"), pad_id=0)
+    tasks = TaskWeighting(MultiTaskLoss(["a", "b"], strategy))
+
+    def step_of(model: Any) -> Any:
+        factors = attachment_of(model).loss.task_factor
+        step = attachment_of(model).step([batch])
+        with factors.capture(batch):
+            model(**batch, num_items_in_batch=step).loss.backward()
+        factors.step()
+        return factors
+
     model = model_of()
     attach(model, Loss(tasks=tasks))
+    step_of(model)  # the copy is made in the middle of a training
+    before = tasks.weighting.weights.tolist()
     other = copy.deepcopy(model)
-    step = attachment_of(other).step([batch])
-    other(**batch, num_items_in_batch=step).loss.backward()
-    theirs = attachment_of(other).loss.task_factor
-    theirs.step()
-    assert theirs is not tasks and tasks.weighting.weights.tolist() == [1.0, 1.0]
-    assert theirs.weighting.weights.tolist() != [1.0, 1.0]
+    with torch.no_grad():
+        other.model.embed_tokens.weight.mul_(3.0)
+    theirs = step_of(other)
+    assert theirs is not tasks and tasks.weighting.weights.tolist() == before
+    assert theirs.weighting.weights.tolist() != before
 
 
 def test_objective_that_cannot_be_pickled_says_so_itself() -> None:

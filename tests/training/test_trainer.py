@@ -13,8 +13,7 @@ import torch
 from tests.training.cases import definition, gradients, model_of, ragged_rows, relative_error, without
 
 from sftloss.errors import ConfigError
-from sftloss.training import Loss, attach, collate_rows, with_loss
-from sftloss.training.hosts.trainer import LossTrainer
+from sftloss.training import Loss, LossTrainer, attach, collate_rows, with_loss
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")

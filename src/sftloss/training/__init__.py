@@ -6,7 +6,7 @@ from sftloss.training.attach import attach, attachment_of, detach
 from sftloss.training.attachment import Attachment
 from sftloss.training.batch.collate import collate_rows, inputs_of
 from sftloss.training.batch.tokens import weigh_batch
-from sftloss.training.hosts.trainer import with_loss
+from sftloss.training.hosts.trainer import LossTrainer, with_loss
 from sftloss.training.loss import Loss
 from sftloss.training.passes import Pass
 from sftloss.training.step import Step, step_total
@@ -16,6 +16,7 @@ from sftloss.training.tasks.weighting import TaskWeighting
 __all__ = [
     "Attachment",
     "Loss",
+    "LossTrainer",
     "Pass",
     "Step",
     "TaskFactor",

@@ -245,7 +245,7 @@ class TaskWeighting(TaskFactor):
     def metrics(self) -> dict[str, float]:
         """By task, for the log: ``task_loss/<name>`` of the last step it was in, ``task_weight`` of the next one,
         ``task_token_share`` and ``task_effective_share`` (of weight times tokens), and ``task_slope``, the relative
-        change of its loss a step once there are enough. Where gradients are looked at, ``task_gradient/<name>``, its
+        change of its loss a step once there are enough. Where gradients are read, ``task_gradient/<name>``, its
         norm, ``task_cosine/<name>, <name>`` of each pair that met, and ``task_conflict_rate``, the share of pairs since
         the start whose cosine was negative. It waits for the device."""
         named = {
@@ -272,6 +272,10 @@ class TaskWeighting(TaskFactor):
             "by_task": self.weighting.get_task_statistics(),
             "conflicts": self.weighting.conflicts.report() if self.needs_gradients else None,
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy follows the gradients of its own model, from its next pass on."""
+        return {**vars(self), "_gradients": None, "_captured": 0}
 
     def save(self, folder: Path) -> None:
         """Write the state into a checkpoint."""
