@@ -11,6 +11,7 @@ from tests.analysis.test_inspect import CHATML, CLEAN, TAGGED, labelled, pair, p
 from tests.cli.tools import run
 
 from sftloss.data import ROW_REASONS
+from sftloss.errors import as_flag, spelled
 
 LATE = tagged("<|im_start|>assistant\n{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>\n")
 EMPTY = CHATML + "{% if messages[0].role == 'nobody' %}{% generation %}{% endgeneration %}{% endif %}"
@@ -99,7 +100,7 @@ READ = {
 @pytest.mark.parametrize("reason", READ)
 def test_inspect_finds_a_row_that_cannot_be_read(inspect, reason):
     found = inspect(planted(READ[reason]))
-    code, cure = ROW_REASONS[reason].code, ROW_REASONS[reason].cure
+    code, cure = ROW_REASONS[reason].code, spelled(ROW_REASONS[reason].cure, as_flag)
     finding = found[code]
     assert set(found) == {code} and finding["value"] == 0.1 and finding["severity"] == "warning"
     assert finding["rows"] == [f"{finding['rows'][0].rpartition(':')[0]}:{AT}"] and finding["fix"] == cure

@@ -37,6 +37,7 @@ class Flag:
         required: Whether a value must come from the file or a flag, unless the default says something.
         minimum: Smallest number allowed.
         takes_numbers: Whether a text also accepts a bare number, as ``normalization: 0.5`` or ``roles: {prompt: 0.1}``.
+        argument: Name of the argument that library errors use, where it is not the option's own.
         is_positional: Whether the command line takes it without a flag, as ``report A B``; in YAML it is a key still.
     """
 
@@ -49,6 +50,7 @@ class Flag:
     minimum: float | None = None
     takes_numbers: bool = False
     is_positional: bool = False
+    argument: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ class Option:
     part: str | None = None
 
     @property
-    def spelled(self) -> str:
-        """The flag and YAML key: ``max_length`` is written ``max-length``."""
-        return spelled(self.name)
+    def key(self) -> str:
+        """The YAML key, and the flag without its dashes: ``max_length`` is written ``max-length``."""
+        return as_key(self.name)
 
     @property
     def base(self) -> Any:
@@ -113,8 +115,8 @@ def values_of(options: Any) -> dict[str, Any]:
     }
 
 
-def spelled(name: str) -> str:
-    """The flag and YAML key of an option: ``max_length`` is written ``max-length``."""
+def as_key(name: str) -> str:
+    """The YAML key of an option: ``max_length`` is written ``max-length``."""
     return name.replace("_", "-")
 
 
@@ -140,7 +142,7 @@ def resolve(schema: type[Options], flags: Mapping[str, Any], *, config: str | Pa
     values |= {name: _checked(value, known[name]) for name, value in flags.items() if value is not None}
     for one in known.values():
         if one.flag.required and not values.get(one.name, one.default):
-            raise ConfigError("missing", option=one.name, cure=f"give it, or '{one.spelled}:' in the -c file")
+            raise ConfigError("missing", option=one.name, cure=f"give it, or '{one.key}:' in the -c file")
     own = {name: value for name, value in values.items() if known[name].part is None}
     for f in fields(schema):  # type: ignore[arg-type]
         inside = {name: value for name, value in values.items() if known[name].part == f.name}
@@ -161,7 +163,7 @@ def places_of(config: str | Path | None) -> dict[str, str]:
 def to_yaml(options: Any) -> str:
     """The resolved options as a YAML file that gives the same run again."""
     values = values_of(options).items()
-    return write_yaml({spelled(name): list(value) if isinstance(value, tuple) else value for name, value in values})
+    return write_yaml({as_key(name): list(value) if isinstance(value, tuple) else value for name, value in values})
 
 
 def command_line(verb: str, options: Any) -> Command:
@@ -169,13 +171,13 @@ def command_line(verb: str, options: Any) -> Command:
     flags: list[tuple[str, str]] = []
     values = values_of(options)
     for one in options_of(type(options)):
-        value, flag = values[one.name], f"--{one.spelled}"
+        value, flag = values[one.name], f"--{one.key}"
         if value == one.default:
             continue
         if one.flag.is_positional:
             flags += [(str(item), "") for item in value]
         elif isinstance(value, bool):
-            flags.append((flag if value else f"--no-{one.spelled}", ""))
+            flags.append((flag if value else f"--no-{one.key}", ""))
         elif isinstance(value, dict):
             flags.append((flag, ",".join(f"{name}={column}" for name, column in value.items())))
         else:
@@ -197,11 +199,11 @@ def _of_file(config: str | Path | None, known: Mapping[str, Option]) -> dict[str
         name, where = key.replace("-", "_"), f"{config}:{entry.line}"
         if name not in known:
             close = meant(name, list(known))
-            known_keys = f"known keys: {', '.join(map(spelled, known))}"
-            cure = f"did you mean '{spelled(close)}'?" if close else known_keys
+            known_keys = f"known keys: {', '.join(map(as_key, known))}"
+            cure = f"did you mean '{as_key(close)}'?" if close else known_keys
             raise ConfigError(f"unknown key {key[:60]!r}", where=where, cure=cure)
         if name in values:
-            raise ConfigError(f"key '{spelled(name)}' is given twice", where=where, cure="keep one")
+            raise ConfigError(f"key '{as_key(name)}' is given twice", where=where, cure="keep one")
         values[name] = (entry.value, where)
     return values
 

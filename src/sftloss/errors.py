@@ -12,6 +12,7 @@ from collections.abc import Callable
 Spell = Callable[[str, str | None], str]
 """Write an option, given its name and, where a value is meant, the value."""
 
+_PAIRS = re.compile(r"\w+=[^=,()]+(,\w+=[^=,()]+)*")
 _MENTION = re.compile("\x00(\\w+)\x00([^\x00]*)\x00")
 
 
@@ -27,7 +28,22 @@ def mention(option: str, value: object = None) -> str:
 
 def as_argument(option: str, value: str | None = None) -> str:
     """An option as Python writes it."""
-    return option if value is None else f"{option}={value if _is_literal(value) else repr(value)}"
+    if value is None:
+        return option
+    if _PAIRS.fullmatch(value):
+        return f"{option}=dict({value.replace(',', ', ')})"
+    return f"{option}={value if _is_literal(value) else repr(value)}"
+
+
+def as_flag(option: str, value: str | None = None) -> str:
+    """An option as the command line writes it."""
+    flag = f"--{option.replace('_', '-')}"
+    return flag if value is None else f"{flag} {value}"
+
+
+def spelled(text: str, spell: Spell) -> str:
+    """The text with each option that `mention` put into it written by `spell`."""
+    return _MENTION.sub(lambda match: spell(match[1], match[2] or None), text)
 
 
 class SftlossError(Exception):
@@ -57,7 +73,7 @@ class SftlossError(Exception):
         option = None if self.option is None else spell(self.option, None)
         text = ": ".join(part for part in (self.where, option, self.problem) if part)
         text += f"; {self.cure}" if self.cure else ""
-        text = _MENTION.sub(lambda match: spell(match[1], match[2] or None), text)
+        text = spelled(text, spell)
         return text if text.endswith((".", "?", "!")) else f"{text}."
 
 

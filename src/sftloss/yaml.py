@@ -76,7 +76,13 @@ def write_yaml(values: dict[str, Any]) -> str:
     # text is quoted wherever either table would read something else
     for tag, pattern, first in _SCALARS:
         Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), first)
+    Dumper.add_representer(str, _text_node)
     return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _text_node(dumper: Any, text: str) -> Any:
+    """Text in double quotes where a character must be escaped: PyYAML would fold a line separator into a blank."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
 
 
 def _text(path: Path) -> str:

@@ -190,10 +190,10 @@ def test_a_rule_asked_twice_is_predicted_once():
 @pytest.mark.parametrize(
     "wrong, said",
     [
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": 0}, "batch_size: must be at least 1"),
         ({"grad_accum": 4}, "need batch_size"),
-        ({"target_mean": -3.0}, "target_mean must be a positive length"),
-        ({"target_mean": float("nan")}, "target_mean must be a positive length"),
+        ({"target_mean": -3.0}, "target_mean: must be a positive length"),
+        ({"target_mean": float("nan")}, "target_mean: must be a positive length"),
         ({"normalizations": (Normalization("steep", 50.0),)}, "within 20 of 0"),
     ],
 )

@@ -365,13 +365,13 @@ def test_table_of_something_else_is_refused_by_name(change, named: str, decoder:
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ConfigError, match=named) as caught:
         change(tmp_path)
-    assert "choose another output directory or delete this one" in str(caught.value)
+    assert "choose another output or delete this one" in str(caught.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_token_of_another_models_vocabulary_is_refused_by_origin(tmp_path: Path) -> None:
     decoder = open_decoder(tiny_model("llama", 40))
-    with pytest.raises(ModelError, match=r"data.jsonl:\d+ has token \d+, the model knows 40; the tokenizer belongs"):
+    with pytest.raises(ModelError, match=r"data.jsonl:\d+ has token \d+, the model has 40; the tokenizer belongs"):
         run(decoder, tmp_path)
 
 

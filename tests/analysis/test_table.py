@@ -94,13 +94,13 @@ def test_table_of_no_examples_is_empty_with_all_columns(tmp_path: Path) -> None:
 
 
 def test_table_that_is_none_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no measured table \(it has no manifest.json\)"):
+    with pytest.raises(DataError, match=r"is not a measured table \(it has no manifest.json\)"):
         _ = MeasuredTable(tmp_path).manifest
     (tmp_path / "manifest.json").write_text('{"objec')
     with pytest.raises(DataError, match="is damaged"):
         _ = MeasuredTable(tmp_path).manifest
     (tmp_path / "manifest.json").write_text("[]")
-    with pytest.raises(DataError, match="no JSON object"):
+    with pytest.raises(DataError, match="not a JSON object"):
         _ = MeasuredTable(tmp_path).manifest
 
 

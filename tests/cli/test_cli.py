@@ -196,11 +196,18 @@ def test_a_model_that_is_not_there_is_exit_code_4(analyze, tmp_path):
     assert result.exit_code == 4 and "missing" in sentence(result)
 
 
-@pytest.mark.parametrize(("device", "said"), [("cuda:99", "is not on this machine"), ("gpu", "is no device")])
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [("cuda:99", "cuda:99 is not on this machine"), ("gpu", "'gpu' is not a device; did you mean cuda?")],
+)
 def test_a_device_that_is_not_there_is_said_before_the_model_loads(analyze, monkeypatch, device, said):
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *a, **k: 1 / 0)
     result = analyze("--device", device)
-    assert result.exit_code == 2 and f"--device {device} {said}; here are cpu" in sentence(result)
+    assert (
+        result.exit_code == 2
+        and (message := sentence(result)).startswith(f"sftloss: --device: {said}")
+        and "here are cpu" in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,7 +220,7 @@ def test_a_device_that_is_not_there_is_said_before_the_model_loads(analyze, monk
         (["--columns", "prompt=zz"], "say which is which: --columns prompt=...,response=..."),
         (["--max-length", "3", "--on-error", "skip"], "give a larger --max-length"),
         (["--on-error", "report", "--columns", "response=absent"], "--columns prompt=...,response=..."),
-        (["--tokenizer", "/none"], "--tokenizer DIR"),
+        (["--tokenizer", "/none"], "--tokenizer: /none is missing; give a model's folder"),
     ],
 )
 def test_a_mistake_is_told_in_flags_and_names_no_function(analyze, words, expected):
@@ -311,7 +318,7 @@ def test_overwrite_leaves_a_folder_that_is_no_table(analyze, tmp_path):
     precious.mkdir(parents=True)
     (precious / "thesis.txt").write_text("mine")
     result = analyze("--overwrite")
-    assert result.exit_code == 2 and "no table of ours" in sentence(result)
+    assert result.exit_code == 2 and "not a table that this tool wrote" in sentence(result)
     assert (precious / "thesis.txt").read_text() == "mine"
 
 

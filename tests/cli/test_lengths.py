@@ -126,7 +126,7 @@ def test_lengths_gives_the_same_bytes_again_and_other_intervals_for_another_seed
         (("--unit", "words", "--tokenizer", MODEL), "--unit: a tokenizer counts tokens"),
         (("--max-length", 8), "--max-length counts tokens"),
         (("--ranks", 2), "need --batch-size"),
-        (("--target-mean", -1), "--target-mean must be a positive length"),
+        (("--target-mean", -1), "--target-mean: must be a positive length"),
         (("--normalization", "mean"), "--normalization: 'mean' is none of"),
         (("--normalization", 99), "within 20 of 0"),
         (("--unit", "bytes"), "--unit"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from click.testing import Result
@@ -12,6 +13,7 @@ import sftloss
 from sftloss.cli.app import app
 
 MODEL = str(Path(sftloss.__file__).parent / "data" / "demo_model")
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 ROWS = [
     {"messages": [{"role": "user", "content": f"copy: {word}"}, {"role": "assistant", "content": word * times}]}
     for times, word in enumerate(["red", "blue", "fig", "plum", "cat", "dog"], start=1)
@@ -19,8 +21,24 @@ ROWS = [
 
 
 def run(*words: object) -> Result:
-    """The result of `sftloss WORDS`, with stdout and stderr apart."""
-    return CliRunner().invoke(app, [str(word) for word in words])
+    """The result of `sftloss WORDS`, with stdout and stderr apart; every flag that an error names must exist."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if result.exit_code in (2, 3, 4) and result.stderr.startswith("sftloss: "):
+        check_flags(result.stderr, flags_of(str(words[0])))
+    return result
+
+
+def flags_of(verb: str) -> set[str]:
+    """Every flag in the help of a verb."""
+    return set(FLAG.findall(CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).stdout))
+
+
+def check_flags(sentence: str, flags: set[str]) -> None:
+    """Fail where a sentence names a flag that does not exist, or spells an option as Python does."""
+    assert set(FLAG.findall(sentence)) <= flags, sentence
+    options = {flag[2:].replace("-", "_") for flag in flags}
+    words = re.findall(r"\b\w+(?==)|\b[a-z]+_[a-z_]+\b", sentence.replace("prompt=", "").replace("response=", ""))
+    assert not set(words) & options, sentence
 
 
 def write_rows(path: Path, rows: list[dict[str, object]] | None = None) -> Path:

@@ -159,8 +159,8 @@ def test_dry_run_counts_the_tasks() -> None:
         ("dwa(", "expected a strategy"),
         ("gls(base=mean)", "base must be one of task_mean, token_mean"),
         ("static(conflicts=perhaps)", "conflicts is true or false, got 'perhaps'"),
-        ("upgrad(layerwise=true)", "set gradient_accumulation_steps=1"),
-        ("static(copy=lots)", "the weight of copy is no number"),
+        ("upgrad(layerwise=true)", "give grad_accum=1"),
+        ("static(copy=lots)", "the weight of copy is not a number"),
         ("static(copy=1, sing=2)", "the data's tasks are add, copy, list, reverse, yes_no"),
     ],
 )
@@ -188,7 +188,7 @@ def test_coba_without_evaluations_and_doremi_without_a_reference_are_refused() -
     with pytest.raises(ConfigError, match="give eval_share .or eval_data. and eval_every"):
         here(None, tasks="coba", eval_every=None, max_steps=1)
     with pytest.raises(
-        ConfigError, match=r"doremi needs a reference model.* say where it is, doremi\(reference=PATH\)"
+        ConfigError, match=r"doremi needs a reference model.* name its folder, doremi\(reference=PATH\)"
     ):
         here(None, tasks="doremi", max_steps=1)
 

@@ -61,5 +61,5 @@ def test_the_report_is_shown_in_a_notebook_and_written_as_a_page(report, tmp_pat
 def test_a_level_that_the_model_cannot_give_is_refused_before_the_data_is_run():
     model = demo_model()
     model.lm_head.register_forward_hook(lambda _, inputs, output: output.sin())
-    with pytest.raises(ConfigError, match="^analyze: level='S2' reads the last layer, and .*; choose S0 or S1"):
+    with pytest.raises(ConfigError, match="^level: S2 reads the last layer, and .*; choose S0 or S1"):
         analyze(model, demo_tokenizer(), ROWS, question=AnalysisOptions(level="S2"))

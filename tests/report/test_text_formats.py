@@ -247,7 +247,7 @@ def test_from_json_says_what_does_not_fit(calm: Document, change, message: str):
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "null"])
 def test_from_json_refuses_what_is_no_report(text: str):
-    with pytest.raises(DataError, match="from_json"):
+    with pytest.raises(DataError, match="not JSON|a report is a JSON object"):
         from_json(text)
 
 

@@ -171,7 +171,7 @@ def test_a_pass_that_knows_no_step_is_refused() -> None:
 
 
 def test_what_training_does_not_show_is_refused_in_one_sentence() -> None:
-    with pytest.raises(ConfigError, match="once an optimizer step here"):
+    with pytest.raises(ConfigError, match="once per optimizer step here"):
         TaskWeighting(MultiTaskLoss(["a", "b"], "gls", update_freq=1))
 
 
@@ -349,7 +349,7 @@ def test_layer_by_layer_trains_to_the_same_weights_and_takes_no_accumulation(tmp
         assert tasks._gradients is not None and bool(tasks._gradients.buffers) != layerwise
     # sums over layers in another order
     assert torch.allclose(*found, rtol=1e-9, atol=0) and found[0].tolist() != [1.0, 1.0]
-    with pytest.raises(ConfigError, match="set gradient_accumulation_steps=1"):
+    with pytest.raises(ConfigError, match="give grad_accum=1"):
         trainer_of(tmp_path, tasks)
 
 

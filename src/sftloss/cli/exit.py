@@ -12,9 +12,8 @@ from contextlib import contextmanager, suppress
 
 import typer
 
-from sftloss.cli.flags import in_flags
-from sftloss.config import Option, places_of, spelled
-from sftloss.errors import SftlossError, Spell, as_argument
+from sftloss.config import Option, as_key, places_of
+from sftloss.errors import SftlossError, Spell, as_argument, as_flag
 
 FINDINGS, USAGE, DATA, MODEL, INTERNAL, INTERRUPTED = 1, 2, 3, 4, 5, 130
 _SMALLER = ("tokens_per_batch", "batch_size", "max_length", "max_examples")
@@ -52,9 +51,12 @@ def exit_codes(verbose: bool, options: Sequence[Option] = (), *, config: str | N
         _end(f"internal error, not your doing: {text}.{hint}", INTERNAL, verbose)
 
 
-def as_flag(options: Sequence[Option]) -> Spell:
+def flags_of(options: Sequence[Option]) -> Spell:
     """How a verb with these options writes one: ``max_length`` is ``--max-length``."""
-    flags = {one.name: one.flag.metavar or "NAME" if one.flag.is_positional else f"--{one.spelled}" for one in options}
+    flags: dict[str, str] = {}
+    for one in options:
+        flag = one.flag.metavar or "NAME" if one.flag.is_positional else as_flag(one.name)
+        flags |= {one.name: flag, one.flag.argument or one.name: flag}
 
     def spell(name: str, value: str | None = None) -> str:
         if name not in flags:
@@ -74,17 +76,19 @@ def say(sentence: str) -> None:
 
 def _sentence(error: SftlossError, options: Sequence[Option], config: str | None) -> str:
     """The error in flags; an option that the YAML file sets is named by its key and line."""
-    spell, option = as_flag(options), error.option
+    spell = flags_of(options)
+    names = {one.flag.argument or one.name: one.name for one in options}
+    option = None if error.option is None else names.get(error.option, error.option)
     place = error.where or places_of(config).get(option or "")
     if option is None or place is None or not place.startswith(f"{config}:"):
-        return in_flags(error.message(spell), [one.name for one in options])
-    about = type(error)(error.problem, cure=error.cure, where=f"{place}: {spelled(option)}")
+        return error.message(spell)
+    about = type(error)(error.problem, cure=error.cure, where=f"{place}: {as_key(option)}")
     return about.message(spell)
 
 
 def _smaller(options: Sequence[Option]) -> str:
     """The flags of this verb that lower its need of memory."""
-    flags = [f"--{one.spelled}" for one in options if one.name in _SMALLER]
+    flags = [as_flag(one.name) for one in options if one.name in _SMALLER]
     return f"; try a smaller {' or '.join(flags)}" if flags else ""
 
 

@@ -93,6 +93,27 @@ def _yes_no(random: Random) -> tuple[str, str]:
 _MAKERS = {"add": _add, "copy": _copy, "reverse": _reverse, "list": _list, "yes_no": _yes_no}
 
 
+def demo_rows(seed: int = 1, *, count: int = 600) -> list[dict[str, Any]]:
+    """The same examples as a user would write them: messages, task and language of each row.
+
+    Args:
+        seed: Seed of the examples; the demo model was trained on seed 0 only.
+        count: Number of rows.
+
+    Example:
+        >>> demo_rows()[0]["messages"][0]["role"]
+        'user'
+    """
+    return [
+        {
+            "messages": [{"role": m.role, "content": m.content} for m in record.messages or ()],
+            "task": record.task,
+            "language": record.language,
+        }
+        for record in demo_records(seed, count=count)
+    ]
+
+
 def demo_tokenizer() -> Any:
     """The demo's byte-level tokenizer, with a ChatML template that has generation tags. Loads offline."""
     from transformers import PreTrainedTokenizerFast

@@ -34,13 +34,17 @@ def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remot
     is_local = text.startswith((".", "/", "~")) or text.count("/") > 1
     path = Path(text).expanduser()
     if (is_local or path.exists()) and not path.is_dir():
-        raise ModelError(f"tokenizer: {text} is {'a file' if path.exists() else 'missing'}; give a model's directory.")
+        raise ModelError(
+            f"{text} is {'a file' if path.exists() else 'missing'}", option="tokenizer", cure="give a model's folder"
+        )
     source = str(path) if path.is_dir() else text
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers, tokenizers and the Hub share no base class
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ModelError(f"tokenizer: cannot load {text}: {reason}; give a directory with tokenizer.json.") from error
+        raise ModelError(
+            f"cannot load {text}: {reason}", option="tokenizer", cure="give a folder with tokenizer.json"
+        ) from error
 
 
 def pad_id_of(tokenizer: Any) -> int:

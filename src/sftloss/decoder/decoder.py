@@ -82,8 +82,8 @@ class Decoder:
         if mask is None and position_ids is not None and not self.is_packable and _is_packed(position_ids):
             name = type(self.model).__name__
             raise ModelError(
-                f"decoder: {name} lets packed examples see each other (position ids do not isolate them), "
-                "pad the batches instead of packing them."
+                f"{name} lets packed examples see each other (position ids do not isolate them)",
+                cure="pad the batches instead of packing them",
             )
         inputs: dict[str, Any] = {"input_ids": input_ids.to(self.device)}
         if mask is not None:
@@ -116,14 +116,14 @@ def open_decoder(model: nn.Module, port: ModelPort | None = None) -> Decoder:
     try:
         layer = opened.port.head_layer(model)
     except ModelError as error:
-        raise ModelError(f"open_decoder: {error}") from None
+        raise ModelError(str(error).rstrip(".")) from None
     with opened.evaluating():
         try:
             head, reason = _prove(opened, layer)
             packable = _isolates(opened)
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
             name = type(model).__name__
-            raise ModelError(f"open_decoder: {name} does not run on eight tokens: {first_line(error)}") from error
+            raise ModelError(f"{name} does not run on eight tokens: {first_line(error)}") from error
     return replace(opened, head=head, reason=reason, is_packable=packable)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sftloss.errors import ConfigError, ModelError
+from sftloss.errors import ConfigError, ModelError, SftlossError, mention
 from sftloss.models import DESCRIPTIONS, model_folder
 
 
@@ -28,7 +28,7 @@ def load_model(
     Args:
         name_or_path: A folder, a name on the Hub (downloaded, or read from the cache when offline), ``"demo"`` for the
             model in this package, or ``"smollm2"`` for a real one (see :func:`sftloss.models.model_folder`).
-        device: Where the model goes.
+        device: Where the model goes; ``"auto"`` is the first accelerator, or the CPU where there is none.
         dtype: ``"auto"`` keeps the checkpoint's.
         tokenizer: Where the tokenizer is, if not with the model.
         revision: Branch, tag or commit of a Hub model.
@@ -53,7 +53,9 @@ def load_model(
     with _as_model_error("config", name):
         config = AutoConfig.from_pretrained(name, **hub)
     if getattr(config, "is_encoder_decoder", False):
-        raise ModelError(f"load_model: {name} is an encoder-decoder, give a causal (decoder-only) language model.")
+        raise ModelError(
+            f"{name} is an encoder-decoder", option="model", cure="give a causal (decoder-only) language model"
+        )
     source = name if tokenizer is None else str(tokenizer)
     with _as_model_error("tokenizer", source):  # before the model, which takes longer
         own = revision if tokenizer is None else None
@@ -66,11 +68,9 @@ def load_model(
         model.config._name_or_path = description
     missing = sorted(info["missing_keys"])
     if missing:
-        raise ModelError(
-            f"load_model: the checkpoint {name} lacks {len(missing)} weights of {type(model).__name__} "
-            f"({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}), they would be random; "
-            "give the complete causal language model."
-        )
+        names = f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+        problem = f"the checkpoint {name} lacks {len(missing)} weights of {type(model).__name__} ({names})"
+        raise ModelError(problem, cure="they would be random, so give the complete causal language model")
     return model, read
 
 
@@ -79,12 +79,15 @@ def _device(device: str | torch.device) -> torch.device:
     here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     here += ["mps"] if torch.backends.mps.is_available() else []
     here += [f"xpu:{i}" for i in range(torch.xpu.device_count())]
+    if device == "auto":
+        device = torch.accelerator.current_accelerator() or "cpu" if torch.accelerator.is_available() else "cpu"
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise ConfigError(f"load_model: device={device} is no device; here are {', '.join(here)}.") from None
+        cure = f"{'did you mean cuda? ' if device == 'gpu' else ''}here are {', '.join(here)}"
+        raise ConfigError(f"{device!r} is not a device", option="device", cure=cure) from None
     if str(chosen) not in here and chosen.type not in {name.partition(":")[0] for name in here if not chosen.index}:
-        raise ConfigError(f"load_model: device={device} is not on this machine; here are {', '.join(here)}.")
+        raise ConfigError(f"{device} is not on this machine", option="device", cure=f"here are {', '.join(here)}")
     return chosen
 
 
@@ -93,15 +96,17 @@ def _check_directory(path: Path, name: str) -> None:
     if not path.is_dir():
         if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
             kind = "a file" if path.exists() else "missing"
-            raise ModelError(f"load_model: {name} is {kind}, give a model's directory or a name on the Hub.")
+            raise ModelError(f"{name} is {kind}", option="model", cure="give a model's folder or its name on the Hub")
         return
     if not (path / "config.json").is_file():
-        raise ModelError(f"load_model: {name} has no config.json, give the directory that save_pretrained wrote.")
+        raise ModelError(
+            f"{name} has no config.json", option="model", cure="give the folder that save_pretrained wrote"
+        )
     if not any(path.glob("*.safetensors")):
         pickled = any(path.glob("*.bin")) or any(path.glob("*.pt"))
         content = "only pickled weights (.bin), which can run code when read" if pickled else "no weights"
         raise ModelError(
-            f"load_model: {name} holds {content}; save it with model.save_pretrained(..., safe_serialization=True)."
+            f"{name} holds {content}", option="model", cure="save it with save_pretrained, which writes safetensors"
         )
 
 
@@ -111,22 +116,26 @@ def _as_model_error(what: str, name: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ModelError(f"load_model: no memory for {name}, give a smaller dtype or another device.") from error
+        raise ModelError(
+            f"no memory for {name}", cure=f"give a smaller {mention('dtype')} or another {mention('device')}"
+        ) from error
+    except SftlossError:
+        raise
     except Exception as error:  # transformers, the Hub and safetensors share no base class
-        hint = " Say where one is: tokenizer=DIR." if what == "tokenizer" else _hint(error)
-        raise ModelError(f"load_model: cannot load the {what} of {name}: {first_line(error)}{hint}") from error
+        hint = _hint(error)
+        raise ModelError(f"cannot load the {what} of {name}: {first_line(error).rstrip('.')}{hint}") from error
 
 
 def _hint(error: BaseException) -> str:
     text = str(error)
     if "trust_remote_code" in text:
-        return " It needs its repository's own code: read it, then call load_model(..., trust_remote_code=True)."
+        return ". It needs the code of its repository: read it, then load it in Python with trust_remote_code=True"
     if "couldn't connect" in text or "offline mode" in text or "Max retries" in text:
-        return " There is no connection and no cached copy: give a local directory."
+        return ". There is no connection and no cached copy: give a local folder"
     if "safetensors" in text:
-        return " Only safetensors are read: pickled weights can run code."
+        return ". Only safetensors are read: pickled weights can run code"
     if "Unrecognized configuration class" in text:
-        return " It is no causal language model."
+        return ". It is not a causal language model"
     return ""
 
 

@@ -55,7 +55,7 @@ def _inside(model: nn.Module) -> Iterator[nn.Module]:
     inner: nn.Module | None = None
     if isinstance(model, nn.DataParallel):
         raise ModelError(
-            "attach: nn.DataParallel is not supported, because it copies the model in every pass; start one process "
+            "nn.DataParallel is not supported, because it copies the model in every pass; start one process "
             "per GPU with torchrun and use DistributedDataParallel."
         )
     if hasattr(model, "_orig_mod"):

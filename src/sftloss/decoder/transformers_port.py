@@ -151,7 +151,7 @@ class TransformersPort:
             _RUNNING.reset(token)
         if not running.is_loss_replaced or len(running.hidden) != 1:
             raise ModelError(
-                f"attach: {type(model).__name__} does not compute its loss with its loss_function from its decoder's "
+                f"{type(model).__name__} does not compute its loss with its loss_function from its decoder's "
                 "output, so the loss cannot be replaced in it; compute sftloss.weighted_loss in your own loop."
             )
         return ModelPass(running.hidden[0], outputs.loss, outputs.logits if keep_logits else None, outputs)

@@ -53,7 +53,9 @@ def compare(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written ({error.strerror}); choose another --output.") from None
+        raise ConfigError(
+            f"{folder} cannot be written ({error.strerror})", option="output", cure="choose another"
+        ) from None
     report = _report(experiment, folder, execution or Execution(), command)
     report.to_json(folder / DATA)
     report.to_markdown(folder / TEXT)

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, mention
 from sftloss.files import file_digest
 from sftloss.finetune import Lora, Recipe, read_choice
 from sftloss.models import SCRATCH
@@ -153,23 +153,30 @@ class Experiment:
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError("compare: give at least one seed and no seed twice; a seed is one training of each arm.")
+            raise ConfigError(
+                "give at least one seed and no seed twice: a seed is one training of each arm", option="seeds"
+            )
         if not self.is_generated:
             object.__setattr__(self, "noise", 0.0)
             if self.recipe.eval_data is None and not self.recipe.eval_share:
-                raise ConfigError("compare: no held-out rows; give eval_data, or eval_share for a share of data.")
+                raise ConfigError(
+                    "no held-out rows",
+                    cure=f"give {mention('eval_data')}, or {mention('eval_share')} for a share of the data",
+                )
         elif self.recipe.eval_share:
-            raise ConfigError("compare: generated data has held-out rows of its own; leave eval_share out.")
+            raise ConfigError("generated data has held-out rows of its own", option="eval_share", cure="leave it out")
         if any(weight < 0 for weight in self.prompt_weights):
-            raise ConfigError(f"compare: a prompt weight must be at least 0, got {min(self.prompt_weights):g}.")
+            raise ConfigError(f"must be at least 0, got {min(self.prompt_weights):g}", option="prompt_weights")
         if self.prompt_weights and self.recipe.roles is not None:
-            raise ConfigError("compare: prompt_weights and the roles of the recipe both weight prompts; give one.")
+            raise ConfigError(
+                f"{mention('prompt_weights')} and {mention('roles')} both weight prompts", cure="give one"
+            )
         if self.width % self.heads:
-            raise ConfigError(f"compare: width {self.width} is not a multiple of {self.heads} heads.")
+            raise ConfigError(f"{self.width} is not a multiple of {self.heads} {mention('heads')}", option="width")
         default = Recipe()
         unused = [name for name in _UNUSED if getattr(self.recipe, name) != getattr(default, name)]
         if unused:
-            raise ConfigError(f"compare: {', '.join(unused)} of the recipe cannot be set; the comparison decides it.")
+            raise ConfigError(f"{', '.join(unused)} of the recipe cannot be set; the comparison decides it")
 
     @property
     def is_generated(self) -> bool:
@@ -201,7 +208,9 @@ class Experiment:
         )
         if len(arms) < 2:
             raise ConfigError(
-                "compare: there is one arm only; give a second loss, normalization, prompt weight or tasks."
+                "there is one arm only",
+                cure=f"give a second {mention('loss')}, {mention('normalization')}, {mention('prompt_weights')} or "
+                f"{mention('tasks')}",
             )
         return tuple(arms)
 

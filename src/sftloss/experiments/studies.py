@@ -126,7 +126,7 @@ def run_study(name: str, *, output: str | Path, execution: Execution | None = No
         >>> run_study("length", output="study-length")   # doctest: +SKIP
     """
     if name not in STUDIES:
-        raise ConfigError(f"study: there is no {name!r}; there are {', '.join(STUDIES)}.")
+        raise ConfigError(f"there is no study {name!r}", cure=f"there are {', '.join(STUDIES)}")
     command = Command("study", ((name, ""),), inputs=())
     report = compare(STUDIES[name].experiment, output=output, execution=execution, command=command)
     folder = Path(output).expanduser()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, mention
 from sftloss.finetune.recipe import Recipe
 
 # what transformers imports for each tracker it knows by a name other than its package
@@ -54,12 +54,15 @@ def arguments(recipe: Recipe, folder: str, *, has_eval: bool, is_new: bool) -> A
             **_precision(recipe),
         )
     except ValueError as error:
-        raise ConfigError(f"fine_tune: {str(error).splitlines()[0].rstrip('.')}.") from error
+        raise ConfigError(
+            f"transformers refuses the training options: {str(error).splitlines()[0].rstrip('.')}"
+        ) from error
     started = int(os.environ.get("WORLD_SIZE", 1))
     if made.world_size != started:
         raise ConfigError(
-            f"fine_tune: the launcher started {started} processes, of which Accelerate joins {made.world_size}, so "
-            "each would be a run of its own; name the device, or launch one process."
+            f"the launcher started {started} processes, of which Accelerate joins {made.world_size}, so each would be "
+            "a run of its own",
+            cure=f"name the {mention('device')}, or launch one process",
         )
     return made
 
@@ -93,7 +96,7 @@ def check_trackers(names: tuple[str, ...]) -> None:
     for name in names:
         packages = _PACKAGES.get(name, (name,))
         if not any(find_spec(package) for package in packages):
-            raise ConfigError(f"report_to: {name} needs its package: pip install {packages[0]}.")
+            raise ConfigError(f"{name} needs its package", option="report_to", cure=f"pip install {packages[0]}")
 
 
 def _is_cpu(device: str) -> bool:
@@ -104,4 +107,4 @@ def _is_cpu(device: str) -> bool:
 def _check_device(device: str) -> None:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device, True):
-        raise ConfigError(f"device: {device} is not available here; choose cpu, or auto.")
+        raise ConfigError(f"{device} is not available here", option="device", cure="choose cpu, or auto")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sftloss.data.tokenizer import pad_id_of
-from sftloss.errors import ConfigError, DataError
+from sftloss.errors import ConfigError, DataError, mention
 from sftloss.finetune.arguments import arguments, check_trackers
 from sftloss.finetune.loop.groups import Groups
 from sftloss.finetune.loop.trainer import Work, trainer_class
@@ -91,13 +91,13 @@ def loss_of(recipe: Recipe) -> Loss:
     try:
         return Loss(recipe.loss, normalization=recipe.normalization, roles=recipe.roles, normalizer=recipe.normalizer)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"loss: {error}") from None
+        raise ConfigError(str(error), option="loss") from None
 
 
 def data_of(recipe: Recipe, tokenizer: Any, rows: Any = None, eval_rows: Any = None) -> tuple[DataSet, DataSet | None]:
     """What is trained on, packed where asked, and what is held out."""
     if rows is None and not recipe.data:
-        raise ConfigError("fine_tune: no data; give rows= or name a file in the recipe.")
+        raise ConfigError("missing", option="data", cure="name a file, or pass rows")
     data = read(recipe, recipe.data if rows is None else rows, tokenizer)
     held_out = None
     if eval_rows is not None or recipe.eval_data is not None:
@@ -105,7 +105,9 @@ def data_of(recipe: Recipe, tokenizer: Any, rows: Any = None, eval_rows: Any = N
     elif recipe.eval_share:
         data, held_out = hold_out(data, recipe.eval_share, recipe.seed)
     elif recipe.keep_best:
-        raise ConfigError("keep_best: no rows are held out; give eval_share or eval_data.")
+        raise ConfigError(
+            "no rows are held out", option="keep_best", cure=f"give {mention('eval_share')} or {mention('eval_data')}"
+        )
     return (pack(data, recipe.max_length) if recipe.packing and recipe.max_length else data), held_out
 
 

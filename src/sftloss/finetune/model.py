@@ -59,7 +59,7 @@ def with_adapters(model: Any, lora: Lora, seed: int) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
-        raise ConfigError('lora needs peft: pip install "sftloss[train]".') from None
+        raise ConfigError("LoRA needs the package peft", cure='pip install "sftloss[train]"') from None
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.r,  # type: ignore[arg-type]
@@ -72,4 +72,4 @@ def with_adapters(model: Any, lora: Lora, seed: int) -> Any:
         try:
             return get_peft_model(model, config)
         except ValueError as error:
-            raise ModelError(f"lora: {str(error).splitlines()[0].rstrip('.')}.") from None
+            raise ModelError(f"{str(error).splitlines()[0].rstrip('.')}", option="lora_targets") from None

@@ -11,6 +11,7 @@ import torch
 
 from sftloss.data import Example
 from sftloss.data.tokenizer import load_tokenizer
+from sftloss.decoder.loading import first_line
 from sftloss.document import TokenStrip
 from sftloss.errors import ModelError
 from sftloss.finetune.model import dtype_of, model_name, with_adapters
@@ -100,8 +101,8 @@ def _outline(recipe: Recipe) -> tuple[Any, Any]:
                 model = with_adapters(model, recipe.lora, recipe.seed)
         return model, load_tokenizer(recipe.tokenizer or name, revision=revision)
     except (OSError, ValueError) as error:
-        told = str(error).strip().splitlines()[0].rstrip(".")
-        raise ModelError(f"plan: cannot read the model {recipe.model}: {told}.") from error
+        problem = f"cannot read {name}: {first_line(error)}"
+        raise ModelError(problem, option="model") from error
 
 
 def _counts(recipe: Recipe, data: DataSet, held_out: DataSet | None, ranks: int) -> dict[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, mention
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
@@ -36,7 +36,9 @@ class Lora:
 
     def __post_init__(self) -> None:
         if self.r < 1 or not 0 <= self.dropout < 1:
-            raise ConfigError(f"Lora: r must be at least 1 and dropout from 0 to 1, got {self.r} and {self.dropout}.")
+            raise ConfigError(
+                f"must be at least 1 with a dropout from 0 to 1, got {self.r} and {self.dropout}", option="lora_r"
+            )
 
 
 @dataclass(frozen=True)
@@ -155,13 +157,20 @@ class Recipe:
             _at_least(name, getattr(self, name), 0)
         _at_least("max_length", self.max_length, 2)
         if not self.eval_share < 1 or (self.eval_share and self.eval_data is not None):
-            raise ConfigError("Recipe: eval_share is a share of data below 1, in place of eval_data; choose one.")
+            raise ConfigError(
+                f"must be a share of the data below 1, in place of {mention('eval_data')}", option="eval_share"
+            )
         if self.packing and self.max_length is None:
-            raise ConfigError("Recipe: packing needs max_length, the tokens of a packed row.")
+            raise ConfigError(f"{mention('packing')} needs {mention('max_length')}, the tokens of a packed row")
         if self.keep_best and (self.eval_every is None or self.output is None):
-            raise ConfigError("Recipe: keep_best chooses among evaluated checkpoints; give eval_every and output.")
+            raise ConfigError(
+                f"{mention('keep_best')} chooses among evaluated checkpoints",
+                cure=f"give {mention('eval_every')} and {mention('output')}",
+            )
         if self.overwrite and (self.resume or self.resume_from):
-            raise ConfigError("Recipe: overwrite starts anew and resume goes on; choose one.")
+            raise ConfigError(
+                f"{mention('overwrite')} starts over and {mention('resume')} continues", cure="choose one"
+            )
 
     def plain(self) -> dict[str, Any]:
         """Every field as JSON knows it."""
@@ -174,9 +183,9 @@ class Recipe:
 
 def _among(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     if value not in allowed:
-        raise ConfigError(f"Recipe: {name} must be one of {', '.join(map(str, allowed))}, got {value!r}.")
+        raise ConfigError(f"must be one of {', '.join(map(str, allowed))}, got {value!r}", option=name)
 
 
 def _at_least(name: str, value: float | None, least: float) -> None:
     if value is not None and not least <= value < float("inf"):
-        raise ConfigError(f"Recipe: {name} must be at least {least:g}, got {value}.")
+        raise ConfigError(f"must be at least {least:g}, got {value}", option=name)

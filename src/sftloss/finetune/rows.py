@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from sftloss.data import Example, Examples, collate, first_fit_decreasing, read_records
-from sftloss.errors import ConfigError, DataError
+from sftloss.errors import ConfigError, DataError, mention
 from sftloss.finetune.recipe import Recipe
 from sftloss.roles import RESPONSE
 from sftloss.training import inputs_of
 
-_DEMO_EXAMPLES = 600
 Row = tuple[tuple[int, Example], ...]
 
 
@@ -75,25 +74,18 @@ def read(recipe: Recipe, source: Any, tokenizer: Any) -> DataSet:
         source = list(source)
         if source and isinstance(source[0], Example):
             return _data_set(recipe, source, "examples", {})
-    examples = Examples(_records(recipe, source), tokenizer, max_length=recipe.max_length)
+    records = read_records(
+        source, format=recipe.format, columns=recipe.columns, on_error=recipe.on_error, limit=recipe.max_examples
+    )
+    examples = Examples(records, tokenizer, max_length=recipe.max_length)
     kept = list(examples)
     name = source if isinstance(source, str) else "rows"
     return _data_set(recipe, kept, name, examples.account.refused)
 
 
-def _records(recipe: Recipe, source: Any) -> Iterable[Any]:
-    if source == "demo":
-        from sftloss.data.demo import demo_records
-
-        return demo_records(1, count=min(recipe.max_examples or _DEMO_EXAMPLES, _DEMO_EXAMPLES))
-    return read_records(
-        source, format=recipe.format, columns=recipe.columns, on_error=recipe.on_error, limit=recipe.max_examples
-    )
-
-
 def _data_set(recipe: Recipe, examples: Sequence[Example], source: str, refused: Mapping[str, int]) -> DataSet:
     if not examples:
-        raise DataError("fine_tune: there is no row to train on; give at least one.")
+        raise DataError("there is no row to train on", cure="give at least one")
     if recipe.roles is not None:
         examples = [_with_every_role(example) for example in examples]
     return DataSet(tuple(examples), tuple((i,) for i in range(len(examples))), source, dict(refused))
@@ -125,8 +117,9 @@ def hold_out(data: DataSet, share: float, seed: int) -> tuple[DataSet, DataSet]:
             held.update(group)
     if not held or len(held) == len(data.examples):
         raise ConfigError(
-            f"eval_share: {share:g} of {len(data.examples)} rows with {len(order)} different prompts leaves one part "
-            "empty; choose another share, or give eval_data."
+            f"{share:g} of {len(data.examples)} rows with {len(order)} different prompts leaves one part empty",
+            option="eval_share",
+            cure=f"choose another share, or give {mention('eval_data')}",
         )
     return _part(data, lambda i: i not in held), _part(data, lambda i: i in held)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, mention
 from sftloss.finetune.model import dtype_of
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet
@@ -62,7 +62,9 @@ def read_choice(text: str) -> Choice:
     """
     match = _CALL.fullmatch(text)
     if match is None:
-        raise ConfigError(f"tasks: expected a strategy, as uncertainty or dwa(temperature=2), got {text[:60]!r}.")
+        raise ConfigError(
+            f"expected a strategy, such as uncertainty or dwa(temperature=2), got {text[:60]!r}", option="tasks"
+        )
     name, inside, reference = match[1], match[2] or "", ""
     if name == "doremi":  # a path may hold commas, so it comes last
         inside, _, reference = inside.partition("reference=")
@@ -74,14 +76,14 @@ def read_choice(text: str) -> Choice:
         rules = Rules(**{**told, "bounds": (low, high)})
         if name == "static":
             if bad := [key for key, value in given.items() if isinstance(value, str)]:
-                raise ConfigError(f"tasks: the weight of {bad[0]} is no number.")
+                raise ConfigError(f"the weight of {bad[0]} is not a number", option="tasks")
             strategy_named(name)
         else:
             strategy_named(name, given)
     except TypeError:
-        raise ConfigError(f"tasks: a value in {text[:60]!r} is a word where {name} takes a number.") from None
+        raise ConfigError(f"a value in {text[:60]!r} is a word where {name} takes a number", option="tasks") from None
     except ValueError as error:
-        raise ConfigError(f"tasks: {re.sub('^MultiTaskLoss: ', '', str(error))}") from None
+        raise ConfigError(re.sub("^MultiTaskLoss: ", "", str(error)), option="tasks") from None
     return Choice(name, given, rules, flags, reference.strip() or None)
 
 
@@ -99,19 +101,23 @@ def weighted(loss: Loss, recipe: Recipe, data: DataSet) -> Loss:
     nameless = [example for example in data.examples if example.task is None]
     if nameless:
         raise ConfigError(
-            f"tasks: {len(nameless)} of {len(data.examples)} rows name no task, the first at {nameless[0].origin}; "
-            "give each a field task, or name the column that holds it with columns task=NAME."
+            f"{len(nameless)} of {len(data.examples)} rows name no task, the first at {nameless[0].origin}",
+            option="tasks",
+            cure=f"give each a field task, or name the column that holds it with {mention('columns', 'task=NAME')}",
         )
     if choice.strategy == "static":
         weights = {key: float(value) for key, value in choice.hyper.items()} or dict.fromkeys(names, 1.0)
         if set(weights) != set(names):
-            raise ConfigError(f"tasks: weights for {_listed(weights)}, but the data's tasks are {_listed(names)}.")
+            raise ConfigError(
+                f"weights for {_listed(weights)}, but the data's tasks are {_listed(names)}", option="tasks"
+            )
         return _with(loss, MultiTaskLoss(names, weights, rules=choice.rules), choice)
     strategy = strategy_named(choice.strategy, choice.hyper)
     if strategy.needs == "validation" and recipe.eval_every is None:
         raise ConfigError(
-            f"tasks: {choice.strategy} needs the held-out loss of each task during training; give eval_share (or "
-            "eval_data) and eval_every."
+            f"{choice.strategy} needs the held-out loss of each task during training",
+            option="tasks",
+            cure=f"give {mention('eval_share')} (or {mention('eval_data')}) and {mention('eval_every')}",
         )
     weighting = MultiTaskLoss(names, strategy, rules=choice.rules)
     return _with(loss, weighting, choice, _reference(recipe, choice) if strategy.needs == "excess" else None)
@@ -122,8 +128,9 @@ def _reference(recipe: Recipe, choice: Choice) -> Any:
 
     if choice.reference is None:
         raise ConfigError(
-            f"tasks: {choice.strategy} needs a reference model, one trained on the same tasks with fixed weights; say "
-            f"where it is, {choice.strategy}(reference=PATH)."
+            f"{choice.strategy} needs a reference model, one trained on the same tasks with fixed weights",
+            option="tasks",
+            cure=f"name its folder, {choice.strategy}(reference=PATH)",
         )
     return load_model(choice.reference, dtype=dtype_of(recipe))[0]
 
@@ -147,14 +154,16 @@ def _given(text: str) -> dict[str, Any]:
     for left, sep, right in parts:
         key = left.strip()
         if not sep or not key or not right.strip() or key in found:
-            raise ConfigError(f"tasks: expected name=value, each name once, got {f'{left}{sep}{right}'.strip()!r}.")
+            raise ConfigError(
+                f"expected name=value, each name once, got {f'{left}{sep}{right}'.strip()!r}", option="tasks"
+            )
         found[key] = _value(right.strip())
     return found
 
 
 def _flag(key: str, value: Any) -> bool:
     if value not in ("true", "false"):
-        raise ConfigError(f"tasks: {key} is true or false, got {value!r}.")
+        raise ConfigError(f"{key} is true or false, got {value!r}", option="tasks")
     return bool(value == "true")
 
 

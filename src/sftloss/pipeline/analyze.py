@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftloss.document import Command, Document, by_severity, with_commands
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, mention
 from sftloss.models import weights_note
 from sftloss.pipeline.folder import TABLE, check_folder, folder
 from sftloss.pipeline.meeting import meeting
@@ -73,7 +73,7 @@ def analyze(
     run, question, by_name = run or Run(), question or AnalysisOptions(), read_objectives(losses)
     rank, world = run.shard
     if rank != 0:
-        raise ConfigError(f"analyze: rank {rank} of {world} makes no report; call take_part there.")
+        raise ConfigError(f"rank {rank} of {world} makes no report", option="shard", cure="call take_part there")
     if question.level == "S2":
         _check_hidden(model)
     examples = _examples(rows, run, tokenizer)
@@ -84,8 +84,8 @@ def analyze(
             meet()
         if missing := table.missing(world):
             raise ConfigError(
-                f"{place.table} lacks the shards of ranks {', '.join(map(str, missing))} of {world}; "
-                "choose an --output that all ranks share, then start again with --resume."
+                f"{place.table} lacks the shards of ranks {', '.join(map(str, missing))} of {world}",
+                cure=f"choose an {mention('output')} that all ranks share, then start again with {mention('resume')}",
             )
         document, frames = describe_signal_with_frames(
             table, question, decode=partial(pieces, tokenizer=tokenizer), facts=_facts(model, examples, run)
@@ -122,7 +122,7 @@ def take_part(
         >>> take_part(model, tokenizer, "data.jsonl", losses=["cross_entropy"], run=run)   # doctest: +SKIP
     """
     if run.output is None or run.shard[0] == 0:
-        raise ConfigError("take_part: this is for ranks from 1 on, with the output folder of rank 0.")
+        raise ConfigError("only ranks from 1 on take part, with the output folder of rank 0", option="shard")
     by_name = read_objectives(losses)
     examples = _examples(rows, run, tokenizer)
     with meeting(run.shard, run.rank_timeout) as meet:
@@ -169,7 +169,7 @@ def _check_hidden(model: Any) -> None:
 
     opened = open_decoder(model)
     if opened.head is None:
-        raise ConfigError(f"analyze: level='S2' reads the last layer, and {opened.reason}; choose S0 or S1.")
+        raise ConfigError(f"S2 reads the last layer, and {opened.reason}", option="level", cure="choose S0 or S1")
 
 
 def _facts(model: Any, examples: Examples, run: Run) -> tuple[tuple[str, str], ...]:

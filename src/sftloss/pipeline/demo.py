@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sftloss.pipeline.analyze import analyze
 from sftloss.pipeline.folder import check_folder
@@ -11,7 +11,6 @@ from sftloss.pipeline.run import Run
 if TYPE_CHECKING:
     from sftloss.report import Report
 
-EXAMPLES = 600
 LOSSES = ("cross_entropy", "focal(gamma=2)", "dft")
 
 
@@ -27,15 +26,8 @@ def demo(run: Run | None = None, *, seed: int = 1) -> Report:
     """
     run = run or Run()
     check_folder(run, resumes=False)
-    from sftloss.data.demo import demo_model, demo_records, demo_tokenizer
+    from sftloss.data.demo import demo_rows
+    from sftloss.decoder import load_model
 
-    rows = [_row(record) for record in demo_records(seed, count=EXAMPLES)]
-    model = demo_model()
-    model.config._name_or_path = "sftloss demo model"  # not this machine's path to it: equal runs give equal reports
-    return analyze(model, demo_tokenizer(), rows, losses=LOSSES, run=run)
-
-
-def _row(record: Any) -> dict[str, Any]:
-    """The record as a user would write it: the demo reads its rows as it reads anyone's."""
-    messages = [{"role": m.role, "content": m.content} for m in record.messages]
-    return {"messages": messages, "task": record.task, "language": record.language}
+    model, tokenizer = load_model("demo")
+    return analyze(model, tokenizer, demo_rows(seed), losses=LOSSES, run=run)

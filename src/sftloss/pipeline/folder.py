@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, mention
 from sftloss.files import write_all_atomic
 from sftloss.pipeline.run import Run
 
@@ -77,7 +77,10 @@ def check_folder(run: Run, *, resumes: bool = True) -> None:
     there = [name for name in (PAGE, DATA, TABLE) if (root / name).exists() or (root / name).is_symlink()]
     if there and not (run.overwrite or run.resume):
         go_on = " or --resume" if resumes and TABLE in there else ""
-        raise ConfigError(f"{root} already has {', '.join(there)}; choose another --output, or say --overwrite{go_on}.")
+        raise ConfigError(
+            f"{root} already has {', '.join(there)}",
+            cure=f"choose another {mention('output')}, or add {mention('overwrite')}{go_on}",
+        )
 
 
 def _make_writable(root: Path) -> None:
@@ -87,17 +90,22 @@ def _make_writable(root: Path) -> None:
         with tempfile.TemporaryFile(dir=root):
             pass
     except OSError as error:
-        raise ConfigError(f"{root}: cannot be written ({error.strerror}); choose another --output.") from None
+        raise ConfigError(
+            f"{root} cannot be written ({error.strerror})", cure=f"choose another {mention('output')}"
+        ) from None
 
 
 def _clear(table: Path) -> None:
     """Remove the table of an earlier run, and nothing that is not one."""
     if table.is_symlink():
-        raise ConfigError(f"{table} is a link; remove it yourself, or choose another --output.")
+        raise ConfigError(f"{table} is a link", cure=f"remove it yourself, or choose another {mention('output')}")
     if not table.exists():
         return
     if not (table / "manifest.json").is_file() and any(table.iterdir()):
-        raise ConfigError(f"{table} is no table of ours, so --overwrite leaves it; choose another --output.")
+        raise ConfigError(
+            f"{table} is not a table that this tool wrote, so {mention('overwrite')} leaves it",
+            cure=f"choose another {mention('output')}",
+        )
     shutil.rmtree(table)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftloss.document import by_severity
-from sftloss.errors import ConfigError, DataError
+from sftloss.errors import ConfigError, DataError, mention
 from sftloss.pipeline.folder import folder
 from sftloss.pipeline.run import Run, records_of
 from sftloss.rules import findings_of
@@ -66,9 +66,9 @@ def lengths(
 
     run, question = run or Run(), question or LengthOptions()
     if unit not in _UNITS:
-        raise ConfigError(f"lengths: unit must be {' or '.join(_UNITS)}, got {unit!r}.")
+        raise ConfigError(f"must be {' or '.join(_UNITS)}, got {unit!r}", option="unit")
     if tokenizer is None and run.max_length is not None:
-        raise ConfigError("lengths: max_length counts tokens; give a tokenizer with it.")
+        raise ConfigError(f"{mention('max_length')} counts tokens", cure=f"give a {mention('tokenizer')} with it")
     records = records_of(rows, run)
     examples = Examples(records, tokenizer, max_length=run.max_length)
     with folder(run, resumes=False) as place:
@@ -103,8 +103,9 @@ class _Measured:
         if self.unit != unit:
             if self.unit:
                 raise DataError(
-                    f"{origin}: the row counts {unit}, those before it {self.unit}; give a tokenizer to count "
-                    "all in tokens."
+                    f"the row counts {unit}, those before it {self.unit}",
+                    where=origin,
+                    cure=f"give a {mention('tokenizer')} to count all in tokens",
                 )
             self.unit = unit
         self.columns.add(row)

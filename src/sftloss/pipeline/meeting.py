@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, mention
 
 _LIFE = timedelta(days=30)
 
@@ -43,8 +43,9 @@ def meeting(shard: tuple[int, int], patience: float) -> Iterator[Callable[[], No
             dist.monitored_barrier(group, timeout=_LIFE)
         except RuntimeError:
             raise ConfigError(
-                f"rank {rank} of {world}: another rank ended before its part was done, and its own message says why; "
-                "what is measured stays, start all ranks again with --resume."
+                f"rank {rank} of {world}: another rank ended before its part was done, and its own message names the "
+                "reason",
+                cure=f"what is measured stays, start all ranks again with {mention('resume')}",
             ) from None
 
     try:

@@ -21,13 +21,13 @@ def read_objectives(losses: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
     from sftloss.objectives import objective
 
     if not losses:
-        raise ConfigError("empty", option="loss", cure="name at least one objective (see: sftloss losses)")
+        raise ConfigError("empty", option="losses", cure="name at least one objective (see: sftloss losses)")
     by_name = {}
     for text in [losses] if isinstance(losses, str) else losses:
         try:
             read = objective(text)
         except (TypeError, ValueError) as error:
-            raise ConfigError(str(error), option="loss") from None
+            raise ConfigError(str(error), option="losses") from None
         by_name[str(read)] = read
     return by_name
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftloss.document import Command
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, mention
 
 if TYPE_CHECKING:
     from sftloss.data import Records
@@ -57,9 +57,11 @@ class Run:
 
     def __post_init__(self) -> None:
         if self.overwrite and self.resume:
-            raise ConfigError("analyze: overwrite starts anew and resume goes on; choose one.")
+            raise ConfigError(
+                f"{mention('overwrite')} starts over and {mention('resume')} continues", cure="choose one"
+            )
         if self.shard[1] > 1 and self.output is None:
-            raise ConfigError("analyze: several ranks meet in the output folder; name one.")
+            raise ConfigError("several ranks meet in the output folder", option="output", cure="name one")
 
 
 def records_of(rows: Any, run: Run, *, on_error: str | None = None) -> Records:

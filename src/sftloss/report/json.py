@@ -92,12 +92,12 @@ def from_json(text: str) -> Document:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise DataError(f"from_json: not JSON ({error}). Give the file that to_json wrote.") from error
+        raise DataError(f"not JSON ({error})", cure="give the file that to_json wrote") from error
     if not isinstance(value, dict):
-        raise DataError("from_json: a report is a JSON object. Give the file that to_json wrote.")
+        raise DataError("a report is a JSON object", cure="give the file that to_json wrote")
     found, known = str(value.get("schema_version")), Document("", (), (), ()).schema_version
     if found.split(".")[0] != known.split(".")[0]:
-        raise DataError(f"from_json: the report has schema version {found}, this release reads {known}. Write it anew.")
+        raise DataError(f"the report has schema version {found}, this release reads {known}", cure="write it anew")
     return typing.cast(Document, _read(value, Document, "report"))
 
 
@@ -119,7 +119,9 @@ def _read(value: Any, hint: Any, where: str) -> Any:
         return value
     if hint is bool and isinstance(value, bool):
         return value
-    raise DataError(f"from_json: {where} is a {type(value).__name__}, which does not fit. Check it against schema().")
+    raise DataError(
+        f"{where} is a {type(value).__name__}, which does not fit", cure="check it against the schema (sftloss schema)"
+    )
 
 
 def _read_union(value: Any, choices: tuple[Any, ...], where: str) -> Any:
@@ -135,7 +137,7 @@ def _read_union(value: Any, choices: tuple[Any, ...], where: str) -> Any:
         except DataError:
             if choice is rest[-1]:
                 raise
-    raise DataError(f"from_json: {where} has a type that does not fit. Check it against schema().")
+    raise DataError(f"{where} has a type that does not fit", cure="check it against the schema (sftloss schema)")
 
 
 def _read_record(value: dict[str, Any], kind: type, where: str) -> Any:
@@ -145,5 +147,5 @@ def _read_record(value: dict[str, Any], kind: type, where: str) -> Any:
         if field.name in value:
             given[field.name] = _read(value[field.name], hints[field.name], f"{where}.{field.name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise DataError(f"from_json: {where} has no {field.name!r}. Check it against schema().")
+            raise DataError(f"{where} has no {field.name!r}", cure="check it against the schema (sftloss schema)")
     return kind(**given)

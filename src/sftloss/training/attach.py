@@ -41,7 +41,7 @@ def attach(model: nn.Module, loss: Loss | str | Objective, *, port: ModelPort | 
     chain = unwrapped(model)
     base = chain[-1]
     if vars(base).get(MARK) is not None:
-        raise ModelError("attach: this model has a loss attached already; detach it first.")
+        raise ModelError("this model has a loss attached already", cure="detach it first")
     outside = [module for module in chain[:-1] if hasattr(module, "get_base_model")]
     attachment = Attachment(base, as_loss(loss), port or port_of(base), [*outside, base])
     try:
@@ -60,7 +60,7 @@ def detach(model: nn.Module) -> None:
     """
     attachment = attachment_of(model)
     if attachment is None:
-        raise ModelError("detach: this model has no loss attached.")
+        raise ModelError("this model has no loss attached")
     attachment.detach()
 
 

@@ -126,7 +126,7 @@ class Attachment:
         try:
             layer: Any = self.port.head_layer(model)
         except ModelError as error:
-            raise ModelError(f"attach: {error}") from None
+            raise ModelError(str(error)) from None
         acting_adapters(layer)
         is_spread = isinstance(getattr(layer, "weight", None), DTensor) or is_partitioned(model)
         reason = "its head's weight is packed, quantised or sharded"
@@ -137,7 +137,7 @@ class Attachment:
                 with evaluating(outer):
                     (outer if is_spread else model)(ids, labels=ids)
             except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-                raise ModelError(f"attach: {name} does not run on eight tokens: {first_line(error)}") from error
+                raise ModelError(f"{name} does not run on eight tokens: {first_line(error)}") from error
             finally:
                 self._is_proving = False
                 for module in outer.modules():
@@ -146,8 +146,8 @@ class Attachment:
             reason = "its logits are not the declared function of hidden states and head weight"
         if self._proved is None:
             raise ModelError(
-                f"attach: the loss of {name} cannot be fused with its head: {reason}. Give attach the model as loaded, "
-                "with a head in a floating type, before anything shards it."
+                f"the loss of {name} cannot be fused with its head: {reason}",
+                cure="attach to the model as loaded, with a head in a floating type, before anything shards it",
             )
         self.form = self._proved
 

@@ -57,7 +57,7 @@ def describe_lengths(
     count = len(np.unique(lengths.ids))
     if not len(kept.ids):
         why = f"all {kept.cut} trained answers are cut off" if kept.cut else "none has a trained token"
-        raise DataError(f"describe_lengths: no answer of {count} examples has a length: {why}.")
+        raise DataError(f"no answer of {count} examples has a length: {why}")
     study = LengthStudy(kept, count, options, origins)
     sections = [forecast_section(study), evidence_section(study), distribution_section(study)]
     if options.target_mean is not None:

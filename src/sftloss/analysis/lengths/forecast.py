@@ -14,7 +14,7 @@ import numpy as np
 
 from sftloss.analysis.lengths.answers import Answers, Resampling, are_counted, ready
 from sftloss.analysis.lengths.tilt import Lengths, conflicting, sequence_weights
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, mention
 from sftloss.numbers import Codes, Estimate, Floats, kish_ess
 from sftloss.numbers.bootstrap import FEW, REPLICATES
 from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization
@@ -49,14 +49,19 @@ class LengthOptions:
         for name in ("batch_size", "grad_accum", "ranks"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"LengthOptions: {name} must be at least 1, got {value}.")
+                raise ConfigError(f"must be at least 1, got {value}", option=name)
         if self.batch_size is None and (self.grad_accum, self.ranks) != (1, 1):
-            raise ConfigError("LengthOptions: grad_accum and ranks need batch_size, the sequences in a micro-batch.")
+            raise ConfigError(
+                f"{mention('grad_accum')} and {mention('ranks')} need {mention('batch_size')}, the examples "
+                "per micro-batch"
+            )
         if self.target_mean is not None and not 0 < self.target_mean < math.inf:
-            raise ConfigError(f"LengthOptions: target_mean must be a positive length, got {self.target_mean}.")
+            raise ConfigError(f"must be a positive length, got {self.target_mean}", option="target_mean")
         for one in self.normalizations:
             if abs(one.alpha) > STEEPEST:
-                raise ConfigError(f"LengthOptions: the exponent must be within {STEEPEST:g} of 0, got {one.alpha:g}.")
+                raise ConfigError(
+                    f"an exponent must be within {STEEPEST:g} of 0, got {one.alpha:g}", option="normalization"
+                )
 
     def all_normalizations(self) -> tuple[Normalization, ...]:
         """Sum, sqrt and example mean, the user's own, and the token means a step may take; each rule once."""

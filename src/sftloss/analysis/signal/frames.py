@@ -25,7 +25,7 @@ from sftloss.analysis.lengths.study import LengthStudy
 from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
 from sftloss.analysis.signal.views import AnalysisOptions, View
 from sftloss.analysis.table.segments import answers, with_facts, with_spans
-from sftloss.errors import DataError
+from sftloss.errors import DataError, mention
 from sftloss.numbers import Floats, GroupSums, resampling_units
 from sftloss.roles import RESPONSE, ROLES
 from sftloss.weights import Normalization
@@ -299,14 +299,14 @@ def open_study(table: SignalTable, options: AnalysisOptions) -> SignalStudy:
     names = table.tokens(is_sorted=False).collect_schema().names()
     columns, objectives = frozenset(names), tuple(name[5:] for name in names if name.startswith("loss:"))
     if not objectives:
-        raise DataError("describe: the table has no measured loss; measure it with at least one.")
+        raise DataError("the table has no measured loss", cure="measure it with at least one")
     if options.objective is not None and options.objective not in objectives:
-        raise DataError(f"describe: the table measures {', '.join(objectives)}, not {options.objective!r}.")
+        raise DataError(f"the table measures {', '.join(objectives)}, not {options.objective!r}")
     if options.level == "S2" and "hidden_norm" not in columns:
-        raise DataError("describe: the table has no hidden_norm; choose level S0 or S1.")
+        raise DataError("the table has no hidden_norm", cure=f"choose {mention('level', 'S0')} or S1")
     sums, segments = _example_sums(table, options, objectives, columns)
     base = table.examples(is_sorted=False).collect().join(sums, on="example", how="left").sort("example")
     if base.height == 0:
-        raise DataError("describe: the table has no examples; check what was measured.")
+        raise DataError("the table has no examples", cure="check what was measured")
     base = base.with_columns(pl.col(*(set(sums.columns) - {"example", "first_token", "first_p"})).fill_null(0))
     return SignalStudy(table, base, with_facts(segments, base), objectives, columns, options)

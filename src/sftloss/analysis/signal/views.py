@@ -69,17 +69,17 @@ class AnalysisOptions:
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
-            raise ConfigError(f"AnalysisOptions: level must be one of {', '.join(LEVELS)}, got {self.level!r}.")
+            raise ConfigError(f"must be one of {', '.join(LEVELS)}, got {self.level!r}", option="level")
         if self.policy not in (None, "per-token", "per-example", "per-task"):
-            raise ConfigError(
-                f"AnalysisOptions: policy must be per-token, per-example or per-task, got {self.policy!r}."
-            )
+            raise ConfigError(f"must be per-token, per-example or per-task, got {self.policy!r}", option="policy")
         for group in self.group_by:
             if group not in GROUPS:
-                raise ConfigError(f"AnalysisOptions: group_by {group!r} is none of {', '.join(GROUPS)}.")
+                raise ConfigError(f"{group!r} is none of {', '.join(GROUPS)}", option="group_by")
         for role, weight in self.role_weights or ():
             if role not in ROLES or not 0 <= weight < math.inf:
-                raise ConfigError(f"AnalysisOptions: role weight {role}={weight}: roles are {', '.join(ROLES)}, >= 0.")
+                raise ConfigError(
+                    f"{role}={weight}: roles are {', '.join(ROLES)}, weights at least 0", option="role_weights"
+                )
 
     def all_normalizations(self) -> tuple[Normalization, ...]:
         """The trained one first, each once."""

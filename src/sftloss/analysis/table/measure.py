@@ -29,7 +29,7 @@ from sftloss.analysis.table.table import MeasuredTable
 from sftloss.analysis.table.tokens import batch_tokens
 from sftloss.data.examples import Batch, Example
 from sftloss.decoder import Decoder
-from sftloss.errors import ConfigError, ModelError
+from sftloss.errors import ConfigError, ModelError, mention
 from sftloss.files import locked
 from sftloss.statistics import TokenStats
 
@@ -59,10 +59,10 @@ class Settings:
         rank, world = self.shard
         if not 0 <= rank < world:
             raise ConfigError(
-                f"measure: shard must be (rank, world size) with 0 <= rank < world size, got {self.shard}."
+                f"must be (rank, world size) with 0 <= rank < world size, got {self.shard}", option="shard"
             )
         if self.part_tokens < 1:
-            raise ConfigError(f"measure: part_tokens must be >= 1, got {self.part_tokens}.")
+            raise ConfigError(f"must be at least 1, got {self.part_tokens}", option="part_tokens")
 
 
 def measure(
@@ -173,7 +173,8 @@ class _Run:
         except torch.OutOfMemoryError as error:
             shape = " x ".join(map(str, group.input_ids.shape))
             raise ModelError(
-                f"measure: no memory for a batch of {shape} tokens, lower the tokens per batch; what is on disk stays."
+                f"no memory for a batch of {shape} tokens",
+                cure=f"give a smaller {mention('tokens_per_batch')}; what is on disk stays",
             ) from error
         self._keep(group, tokens, [n if new else -1 for n, new in zip(numbers, is_new, strict=True)], digests)
 
@@ -181,8 +182,8 @@ class _Run:
         before = self.done.digest(number)
         if before is not None and before != digest:
             raise ConfigError(
-                f"measure: {self.directory} was measured when {example.origin} was another example, "
-                "choose another output directory or delete this one."
+                f"{self.directory} was measured when {example.origin} was another example",
+                cure=f"choose another {mention('output')} or delete this one",
             )
         return before is None
 
@@ -191,8 +192,8 @@ class _Run:
         for example in group.examples:
             if example.input_ids.numel() and int(example.input_ids.max()) >= legal:
                 raise ModelError(
-                    f"measure: {example.origin} has token {int(example.input_ids.max())}, the model knows {legal}; "
-                    "the tokenizer belongs to another model."
+                    f"{example.origin} has token {int(example.input_ids.max())}, the model has {legal}",
+                    cure="the tokenizer belongs to another model",
                 )
 
     def _keep(self, group: Batch, tokens: pl.DataFrame, numbers: list[int], digests: list[int]) -> None:

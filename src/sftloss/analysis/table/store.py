@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sftloss.errors import ConfigError, DataError
+from sftloss.errors import ConfigError, DataError, mention
 from sftloss.files import write_atomic
 from sftloss.statistics import FIELDS
 
@@ -156,7 +156,7 @@ def open_manifest(directory: Path, facts: Mapping[str, Any]) -> None:
     if not path.exists():
         if any(True for _ in _files(directory)):
             raise ConfigError(
-                f"measure: {directory} holds parts of a table but no {MANIFEST}, choose another directory."
+                f"{directory} holds parts of a table but no {MANIFEST}", cure=f"choose another {mention('output')}"
             )
         write_whole(path, facts)
         return
@@ -166,8 +166,8 @@ def open_manifest(directory: Path, facts: Mapping[str, Any]) -> None:
     if changed:
         was = "; ".join(f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}" for key in changed)
         raise ConfigError(
-            f"measure: {directory} holds a table of something else ({was}), "
-            "choose another output directory or delete this one."
+            f"{directory} holds a table of something else ({was})",
+            cure=f"choose another {mention('output')} or delete this one",
         )
 
 
@@ -181,11 +181,13 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"{directory} is no measured table (it has no {MANIFEST}), run the analysis first.") from error
+        raise DataError(
+            f"{directory} is not a measured table (it has no {MANIFEST})", cure="run the analysis first"
+        ) from error
     except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}), delete the directory and measure again.") from error
+        raise DataError(f"{path} is damaged ({error})", cure="delete the folder and measure again") from error
     if not isinstance(manifest, dict):
-        raise DataError(f"{path} is damaged (no JSON object), delete the directory and measure again.")
+        raise DataError(f"{path} is damaged (not a JSON object)", cure="delete the folder and measure again")
     return manifest
 
 

@@ -79,7 +79,7 @@ def _parameter(one: Option) -> inspect.Parameter:
     if flag.is_positional:
         info: Any = typer.Argument(None, help=_help(one), metavar=metavar, show_default=False)
     else:
-        name = f"--{one.spelled}/--no-{one.spelled}" if one.base is bool else f"--{one.spelled}"
+        name = f"--{one.key}/--no-{one.key}" if one.base is bool else f"--{one.key}"
         names = [name, flag.short] if flag.short else [name]
         info = typer.Option(
             None, *names, help=_help(one), metavar=metavar, rich_help_panel=flag.panel, show_default=False

@@ -5,7 +5,7 @@ A verb takes a record with :func:`sftloss.config.part`, whose argument holds the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sftloss.config import Flag, option
@@ -107,7 +107,7 @@ class LossOptions:
 class LossListOptions:
     """Several losses and normalizations to compare; the first of each is the reference."""
 
-    loss: tuple[str, ...] = option(("cross_entropy",), LOSS_FLAG)
+    loss: tuple[str, ...] = option(("cross_entropy",), replace(LOSS_FLAG, argument="losses"))
     normalization: tuple[str, ...] = option(("token-mean",), NORMALIZATION_FLAG)
 
 

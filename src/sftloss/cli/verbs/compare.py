@@ -92,7 +92,12 @@ class CompareOptions:
 
     losses: LossListOptions = part(LossListOptions((), ()))
     prompt_weight: tuple[str, ...] = option(
-        (), "Weight of a prompt token where an answer token has weight 1.", panel=LOSS, metavar="W", takes_numbers=True
+        (),
+        "Weight of a prompt token where an answer token has weight 1.",
+        panel=LOSS,
+        metavar="W",
+        takes_numbers=True,
+        argument="prompt_weights",
     )
     tasks: tuple[str, ...] = option((), TASKS_FLAG)
     roles: dict[str, str] = option({}, ROLES_FLAG)

@@ -65,7 +65,7 @@ def register_format(format: Format) -> Format:
         >>> _ = FORMATS.pop("ask/tell")
     """
     if format.name in FORMATS:
-        raise ConfigError(f"register_format: there is already a format {format.name!r}; choose another name.")
+        raise ConfigError(f"there is already a format {format.name!r}; choose another name.")
     FORMATS[format.name] = format
     in_order = sorted(FORMATS.values(), key=lambda one: one.order)
     FORMATS.clear()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sftloss.data.account import MOSTLY, ON_ERROR, Account
+from sftloss.data.demo import demo_rows
 from sftloss.data.examples import Origin, Record
 from sftloss.data.formats.record import Shape, to_record
 from sftloss.data.read.json_rows import MAX_LINE_BYTES, read_json
@@ -98,7 +99,8 @@ def read_records(
     Args:
         source: A ``.json``, ``.jsonl`` or ``.ndjson`` file (also ``.gz``), a ``.parquet`` file; a folder of such
             files, read in the order of their names, or one that ``datasets`` saved; a hub data set as
-            ``owner/name`` or ``owner/name,config=...,split=...,revision=...``; or rows as mappings, or as `Record`.
+            ``owner/name`` or ``owner/name,config=...,split=...,revision=...``; ``"demo"`` for generated examples; or
+            rows as mappings, or as `Record`.
         format: One of `FORMATS`; None detects the format of each row.
         columns: Names of the data's columns by what they are: ``{"prompt": "q", "response": "a", "task": "kind"}``.
             Keys are those of `COLUMN_ROLES`.
@@ -127,8 +129,8 @@ def read_records(
         raise ConfigError(f"must be one of {', '.join(ON_ERROR)}, got {on_error!r}", option="on_error")
     if limit is not None and limit < 1:
         raise ConfigError(f"must be at least 1, got {limit}", option="limit")
-    shape = Shape(format, dict(columns or {}))
-    resolved, bounds = _resolve(source), bounds or ReadBounds()
+    shape, bounds = Shape(format, dict(columns or {})), bounds or ReadBounds()
+    resolved = demo_rows(count=min(limit or 600, 600)) if source == "demo" else _resolve(source)
     name = str(source) if isinstance(resolved, Path | HubName) else "rows"
     return Records(name, resolved, shape, on_error=on_error, limit=limit, bounds=bounds)
 

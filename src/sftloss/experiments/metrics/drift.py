@@ -77,7 +77,7 @@ def _drift(before: Decoder, after: Decoder, batch: Batch) -> tuple[Tensor, Tenso
         piece = slice(start, start + step)
         old, new = (_logits(decoder, row[piece]) for decoder, row in zip((before, after), states, strict=True))
         if old.shape != new.shape:
-            raise ModelError(f"forgetting: the start has {old.shape[1]} tokens, the model {new.shape[1]}.")
+            raise ModelError(f"the model before training has {old.shape[1]} tokens, after it {new.shape[1]}")
         parts.append(token_drift(old, new.to(old.device), targets[piece].to(old.device)))
     kl, change, top1 = (torch.cat(column) for column in zip(*parts, strict=True))
     return kl, change, top1

@@ -126,7 +126,7 @@ def _prompt(example: Example) -> tuple[Tensor, int]:
     is_answer = ((example.weights > 0) & (example.roles == RESPONSE)).tolist()
     stop = max((i + 1 for i, answer in enumerate(is_answer) if answer), default=0)
     if not stop:
-        raise DataError(f"generate: {example.origin} has no answer; leave it out of the held-out rows.")
+        raise DataError(f"{example.origin} has no answer", cure="leave it out of the held-out rows")
     start = stop - 1
     while start > 1 and is_answer[start - 1]:
         start -= 1

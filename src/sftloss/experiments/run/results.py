@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.forecast import TaskForecast
 from sftloss.document import Command, Finding
-from sftloss.errors import ConfigError, DataError
+from sftloss.errors import ConfigError, DataError, mention
 from sftloss.experiments.experiment import Arm, Experiment, Trial, digest_of
 from sftloss.experiments.metrics import Bin, Metric, read_metric
 from sftloss.files import write_atomic
@@ -141,12 +141,15 @@ def claim(folder: Path, experiment: Experiment) -> str:
     try:
         there: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
-        raise ConfigError(f"{file} is not the record of an experiment; choose another --output.") from None
+        raise ConfigError(
+            f"{file} is not the record of an experiment", cure=f"choose another {mention('output')}"
+        ) from None
     different = sorted(name for name in {*there, *shared} if there.get(name) != shared.get(name))
     if different:
         raise ConfigError(
-            f"{folder} holds another experiment ({', '.join(different)} differ), and arms can be compared only where "
-            "everything else is equal; choose another --output."
+            f"{folder} holds another experiment ({', '.join(map(mention, different))} differ), and arms can be "
+            "compared only where everything else is equal",
+            cure=f"choose another {mention('output')}",
         )
     return digest_of(shared)
 

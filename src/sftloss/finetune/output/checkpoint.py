@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, mention
 from sftloss.files import file_digest, put_folder
 from sftloss.finetune.output.files import plain, write_json
 
@@ -46,7 +46,7 @@ def chosen(folder: Path, *, resume: bool, resume_from: str | None) -> Path | Non
         path = folder / Path(resume_from).name
         if not path.is_dir():
             there = ", ".join(found.name for found in checkpoints(folder)) or "none"
-            raise ConfigError(f"resume_from: {path} is not there; there is {there}.")
+            raise ConfigError(f"{path} does not exist", option="resume_from", cure=f"there is {there}")
     else:
         path = next(iter(checkpoints(folder)), None) if resume else None  # type: ignore[assignment]
     if path is not None:
@@ -66,18 +66,18 @@ def verify(checkpoint: Path) -> dict[str, Any]:
         facts = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         files = facts["files"]
     except FileNotFoundError:
-        raise ConfigError(f"{checkpoint} lacks {MANIFEST}, so it is no whole checkpoint; {cure}.") from None
+        raise ConfigError(f"{checkpoint} lacks {MANIFEST}, so it is not complete", cure=cure) from None
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{checkpoint / MANIFEST} is damaged; {cure}.") from None
+        raise ConfigError(f"{checkpoint / MANIFEST} is damaged", cure=cure) from None
     for name, told in files.items():
         path = checkpoint / name
         if not path.is_file():
-            raise ConfigError(f"{checkpoint} lacks {name}; {cure}.")
+            raise ConfigError(f"{checkpoint} lacks {name}", cure=cure)
         if path.stat().st_size != told["bytes"]:
             size = path.stat().st_size
-            raise ConfigError(f"{path} has {size:,} bytes and should have {told['bytes']:,}; {cure}.")
+            raise ConfigError(f"{path} has {size:,} bytes and should have {told['bytes']:,}", cure=cure)
         if told["sha256"] is not None and file_digest(path) != told["sha256"]:
-            raise ConfigError(f"{path} is not what was written; {cure}.")
+            raise ConfigError(f"{path} is not what was written", cure=cure)
     return facts
 
 
@@ -113,15 +113,17 @@ def agree(checkpoint: Path, facts: Mapping[str, Any]) -> None:
         if before["recipe"].get(name) != value:
             told = before["recipe"].get(name)
             raise ConfigError(
-                f"{checkpoint} was trained with {name}={told!r}, this run has {value!r}; give the same, or another "
-                "output."
+                f"{checkpoint} was trained with {mention(name, told)}, this run has {value!r}",
+                cure=f"give the same, or another {mention('output')}",
             )
     if before["ranks"] != now["ranks"]:
         raise ConfigError(
-            f"{checkpoint} was written by {before['ranks']} processes, this run has {now['ranks']}; start as many."
+            f"{checkpoint} was written by {before['ranks']} processes, this run has {now['ranks']}",
+            cure="start as many",
         )
     for part in ("data", "held_out"):
         if before[part] != now[part]:
             raise ConfigError(
-                f"{checkpoint} was trained on other rows ({part}); give the same file, or another output."
+                f"{checkpoint} was trained on other rows ({part})",
+                cure=f"give the same file, or another {mention('output')}",
             )

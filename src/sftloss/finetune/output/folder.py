@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, mention
 from sftloss.files import locked, put_folder
 from sftloss.finetune.output.checkpoint import UNFINISHED, checkpoints
 from sftloss.finetune.recipe import Recipe
@@ -65,7 +65,10 @@ class Folder:
 
     def _check_model(self) -> None:
         if self.model.is_symlink() or (self.model.exists() and not self._is_model()):
-            raise ConfigError(f"{self.model} is no model that a run wrote; remove it yourself, or take another output.")
+            raise ConfigError(
+                f"{self.model} is not a model that a run wrote",
+                cure=f"remove it yourself, or choose another {mention('output')}",
+            )
 
     def _is_model(self) -> bool:
         return any((self.model / name).is_file() for name in ("config.json", "adapter_config.json"))
@@ -86,11 +89,16 @@ def folder_of(recipe: Recipe, rank: int) -> Iterator[Folder]:
     folder = Folder(Path(recipe.output).expanduser())
     taken = folder.taken()
     if taken and not (recipe.overwrite or recipe.resume or recipe.resume_from):
-        raise ConfigError(f"{folder.root} already has {', '.join(taken)}; choose another output, overwrite or resume.")
+        raise ConfigError(
+            f"{folder.root} already has {', '.join(taken)}",
+            cure=f"choose another {mention('output')}, {mention('overwrite')} or {mention('resume')}",
+        )
     try:
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{folder.root}: cannot be written ({error.strerror}); choose another output.") from None
+        raise ConfigError(
+            f"{folder.root} cannot be written ({error.strerror})", cure=f"choose another {mention('output')}"
+        ) from None
     busy = f"{folder.root}: another run writes there now; choose another output."
     with locked(folder.root / ".lock", busy) if rank == 0 else nullcontext():
         yield folder

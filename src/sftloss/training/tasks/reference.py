@@ -36,7 +36,8 @@ class Reference:
         own = port_of(self.model).vocabulary(self.model)
         if own != vocabulary:
             raise ConfigError(
-                f"tasks: the reference model has {own} tokens, the trained one {vocabulary}; both need one vocabulary."
+                f"the reference model has {own} tokens, the trained one {vocabulary}; both need one vocabulary",
+                option="tasks",
             )
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sftloss.decoder import ModelPort
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, mention
 from sftloss.ranks import sum_over_ranks, world_size
 from sftloss.training.passes import Pass
 from sftloss.training.state import read_state, write_state
@@ -62,7 +62,7 @@ class TaskWeighting(TaskFactor):
         self, weighting: MultiTaskLoss, *, conflicts: bool = False, layerwise: bool = False, reference: Any = None
     ) -> None:
         if weighting.update_freq is not None:
-            raise ConfigError("tasks: weights move once an optimizer step here; leave update_freq out.")
+            raise ConfigError("weights move once per optimizer step here", option="tasks", cure="leave update_freq out")
         self.weighting, self.is_watching, self.is_layerwise = weighting, conflicts, layerwise
         self.reference = None if reference is None else Reference(reference)
         self._model: Any = None
@@ -110,8 +110,9 @@ class TaskWeighting(TaskFactor):
             self.reference.check(port.vocabulary(model))
         elif strategy.needs == "excess" and REFERENCE not in extras:
             raise ConfigError(
-                f"tasks: {strategy.name} needs a reference model, TaskWeighting(..., reference=model), or what it "
-                f'gives to each token: a tensor {REFERENCE} in the batches and Loss(extras=("{REFERENCE}",)).'
+                f"{strategy.name} needs a reference model, TaskWeighting(..., reference=model), or its loss of each "
+                f'token: a tensor {REFERENCE} in the batches and Loss(extras=("{REFERENCE}",))',
+                option="tasks",
             )
 
     def check(self, arguments: Any) -> None:
@@ -122,13 +123,15 @@ class TaskWeighting(TaskFactor):
         """
         if self.needs_gradients and arguments.fp16:
             raise ConfigError(
-                f"with_loss: {self.reader} compares gradients of different steps, which the loss scale "
-                "of fp16 changes; use bf16."
+                f"{self.reader} compares gradients of different steps, which the loss scale of fp16 changes",
+                option="tasks",
+                cure=f"use bf16 ({mention('autocast', 'bfloat16')})",
             )
         if self.is_layerwise and arguments.gradient_accumulation_steps > 1:
             raise ConfigError(
-                "with_loss: layerwise task gradients take one batch a step, because Gramians of micro-batches do not "
-                "add up; set gradient_accumulation_steps=1, or hold them all with layerwise=False."
+                "layerwise task gradients take one batch per step, because Gramians of micro-batches do not add up",
+                option="tasks",
+                cure=f"give {mention('grad_accum', 1)}, or hold them all with layerwise=False",
             )
 
     @contextmanager
@@ -319,4 +322,6 @@ def check_attributable(model: nn.Module, port: ModelPort, name: str) -> None:
         why = "no plain linear layer of it is trained; train adapters"
     else:
         return
-    raise ConfigError(f"tasks: {name} needs each task's gradient: {why}, or choose a strategy that needs losses only.")
+    raise ConfigError(
+        f"{name} needs each task's gradient: {why}, or choose a strategy that needs losses only", option="tasks"
+    )
