@@ -72,7 +72,7 @@ def launch(dtype: torch.dtype, has_all: bool) -> None:
 
 
 def main(out: str) -> None:
-    found: dict[str, list[str] | str] = {}
+    results: dict[str, list[str] | str] = {}
     for dtype in DTYPES:
         for has_all in (False, True):
             compiled: list[str] = []
@@ -82,10 +82,10 @@ def main(out: str) -> None:
             try:
                 launch(dtype, has_all)
             except Exception as error:  # the compiler's own, of many kinds
-                found[f"{dtype}, all branches: {has_all}"] = f"{type(error).__name__}: {error}"
+                results[f"{dtype}, all branches: {has_all}"] = f"{type(error).__name__}: {error}"
             else:
-                found[f"{dtype}, all branches: {has_all}"] = compiled
-    Path(out).write_text(json.dumps(found), encoding="utf-8")
+                results[f"{dtype}, all branches: {has_all}"] = compiled
+    Path(out).write_text(json.dumps(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,6 @@ pytest.importorskip("triton", reason="the kernels need Triton, which is built fo
 )
 def test_both_kernels_compile_with_the_fewest_and_with_all_branches(device: str, tmp_path: Path) -> None:
     environment = {"DEVICE": device, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path / "cache")}
-    found = launched("statistics/kernels_for_devices.py", tmp_path / "found.json", **environment)
-    assert len(found) == 8
-    assert {case: names for case, names in found.items() if names != ["_read", "_write"]} == {}
+    results = launched("statistics/kernels_for_devices.py", tmp_path / "results.json", **environment)
+    assert len(results) == 8
+    assert {case: names for case, names in results.items() if names != ["_read", "_write"]} == {}

@@ -51,10 +51,10 @@ class Shard:
             cure = "a head is split by rows, [Shard(0)], over a one-dimensional mesh"
             raise ValueError(f"Shard.of: weight is placed {tuple(weight.placements)}; {cure}.")
         vocab, size, rank = weight.shape[0], mesh.size(), mesh.get_local_rank()
-        each = -(-vocab // size)
-        if each * (size - 1) >= vocab:
+        rows = -(-vocab // size)
+        if rows * (size - 1) >= vocab:
             raise ValueError(f"Shard.of: {vocab} rows over {size} ranks leave one without any; use fewer ranks.")
-        return cls(each * rank, vocab, mesh.get_group())
+        return cls(rows * rank, vocab, mesh.get_group())
 
 
 def merge(sums: Sums, shard: Shard | None, targets: Tensor) -> Sums:

@@ -210,9 +210,9 @@ def _rows_to_gradient(exp: Tensor, shifted: Tensor | None, formula: GradientForm
             shifted.addcmul_(exp, (formula.squared * formula.inverse)[:, None])
         factor = shifted
     exp *= factor
-    if formula.each is None:
+    if formula.constant is None:
         return
     if in_vocab is None:
-        exp += formula.each[:, None]
+        exp += formula.constant[:, None]
     else:
-        exp.addr_(formula.each, in_vocab)
+        exp.addr_(formula.constant, in_vocab)

@@ -25,7 +25,7 @@ _Record = TypeVar("_Record", bound="RowNumbers | RowGradient | GradientFormula |
 
 @dataclass(frozen=True)
 class RowNumbers:
-    """The five numbers of each row, three of them only where asked for, centred at m, the largest logit of the rest."""
+    """The five numbers of each row (three only where needed), centred at m, the largest logit of the rest."""
 
     m: Tensor
     target: Tensor  # z_y - m
@@ -95,7 +95,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class GradientFormula:
-    """Of each row, with e = exp(z - m), off the target: dz = inverse e (scale - entropy (z - m) + squared e) + each."""
+    """Off the target, with e = exp(z - m), dz = inverse e (scale - entropy (z - m) + squared e) + constant."""
 
     m: Tensor
     inverse: Tensor
@@ -103,12 +103,12 @@ class GradientFormula:
     target: Tensor  # dz at the target
     entropy: Tensor | None
     squared: Tensor | None
-    each: Tensor | None
+    constant: Tensor | None
 
     @classmethod
     def of(cls, numbers: RowNumbers, grad: RowGradient, vocab_size: int | Tensor) -> GradientFormula:
-        """From the numbers of each whole row and the gradient in them; `vocab_size` counts the finite logits."""
-        # S is at least 1, but where the target is the only finite logit: no gradient goes elsewhere
+        """The formula from the numbers of whole rows and the gradient in them; `vocab_size` counts finite logits."""
+        # S is at least 1, except where the target is the only finite logit: no gradient goes elsewhere there
         inverse = torch.where(numbers.log_sum < -1, 0.0, torch.exp(-numbers.log_sum))
         scale = grad.log_sum
         if grad.rest_entropy is not None:
@@ -116,9 +116,9 @@ class GradientFormula:
         if grad.rest_collision is not None:
             scale = scale - 2 * grad.rest_collision * present(numbers.rest_collision)
         squared = None if grad.rest_collision is None else 2 * grad.rest_collision * inverse
-        each = None if grad.mean is None else grad.mean / vocab_size
-        target = grad.target if each is None else grad.target + each
-        return cls(numbers.m, inverse, scale, target, grad.rest_entropy, squared, each)
+        constant = None if grad.mean is None else grad.mean / vocab_size
+        target = grad.target if constant is None else grad.target + constant
+        return cls(numbers.m, inverse, scale, target, grad.rest_entropy, squared, constant)
 
 
 def map_record(function: Callable[[Tensor], Tensor], record: _Record) -> _Record:
@@ -133,7 +133,7 @@ def sliced(record: _Record, rows: slice) -> _Record:
 
 
 def present(value: Tensor | None) -> Tensor:
-    """Return a number that the named statistics are made of, which is therefore there."""
+    """Return a number that the named statistics are made of, which was therefore computed."""
     assert value is not None
     return value
 

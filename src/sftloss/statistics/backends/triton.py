@@ -85,7 +85,7 @@ class TritonBackend:
 
 
 def _width(columns: int) -> int:
-    return min(_BLOCK, triton.next_power_of_2(columns))
+    return min(_BLOCK, int(triton.next_power_of_2(columns)))
 
 
 @triton.jit
@@ -188,7 +188,7 @@ def _write(  # type: ignore[no-untyped-def]
     target_in,
     entropy_in,
     squared_in,
-    each_in,
+    constant_in,
     SCALE: tl.constexpr,
     CAP: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -211,8 +211,8 @@ def _write(  # type: ignore[no-untyped-def]
     if squared_in is not None:
         bracket += tl.load(squared_in + row) * e
     dz = e * bracket * tl.load(inverse_in + row)
-    if each_in is not None:
-        dz += tl.where(is_finite, tl.load(each_in + row), 0.0)
+    if constant_in is not None:
+        dz += tl.where(is_finite, tl.load(constant_in + row), 0.0)
     dz = tl.where(ids == y, tl.load(target_in + row), dz)
     if CAP > 0.0:
         dz *= slope
