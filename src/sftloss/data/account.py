@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from sftloss.data.examples import Example, Origin
-from sftloss.data.reasons import ROW_REASONS, Reason, excerpt, plain
+from sftloss.data.reasons import ROW_REASONS, Reason, excerpt, plain_detail
 from sftloss.document import Severity
 from sftloss.errors import DataError, mention
 from sftloss.rules import Evidence, Rule
@@ -109,7 +109,7 @@ class Account:
 
     def summary(self) -> str:
         """One paragraph for a person: how many rows, which formats, what was refused, where to look first."""
-        return plain(self._summary()) + "."
+        return plain_detail(self._summary()) + "."
 
     def _summary(self) -> str:
         """The summary with options as mentions, for an error."""
@@ -168,7 +168,7 @@ def _reason(reason: Reason, account: Account) -> Evidence | None:
     if reason.stage == "kept":
         severity = "warning" if share > 0.01 else "info"
     else:
-        sentence += f". The first: {plain(account.reasons.details[reason.name])}"
+        sentence += f". The first: {plain_detail(account.reasons.details[reason.name])}"
     return Evidence(f"{sentence}.", share, None, "share", account.reasons.rows(reason.name), severity)
 
 

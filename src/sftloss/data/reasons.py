@@ -143,7 +143,7 @@ class BadRow(Exception):
         self.reason, self.detail = reason, detail
 
     def __str__(self) -> str:
-        return f"{ROW_REASONS[self.reason].code} {self.reason}: {plain(self.detail)}"
+        return f"{ROW_REASONS[self.reason].code} {self.reason}: {plain_detail(self.detail)}"
 
 
 class RowError(DataError):
@@ -154,7 +154,7 @@ class RowError(DataError):
         self.reason, self.origin, self.detail = reason, origin, detail
 
 
-def plain(detail: str) -> str:
+def plain_detail(detail: str) -> str:
     """A detail for a page: options in it are written as in Python."""
     return str(DataError(detail)).removesuffix(".")
 

@@ -9,7 +9,7 @@ import numpy as np
 from sftloss.analysis.mask.tally import MaskTally
 from sftloss.analysis.shared.shares import cell
 from sftloss.data import ROW_REASONS, Account
-from sftloss.data.reasons import plain
+from sftloss.data.reasons import plain_detail
 from sftloss.document import Cell, Chart, Column, Section, Series, Table, TokenStrip
 from sftloss.roles import ROLES
 from sftloss.words import number, percent
@@ -137,7 +137,12 @@ def refused_section(account: Account) -> Section | None:
         Column("detail", "what is wrong there"),
     )
     rows = tuple(
-        (f"{ROW_REASONS[name].code} {name}", count, account.reasons.rows(name)[0], plain(account.reasons.details[name]))
+        (
+            f"{ROW_REASONS[name].code} {name}",
+            count,
+            account.reasons.rows(name)[0],
+            plain_detail(account.reasons.details[name]),
+        )
         for name, count in account.refused.items()
     )
     lead = f"{account.unusable:,} of {account.rows:,} rows cannot be used."

@@ -163,17 +163,11 @@ def _label(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
 
 def _refuse_surrogates(record: Record) -> None:
     """Half a surrogate pair is a str that no tokenizer, file or terminal can encode."""
-    texts = [record.text or "", record.task or "", record.language or "", record.source or ""]
-    for message in record.messages or ():
-        texts += (message.content, message.reasoning or "")
-        texts += [json.dumps(call, ensure_ascii=False, default=str) for call in message.tool_calls]
-    texts += [json.dumps(tool, ensure_ascii=False, default=str) for tool in record.tools or ()]
-    for text in texts:
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                code = f"U+{ord(text[error.start]):04X}"
-                raise BadRow(
-                    "lone-surrogate", f"a text holds {code} alone, half a character; repair the escape"
-                ) from None
+    messages = [(one.content, one.reasoning, one.tool_calls) for one in record.messages or ()]
+    texts = [record.text, record.task, record.language, record.source, messages, record.tools]
+    text = json.dumps(texts, ensure_ascii=False, default=str)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = f"U+{ord(text[error.start]):04X}"
+        raise BadRow("lone-surrogate", f"a text holds {code} alone, half a character; repair the escape") from None
