@@ -57,6 +57,24 @@ def test_an_interrupted_run_is_130_and_resumes_to_the_same_report(tmp_path):
     assert resumed["findings"] == whole["findings"] and resumed["sections"] == whole["sections"]
 
 
+@pytest.mark.parametrize(("is_ignored", "code"), [(True, 0), (False, 130)])
+def test_ctrl_c_ends_a_run_unless_the_parent_ignores_it(tmp_path, is_ignored, code):
+    """Under nohup or in the background of a script SIGINT is ignored, and a child respects that."""
+    data, handler = write_rows(tmp_path / "d.jsonl", ROWS * 5), signal.SIG_IGN if is_ignored else signal.SIG_DFL
+    words = ["analyze", "-m", MODEL, "-d", str(data), "--tokens-per-batch", "40", "-q", "-o", str(tmp_path / "a")]
+    process = subprocess.Popen(
+        [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
+    )  # fmt: skip
+    try:
+        _wait_for(tmp_path / "a" / "table" / "manifest.json", process)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == code, stderr
+
+
 def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     end = time.monotonic() + 60
     while not path.exists():
@@ -64,10 +82,23 @@ def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-def test_a_reader_that_leaves_early_is_no_error():
-    shell = f"{sys.executable} -c 'from sftloss.cli import main; main()' losses | head -n 1"
+@pytest.mark.parametrize("reader", ["head -n 1", "true"])
+@pytest.mark.parametrize("verb", ["losses", "inspect", "inspect --json -", "lengths"])
+def test_a_reader_that_leaves_early_is_no_error(tmp_path, verb, reader):
+    """Exit code 1 would mean a finding."""
+    data = write_rows(tmp_path / "d.jsonl", ROWS * 20)
+    words = {"inspect": f"-m {MODEL} -d {data}", "lengths": f"-d {data}"}.get(verb.split()[0], "")
+    shell = f"{sys.executable} -c 'from sftloss.cli import main; main()' {verb} {words} | {reader}"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {shell}"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_reader_that_leaves_early_changes_no_verdict(tmp_path):
+    data = write_rows(tmp_path / "d.jsonl", [*ROWS, {"nothing": 1}])
+    words = f"inspect -m {MODEL} -d {data} --fail-on warning"
+    shell = f"{sys.executable} -c 'from sftloss.cli import main; main()' {words} | true"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {shell}"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == ""
 
 
 def test_a_missing_extra_is_one_sentence():

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish: finish the step, save a checkpoint, end. A second one ends the run at once."""
+"""SIGINT and SIGTERM as a request: finish the step, save a checkpoint, end. A second one ends the run at once."""
 
 from __future__ import annotations
 
@@ -23,26 +23,30 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals over; their own handlers are given back. Only the main thread can."""
+        """Take the signals over and restore their handlers afterwards. Only the main thread can.
+
+        A signal that is ignored stays ignored: the parent process (nohup, a background job) has decided so.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+        handlers = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
-        def give_back() -> None:
-            for number, handler in before.items():
+        def restore() -> None:
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
 
         def ask(number: int, frame: Any) -> None:
             self.asked = number
-            give_back()
+            restore()
 
-        for number in _SIGNALS:
+        for number in handlers:
             signal.signal(number, ask)
         try:
             yield
         finally:
-            give_back()
+            restore()
 
     def agreed(self, device: torch.device) -> int:
         """The signal that any rank was given; every rank calls, so that all stop after the same step."""
