@@ -141,8 +141,6 @@ def _groups(prompts: Sequence[Tensor], size: int) -> Iterator[list[int]]:
 
 def _new_tokens(decoder: Decoder, prompts: Sequence[Tensor], ends: list[int], sampling: Sampling, pad: int) -> Tensor:
     """New tokens, ``(prompts * samples, new)``, padded after the end."""
-    from transformers import GenerationConfig
-
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), pad)
     mask = torch.zeros_like(ids)
@@ -150,7 +148,7 @@ def _new_tokens(decoder: Decoder, prompts: Sequence[Tensor], ends: list[int], sa
         ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = prompt, 1
     is_drawn = sampling.temperature > 0
     drawn = {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if is_drawn else {}
-    settings = GenerationConfig(
+    settings = _settings(
         do_sample=is_drawn,
         num_return_sequences=sampling.samples,
         max_new_tokens=sampling.max_new_tokens,
@@ -166,7 +164,8 @@ def _new_tokens(decoder: Decoder, prompts: Sequence[Tensor], ends: list[int], sa
         out: Any = decoder.model.generate(  # type: ignore[operator]  # a mixin's, unknown to nn.Module
             input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings
         )
-    return out[:, width:].cpu()
+    new: Tensor = out[:, width:].cpu()
+    return new
 
 
 def _output(key: tuple[int, int], ids: list[int], ends: list[int], reference: int, tokenizer: Any) -> Generated:
@@ -176,15 +175,20 @@ def _output(key: tuple[int, int], ids: list[int], ends: list[int], reference: in
     return Generated(*key, tokens, text, stop is not None, reference)
 
 
+def _settings(**values: Any) -> Any:
+    from transformers import GenerationConfig
+
+    make: Any = GenerationConfig
+    return make(**values)
+
+
 @contextmanager
 def _without_settings(model: nn.Module) -> Iterator[None]:
     """Blank generation settings inside: transformers fills what a call leaves open from the model's own."""
-    from transformers import GenerationConfig
-
     kept = {part: vars(part)["generation_config"] for part in model.modules() if "generation_config" in vars(part)}
     try:
         for part in kept:
-            part.generation_config = GenerationConfig()  # type: ignore[assignment]
+            part.generation_config = _settings()
         yield
     finally:
         for part, settings in kept.items():
