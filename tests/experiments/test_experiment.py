@@ -60,7 +60,7 @@ def test_an_experiment_is_the_same_after_json():
         ({"seeds": (1, 1)}, "no seed twice"),
         ({"recipe": scratch_recipe(data="x.jsonl")}, "eval_data"),
         ({"recipe": scratch_recipe(eval_share=0.1)}, "eval_share"),
-        ({"recipe": scratch_recipe(output="x", save_every=5)}, "output, save_every of the recipe"),
+        ({"recipe": scratch_recipe(output="x", save_every=5)}, "output, save_every of the recipe cannot be set"),
         ({"recipe": scratch_recipe(roles={"response": 1.0}), "prompt_weights": (0.0,)}, "give one"),
         ({"prompt_weights": (-1.0,)}, "at least 0"),
         ({"width": 10, "heads": 4}, "multiple"),

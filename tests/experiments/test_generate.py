@@ -101,11 +101,11 @@ def test_the_last_answer_of_a_conversation_is_what_is_asked_for():
 
 def test_generation_without_rows_or_answers_is_refused():
     model, tokenizer, _ = demo()
-    with pytest.raises(DataError, match="generate: there is no held-out row"):
+    with pytest.raises(DataError, match="there is no held-out row"):
         generate(model, tokenizer, [])
     trained = Message("user", "1 + 1 =", weight=1.0)
     only_prompt = Record(Origin("rows", 7), (trained, Message("assistant", "2", weight=0.0)))
-    with pytest.raises(DataError, match="generate: row 7 has no answer"):
+    with pytest.raises(DataError, match="row 7 has no answer"):
         generate(model, tokenizer, [only_prompt])
 
 

@@ -68,5 +68,5 @@ def test_a_model_that_has_not_moved_has_forgotten_nothing():
 
 def test_forgetting_nothing_to_read_is_said():
     start, now = two_models()
-    with pytest.raises(DataError, match="forgetting: there is no held-out row"):
+    with pytest.raises(DataError, match="there is no held-out row"):
         forgetting(start, now, demo_tokenizer(), [])

@@ -64,7 +64,7 @@ def test_table_does_not_depend_on_the_batches():
 
 def test_nothing_to_evaluate_is_said():
     decoder, tokenizer, _ = demo()
-    with pytest.raises(DataError, match="evaluate_tokens: there is no held-out row"):
+    with pytest.raises(DataError, match="there is no held-out row"):
         evaluate_tokens(decoder, tokenizer, [])
 
 

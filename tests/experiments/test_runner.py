@@ -106,7 +106,7 @@ def test_a_pretrained_model_is_compared_with_all_that_train_takes(tmp_path):
     )
     report = compare(pair, output=tmp_path / "out")
     facts = dict(report.document.facts)
-    assert facts["model"] == "demo" and facts["held-out rows"] == "10"
+    assert facts["model"] == "sftloss demo model" and facts["held-out rows"] == "10"
     assert "forgetting" in [section.id for section in report.document.sections]
     with pytest.raises(ConfigError, match="optimizer differ"):
         compare(replace(pair, recipe=replace(recipe, optimizer="adamw_torch")), output=tmp_path / "out")

@@ -54,7 +54,7 @@ def forgetting(
         ModelError: If the two vocabularies differ.
         RowError: If a row cannot be encoded.
     """
-    examples = as_examples("forgetting", rows, tokenizer, max_length)
+    examples = as_examples(rows, tokenizer, max_length)
     before, after = (model if isinstance(model, Decoder) else open_decoder(model) for model in (start, now))
     sums = np.zeros((4, len(examples)))
     with before.evaluating(), after.evaluating():

@@ -107,7 +107,7 @@ def generate(
         'saw pin rake'
     """
     sampling = sampling or Sampling()
-    examples = as_examples("generate", rows, tokenizer, max_length)
+    examples = as_examples(rows, tokenizer, max_length)
     prompts, references = zip(*(_prompt(example) for example in examples), strict=True)
     ends = end_ids(examples, tokenizer)
     decoder = model if isinstance(model, Decoder) else open_decoder(model)

@@ -16,17 +16,15 @@ from sftloss.numbers import Codes
 TOKENS_PER_BATCH = 4096
 
 
-def as_examples(
-    who: str, rows: Sequence[Record | Example], tokenizer: Any, max_length: int | None = None
-) -> list[Example]:
+def as_examples(rows: Sequence[Record | Example], tokenizer: Any, max_length: int | None = None) -> list[Example]:
     """Rows as examples: records are encoded, examples are taken as they are.
 
     Raises:
         RowError: If a row cannot be encoded.
-        DataError: If there is no row; the message begins with `who`.
+        DataError: If there is no row.
     """
     if not rows:
-        raise DataError(f"{who}: there is no held-out row; give a file with at least one.")
+        raise DataError("there is no held-out row", cure="give a file with at least one")
     return [row if isinstance(row, Example) else encode(row, tokenizer, max_length=max_length) for row in rows]
 
 

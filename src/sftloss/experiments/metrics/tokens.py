@@ -95,7 +95,7 @@ def evaluate_tokens(
         RowError: If a row cannot be encoded.
         DataError: If there is no row.
     """
-    examples = as_examples("evaluate_tokens", rows, tokenizer, max_length)
+    examples = as_examples(rows, tokenizer, max_length)
     decoder = model if isinstance(model, Decoder) else open_decoder(model)
     ends = torch.tensor(end_ids(examples, tokenizer))
     parts: list[dict[str, NDArray[Any]]] = []

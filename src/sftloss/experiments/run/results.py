@@ -19,6 +19,7 @@ from sftloss.experiments.metrics import Bin, Metric, read_metric
 from sftloss.files import write_atomic
 
 RESULT, ANSWERS, TOKENS, SHARED = "result.json", "answers.jsonl", "tokens.safetensors", "experiment.json"
+_AGAIN = "remove its folder to train this arm again"
 
 
 @dataclass(frozen=True)
@@ -182,11 +183,9 @@ def load(folder: Path, trial: Trial, digest: str) -> ArmResult | None:
         result = _read(json.loads(file.read_text(encoding="utf-8")))
         result = replace(result, scores=TokenScores(**load_file(file.with_name(TOKENS))))
     except (ValueError, KeyError, TypeError, FileNotFoundError, SafetensorError) as error:
-        raise DataError(
-            f"{file} cannot be read ({type(error).__name__}); remove its folder to train this arm again."
-        ) from None
+        raise DataError(f"{file} cannot be read ({type(error).__name__})", cure=_AGAIN) from None
     if result.trial != trial or result.digest != digest:
-        raise DataError(f"{file} is of another experiment; remove its folder to train this arm again.")
+        raise DataError(f"{file} is of another experiment", cure=_AGAIN)
     return result
 
 

@@ -86,7 +86,7 @@ def run_arms(experiment: Experiment, folder: Path, execution: Execution) -> Resu
     results = {trial: result for trial, result in loaded.items() if result is not None}
     if len(results) < len(trials):
         missing = ", ".join(trial.name for trial in trials if trial not in results)
-        raise RuntimeError(f"compare: no result of {missing}; run the same command again")
+        raise RuntimeError(f"no result of {missing}; run the same command again")
     return Results(experiment.arms(), experiment.seeds, results)
 
 
