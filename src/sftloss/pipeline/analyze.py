@@ -193,10 +193,10 @@ def with_run(document: Document, command: Command | None) -> Document:
         command: The command line of this run. None, or without model and data, where the run was asked for from
             Python: only the reader knows what they are called on a command line.
     """
-    given = dict(() if command is None else command.flags)
-    if "--model" not in given or "--data" not in given:
+    flags = dict(() if command is None else command.flags)
+    if "--model" not in flags or "--data" not in flags:
         return document
     # an earlier report is never overwritten unasked, so the next one needs a folder of its own
-    given["--output"] = given.get("--output", "sftloss-report") + "-next"
-    inputs, own = (tuple((flag, given[flag]) for flag in flags if flag in given) for flags in (_INPUTS, _ANALYZE_ONLY))
+    flags["--output"] = flags.get("--output", "sftloss-report") + "-next"
+    inputs, own = (tuple((name, flags[name]) for name in names if name in flags) for names in (_INPUTS, _ANALYZE_ONLY))
     return with_commands(document, lambda one: one.on(inputs, own if one.verb == "analyze" else ()))

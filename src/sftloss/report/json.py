@@ -95,9 +95,9 @@ def from_json(text: str) -> Document:
         raise DataError(f"not JSON ({error})", cure="give the file that to_json wrote") from error
     if not isinstance(value, dict):
         raise DataError("a report is a JSON object", cure="give the file that to_json wrote")
-    found, known = str(value.get("schema_version")), Document("", (), (), ()).schema_version
-    if found.split(".")[0] != known.split(".")[0]:
-        raise DataError(f"the report has schema version {found}, this release reads {known}", cure="write it anew")
+    version, known = str(value.get("schema_version")), Document("", (), (), ()).schema_version
+    if version.split(".")[0] != known.split(".")[0]:
+        raise DataError(f"the report has schema version {version}, this release reads {known}", cure="write it anew")
     return typing.cast(Document, _read(value, Document, "report"))
 
 
@@ -142,10 +142,10 @@ def _read_union(value: Any, choices: tuple[Any, ...], where: str) -> Any:
 
 def _read_record(value: dict[str, Any], kind: type, where: str) -> Any:
     hints = typing.get_type_hints(kind)
-    given = {}
+    fields = {}
     for field in dataclasses.fields(kind):
         if field.name in value:
-            given[field.name] = _read(value[field.name], hints[field.name], f"{where}.{field.name}")
+            fields[field.name] = _read(value[field.name], hints[field.name], f"{where}.{field.name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise DataError(f"{where} has no {field.name!r}", cure="check it against the schema (sftloss schema)")
-    return kind(**given)
+    return kind(**fields)

@@ -1,13 +1,12 @@
 r"""What each normalization teaches about output length, with intervals, on millions of examples in seconds.
 
-`_tilt` has the rule (:math:`p^* \propto w\,p_{data}`) and its limits. Here it is asked of one data set under every
-normalization that a training step may use, and turned around: which exponent teaches a wanted mean.
+`tilt` has the rule (:math:`p^* \propto w\,p_{data}`) and its limits. Here it is applied to one data set under every
+normalization that a training step may use, and solved for the exponent that teaches a wanted mean.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,10 +64,10 @@ class LengthOptions:
 
     def all_normalizations(self) -> tuple[Normalization, ...]:
         """Sum, sqrt and example mean, the user's own, and the token means a step may take; each rule once."""
-        found = {(one.alpha, one.micro_batch): one for one in (TOKEN_MEAN, SQRT, EXAMPLE_MEAN)}
+        rules = {(one.alpha, one.micro_batch): one for one in (TOKEN_MEAN, SQRT, EXAMPLE_MEAN)}
         for one in (*self.normalizations, *self.steps()):
-            found.setdefault((one.alpha, one.micro_batch), one)
-        return tuple(found.values())
+            rules.setdefault((one.alpha, one.micro_batch), one)
+        return tuple(rules.values())
 
     def steps(self) -> tuple[Normalization, ...]:
         """Token means over a micro-batch, over one rank's step and over the whole step, each size once."""
@@ -214,11 +213,11 @@ def _where_seen(answers: Answers, weights: Floats) -> float | None:
     return float(means[seen].sum() / answers.output[seen].sum() - 1.0)
 
 
-def alpha_for_length(lengths: Lengths, target: float, given: Codes | None = None) -> float:
+def alpha_for_length(lengths: Lengths, target: float, groups: Codes | None = None) -> float:
     """The exponent alpha at which T^-alpha teaches the mean length `target`; NaN where none within +-20 does.
 
-    Only the variation inside the groups `given` tilts, all of it where there are none. The mean falls as alpha
-    grows wherever longer outputs have larger T, so bisection finds the one solution.
+    Only the variation inside `groups` counts, all of it where there are none. The mean falls as alpha grows wherever
+    longer outputs have larger T, so there is one solution.
 
     Example:
         >>> import numpy as np
@@ -226,23 +225,25 @@ def alpha_for_length(lengths: Lengths, target: float, given: Codes | None = None
         >>> round(alpha_for_length(two, 3.2), 6)      # the harmonic mean
         1.0
     """
-    answers = ready(replace(lengths, prompts=given))
+    answers = ready(replace(lengths, prompts=groups))
     return solve(answers, target, answers.prompts)
 
 
-def solve(answers: Answers, target: float, given: Codes | None) -> float:
-    """`alpha_for_length` of answers made ready; `given` are codes of theirs."""
-    if given is None:
+def solve(answers: Answers, target: float, groups: Codes | None) -> float:
+    """`alpha_for_length` of answers made ready; `groups` are codes of theirs."""
+    if groups is None:
         size, output, count = _distinct(answers)
         codes, rest = np.zeros(len(size), dtype=np.int64), 0.0
     else:
-        varied = conflicting(answers.output, given)
+        varied = conflicting(answers.output, groups)
         size, output = answers.size[varied], answers.output[varied]
         count, rest = np.ones(len(size)), float(answers.output[~varied].sum())
-        codes = np.unique(given[varied], return_inverse=True)[1].ravel()
+        codes = np.unique(groups[varied], return_inverse=True)[1].ravel()
     if not len(size):
         return math.nan
-    logs = np.log(size) - np.log(_group_min(size, codes))[codes]
+    shortest = np.full(int(codes.max()) + 1, np.inf)
+    np.minimum.at(shortest, codes, size)
+    logs = np.log(size) - np.log(shortest)[codes]
     members = np.bincount(codes, count)
 
     def gap(alpha: float) -> float:
@@ -250,26 +251,14 @@ def solve(answers: Answers, target: float, given: Codes | None) -> float:
         means = np.bincount(codes, weights * output) / np.bincount(codes, weights)
         return float(members @ means + rest) / len(answers.size) - target
 
-    return _root(gap)
-
-
-def _root(gap: Callable[[float], float]) -> float:
-    low, high = -STEEPEST, STEEPEST
-    if not gap(low) > 0 > gap(high):
+    if not gap(-STEEPEST) > 0 > gap(STEEPEST):
         return math.nan
-    for _ in range(44):  # 40 / 2^44 is 2e-12
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if gap(middle) > 0 else (low, middle)
-    return (low + high) / 2.0
+    from scipy.optimize import brentq
+
+    return float(brentq(gap, -STEEPEST, STEEPEST, xtol=1e-12))
 
 
 def _distinct(answers: Answers) -> tuple[Floats, Floats, Floats]:
     """Distinct pairs of size and output with how often each occurs: few, however many answers there are."""
     pairs, count = np.unique(answers.size + 1j * answers.output, return_counts=True)
     return pairs.real, pairs.imag, count.astype(np.float64)
-
-
-def _group_min(values: Floats, codes: Codes) -> Floats:
-    found = np.full(int(codes.max(initial=-1)) + 1, np.inf)
-    np.minimum.at(found, codes, values)
-    return found

@@ -10,7 +10,7 @@ import numpy as np
 
 from sftloss.analysis.lengths.forecast import STEEPEST, LengthForecast, bin_sums, solve
 from sftloss.analysis.lengths.study import LengthStudy
-from sftloss.analysis.shared.shares import cell, estimate_cells, estimate_columns, estimate_series
+from sftloss.analysis.shared.shares import cell, estimate_cells, estimate_columns, estimate_series, without_empty
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
 from sftloss.numbers import Codes, Estimate, Floats, weighted_quantile
 from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN, Normalization
@@ -38,13 +38,8 @@ def forecast_section(study: LengthStudy) -> Section:
     unit, data = study.options.unit, study.data.value
     # where no prompt has two lengths, the number within prompts is the data's mean whatever the truth: not shown
     rows = [_forecast_row(one, data, is_seen=bool(study.answers.seen.any())) for one in study.forecasts]
-    shown = [at for at in range(len(_FORECAST_COLUMNS)) if any(row[at] is not None for row in rows)]
-    table = Table(
-        "length-forecast",
-        f"Predicted mean length ({unit})",
-        tuple(_FORECAST_COLUMNS[at] for at in shown),
-        tuple(tuple(row[at] for at in shown) for row in rows),
-    )
+    title = f"Predicted mean length ({unit})"
+    table = without_empty(Table("length-forecast", title, _FORECAST_COLUMNS, tuple(rows)))
     lead = f"The data's mean answer length is {number(data)} {unit}. "
     if study.reason:
         lead += (
@@ -53,8 +48,8 @@ def forecast_section(study: LengthStudy) -> Section:
         )
     else:
         lead += (
-            "Ignoring prompts, a normalization can shift it to the first number at most. Within prompts, this data "
-            "shows a shift to the second."
+            "A normalization can shift it at most to the mean 'ignoring prompts'; what this data shows is the mean "
+            "'within prompts'."
         )
     return Section("forecast", "Predicted output length", lead, charts=(_means_chart(study),), tables=(table,))
 

@@ -34,8 +34,10 @@ def estimate_columns(
 
 
 def estimate_cells(estimate: Estimate) -> tuple[Cell, Cell, Cell]:
-    """The cells for `estimate_columns`."""
+    """The cells for `estimate_columns`; an interval without width, as of a share that is always 1, is left out."""
     low, high = bounds(estimate.interval)
+    if low == high:
+        low = high = None
     return cell(estimate.value), cell(low), cell(high)
 
 
@@ -105,12 +107,10 @@ def share_table(of: Shares, *, id: str, title: str, first: str, signals: Sequenc
     heads: list[Column] = [Column("group", first)]
     rows: list[list[Cell]] = [[label] for label in of.labels]
     for name in of.columns:
-        is_signal = name in signals
-        columns = estimate_columns(_key(name), f"signal, {name}" if is_signal else name, "percent")
-        heads += columns if is_signal else columns[:1]
+        columns, count = estimate_columns(_key(name), _label(name, signals), "percent"), 3 if name in signals else 1
+        heads.extend(columns[:count])
         for row, label in zip(rows, of.labels, strict=True):
-            cells = estimate_cells(of.estimate(label, name))
-            row += cells if is_signal else cells[:1]
+            row.extend(estimate_cells(of.estimate(label, name))[:count])
     return Table(id, title, tuple(heads), tuple(map(tuple, rows)))
 
 
@@ -118,21 +118,38 @@ def _key(name: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in name.lower()).strip("_")
 
 
-def share_chart(of: Shares, *, id: str, title: str, x_label: str, description: str = "") -> Chart:
+def _label(name: str, signals: Sequence[str]) -> str:
+    """A column's name where it stands alone: signals are named by their normalization."""
+    return f"signal, {name}" if name in signals else name
+
+
+def share_chart(
+    of: Shares, *, id: str, title: str, x_label: str, signals: Sequence[str], description: str = ""
+) -> Chart:
     """Bars of every column's shares, with intervals; described by the largest group of each column."""
-    series = (estimate_series(c, of.labels, [of.estimate(label, c) for label in of.labels]) for c in of.columns)
-    described = description or _largest(of)
+    series = (
+        estimate_series(_label(name, signals), of.labels, [of.estimate(label, name) for label in of.labels])
+        for name in of.columns
+    )
+    described = description or _largest(of, signals)
     bars = Chart(id, "bar", title, x_label, "share", tuple(series), described, scale_x="category")
     return replace(bars, format_x="text", format_y="percent")
 
 
-def _largest(of: Shares) -> str:
+def _largest(of: Shares, signals: Sequence[str]) -> str:
     parts = []
     for index, name in enumerate(of.columns if of.labels else ()):
         if np.isfinite(of.value[:, index]).any():
             group = int(np.nanargmax(of.value[:, index]))
-            parts.append(f"{name} {of.labels[group]} ({percent(float(of.value[group, index]))})")
-    return f"Largest share: {', '.join(parts)}." if parts else "No shares."
+            parts.append(f"{_label(name, signals)}: {of.labels[group]} ({percent(float(of.value[group, index]))})")
+    return f"Largest shares. {'; '.join(parts)}." if parts else "No shares."
+
+
+def without_empty(table: Table) -> Table:
+    """The table without the columns that have no value."""
+    keep = [at for at in range(len(table.columns)) if any(row[at] is not None for row in table.rows)]
+    rows = tuple(tuple(row[at] for at in keep) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[at] for at in keep), rows=rows)
 
 
 def forest(rows: Sequence[tuple[str, Estimate]], *, id: str, title: str, x_label: str, description: str) -> Chart:

@@ -12,8 +12,7 @@ from sftloss.words import percent
 
 _CLAUSES = {0.0: "every token counts alike", 1.0: "every example is averaged first"}
 _SUBJECTS = {0.0: "Counting every token alike", 1.0: "Averaging every example first"}
-_SCRIPTS = {"script:none": "Text without letters", "script:Mixed": "Text in mixed scripts"}
-_PLAIN = {"script:none": "no letters", "script:Mixed": "mixed scripts"}
+_SCRIPTS = {"script:none": "no letters", "script:Mixed": "mixed scripts"}
 
 ALL_CUT = "The lengths of the answers are not known: all of them are cut off."
 
@@ -39,7 +38,7 @@ def _length(alpha: float) -> str:
 def label_of(column: str, label: str) -> str:
     """A group's name in a table: a detected script is not the data's own word."""
     if column == "language" and label.startswith("script:"):
-        return _PLAIN.get(label, f"{label.removeprefix('script:')} script")
+        return _SCRIPTS.get(label, f"{label.removeprefix('script:')} script")
     return label
 
 
@@ -47,8 +46,8 @@ def group_name(column: str, label: str) -> str:
     """A group as the subject of a sentence; `label` as `label_of` gives it."""
     if label == "(none)":
         return f"The group without a {column}"
-    if column == "language" and (label.endswith(" script") or label in _PLAIN.values()):
-        return {v: _SCRIPTS[k] for k, v in _PLAIN.items()}.get(label, f"Text in {label}")
+    if column == "language" and (label.endswith(" script") or label in _SCRIPTS.values()):
+        return f"Text {'with' if label == 'no letters' else 'in'} {label}"
     return f"The {column} '{label}'" if not label.endswith(" smaller groups") else f"The {label}"
 
 

@@ -1,13 +1,13 @@
-"""From a table to a document: findings first, three headlines, then the sections."""
+"""From a table to a document (headlines, findings, sections) and to data frames."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 
 from sftloss.analysis.signal.frames import SignalStudy, SignalTable, open_study
-from sftloss.analysis.signal.results import frames
 from sftloss.analysis.signal.rules import findings_of_study, findings_without_signal
 from sftloss.analysis.signal.sections.advice import advice_section
 from sftloss.analysis.signal.sections.compare import Decode, comparison_section, influential_section, strips_section
@@ -16,7 +16,9 @@ from sftloss.analysis.signal.sections.headlines import signal_headlines
 from sftloss.analysis.signal.sections.length import length_section, tilt_section
 from sftloss.analysis.signal.sections.tokens import confidence_section, positions_section, roles_section
 from sftloss.analysis.signal.views import LEVELS, AnalysisOptions
-from sftloss.document import Document, Section
+from sftloss.document import Command, Document, Section, Table
+
+_FACTS = ("example", "path", "row", "line", "task", "language", "source", "n_tokens", "truncated")
 
 
 def describe_signal(
@@ -53,7 +55,7 @@ def describe_signal_with_frames(
     """As :func:`describe_signal`, and the same as data frames: each table by its id, and ``examples``, one row each."""
     study = open_study(table, options or AnalysisOptions())
     document = _document(study, decode, facts)
-    return document, frames(study, document)
+    return document, _frames(study, document)
 
 
 def _document(study: SignalStudy, decode: Decode | None, facts: Sequence[tuple[str, str]]) -> Document:
@@ -127,3 +129,27 @@ def _nothing_trained(study: SignalStudy, decode: Decode | None, facts: Sequence[
         (strips_section(study, decode), _method(study)),
         (*facts, *_facts(study)),
     )
+
+
+def _frames(study: SignalStudy, document: Document) -> dict[str, pl.DataFrame]:
+    """The tables of `document` by their ids, and ``examples``: where each is from, its losses, its share of the signal.
+
+    ``loss:EXPR`` is the mean loss of an example's trained tokens, weighted as they are, null where none is trained;
+    ``signal`` is its share at the level and under the loss and normalization of the options.
+    """
+    signal = study.signal(study.view, study.options.level)
+    size = np.where(study.size > 0, study.size, np.nan)
+    columns = [
+        pl.Series("trained_tokens", study.column("count").astype(np.int64)),
+        pl.Series("weight", study.size),
+        *(pl.Series(f"loss:{name}", study.column(f"loss:{name}") / size).fill_nan(None) for name in study.objectives),
+        pl.Series("signal", signal / signal.sum() if signal.sum() > 0 else signal),
+    ]
+    examples = study.base.select([name for name in _FACTS if name in study.base.columns]).with_columns(columns)
+    tables = (table for section in document.sections for table in section.tables)
+    return {**{table.id: _frame(table) for table in tables}, "examples": examples}
+
+
+def _frame(table: Table) -> pl.DataFrame:
+    rows = [[str(value) if isinstance(value, Command) else value for value in row] for row in table.rows]
+    return pl.DataFrame(rows, schema=[column.key for column in table.columns], orient="row", strict=False)

@@ -56,16 +56,21 @@ def token_weight(options: AnalysisOptions) -> pl.Expr:
     return pl.col("role").cast(pl.Int64).replace_strict(codes, default=0.0, return_dtype=pl.Float64)
 
 
-def _sums(objectives: tuple[str, ...], columns: set[str]) -> list[pl.Expr]:
+def signal_expr(objective: str, level: str) -> pl.Expr:
+    """u times a token's signal at a level (S0, S1 or S2), or times its loss ("loss")."""
+    if level == "S0":
+        return pl.col("u")
+    column = {"loss": "loss", "S1": "l1", "S2": "l2"}[level]
+    product = pl.col("u") * pl.col(f"{column}:{objective}").cast(pl.Float64)
+    return product * pl.col("hidden_norm") if level == "S2" else product
+
+
+def _sums(objectives: tuple[str, ...], columns: frozenset[str]) -> list[pl.Expr]:
     """Sums of u times each signal; an untrained token adds nothing, not even a NaN."""
     parts = [pl.col("u").sum().alias("S0"), (pl.col("u") > 0).sum().alias("count")]
-    has_hidden = "hidden_norm" in columns
     for name in objectives:
-        signals = {"loss": pl.col(f"loss:{name}"), "S1": pl.col(f"l1:{name}")}
-        if has_hidden:
-            signals["S2"] = pl.col(f"l2:{name}").cast(pl.Float64) * pl.col("hidden_norm")
-        for level, value in signals.items():
-            product = pl.when(pl.col("u") > 0).then(pl.col("u") * value.cast(pl.Float64)).otherwise(0.0)
+        for level in ("loss", "S1", *(["S2"] if "hidden_norm" in columns else [])):
+            product = pl.when(pl.col("u") > 0).then(signal_expr(name, level)).otherwise(0.0)
             parts.append(product.sum().alias(f"{level}:{name}"))
             if level == "loss":
                 parts.append(product.abs().sum().alias(f"size:{name}"))
@@ -181,12 +186,12 @@ class SignalStudy:
 
     def origins(self, rows: NDArray[np.int64]) -> tuple[str, ...]:
         """ "file:line" of rows of `base`, the file without its folder where that is plain enough."""
-        found = []
+        places = []
         for path, row, line in self.base[rows].select("path", "row", "line").iter_rows():
             name = self._short_paths.get(path, path)
             place = f"row {row}" if path == IN_MEMORY else f"{name} row {row}"
-            found.append(f"{name}:{line}" if line is not None else place)
-        return tuple(found)
+            places.append(f"{name}:{line}" if line is not None else place)
+        return tuple(places)
 
     @cached_property
     def _short_paths(self) -> dict[str, str]:
@@ -203,16 +208,16 @@ class SignalStudy:
     @cached_property
     def answers(self) -> Answers:
         """The trained answers, for statements about output length."""
-        found = self.segments.filter(pl.col("count") > 0)
+        trained = self.segments.filter(pl.col("count") > 0)
         codes, names = self.codes("task")
         tasks = codes if len(names) > 1 else None
-        if found.height == 0:  # no answer is trained: what is trained stands for it, without a prompt
+        if trained.height == 0:  # no answer is trained: what is trained stands for it, without a prompt
             cut = np.nan_to_num(self.column("truncated")) > 0 if "truncated" in self.base.columns else None
             return ready(Lengths(self.ids, self.size, self.column("count"), None, tasks, cut))
-        at = np.searchsorted(self.ids, found["example"].to_numpy())
-        prompts = found["prompt"].to_numpy() if "prompts" in self.base.columns else None
-        columns = (found["count"].cast(pl.Float64).to_numpy(), prompts, None if tasks is None else tasks[at])
-        return ready(Lengths(self.ids[at], self.size[at], *columns, found["is_cut"].to_numpy()))
+        at = np.searchsorted(self.ids, trained["example"].to_numpy())
+        prompts = trained["prompt"].to_numpy() if "prompts" in self.base.columns else None
+        columns = (trained["count"].cast(pl.Float64).to_numpy(), prompts, None if tasks is None else tasks[at])
+        return ready(Lengths(self.ids[at], self.size[at], *columns, trained["is_cut"].to_numpy()))
 
     @cached_property
     def lengths(self) -> LengthStudy:
@@ -283,13 +288,13 @@ def _example_sums(
     table: SignalTable, options: AnalysisOptions, objectives: tuple[str, ...], columns: frozenset[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """One row an example that has tokens, and one an answer. Each is added up by itself, in the order of its tokens."""
-    facts = (*_sums(objectives, set(columns)), *_facts(columns), pl.col("is_broken").sum().alias("nonfinite"))
-    found, segments = [], []
+    facts = (*_sums(objectives, columns), *_facts(columns), pl.col("is_broken").sum().alias("nonfinite"))
+    sums, segments = [], []
     for chunk in _chunks(table, options, objectives, columns, ("token", "is_end", "end_logprob", "target_logprob")):
-        found.append(chunk.group_by("example", maintain_order=True).agg(facts))
+        sums.append(chunk.group_by("example", maintain_order=True).agg(facts))
         segments.append(answers(chunk))
-    if found:
-        return pl.concat(found), pl.concat(segments).sort("example", "turn")
+    if sums:
+        return pl.concat(sums), pl.concat(segments).sort("example", "turn")
     nothing = _with_weights(table.tokens(is_sorted=False).head(0), options, objectives, columns)
     return nothing.group_by("example").agg(facts).collect(), answers(nothing.collect())
 

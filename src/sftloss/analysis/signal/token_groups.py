@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from sftloss.analysis.signal.frames import SignalStudy, signal_column
+from sftloss.analysis.signal.frames import SignalStudy, signal_column, signal_expr
 from sftloss.analysis.signal.views import View
 from sftloss.numbers import Floats, GroupSums
 from sftloss.numbers.bootstrap import snap
@@ -63,38 +63,28 @@ def groupings() -> dict[str, Grouping]:
 
 def signal_of(study: SignalStudy, view: View, level: str) -> Amount:
     """A view's signal at a level, or its loss."""
-    u = pl.col("u")
-    if level == "S0":
-        value = u
-    elif level == "S2":
-        value = u * pl.col(f"l2:{view.objective}").cast(pl.Float64) * pl.col("hidden_norm")
-    else:
-        value = u * pl.col(f"{'loss' if level == 'loss' else 'l1'}:{view.objective}").cast(pl.Float64)
     factor = study.factor(view.normalization)
     size = study.column(f"size:{view.objective}" if level == "loss" else signal_column(view, level))
-    return Amount(value, float(np.abs(size) @ factor), factor)
+    return Amount(signal_expr(view.objective, level), float(np.abs(size) @ factor), factor)
 
 
 def amounts(study: SignalStudy) -> dict[str, Amount]:
     """Everything that a report sums over groups of tokens, by name."""
     u, total = pl.col("u"), float(study.size.sum())
     p = pl.col("target_logprob").cast(pl.Float64).exp()
-    ask = 2.0 * u * pl.col("other_logprob").cast(pl.Float64).exp()
-    loss = u * pl.col(f"loss:{study.objective}").cast(pl.Float64)
-    found = {
+    by_name = {
         "tokens": Amount(pl.lit(1.0), float(study.column("count").sum())),
         "loss": signal_of(study, study.view, "loss"),
         "u": Amount(u, total),
         "p": Amount(u * p, total),
-        "ask": Amount(ask, 2.0 * total),
-        "u loss": Amount(loss, float(study.column(f"size:{study.objective}").sum())),
+        "ask": Amount(2.0 * u * pl.col("other_logprob").cast(pl.Float64).exp(), 2.0 * total),
+        "u loss": Amount(signal_expr(study.objective, "loss"), float(study.column(f"size:{study.objective}").sum())),
     }
     for view in study.views:
-        found[f"signal {view.normalization.name}"] = signal_of(study, view, study.options.level)
+        by_name[f"signal {view.normalization.name}"] = signal_of(study, view, study.options.level)
     for name in study.objectives:
-        value = u * pl.col(f"l1:{name}").cast(pl.Float64)
-        found[f"l1 {name}"] = Amount(value, float(study.column(f"S1:{name}").sum()))
-    return found
+        by_name[f"l1 {name}"] = Amount(signal_expr(name, "S1"), float(study.column(f"S1:{name}").sum()))
+    return by_name
 
 
 def sum_tokens(
@@ -110,7 +100,7 @@ def sum_tokens(
     needed = sorted({root for expr in (*exprs, *keys.values()) for root in expr.meta.root_names()})
     units, unit_of = np.unique(study.units, return_inverse=True)
     unit_of = unit_of.ravel()
-    held = {name: np.zeros((len(units), len(g.names), len(values))) for name, g in groups.items()}
+    sums = {name: np.zeros((len(units), len(g.names), len(values))) for name, g in groups.items()}
     for rows, chunk in study.trained(needed):
         frame = chunk.select(*keys.values(), *exprs)
         columns = []
@@ -118,11 +108,11 @@ def sum_tokens(
             column = frame[name].to_numpy()
             factor = 1.0 if amount.factor is None else amount.factor[rows]
             columns.append(snap(column * factor, amount.bound))
-        for name, of in held.items():
+        for name, of in sums.items():
             place = unit_of[rows] * of.shape[1] + frame[f"key {name}"].to_numpy()
             for index, column in enumerate(columns):
                 of[:, :, index] += np.bincount(place, column, of.shape[0] * of.shape[1]).reshape(of.shape[:2])
-    return {name: study.new_sums(*of.shape[1:]).add_units(units, of) for name, of in held.items()}
+    return {name: study.new_sums(*of.shape[1:]).add_units(units, of) for name, of in sums.items()}
 
 
 def token_sums(study: SignalStudy, grouping: str, columns: Sequence[str]) -> GroupSums:

@@ -78,21 +78,21 @@ class Done:
     def digest(self, number: int) -> int | None:
         """The digest of an example that is done, None of one that is not."""
         at = int(np.searchsorted(self.numbers, number))
-        found = at < len(self.numbers) and self.numbers[at] == number
-        return int(self.digests[at]) if found else None
+        is_known = at < len(self.numbers) and self.numbers[at] == number
+        return int(self.digests[at]) if is_known else None
 
 
 def complete_parts(directory: Path) -> list[Part]:
     """Pairs whose two files can be read and agree, in the order they were written."""
-    found: list[Part] = []
+    parts: list[Part] = []
     for rank, sequence, kind, is_temporary, path in _files(directory):
         if kind != "examples" or is_temporary:
             continue
         tokens = path.with_name(path.name.replace("examples-", "tokens-", 1))
         rows = _rows(tokens)
         if rows is not None and rows == _targets(path):
-            found.append(Part(rank, sequence, tokens, path))
-    return sorted(found, key=lambda part: (part.rank, part.sequence))
+            parts.append(Part(rank, sequence, tokens, path))
+    return sorted(parts, key=lambda part: (part.rank, part.sequence))
 
 
 def done_so_far(directory: Path, shard: tuple[int, int]) -> Done:

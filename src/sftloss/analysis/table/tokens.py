@@ -82,8 +82,8 @@ def _end_logprob(batch: Batch, is_target: Tensor, ends: Tensor, logits: Tensor) 
     segments, is_end = batch.segments[is_target], batch.is_end[is_target]
     own = torch.zeros(len(batch.examples), len(ends), dtype=torch.bool)
     own[segments[is_end], torch.searchsorted(ends, batch.targets[is_target][is_end])] = True
-    found = torch.where(own[segments], logits, -torch.inf).logsumexp(1)
-    return torch.where(own.any(1)[segments], found, torch.nan)
+    logsums = torch.where(own[segments], logits, -torch.inf).logsumexp(1)
+    return torch.where(own.any(1)[segments], logsums, torch.nan)
 
 
 def measure_logits(

@@ -16,8 +16,8 @@ from sftloss.report.text import clean, prose
 def _finding_cell(finding: Finding) -> Values:
     word = SEVERITIES[finding.severity].word
     number, interval = finding_number(finding)
-    told = {"number": number, "interval": interval, "sentence": prose(finding.sentence)}
-    return {"severity": finding.severity, "word": word, **told}
+    texts = {"number": number, "interval": interval, "sentence": prose(finding.sentence)}
+    return {"severity": finding.severity, "word": word, **texts}
 
 
 def _finding_rows(documents: Sequence[Document]) -> list[Values]:

@@ -140,11 +140,11 @@ def _tokens(strip: TokenStrip, roles: list[str], limits: Limits) -> list[Values]
         values = [float(v[i]) if i < len(v) and v[i] is not None else math.nan for v in strip.values[: len(measures)]]
         shades = " ".join(f"{letter}{bucket(v)}" for letter, v in zip(LETTERS, values, strict=False) if bucket(v))
         role = strip.roles[i] if i < len(strip.roles) else ""
-        told = [clean(role), *(f"{clean(m)} {v:.2f}" for m, v in zip(measures, values, strict=False) if v == v)]
+        parts = [clean(role), *(f"{clean(m)} {v:.2f}" for m, v in zip(measures, values, strict=False) if v == v)]
         line = f"r{min(roles.index(role), 4) if role in roles else 4}"
         text = shorten(visible(token), 120)
         tokens.append(
-            {"text": text, "class": f"{line} {shades}".strip(), "title": ", ".join(told), "breaks": "\n" in token}
+            {"text": text, "class": f"{line} {shades}".strip(), "title": ", ".join(parts), "breaks": "\n" in token}
         )
     return tokens
 
@@ -208,11 +208,12 @@ def _section(section: Section, prefix: str, limits: Limits, others: Sequence[Sec
 def _fix(fix: str) -> Values:
     """What to do in words, and what to run or to paste: only that is offered for copying."""
     text = clean_block(fix).strip("\n")
-    found = _COMMAND.search(text)
-    start = found.start() if found else 0 if "\n" in text else len(text)
-    said = prose(text[:start]).strip()
+    command = _COMMAND.search(text)
+    start = command.start() if command else 0 if "\n" in text else len(text)
+    words = prose(text[:start]).strip()
     code = [line.split(" ") for line in text[start:].split("\n")] if text[start:] else []
-    return {"said": said[:1].upper() + said[1:] + ("" if said.endswith((".", ":")) or not said else "."), "code": code}
+    end = "" if words.endswith((".", ":")) or not words else "."
+    return {"words": words[:1].upper() + words[1:] + end, "code": code}
 
 
 def _finding(finding: Finding, anchor: str) -> Values:

@@ -29,10 +29,10 @@ def render_mask(strips: Sequence[TokenStrip], console: Console) -> None:
         return
     is_plain = console.color_system is None or console.no_color
     letters = ", ".join(f"{role[0].upper()} {role}" for role in dict.fromkeys(r for s in strips for r in s.roles))
-    told = "[trained] not trained" if is_plain else "green is trained, dim is not"
+    legend = "[trained] not trained" if is_plain else "green is trained, dim is not"
     console.print()
     console.print(Text("Examples token by token", style="bold underline"))
-    console.print(Text(f"{told}; {letters}"))
+    console.print(Text(f"{legend}; {letters}"))
     for strip in strips:
         console.print()
         console.print(encodable(Text(clean(strip.title), style="bold"), console))

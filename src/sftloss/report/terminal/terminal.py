@@ -58,8 +58,8 @@ def render_terminal(document: Document, console: Console) -> None:
         _section(console, section)
     if rest:
         console.print()
-        said = f"In the HTML and JSON reports too: {', '.join(clean(title) for title in rest)}."
-        console.print(_say(console, said, "dim"))
+        line = f"Also in the HTML and JSON reports: {', '.join(clean(title) for title in rest)}."
+        console.print(_say(console, line, "dim"))
     if document.facts:
         console.print()
         console.print(_say(console, "; ".join(f"{clean(k)} {clean(v)}" for k, v in document.facts), "dim"))
@@ -73,8 +73,8 @@ def _finding(console: Console, finding: Finding) -> None:
     line.append("  ").append_text(_say(console, clean(finding.sentence)))
     console.print()
     console.print(line)
-    told = ", ".join(part for part in (number, interval) if part)
-    for text, style in ((told, "bold"), (clean(finding.why), "dim"), (str(finding.fix), "cyan")):
+    numbers = ", ".join(part for part in (number, interval) if part)
+    for text, style in ((numbers, "bold"), (clean(finding.why), "dim"), (str(finding.fix), "cyan")):
         if text:
             _indented(console, text, style)
     if finding.rows:
@@ -137,10 +137,10 @@ def _fitting(shown: ShownTable, width: int) -> tuple[list[int], bool]:
     while len(needed) > 1 and sum(needed) + _GAP * len(needed) > width:
         needed.pop()
     spare = max(0, width - sum(needed) - _GAP * len(needed))
-    given = min(spare, max(0, wish - needed[0]))
-    needed[0] += given
+    for_first = min(spare, max(0, wish - needed[0]))
+    needed[0] += for_first
     labels = [shown.label(i) for i in range(len(needed))]
-    for _ in range(spare - given):  # the rest goes to whichever label stands on most lines
+    for _ in range(spare - for_first):  # the rest goes to whichever label stands on most lines
         lines = [len(wrap(label, wide, lines=9)) for label, wide in zip(labels, needed, strict=True)]
         if max(lines) > 1:
             needed[lines.index(max(lines))] += 1

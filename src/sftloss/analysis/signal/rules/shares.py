@@ -12,7 +12,7 @@ from sftloss.analysis.lengths.rules import NORM004, concentration
 from sftloss.analysis.shared import fixes
 from sftloss.analysis.shared.shares import Shares
 from sftloss.analysis.shared.words import group_name, inside_sentence, tokens_and_signal
-from sftloss.analysis.signal.frames import SignalStudy
+from sftloss.analysis.signal.frames import SignalStudy, signal_expr
 from sftloss.analysis.signal.rules.mask import share_of
 from sftloss.analysis.signal.sections.groups import group_codes, group_shares
 from sftloss.analysis.signal.sections.tokens import band_shares
@@ -117,7 +117,7 @@ def _unfamiliar(of: Shares) -> Evidence:
 
 def _rows_of_band(study: SignalStudy, band: int) -> np.ndarray:
     """The examples with most signal in a band."""
-    l1 = pl.col("u") * pl.col(f"l1:{study.objective}").cast(pl.Float64)
+    l1 = signal_expr(study.objective, "S1")
     signal = np.zeros(len(study.ids))
     for rows, chunk in study.trained(["target_logprob"]):
         in_band = chunk.select(pl.when(band_key() == band).then(l1).otherwise(0.0)).to_series().to_numpy()

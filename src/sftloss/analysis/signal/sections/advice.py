@@ -51,7 +51,9 @@ def advice_section(study: SignalStudy) -> Section:
         Column("fix", "how"),
     )
     rows = tuple(advice.row() for advice in (*_about_length(study), *_about_signal(study)))
-    lead = "Choose the row that matches your goal. Only training can show which loss is best: sftloss compare."
+    lead = (
+        "Choose the row that matches your goal. Only training can show which loss is best; sftloss compare does that."
+    )
     return Section("advice", "Advice", lead, tables=(Table("advice", "Goals and settings", columns, rows),))
 
 

@@ -10,7 +10,7 @@ from operator import itemgetter
 import numpy as np
 import polars as pl
 
-from sftloss.analysis.shared.shares import bounds, cell, estimate_columns, forest
+from sftloss.analysis.shared.shares import bounds, cell, estimate_columns, forest, without_empty
 from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.sections.length import is_bad_fit, length_law
 from sftloss.analysis.signal.sections.tokens import mean_loss
@@ -56,7 +56,7 @@ def comparison_section(study: SignalStudy) -> Section:
             values = (*times, *shares, learned, mean_loss(study, objective))
             rows.append((label, *map(cell, values)))
     note = "The learned length holds for cross-entropy at its optimum; for other losses it is not known."
-    table = Table("comparison", "Losses and normalizations", _COMPARISON_COLUMNS, tuple(rows), note)
+    table = without_empty(Table("comparison", "Losses and normalizations", _COMPARISON_COLUMNS, tuple(rows), note))
     losses = counted(len(study.objectives), "loss", "losses")
     lead = f"{losses} under {counted(len(study.rules), 'normalization')}, from the same forward pass."
     defined = [(label, law.value) for label, law in laws if law.is_defined]
@@ -66,6 +66,8 @@ def comparison_section(study: SignalStudy) -> Section:
             f" An example of twice the length gets from {2.0**least:.2f} ({low}) to {2.0**most:.2f} times the signal "
             f"({high})."
         )
+    elif not defined:
+        lead += " No power of length describes the signal of any of them."
     lead += " This shows what each choice weighs, not which one trains best."
     chart = forest(
         laws,
@@ -74,7 +76,7 @@ def comparison_section(study: SignalStudy) -> Section:
         x_label="elasticity: twice the length, 2^elasticity times the signal",
         description=lead,
     )
-    return Section("comparison", "Losses compared", lead, LEVELS[level], (chart,), (table,))
+    return Section("comparison", "Losses compared", lead, LEVELS[level], (chart,) if defined else (), (table,))
 
 
 def influential_section(study: SignalStudy) -> Section:

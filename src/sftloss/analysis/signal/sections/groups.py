@@ -48,7 +48,7 @@ def group_section(study: SignalStudy, column: str) -> Section | None:
     signals = tuple(rule.name for rule in study.rules)
     title = {"task": "Tasks", "language": "Languages", "source": "Sources"}.get(column, column)
     table = share_table(of, id=column, title=title, first=column, signals=signals)
-    chart = share_chart(of, id=f"{column}-shares", title=f"Shares by {column}", x_label=column)
+    chart = share_chart(of, id=f"{column}-shares", title=f"Shares by {column}", x_label=column, signals=signals)
     return Section(column, title, group_sentence(study, of, column), LEVELS[study.options.level], (chart,), (table,))
 
 

@@ -149,8 +149,8 @@ def _deciles(study: SignalStudy, level: str) -> tuple[Table, Chart]:
     table = share_table(of, id="length-deciles", title="Deciles of length", first="length T", signals=signals)
     top = "; ".join(f"{name} {percent(of.column(name)[-1])}" for name in of.columns if of.labels)
     described = f"Shares of examples, tokens and signal by length. The longest group: {top}."
-    title = "Shares by length"
-    return table, share_chart(of, id="length-decile-shares", title=title, x_label="length T", description=described)
+    head = {"id": "length-decile-shares", "title": "Shares by length", "x_label": "length T"}
+    return table, share_chart(of, **head, signals=signals, description=described)
 
 
 def _curves(study: SignalStudy, level: str) -> Chart:
@@ -205,7 +205,7 @@ def _tilt_notes(study: SignalStudy) -> tuple[str, ...]:
         "At its optimum, cross-entropy weighted by w(T) learns the data reweighted by w(T). Short training moves less, "
         "and a length that the prompt determines does not move at all.",
         "Lengths are of single answers; T is of the whole example, and the prompt of an answer is everything before "
-        "it. `sftloss lengths` gives the same numbers and more detail, without a model.",
+        "it. The command sftloss lengths gives the same numbers and more detail, without a model.",
     ]
     if any(rule.micro_batch for rule in study.options.all_normalizations()):
         notes.append(

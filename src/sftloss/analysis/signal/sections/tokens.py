@@ -57,9 +57,10 @@ def roles_section(study: SignalStudy) -> Section:
     zeros = tuple(None if column.key.endswith(("_low", "_high")) else 0.0 for column in table.columns[1:])
     rows += [(role, share, *zeros) for role, share in everything.items() if share > 0 and role not in of.labels]
     table = replace(table, columns=heads, rows=tuple(rows))
-    chart = share_chart(of, id="role-shares", title="Shares by role", x_label="role")
+    chart = share_chart(of, id="role-shares", title="Shares by role", x_label="role", signals=_signals(study))
     names = tuple(str(row[0]) for row in rows)
-    bars = (Series("all tokens", names, tuple(everything[name] for name in names)), *chart.series)
+    trained = chart.series if len(of.labels) > 1 else ()  # one role alone has everything
+    bars = (Series("all tokens", names, tuple(everything[name] for name in names)), *trained)
     return Section("roles", "Roles", lead, LEVELS[study.options.level], (replace(chart, series=bars),), (table,))
 
 
@@ -82,7 +83,8 @@ def confidence_section(study: SignalStudy) -> Section:
     lead = f"{'; '.join(parts)}." if parts else "No token has p < 0.01 or p \u2265 0.99."
     first = "p of the target"
     table = share_table(of, id="confidence", title="Confidence", first=first, signals=_signals(study))
-    chart = share_chart(of, id="confidence-shares", title="Shares by confidence", x_label=first)
+    title = "Shares by confidence"
+    chart = share_chart(of, id="confidence-shares", title=title, x_label=first, signals=_signals(study))
     if study.objectives == ("cross_entropy",):  # its factor is 1 everywhere, by definition
         notes = ("Add a second loss, for example --loss 'focal(gamma=2)', to compare the losses at each confidence.",)
         return Section("confidence", "Confidence", lead, level, (chart,), (table,), notes=notes)
@@ -126,7 +128,8 @@ def positions_section(study: SignalStudy) -> Section:
         ("position-tenths", "Along the answer", tenth),
     ):
         tables.append(share_table(of, id=key, title=title, first="trained tokens", signals=_signals(study)))
-        charts.append(share_chart(of, id=f"{key}-shares", title=title, x_label="from the first trained token"))
+        x_label = "from the first trained token"
+        charts.append(share_chart(of, id=f"{key}-shares", title=title, x_label=x_label, signals=_signals(study)))
     notes = ("Positions count from an example's first trained token to its last.", _calibration(study))
     tables.append(_ends_table(study))
     title, level = "Positions and the end", LEVELS[study.options.level]
