@@ -6,20 +6,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sftloss.analysis.lengths.rules import RULES as LENGTHS
-from sftloss.analysis.mask.rules import RULES as MASK
-from sftloss.analysis.signal.rules import RULES as SIGNAL
-from sftloss.data.account import RULES as ROWS
+from sftloss.analysis.lengths.rules import LENGTHS_RULES
+from sftloss.analysis.mask.rules import INSPECT_RULES
+from sftloss.analysis.signal.rules import SIGNAL_RULES
+from sftloss.data.account import ROW_RULES
 from sftloss.docstrings import write_regions
-from sftloss.experiments.verdicts.findings import RULES as COMPARE
+from sftloss.experiments.verdicts.findings import COMPARE_RULES
 from sftloss.rules import Rule
 
 SOURCES: Mapping[str, tuple[Rule[Any], ...]] = {
-    "rows": ROWS,
-    "inspect": MASK,
-    "lengths": LENGTHS,
-    "analyze": SIGNAL,
-    "compare": COMPARE,
+    "rows": ROW_RULES,
+    "inspect": INSPECT_RULES,
+    "lengths": LENGTHS_RULES,
+    "analyze": SIGNAL_RULES,
+    "compare": COMPARE_RULES,
 }
 """The rules by what they judge: `rows` are read by every command, the others are commands."""
 
@@ -64,10 +64,10 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-def main() -> None:
+def write_page() -> None:
     """Rewrite the page; run it in the root of the repository."""
     write_regions(Path("docs/findings.md"), page_regions())
 
 
 if __name__ == "__main__":
-    main()
+    write_page()

@@ -13,7 +13,7 @@ from tests.tiny import BOS, EOS, PAD, tiny_tokenizer
 
 from sftloss.analysis.mask.audit import audit
 from sftloss.analysis.mask.inspect import InspectOptions, inspect_records
-from sftloss.analysis.mask.rules import RULES
+from sftloss.analysis.mask.rules import INSPECT_RULES
 from sftloss.analysis.mask.scaffold import scaffold_of
 from sftloss.analysis.mask.tally import MaskTally
 from sftloss.data import account, encode, read_records
@@ -386,7 +386,7 @@ def test_answers_whose_opener_is_not_recognised_are_not_taken_for_the_users():
 
 def test_every_finding_of_an_inspection_is_in_its_page():
     page = (Path(__file__).parents[2] / "docs" / "findings.md").read_text("utf-8")
-    ids = {rule.id for rule in (*account.RULES, *RULES)}
+    ids = {rule.id for rule in (*account.ROW_RULES, *INSPECT_RULES)}
     spans = {f"DATA{i:03d}" for low, high in ((1, 18), (51, 54)) for i in range(low, high + 1)}
     assert spans < ids and not [i for i in ids if f"| {i} |" not in page]
 

@@ -9,7 +9,7 @@ import pytest
 
 import sftloss
 from sftloss.data import ROW_REASONS, Examples, Record, RowError, read_records
-from sftloss.data.account import RULES, Account
+from sftloss.data.account import ROW_RULES, Account
 from sftloss.data.demo import MODEL_PATH, demo_tokenizer
 from sftloss.data.examples import Message, Origin
 from sftloss.errors import DataError
@@ -90,7 +90,7 @@ def test_former_accounts_agree_on_one_hostile_file(hostile):
     from sftloss.pipeline import Run
 
     account, tokenizer, run = account_of(hostile), demo_tokenizer(), Run(max_length=LENGTH)
-    expected = {finding.id: finding for finding in findings_of(RULES, account)}
+    expected = {finding.id: finding for finding in findings_of(ROW_RULES, account)}
     assert set(expected) == {*(ROW_REASONS[name].code for name in REFUSED), "DATA101"}
     model, _ = load_model(MODEL_PATH)
     for report in (

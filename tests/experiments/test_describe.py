@@ -15,7 +15,7 @@ from sftloss.experiments.metrics import Gap
 from sftloss.experiments.pages.describe import experiment_document
 from sftloss.experiments.run.results import Point
 from sftloss.experiments.verdicts.comparisons import Results, comparisons
-from sftloss.experiments.verdicts.findings import RULES
+from sftloss.experiments.verdicts.findings import COMPARE_RULES
 from sftloss.experiments.verdicts.words import with_unit
 from sftloss.report import Report, schema, to_json
 
@@ -105,8 +105,8 @@ def test_training_that_makes_a_pretrained_model_worse_is_a_warning_with_the_comm
 
 
 def test_every_finding_of_a_comparison_is_a_rule():
-    assert sorted(rule.id for rule in RULES) == [f"CMP0{n:02}" for n in (1, 2, 3, 4, 5, 10, 20, 21)]
-    assert all(rule.title and rule.why and (rule.cure or rule.severity == "info") for rule in RULES)
+    assert sorted(rule.id for rule in COMPARE_RULES) == [f"CMP0{n:02}" for n in (1, 2, 3, 4, 5, 10, 20, 21)]
+    assert all(rule.title and rule.why and (rule.cure or rule.severity == "info") for rule in COMPARE_RULES)
 
 
 def test_unequal_tokens_are_an_error():

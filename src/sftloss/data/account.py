@@ -197,7 +197,7 @@ def _rule(reason: Reason) -> Rule[Account]:
     return Rule(reason.code, "warning", f"Rows that {reason.sentence}", reason.why, reason.cure, check)
 
 
-RULES: tuple[Rule[Account], ...] = (
+ROW_RULES: tuple[Rule[Account], ...] = (
     *map(_rule, ROW_REASONS.values()),
     Rule(
         "DATA108",

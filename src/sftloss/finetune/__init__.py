@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sftloss.finetune.fine_tune import fine_tune
 from sftloss.finetune.output.outcome import Interrupted, Outcome
-from sftloss.finetune.plan import Plan, plan, strip_of
+from sftloss.finetune.plan import TrainingPlan, plan, strip_of
 from sftloss.finetune.recipe import Lora, Recipe
 from sftloss.finetune.task_weights import read_choice, with_reference
 
@@ -12,8 +12,8 @@ __all__ = [
     "Interrupted",
     "Lora",
     "Outcome",
-    "Plan",
     "Recipe",
+    "TrainingPlan",
     "fine_tune",
     "plan",
     "read_choice",

@@ -25,7 +25,7 @@ _OPTIMIZER_VALUES = {"sgd": 0, "adafactor": 0.01, "rmsprop": 1, "adagrad": 1, "l
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A run before it runs.
 
     Attributes:
@@ -50,7 +50,7 @@ class Plan:
         return sum(size for name, size in self.memory.items() if name != "logits_not_held")
 
 
-def plan(recipe: Recipe, *, ranks: int = 1) -> Plan:
+def plan(recipe: Recipe, *, ranks: int = 1) -> TrainingPlan:
     """Read the data and the model's shape, not its weights, and say what the run would do.
 
     Args:
@@ -74,7 +74,7 @@ def plan(recipe: Recipe, *, ranks: int = 1) -> Plan:
     data, held_out = data_of(recipe, tokenizer)
     weighted(loss, recipe, data)
     counts, memory = _counts(recipe, data, held_out, ranks), _memory(recipe, model, data)
-    return Plan(counts, memory, data.examples[0], tokenizer, {} if recipe.tasks is None else _by_task(data))
+    return TrainingPlan(counts, memory, data.examples[0], tokenizer, {} if recipe.tasks is None else _by_task(data))
 
 
 def strip_of(example: Example, tokenizer: Any) -> TokenStrip:

@@ -66,7 +66,7 @@ def analyze(
         >>> print(report)                                                                       # doctest: +SKIP
     """
     from sftloss.analysis import AnalysisOptions, describe_signal_with_frames
-    from sftloss.data.account import RULES
+    from sftloss.data.account import ROW_RULES
     from sftloss.data.tokenizer import pieces
     from sftloss.report import Report
 
@@ -91,7 +91,7 @@ def analyze(
             table, question, decode=partial(pieces, tokenizer=tokenizer), facts=_facts(model, examples, run)
         )
         document = with_run(document, run.command)
-        rows_findings = findings_of(RULES, examples.account)
+        rows_findings = findings_of(ROW_RULES, examples.account)
         is_cut = any(finding.id == "MASK007" for finding in rows_findings)  # it counts the rows left out too
         measured = (one for one in document.findings if not (is_cut and one.id == "MASK007"))
         findings = by_severity((*measured, *rows_findings))

@@ -21,7 +21,7 @@ PAGE, DATA, TABLE = "report.html", "report.json", "table"
 
 
 @dataclass(frozen=True)
-class Folder:
+class ReportFolder:
     """Where results go; `page` and `data` are None where nothing is to stay."""
 
     table: Path
@@ -35,7 +35,7 @@ class Folder:
 
 
 @contextmanager
-def folder(run: Run, *, resumes: bool = True) -> Iterator[Folder]:
+def folder(run: Run, *, resumes: bool = True) -> Iterator[ReportFolder]:
     """The folder of `run`, checked before anything is computed; a temporary one where `run` names none.
 
     A table without a single part that a run leaves behind because it failed is taken away again.
@@ -49,7 +49,7 @@ def folder(run: Run, *, resumes: bool = True) -> Iterator[Folder]:
     """
     if run.output is None:
         with tempfile.TemporaryDirectory(prefix="sftloss-") as temporary:
-            yield Folder(Path(temporary) / TABLE)
+            yield ReportFolder(Path(temporary) / TABLE)
         return
     root = Path(run.output).expanduser()
     check_folder(run, resumes=resumes)
@@ -58,7 +58,7 @@ def folder(run: Run, *, resumes: bool = True) -> Iterator[Folder]:
     if run.overwrite:
         _clear(root / TABLE)
     try:
-        yield Folder(root / TABLE, root / PAGE, root / DATA)
+        yield ReportFolder(root / TABLE, root / PAGE, root / DATA)
     except BaseException:
         if run.shard[1] == 1:  # other ranks may still be writing
             _take_away_empty(root, is_new=is_new)

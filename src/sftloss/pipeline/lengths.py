@@ -61,7 +61,7 @@ def lengths(
     """
     from sftloss.analysis import LengthColumns, LengthOptions, describe_lengths, row_lengths
     from sftloss.data import Examples
-    from sftloss.data.account import RULES
+    from sftloss.data.account import ROW_RULES
     from sftloss.report import Report
 
     run, question = run or Run(), question or LengthOptions()
@@ -82,7 +82,7 @@ def lengths(
         question = replace(question, unit=measured.unit or "tokens")
         lengths_of_rows = measured.columns.lengths()
         document = describe_lengths(lengths_of_rows, question, origins=measured.origins, facts=records.account.facts())
-        findings = by_severity((*document.findings, *findings_of(RULES, records.account)))
+        findings = by_severity((*document.findings, *findings_of(ROW_RULES, records.account)))
         report = Report(replace(document, findings=findings, provenance=(*run.provenance, *document.provenance)))
         place.write(report)
     return report

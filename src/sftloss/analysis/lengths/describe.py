@@ -8,7 +8,7 @@ import numpy as np
 
 from sftloss.analysis.lengths.answers import ready
 from sftloss.analysis.lengths.forecast import LengthOptions
-from sftloss.analysis.lengths.rules import RULES
+from sftloss.analysis.lengths.rules import LENGTHS_RULES
 from sftloss.analysis.lengths.sections import (
     distribution_section,
     evidence_section,
@@ -65,7 +65,7 @@ def describe_lengths(
     return Document(
         "Which output lengths each normalization teaches",
         _headlines(study),
-        by_severity(findings_of(RULES, study)),
+        by_severity(findings_of(LENGTHS_RULES, study)),
         (*sections, method_section(study)),
         (*facts, *_facts(study)),
         (("bootstrap", f"{options.replicates} replicates, seed {options.seed}"),),

@@ -162,4 +162,4 @@ DATA103 = Rule(
     "",
     _conflicts,
 )
-RULES: tuple[Rule[LengthStudy], ...] = (NORM001, NORM002, NORM004, DATA103)
+LENGTHS_RULES: tuple[Rule[LengthStudy], ...] = (NORM001, NORM002, NORM004, DATA103)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sftloss.analysis.mask.audit import Audit, answer_text, audit
-from sftloss.analysis.mask.rules import NO_LANGUAGE, RULES, Inspection
+from sftloss.analysis.mask.rules import INSPECT_RULES, NO_LANGUAGE, Inspection
 from sftloss.analysis.mask.scaffold import Scaffold, scaffold_of
 from sftloss.analysis.mask.sections import (
     languages_section,
@@ -145,13 +145,13 @@ def _document(collected: _Pass, rows: Account, options: InspectOptions, max_leng
 def _findings(collected: _Pass, rows: Account) -> tuple[Finding, ...]:
     tokenizer, scaffold = collected.tokenizer, collected.scaffold
     pads_with_end = tokenizer.pad_token_id is not None and tokenizer.pad_token_id in scaffold.ends
-    findings = [*findings_of(account.RULES, rows)]
+    findings = [*findings_of(account.ROW_RULES, rows)]
     whole = collected.tally.ledger.numbers("whole")
     if len(whole):
         most, longest = int(np.quantile(whole, 0.99, method="inverted_cdf")), int(whole.max())
         longer = f"--max-length {most} keeps 99 % of these examples whole, {longest} all; or drop the rows cut off"
         findings = [replace(one, fix=longer) if one.id == "MASK007" else one for one in findings]
-        findings += findings_of(RULES, Inspection(collected.tally, rows, scaffold, pads_with_end))
+        findings += findings_of(INSPECT_RULES, Inspection(collected.tally, rows, scaffold, pads_with_end))
     return by_severity(findings)
 
 

@@ -1,6 +1,6 @@
 """The findings of an inspection about masks and texts, one rule each. All rows are counted: no number has an interval.
 
-What rows were refused or cut is `sftloss.data.account.RULES`, the same in every command that reads rows.
+What rows were refused or cut is `sftloss.data.account.ROW_RULES`, the same in every command that reads rows.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _languages(inspection: Inspection) -> Evidence | None:
     return Evidence(sentence, crossed / whole, None, "share", tuple(places[:MOST_ORIGINS]))
 
 
-RULES: tuple[Rule[Inspection], ...] = (
+INSPECT_RULES: tuple[Rule[Inspection], ...] = (
     Rule(
         "MASK002",
         "warning",

@@ -11,7 +11,7 @@ import torch
 from sftloss.analysis.lengths.collect import lengths_of
 from sftloss.analysis.lengths.forecast import TaskForecast, forecasts_by_task
 from sftloss.data import Example, Examples, Record, read_records
-from sftloss.data.account import RULES
+from sftloss.data.account import ROW_RULES
 from sftloss.data.demo import demo_tokenizer
 from sftloss.data.tasks import MULTITASK, study_rows
 from sftloss.data.tokenizer import load_tokenizer, pad_id_of
@@ -133,7 +133,7 @@ def _from_file(experiment: Experiment, source: str, limit: int | None, tokenizer
 def _encoded(records: Iterable[Record], recipe: Recipe, tokenizer: Any) -> EncodedRows:
     examples = Examples(records, tokenizer, max_length=recipe.max_length)
     pairs = list(examples.pairs())
-    findings = findings_of(RULES, examples.account)
+    findings = findings_of(ROW_RULES, examples.account)
     return EncodedRows(tuple(record for record, _ in pairs), tuple(example for _, example in pairs), findings)
 
 

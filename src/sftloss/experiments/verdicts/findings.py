@@ -201,7 +201,7 @@ _REST: tuple[Rule[Verdicts], ...] = (
     Rule("CMP021", "info", "Comparisons without a verdict",
          f"A verdict needs an interval over at least {LEAST_SEEDS} seeds.", "", _no_verdict),
 )  # fmt: skip
-RULES: tuple[Rule[Any], ...] = (*_PREMISES, _DIFFERENCE, *_REST)
+COMPARE_RULES: tuple[Rule[Any], ...] = (*_PREMISES, _DIFFERENCE, *_REST)
 """All findings of a comparison."""
 
 

@@ -13,7 +13,7 @@ from sftloss.finetune.loop.groups import Groups, flat
 from sftloss.finetune.loop.spikes import NotedSpikes
 from sftloss.finetune.loop.stop import Stop
 from sftloss.finetune.output.checkpoint import publish
-from sftloss.finetune.output.folder import Folder
+from sftloss.finetune.output.folder import RunFolder
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet, Order
 from sftloss.training import Loss, attachment_of, with_loss
@@ -43,7 +43,7 @@ class Work:
     loss: Loss
     data: DataSet
     held_out: DataSet | None
-    folder: Folder
+    folder: RunFolder
     facts: dict[str, Any] = field(default_factory=dict)
     groups: tuple[Groups, ...] = ()
     keeps: dict[str, Any] = field(default_factory=dict)

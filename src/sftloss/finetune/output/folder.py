@@ -16,7 +16,7 @@ from sftloss.finetune.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Folder:
+class RunFolder:
     """Where the results of a run go; `stays` is False where they are not to stay."""
 
     root: Path
@@ -75,7 +75,7 @@ class Folder:
 
 
 @contextmanager
-def folder_of(recipe: Recipe, rank: int) -> Iterator[Folder]:
+def folder_of(recipe: Recipe, rank: int) -> Iterator[RunFolder]:
     """The folder of a run, checked before anything is computed; the first rank holds it against other runs.
 
     Raises:
@@ -84,9 +84,9 @@ def folder_of(recipe: Recipe, rank: int) -> Iterator[Folder]:
     """
     if recipe.output is None:
         with tempfile.TemporaryDirectory(prefix="sftloss-") as temporary:
-            yield Folder(Path(temporary), stays=False)
+            yield RunFolder(Path(temporary), stays=False)
         return
-    folder = Folder(Path(recipe.output).expanduser())
+    folder = RunFolder(Path(recipe.output).expanduser())
     taken = folder.taken()
     if taken and not (recipe.overwrite or recipe.resume or recipe.resume_from):
         raise ConfigError(

@@ -9,14 +9,14 @@ from sftloss.document import Finding, by_severity
 from sftloss.rules import Rule, findings_of
 
 ABOUT_LENGTH = (DATA103, NORM001, NORM002)
-RULES: tuple[Rule[SignalStudy], ...] = (*mask.RULES, *policy.RULES, *shares.RULES)
+SIGNAL_RULES: tuple[Rule[SignalStudy], ...] = (*mask.MASK_RULES, *policy.POLICY_RULES, *shares.SHARES_RULES)
 
 
 def findings_of_study(study: SignalStudy) -> tuple[Finding, ...]:
     """All findings, the most severe first, then by id."""
-    return by_severity((*findings_of(RULES, study), *findings_of(ABOUT_LENGTH, study.lengths)))
+    return by_severity((*findings_of(SIGNAL_RULES, study), *findings_of(ABOUT_LENGTH, study.lengths)))
 
 
 def findings_without_signal(study: SignalStudy) -> tuple[Finding, ...]:
     """The findings that need no trained token."""
-    return by_severity(findings_of(mask.RULES, study))
+    return by_severity(findings_of(mask.MASK_RULES, study))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from sftloss.analysis.mask import rules as of_rows
+from sftloss.analysis.mask.rules import INSPECT_RULES
 from sftloss.analysis.shared import fixes
 from sftloss.analysis.signal.frames import SignalStudy
-from sftloss.data.account import RULES as OF_ACCOUNT
+from sftloss.data.account import ROW_RULES
 from sftloss.document import Interval, Severity
 from sftloss.numbers import GroupSums, ratio_interval
 from sftloss.rules import Evidence, Rule, rule_of
@@ -124,11 +124,11 @@ NUM001 = Rule(
     fixes.READ_ROWS,
     _not_finite,
 )
-RULES: tuple[Rule[SignalStudy], ...] = (
+MASK_RULES: tuple[Rule[SignalStudy], ...] = (
     NUM001,
-    rule_of(OF_ACCOUNT, "MASK001").on(_nothing_trained),
-    rule_of(of_rows.RULES, "MASK003").on(_end_untrained),
-    rule_of(of_rows.RULES, "MASK005").on(_opener_trained),
-    rule_of(OF_ACCOUNT, "MASK007").on(_truncated),
-    rule_of(of_rows.RULES, "MASK010").on(_other_roles_trained),
+    rule_of(ROW_RULES, "MASK001").on(_nothing_trained),
+    rule_of(INSPECT_RULES, "MASK003").on(_end_untrained),
+    rule_of(INSPECT_RULES, "MASK005").on(_opener_trained),
+    rule_of(ROW_RULES, "MASK007").on(_truncated),
+    rule_of(INSPECT_RULES, "MASK010").on(_other_roles_trained),
 )

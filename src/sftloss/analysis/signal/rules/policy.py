@@ -91,7 +91,7 @@ def _task_policy(study: SignalStudy) -> Evidence:
     )
 
 
-RULES: tuple[Rule[SignalStudy], ...] = (
+POLICY_RULES: tuple[Rule[SignalStudy], ...] = (
     Rule(
         "NORM003",
         "info",

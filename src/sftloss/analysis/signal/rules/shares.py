@@ -157,7 +157,7 @@ def _end_calibration(study: SignalStudy) -> Evidence | None:
     )
 
 
-RULES: tuple[Rule[SignalStudy], ...] = (
+SHARES_RULES: tuple[Rule[SignalStudy], ...] = (
     NORM004.on(_concentrated),
     Rule(
         "NORM005",
