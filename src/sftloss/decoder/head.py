@@ -31,9 +31,6 @@ def read_head(layer: Any, hidden: Tensor, form: HeadForm) -> tuple[Tensor, Head]
         layer: The module that makes logits.
         hidden: ``(tokens, width)``.
         form: Scale, softcap and the mesh the weight may be spread over.
-
-    Raises:
-        ModelError: If what acts on the head is more than weight, bias and plain low-rank adapters.
     """
     if hasattr(layer, "unshard"):
         layer.unshard()  # a head that is a unit of FSDP2 by itself is sharded again after its own forward
@@ -63,11 +60,7 @@ def read_head(layer: Any, hidden: Tensor, form: HeadForm) -> tuple[Tensor, Head]
 
 
 def acting_adapters(layer: Any) -> list[str]:
-    """Names of the low-rank adapters that act on the head now.
-
-    Raises:
-        ModelError: If something else does.
-    """
+    """Names of the low-rank adapters that act on the head now."""
     if not is_lora(layer):
         module = _trained_tokens(layer)
         module = _active_copy(layer) if module is None else module.base_layer

@@ -44,9 +44,6 @@ def port_of(model: nn.Module) -> ModelPort:
 def unwrapped(model: nn.Module) -> list[nn.Module]:
     """The model as given, then what each wrapper holds: DDP, DeepSpeed, torch.compile, PEFT. The last is the model
     itself. FSDP2 wraps nothing.
-
-    Raises:
-        ModelError: If one of them is `nn.DataParallel`.
     """
     return [model, *_inside(model)]
 

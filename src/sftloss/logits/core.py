@@ -90,11 +90,7 @@ def per_token_losses(
 
 
 def check_logits(name: str, logits: Tensor, targets: Tensor) -> None:
-    """Check that the shapes fit; the error message names the usual cause, a missing shift.
-
-    Raises:
-        ValueError: If logits are not ``(batch, tokens, vocab)`` or targets not ``(batch, tokens)``.
-    """
+    """Check that the shapes fit; the error message names the usual cause, a missing shift."""
     if logits.dim() != 3:
         raise ValueError(f"{name}: logits must be (batch, tokens, vocab), got shape {tuple(logits.shape)}.")
     if logits.shape[:2] != targets.shape:

@@ -55,11 +55,7 @@ def shown(result: Demonstration, verbose: bool, lang: str) -> Demonstration:
 
 
 def translated(key: Any, lang: str) -> str:
-    """Return the text of a key in a language; a key that ``texts.json`` does not have is its own text.
-
-    Raises:
-        ValueError: If there is no such language.
-    """
+    """Return the text of a key in a language; a key that ``texts.json`` does not have is its own text."""
     if lang not in LANGUAGES:
         raise ValueError(f"lang must be one of {', '.join(LANGUAGES)}, got {lang!r}.")
     if key is None:

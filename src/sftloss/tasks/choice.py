@@ -16,11 +16,7 @@ STRATEGY_GROUP = "sftloss.strategies"
 def chosen_strategy(
     choice: str | Mapping[str, float] | Strategy, names: Sequence[str], temperature: float | None
 ) -> Strategy:
-    """Return the strategy meant.
-
-    Raises:
-        ValueError: If a name is unknown, weights do not fit the tasks, or a temperature is given to what has none.
-    """
+    """Return the strategy of a name, of weights by task, or the strategy itself."""
     if isinstance(choice, str):
         return strategy_named(choice, {} if temperature is None else {"temperature": temperature})
     if temperature is not None:
@@ -59,11 +55,7 @@ def strategy_named(name: str, hyper: Mapping[str, Any] | None = None) -> Strateg
 
 
 def checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the tasks' names.
-
-    Raises:
-        ValueError: If there are none, or one occurs twice, or one is no text.
-    """
+    """Return the tasks' names, checked."""
     if isinstance(names, str) or not names or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"MultiTaskLoss: task_names must be a list of names, got {names!r}.")
     if len(set(names)) != len(names):

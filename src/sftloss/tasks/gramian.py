@@ -48,11 +48,7 @@ class Scaled(NamedTuple):
 
 
 def scaled(name: str, gramian: Gramian) -> Scaled:
-    """Check a Gramian and split it.
-
-    Raises:
-        ValueError: If it is not square, has no task, or holds NaN or infinity.
-    """
+    """Check a Gramian and split it."""
     g = checked(name, gramian)
     norms = g.diagonal().clamp(min=0).sqrt()
     lengths = torch.where(norms > 0, norms, 1)
@@ -60,11 +56,7 @@ def scaled(name: str, gramian: Gramian) -> Scaled:
 
 
 def checked(name: str, gramian: Gramian) -> Gramian:
-    """Return the Gramian in float64 on the host.
-
-    Raises:
-        ValueError: If it is not square, has no task, or holds NaN or infinity.
-    """
+    """Return the Gramian in float64 on the host."""
     if gramian.dim() != 2 or gramian.shape[0] != gramian.shape[1] or not gramian.numel():
         raise ValueError(f"{name}: a Gramian is square, (tasks, tasks), got shape {tuple(gramian.shape)}.")
     exact = gramian.detach().to("cpu", torch.float64)
@@ -145,9 +137,8 @@ def balance(name: str, gramian: Scaled, alpha: float) -> Tensor:
     nearly stationary.
     """
     cosines, norms = gramian
-    is_zero = (
-        norms == 0
-    )  # such a gradient has any weight; it gets that of a gradient of norm 1 orthogonal to the others
+    # a gradient of zero may have any weight; it gets that of a gradient of norm 1 orthogonal to the others
+    is_zero = norms == 0
     norms = torch.where(is_zero, 1, norms)
     # w = s u with u = 1 for orthogonal gradients
     s = norms ** (-2 * alpha / (1 + alpha))

@@ -17,6 +17,7 @@ from sftloss.tasks.gradients.conflicts import Conflicts
 from sftloss.tasks.report import step_info, task_statistics, warn_of_forgotten_step
 from sftloss.tasks.rules import Rules, bounded
 from sftloss.tasks.strategies import EXTRA, Observation, State, Strategy
+from sftloss.tasks.strategies.pieces import written
 from sftloss.tasks.sums import checked_means, flat_tokens, sums_of_means, task_sums, zero_nonfinite
 from sftloss.weights import group_coefficients, group_normalizers
 
@@ -276,8 +277,8 @@ class MultiTaskLoss(nn.Module):
 
     def _remember(self, observation: Observation) -> None:
         there = observation.counts > 0
-        place = torch.arange(self.rules.window, device=there.device) == (self.observations % self.rules.window)[:, None]
-        self.history = torch.where(place & there[:, None], observation.losses[:, None], self.history)
+        history = written(self.history, self.observations, observation.losses)
+        self.history = torch.where(there[:, None], history, self.history)
         self.observations = self.observations + there
         self.weight_seen = self.weight_seen + observation.counts
         self.steps = self.steps + 1

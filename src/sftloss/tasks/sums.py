@@ -50,11 +50,7 @@ def task_sums(
 
 
 def checked_means(losses: Mapping[str, Tensor], names: Sequence[str]) -> None:
-    """Check mean losses by task.
-
-    Raises:
-        ValueError: If one is no task's or no scalar.
-    """
+    """Check mean losses by task."""
     unknown = sorted(set(losses) - set(names))
     if unknown:
         raise ValueError(f"MultiTaskLoss: unknown task {unknown[0]!r}; the tasks are {', '.join(names)}.")
@@ -64,11 +60,7 @@ def checked_means(losses: Mapping[str, Tensor], names: Sequence[str]) -> None:
 
 
 def sums_of_means(losses: Mapping[str, Tensor], names: Sequence[str], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return sums and counts of mean losses by name, each of which counts as one, with the device and dtype of `like`.
-
-    Raises:
-        ValueError: If a loss is no task's or no scalar.
-    """
+    """Return sums and counts of mean losses by name, each of which counts as one, as tensors like `like`."""
     checked_means(losses, names)
     zero, one = like.new_zeros(()), like.new_ones(())
     seen = [losses[name].detach().to(zero) if name in losses else zero for name in names]
@@ -76,11 +68,7 @@ def sums_of_means(losses: Mapping[str, Tensor], names: Sequence[str], like: Tens
 
 
 def flat_tokens(losses: Tensor, ids: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return losses, tasks and weights of tokens, one axis each; tasks may be given by row, weights default to 1.
-
-    Raises:
-        ValueError: If shapes differ.
-    """
+    """Return losses, tasks and weights of tokens, one axis each; tasks may be given by row, weights default to 1."""
     if ids.dim() == losses.dim() - 1 and ids.shape == losses.shape[:-1]:
         ids = ids[..., None].expand(losses.shape)
     if ids.shape != losses.shape or (weights is not None and weights.shape != losses.shape):

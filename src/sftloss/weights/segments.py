@@ -8,11 +8,7 @@ from torch import Tensor
 
 
 def check_flat(name: str, weights: Tensor, **others: Tensor) -> None:
-    """Check that tensors are flat and of one length; only shapes are read, so there is no device sync.
-
-    Raises:
-        ValueError: If a tensor is not of shape ``(tokens,)``, tokens being the length of ``weights``.
-    """
+    """Check that tensors are flat and of one length; only shapes are read, so there is no device sync."""
     if weights.dim() != 1:
         raise ValueError(f"{name}: expected flat tensors of shape (tokens,), got weights {tuple(weights.shape)}.")
     for what, tensor in others.items():
@@ -23,11 +19,7 @@ def check_flat(name: str, weights: Tensor, **others: Tensor) -> None:
 
 
 def refuse_negative(name: str, weights: Tensor) -> None:
-    """Check that weights on the CPU are neither negative nor NaN; on a device nothing is read.
-
-    Raises:
-        ValueError: If a weight on the CPU is negative or NaN.
-    """
+    """Check that weights on the CPU are neither negative nor NaN; on a device nothing is read."""
     if weights.device.type == "cpu" and not bool((weights >= 0).all()):
         raise ValueError(
             f"{name}: weights must be >= 0, and one is negative or NaN. Multiply signed rewards in afterwards "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sftloss.tasks import checkpoint
 from sftloss.tasks.choice import checked_names
+from sftloss.tasks.strategies.pieces import written
 from sftloss.tasks.trend import trend
 
 
@@ -65,15 +66,13 @@ class Conflicts(nn.Module):
         self.cosine = torch.where(pair, cosine, self.cosine)
         self.cosine_sum, self.met = self.cosine_sum + cosine, self.met + pair
         self.against = self.against + (cosine < 0)
-        slot = torch.arange(self.window, device=g.device)
-        here = (slot == (self.norms_seen % self.window)[:, None]) & there[:, None]
-        self.norms = torch.where(here, norms[:, None], self.norms)
+        self.norms = torch.where(there[:, None], written(self.norms, self.norms_seen, norms), self.norms)
         self.norms_seen = self.norms_seen + there
         # of pairs of two tasks; a step with fewer has no mean cosine and takes no place
         others = pair & ~torch.eye(len(g), dtype=torch.bool, device=g.device)
         several = others.any()
         mean = torch.where(others, cosine, 0).sum() / others.sum().clamp(min=1)
-        self.means = torch.where((slot == self.steps % self.window) & several, mean, self.means)
+        self.means = torch.where(several, written(self.means[None], self.steps[None], mean[None])[0], self.means)
         self.steps = self.steps + several
 
     def report(self) -> dict[str, Any]:

@@ -40,11 +40,7 @@ class Layers:
 
 
 def layers_of(model: nn.Module, parameters: Sequence[nn.Parameter]) -> Layers:
-    """Find the layer of each parameter.
-
-    Raises:
-        ValueError: If a parameter is not that of one layer of a known kind alone, or a layer mixes rows.
-    """
+    """Find the layer of each parameter."""
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm):
             raise ValueError(f"TaskGradients: {name} is a batch norm, which mixes the tokens of tasks.")

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from sftloss.ranks import reduce_over_ranks, world_size
 from sftloss.tasks.gradients.layer_capture import Layers, capturing, layers_of
-from sftloss.tasks.gradients.layer_gramians import LayerGramians, rows_gramian
 
 
 class TaskGradients:
@@ -59,8 +58,11 @@ class TaskGradients:
             raise ValueError(f"TaskGradients: nothing to follow, {tasks} tasks and {len(chosen)} trained parameters.")
         self.model, self.tasks, self.parameters, self.group = model, tasks, chosen, group
         # one more row for tokens of no task, which has to stay 0
-        self.buffers = [] if layerwise else [p.new_zeros(tasks + 1, *p.shape, dtype=_exact(p)) for p in chosen]
-        self._layers = LayerGramians(tasks, group) if layerwise else None
+        self.buffers = [
+            p.new_zeros(tasks + 1, *p.shape, dtype=torch.promote_types(p.dtype, torch.float32))
+            for p in ([] if layerwise else chosen)
+        ]
+        self._layers = _LayerGramians(tasks, group) if layerwise else None
         self._verified = self._averaged = False
         self._followed: Layers | None = None
 
@@ -133,9 +135,11 @@ class TaskGradients:
         Raises:
             ValueError: If tokens of no task have a gradient.
         """
-        if self._layers is None:
-            self._average()
-        parts = [rows_gramian(buffer) for buffer in self.buffers] if self._layers is None else [self._layers.total()]
+        if self._layers is None and not self._averaged:
+            for buffer in self.buffers:
+                reduce_over_ranks(buffer, "mean", self.group)
+            self._averaged = True
+        parts = [_rows_gramian(buffer) for buffer in self.buffers] if self._layers is None else [self._layers.total()]
         whole = torch.stack(parts).sum(0)
         if bool(whole[self.tasks, self.tasks] > 0):
             raise ValueError("TaskGradients: tokens with a negative task id have a gradient; give each its task.")
@@ -169,15 +173,46 @@ class TaskGradients:
         for buffer in self.buffers:
             buffer.zero_()
         if self._layers is not None:
-            self._layers = LayerGramians(self.tasks, self.group)
+            self._layers = _LayerGramians(self.tasks, self.group)
         self._averaged = False
 
-    def _average(self) -> None:
-        if not self._averaged:
-            for buffer in self.buffers:
-                reduce_over_ranks(buffer, "mean", self.group)
-        self._averaged = True
+
+class _LayerGramians:
+    """The Gramian of one pass, summed over layers, so that one layer's gradients are held by task at a time.
+
+    Each layer needs one collective, because each rank has a part of its sum.
+    """
+
+    def __init__(self, tasks: int, group: dist.ProcessGroup | None) -> None:
+        self.tasks, self.group = tasks, group
+        self.gramians: dict[int, Tensor] = {}
+        self._passes = 0
+
+    def begin(self) -> None:
+        self._passes += 1
+        if self._passes > 1:
+            raise ValueError(
+                "TaskGradients: layerwise takes one pass a step, because Gramians of micro-batches do not add up; call "
+                "zero() after a step, and accumulate no gradients."
+            )
+
+    def take(self, i: int, parts: Iterable[tuple[int, Tensor]]) -> None:
+        if i in self.gramians:
+            raise ValueError("TaskGradients: layerwise cannot follow a layer that the model uses twice; leave it out.")
+        gradients = list(parts)
+        rows = gradients[0][1].new_zeros(self.tasks + 1, *gradients[0][1].shape)
+        for task, gradient in gradients:
+            rows[task] = gradient
+        self.gramians[i] = _rows_gramian(reduce_over_ranks(rows, "mean", self.group))
+
+    def total(self) -> Float[Tensor, "tasks tasks"]:
+        """Return the Gramian of all layers, with a row for tokens of no task, added in one order."""
+        if not self.gramians:
+            return torch.zeros(self.tasks + 1, self.tasks + 1, dtype=torch.float64)
+        return torch.stack([self.gramians[i] for i in sorted(self.gramians)]).sum(0)
 
 
-def _exact(p: Tensor) -> torch.dtype:
-    return torch.promote_types(p.dtype, torch.float32)
+def _rows_gramian(rows: Float[Tensor, "tasks ..."]) -> Float[Tensor, "tasks tasks"]:
+    """Inner products of the rows, each taken as one vector; float64."""
+    flat = rows.flatten(1).double()
+    return flat @ flat.T

@@ -72,11 +72,7 @@ class GramianMethod:
         self.__signature__ = inspect.Signature([*own, shared[0]])
 
     def __call__(self, *, smoothing: float = 1e-3, **hyper: Any) -> Strategy:
-        """Make the strategy.
-
-        Raises:
-            ValueError: If a hyper-parameter is out of range.
-        """
+        """Make the strategy."""
         method = partial(self.weights, **hyper) if hyper else self.weights
         method(torch.eye(2))  # a wrong hyper-parameter is refused here and not in the first step
         return of_gramian(method, name=self.__name__, smoothing=smoothing)

@@ -107,11 +107,7 @@ _LIMITS: dict[str, Callable[[float], bool]] = {
 
 
 def check_range(name: str, **values: tuple[float, str]) -> None:
-    """Check hyper-parameters, each given with its limit: ``check_range("coba", tau=(tau, "> 0"))``.
-
-    Raises:
-        ValueError: Naming the first that is out of range or not finite.
-    """
+    """Check hyper-parameters, each given with its limit: ``check_range("coba", tau=(tau, "> 0"))``."""
     for key, (value, limit) in values.items():
         if not _LIMITS[limit](value):
             raise ValueError(f"{name}: {key} must be finite and {limit}, got {value}.")

@@ -24,9 +24,6 @@ def pack_with_columns(
         prepare: TRL's own preparation, which tokenizes here and packs nothing.
         dataset, processing_class, args, more: Its arguments.
         names: Columns with one value a row or a token.
-
-    Raises:
-        ConfigError: If a row has another number of values than tokens.
     """
     from trl.data_utils import pack_dataset
 

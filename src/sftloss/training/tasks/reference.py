@@ -28,11 +28,7 @@ class Reference:
         self._decoder: Decoder | None = None
 
     def check(self, vocabulary: int) -> None:
-        """Refuse a trained model with another vocabulary.
-
-        Raises:
-            ConfigError: If the vocabularies differ.
-        """
+        """Refuse a trained model with another vocabulary."""
         own = port_of(self.model).vocabulary(self.model)
         if own != vocabulary:
             raise ConfigError(

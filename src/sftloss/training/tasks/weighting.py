@@ -309,11 +309,7 @@ def followed(model: nn.Module, port: ModelPort) -> list[nn.Parameter]:
 
 
 def check_attributable(model: nn.Module, port: ModelPort, name: str) -> None:
-    """Refuse a model whose gradients one backward pass cannot separate by task.
-
-    Raises:
-        ConfigError: With the reason in one sentence.
-    """
+    """Refuse a model whose gradients one backward pass cannot separate by task."""
     if port.adds_loss(model):
         why = "the router loss of this model mixes tasks; switch it off (output_router_logits=False)"
     elif any(hasattr(p, "device_mesh") for p in model.parameters()):

@@ -28,13 +28,9 @@ def say_non_finite(seen: Pass) -> str:
 
 
 def refuse_outside(tokens: Tokens, row_ids: Any, vocab: int) -> None:
-    """Refuse labels that the model has no logit for, before a kernel reads beyond the head's rows.
-
-    Raises:
-        ValueError: On the CPU, naming the first row and label; on a device the check would wait for it.
-    """
+    """Refuse labels that the model has no logit for, before a kernel reads beyond the head's rows."""
     targets = tokens.targets
-    if targets.device.type != "cpu":
+    if targets.device.type != "cpu":  # the check would wait for the device
         return
     at = torch.nonzero((targets != IGNORED) & ((targets < 0) | (targets >= vocab)))[:1, 0]
     for place in _places(tokens, at):
