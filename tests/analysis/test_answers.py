@@ -34,24 +34,24 @@ def study_of(*examples):
 
 def test_a_conversation_is_as_many_answers_as_it_has_turns():
     study = study_of(talk(), talk(prompts=[11, 13]))
-    assert study.answers.output.tolist() == [3, 2, 3, 2] and study.answers.size.tolist() == [5] * 4
-    assert study.answers.prompts.tolist() == [0, 1, 0, 2]
-    assert not study.answers.seen.any() and study.lengths.data.value == 2.5
+    assert study.lengths.answers.output.tolist() == [3, 2, 3, 2] and study.lengths.answers.size.tolist() == [5] * 4
+    assert study.lengths.answers.prompts.tolist() == [0, 1, 0, 2]
+    assert not study.lengths.answers.seen.any() and study.lengths.data.value == 2.5
 
 
 def test_an_answer_whose_weights_are_zero_is_no_answer():
     study = study_of(talk(weight=[0, 0, 0, 0, 0, 0, 1, 1]))
-    assert study.answers.output.tolist() == [2] and study.answers.prompts.tolist() == [0]
+    assert study.lengths.answers.output.tolist() == [2] and study.lengths.answers.prompts.tolist() == [0]
 
 
 def test_a_cut_answer_is_in_no_length_and_is_counted():
     cut = talk(truncated=9, is_end=[False] * 3 + [True] + [False] * 4)
     study = study_of(*[talk(prompts=[i, 50 + i]) for i in range(1, 40)], cut)
-    assert study.answers.cut == 1 and 2 not in study.answers.output[-1:].tolist()
-    assert study.answers.sizes.tolist() == [5] * 40  # what training divides by is what it keeps
+    assert study.lengths.answers.cut == 1 and 2 not in study.lengths.answers.output[-1:].tolist()
+    assert study.lengths.answers.sizes.tolist() == [5] * 40  # what training divides by is what it keeps
     assert any("1 answer is cut off" in note for note in tilt_section(study).notes)
     ended = study_of(*[talk(prompts=[i, 50 + i]) for i in range(1, 40)], talk(truncated=9))
-    assert ended.answers.cut == 0  # cut behind the end of an answer: its length is known
+    assert ended.lengths.answers.cut == 0  # cut behind the end of an answer: its length is known
 
 
 def test_where_every_answer_is_cut_off_no_length_is_predicted():
@@ -72,7 +72,7 @@ def test_a_cut_answer_makes_no_conflict():
 
 def test_text_has_no_prompt_that_could_repeat():
     study = study_of(*({"p": [0.5] * (3 + i % 30), "prompts": [0]} for i in range(60)))
-    assert study.answers.cannot_tell == "these rows are plain text, which has no prompt"
+    assert study.lengths.answers.cannot_tell == "these rows are plain text, which has no prompt"
     assert DATA103.finding(study.lengths) is None
 
 

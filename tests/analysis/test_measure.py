@@ -20,8 +20,11 @@ pl = pytest.importorskip("polars")
 from polars.testing import assert_frame_equal  # noqa: E402
 
 from sftloss.analysis.table.measure import Settings, measure  # noqa: E402
-from sftloss.analysis.table.store import complete_parts, token_schema  # noqa: E402
-from sftloss.analysis.table.table import MeasuredTable  # noqa: E402
+from sftloss.analysis.table.store import (  # noqa: E402
+    MeasuredTable,  # noqa: E402
+    complete_parts,
+    token_schema,
+)
 from sftloss.decoder import Decoder, open_decoder  # noqa: E402
 from sftloss.errors import ConfigError, ModelError  # noqa: E402
 from sftloss.statistics import FIELDS, TokenStats  # noqa: E402

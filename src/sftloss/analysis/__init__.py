@@ -15,9 +15,8 @@ from sftloss.analysis.lengths.forecast import (
 from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
 from sftloss.analysis.signal.describe import describe_signal, describe_signal_with_frames
 from sftloss.analysis.signal.views import AnalysisOptions, View
-from sftloss.analysis.table.identity import file_identity, model_identity, tokenizer_identity
-from sftloss.analysis.table.measure import Settings, measure
-from sftloss.analysis.table.table import MeasuredTable, token_stats
+from sftloss.analysis.table.measure import Settings, file_identity, measure, model_identity, tokenizer_identity
+from sftloss.analysis.table.store import MeasuredTable, token_stats
 
 __all__ = [
     "AnalysisOptions",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sftloss.analysis.lengths.answers import ready
-from sftloss.analysis.lengths.forecast import LengthOptions
+from sftloss.analysis.lengths.forecast import LengthOptions, LengthStudy, Origins
 from sftloss.analysis.lengths.rules import LENGTHS_RULES
 from sftloss.analysis.lengths.sections import (
     distribution_section,
@@ -16,7 +16,6 @@ from sftloss.analysis.lengths.sections import (
     method_section,
     target_section,
 )
-from sftloss.analysis.lengths.study import LengthStudy, Origins
 from sftloss.analysis.lengths.tilt import Lengths
 from sftloss.document import Document, by_severity
 from sftloss.errors import DataError

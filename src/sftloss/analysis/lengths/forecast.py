@@ -7,9 +7,12 @@ normalization that a training step may use, and solved for the exponent that tea
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.answers import Answers, Resampling, are_counted, ready
 from sftloss.analysis.lengths.tilt import Lengths, conflicting, sequence_weights
@@ -18,6 +21,7 @@ from sftloss.numbers import Codes, Estimate, Floats, kish_ess
 from sftloss.numbers.bootstrap import FEW, REPLICATES
 from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization
 
+Origins = Callable[[NDArray[np.int64]], tuple[str, ...]]
 STEEPEST = 20.0  # T^-20 of a million characters is 1e-120, its square still a double
 
 
@@ -141,6 +145,58 @@ def forecast(answers: Answers, rule: Normalization, spread: Resampling) -> Lengt
         _where_seen(answers, weights),
         counted,
     )
+
+
+@dataclass(frozen=True)
+class LengthStudy:
+    """The answers of a data set, how many examples there are with the untrained ones, and the question."""
+
+    answers: Answers
+    count: int
+    options: LengthOptions
+    origins: Origins | None = None
+
+    @cached_property
+    def spread(self) -> Resampling:
+        return Resampling(self.answers.units, replicates=self.options.replicates, seed=self.options.seed)
+
+    @cached_property
+    def forecasts(self) -> tuple[LengthForecast, ...]:
+        return tuple(forecast(self.answers, rule, self.spread) for rule in self.options.all_normalizations())
+
+    @property
+    def used(self) -> Normalization | None:
+        """What the user trains with, where they said so."""
+        if not self.options.normalizations:
+            return None
+        first = self.options.normalizations[0]
+        rules = self.options.all_normalizations()
+        return next(one for one in rules if (one.alpha, one.micro_batch) == (first.alpha, first.micro_batch))
+
+    def forecast(self, rule: Normalization) -> LengthForecast:
+        """What one of the normalizations teaches, whatever it is called."""
+        key = (rule.alpha, rule.micro_batch)
+        return next(f for f in self.forecasts if (f.normalization.alpha, f.normalization.micro_batch) == key)
+
+    @cached_property
+    def data(self) -> Estimate:
+        """Mean length of the data: what alpha 0 teaches."""
+        return self.forecast(TOKEN_MEAN).unconditional
+
+    @property
+    def reason(self) -> str:
+        """Why the data cannot show a tilt given the prompt; empty where it can."""
+        return self.answers.cannot_tell
+
+    @cached_property
+    def seen_share(self) -> Estimate:
+        seen = self.answers.seen
+        return self.spread.ratio(seen.astype(np.float64), np.ones(len(seen)))
+
+    def rows(self, at: NDArray[np.int64]) -> tuple[str, ...]:
+        """ "file:line" of the examples of answers, each once, at most ten."""
+        ids = np.array(list(dict.fromkeys(self.answers.ids[at].tolist()))[:10], dtype=np.int64)
+        return () if self.origins is None else self.origins(ids)
 
 
 @dataclass(frozen=True)

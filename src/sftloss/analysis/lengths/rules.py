@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sftloss.analysis.lengths.study import LengthStudy
+from sftloss.analysis.lengths.forecast import LengthStudy
 from sftloss.analysis.lengths.tilt import sequence_weights
 from sftloss.analysis.shared import fixes
 from sftloss.document import Severity

@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sftloss.analysis.lengths.forecast import STEEPEST, LengthForecast, bin_sums, solve
-from sftloss.analysis.lengths.study import LengthStudy
+from sftloss.analysis.lengths.forecast import STEEPEST, LengthForecast, LengthStudy, bin_sums, solve
 from sftloss.analysis.shared.shares import cell, estimate_cells, estimate_columns, estimate_series, without_empty
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
 from sftloss.numbers import Codes, Estimate, Floats, weighted_quantile

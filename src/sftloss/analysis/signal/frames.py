@@ -20,8 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.answers import Answers, ready
-from sftloss.analysis.lengths.forecast import LengthOptions
-from sftloss.analysis.lengths.study import LengthStudy
+from sftloss.analysis.lengths.forecast import LengthOptions, LengthStudy
 from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
 from sftloss.analysis.signal.views import AnalysisOptions, View
 from sftloss.analysis.table.segments import answers, with_facts, with_spans
@@ -77,12 +76,6 @@ def _sums(objectives: tuple[str, ...], columns: frozenset[str]) -> list[pl.Expr]
     return parts
 
 
-def _finite(objectives: tuple[str, ...], columns: frozenset[str]) -> pl.Expr:
-    """Whether all measurements of a token are finite."""
-    names = [f"{part}:{name}" for name in objectives for part in ("loss", "l1", "l2")]
-    return pl.all_horizontal([pl.col(n).is_finite() for n in (*names, "hidden_norm") if n in columns])
-
-
 def _facts(columns: frozenset[str]) -> list[pl.Expr]:
     """What the mask audit and the positions need to know of an example."""
     trained, answer = pl.col("u") > 0, pl.col("role") == RESPONSE
@@ -97,6 +90,7 @@ def _facts(columns: frozenset[str]) -> list[pl.Expr]:
         (trained & answer).sum().alias("answer"),
         (trained & pl.col("is_end")).sum().alias("ends"),
         pl.when(trained & ~answer).then(pl.col("u")).otherwise(0.0).sum().alias("other_roles"),
+        pl.col("is_broken").sum().alias("nonfinite"),
         pl.col("token").filter(at_first).first().alias("first_token"),
         pl.col("target_logprob").filter(at_first).first().cast(pl.Float64).exp().alias("first_p"),
     ]
@@ -106,13 +100,10 @@ def _facts(columns: frozenset[str]) -> list[pl.Expr]:
 class SignalStudy:
     """A table under options.
 
-    `base` has one row an example, in the order of ids; see `_sums` and `_facts`. `segments` has one row a stretch of
-    answer, see `_segments.answers`.
+    `columns` are those of its tokens. The tokens are read once for `base` and `segments`, when these are first asked.
     """
 
     table: SignalTable
-    base: pl.DataFrame
-    segments: pl.DataFrame
     objectives: tuple[str, ...]
     columns: frozenset[str]
     options: AnalysisOptions
@@ -127,19 +118,44 @@ class SignalStudy:
         return View(self.objective, self.options.normalization)
 
     @cached_property
-    def views(self) -> tuple[View, ...]:
-        """The trained objective under every normalization, the trained normalization first."""
-        return tuple(View(self.objective, n) for n in self.options.all_normalizations())
-
-    @property
     def rules(self) -> tuple[Normalization, ...]:
-        """The normalizations of `views`."""
+        """Every normalization that is compared, the trained one first."""
         return self.options.all_normalizations()
+
+    @cached_property
+    def views(self) -> tuple[View, ...]:
+        """The trained objective under every normalization."""
+        return tuple(View(self.objective, rule) for rule in self.rules)
 
     @property
     def current(self) -> str:
         """The name of the normalization in use."""
         return self.options.normalization.name
+
+    @cached_property
+    def _read(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """`base` and `segments`. Each example is added up by itself, in the order of its tokens."""
+        facts = (*_sums(self.objectives, self.columns), *_facts(self.columns))
+        nothing = self._with_weights(self.table.tokens(is_sorted=False).head(0)).collect()
+        sums, segments = [nothing.group_by("example").agg(facts)], [answers(nothing)]
+        for chunk in self._chunks(("token", "is_end", "end_logprob", "target_logprob")):
+            sums.append(chunk.group_by("example", maintain_order=True).agg(facts))
+            segments.append(answers(chunk))
+        by_example = pl.concat(sums)
+        base = self.table.examples(is_sorted=False).collect().join(by_example, on="example", how="left").sort("example")
+        filled = set(by_example.columns) - {"example", "first_token", "first_p"}
+        base = base.with_columns(pl.col(*filled).fill_null(0))
+        return base, with_facts(pl.concat(segments).sort("example", "turn"), base)
+
+    @property
+    def base(self) -> pl.DataFrame:
+        """One row an example, in the order of ids: its origin and groups, and the columns of `_sums` and `_facts`."""
+        return self._read[0]
+
+    @property
+    def segments(self) -> pl.DataFrame:
+        """One row a stretch of answer, see `table.segments.answers`."""
+        return self._read[1]
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:
@@ -148,13 +164,10 @@ class SignalStudy:
     @cached_property
     def units(self) -> NDArray[np.int64]:
         """What each example is resampled with, for intervals: those of one first prompt together."""
-        return resampling_units(self.ids, self._prompts_of_first)
-
-    @cached_property
-    def _prompts_of_first(self) -> NDArray[np.int64] | None:
-        if "prompts" not in self.base.columns:
-            return None
-        return self.base["prompts"].list.first().fill_null(0).replace(0, -1).to_numpy()
+        prompts = None
+        if "prompts" in self.base.columns:
+            prompts = self.base["prompts"].list.first().fill_null(0).replace(0, -1).to_numpy()
+        return resampling_units(self.ids, prompts)
 
     @cached_property
     def _known(self) -> dict[Any, Any]:
@@ -170,6 +183,13 @@ class SignalStudy:
     def size(self) -> Floats:
         """T of each example: the sum of its weights."""
         return self.column("S0")
+
+    @cached_property
+    def cut(self) -> NDArray[np.bool_]:
+        """Whether each example was cut off."""
+        if "truncated" not in self.base.columns:
+            return np.zeros(len(self.ids), dtype=bool)
+        return np.nan_to_num(self.column("truncated")) > 0
 
     def column(self, name: str) -> Floats:
         return self.base[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
@@ -206,27 +226,23 @@ class SignalStudy:
         return codes.ravel().astype(np.int64), [str(name) for name in names]
 
     @cached_property
-    def answers(self) -> Answers:
-        """The trained answers, for statements about output length."""
+    def lengths(self) -> LengthStudy:
+        """The trained answers under the same options: what `sftloss lengths` reports of the same rows."""
+        question = LengthOptions(self.rules, replicates=self.options.replicates, seed=self.options.seed)
+        return LengthStudy(
+            self._answers(), len(self.ids), question, lambda ids: self.origins(np.searchsorted(self.ids, ids))
+        )
+
+    def _answers(self) -> Answers:
         trained = self.segments.filter(pl.col("count") > 0)
         codes, names = self.codes("task")
         tasks = codes if len(names) > 1 else None
         if trained.height == 0:  # no answer is trained: what is trained stands for it, without a prompt
-            cut = np.nan_to_num(self.column("truncated")) > 0 if "truncated" in self.base.columns else None
-            return ready(Lengths(self.ids, self.size, self.column("count"), None, tasks, cut))
+            return ready(Lengths(self.ids, self.size, self.column("count"), None, tasks, self.cut))
         at = np.searchsorted(self.ids, trained["example"].to_numpy())
         prompts = trained["prompt"].to_numpy() if "prompts" in self.base.columns else None
         columns = (trained["count"].cast(pl.Float64).to_numpy(), prompts, None if tasks is None else tasks[at])
         return ready(Lengths(self.ids[at], self.size[at], *columns, trained["is_cut"].to_numpy()))
-
-    @cached_property
-    def lengths(self) -> LengthStudy:
-        """The answers under the same options: what `sftloss lengths` reports of the same rows."""
-        options, rules = self.options, self.options.all_normalizations()
-        question = LengthOptions(rules, replicates=options.replicates, seed=options.seed)
-        return LengthStudy(
-            self.answers, len(self.ids), question, lambda ids: self.origins(np.searchsorted(self.ids, ids))
-        )
 
     def example_sums(self, groups: NDArray[np.int64], count: int, views: tuple[View, ...], level: str) -> GroupSums:
         """Sums of (1, trained tokens, signal of each view) by a group of examples."""
@@ -238,7 +254,7 @@ class SignalStudy:
 
         A segment is what one role says in one go, as an answer; first and last count its trained tokens.
         """
-        for chunk in _chunks(self.table, self.options, self.objectives, self.columns, (*needed, "is_end")):
+        for chunk in self._chunks((*needed, "is_end")):
             frame = with_spans(chunk).filter(pl.col("u") > 0)
             if frame.height:
                 yield np.searchsorted(self.ids, frame["example"].to_numpy()), frame
@@ -246,10 +262,31 @@ class SignalStudy:
     def tokens_of(self, ids: NDArray[np.int64], columns: Sequence[str]) -> pl.DataFrame:
         """All tokens of a few examples, with u, by example and position."""
         frame = self.table.tokens(is_sorted=False).filter(pl.col("example").is_in(ids.tolist()))
-        frame = _with_weights(frame, self.options, self.objectives, self.columns).select(
-            "example", "position", *columns
-        )
+        frame = self._with_weights(frame).select("example", "position", *columns)
         return frame.collect(engine="streaming").sort("example", "position")
+
+    def _chunks(self, needed: Sequence[str]) -> Iterator[pl.DataFrame]:
+        wanted = {"example", "position", "role", "weight", *self._measured, *needed} & self.columns
+        for chunk in self.table.chunks(sorted(wanted)):
+            yield self._with_weights(chunk.lazy()).collect()
+
+    @cached_property
+    def _measured(self) -> list[str]:
+        """The columns that must be finite."""
+        names = [f"{part}:{name}" for name in self.objectives for part in ("loss", "l1", "l2")]
+        return [name for name in (*names, "hidden_norm") if name in self.columns]
+
+    def _with_weights(self, tokens: pl.LazyFrame) -> pl.LazyFrame:
+        """Adds u, and whether a trained token's numbers are not finite.
+
+        One NaN would make every share NaN: such tokens are left out of all numbers, and NUM001 counts them.
+        """
+        weight, fine = (
+            token_weight(self.options),
+            pl.all_horizontal([pl.col(name).is_finite() for name in self._measured]),
+        )
+        u = pl.when(fine).then(weight).otherwise(0.0)
+        return tokens.with_columns(u.alias("u"), ((weight > 0) & ~fine).alias("is_broken"))
 
     def new_sums(self, groups: int, columns: int) -> GroupSums:
         return GroupSums(groups, columns, replicates=self.options.replicates, seed=self.options.seed)
@@ -257,46 +294,6 @@ class SignalStudy:
 
 def signal_column(view: View, level: str) -> str:
     return "S0" if level == "S0" else f"{level}:{view.objective}"
-
-
-def _with_weights(
-    tokens: pl.LazyFrame, options: AnalysisOptions, objectives: tuple[str, ...], columns: frozenset[str]
-) -> pl.LazyFrame:
-    """Adds u, and whether a trained token's numbers are not finite.
-
-    One NaN would make every share NaN: such tokens are left out of all numbers, and NUM001 counts them.
-    """
-    weight, fine = token_weight(options), _finite(objectives, columns)
-    u = pl.when(fine).then(weight).otherwise(0.0)
-    return tokens.with_columns(u.alias("u"), ((weight > 0) & ~fine).alias("is_broken"))
-
-
-def _chunks(
-    table: SignalTable,
-    options: AnalysisOptions,
-    objectives: tuple[str, ...],
-    columns: frozenset[str],
-    needed: Sequence[str],
-) -> Iterator[pl.DataFrame]:
-    finite = [f"{part}:{name}" for name in objectives for part in ("loss", "l1", "l2")]
-    wanted = {"example", "position", "role", "weight", "hidden_norm", *finite, *needed} & columns
-    for chunk in table.chunks(sorted(wanted)):
-        yield _with_weights(chunk.lazy(), options, objectives, columns).collect()
-
-
-def _example_sums(
-    table: SignalTable, options: AnalysisOptions, objectives: tuple[str, ...], columns: frozenset[str]
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """One row an example that has tokens, and one an answer. Each is added up by itself, in the order of its tokens."""
-    facts = (*_sums(objectives, columns), *_facts(columns), pl.col("is_broken").sum().alias("nonfinite"))
-    sums, segments = [], []
-    for chunk in _chunks(table, options, objectives, columns, ("token", "is_end", "end_logprob", "target_logprob")):
-        sums.append(chunk.group_by("example", maintain_order=True).agg(facts))
-        segments.append(answers(chunk))
-    if sums:
-        return pl.concat(sums), pl.concat(segments).sort("example", "turn")
-    nothing = _with_weights(table.tokens(is_sorted=False).head(0), options, objectives, columns)
-    return nothing.group_by("example").agg(facts).collect(), answers(nothing.collect())
 
 
 def open_study(table: SignalTable, options: AnalysisOptions) -> SignalStudy:
@@ -309,9 +306,7 @@ def open_study(table: SignalTable, options: AnalysisOptions) -> SignalStudy:
         raise DataError(f"the table measures {', '.join(objectives)}, not {options.objective!r}")
     if options.level == "S2" and "hidden_norm" not in columns:
         raise DataError("the table has no hidden_norm", cure=f"choose {mention('level', 'S0')} or S1")
-    sums, segments = _example_sums(table, options, objectives, columns)
-    base = table.examples(is_sorted=False).collect().join(sums, on="example", how="left").sort("example")
-    if base.height == 0:
+    study = SignalStudy(table, objectives, columns, options)
+    if study.base.height == 0:
         raise DataError("the table has no examples", cure="check what was measured")
-    base = base.with_columns(pl.col(*(set(sums.columns) - {"example", "first_token", "first_p"})).fill_null(0))
-    return SignalStudy(table, base, with_facts(segments, base), objectives, columns, options)
+    return study

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from sftloss.analysis.table.identity import model_identity
 from sftloss.analysis.table.store import (
     EXAMPLE_SCHEMA,
     SCHEMA_VERSION,
     Done,
+    MeasuredTable,
     done_so_far,
     next_sequence,
     open_manifest,
@@ -25,13 +27,14 @@ from sftloss.analysis.table.store import (
     write_done,
     write_part,
 )
-from sftloss.analysis.table.table import MeasuredTable
 from sftloss.analysis.table.tokens import batch_tokens
 from sftloss.data.examples import Batch, Example
 from sftloss.decoder import Decoder
 from sftloss.errors import ConfigError, ModelError, mention
-from sftloss.files import locked
+from sftloss.files import file_digest, locked
 from sftloss.statistics import TokenStats
+
+_SAMPLE = 64  # values of each weight that go into the model's digest
 
 
 @dataclass(frozen=True)
@@ -100,19 +103,12 @@ def measure(
     Gradient:
         None; the model runs in eval mode and is given back as it was.
     """
-    settings = settings or Settings()
-    directory = Path(out_dir)
+    settings, directory = settings or Settings(), Path(out_dir)
     directory.mkdir(parents=True, exist_ok=True)
-    rank = settings.shard[0]
-    facts = {
-        "schema_version": SCHEMA_VERSION,
-        "objectives": list(objectives),
-        "model": model_identity(decoder),
-        **settings.identity,
-    }
+    facts = {"schema_version": SCHEMA_VERSION, "objectives": list(objectives), "model": model_identity(decoder)}
     busy = f"measure: another process is measuring into {directory}, wait for it or choose another directory."
-    with locked(directory / f".lock-{rank:05d}", busy):
-        open_manifest(directory, facts)
+    with locked(directory / f".lock-{settings.shard[0]:05d}", busy):
+        open_manifest(directory, facts | dict(settings.identity))
         run = _Run(decoder, objectives, directory, settings, done_so_far(directory, settings.shard))
         with decoder.evaluating():
             run.over(batch, examples)
@@ -198,16 +194,13 @@ class _Run:
 
     def _keep(self, group: Batch, tokens: pl.DataFrame, numbers: list[int], digests: list[int]) -> None:
         """Queue the examples with a number `>= 0` and their tokens; write when enough wait."""
-        place = pl.DataFrame(
-            {"segment": range(len(numbers)), "example": numbers},
-            schema={"segment": tokens.schema["segment"], "example": pl.Int64},
-        )
         counts = tokens.group_by("segment").agg(pl.len(), pl.col("is_nonfinite").sum())
         by_segment = {segment: (count, bad) for segment, count, bad in counts.iter_rows()}
         for segment, (example, number) in enumerate(zip(group.examples, numbers, strict=True)):
             if number >= 0:
                 self.rows.append(_example_row(example, number, digests[segment], by_segment.get(segment, (0, 0))))
-        rows = tokens.join(place, on="segment", how="left", maintain_order="left").filter(pl.col("example") >= 0)
+        example_of = np.array(numbers, dtype=np.int64)[tokens["segment"].to_numpy()]
+        rows = tokens.with_columns(example=example_of).filter(pl.col("example") >= 0)
         schema = token_schema(list(self.objectives), has_hidden=self.decoder.head is not None)
         self.tokens.append(rows.select(schema.keys()).cast(pl.Schema(schema)))
         self.waiting += rows.height
@@ -226,12 +219,9 @@ class _Run:
 
 
 def _example_row(example: Example, number: int, digest: int, counts: tuple[int, int]) -> dict[str, Any]:
-    place = example.origin
-    values = (
-        *(number, place.path, place.row, place.line, example.task, example.language, example.source),
-        *(example.input_ids.numel(), counts[0], counts[1], example.truncated, list(example.prompts), digest),
-    )
-    return dict(zip(EXAMPLE_SCHEMA, values, strict=True))
+    place, length, prompts = example.origin, example.input_ids.numel(), list(example.prompts)
+    where = (number, place.path, place.row, place.line, example.task, example.language, example.source)
+    return dict(zip(EXAMPLE_SCHEMA, (*where, length, *counts, example.truncated, prompts, digest), strict=True))
 
 
 def _digest(example: Example) -> int:
@@ -243,3 +233,40 @@ def _digest(example: Example) -> int:
     place = (example.origin.row, example.origin.line)
     hashed.update(repr((*place, example.task, example.language, example.source)).encode())
     return int.from_bytes(hashed.digest(), "big")
+
+
+def model_identity(decoder: Decoder) -> dict[str, Any]:
+    """Name, type, precision and a digest of configuration and weights.
+
+    The digest reads 64 values of each weight: another checkpoint saved under the same name is noticed, and a large
+    model costs no more than its list of weights.
+    """
+    model: Any = decoder.model
+    own = model.config.to_dict() if hasattr(getattr(model, "config", None), "to_dict") else {}
+    config = {k: v for k, v in own.items() if k not in ("_name_or_path", "transformers_version")}
+    hashed = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=8)
+    for name, weight in model.named_parameters():
+        flat = weight.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // _SAMPLE)][:_SAMPLE].cpu().contiguous()
+        hashed.update(f"{name}{tuple(weight.shape)}".encode())
+        hashed.update(sample.view(torch.uint8).numpy().tobytes())
+    return {
+        "name": str(own.get("_name_or_path", "")),
+        "type": type(model).__name__,
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "digest": hashed.hexdigest(),
+        "own_logits_because": decoder.reason,
+    }
+
+
+def tokenizer_identity(tokenizer: Any) -> dict[str, Any]:
+    """Type, size and a digest of the vocabulary, the special tokens and the chat template."""
+    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    rest = json.dumps([tokenizer.special_tokens_map, tokenizer.chat_template], sort_keys=True, default=str)
+    digest = hashlib.blake2b((vocabulary + rest).encode(), digest_size=8).hexdigest()
+    return {"type": type(tokenizer).__name__, "size": len(tokenizer), "digest": digest}
+
+
+def file_identity(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """Size and a digest of the content of each file, in order and without its name: a copy of the data is the same."""
+    return [{"bytes": path.stat().st_size, "digest": file_digest(path)} for path in map(Path, paths)]

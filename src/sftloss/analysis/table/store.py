@@ -1,4 +1,4 @@
-"""The table on disk: pairs of parquet parts that are either complete or not there.
+"""The table on disk: pairs of parquet parts that are either complete or not there, and read lazily.
 
 A pair is ``tokens-RANK-SEQ.parquet`` and ``examples-RANK-SEQ.parquet``. Each is written to a temporary name and
 renamed, the examples last: their name says that the pair is complete. What a killed run leaves behind is thus a
@@ -12,19 +12,20 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 
 from sftloss.errors import ConfigError, DataError, mention
 from sftloss.files import write_atomic
-from sftloss.statistics import FIELDS
+from sftloss.statistics import FIELDS, TokenStats
 
 SCHEMA_VERSION = "2.1"
 MANIFEST = "manifest.json"
-SIGNALS = ("loss", "l1", "l2")
 _PART = re.compile(r"\.?(tokens|examples)-(\d{5})-(\d{6})\.parquet(\.\w+\.tmp)?")
 
 EXAMPLE_SCHEMA: dict[str, Any] = {
@@ -52,7 +53,7 @@ def token_schema(objectives: Sequence[str], *, has_hidden: bool = True) -> dict[
     """
     where = {"example": pl.Int64, "position": pl.Int32, "token": pl.Int32, "role": pl.Int8, "weight": pl.Float32}
     stats = {name: pl.Boolean if name == "is_top1" else pl.Float32 for name in FIELDS}
-    signals = {f"{signal}:{name}": pl.Float32 for name in objectives for signal in SIGNALS}
+    signals = {f"{signal}:{name}": pl.Float32 for name in objectives for signal in ("loss", "l1", "l2")}
     hidden = {"hidden_norm": pl.Float32} if has_hidden else {}
     ends = {"is_end": pl.Boolean, "end_logprob": pl.Float32}
     return {**where, **ends, **stats, "vocab": pl.Int32, **hidden, **signals}
@@ -89,8 +90,8 @@ def complete_parts(directory: Path) -> list[Part]:
         if kind != "examples" or is_temporary:
             continue
         tokens = path.with_name(path.name.replace("examples-", "tokens-", 1))
-        rows = _rows(tokens)
-        if rows is not None and rows == _targets(path):
+        rows = _count(tokens, pl.len())
+        if rows is not None and rows == _count(path, pl.col("n_targets").cast(pl.Int64).sum()):
             parts.append(Part(rank, sequence, tokens, path))
     return sorted(parts, key=lambda part: (part.rank, part.sequence))
 
@@ -172,22 +173,17 @@ def open_manifest(directory: Path, facts: Mapping[str, Any]) -> None:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The facts a table was measured from.
-
-    Raises:
-        DataError: If there is none, or it is no JSON object.
-    """
+    """The facts a table was measured from; a DataError if there are none, or no JSON object."""
     path = directory / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError("not a JSON object")
     except OSError as error:
-        raise DataError(
-            f"{directory} is not a measured table (it has no {MANIFEST})", cure="run the analysis first"
-        ) from error
+        problem = f"{directory} is not a measured table (it has no {MANIFEST})"
+        raise DataError(problem, cure="run the analysis first") from error
     except ValueError as error:
         raise DataError(f"{path} is damaged ({error})", cure="delete the folder and measure again") from error
-    if not isinstance(manifest, dict):
-        raise DataError(f"{path} is damaged (not a JSON object)", cure="delete the folder and measure again")
     return manifest
 
 
@@ -198,18 +194,10 @@ def _files(directory: Path) -> Iterator[tuple[int, int, str, bool, Path]]:
             yield int(match[2]), int(match[3]), match[1], match[4] is not None, path
 
 
-def _rows(tokens: Path) -> int | None:
-    """Number of rows by the file's own footer, None where it has no readable one."""
+def _count(path: Path, of: pl.Expr) -> int | None:
+    """One number of a file, None where the file cannot be read."""
     try:
-        return int(pl.scan_parquet(tokens).select(pl.len()).collect().item())
-    except (OSError, pl.exceptions.PolarsError):
-        return None
-
-
-def _targets(examples: Path) -> int | None:
-    """Number of token rows the examples speak of, None where they cannot be read."""
-    try:
-        return int(pl.read_parquet(examples, columns=["n_targets"])["n_targets"].cast(pl.Int64).sum())
+        return int(pl.scan_parquet(path).select(of).collect().item())
     except (OSError, pl.exceptions.PolarsError):
         return None
 
@@ -217,3 +205,72 @@ def _targets(examples: Path) -> int | None:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+@dataclass(frozen=True)
+class MeasuredTable:
+    """A measured table: one row a token, one row an example, and the facts it was measured from.
+
+    Only complete parts are read, so a table may be looked at while it is still being measured.
+
+    Attributes:
+        directory: Where :func:`sftloss.analysis.measure` wrote it.
+
+    Example:
+        >>> table = MeasuredTable(Path("out"))                                         # doctest: +SKIP
+        >>> table.tokens().group_by("role").agg(pl.col("loss:cross_entropy").sum()).collect()  # doctest: +SKIP
+    """
+
+    directory: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "directory", Path(self.directory))
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The facts: schema version, model, data, objectives, why the head could not be read if it could not."""
+        return read_manifest(self.directory)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Expressions that have the columns ``loss:E``, ``l1:E`` and ``l2:E``."""
+        return tuple(self.manifest["objectives"])
+
+    def tokens(self, *, is_sorted: bool = True) -> pl.LazyFrame:
+        """One row a target token, by example and position; unsorted is faster where order does not matter."""
+        paths = [part.tokens for part in complete_parts(self.directory)]
+        schema = token_schema(self.objectives, has_hidden=not self.manifest["model"]["own_logits_because"])
+        frame = pl.scan_parquet(paths) if paths else pl.LazyFrame(schema=schema)
+        return frame.sort("example", "position") if is_sorted else frame
+
+    def examples(self, *, is_sorted: bool = True) -> pl.LazyFrame:
+        """One row an example, in the order of the data: origin, groups, lengths and counts."""
+        paths = [part.examples for part in complete_parts(self.directory)]
+        frame = pl.scan_parquet(paths) if paths else pl.LazyFrame(schema=EXAMPLE_SCHEMA)
+        return frame.sort("example") if is_sorted else frame
+
+    def chunks(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Some columns, a part at a time: whole examples, by example and position."""
+        for part in complete_parts(self.directory):
+            frame = pl.read_parquet(part.tokens, columns=[*dict.fromkeys(("example", "position", *columns))])
+            yield frame.sort("example", "position")
+
+    def missing(self, world: int) -> tuple[int, ...]:
+        """Ranks of a run of `world` processes whose part is not all there."""
+        return missing_ranks(self.directory, world)
+
+
+def token_stats(tokens: pl.DataFrame) -> TokenStats:
+    """Rows of a table as statistics: any tokenwise objective's value follows without another forward pass.
+
+    Args:
+        tokens: Rows of :meth:`MeasuredTable.tokens`, collected, with the statistics' columns and ``vocab``.
+
+    Returns:
+        Statistics in float64, without gradient, in the order of the rows.
+    """
+    fields = {
+        name: torch.from_numpy(tokens[name].to_numpy().astype(bool if name == "is_top1" else np.float64))
+        for name in FIELDS
+    }
+    return TokenStats(fields, torch.from_numpy(tokens["vocab"].to_numpy().astype(np.int64)))

@@ -43,7 +43,7 @@ def _nothing_trained(study: SignalStudy) -> Evidence | None:
 
 def _end_untrained(study: SignalStudy) -> Evidence | None:
     """MASK003: answers whose end is not trained. A truncated answer has no end and is MASK007's."""
-    whole = (study.size > 0) & ~_cut(study)
+    whole = (study.size > 0) & ~study.cut
     missing = whole & (study.column("ends") == 0)
     share, spread = share_of(study, missing, whole)
     if not share > 0.01:
@@ -77,7 +77,7 @@ def _opener_trained(study: SignalStudy) -> Evidence | None:
 
 def _truncated(study: SignalStudy) -> Evidence | None:
     """MASK007: examples that were cut off."""
-    cut = _cut(study)
+    cut = study.cut
     if not cut.any():
         return None
     share, spread = share_of(study, cut, np.ones(len(cut)))
@@ -108,12 +108,6 @@ def _not_finite(study: SignalStudy) -> Evidence | None:
     tokens = counted(int(bad.sum()), "trained token")
     sentence = f"{tokens} ({percent(share)} of all) have a NaN or infinite loss or gradient."
     return Evidence(sentence, share, spread, "share of trained tokens", rows_where(study, bad > 0))
-
-
-def _cut(study: SignalStudy) -> np.ndarray:
-    if "truncated" not in study.base.columns:
-        return np.zeros(len(study.ids), dtype=bool)
-    return np.nan_to_num(study.column("truncated")) > 0
 
 
 NUM001 = Rule(

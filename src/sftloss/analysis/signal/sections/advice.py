@@ -58,9 +58,9 @@ def advice_section(study: SignalStudy) -> Section:
 
 
 def _about_length(study: SignalStudy) -> Iterator[Advice]:
-    if len(study.answers.ids):  # else all are cut off, and no output length is known
+    if len(study.lengths.answers.ids):  # else all are cut off, and no output length is known
         data, limit = study.lengths.data.value, ""
-        if study.answers.cannot_tell:
+        if study.lengths.reason:
             limit = " (where the prompt determines the length, nothing changes)"
         for wish, normalization, then in (
             ("output as long as the data's", TOKEN_MEAN, "divide by the trained tokens of the whole step"),

@@ -42,7 +42,7 @@ def _half_line(study: SignalStudy) -> str:
 
 
 def _length_line(study: SignalStudy) -> str:
-    if not len(study.answers.ids):
+    if not len(study.lengths.answers.ids):
         return ALL_CUT
     data = study.lengths.data.value
     forecasts = [study.lengths.forecast(rule) for rule in study.rules]
@@ -50,7 +50,7 @@ def _length_line(study: SignalStudy) -> str:
     shift = far.unconditional.value / data - 1.0
     if not abs(shift) >= 0.02:
         return f"Every normalization compared keeps the data's mean answer length of {number(data)} tokens."
-    verb = "may teach" if study.answers.cannot_tell else "teaches"
+    verb = "may teach" if study.lengths.reason else "teaches"
     return (
         f"{as_subject(far.normalization)} {verb} {'shorter' if shift < 0 else 'longer'} answers: "
         f"{number(far.unconditional.value)} tokens instead of the data's {number(data)}, where the prompt does not "

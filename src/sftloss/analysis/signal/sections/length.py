@@ -194,7 +194,7 @@ def _correlations(study: SignalStudy) -> str:
 
 def tilt_section(study: SignalStudy) -> Section:
     """Predicted mean output length of every normalization, from the lengths alone."""
-    if not len(study.answers.ids):
+    if not len(study.lengths.answers.ids):
         return Section("tilt", "Output length", ALL_CUT)
     section = forecast_section(study.lengths)
     return replace(section, id="tilt", title="Output length", notes=_tilt_notes(study))
@@ -212,4 +212,4 @@ def _tilt_notes(study: SignalStudy) -> tuple[str, ...]:
             "Averages of token means over k sequences give a sequence the weight E[1/(T + the others)]: the others are "
             "drawn from the same data, and the expectation is an integral over its lengths, not a sample."
         )
-    return (*notes, *([cut_note(study.answers.cut)] if study.answers.cut else []))
+    return (*notes, *([cut_note(study.lengths.answers.cut)] if study.lengths.answers.cut else []))
