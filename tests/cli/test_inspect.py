@@ -10,7 +10,7 @@ from tests.cli.tools import MODEL, ROWS, run, write_rows
 from tests.paths import REAL_DATA as REAL
 
 from sftloss.document import TokenStrip
-from sftloss.report.terminal.mask import render_mask
+from sftloss.report.terminal import render_mask
 
 FILES = {
     "alpaca_en_demo.json": 999,

@@ -103,7 +103,7 @@ def test_terminal_writes_in_an_encoding_that_lacks_the_data(hostile: Document):
 
 
 def test_terminal_without_colour_brackets_the_trained_tokens(calm: Document):
-    assert "<|assistant|>[Yes, it is.</s>" in _terminal(calm, color_system=None)
+    assert "> [Yes, it is.</s>" in _terminal(calm, color_system=None)
 
 
 def test_terminal_shows_a_chart_as_numbers_where_a_section_has_no_table(calm: Document):

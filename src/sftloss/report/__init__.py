@@ -8,7 +8,7 @@ from sftloss.report.markdown import render_markdown
 from sftloss.report.page.comparison import render_comparison
 from sftloss.report.page.html import render_html
 from sftloss.report.report import Report
-from sftloss.report.terminal.terminal import render_terminal
+from sftloss.report.terminal import render_terminal
 
 __all__ = [
     "Report",

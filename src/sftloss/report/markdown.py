@@ -6,8 +6,7 @@ import re
 
 from sftloss.document import Document, Finding, Table, by_severity
 from sftloss.report.cells import show
-from sftloss.report.format import finding_number
-from sftloss.report.order import SEVERITIES
+from sftloss.report.format import SEVERITIES, finding_number
 from sftloss.report.text import clean, clean_block, shorten
 
 _ROWS = 12  # of a table; the JSON has all

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from sftloss.document import Document
 from sftloss.files import write_atomic
+from sftloss.report.format import count_line
 from sftloss.report.json import to_json
 from sftloss.report.markdown import render_markdown
-from sftloss.report.order import count_line
 from sftloss.report.page.html import render_html
 
 Path = str | os.PathLike[str]
@@ -66,7 +66,7 @@ class Report:
     def __str__(self) -> str:
         from rich.console import Console
 
-        from sftloss.report.terminal.terminal import render_terminal
+        from sftloss.report.terminal import render_terminal
 
         console = Console(file=io.StringIO(), width=100, color_system=None, force_terminal=False, legacy_windows=False)
         render_terminal(self.document, console)

@@ -81,7 +81,7 @@ def _print(report: Report, options: InspectFlags, show: ShowOptions) -> None:
     """The report for a person, with its examples in colors at the end."""
     from sftloss.cli.show import stdout_console
     from sftloss.report import render_terminal
-    from sftloss.report.terminal.mask import render_mask
+    from sftloss.report.terminal import render_mask
 
     if show.json is not None:
         report.to_json(Path(show.json))

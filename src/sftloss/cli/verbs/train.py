@@ -191,7 +191,7 @@ def _print_plan(plan: Any, options: TrainOptions) -> None:
     """Options, the first example in colors, counts and memory; with ``--json -`` the last two alone."""
     from sftloss.cli.show import print_text, stdout_console
     from sftloss.finetune import strip_of
-    from sftloss.report.terminal.mask import render_mask
+    from sftloss.report.terminal import render_mask
 
     memory = {**plan.memory, "total": plan.total}
     if options.json == "-":

@@ -149,37 +149,35 @@ def _draw_references(layout: _Layout, half: float, *, is_flat: bool) -> None:
             axes.plot(*ends, color=grey, linewidth=1.6, zorder=5, solid_capstyle="butt")
 
 
-def _draw_point(layout: _Layout) -> None:
-    axes = layout.axes
-    _draw_references(layout, 0.3, is_flat=True)
-    places = [x for _, series in layout.drawn for x, y, *_ in _points(series) if not math.isnan(y)]
-    width = 0.62 if len(set(places)) < len(places) else 0.0  # series that never meet share the middle of the row
-    for index, series, offset, _ in _slots(layout, width):
-        ink = stand_in("muted") if series.is_faint else colour(index)
-        thick, marker = (1.2, "o") if series.is_faint else (2, MARKERS[index % len(MARKERS)])
-        face = stand_in("paper") if series.is_faint else ink
-        for x, y, low, high in _points(series):
-            at = layout.places[x] + offset
-            axes.plot((low, high), (at, at), color=ink, linewidth=thick, zorder=3, solid_capstyle="butt")
-            axes.plot((y,), (at,), color=ink, markerfacecolor=face, marker=marker, markersize=7, zorder=4)
-
-
 def draws_dots(chart: Chart) -> bool:
     """Four or more series of bars are a thicket: they are drawn as dots on the same scale, which still starts at 0."""
     return chart.kind == "bar" and sum(not s.is_reference for s in chart.series) > 3
 
 
-def _draw_dots(layout: _Layout) -> None:
-    axes, across = layout.axes, layout.is_horizontal
-    gap = layout.gap
-    for index, series, offset, _ in _slots(layout, 0.8 * gap, widest=22):
-        marker = MARKERS[index % len(MARKERS)]
+def _draw_marks(layout: _Layout) -> None:
+    """Points with their intervals: of a forest plot, or in place of too many bars."""
+    axes, across, is_forest = layout.axes, layout.is_horizontal, layout.chart.kind == "point"
+    if is_forest:
+        _draw_references(layout, 0.3, is_flat=True)
+    places = [x for _, series in layout.drawn for x, y, *_ in _points(series) if not math.isnan(y)]
+    meet = len(set(places)) < len(places)  # series that never meet share the middle of the row
+    width = (0.62 if meet else 0.0) if is_forest else 0.8 * layout.gap
+    for index, series, offset, _ in _slots(layout, width, widest=1000 if is_forest else 22):
+        ink = stand_in("muted") if series.is_faint else colour(index)
+        thick, marker = (1.2, "o") if series.is_faint else (2 if is_forest else 1.4, MARKERS[index % len(MARKERS)])
+        face = stand_in("paper") if series.is_faint else ink
+        line: dict[str, typing.Any] = {
+            "linewidth": thick,
+            "alpha": 1.0 if is_forest else 0.55,
+            "solid_capstyle": "butt",
+        }
+        dot: dict[str, typing.Any] = {"marker": marker, "markersize": 7 if is_forest else 5.5, "markerfacecolor": face}
         for x, y, low, high in _points(series):
             at = layout.places[x] + offset
-            ends, dot = ((low, high), (at, at)), ((y,), (at,))
-            axes.plot(*(ends if across else ends[::-1]), color=colour(index), linewidth=1.4, alpha=0.55, zorder=3)
-            axes.plot(*(dot if across else dot[::-1]), color=colour(index), marker=marker, markersize=5.5, zorder=4)
-    if layout.chart.scale_y == "linear":
+            for values, form, order in (((low, high), line, 3), ((y,), dot, 4)):
+                places_of = (at,) * len(values)
+                axes.plot(*((values, places_of) if across else (places_of, values)), color=ink, zorder=order, **form)
+    if not is_forest and layout.chart.scale_y == "linear":
         bounds = axes.get_xlim() if across else axes.get_ylim()
         (axes.set_xlim if across else axes.set_ylim)(min(0.0, bounds[0]), bounds[1])
 
@@ -205,7 +203,7 @@ def _layout(chart: Chart, axes: Axes) -> _Layout:
     return _Layout(axes, chart, places, is_categorical, _is_horizontal(chart))
 
 
-_DRAW = {"line": _draw_line, "bar": _draw_bar, "point": _draw_point}
+_DRAW = {"line": _draw_line, "bar": _draw_bar, "point": _draw_marks}
 
 
 def _height(chart: Chart) -> float:
@@ -240,7 +238,7 @@ def render_chart(chart: Chart, *, prefix: str, alongside: Sequence[Chart] = ()) 
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
         axes = figure.add_subplot(facecolor="none")
         layout = _layout(chart, axes)
-        (_draw_dots if draws_dots(chart) else _DRAW[chart.kind])(layout)
+        (_draw_marks if draws_dots(chart) else _DRAW[chart.kind])(layout)
         if layout.is_categorical and not layout.is_horizontal and chart.kind == "bar" and layout.places:
             axes.set_xlim(-0.5, len(layout.places) - 0.5)
         _share_scale(axes, chart, alongside, is_horizontal=layout.is_horizontal)

@@ -6,8 +6,7 @@ import typing
 from collections.abc import Sequence
 
 from sftloss.document import Document, Finding, by_severity
-from sftloss.report.format import finding_number
-from sftloss.report.order import SEVERITIES, count_line
+from sftloss.report.format import SEVERITIES, count_line, finding_number
 from sftloss.report.page.html import render_page, within_budget
 from sftloss.report.page.view import Limits, Values, view
 from sftloss.report.text import clean, prose

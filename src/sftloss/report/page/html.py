@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import resources
 
 from sftloss.document import Document
-from sftloss.report.order import count_line
+from sftloss.report.format import count_line
 from sftloss.report.page.view import Limits, view
 
 if typing.TYPE_CHECKING:

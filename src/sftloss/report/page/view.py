@@ -12,8 +12,7 @@ from sftloss.document import Chart, Document, Finding, Section, Table, TokenStri
 from sftloss.report.cells import ShownTable, chart_table, show
 from sftloss.report.charts.charts import DASHES, MARKERS, draws_dots, render_chart
 from sftloss.report.charts.svg import SERIES
-from sftloss.report.format import finding_number
-from sftloss.report.order import SEVERITIES, bucket, explain_level
+from sftloss.report.format import SEVERITIES, bucket, explain_level, finding_number
 from sftloss.report.text import clean, clean_block, prose, shorten, visible
 
 if typing.TYPE_CHECKING:

@@ -1,15 +1,15 @@
-"""A document on a terminal: findings, headlines, then a compact table or two per section."""
+"""A document on a terminal: headlines, findings, a compact table or two per section, examples token by token."""
 
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from sftloss.document import Document, Finding, Section, Table, TokenStrip, by_severity
 from sftloss.report.cells import ShownTable, chart_table, show
-from sftloss.report.format import finding_number
-from sftloss.report.order import SEVERITIES, bucket, count_line
+from sftloss.report.format import SEVERITIES, count_line, finding_number
 from sftloss.report.text import clean, clean_block, columns, shorten, visible, wrap
 
 if typing.TYPE_CHECKING:
@@ -17,31 +17,25 @@ if typing.TYPE_CHECKING:
     from rich.text import Text
 
 _ROWS = 10
-_TOKENS = 160
 # of a long analysis a terminal shows answers and a few compact tables; the page and the JSON have the rest
 _SECTIONS = ("tokens", "tilt", "positions", "influential", "method")
 _TABLES = ("length-numbers", "gradient-factor")
 _GAP = 3  # columns between two columns of a table
-# darker is more; a terminal may have no colours, so none and some also differ by brackets
-_BACKGROUNDS = ("", "on grey23", "on dark_blue", "on blue3", "on dodger_blue2", "black on sky_blue1")
+_TRAINED, _PARTLY, _UNTRAINED, _ROLE = "bold green", "green", "dim", "bold magenta"
 
 
 def _say(console: Console, text: str, style: str = "") -> Text:
     """Text as data: rich reads no markup in it."""
     from rich.text import Text
 
-    return encodable(Text(clean_block(text), style=style), console)
+    return _encodable(Text(clean_block(text), style=style), console)
 
 
-def encodable(line: Text, console: Console) -> Text:
+def _encodable(line: Text, console: Console) -> Text:
     """What the terminal's encoding lacks becomes a question mark; one for one, so that styles stay in place."""
     encoding = console.encoding or "utf-8"
     line.plain = "".join(c.encode(encoding, "replace").decode(encoding) for c in line.plain)
     return line
-
-
-def _is_unicode(console: Console) -> bool:
-    return (console.encoding or "").lower().startswith("utf")
 
 
 def render_terminal(document: Document, console: Console) -> None:
@@ -56,6 +50,7 @@ def render_terminal(document: Document, console: Console) -> None:
     sections, rest = _summary(document)
     for section in sections:
         _section(console, section)
+    render_mask([strip for section in sections for strip in section.strips], console)
     if rest:
         console.print()
         line = f"Also in the HTML and JSON reports: {', '.join(clean(title) for title in rest)}."
@@ -68,7 +63,8 @@ def render_terminal(document: Document, console: Console) -> None:
 def _finding(console: Console, finding: Finding) -> None:
     severity = SEVERITIES[finding.severity]
     number, interval = finding_number(finding)
-    line = _say(console, severity.shape if _is_unicode(console) else severity.ascii, severity.style)
+    is_unicode = (console.encoding or "").lower().startswith("utf")
+    line = _say(console, severity.shape if is_unicode else severity.ascii, severity.style)
     line.append(" ").append_text(_say(console, f"{severity.word} {clean(finding.id)}", severity.style))
     line.append("  ").append_text(_say(console, clean(finding.sentence)))
     console.print()
@@ -96,20 +92,18 @@ def _section(console: Console, section: Section) -> None:
     console.print(_say(console, clean(section.lead)))
     # a chart stands in only where a section has no table: a terminal shows its numbers, not its picture
     for table in section.tables or tuple(chart_table(chart) for chart in section.charts):
-        if table.id == "advice":
-            _advice(console, table)
-        else:
-            _table(console, table)
-    for strip in section.strips[:2]:
-        _strip(console, strip)
+        (_advice if table.id == "advice" else _table)(console, table)
 
 
 def _advice(console: Console, table: Table) -> None:
-    for sentence, fix in _goals(table):
+    """Each row as a sentence, and how to follow it: a terminal is too narrow for its table."""
+    keys = [column.key for column in table.columns]
+    for row in table.rows:
+        cell = {key: "" if value is None else clean(str(value)) for key, value in zip(keys, row, strict=True)}
         console.print()
-        console.print(_say(console, clean(sentence)))
-        if fix:
-            _indented(console, clean(fix), "cyan")
+        console.print(_say(console, f"For {cell['premise']}: {cell['advice']}; {cell['because']}."))
+        if cell["fix"]:
+            _indented(console, cell["fix"], "cyan")
 
 
 def _width(shown: ShownTable, index: int, *, has_intervals: bool) -> int:
@@ -174,36 +168,56 @@ def _table(console: Console, table: Table) -> None:
         console.print(_say(console, clean(table.note), "dim"))
 
 
-def _strip(console: Console, strip: TokenStrip) -> None:
-    if not strip.measures or not strip.values:
-        return
-    shown = _say(console, f"{clean(strip.title)} (shade: {clean(strip.measures[0])}): ", "dim")
-    is_plain, is_open = console.color_system is None, False
-    for token, value in list(zip(strip.tokens, strip.values[0], strict=False))[:_TOKENS]:
-        level = bucket(value)
-        if is_plain and bool(level) is not is_open:
-            shown.append("[" if level else "]")
-            is_open = bool(level)
-        shown.append_text(_say(console, visible(token), _BACKGROUNDS[level] if level else "dim"))
-    shown.append("]" if is_open else "")
-    console.print(shown.append("…" if len(strip.tokens) > _TOKENS else ""))
-
-
 def _summary(document: Document) -> tuple[tuple[Section, ...], tuple[str, ...]]:
     """The sections to show, without their long tables, and the titles of those left out; short documents are whole."""
     if not any(section.id == "comparison" for section in document.sections):
         return document.sections, ()
-    shown = tuple(_without_long_tables(s) for s in document.sections if s.id not in _SECTIONS)
-    return shown, tuple(s.title for s in document.sections if s.id in _SECTIONS)
+    shown = [section for section in document.sections if section.id not in _SECTIONS]
+    short = (replace(s, tables=tuple(t for t in s.tables if t.id not in _TABLES)) for s in shown)
+    return tuple(short), tuple(s.title for s in document.sections if s.id in _SECTIONS)
 
 
-def _without_long_tables(section: Section) -> Section:
-    return replace(section, tables=tuple(t for t in section.tables if t.id not in _TABLES))
+def render_mask(strips: Sequence[TokenStrip], console: Console) -> None:
+    """Print what is trained in each example. Without colours trained tokens stand in brackets.
+
+    Args:
+        strips: Examples whose first measure is the weight.
+        console: Colour and encoding are the console's (it honours ``NO_COLOR``).
+    """
+    from rich.text import Text
+
+    if not strips:
+        return
+    is_plain = console.color_system is None or console.no_color
+    letters = ", ".join(f"{role[0].upper()} {role}" for role in dict.fromkeys(r for s in strips for r in s.roles))
+    legend = "[trained] not trained" if is_plain else "green is trained, dim is not"
+    console.print()
+    console.print(Text("Examples token by token", style="bold underline"))
+    console.print(Text(f"{legend}; {letters}"))
+    for strip in strips:
+        console.print()
+        console.print(_encodable(Text(clean(strip.title), style="bold"), console))
+        console.print(_encodable(_line(strip, is_plain), console))
 
 
-def _goals(table: Table) -> Iterator[tuple[str, str]]:
-    """Each row of advice as a sentence, and how to follow it: a terminal is too narrow for its table."""
-    keys = [column.key for column in table.columns]
-    for row in table.rows:
-        cell = {key: "" if value is None else str(value) for key, value in zip(keys, row, strict=True)}
-        yield f"For {cell['premise']}: {cell['advice']}; {cell['because']}.", cell["fix"]
+def _line(strip: TokenStrip, is_plain: bool) -> typing.Any:
+    from rich.text import Text
+
+    line, speaker, is_open = Text(), "", False
+    kinds = zip(strip.tokens, strip.roles, strip.values[0], strict=True)
+    for (role, value), part in groupby(kinds, key=lambda kind: kind[1:]):
+        is_trained = value > 0
+        if is_plain and is_open and (not is_trained or role != speaker):
+            line.append("]")
+            is_open = False
+        if role != speaker:
+            line.append("\n" if speaker else "").append(f"{role[0].upper()}>", style="" if is_plain else _ROLE).append(
+                " "
+            )
+            speaker = role
+        if is_plain and is_trained and not is_open:
+            line.append("[")
+            is_open = True
+        style = "" if is_plain else _UNTRAINED if not is_trained else _TRAINED if value > 0.5 else _PARTLY
+        line.append("".join(visible(token) for token, _, _ in part), style=style)
+    return line.append("]" if is_open else "")

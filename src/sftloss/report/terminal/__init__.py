@@ -1,1 +1,0 @@
-"""Documents and token masks on a terminal."""
