@@ -1,7 +1,8 @@
-"""One file adds an objective, and one a strategy: the command line, the pages and the laws take them from there."""
+"""One file adds an objective, a strategy, a format or a finding: commands, pages and laws take it from there."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -68,14 +69,41 @@ def rooted(*, decay: float = 0.9) -> Strategy:
     return Strategy("rooted", zeros("loss"), smoothed_loss(decay), lambda state: log(state["loss"]) / 2)
 '''
 
+FORMAT = """
+from sftloss.data.examples import Message
+from sftloss.data.formats.format import Format
+
+
+def _convert(row):
+    return [Message("user", row["ask"]), Message("assistant", row["tell"])]
+
+
+ASK_TELL = Format(
+    "ask/tell", lambda row: "ask" in row and "tell" in row, _convert, "`ask` and `tell`", {"ask": "2 + 2?", "tell": "4"},
+    order=25,
+)
+"""
+
+FINDING = """
+
+def _tiny(inspection):
+    return Evidence(f"The data has {inspection.account.rows} rows.") if inspection.account.rows < 10 else None
+
+
+INSPECT_RULES = (*INSPECT_RULES, Rule("DATA999", "warning", "Tiny data", "Little can be learned.", "add rows", _tiny))
+"""
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package with one file more in each of the two rooms."""
+    """A copy of the package with one objective, one strategy, one format and one finding more."""
     source = tmp_path_factory.mktemp("copy") / "src"
     shutil.copytree(ROOT / "src" / "sftloss", source / "sftloss", ignore=shutil.ignore_patterns("__pycache__"))
     (source / "sftloss" / "objectives" / "tempered.py").write_text(OBJECTIVE)
     (source / "sftloss" / "tasks" / "strategies" / "rooted.py").write_text(STRATEGY)
+    (source / "sftloss" / "data" / "formats" / "ask_tell.py").write_text(FORMAT)
+    with (source / "sftloss" / "analysis" / "mask" / "rules.py").open("a") as rules:
+        rules.write(FINDING)
     return source
 
 
@@ -107,6 +135,35 @@ def test_the_command_line_and_the_pages_have_the_new_objective_and_strategy(sour
         "from sftloss.objectives import tempered; import sftloss; print(sftloss.objective('2 * tempered'))",
     )
     assert output == "2 * tempered\n"
+
+
+def test_the_command_line_and_the_pages_have_the_new_format_and_finding(source: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    (tmp_path / "docs").mkdir()
+    for page in ("inspect.md", "findings.md"):
+        shutil.copy(ROOT / "docs" / page, tmp_path / "docs" / page)
+    (tmp_path / "rows.jsonl").write_text('{"ask": "2 + 2?", "tell": "4"}\n')
+    command = "from sftloss.cli import main; main()"
+    words = ("inspect", "--model", "demo", "--data", str(tmp_path / "rows.jsonl"), "--json", "-")
+    report = json.loads(python(source, "-c", command, *words))
+    assert report["headlines"][0].startswith("1 of 1 rows can be trained on")
+    assert [one["sentence"] for one in report["findings"] if one["id"] == "DATA999"] == ["The data has 1 rows."]
+    assert "ask/tell" in python(source, "-c", command, "inspect", "--help")
+    for room in ("data.formats", "findings"):
+        python(source, "-m", f"sftloss.{room}", cwd=tmp_path)
+    assert '| `ask/tell` | `ask` and `tell` | `{"ask": "2 + 2?", "tell": "4"}` |' in _page(tmp_path, "inspect.md")
+    row = "| DATA999 | warning | Tiny data | Little can be learned. | add rows | inspect |"
+    assert row in _page(tmp_path, "findings.md")
+
+
+def _page(folder: Path, name: str) -> str:
+    return (folder / "docs" / name).read_text(encoding="utf-8")
+
+
+def test_the_laws_run_over_the_new_format_and_finding(source: Path) -> None:
+    files = ("tests/test_findings.py", "tests/data/test_formats_registry.py")
+    output = python(source, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "DATA999 or ask/tell", *files)
+    assert int(re.search(r"(\d+) passed", output)[1]) == 2
 
 
 def test_the_laws_run_over_the_new_objective_and_strategy(source: Path) -> None:
