@@ -148,7 +148,7 @@ def test_the_command_line_and_the_pages_have_the_new_format_and_finding(source: 
     report = json.loads(python(source, "-c", command, *words))
     assert report["headlines"][0].startswith("1 of 1 rows can be trained on")
     assert [one["sentence"] for one in report["findings"] if one["id"] == "DATA999"] == ["The data has 1 rows."]
-    assert "ask/tell" in python(source, "-c", command, "inspect", "--help")
+    assert "ask/tell" in "".join(python(source, "-c", command, "inspect", "--help").split())
     for room in ("data.formats", "findings"):
         python(source, "-m", f"sftloss.{room}", cwd=tmp_path)
     assert '| `ask/tell` | `ask` and `tell` | `{"ask": "2 + 2?", "tell": "4"}` |' in _page(tmp_path, "inspect.md")

@@ -77,7 +77,7 @@ def write_yaml(values: dict[str, Any]) -> str:
     for tag, pattern, first in _SCALARS:
         Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), first)
     Dumper.add_representer(str, _text_node)
-    return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+    return str(yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True))
 
 
 def _text_node(dumper: Any, text: str) -> Any:

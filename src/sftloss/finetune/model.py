@@ -46,7 +46,8 @@ def dtype_of(recipe: Recipe) -> torch.dtype | str:
     """Parameters that are trained are float32 unless said otherwise; frozen ones stay as they are."""
     if recipe.dtype == "auto":
         return torch.float32 if recipe.lora is None else "auto"
-    return getattr(torch, recipe.dtype)
+    dtype: torch.dtype = getattr(torch, recipe.dtype)
+    return dtype
 
 
 def with_adapters(model: Any, lora: Lora, seed: int) -> Any:

@@ -84,7 +84,7 @@ def weighted_quantile(values: ArrayLike, weights: ArrayLike, probabilities: Arra
         return np.full(np.shape(probabilities), np.nan)
     # a hair below: 0.1 + 0.2 must reach 0.3
     wanted = _float(probabilities) * cumulative[-1] * (1.0 - 1e-12)
-    return values[order][np.searchsorted(cumulative, wanted).clip(0, len(values) - 1)]
+    return _float(values[order][np.searchsorted(cumulative, wanted).clip(0, len(values) - 1)])
 
 
 def quantile_bins(values: ArrayLike, count: int = 10) -> tuple[Codes, list[tuple[float, float]]]:

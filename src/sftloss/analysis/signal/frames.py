@@ -177,7 +177,8 @@ class SignalStudy:
         """What `make` gives, made once for `key`: several sections and findings ask for the same numbers."""
         if key not in self._known:
             self._known[key] = make()
-        return self._known[key]
+        value: Value = self._known[key]
+        return value
 
     @cached_property
     def size(self) -> Floats:

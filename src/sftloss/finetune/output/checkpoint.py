@@ -63,7 +63,7 @@ def verify(checkpoint: Path) -> dict[str, Any]:
     others = [path.name for path in checkpoints(checkpoint.parent) if path != checkpoint]
     cure = f"go on from another with resume_from={others[0]}" if others else "there is no other; start anew"
     try:
-        facts = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         files = facts["files"]
     except FileNotFoundError:
         raise ConfigError(f"{checkpoint} lacks {MANIFEST}, so it is not complete", cure=cure) from None

@@ -19,7 +19,7 @@ def identity(recipe: Recipe, data: DataSet, held_out: DataSet | None, ranks: int
         "held_out": None if held_out is None else held_out.digest(),
         "ranks": ranks,
     }
-    return plain(told)
+    return dict(plain(told))
 
 
 def versions() -> dict[str, str]:

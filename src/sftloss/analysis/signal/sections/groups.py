@@ -63,4 +63,4 @@ def group_sentence(study: SignalStudy, of: Shares, column: str) -> str:
 def moves(study: SignalStudy, of: Shares) -> Floats:
     """How far apart each group's shares of tokens and of signal lie."""
     columns = np.stack([of.column(name) for name in ("tokens", *(rule.name for rule in study.rules))], axis=1)
-    return np.nan_to_num(columns.max(axis=1) - columns.min(axis=1))
+    return np.asarray(np.nan_to_num(columns.max(axis=1) - columns.min(axis=1)), np.float64)
