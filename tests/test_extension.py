@@ -79,8 +79,8 @@ def _convert(row):
 
 
 ASK_TELL = Format(
-    "ask/tell", lambda row: "ask" in row and "tell" in row, _convert, "`ask` and `tell`", {"ask": "2 + 2?", "tell": "4"},
-    order=25,
+    "ask/tell", lambda row: "ask" in row and "tell" in row, _convert, "`ask` and `tell`",
+    {"ask": "2 + 2?", "tell": "4"}, order=25,
 )
 """
 
@@ -107,12 +107,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return source
 
 
-def python(path: Path, *arguments: str, cwd: Path = ROOT) -> str:
+def python(path: Path, *arguments: str, cwd: Path = ROOT, status: int = 0) -> str:
     """What a new interpreter prints, with `path` before every other place of packages."""
     environment = {**os.environ, "PYTHONPATH": str(path), "COLUMNS": "200"}
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return done.stdout
+    assert done.returncode == status, (done.stdout + done.stderr)[-3000:]
+    return done.stderr if status else done.stdout
 
 
 def test_the_command_line_and_the_pages_have_the_new_objective_and_strategy(source: Path, tmp_path: Path) -> None:
@@ -148,7 +148,8 @@ def test_the_command_line_and_the_pages_have_the_new_format_and_finding(source: 
     report = json.loads(python(source, "-c", command, *words))
     assert report["headlines"][0].startswith("1 of 1 rows can be trained on")
     assert [one["sentence"] for one in report["findings"] if one["id"] == "DATA999"] == ["The data has 1 rows."]
-    assert "ask/tell" in "".join(python(source, "-c", command, "inspect", "--help").split())
+    refused = python(source, "-c", command, *words[:5], "--format", "nonsense", status=2)
+    assert ", ask/tell, " in refused
     for room in ("data.formats", "findings"):
         python(source, "-m", f"sftloss.{room}", cwd=tmp_path)
     assert '| `ask/tell` | `ask` and `tell` | `{"ask": "2 + 2?", "tell": "4"}` |' in _page(tmp_path, "inspect.md")

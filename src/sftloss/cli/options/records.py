@@ -76,8 +76,8 @@ class DataOptions:
         metavar="prompt=Q,response=A",
     )  # fmt: skip
     format: str | None = option(
-        None, "Format of the data: messages, sharegpt, alpaca, text, tokens, or two columns as prompt/response. "
-        "Without it the format of each row is detected.", panel=DATA,
+        None, "Format of all rows, e.g. messages, alpaca, prompt/response for two columns; an unknown name lists all. "
+        "Default: the format of each row is detected.", panel=DATA,
     )  # fmt: skip
     on_error: str = option(
         "report", "What an unusable row does: report counts it and refuses data that is mostly unusable, skip counts "
