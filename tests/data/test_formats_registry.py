@@ -55,11 +55,10 @@ def test_formats_are_asked_in_the_order_that_their_records_state():
     assert format_kinds() == ("tokens", "sharegpt", "messages", "alpaca", "prompt/response", "text")
 
 
-@pytest.mark.parametrize("verb", ["analyze", "inspect", "lengths", "train", "compare"])
+@pytest.mark.parametrize("verb", ["analyze", "inspect", "lengths"])
 def test_an_unknown_format_lists_every_kind(verb, tmp_path):
     words = ["--model", MODEL] if verb != "lengths" else []
     (tmp_path / "d.jsonl").write_text(json.dumps(ROW))
-    words += ["--eval-share", "0.5", "--loss", "dft", "--loss", "cross_entropy"] if verb == "compare" else []
     done = run(verb, *words, "--data", str(tmp_path / "d.jsonl"), "--format", "nonsense")
     assert done.exit_code == 2 and ", ".join(format_kinds()) in done.stderr
 
