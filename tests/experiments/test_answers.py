@@ -12,8 +12,7 @@ from tests.experiments.test_sections import spoiled
 from sftloss.experiments import STUDIES
 from sftloss.experiments.metrics import Ratio
 from sftloss.experiments.pages.describe import experiment_document
-from sftloss.experiments.studies import study_page
-from sftloss.experiments.verdicts.claims import claim_answer
+from sftloss.experiments.studies import claim_answer, study_page
 
 NAMES = [name for name, one in STUDIES.items() if one.claim is not None]
 

@@ -16,7 +16,6 @@ from sftloss.experiments.pages.describe import experiment_document
 from sftloss.experiments.run.results import Point
 from sftloss.experiments.verdicts.comparisons import Results, comparisons
 from sftloss.experiments.verdicts.findings import COMPARE_RULES
-from sftloss.experiments.verdicts.words import with_unit
 from sftloss.report import Report, schema, to_json
 
 
@@ -41,7 +40,7 @@ def test_without_a_difference_the_report_says_so_and_what_it_could_have_seen():
     (told,) = found(document, "CMP020")
     assert told.sentence == "No comparison with cross_entropy shows a difference."
     for one in comparisons(results(0.0)):
-        assert f"{one.measure.name} {with_unit(one.detectable, one.measure)}" in told.why
+        assert f"{one.measure.name} {one.measure.words(one.detectable)}" in told.why
 
 
 def test_one_finding_names_what_shows_no_difference_where_others_do():

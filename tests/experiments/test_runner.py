@@ -156,7 +156,7 @@ def test_a_killed_comparison_goes_on_to_the_same_bytes(straight, tmp_path, save_
 
 STAGES = {
     "training": ("run.train", "held_out_loss"),
-    "evaluation": ("run.evaluate", "evaluate_tokens"),
+    "evaluation": ("run.train", "evaluate_tokens"),
     "generation": ("metrics.generation", "_output"),
     "writing": ("run.train", "save"),
 }

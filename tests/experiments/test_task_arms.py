@@ -20,8 +20,7 @@ from sftloss.experiments.pages.tasks import conflicts_section, task_weights_sect
 from sftloss.experiments.pages.verdicts import by_task_section
 from sftloss.experiments.run.results import Point
 from sftloss.experiments.verdicts.comparisons import HEADLINE, Results, comparisons, measures_of
-from sftloss.experiments.verdicts.findings import Verdicts, comparison_headlines
-from sftloss.experiments.verdicts.words import task_conclusion
+from sftloss.experiments.verdicts.findings import Verdicts, comparison_headlines, task_conclusion
 
 WEIGHTED = replace(PLAN, losses=("cross_entropy",), tasks=("none", "gls", "static"))
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from sftloss.data.examples import Batch, Example, Record
 from sftloss.decoder import Decoder, open_decoder
 from sftloss.errors import ModelError
-from sftloss.experiments.metrics.rows import TOKENS_PER_BATCH, as_examples, numbered_batches
 from sftloss.experiments.metrics.shapes import Metric, Ratio
+from sftloss.experiments.metrics.tokens import TOKENS_PER_BATCH, as_examples, numbered_batches
 
 _CHUNK_BYTES = 1 << 27  # logits of both models at a time
 
@@ -66,21 +66,18 @@ def forgetting(
     return {name: Ratio(line, sums[3]) for name, line in zip(names, sums, strict=False)}
 
 
-def _drift(before: Decoder, after: Decoder, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def _drift(before: Decoder, after: Decoder, batch: Batch) -> tuple[Tensor, ...]:
     """:func:`token_drift` of the targets with a weight above 0, a chunk of tokens at a time."""
     chosen = batch.weights > 0
-    states = [_states(decoder, batch, chosen) for decoder in (before, after)]
-    targets = batch.targets[chosen]
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    step = max(1, _CHUNK_BYTES // (8 * before.vocab_size))
-    for start in range(0, len(targets), step):
-        piece = slice(start, start + step)
-        old, new = (_logits(decoder, row[piece]) for decoder, row in zip((before, after), states, strict=True))
+    models, targets = (before, after), batch.targets[chosen]
+    states = [(hidden := _states(decoder, batch))[chosen.to(hidden.device)] for decoder in models]
+    parts = []
+    for piece in torch.arange(len(targets)).split(max(1, _CHUNK_BYTES // (8 * before.vocab_size))):
+        old, new = (_logits(decoder, rows[piece]) for decoder, rows in zip(models, states, strict=True))
         if old.shape != new.shape:
             raise ModelError(f"the model before training has {old.shape[1]} tokens, after it {new.shape[1]}")
         parts.append(token_drift(old, new.to(old.device), targets[piece].to(old.device)))
-    kl, change, top1 = (torch.cat(column) for column in zip(*parts, strict=True))
-    return kl, change, top1
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 def token_drift(
@@ -98,10 +95,9 @@ def token_drift(
     return kl, (log_old - log_new).gather(1, index)[:, 0], top[1] - top[0]
 
 
-def _states(decoder: Decoder, batch: Batch, chosen: Tensor) -> Tensor:
-    inputs = (batch.input_ids, batch.position_ids, batch.attention_mask)
-    states = decoder.logits(*inputs) if decoder.head is None else decoder.hidden(*inputs)
-    return states[chosen.to(states.device)]
+def _states(decoder: Decoder, batch: Batch) -> Tensor:
+    run = decoder.logits if decoder.head is None else decoder.hidden
+    return run(batch.input_ids, batch.position_ids, batch.attention_mask)
 
 
 def _logits(decoder: Decoder, states: Tensor) -> Tensor:

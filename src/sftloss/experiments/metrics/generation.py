@@ -15,7 +15,7 @@ from sftloss.data.examples import Example, Record
 from sftloss.data.tokenizer import pad_id_of
 from sftloss.decoder import Decoder, open_decoder
 from sftloss.errors import DataError
-from sftloss.experiments.metrics.rows import as_examples, end_ids
+from sftloss.experiments.metrics.tokens import as_examples, end_ids
 from sftloss.roles import RESPONSE
 
 
@@ -149,14 +149,9 @@ def _new_tokens(decoder: Decoder, prompts: Sequence[Tensor], ends: list[int], sa
     is_drawn = sampling.temperature > 0
     drawn = {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if is_drawn else {}
     settings = _settings(
-        do_sample=is_drawn,
-        num_return_sequences=sampling.samples,
-        max_new_tokens=sampling.max_new_tokens,
-        eos_token_id=ends,
-        pad_token_id=pad,
-        use_cache=True,
-        **drawn,
-    )
+        do_sample=is_drawn, num_return_sequences=sampling.samples, max_new_tokens=sampling.max_new_tokens,
+        eos_token_id=ends, pad_token_id=pad, use_cache=True, **drawn,
+    )  # fmt: skip
     device = decoder.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         # a batch's content decides its seed: leaving rows out of other batches changes nothing here

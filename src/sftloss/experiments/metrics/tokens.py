@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,15 +12,48 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sftloss.analysis.table.tokens import target_statistics
+from sftloss.data import batches, encode
 from sftloss.data.examples import Batch, Example, Record
+from sftloss.data.tokenizer import eos_ids, pad_id_of
 from sftloss.decoder import Decoder, open_decoder
-from sftloss.experiments.metrics.rows import TOKENS_PER_BATCH, as_examples, end_ids, numbered_batches
+from sftloss.errors import DataError
 from sftloss.experiments.metrics.shapes import Gap, Metric, Ratio
 from sftloss.numbers import Codes, Floats
 
 BINS = 15
+TOKENS_PER_BATCH = 4096
 _POSITIONS = (0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 512, 1024)
 """First position of each bin of the end's calibration: single ones first, then growing by a factor of about 1.4."""
+
+
+def as_examples(rows: Sequence[Record | Example], tokenizer: Any, max_length: int | None = None) -> list[Example]:
+    """Rows as examples: records are encoded, examples are taken as they are.
+
+    Raises:
+        RowError: If a row cannot be encoded.
+        DataError: If there is no row.
+    """
+    if not rows:
+        raise DataError("there is no held-out row", cure="give a file with at least one")
+    return [row if isinstance(row, Example) else encode(row, tokenizer, max_length=max_length) for row in rows]
+
+
+def numbered_batches(
+    examples: Sequence[Example], tokenizer: Any, tokens_per_batch: int
+) -> Iterator[tuple[Batch, Codes]]:
+    """Batches, each with the row of every scored target (those with a weight above 0), ``(targets,)``."""
+    number = {id(example): i for i, example in enumerate(examples)}
+    if len(number) < len(examples):
+        raise ValueError("evaluate_tokens: an example is in the list twice; give each row its own.")
+    for batch in batches(examples, pad_id=pad_id_of(tokenizer), tokens_per_batch=tokens_per_batch):
+        rows = np.array([number[id(example)] for example in batch.examples], dtype=np.int64)
+        yield batch, rows[batch.segments[batch.weights > 0].numpy()]
+
+
+def end_ids(examples: Sequence[Example], tokenizer: Any) -> list[int]:
+    """Tokens that end an answer: the tokenizer's eos, and what the chat template ends trained turns with."""
+    trained = {int(token) for e in examples for token in e.input_ids[e.is_end & (e.weights > 0)]}
+    return sorted(trained | eos_ids(tokenizer))
 
 
 @dataclass(frozen=True)

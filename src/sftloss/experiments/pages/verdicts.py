@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sftloss.document import Chart, Column, Section, Series, Table
 from sftloss.experiments.pages.tables import EMPTY, in_parts, triple_columns
 from sftloss.experiments.verdicts.comparisons import Comparison, Measure, Results
-from sftloss.experiments.verdicts.words import coverage, in_unit, signed, task_conclusion, unit_of, with_bounds
+from sftloss.experiments.verdicts.findings import task_conclusion
 
 
 def verdicts_section(results: Results, compared: Sequence[Comparison]) -> Section:
@@ -17,7 +17,7 @@ def verdicts_section(results: Results, compared: Sequence[Comparison]) -> Sectio
     shown, level = sum(one.is_different for one in compared), compared[0].level
     lead = (
         f"{shown} of {len(compared)} comparisons with {results.reference} show a difference. Each is paired: same "
-        f"held-out examples, same seeds. The {coverage(level)} intervals hold all together with 95 % confidence."
+        f"held-out examples, same seeds. The {100 * level:.2f} % intervals hold all together with 95 % confidence."
     )
     measures = dict.fromkeys(one.measure for one in compared)
     charts = tuple(_forest(measure, compared, results) for measure in measures)
@@ -28,8 +28,8 @@ def verdicts_section(results: Results, compared: Sequence[Comparison]) -> Sectio
 def _forest(measure: Measure, compared: Sequence[Comparison], results: Results) -> Chart:
     ours = {one.arm: one for one in compared if one.measure == measure}
     arms = tuple(results.names[arm] for arm in ours)
-    values = "; ".join(f"{results.names[arm]} {signed(one.difference.value, measure)}" for arm, one in ours.items())
-    unit = f", {unit_of(measure)}" if unit_of(measure) else ""
+    values = "; ".join(f"{results.names[arm]} {measure.signed(one.difference.value)}" for arm, one in ours.items())
+    unit = f", {measure.unit}" if measure.unit else ""
     better = f" ({measure.better} is better)" if measure.better else ""
     series = (
         _points("difference shown", [one if one.is_different else None for one in ours.values()], arms),
@@ -44,13 +44,13 @@ def _forest(measure: Measure, compared: Sequence[Comparison], results: Results) 
         f"difference{unit}{better}",
         tuple(one for one in series if any(y is not None for y in one.y)),
         f"Differences from {results.reference}: {values}.",
-        bounds=f"{coverage(next(iter(ours.values())).level)} interval",
+        bounds=f"{100 * compared[0].level:.2f} % interval",
     )
 
 
 def _points(label: str, ours: Sequence[Comparison | None], arms: tuple[str, ...], is_faint: bool = False) -> Series:
     """Some of the comparisons, with gaps for the others."""
-    y, low, high = zip(*((None, None, None) if one is None else with_bounds(one) for one in ours), strict=True)
+    y, low, high = zip(*((None, None, None) if one is None else one.in_unit for one in ours), strict=True)
     return Series(label, arms, y, low, high, is_faint=is_faint)
 
 
@@ -58,9 +58,8 @@ def _table(compared: Sequence[Comparison], results: Results) -> Table:
     rows = []
     for one in compared:
         verdict = "different" if one.is_different else "no difference shown" if one.is_judged else "too few seeds"
-        least = None if one.detectable is None else in_unit(one.detectable, one.measure)
-        arm, unit = results.names[one.arm], unit_of(one.measure)
-        rows.append((one.measure.name, arm, *with_bounds(one), verdict, least, unit))
+        least = None if one.detectable is None else one.measure.scale * one.detectable
+        rows.append((one.measure.name, results.names[one.arm], *one.in_unit, verdict, least, one.measure.unit))
     columns = (
         Column("measure", "measure"),
         Column("arm", "arm"),
@@ -86,7 +85,7 @@ def by_task_section(results: Results, compared: Sequence[Comparison]) -> Section
             for measure in measures
             if measure in ours and ours[measure].is_different
         ]
-        cells = (cell for m in measures for cell in (with_bounds(ours[m]) if m in ours else EMPTY))
+        cells = (cell for m in measures for cell in (ours[m].in_unit if m in ours else EMPTY))
         rows.append((results.names[arm], *cells, ", ".join(verdicts) or "no difference shown"))
     values = (column for measure in measures for column in triple_columns(measure.id, measure.task or "all tokens"))
     columns = (Column("arm", "arm"), *values, Column("verdict", "verdict"))

@@ -9,25 +9,41 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import TrainerCallback
 
 from sftloss import version
 from sftloss.data import Example
+from sftloss.data.tasks import check_answer, question, reference_answer
 from sftloss.experiments.experiment import Experiment, Trial
-from sftloss.experiments.run.evaluate import drift_metrics, evaluated, held_out_loss
-from sftloss.experiments.run.material import Material, forecasts, material, second_draw, start
-from sftloss.experiments.run.results import ArmResult, Point, save, trial_folder
+from sftloss.experiments.metrics import (
+    Metric,
+    Sampling,
+    end_reliability,
+    evaluate_tokens,
+    forgetting,
+    generate,
+    output_metrics,
+    reliability,
+    token_metrics,
+)
+from sftloss.experiments.run.material import EncodedRows, Material, forecasts, material, second_draw, start
+from sftloss.experiments.run.results import Answer, ArmResult, Point, TokenScores, save, trial_folder
 from sftloss.files import write_atomic
 from sftloss.finetune import Recipe, fine_tune, read_choice, with_reference
 from sftloss.training import attachment_of
 
 _CURVE_ROWS = 96
+_GREEDY = (
+    "exact_match",
+    "abstains_unknown",
+    "abstains_known",
+)  # of the greedy answers, not of samples
 _EVALUATIONS = 20  # of held-out losses during training, for weightings that follow them
 
 
@@ -48,6 +64,7 @@ class ArmTrainer:
     digest: str
     save_every: int | None = None
     device: str = "auto"
+    _made: list[Material] = field(default_factory=list, init=False, repr=False)
 
     def train(self, trial: Trial) -> None:
         """Train one arm with one seed, evaluate it and write its result.
@@ -98,13 +115,9 @@ class ArmTrainer:
 
     def _material(self, tokenizer: Any) -> Material:
         """The rows, made once for all arms of this process."""
-        if not self._cache:
-            self._cache.append(material(self.experiment, tokenizer))
-        return self._cache[0]
-
-    @cached_property
-    def _cache(self) -> list[Material]:
-        return []
+        if not self._made:
+            self._made.append(material(self.experiment, tokenizer))
+        return self._made[0]
 
     def _with_needs(
         self, recipe: Recipe, model: Any, tokenizer: Any, folder: Path
@@ -130,6 +143,50 @@ class ArmTrainer:
             tokenizer.save_pretrained(folder)
             return replace(recipe, tasks=with_reference(recipe.tasks, folder)), None
         return recipe, None
+
+
+def evaluated(
+    experiment: Experiment, model: Any, tokenizer: Any, rows: EncodedRows, seed: int
+) -> tuple[dict[str, Any], tuple[Answer, ...]]:
+    """Fields of :class:`ArmResult` and the answers: one forward pass, greedy and sampled answers for each row."""
+    samples, limit = experiment.samples, experiment.max_new_tokens
+    table = evaluate_tokens(model, tokenizer, rows.examples)
+    greedy = drawn = generate(model, tokenizer, rows.examples, Sampling(max_new_tokens=limit))
+    if samples:
+        drawn = generate(model, tokenizer, rows.examples, Sampling(samples, limit, experiment.temperature, seed))
+    best, metrics = output_metrics(greedy, rows.records), output_metrics(drawn, rows.records)
+    if samples and "exact_match" in metrics:
+        metrics["sample_match"] = metrics["exact_match"]
+    step = max(1, samples)
+    by_row = [drawn[i : i + step] for i in range(0, len(drawn), step)]
+    fields = {
+        "metrics": {**token_metrics(table), **metrics, **{name: best[name] for name in _GREEDY if name in best}},
+        "reliability": reliability(table),
+        "end_reliability": end_reliability(table),
+        "scores": TokenScores(table.example.astype(np.int32), table.nll.astype(np.float32), table.is_top1),
+        "lengths": tuple(tuple(one.length for one in row) for row in by_row),
+        "reference_lengths": tuple(one.reference_length for one in greedy),
+        "is_sampled": samples > 0,
+    }
+    answers = (
+        Answer(
+            asked := question(record), reference_answer(record), one.text,
+            tuple(sample.text for sample in row if samples), check_answer(record, asked, one.text),
+        )
+        for record, one, row in zip(rows.records, greedy, by_row, strict=True)
+    )  # fmt: skip
+    return fields, tuple(answers)
+
+
+def held_out_loss(model: Any, tokenizer: Any, examples: Sequence[Example]) -> float:
+    """Mean loss of held-out tokens, nats."""
+    return float(np.mean(evaluate_tokens(model, tokenizer, examples).nll))
+
+
+def drift_metrics(before: Any, after: Any, tokenizer: Any, rows: EncodedRows) -> dict[str, Metric]:
+    """How far training moved the model on rows of another kind."""
+    loss = token_metrics(evaluate_tokens(after, tokenizer, rows.examples))["token_nll"]
+    return {"forget_nll": loss, **forgetting(before, after, tokenizer, rows.examples)}
 
 
 @contextmanager

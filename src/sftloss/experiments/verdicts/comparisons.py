@@ -16,6 +16,7 @@ from sftloss.experiments.experiment import Arm, Trial, arm_labels
 from sftloss.experiments.metrics import Gap, Mean, Ratio, crossed_mean, linearised, paired_difference
 from sftloss.experiments.run.results import ArmResult
 from sftloss.numbers import Floats, t_quantile
+from sftloss.words import number
 
 LEVEL = 0.95
 LEAST_SEEDS = 3
@@ -45,7 +46,6 @@ class Measure:
         key: Name of the metric in :class:`ArmResult`.
         name: Its name in sentences.
         better: The better direction; empty where neither is.
-        unit: Unit of a difference in sentences.
         kind: Kind of number, as in :class:`sftloss.document.Column`.
         task: Of this task's examples alone; empty for all.
         among: Of the examples of these tasks; empty for all.
@@ -54,7 +54,6 @@ class Measure:
     key: str
     name: str
     better: Literal["higher", "lower", ""]
-    unit: str = ""
     kind: Literal["number", "percent", "nats", "ratio"] = "number"
     task: str = ""
     among: tuple[str, ...] = ()
@@ -64,6 +63,24 @@ class Measure:
         """A name that no other measure has."""
         return f"{self.key}-{self.task}" if self.task else self.key
 
+    @property
+    def unit(self) -> str:
+        """Unit of a difference: percentage points for shares, empty for ratios and plain numbers."""
+        return {"percent": "percentage points", "nats": "nats"}.get(self.kind, "")
+
+    @property
+    def scale(self) -> float:
+        """What a difference is multiplied with to be in this unit."""
+        return 100.0 if self.kind == "percent" else 1.0
+
+    def words(self, difference: float) -> str:
+        """A difference with its unit, a minus sign where it is below zero."""
+        return f"{number(self.scale * difference)} {self.unit}".strip()
+
+    def signed(self, difference: float) -> str:
+        """A difference with its sign and unit."""
+        return ("+" if difference > 0 else "") + self.words(difference)
+
     def chosen(self, tasks: np.ndarray) -> np.ndarray | None:
         """Which examples it is about, given the task of each; None for all."""
         among = self.among or ((self.task,) if self.task else ())
@@ -71,12 +88,12 @@ class Measure:
 
 
 HEADLINE = (
-    Measure("token_nll", "held-out loss per token", "lower", "nats", "nats"),
-    Measure("example_nll", "held-out loss per example (mean of token means)", "lower", "nats", "nats"),
-    Measure("exact_match", "right answers", "higher", "", "percent"),
-    Measure("length_ratio", "answer length (generated over reference)", "", "", "ratio"),
+    Measure("token_nll", "held-out loss per token", "lower", "nats"),
+    Measure("example_nll", "held-out loss per example (mean of token means)", "lower", "nats"),
+    Measure("exact_match", "right answers", "higher", "percent"),
+    Measure("length_ratio", "answer length (generated over reference)", "", "ratio"),
     Measure("brier", "token Brier score", "lower"),
-    Measure("forget_kl", "drift on the second data file (KL from the start)", "lower", "nats", "nats"),
+    Measure("forget_kl", "drift on the second data file (KL from the start)", "lower", "nats"),
 )
 
 
@@ -100,6 +117,13 @@ class Comparison:
         """The simultaneous interval, within the range of the measure; None where there is too little data."""
         interval, end = self.difference.interval(self.level), largest_value(self.measure.key, self.measure.kind)
         return None if interval is None else clipped(interval, -end, end)
+
+    @property
+    def in_unit(self) -> tuple[float, float | None, float | None]:
+        """The difference and the ends of its simultaneous interval, in the unit of the measure."""
+        scale, bounds = self.measure.scale, self.bounds
+        ends = (None, None) if bounds is None else (scale * bounds.low, scale * bounds.high)
+        return scale * self.difference.value, *ends
 
     @property
     def detectable(self) -> float | None:
@@ -249,8 +273,7 @@ def measures_of(results: Results) -> tuple[Measure, ...]:
         tilted = results.tilted_tasks()
         return tuple(_among(one, tilted) if one.key == "length_ratio" and tilted else one for one in HEADLINE)
     by_task = (
-        Measure("token_nll", f"held-out loss per token of {task}", "lower", "nats", "nats", task)
-        for task in results.task_names
+        Measure("token_nll", f"held-out loss per token of {task}", "lower", "nats", task) for task in results.task_names
     )
     return (*(one for one in HEADLINE if one.key in ("token_nll", "exact_match")), *by_task)
 

@@ -9,14 +9,6 @@ from typing import Any
 from sftloss.document import Command, Cure, Finding, Interval
 from sftloss.experiments.experiment import Arm, Experiment
 from sftloss.experiments.verdicts.comparisons import ENOUGH_SEEDS, LEAST_SEEDS, LEAST_TILT, Comparison, Results
-from sftloss.experiments.verdicts.words import (
-    difference_sentence,
-    signed,
-    task_conclusion,
-    unit_of,
-    with_bounds,
-    with_unit,
-)
 from sftloss.rules import Evidence, Rule, findings_of
 from sftloss.words import counted, listed, number
 
@@ -113,13 +105,13 @@ def _difference(judged: tuple[Verdicts, Comparison]) -> Evidence | None:
     on, one = judged
     if not one.is_different:
         return None
-    value, low, high = with_bounds(one)
+    value, low, high = one.in_unit
     assert low is not None and high is not None
     return Evidence(
         difference_sentence(one, on.results),
         value,
         Interval(low, high, round(one.level, 4)),
-        "ratio" if one.measure.kind == "ratio" else unit_of(one.measure),
+        "ratio" if one.measure.kind == "ratio" else one.measure.unit,
         why=f"The difference is paired over examples and {len(on.results.seeds)} seeds. {_error_rate(on)}",
     )
 
@@ -143,7 +135,7 @@ def _no_verdict(on: Verdicts) -> Evidence | None:
         return None
     parts = []
     for measure, ours in _by_measure(rest).items():
-        values = ", ".join(f"{on.results.names[one.arm]} {signed(one.difference.value, measure)}" for one in ours)
+        values = ", ".join(f"{on.results.names[one.arm]} {measure.signed(one.difference.value)}" for one in ours)
         parts.append(f"{measure.name} ({values if len(ours) <= _NAMED else f'{len(ours)} arms'})")
     return Evidence(f"There is too little data for a verdict against {on.results.reference}: {'; '.join(parts)}.")
 
@@ -162,7 +154,7 @@ def _detectable(equal: Sequence[Comparison], on: Verdicts) -> str:
     arms, parts = {one.arm for one in on.compared}, []
     for measure, ours in _by_measure(equal).items():
         sizes = [one.detectable for one in ours]
-        least = "none, however large" if None in sizes else with_unit(max(s for s in sizes if s is not None), measure)
+        least = "none, however large" if None in sizes else measure.words(max(s for s in sizes if s is not None))
         where = listed([on.results.names[one.arm] for one in ours]) if len(ours) <= _NAMED else f"{len(ours)} arms"
         parts.append(f"{measure.name} {least}" + (f" ({where})" if len(ours) < len(arms) else ""))
     return f"Of 5 experiments of this size, 4 would find a difference of about: {'; '.join(parts)}."
@@ -240,3 +232,38 @@ def _length_line(results: Results) -> tuple[str, ...]:
         if predicted is not None and generated is not None and abs(predicted - 1.0) >= LEAST_TILT:
             parts.append(f"{results.names[arm]} {predicted:.2f}× predicted, {generated.value:.2f}× generated")
     return (f"Answer length relative to {results.reference}: {'; '.join(parts)}.",) if parts else ()
+
+
+def difference_sentence(one: Comparison, results: Results) -> str:
+    """The sentence of a difference that the data supports."""
+    measure, value = one.measure, one.difference.value
+    _, low, high = one.in_unit
+    assert low is not None and high is not None
+    more = "higher" if value > 0 else "lower"
+    judged = "" if not measure.better else ", which is better" if measure.better == more else ", which is worse"
+    return (
+        f"{results.names[one.arm]}: {measure.name} is {measure.words(abs(value))} {more} than with "
+        f"{results.reference}{judged} (simultaneous interval {number(low)} to {number(high)})."
+    )
+
+
+def task_conclusion(compared: Sequence[Comparison], results: Results) -> str:
+    """How many arms lowered or raised a held-out loss, with the tasks in which they did."""
+    losses = [one for one in compared if one.measure.key == "token_nll"]
+    arms = tuple(dict.fromkeys(one.arm for one in losses))
+    if not any(one.is_judged for one in losses):
+        return "There are too few seeds for a verdict on any task."
+
+    def moved(sign: int) -> tuple[str, ...]:
+        there = [one for one in losses if one.is_different and one.difference.value * sign > 0]
+        where = {arm: [one.measure.task or "all tokens" for one in there if one.arm == arm] for arm in arms}
+        return tuple(f"{results.names[arm]} ({', '.join(tasks)})" for arm, tasks in where.items() if tasks)
+
+    lower, higher = moved(-1), moved(1)
+    equal = len(arms) - len({one.arm for one in losses if one.is_different})
+    parts = (
+        f"{len(lower)} of {len(arms)} arms lowered a held-out loss" + (f": {listed(lower)}" if lower else ""),
+        f"{len(higher)} raised one" + (f": {listed(higher)}" if higher else ""),
+        f"{equal} show no difference",
+    )
+    return "; ".join(parts) + "."
