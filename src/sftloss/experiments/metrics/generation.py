@@ -113,7 +113,10 @@ def generate(
     decoder = model if isinstance(model, Decoder) else open_decoder(model)
     generated: dict[tuple[int, int], Generated] = {}
     with decoder.evaluating(), _without_settings(decoder.model):
-        for chosen in _groups(prompts, max(1, sampling.outputs_per_batch // sampling.samples)):
+        # similar prompt lengths together, longest first: little padding, and a lack of memory shows at once
+        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+        size = max(1, sampling.outputs_per_batch // sampling.samples)
+        for chosen in (order[start : start + size] for start in range(0, len(order), size)):
             outputs = _new_tokens(decoder, [prompts[i] for i in chosen], ends, sampling, pad_id_of(tokenizer))
             for place, ids in enumerate(outputs.tolist()):
                 row, sample = chosen[place // sampling.samples], place % sampling.samples
@@ -131,12 +134,6 @@ def _prompt(example: Example) -> tuple[Tensor, int]:
     while start > 1 and is_answer[start - 1]:
         start -= 1
     return example.input_ids[:start], stop - start
-
-
-def _groups(prompts: Sequence[Tensor], size: int) -> Iterator[list[int]]:
-    """Rows of similar prompt length, longest first: little padding, and a lack of memory shows at once."""
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
-    return (order[start : start + size] for start in range(0, len(order), size))
 
 
 def _new_tokens(decoder: Decoder, prompts: Sequence[Tensor], ends: list[int], sampling: Sampling, pad: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import comb
 
 import numpy as np
@@ -12,7 +12,6 @@ from sftloss.data.examples import Record
 from sftloss.data.tasks import abstains, check_answer, is_answerable, question, reference_answer
 from sftloss.experiments.metrics.generation import Generated
 from sftloss.experiments.metrics.shapes import Gap, Metric, Ratio
-from sftloss.numbers import Floats
 
 Outputs = tuple[Generated, ...]
 _PASS = "pass_at_"
@@ -63,19 +62,17 @@ def output_metrics(outputs: Sequence[Generated], rows: Sequence[Record]) -> dict
     pairs = list(zip(groups, rows, strict=True))
     scores = [[check_answer(row, question(row), output.text) for output in group] for group, row in pairs]
     right = [None if None in row else [float(s or 0.0) for s in row] for row in scores]  # None: no checker
-    says_unknown = _share(groups, lambda output: abstains(output.text))
+    unknown = [np.mean([abstains(output.text) for output in group]) for group in groups]
     answerable = [is_answerable(row, question(row)) for row in rows]
+    own = [reference_answer(row).strip() for row in rows]
     metrics: dict[str, Metric] = {
-        "exact_match": _mean(None if row is None else float(np.mean(row)) for row in right),
-        "verbatim": _mean(
-            float(np.mean([output.text.strip() == reference_answer(row).strip() for output in group]))
-            for group, row in pairs
-        ),
+        "exact_match": _mean(None if row is None else np.mean(row) for row in right),
+        "verbatim": _mean(np.mean([o.text.strip() == text for o in g]) for g, text in zip(groups, own, strict=True)),
         **_length_metrics(groups),
         "repetition": _mean(_repetition(group, 4) for group in groups),
         "repetition_2": _mean(_repetition(group, 2) for group in groups),
-        "abstains_unknown": _mean(s if a is False else None for s, a in zip(says_unknown, answerable, strict=True)),
-        "abstains_known": _mean(s if a is True else None for s, a in zip(says_unknown, answerable, strict=True)),
+        "abstains_unknown": _mean(s if a is False else None for s, a in zip(unknown, answerable, strict=True)),
+        "abstains_known": _mean(s if a is True else None for s, a in zip(unknown, answerable, strict=True)),
     }
     if len(groups[0]) > 1:
         metrics |= _sample_metrics(groups, right)
@@ -94,30 +91,24 @@ def _by_row(outputs: Sequence[Generated], rows: Sequence[Record]) -> list[Output
     return [tuple(group) for group in groups]
 
 
-def _mean(values: Iterable[float | None]) -> Ratio:
+def _mean(values: Iterable[float | np.floating | None]) -> Ratio:
     """A mean over the rows that have a value."""
     array = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    has_value = np.isfinite(array)
-    return Ratio(np.where(has_value, array, 0.0), has_value.astype(np.float64))
-
-
-def _share(groups: Sequence[Outputs], is_so: Callable[[Generated], bool]) -> Floats:
-    return np.array([np.mean([is_so(output) for output in group]) for group in groups], dtype=np.float64)
+    return Ratio(np.nan_to_num(array), np.isfinite(array).astype(np.float64))
 
 
 def _length_metrics(groups: Sequence[Outputs]) -> dict[str, Metric]:
     lengths = np.array([[output.length for output in group] for group in groups], dtype=np.float64)
     own = np.array([group[0].reference_length for group in groups], dtype=np.float64)
-    ones = np.ones(len(groups))
     # the distribution functions at every length that occurs, where they can differ most
     grid = np.unique(np.concatenate([lengths.ravel(), own]))
     below = np.stack([(lengths <= x).mean(axis=1) - (own <= x) for x in grid], axis=1)
     return {
-        "length": Ratio(lengths.mean(axis=1), ones),
+        "length": _mean(lengths.mean(axis=1)),
         "length_ratio": Ratio(lengths.mean(axis=1), own),
-        "length_ks": Gap(below, ones, "max"),
-        "truncated": Ratio(_share(groups, lambda output: not output.ended), ones),
-        "empty": Ratio(_share(groups, lambda output: not output.text.strip()), ones),
+        "length_ks": Gap(below, np.ones(len(groups)), "max"),
+        "truncated": _mean(np.mean([not output.ended for output in group]) for group in groups),
+        "empty": _mean(np.mean([not output.text.strip() for output in group]) for group in groups),
     }
 
 
@@ -138,11 +129,10 @@ def _sample_metrics(groups: Sequence[Outputs], right: Sequence[list[float] | Non
         sizes = np.array([[len(set(row)), len(row)] for row in grams], dtype=np.float64)
         metrics[f"distinct_{n}"] = Ratio(sizes[:, 0], sizes[:, 1])
     counts = [Counter(output.text.strip() for output in group) for group in groups]
-    metrics["unique"] = _mean(len(count) / count.total() for count in counts)
-    metrics["agreement"] = _mean(max(count.values()) / count.total() for count in counts)
-    metrics["self_consistency"] = _mean(
-        None if row is None else _majority(group, row) for group, row in zip(groups, right, strict=True)
-    )
+    metrics["unique"] = _mean(len(count) / samples for count in counts)
+    metrics["agreement"] = _mean(max(count.values()) / samples for count in counts)
+    scored = list(zip(groups, right, strict=True))
+    metrics["self_consistency"] = _mean(None if row is None else _majority(group, row) for group, row in scored)
     for n in (2**k for k in range(samples.bit_length())):
         metrics[f"{_PASS}{n}"] = _mean(
             None if row is None else pass_at(n, samples, sum(score >= 1 for score in row)) for row in right

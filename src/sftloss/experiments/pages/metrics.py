@@ -10,37 +10,22 @@ import numpy as np
 from sftloss.document import Chart, Section, Series, Table
 from sftloss.experiments.experiment import Arm
 from sftloss.experiments.metrics import Bin
-from sftloss.experiments.pages.tables import (
-    ABSTENTION,
-    ANSWERS,
-    CALIBRATION,
-    FORGETTING,
-    LOSS,
-    Side,
-    chart_lines,
-    difference_cells,
-    grey_note,
-    in_parts,
-    metric_table,
-    named_arms,
-    sample_metrics,
-    two_way_table,
-)
+from sftloss.experiments.pages import tables
 from sftloss.experiments.verdicts.comparisons import HEADLINE, Results
 from sftloss.words import listed, number
 
 _LOG = 5.0  # a loss that falls by a larger factor is drawn on a logarithmic axis
-SEEDS_BAND = "lowest to highest seed"
 
 
 def metrics_section(results: Results) -> Section:
     """Common metrics of every arm with their intervals."""
     drawn = "sampled" if results.first.is_sampled else "greedy"
-    tables = (
-        metric_table(results, LOSS, "metrics-loss", "Loss and right answers"),
-        metric_table(results, ANSWERS, "metrics-answers", f"Length and form of {drawn} answers"),
-        metric_table(results, sample_metrics(results), "metrics-samples", "Several samples of one prompt"),
-        metric_table(results, ABSTENTION, "metrics-unknown", "Questions without an answer"),
+    samples = tables.sample_metrics(results)
+    parts = (
+        tables.metric_table(results, tables.LOSS, "metrics-loss", "Loss and right answers"),
+        tables.metric_table(results, tables.ANSWERS, "metrics-answers", f"Length and form of {drawn} answers"),
+        tables.metric_table(results, samples, "metrics-samples", "Several samples of one prompt"),
+        tables.metric_table(results, tables.ABSTENTION, "metrics-unknown", "Questions without an answer"),
         *_further_differences(results),
     )
     return Section(
@@ -48,7 +33,7 @@ def metrics_section(results: Results) -> Section:
         "All metrics",
         "All arms are measured by cross-entropy on held-out rows, because their own losses cannot be compared. It "
         "favours arms that train cross-entropy; right answers, lengths and calibration favour no arm.",
-        tables=tuple(table for table in tables if table is not None),
+        tables=tuple(table for table in parts if table is not None),
         notes=(
             "Brackets are 95 % intervals over seeds and examples; there are none where all examples of all seeds "
             "agree. For a metric that is not a mean over examples (calibration error, KS) they are the lowest and the "
@@ -61,15 +46,18 @@ def metrics_section(results: Results) -> Section:
 def _further_differences(results: Results) -> tuple[Table, ...]:
     """Paired differences of the metrics without verdicts, metric by arm."""
     judged, arms = {measure.key for measure in HEADLINE}, results.arms[1:]
-    shown = (one for one in (*CALIBRATION, *ANSWERS, *sample_metrics(results), *ABSTENTION, *LOSS))
-    values = {one: [difference_cells(results, arm, one) for arm in arms] for one in shown if one.key not in judged}
-    values = {one: cells for one, cells in values.items() if any(value is not None for value, *_ in cells)}
-    if not values:
+    samples = tables.sample_metrics(results)
+    shown = (*tables.CALIBRATION, *tables.ANSWERS, *samples, *tables.ABSTENTION, *tables.LOSS)
+    cells = {
+        one: [tables.difference_cells(results, arm, one) for arm in arms] for one in shown if one.key not in judged
+    }
+    cells = {one: row for one, row in cells.items() if any(value is not None for value, *_ in row)}
+    if not cells:
         return ()
-    labels = [one.label + {"percent": ", points", "nats": ", nats"}.get(one.kind, "") for one in values]
-    down, across = Side("measure", labels), Side("arm", [results.names[arm] for arm in arms])
-    title = "Further differences from the first arm"
-    return in_parts(two_way_table("metrics-differences", title, down, across, list(values.values()), "number"))
+    labels = [one.label + {"percent": ", points", "nats": ", nats"}.get(one.kind, "") for one in cells]
+    down, across = tables.Side("measure", labels), tables.Side("arm", [results.names[arm] for arm in arms])
+    title, values = "Further differences from the first arm", list(cells.values())
+    return tables.in_parts(tables.two_way_table("metrics-differences", title, down, across, values, "number"))
 
 
 def curves_section(results: Results) -> Section | None:
@@ -82,17 +70,16 @@ def curves_section(results: Results) -> Section | None:
             return None
         start = sum(points[steps[0]] for points in by_seed) / len(by_seed)
         # the start, equal for all arms, is far above everything that differs
-        columns = [[points[step] for points in by_seed] for step in (steps[1:] if len(steps) > 2 else steps)]
-        means = tuple(sum(column) / len(column) for column in columns)
-        band = (tuple(map(min, columns)), tuple(map(max, columns))) if len(by_seed) > 1 else (None, None)
-        lines[arm] = Series(results.names[arm], tuple(map(float, steps[-len(columns) :])), means, *band)
-    ends = listed([f"{results.names[arm]} {number(lines[arm].y[-1] or 0.0)}" for arm in named_arms(results)])
+        columns = {step: [points[step] for points in by_seed] for step in (steps[1:] if len(steps) > 2 else steps)}
+        if (line := tables.seeds_line(results.names[arm], columns)) is not None:
+            lines[arm] = line
+    ends = listed([f"{results.names[arm]} {number(lines[arm].y[-1] or 0.0)}" for arm in tables.named_arms(results)])
     lead = f"With equal steps and tokens, held-out loss went from {number(start)} nats per token to: {ends}."
-    lead += grey_note(results)
+    lead += tables.grey_note(results)
     shown = [value for line in lines.values() for value in line.y if value is not None]
     chart = Chart(
         "curves", "line", "Held-out loss during training", "optimizer step", "loss per token, nats",
-        chart_lines(results, lines), lead, format_x="integer", format_y="nats", bounds=SEEDS_BAND,
+        tables.chart_lines(results, lines), lead, format_x="integer", format_y="nats", bounds=tables.SEEDS_BAND,
         scale_y="log" if min(shown) > 0 and max(shown) > _LOG * min(shown) else "linear",
     )  # fmt: skip
     note = ("Cross-entropy of the tokens of the first 96 held-out rows, for every arm. The point before the first step "
@@ -117,7 +104,7 @@ def calibration_section(results: Results) -> Section | None:
     drawn = tuple(chart for chart in charts if chart is not None)
     if not drawn:
         return None
-    table = metric_table(results, CALIBRATION, "calibration", "Calibration")
+    table = tables.metric_table(results, tables.CALIBRATION, "calibration", "Calibration")
     return Section(
         "calibration",
         "Calibration",
@@ -141,14 +128,14 @@ def _diagram(results: Results, bins: Mapping[Arm, Sequence[Sequence[Bin]]], empt
             tuple(float(np.mean([b.observed for b in column])) for column in points),
         )
     ends = (0.0, 1.0)
-    series = (Series("calibrated", ends, ends, is_reference=True), *chart_lines(results, lines))
-    return replace(empty, series=series, description=f"{empty.description}{grey_note(results)}",
+    series = (Series("calibrated", ends, ends, is_reference=True), *tables.chart_lines(results, lines))
+    return replace(empty, series=series, description=f"{empty.description}{tables.grey_note(results)}",
                    format_x="percent", format_y="percent")  # fmt: skip
 
 
 def forgetting_section(results: Results) -> Section | None:
     """The second data file before and after training."""
-    table = metric_table(results, FORGETTING, "forgetting", "Second data file")
+    table = tables.metric_table(results, tables.FORGETTING, "forgetting", "Second data file")
     if table is None:
         return None
     return Section(

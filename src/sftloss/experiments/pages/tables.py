@@ -11,7 +11,7 @@ import numpy as np
 from sftloss.document import Column, Series, Table
 from sftloss.experiments.experiment import Arm
 from sftloss.experiments.metrics import Mean, pass_counts
-from sftloss.experiments.verdicts.comparisons import Results, clipped, largest_value
+from sftloss.experiments.verdicts.comparisons import Results, largest_value
 
 NumberKind = Literal["text", "integer", "number", "percent", "ratio", "nats"]
 Triple = tuple[float | None, float | None, float | None]
@@ -19,6 +19,7 @@ Triple = tuple[float | None, float | None, float | None]
 EMPTY: Triple = (None, None, None)
 WIDE = 6
 """With more arms than this, a table has arms as rows and a chart names only some of them."""
+SEEDS_BAND = "lowest to highest seed"
 _ROWS = 12  # a page of Markdown shows so many
 _CHANGES = ("forget_change", "forget_accuracy")  # these may be negative
 
@@ -93,18 +94,16 @@ def value_cells(results: Results, arm: Arm, one: ShownMetric, chosen: np.ndarray
     if mean is not None:
         end = largest_value(one.key, one.kind)
         return mean_cells(mean, (-end if one.key in _CHANGES else 0.0, end))
-    if chosen is not None:
-        return EMPTY
-    metrics = (metric for r in results.of(arm) if (metric := {**r.metrics, **r.forgetting}.get(one.key)) is not None)
-    values = [value for metric in metrics if not np.isnan(value := metric.value())]
+    metrics = (r.metrics.get(one.key) for r in results.of(arm)) if chosen is None else ()
+    values = [value for metric in metrics if metric is not None and not np.isnan(value := metric.value())]
     return (sum(values) / len(values), min(values), max(values)) if values else EMPTY
 
 
 def difference_cells(results: Results, arm: Arm, one: ShownMetric) -> Triple:
     """Arm minus first arm with its 95 % interval; in percentage points for shares."""
-    mean, end = results.difference(arm, one.key), largest_value(one.key, one.kind)
-    factor = 100.0 if one.kind == "percent" else 1.0
-    value, low, high = (None if v is None else factor * v for v in mean_cells(mean, (-end, end)))
+    end, scale = largest_value(one.key, one.kind), 100.0 if one.kind == "percent" else 1.0
+    cells = mean_cells(results.difference(arm, one.key), (-end, end))
+    value, low, high = (None if cell is None else scale * cell for cell in cells)
     return value, low, high
 
 
@@ -113,10 +112,7 @@ def mean_cells(mean: Mean | None, bounds: tuple[float, float] = (-np.inf, np.inf
     if mean is None:
         return EMPTY
     interval = mean.interval() if mean.error else None
-    if interval is None:
-        return mean.value, None, None
-    interval = clipped(interval, *bounds)
-    return mean.value, interval.low, interval.high
+    return mean.value, *((None, None) if interval is None else np.clip((interval.low, interval.high), *bounds).tolist())
 
 
 def triple_columns(key: str, label: str, kind: NumberKind = "number", help: str = "") -> tuple[Column, ...]:
@@ -177,6 +173,16 @@ def named_arms(results: Results) -> tuple[Arm, ...]:
     by_loss = sorted(losses, key=losses.__getitem__)
     chosen = (results.arms[0], *by_loss[:1], *by_loss[-1:])
     return tuple(arm for arm in results.arms if arm in chosen)
+
+
+def seeds_line(label: str, columns: Mapping[int, Sequence[float]]) -> Series | None:
+    """A line over steps: the mean over seeds, and the band from the lowest to the highest; None without a step."""
+    if not columns:
+        return None
+    values = columns.values()
+    means = tuple(sum(column) / len(column) for column in values)
+    band = (tuple(map(min, values)), tuple(map(max, values))) if max(map(len, values)) > 1 else (None, None)
+    return Series(label, tuple(map(float, columns)), means, *band)
 
 
 def chart_lines(results: Results, lines: Mapping[Arm, Series]) -> tuple[Series, ...]:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sftloss.document import Cell, Chart, Column, Section, Series, Table
+from sftloss.document import Chart, Column, Section, Series, Table
 from sftloss.experiments.experiment import Arm
-from sftloss.experiments.pages.metrics import SEEDS_BAND
-from sftloss.experiments.pages.tables import NumberKind, ShownMetric, in_parts, triple_columns
+from sftloss.experiments.pages.tables import (
+    SEEDS_BAND,
+    NumberKind,
+    ShownMetric,
+    Triple,
+    in_parts,
+    seeds_line,
+    triple_columns,
+)
 from sftloss.experiments.verdicts.comparisons import Results
 from sftloss.words import number, percent
 
@@ -72,11 +79,10 @@ def conflicts_section(results: Results) -> Section | None:
 def _weights_chart(results: Results, arm: Arm, index: int) -> Chart | None:
     """The weights of one arm, one line per task; None where none moved."""
     lines = [_line(results, arm, f"task_weight/{task}", task) for task in _tasks(results, [arm])]
-    series = [line for line in lines if line is not None]
-    ranges = [[v for v in (*(line.low or ()), *(line.high or ())) if v is not None] for line in series]
-    if not any(max(values) - min(values) > _MOVED for values in ranges) or len(series[0].x) < 2:
+    ranges = [[v for v in (*line.y, *(line.low or ()), *(line.high or ())) if v is not None] for line in lines if line]
+    if not any(len(values) > 1 and max(values) - min(values) > _MOVED for values in ranges):
         return None
-    return _chart(f"task-weights-{index}", results.names[arm], "weight", "number", series)
+    return _chart(f"task-weights-{index}", results.names[arm], "weight", "number", lines)
 
 
 def _charts_over_time(results: Results, arms: Sequence[Arm]) -> list[Chart]:
@@ -102,14 +108,9 @@ def _chart(id: str, title: str, label: str, kind: NumberKind, lines: Sequence[Se
 
 
 def _line(results: Results, arm: Arm, key: str, label: str) -> Series | None:
-    """Mean, lowest and highest over the seeds that have the value, without the start; None where no seed has it."""
+    """The value over the seeds that have it, without the start; None where no seed has it."""
     columns = {p.step: _values(results, arm, key, p.step) for p in results.of(arm)[0].curve[1:]}
-    columns = {step: values for step, values in columns.items() if values}
-    if not columns:
-        return None
-    means = tuple(sum(values) / len(values) for values in columns.values())
-    ends = (tuple(map(min, columns.values())), tuple(map(max, columns.values())))
-    return Series(label, tuple(map(float, columns)), means, *ends)
+    return seeds_line(label, {step: values for step, values in columns.items() if values})
 
 
 def _weights_table(results: Results, arms: Sequence[Arm]) -> Table:
@@ -141,7 +142,7 @@ def _tasks(results: Results, arms: Sequence[Arm]) -> list[str]:
     return sorted(key.removeprefix("task_weight/") for key in keys if key.startswith("task_weight/"))
 
 
-def _last(results: Results, arm: Arm, key: str) -> tuple[Cell, Cell, Cell]:
+def _last(results: Results, arm: Arm, key: str) -> Triple:
     """Mean, lowest and highest seed in the last step."""
     values = _values(results, arm, key, results.of(arm)[0].curve[-1].step)
     return _mean(values), min(values, default=None), max(values, default=None)
@@ -153,5 +154,5 @@ def _values(results: Results, arm: Arm, key: str, step: int) -> list[float]:
     return [p.tasks[key] for p in points if key in p.tasks]
 
 
-def _mean(values: Sequence[float]) -> Cell:
+def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None

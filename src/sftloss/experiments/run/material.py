@@ -53,8 +53,7 @@ class EncodedRows:
     def pick(self, chosen: Iterable[int]) -> EncodedRows:
         """The rows with these indices."""
         at = list(chosen)
-        picked = {name: tuple(getattr(self, name)[i] for i in at) for name in ("records", "examples")}
-        return replace(self, **picked)
+        return replace(self, records=tuple(self.records[i] for i in at), examples=tuple(self.examples[i] for i in at))
 
 
 class Material(NamedTuple):
@@ -176,19 +175,12 @@ def _llama(experiment: Experiment, tokenizer: Any, seed: int) -> Any:
 
     width = experiment.width
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=3 * width,
-        num_hidden_layers=experiment.layers,
-        num_attention_heads=experiment.heads,
-        num_key_value_heads=experiment.heads,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width,
+        num_hidden_layers=experiment.layers, num_attention_heads=experiment.heads,
+        num_key_value_heads=experiment.heads, max_position_embeddings=2048, tie_word_embeddings=True,
         initializer_range=0.8 * width**-0.5,  # at 0.02 a model this narrow does not learn to copy
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=pad_id_of(tokenizer),
-    )
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=pad_id_of(tokenizer),
+    )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)

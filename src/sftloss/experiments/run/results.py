@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,13 +74,11 @@ class ArmResult:
         trial: Arm and seed.
         digest: Digest of what the arms share.
         steps: Optimizer steps.
-        tokens: Tokens of all training passes, padding not counted, as the passes counted them.
-        trained_tokens: Those of them that had a weight.
+        tokens, trained_tokens: Tokens of all training passes without padding, and those of them that had a weight.
         metrics: Metrics by name, with every row's part, so that differences can be paired.
         curve: Held-out loss during training.
         reliability: Confidence against accuracy, bins with about equally many tokens.
-        lengths: Tokens of each answer, the end included, ``(rows, answers)``: of every sampled answer, or of the greedy
-            answers where none are sampled.
+        lengths: Tokens of each sampled (or else greedy) answer, the end included, ``(rows, answers)``.
         reference_lengths: Tokens of the held-out rows' own answers, ``(rows,)``.
         groups: Task, language and prompt of the held-out rows.
         forgetting: Metrics on the rows of another kind; empty where there are none.
@@ -201,31 +199,24 @@ def _json(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays as lists, records as mappings."""
+    """Arrays as lists, records as mappings; whole numbers without their ".0", which is half the bytes of counts."""
     if isinstance(value, Command):
         return str(value)
-    return _numbers(value) if isinstance(value, np.ndarray) else dict(vars(value))
-
-
-def _numbers(values: NDArray[Any]) -> list[Any]:
-    """Whole numbers without their ".0": half the bytes of counts and scores."""
-    if values.ndim > 1:
-        return [_numbers(row) for row in values]
-    return [int(v) if v == int(v) else v for v in values.astype(np.float64).tolist()]
+    if not isinstance(value, np.ndarray):
+        return dict(vars(value))
+    return list(value) if value.ndim > 1 else [int(v) if v == int(v) else v for v in value.astype(float).tolist()]
 
 
 def _read(values: dict[str, Any]) -> ArmResult:
-    records: dict[str, Any] = {
-        "trial": Trial(Arm(**values["trial"]["arm"]), values["trial"]["seed"]),
-        "groups": RowGroups(**{name: tuple(column) for name, column in values["groups"].items()}),
-        "lengths": tuple(map(tuple, values["lengths"])),
-        "reference_lengths": tuple(values["reference_lengths"]),
-        "curve": tuple(Point(*point) for point in values["curve"]),
-        "row_findings": tuple(Finding(**{**one, "rows": tuple(one["rows"])}) for one in values["row_findings"]),
-        "forecasts": {name: TaskForecast(**one) for name, one in values["forecasts"].items()},
+    read: dict[str, Callable[[Any], Any]] = {
+        "trial": lambda trial: Trial(Arm(**trial["arm"]), trial["seed"]),
+        "groups": lambda columns: RowGroups(**{name: tuple(column) for name, column in columns.items()}),
+        "lengths": lambda rows: tuple(map(tuple, rows)),
+        "reference_lengths": tuple,
+        "curve": lambda points: tuple(Point(*point) for point in points),
+        "row_findings": lambda all: tuple(Finding(**{**one, "rows": tuple(one["rows"])}) for one in all),
+        "forecasts": lambda tasks: {name: TaskForecast(**one) for name, one in tasks.items()},
+        **dict.fromkeys(("metrics", "forgetting"), lambda all: {key: read_metric(one) for key, one in all.items()}),
+        **dict.fromkeys(("reliability", "end_reliability"), lambda bins: tuple(Bin(*one) for one in bins)),
     }
-    for name in ("metrics", "forgetting"):
-        records[name] = {key: read_metric(metric) for key, metric in values[name].items()}
-    for name in ("reliability", "end_reliability"):
-        records[name] = tuple(Bin(*one) for one in values[name])
-    return ArmResult(**{**values, **records})
+    return ArmResult(**{name: read[name](value) if name in read else value for name, value in values.items()})

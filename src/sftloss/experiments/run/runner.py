@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
@@ -81,9 +81,8 @@ def run_arms(experiment: Experiment, folder: Path, execution: Execution) -> Resu
             finished(trial)
     elif waiting:
         order = {"folder": str(folder), "digest": digest, "save_every": execution.save_every}
-        _Workers({"experiment": experiment.plain(), **order}, devices).train(waiting, finished)
-    loaded = {trial: load(folder, trial, digest) for trial in trials}
-    results = {trial: result for trial, result in loaded.items() if result is not None}
+        _train_in_workers({"experiment": experiment.plain(), **order}, devices, waiting, finished)
+    results = {trial: result for trial in trials if (result := load(folder, trial, digest)) is not None}
     if len(results) < len(trials):
         missing = ", ".join(trial.name for trial in trials if trial not in results)
         raise RuntimeError(f"no result of {missing}; run the same command again")
@@ -125,93 +124,88 @@ def worker_environment(device: str, ours: Mapping[str, str]) -> dict[str, str]:
     return {**environment, "CUDA_VISIBLE_DEVICES": number}
 
 
-class _Workers:
-    """Processes that take trials from one queue; the first failure ends all of them."""
+def _train_in_workers(
+    order: Mapping[str, Any], devices: Sequence[str], trials: Sequence[Trial], finished: Callable[[Trial], None]
+) -> None:
+    """Train in one process for each device; the first failure ends all of them."""
+    environments = [worker_environment(device, os.environ) for device in devices]
+    workers: list[_Worker] = []
+    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
 
-    def __init__(self, order: dict[str, Any], devices: Sequence[str]) -> None:
-        self.order, self.devices = order, devices
-        self.outcomes: queue.Queue[dict[str, Any]] = queue.Queue()
-        self.processes: list[subprocess.Popen[str]] = []
-
-    def train(self, trials: Sequence[Trial], finished: Callable[[Trial], None]) -> None:
-        waiting: queue.Queue[Trial] = queue.Queue()
-        for trial in trials:
-            waiting.put(trial)
-        by_name = {trial.name: trial for trial in trials}
-        threads = []
-        environments = [worker_environment(device, os.environ) for device in self.devices]
+    def train(trial: Trial) -> Trial:
+        worker = idle.get()
         try:
-            for device, environment in zip(self.devices, environments, strict=True):
-                worker = self._start(device.partition(":")[0], environment)
-                threads.append(threading.Thread(target=self._serve, args=(worker, waiting), daemon=True))
-                threads[-1].start()
-            for _ in trials:
-                outcome = self.outcomes.get()
-                if "error" in outcome:
-                    raise getattr(errors, outcome["error"], RuntimeError)(
-                        outcome["message"], **outcome.get("about", {})
-                    )
-                finished(by_name[outcome["trial"]])
+            worker.train(trial)
         finally:
-            for process in self.processes:
-                process.kill()
-            for thread in threads:
-                thread.join()
+            idle.put(worker)
+        return trial
 
-    def _start(self, kind: str, environment: Mapping[str, str]) -> tuple[subprocess.Popen[str], Any]:
-        log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives as the process
+    with ThreadPoolExecutor(len(devices)) as pool:
         try:
-            process = subprocess.Popen(
+            for device, environment in zip(devices, environments, strict=True):
+                workers.append(_Worker({**order, "device": device.partition(":")[0]}, environment))
+                idle.put(workers[-1])
+            for outcome in as_completed([pool.submit(train, trial) for trial in trials]):
+                finished(outcome.result())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in workers:
+                worker.end()
+
+
+class _Worker:
+    """A process that trains: names of trials go in, outcomes come out, what else it prints is its log."""
+
+    def __init__(self, order: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - until `end`
+        try:
+            self.process = subprocess.Popen(
                 [sys.executable, "-m", "sftloss.experiments.run.worker"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8", env=environment,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, encoding="utf-8",
+                env=environment,
             )  # fmt: skip
         except BaseException:
-            log.close()
+            self.log.close()
             raise
-        self.processes.append(process)
-        assert process.stdin is not None
         with suppress(BrokenPipeError):  # if the process has died already, its first trial reports it
-            process.stdin.write(json.dumps({**self.order, "device": kind}) + "\n")
-            process.stdin.flush()
-        return process, log
+            self._send(json.dumps(order))
 
-    def _serve(self, worker: tuple[subprocess.Popen[str], Any], waiting: queue.Queue[Trial]) -> None:
-        """Give one worker trial after trial, in a thread of its own, until none waits or one failed."""
-        process, log = worker
-        with suppress(BrokenPipeError), process, log:
-            while True:
-                try:
-                    trial = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                outcome = _train_there(process, log, trial)
-                self.outcomes.put(outcome)
-                if "error" in outcome:
-                    return
+    def train(self, trial: Trial) -> None:
+        """Train one trial.
 
-
-def _train_there(process: subprocess.Popen[str], log: Any, trial: Trial) -> dict[str, Any]:
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        process.stdin.write(trial.name + "\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
-    except BrokenPipeError:
+        Raises:
+            SftlossError: What the training raised there; or :class:`MachineError` if the process was killed.
+        """
         line = ""
-    # half a line: the worker died while it wrote
-    outcome: dict[str, Any] = json.loads(line) if line.endswith("\n") else _death(process, log, trial)
-    return outcome
+        with suppress(BrokenPipeError):
+            self._send(trial.name)
+            assert self.process.stdout is not None
+            line = self.process.stdout.readline()
+        if not line.endswith("\n"):  # half a line: the worker died while it wrote
+            raise self._death(trial)
+        outcome = json.loads(line)
+        if "error" in outcome:
+            raise getattr(errors, outcome["error"])(outcome["message"], **outcome["about"])
 
+    def end(self) -> None:
+        """Kill the process."""
+        self.process.kill()
+        with suppress(BrokenPipeError), self.process, self.log:
+            pass
 
-def _death(process: subprocess.Popen[str], log: Any, trial: Trial) -> dict[str, Any]:
-    code = process.wait()
-    again = "run the same command again, finished arms are kept"
-    if code < 0:
-        name = next((one.name for one in signal.Signals if one == -code), "real-time")
-        why = ", often because memory ran out" if code == -signal.SIGKILL else ""
-        message = f"the training {trial.name} was killed by signal {-code} ({name}){why}"
-        return {"trial": trial.name, "error": "MachineError", "message": message, "about": {"cure": again}}
-    log.seek(0)
-    last = ([line.strip() for line in log if line.strip()] or ["it printed nothing"])[-1]
-    message = f"the process that trained {trial.name} ended with {code} ({last[:300]}); {again}"
-    return {"trial": trial.name, "error": "RuntimeError", "message": message}
+    def _send(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def _death(self, trial: Trial) -> Exception:
+        code = self.process.wait()
+        again = "run the same command again, finished arms are kept"
+        if code < 0:
+            name = next((one.name for one in signal.Signals if one == -code), "real-time")
+            why = ", often because memory ran out" if code == -signal.SIGKILL else ""
+            problem = f"the training {trial.name} was killed by signal {-code} ({name}){why}"
+            return errors.MachineError(problem, cure=again)
+        self.log.seek(0)
+        last = ([line.strip() for line in self.log if line.strip()] or ["it printed nothing"])[-1]
+        return RuntimeError(f"the process that trained {trial.name} ended with {code} ({last[:300]}); {again}")
