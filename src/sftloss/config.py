@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
@@ -20,8 +21,6 @@ from sftloss.errors import ConfigError
 from sftloss.yaml import read_yaml, write_yaml
 
 Options = TypeVar("Options")
-
-_SYNONYMS = {"gpu": "cuda"}  # what people write for something that is spelled in no similar way
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,9 @@ class Flag:
         minimum: Smallest number allowed.
         takes_numbers: Whether a text also accepts a bare number, as ``normalization: 0.5`` or ``roles: {prompt: 0.1}``.
         argument: Name of the argument that library errors use, where it is not the option's own.
+        is_device: Whether it names devices: ``gpu`` is then read as ``cuda``.
+        reads: Whether it names a file or folder that is read.
+        writes: What is written in the folder that it names; ``("",)`` where it names a file that is written.
         is_positional: Whether the command line takes it without a flag, as ``report A B``; in YAML it is a key still.
     """
 
@@ -51,6 +53,9 @@ class Flag:
     takes_numbers: bool = False
     is_positional: bool = False
     argument: str = ""
+    is_device: bool = False
+    reads: bool = False
+    writes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,14 +89,15 @@ def option(default: Any, help: str | Flag, **details: Any) -> Any:
     return field(default=default, metadata={"flag": flag})
 
 
-def part(record: Options, *, optional: Sequence[str] = ()) -> Options:
+def part(record: Options, *, optional: Sequence[str] = (), help: Mapping[str, str] | None = None) -> Options:
     """A dataclass field that is a record of options; its own fields are flags and YAML keys of the command.
 
     Args:
-        record: Its values are the defaults of this command.
+        record: Its values are the defaults of this command. None there is always allowed.
         optional: Options that other commands require and this one does not.
+        help: Option name to a sentence in place of the shared one.
     """
-    return field(default=record, metadata={"optional": frozenset(optional)})
+    return field(default=record, metadata={"optional": frozenset(optional), "help": help or {}})
 
 
 def options_of(schema: type | Any) -> Iterator[Option]:
@@ -103,7 +109,9 @@ def options_of(schema: type | Any) -> Iterator[Option]:
             yield Option(f.name, kinds[f.name], default, f.metadata["flag"])
             continue
         for inner in options_of(kinds[f.name]):
-            flag = replace(inner.flag, required=False) if inner.name in f.metadata["optional"] else inner.flag
+            is_required = inner.flag.required and inner.name not in f.metadata["optional"]
+            help = f.metadata["help"].get(inner.name, inner.flag.help)
+            flag = replace(inner.flag, required=is_required, help=help)
             yield replace(inner, default=getattr(f.default, inner.name), flag=flag, part=f.name)
 
 
@@ -187,8 +195,6 @@ def command_line(verb: str, options: Any) -> Command:
 
 def meant(text: str, known: Sequence[str]) -> str | None:
     """The known word that `text` most likely stands for, None where none is near."""
-    if _SYNONYMS.get(text) in known:
-        return _SYNONYMS[text]
     return next(iter(difflib.get_close_matches(text, known, n=1)), None)
 
 
@@ -211,7 +217,7 @@ def _of_file(config: str | Path | None, known: Mapping[str, Option]) -> dict[str
 def _checked(value: Any, one: Option) -> Any:
     """`value` as the option's type, or a ConfigError that says what was expected."""
     if value is None:
-        if type(None) in get_args(one.kind):
+        if type(None) in get_args(one.kind) or one.default is None:
             return None
         raise ConfigError("empty", option=one.name, cure="give a value or leave the key out")
     if one.base is tuple:
@@ -234,11 +240,13 @@ def _text(value: Any, one: Option) -> str:
     if not isinstance(value, str):
         cure = "quote it if it is meant as text"
         raise ConfigError(f"expected text, got {_short(value)}", option=one.name, cure=cure)
+    if one.flag.is_device:
+        value = re.sub(r"\bgpu\b", "cuda", value)
     if one.flag.choices and value not in one.flag.choices:
         close = meant(value, one.flag.choices)
         problem = f"{_short(value)} is none of {', '.join(one.flag.choices)}"
         raise ConfigError(problem, option=one.name, cure=f"did you mean '{close}'?" if close else None)
-    return value
+    return str(value)
 
 
 def _number(value: Any, one: Option) -> int | float:

@@ -6,11 +6,21 @@ An error holds what it is about, and whoever shows it spells the options: ``str(
 
 from __future__ import annotations
 
+import errno
 import re
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 Spell = Callable[[str, str | None], str]
 """Write an option, given its name and, where a value is meant, the value."""
+
+_BARE = (LookupError, AttributeError, TypeError, AssertionError, ArithmeticError)
+_WORDS = 4
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_MEMORY = ("cannot allocate memory", "can't allocate memory", "out of memory")
+_DISK = ("no space left on device", "disk quota exceeded", "os error 28", "file write failed")
+_PEER = ("gloo/transport", "nccl", "tcpstore", "remote process exited")
 
 _PAIRS = re.compile(r"\w+=[^=,()]+(,\w+=[^=,()]+)*")
 _MENTION = re.compile("\x00(\\w+)\x00([^\x00]*)\x00")
@@ -38,7 +48,7 @@ def as_argument(option: str, value: str | None = None) -> str:
 def as_flag(option: str, value: str | None = None) -> str:
     """An option as the command line writes it."""
     flag = f"--{option.replace('_', '-')}"
-    return flag if value is None else f"{flag} {value}"
+    return flag if value in (None, "True") else f"{flag} {value}"
 
 
 def spelled(text: str, spell: Spell) -> str:
@@ -99,6 +109,52 @@ class MachineError(SftlossError):
     """A process that the machine ended, for example because memory ran out."""
 
     exit_code = 5
+
+
+def quoted(error: BaseException, limit: int = 300) -> str:
+    """The error of another library in one line, without a period.
+
+    A message that does not name its cause by itself (``list index out of range``) has its type and place added.
+
+    Example:
+        >>> quoted(ValueError("no such file"))
+        'ValueError: no such file'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    if text.endswith(":") and len(lines) > 1:
+        text = f"{text} {lines[1]}"
+    if isinstance(error, _BARE) or len(text.split()) < _WORDS:
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" (in {'/'.join(Path(frames[-1].filename).parts[-3:])}, line {frames[-1].lineno})" if frames else ""
+        text = f"{type(error).__name__}{': ' if text else ''}{text}{place}"
+    return text[:limit].rstrip(".")
+
+
+def machine_error(error: BaseException) -> MachineError | None:
+    """The error, or one it was raised from, as what failed of the machine; None where it is no matter of the machine.
+
+    Libraries report a full disk, exhausted memory and an ended process each in a type of their own.
+    """
+    chain: BaseException | None = error
+    while chain is not None:
+        text = str(chain).lower()
+        if isinstance(chain, MemoryError) or type(chain).__name__ == "OutOfMemoryError" or _has(text, _MEMORY):
+            return MachineError("out of memory" + (" on the device" if "OutOfMemory" in type(chain).__name__ else ""))
+        if (isinstance(chain, OSError) and chain.errno in _FULL) or _has(text, _DISK):
+            where = getattr(chain, "filename", None)
+            return MachineError("the disk is full, or its quota is used up", where=where, cure="free some space")
+        if _has(text, _PEER):
+            return MachineError(
+                "another rank ended, or cannot be reached",
+                cure="its own message names the reason; start all ranks again",
+            )
+        chain = chain.__cause__ or chain.__context__
+    return None
+
+
+def _has(text: str, parts: tuple[str, ...]) -> bool:
+    return any(part in text for part in parts)
 
 
 def _is_literal(text: str) -> bool:

@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from sftloss.errors import ModelError
-from sftloss.files import cached_folder
+from sftloss.files import Place, cached_folder
 
 DEMO, SMOLLM2, SCRATCH = "demo", "smollm2", "scratch"
+GENERATED = "generated"
+"""The name of built-in data."""
+
+_BESIDE = ("report.html", "report.json", "report.md", "train.json", "history.jsonl")
 
 DEMO_FOLDER = Path(__file__).parent / "data" / "demo_model"
 """The shipped checkpoint: safetensors, config and tokenizer, made by `scripts/make_demo_model.py`."""
@@ -73,6 +77,20 @@ def model_folder(name: str | Path) -> str:
         cure = f"give a folder, a name on the hub, {DEMO} or {SMOLLM2}"
         raise ModelError("scratch is a model with random weights, which only compare trains", option="model", cure=cure)
     return text
+
+
+def read_places(option: str, name: str) -> list[Place]:
+    """The files and folders that a name of a model or of data stands for; none for what is in this package.
+
+    Of a model's folder these are its files; reports and logs may be written beside them. Of a run's folder it is the
+    report.
+    """
+    path = Path(name).expanduser()
+    if not name or name in (DEMO, SMOLLM2, SCRATCH, GENERATED):
+        return []
+    if option in ("model", "tokenizer") and path.is_dir():
+        return [Place(option, file) for file in path.iterdir() if file.is_file() and file.name not in _BESIDE]
+    return [Place(option, path / "report.json" if option == "run" and path.is_dir() else path)]
 
 
 def weights_note(model: Any) -> str | None:

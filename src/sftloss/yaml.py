@@ -39,9 +39,9 @@ def read_yaml(path: str | Path) -> dict[str, Entry]:
     """
     import yaml
 
-    text = _text(Path(path))
-    loader = _loader()(text)
+    text, loader = _text(Path(path)), None
     try:
+        loader = _loader()(text)
         node = loader.get_single_node()
         if node is None:
             return {}
@@ -56,14 +56,17 @@ def read_yaml(path: str | Path) -> dict[str, Entry]:
         return entries
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        reason = getattr(error, "problem", None) or "not valid YAML"
-        raise ConfigError(f"{path}{line}: {reason}.") from None
+        line, reason = f":{mark.line + 1}" if mark is not None else "", getattr(error, "problem", None)
+        if isinstance(error, yaml.reader.ReaderError):
+            line = f":{text.count(chr(10), 0, error.position) + 1}"
+            reason = f"the character {error.character:#04x}, which YAML does not allow"
+        raise ConfigError(reason or "not valid YAML", where=f"{path}{line}") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         # a tag that the value does not fit, as !!bool maybe: PyYAML's constructors trust their input
         raise ConfigError(f"{path}: a value does not fit its !!tag; leave the tag out.") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def write_yaml(values: dict[str, Any]) -> str:

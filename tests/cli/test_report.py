@@ -38,13 +38,15 @@ def test_two_runs_stand_side_by_side_under_their_folders_names(tmp_path: Path) -
         (["before"], "at least two runs"),
         (["before", "missing"], "does not exist"),
         (["before", "before", "--label", "x"], "--label: 1 labels for 2 runs; give one for each run"),
-        (["before", "before", "-o", "before/report.json"], "--overwrite"),
+        (["before", "before", "-o", "before/report.json"], "which is read"),
+        (["before", "before", "-o", "there.html"], "--overwrite"),
     ],
 )
 def test_a_comparison_that_cannot_be_made_is_one_sentence(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_folder(tmp_path, "before", 1.0)
+    (tmp_path / "there.html").touch()
     monkeypatch.chdir(tmp_path)
     outcome = CliRunner().invoke(app, ["report", *arguments])
     assert outcome.exit_code == 2

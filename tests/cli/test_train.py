@@ -78,7 +78,7 @@ def test_a_run_told_to_stop_saves_a_checkpoint_and_exits_by_its_code(number: int
     assert process.returncode == code, told
     (saved,) = (out / "checkpoints").glob("checkpoint-*")
     stop = told.splitlines()[-1]
-    assert stop == f"stopped after step {saved.name[11:]}; {saved} is complete, --resume goes on from it."
+    assert stop == f"stopped after step {saved.name[11:]}; {saved} is complete, --resume continues from it."
     assert not (out / "model").exists()
 
 
@@ -171,7 +171,7 @@ def test_adapters_on_the_head_come_by_a_file(tmp_path: Path) -> None:
 
 
 def test_a_tracker_without_its_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("sftloss.finetune.arguments.find_spec", lambda name: None)
+    monkeypatch.setattr("sftloss.finetune.setup.find_spec", lambda name: None)
     done = run(*SHORT, "--report-to", "wandb", "-o", tmp_path / "out")
     assert done.exit_code == 2 and "pip install wandb" in done.stderr and len(done.stderr.splitlines()) == 1
 

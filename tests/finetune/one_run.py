@@ -52,7 +52,7 @@ def main() -> int:
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
         from tests.training.zero_ranks import join_on_the_processor
 
-        import sftloss.finetune.arguments as module
+        import sftloss.finetune.setup as module
 
         join_on_the_processor()
         module._is_cpu = lambda device: False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,9 +87,24 @@ def weights_digest(folder: Path) -> str:
     return hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
 
 
-def history(folder: Path) -> list[dict[str, Any]]:
-    """Log lines without what a clock says."""
-    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text("utf-8").splitlines()]
-    clocks = ("runtime", "per_second", "flos")
-    told = [{k: v for k, v in line.items() if not any(word in k for word in clocks)} for line in lines]
-    return [line for line in told if "train_loss" not in line]
+CLOCKS = ("runtime", "samples_per_second", "steps_per_second")
+"""What may differ between two equal runs in ``history.jsonl``: the values of these keys, behind a prefix. The command,
+the time and the checkpoint that a run continued from differ in ``train.json``; nothing else does."""
+
+
+def history(folder: Path) -> list[str]:
+    """Every line of the log as it stands in the file, the values that a clock decides replaced by 0."""
+    lines = (folder / "history.jsonl").read_text("utf-8").splitlines()
+    return [re.sub(rf'("\w*_(?:{"|".join(CLOCKS)})"): [-+0-9.e]+', r"\1: 0", line) for line in lines]
+
+
+def entries(folder: Path) -> list[dict[str, Any]]:
+    """The lines of :func:`history` as mappings."""
+    return [json.loads(line) for line in history(folder)]
+
+
+def facts_but_for_clock_and_command(folder: Path) -> dict[str, Any]:
+    """``train.json`` without what :data:`CLOCKS` names as its differences."""
+    facts = json.loads((folder / "train.json").read_text("utf-8"))
+    recipe = {k: v for k, v in facts["recipe"].items() if k not in ("output", "resume", "resume_from", "overwrite")}
+    return {**facts, "recipe": recipe, "command": "", "seconds": 0, "resumed_from": None}

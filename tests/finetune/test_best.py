@@ -14,7 +14,7 @@ from tests.finetune.runs import here, history, weights_digest
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, DataError
 from sftloss.finetune import Interrupted, Recipe
 
 # so high a rate that the held-out loss falls to step 6 and rises after it; of 12 steps
@@ -72,7 +72,7 @@ def test_a_best_checkpoint_that_is_damaged_is_refused_by_name(whole: Any, tmp_pa
     run = shutil.copytree(whole.folder, tmp_path / "run")
     name = f"checkpoint-{whole.facts['best']['step']}"
     (run / "checkpoints" / name / "model.safetensors").unlink()
-    with pytest.raises(ConfigError, match=f"{name} lacks model.safetensors"):
+    with pytest.raises(DataError, match=f"{name} lacks model.safetensors"):
         here(run, resume=True, **BEST)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.finetune.runs import finish, here, history, start
+from tests.finetune.runs import entries, finish, here, history, start
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -86,7 +86,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_processes_that_would_each_be_a_run_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("sftloss.finetune.arguments._is_cpu", lambda device: False)
+    monkeypatch.setattr("sftloss.finetune.setup._is_cpu", lambda device: False)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="started 2 processes, of which Accelerate joins 1"):
         here(tmp_path, max_steps=1)
@@ -104,9 +104,11 @@ def test_two_ranks_end_where_one_process_ends(ranks: Path, alone: Any) -> None:
 
 
 def test_two_ranks_log_what_one_process_logs(ranks: Path, alone: Any) -> None:
-    for ours, theirs in zip(history(ranks), history(alone.folder), strict=True):
+    for ours, theirs in zip(entries(ranks), entries(alone.folder), strict=True):
         for name in ("seen_tokens", "eval_seen_tokens"):  # rows that fill up the last batches are seen too
             assert ours.pop(name, 0) >= theirs.pop(name, 0)
+        for line in (ours, theirs):
+            line.pop("total_flos", None)  # the Trainer counts padding, which differs with the micro-batches
         assert ours == pytest.approx(theirs, rel=1e-5)  # the Trainer keeps losses in float32
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.finetune.runs import finish, here, history, start, weights_digest
+from tests.finetune.runs import entries, finish, here, history, start, weights_digest
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 from safetensors.torch import load_file
 
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, DataError
 from sftloss.finetune import Recipe, fine_tune, plan
 from sftloss.finetune.task_weights import read_choice
 
@@ -39,7 +39,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(whole: Path, tmp_path: Path) -> 
     here(tmp_path, resume=True, tasks=TASKS)
     assert weights_digest(tmp_path) == weights_digest(whole)
     assert history(tmp_path) == history(whole)
-    told = history(whole)[-2]
+    told = entries(whole)[-3]
     assert {f"task_{what}/copy" for what in ("weight", "loss", "token_share", "effective_share")} <= told.keys()
     ours, theirs = (json.loads((path / "train.json").read_text())["tasks"] for path in (tmp_path, whole))
     assert ours == theirs and ours["by_task"]["copy"]["weight"] != 1
@@ -74,7 +74,7 @@ def test_a_missing_or_truncated_state_is_refused_by_name(tmp_path: Path, damage:
     path.write_bytes(path.read_bytes()[:-1])
     if damage == "missing":
         path.unlink()
-    with pytest.raises(ConfigError, match="task_weights.safetensors"):
+    with pytest.raises(DataError, match="task_weights.safetensors"):
         here(tmp_path, resume=True, tasks=TASKS, max_steps=3)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.finetune.runs import finish, here, history, start
+from tests.finetune.runs import entries, finish, here, start
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -64,7 +64,7 @@ def test_without_a_tracker_nothing_is_told(written: dict[str, dict[int, float]])
 def reported(folder: Path, tracker: str) -> dict[str, dict[int, float]]:
     """What the history of a run that reports there says of its loss and of its evaluation, by step."""
     finish(start(folder, max_steps=4, report_to=[tracker], save_every=4))
-    lines = history(folder)
+    lines = entries(folder)
     names = {"train/loss": "loss", "train/cross_entropy": "cross_entropy", "eval/task_copy_loss": "eval_task_copy_loss"}
     found = {ours: {line["step"]: line[name] for line in lines if name in line} for ours, name in names.items()}
     assert list(found["train/loss"]) == [2, 4] and list(found["eval/task_copy_loss"]) == [0, 4]

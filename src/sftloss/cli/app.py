@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from sftloss.cli.options.command import Sectioned, command
+from sftloss.cli.command import Sectioned, command
 from sftloss.cli.verbs.analyze import AnalyzeOptions, analyze
 from sftloss.cli.verbs.compare import CompareOptions, compare
 from sftloss.cli.verbs.demo import DemoOptions, demo

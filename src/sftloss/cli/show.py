@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from sftloss.cli.exit import FINDINGS, drop_output
-from sftloss.cli.options import Verbosity
+from sftloss.cli.options import ShowOptions, Verbosity
 from sftloss.errors import ConfigError, mention
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from sftloss.report import Report
 
+_WIDEST = 500  # columns: COLUMNS may say anything, and tables are as wide as it says
 _SEVERITIES = ("info", "warning", "error")
 
 
@@ -61,6 +62,7 @@ def stdout_console() -> Console:
     from rich.console import Console
 
     console = Console(soft_wrap=False, highlight=False)
+    console.width = min(console.width, _WIDEST)
     console.on_broken_pipe = drop_output  # type: ignore[method-assign]
     return console
 
@@ -84,6 +86,14 @@ def verdict(report: Report, fail_on: str) -> int:
         return 0
     worst = max((_SEVERITIES.index(finding.severity) for finding in report.document.findings), default=-1)
     return FINDINGS if worst >= _SEVERITIES.index(fail_on) else 0
+
+
+def conclude(report: Report, show: ShowOptions, output: str | None, verbosity: Verbosity) -> int:
+    """Print the report in the forms asked for, name its page, and return the exit code."""
+    print_report(report, json=show.json, markdown=show.markdown)
+    if output is not None:
+        print_note(f"wrote {output}/report.html", verbosity)
+    return verdict(report, show.fail_on)
 
 
 def hide_progress_bars() -> None:

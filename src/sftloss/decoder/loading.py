@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,10 +82,11 @@ def _device(device: str | torch.device) -> torch.device:
     here += [f"xpu:{i}" for i in range(torch.xpu.device_count())]
     if device == "auto":
         device = torch.accelerator.current_accelerator() or "cpu" if torch.accelerator.is_available() else "cpu"
+    device = re.sub(r"^gpu\b", "cuda", str(device))
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        cure = f"{'did you mean cuda? ' if device == 'gpu' else ''}here are {', '.join(here)}"
+        cure = f"here are {', '.join(here)}"
         raise ConfigError(f"{device!r} is not a device", option="device", cure=cure) from None
     if str(chosen) not in here and chosen.type not in {name.partition(":")[0] for name in here if not chosen.index}:
         raise ConfigError(f"{device} is not on this machine", option="device", cure=f"here are {', '.join(here)}")

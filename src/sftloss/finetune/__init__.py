@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sftloss.finetune.fine_tune import fine_tune
-from sftloss.finetune.output.outcome import Interrupted, Outcome
+from sftloss.finetune.outcome import Interrupted, Outcome
 from sftloss.finetune.plan import TrainingPlan, plan, strip_of
 from sftloss.finetune.recipe import Lora, Recipe
 from sftloss.finetune.task_weights import read_choice, with_reference

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sftloss.data.tokenizer import pad_id_of
 from sftloss.errors import ConfigError, DataError, mention
-from sftloss.finetune.arguments import arguments, check_trackers
-from sftloss.finetune.loop.groups import Groups
-from sftloss.finetune.loop.trainer import Work, trainer_class
-from sftloss.finetune.model import model_and_tokenizer
-from sftloss.finetune.output.checkpoint import agree, checkpoints, chosen, verify
-from sftloss.finetune.output.files import write_json, write_lines
-from sftloss.finetune.output.folder import folder_of
-from sftloss.finetune.output.outcome import Interrupted, Outcome
-from sftloss.finetune.output.provenance import data_facts, identity, model_facts, versions
+from sftloss.finetune.checkpoint import agree, checkpoints, chosen_checkpoint, verify
+from sftloss.finetune.folder import folder_of
+from sftloss.finetune.outcome import Interrupted, Outcome, identity, model_facts
 from sftloss.finetune.recipe import Recipe
-from sftloss.finetune.rows import Collator, DataSet, hold_out, pack, read
-from sftloss.finetune.task_weights import read_choice, task_facts, weighted
+from sftloss.finetune.rows import Collator, DataSet, hold_out, pack, read, rows_accounts
+from sftloss.finetune.setup import check_trackers, model_and_tokenizer, training_arguments
+from sftloss.finetune.task_weights import read_choice, weighted
+from sftloss.finetune.trainer import Work, trainer_class
+from sftloss.finetune.watch import Groups
 from sftloss.ranks import launched_as
 from sftloss.training import Loss, attachment_of
+from sftloss.version import package_versions
+
+_PACKAGES = ("sftloss", "python", "torch", "transformers", "accelerate", "tokenizers", "peft")
 
 
 def fine_tune(
@@ -33,6 +33,7 @@ def fine_tune(
     rows: Iterable[Any] | None = None,
     eval_rows: Iterable[Any] | None = None,
     callbacks: Sequence[Any] = (),
+    on_rows: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> Outcome:
     """Fine-tune a causal language model on a data file under any loss, with the HF Trainer.
 
@@ -43,6 +44,7 @@ def fine_tune(
         rows: Rows in place of the recipe's data: mappings in any usual format, or `sftloss.data.Example`.
         eval_rows: Held-out rows in place of the recipe's.
         callbacks: Callbacks of the Trainer.
+        on_rows: Called before training with what became of the rows of each source, as `train.json` has it.
 
     Returns:
         The trained model, what was logged and the last evaluation.
@@ -62,16 +64,21 @@ def fine_tune(
     started = time.monotonic()
     with folder_of(recipe, launched_as().rank) as folder:
         resume = recipe.resume and folder.stays
-        checkpoint = chosen(folder.checkpoints, resume=resume, resume_from=recipe.resume_from)
+        checkpoint = chosen_checkpoint(folder.checkpoints, resume=resume, resume_from=recipe.resume_from)
         model, tokenizer = model_and_tokenizer(recipe, model, tokenizer)
         data, held_out = data_of(recipe, tokenizer, rows, eval_rows)
+        if on_rows is not None:
+            on_rows(rows_accounts(data, held_out))
         loss = weighted(loss, recipe, data)
-        work = Work(recipe, loss, data, held_out, folder, groups=groups_of(loss, held_out))
-        work.keeps["spikes"] = work.spikes
-        if recipe.keep_best:
-            work.keeps["best"] = work.best
-        trainer = _trainer(work, (model, tokenizer), checkpoint, callbacks)
-        _begin(trainer, work, checkpoint)
+        groups = () if held_out is None else tuple(Groups(loss, held_out.examples, of) for of in ("task", "language"))
+        work = Work(recipe, loss, data, held_out, folder, groups)
+        trainer = _trainer(work, model, tokenizer, checkpoint, callbacks)
+        work.facts = identity(recipe, data, held_out, trainer.args.world_size)
+        if checkpoint is not None:
+            agree(checkpoint, work.facts)
+        if recipe.overwrite and folder.stays and trainer.args.should_save:
+            folder.clear()
+        trainer.accelerator.wait_for_everyone()
         _train(trainer, work, checkpoint)
         if recipe.keep_best:
             _take_best(trainer, work)
@@ -111,39 +118,24 @@ def data_of(recipe: Recipe, tokenizer: Any, rows: Any = None, eval_rows: Any = N
     return (pack(data, recipe.max_length) if recipe.packing and recipe.max_length else data), held_out
 
 
-def groups_of(loss: Loss, held_out: DataSet | None) -> tuple[Groups, ...]:
-    """Watchers of the evaluation, by task and by language."""
-    return () if held_out is None else tuple(Groups(loss, held_out.examples, of) for of in ("task", "language"))
-
-
-def _trainer(work: Work, parts: tuple[Any, Any], checkpoint: Path | None, callbacks: Sequence[Any]) -> Any:
+def _trainer(work: Work, model: Any, tokenizer: Any, checkpoint: Path | None, callbacks: Sequence[Any]) -> Any:
     from transformers import PrinterCallback
 
-    from sftloss.finetune.loop.callbacks import RunCallback
+    from sftloss.finetune.callbacks import RunCallback
 
-    (model, tokenizer), recipe, pad_id = parts, work.recipe, pad_id_of(parts[1])
-    has_eval = work.held_out is not None
+    recipe, has_eval = work.recipe, work.held_out is not None
+    root = str(work.folder.root)
     trainer = trainer_class(work)(
         model=model,
-        args=arguments(recipe, str(work.folder.root), has_eval=has_eval, is_new=checkpoint is None),
+        args=training_arguments(recipe, root, has_eval=has_eval, is_new=checkpoint is None),
         train_dataset=work.data,
         eval_dataset=work.held_out,
-        data_collator=Collator(pad_id, recipe.packing, work.data.names("task")),
+        data_collator=Collator(pad_id_of(tokenizer), recipe.packing, work.data.names("task")),
         processing_class=tokenizer,
         callbacks=[RunCallback(work), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _begin(trainer: Any, work: Work, checkpoint: Path | None) -> None:
-    """The last moment at which nothing has been written."""
-    work.facts = identity(work.recipe, work.data, work.held_out, trainer.args.world_size)
-    if checkpoint is not None:
-        agree(checkpoint, work.facts)
-    if work.recipe.overwrite and work.folder.stays and trainer.args.should_save:
-        work.folder.clear()
-    trainer.accelerator.wait_for_everyone()
 
 
 def _train(trainer: Any, work: Work, checkpoint: Path | None) -> None:
@@ -154,11 +146,9 @@ def _train(trainer: Any, work: Work, checkpoint: Path | None) -> None:
         saved = next(iter(checkpoints(work.folder.checkpoints)), None)
         hint = "" if saved is None else f" {saved} is the newest checkpoint."
         raise DataError(f"{error}{hint}") from error
-    if trainer._initial_global_step == trainer.state.global_step:
-        trainer.state.log_history.pop()  # the mean loss of no steps
-    if work.stop.asked:
+    if work.stop.signal:
         saved = next(iter(checkpoints(work.folder.checkpoints)), None)
-        raise Interrupted(trainer.state.global_step, work.stop.asked, saved)
+        raise Interrupted(trainer.state.global_step, work.stop.signal, saved)
 
 
 def _take_best(trainer: Any, work: Work) -> None:
@@ -172,49 +162,45 @@ def _take_best(trainer: Any, work: Work) -> None:
 
 
 def _evaluate_once(trainer: Any) -> None:
-    """Of a run killed after its last evaluation the log has that one already."""
-    last = {"eval_loss", "step"}
-    told, step = trainer.state.log_history, trainer.state.global_step
-    trainer.state.log_history = [line for line in told if not (last <= line.keys() and line["step"] == step)]
+    """Evaluate, in place of the evaluation that a run killed after its last one has in its log."""
+    lines, step = trainer.state.log_history, trainer.state.global_step
+    earlier = [i for i, line in enumerate(lines) if "eval_loss" in line and line["step"] == step]
     trainer.evaluate()
+    if earlier:
+        lines = trainer.state.log_history
+        lines[earlier[0]] = lines.pop()
 
 
 def _finish(trainer: Any, work: Work, checkpoint: Path | None, seconds: float) -> Outcome:
     """Give the model its own forward back, and write what is to stay: weights first, the facts last."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     attachment, history = attachment_of(model), tuple(trainer.state.log_history)
+    # in the lines of the log, and since the last of them
+    counted = [*history, {} if attachment is None else attachment.metrics("train")]
     facts = {
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
-        "tokens": _tokens(history, {} if attachment is None else attachment.metrics("train")),
+        "tokens": {name: round(sum(one.get(f"{name}_tokens", 0.0) for one in counted)) for name in ("seen", "trained")},
         "resumed_from": None if checkpoint is None else checkpoint.name,
         "ranks": trainer.args.world_size,
         "best": {"step": work.best.step, "loss": work.best.loss} if work.recipe.keep_best else None,
         "metrics": work.metrics,
-        "tasks": task_facts(work.loss),
+        "tasks": work.loss.task_factor.facts(),
         "model": model_facts(model),
-        "data": data_facts(work.data),
-        "held_out": None if work.held_out is None else data_facts(work.held_out),
+        "rows": rows_accounts(work.data, work.held_out),
+        "data": work.data.facts(),
+        "held_out": None if work.held_out is None else work.held_out.facts(),
         "recipe": work.recipe.plain(),
         "command": work.recipe.command,
-        "versions": versions(),
+        "versions": package_versions(*_PACKAGES),
         "seconds": round(seconds, 3),
     }
     if work.folder.stays:
-        written = work.folder.checkpoints / ".model"
-        trainer.save_model(str(written))
+        trainer.save_trained()
         if trainer.args.should_save:
-            work.folder.put_model(written)
-            write_lines(work.folder.history, list(history))
-            write_json(work.folder.facts, facts)
+            work.folder.finish(history, facts)
         trainer.accelerator.wait_for_everyone()
     if attachment is not None:
         attachment.detach()
     place = work.folder.root if work.folder.stays else None
     return Outcome(place, model.eval(), history, work.metrics, trainer.state.global_step, facts)
-
-
-def _tokens(history: Sequence[Mapping[str, Any]], rest: Mapping[str, float]) -> dict[str, int]:
-    """What the passes of the whole run counted: in the lines of the log, and since the last of them."""
-    told = [*history, rest]
-    return {name: round(sum(one.get(f"{name}_tokens", 0.0) for one in told)) for name in ("seen", "trained")}

@@ -1,8 +1,8 @@
-"""What a run will do, before it does it: counts, and memory from the shapes alone."""
+"""A run before it runs: counts of rows and steps, and memory from the shapes alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -14,9 +14,10 @@ from sftloss.data.tokenizer import load_tokenizer
 from sftloss.decoder.loading import first_line
 from sftloss.document import TokenStrip
 from sftloss.errors import ModelError
-from sftloss.finetune.model import dtype_of, model_name, with_adapters
 from sftloss.finetune.recipe import Recipe
-from sftloss.finetune.rows import DataSet
+from sftloss.finetune.rows import DataSet, rows_accounts
+from sftloss.finetune.setup import dtype_of, model_name, with_adapters
+from sftloss.finetune.task_weights import weighted
 from sftloss.models import model_folder
 from sftloss.roles import ROLES
 
@@ -31,6 +32,7 @@ class TrainingPlan:
     Attributes:
         counts: ``examples``, ``rows``, ``tokens``, ``trained_tokens``, ``truncated``, ``refused``, ``held_out``,
             ``rows_per_step``, ``steps``, ``longest``.
+        accounts: What became of the rows of each source, as :func:`sftloss.finetune.rows.rows_account` has it.
         tasks: By task, where tasks are weighted: ``examples`` and ``trained_tokens``.
         memory: Bytes on each process by what holds them; ``logits_not_held`` is what a loss from logits would hold on
             top. Activations are a rule of thumb, everything else is counted.
@@ -42,6 +44,7 @@ class TrainingPlan:
     memory: Mapping[str, int]
     first: Example
     tokenizer: Any
+    accounts: Sequence[Mapping[str, Any]] = ()
     tasks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
@@ -51,7 +54,7 @@ class TrainingPlan:
 
 
 def plan(recipe: Recipe, *, ranks: int = 1) -> TrainingPlan:
-    """Read the data and the model's shape, not its weights, and say what the run would do.
+    """Read the data and the model's shape, not its weights, and return what the run would do.
 
     Args:
         recipe: The run.
@@ -67,14 +70,26 @@ def plan(recipe: Recipe, *, ranks: int = 1) -> TrainingPlan:
         75
     """
     from sftloss.finetune.fine_tune import data_of, loss_of
-    from sftloss.finetune.task_weights import weighted
 
     loss = loss_of(recipe)
     model, tokenizer = _outline(recipe)
     data, held_out = data_of(recipe, tokenizer)
     weighted(loss, recipe, data)
-    counts, memory = _counts(recipe, data, held_out, ranks), _memory(recipe, model, data)
-    return TrainingPlan(counts, memory, data.examples[0], tokenizer, {} if recipe.tasks is None else _by_task(data))
+    batches = ceil(len(data) / (recipe.batch_size * ranks))
+    counts = {
+        **data.counts(),
+        "refused": sum(data.refused.values()),
+        "held_out": 0 if held_out is None else len(held_out.examples),
+        "longest": _longest(data),
+        "rows_per_step": recipe.batch_size * recipe.grad_accum * ranks,
+        "steps": recipe.max_steps or ceil(recipe.epochs * max(ceil(batches / recipe.grad_accum), 1)),
+    }
+    tasks = {name: {"examples": 0, "trained_tokens": 0} for name in data.names("task") if recipe.tasks is not None}
+    for example in data.examples if tasks else ():
+        tasks[example.task or ""]["examples"] += 1
+        tasks[example.task or ""]["trained_tokens"] += int((example.weights != 0).sum())
+    memory = _memory(recipe, model, data)
+    return TrainingPlan(counts, memory, data.examples[0], tokenizer, rows_accounts(data, held_out), tasks)
 
 
 def strip_of(example: Example, tokenizer: Any) -> TokenStrip:
@@ -103,32 +118,6 @@ def _outline(recipe: Recipe) -> tuple[Any, Any]:
     except (OSError, ValueError) as error:
         problem = f"cannot read {name}: {first_line(error)}"
         raise ModelError(problem, option="model") from error
-
-
-def _counts(recipe: Recipe, data: DataSet, held_out: DataSet | None, ranks: int) -> dict[str, int]:
-    batches = ceil(len(data) / (recipe.batch_size * ranks))
-    per_epoch = max(ceil(batches / recipe.grad_accum), 1)
-    return {
-        "examples": len(data.examples),
-        "rows": len(data),
-        "tokens": data.tokens,
-        "trained_tokens": data.trained_tokens,
-        "truncated": sum(e.truncated > 0 for e in data.examples),
-        "refused": sum(data.refused.values()),
-        "held_out": 0 if held_out is None else len(held_out.examples),
-        "longest": _longest(data),
-        "rows_per_step": recipe.batch_size * recipe.grad_accum * ranks,
-        "steps": recipe.max_steps or ceil(recipe.epochs * per_epoch),
-    }
-
-
-def _by_task(data: DataSet) -> dict[str, dict[str, int]]:
-    found = {name: {"examples": 0, "trained_tokens": 0} for name in data.names("task")}
-    for example in data.examples:
-        told = found[example.task or ""]
-        told["examples"] += 1
-        told["trained_tokens"] += int((example.weights != 0).sum())
-    return found
 
 
 def _memory(recipe: Recipe, model: Any, data: DataSet) -> dict[str, int]:

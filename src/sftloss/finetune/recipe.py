@@ -1,4 +1,4 @@
-"""What is trained on what, and how, as plain values."""
+"""A fine-tuning run as plain values: model, data, loss, training and output."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from typing import Any
 
 from sftloss.errors import ConfigError, mention
 
-DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
-PLACES = ("auto", "cpu", "cuda", "mps")
-POLICIES = ("report", "skip", "raise")
+_CHOICES = {
+    "on_error": ("report", "skip", "raise"),
+    "schedule": ("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"),
+    "dtype": ("auto", "float32", "bfloat16", "float16", "float64"),
+    "autocast": (None, "bfloat16", "float16"),
+    "device": ("auto", "cpu", "cuda", "mps"),
+}
+_LEAST = {
+    0: ("learning_rate", "epochs", "weight_decay", "max_grad_norm", "warmup", "eval_share", "seed"),
+    1: ("batch_size", "grad_accum", "save_every", "logging_every", "max_steps", "eval_every", "eval_batch_size", "keep",
+        "max_examples"),
+    2: ("max_length",),
+}  # fmt: skip
 
 # what may differ between a run and the run that goes on from it: where results go, how often, what is shown
 _MANNER = ("output", "overwrite", "resume", "resume_from", "report_to", "run_name", "logging_every", "save_every")
@@ -36,9 +45,8 @@ class Lora:
 
     def __post_init__(self) -> None:
         if self.r < 1 or not 0 <= self.dropout < 1:
-            raise ConfigError(
-                f"must be at least 1 with a dropout from 0 to 1, got {self.r} and {self.dropout}", option="lora_r"
-            )
+            problem = f"must be at least 1 with a dropout from 0 to 1, got {self.r} and {self.dropout}"
+            raise ConfigError(problem, option="lora_r")
 
 
 @dataclass(frozen=True)
@@ -144,33 +152,27 @@ class Recipe:
     command: str = ""
 
     def __post_init__(self) -> None:
-        _among("on_error", self.on_error, POLICIES)
-        _among("schedule", self.schedule, SCHEDULES)
-        _among("dtype", self.dtype, DTYPES)
-        _among("autocast", self.autocast, (None, "bfloat16", "float16"))
-        _among("device", self.device, PLACES)
-        for name in ("batch_size", "grad_accum", "save_every", "logging_every"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("max_steps", "eval_every", "eval_batch_size", "keep", "max_examples"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("learning_rate", "epochs", "weight_decay", "max_grad_norm", "warmup", "eval_share", "seed"):
-            _at_least(name, getattr(self, name), 0)
-        _at_least("max_length", self.max_length, 2)
+        if self.device == "gpu":
+            object.__setattr__(self, "device", "cuda")
+        for name, allowed in _CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ConfigError(f"must be one of {', '.join(map(str, allowed))}, got {value!r}", option=name)
+        for least, names in _LEAST.items():
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not least <= value < float("inf"):
+                    raise ConfigError(f"must be at least {least}, got {value}", option=name)
         if not self.eval_share < 1 or (self.eval_share and self.eval_data is not None):
-            raise ConfigError(
-                f"must be a share of the data below 1, in place of {mention('eval_data')}", option="eval_share"
-            )
+            problem = f"must be a share of the data below 1, in place of {mention('eval_data')}"
+            raise ConfigError(problem, option="eval_share")
         if self.packing and self.max_length is None:
             raise ConfigError(f"{mention('packing')} needs {mention('max_length')}, the tokens of a packed row")
         if self.keep_best and (self.eval_every is None or self.output is None):
-            raise ConfigError(
-                f"{mention('keep_best')} chooses among evaluated checkpoints",
-                cure=f"give {mention('eval_every')} and {mention('output')}",
-            )
+            problem = f"{mention('keep_best')} chooses among evaluated checkpoints"
+            raise ConfigError(problem, cure=f"give {mention('eval_every')} and {mention('output')}")
         if self.overwrite and (self.resume or self.resume_from):
-            raise ConfigError(
-                f"{mention('overwrite')} starts over and {mention('resume')} continues", cure="choose one"
-            )
+            problem = f"{mention('overwrite')} starts over and {mention('resume')} continues"
+            raise ConfigError(problem, cure="choose one")
 
     def plain(self) -> dict[str, Any]:
         """Every field as JSON knows it."""
@@ -179,13 +181,3 @@ class Recipe:
     def identity(self) -> dict[str, Any]:
         """The fields that decide what the trained weights are: a run goes on only from a checkpoint that agrees."""
         return {name: value for name, value in self.plain().items() if name not in _FREE}
-
-
-def _among(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"must be one of {', '.join(map(str, allowed))}, got {value!r}", option=name)
-
-
-def _at_least(name: str, value: float | None, least: float) -> None:
-    if value is not None and not least <= value < float("inf"):
-        raise ConfigError(f"must be at least {least:g}, got {value}", option=name)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from sftloss.data import Example, Examples, collate, first_fit_decreasing, read_records
+from sftloss.data.account import Account
+from sftloss.data.reasons import ROW_REASONS
 from sftloss.errors import ConfigError, DataError, mention
 from sftloss.finetune.recipe import Recipe
 from sftloss.roles import RESPONSE
@@ -22,19 +24,24 @@ Row = tuple[tuple[int, Example], ...]
 
 @dataclass(frozen=True)
 class DataSet:
-    """Examples in memory, about 14 bytes a token, and what the Trainer draws: rows of one example, or packed ones.
+    """Examples in memory, about 14 bytes a token, and the rows the Trainer draws, each of one or more packed examples.
 
     Attributes:
         examples: In the order of the data.
         rows: Indices into `examples` of each row.
         source: Where they came from.
-        refused: Reason to number of the rows that cannot be trained on.
+        account: What became of each row of the source; None for examples made before.
     """
 
     examples: tuple[Example, ...]
     rows: tuple[tuple[int, ...], ...]
     source: str
-    refused: Mapping[str, int]
+    account: Account | None = None
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], source: str, account: Account | None = None) -> DataSet:
+        """Each example as a row of its own."""
+        return cls(tuple(examples), tuple((i,) for i in range(len(examples))), source, account)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -47,21 +54,32 @@ class DataSet:
         return tuple(sorted({name for e in self.examples if (name := getattr(e, of)) is not None}))
 
     @property
-    def trained_tokens(self) -> int:
-        return sum(int((e.weights != 0).sum()) for e in self.examples)
+    def refused(self) -> dict[str, int]:
+        """Number of rows that cannot be trained on, by reason."""
+        return {} if self.account is None else self.account.refused
 
-    @property
-    def tokens(self) -> int:
-        return sum(len(e.input_ids) for e in self.examples)
+    def counts(self) -> dict[str, int]:
+        """Examples, rows that the Trainer draws, tokens, and examples that were truncated."""
+        return {
+            "examples": len(self.examples),
+            "rows": len(self),
+            "tokens": sum(len(e.input_ids) for e in self.examples),
+            "trained_tokens": sum(int((e.weights != 0).sum()) for e in self.examples),
+            "truncated": sum(e.truncated > 0 for e in self.examples),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """Where the rows came from, how many, and a digest of the tokens and weights they became."""
+        return {"source": self.source, "digest": self.digest(), **self.counts(), "tasks": list(self.names("task"))}
 
     def digest(self) -> str:
         """Of what is trained: tokens, weights, roles and groups, whatever file, template or cut they came from."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for e in self.examples:
             for tensor in (e.input_ids, e.weights, e.roles):
-                found.update(tensor.contiguous().numpy().tobytes())
-            found.update(repr((e.task, e.language)).encode())
-        return found.hexdigest()
+                digest.update(tensor.contiguous().numpy().tobytes())
+            digest.update(repr((e.task, e.language)).encode())
+        return digest.hexdigest()
 
 
 def read(recipe: Recipe, source: Any, tokenizer: Any) -> DataSet:
@@ -72,23 +90,73 @@ def read(recipe: Recipe, source: Any, tokenizer: Any) -> DataSet:
     """
     if not isinstance(source, str):
         source = list(source)
-        if source and isinstance(source[0], Example):
-            return _data_set(recipe, source, "examples", {})
-    records = read_records(
-        source, format=recipe.format, columns=recipe.columns, on_error=recipe.on_error, limit=recipe.max_examples
-    )
-    examples = Examples(records, tokenizer, max_length=recipe.max_length)
-    kept = list(examples)
-    name = source if isinstance(source, str) else "rows"
-    return _data_set(recipe, kept, name, examples.account.refused)
-
-
-def _data_set(recipe: Recipe, examples: Sequence[Example], source: str, refused: Mapping[str, int]) -> DataSet:
+    if not isinstance(source, str) and source and isinstance(source[0], Example):
+        examples, account, name = source, None, "examples"
+    else:
+        records = read_records(
+            source, format=recipe.format, columns=recipe.columns, on_error=recipe.on_error, limit=recipe.max_examples
+        )
+        stream = Examples(records, tokenizer, max_length=recipe.max_length)
+        examples, account, name = list(stream), stream.account, source if isinstance(source, str) else "rows"
     if not examples:
         raise DataError("there is no row to train on", cure="give at least one")
     if recipe.roles is not None:
         examples = [_with_every_role(example) for example in examples]
-    return DataSet(tuple(examples), tuple((i,) for i in range(len(examples))), source, dict(refused))
+    return DataSet.of(examples, name, account)
+
+
+def rows_account(data: DataSet, held_out: DataSet | None = None) -> dict[str, Any]:
+    """What became of the rows of a source: read, used, held out, refused by reason with the first places, truncated.
+
+    Args:
+        data: The rows trained on.
+        held_out: The part of the same source that was held out.
+    """
+    account, is_share = data.account, held_out is not None and held_out.account is data.account
+    used = len(data.examples) + (len(held_out.examples) if held_out is not None and is_share else 0)
+    parts = (data, held_out) if held_out is not None and is_share else (data,)
+    cuts = account.cuts.counts if account is not None else {}
+    return {
+        "source": data.source,
+        "read": used if account is None else account.rows,
+        "trained_on": len(data.examples),
+        "held_out": used - len(data.examples),
+        "refused": {} if account is None else {
+            name: {"rows": count, "first": [*account.reasons.rows(name)], "reason": ROW_REASONS[name].sentence}
+            for name, count in account.refused.items()
+        },
+        "truncated": sum(e.truncated > 0 for part in parts for e in part.examples),
+        "end_of_answer_lost": cuts.get("end lost", 0),
+        "tokens_cut": sum(e.truncated for part in parts for e in part.examples),
+        "is_cut_short": account is not None and account.limited,
+    }  # fmt: skip
+
+
+def rows_accounts(data: DataSet, held_out: DataSet | None) -> list[dict[str, Any]]:
+    """The account of each source: one, or two where held-out rows have a source of their own."""
+    is_share = held_out is not None and held_out.account is data.account
+    return [rows_account(data, held_out)] + ([] if held_out is None or is_share else [rows_account(held_out)])
+
+
+def account_lines(account: Mapping[str, Any]) -> list[str]:
+    """The account of :func:`rows_account` as sentences."""
+    refused = sum(reason["rows"] for reason in account["refused"].values())
+    first = "the first " if account["is_cut_short"] else ""
+    lines = [
+        f"{account['source']}: {first}{account['read']:,} rows read, {account['trained_on']:,} trained on, "
+        f"{account['held_out']:,} held out, {refused:,} refused, {account['truncated']:,} truncated."
+    ]
+    for name, reason in account["refused"].items():
+        places = ", ".join(reason["first"][:3])
+        lines.append(f"  {reason['rows']:,} refused ({name}): {reason['reason']}. First: {places}.")
+    if account["truncated"]:
+        lines.append(
+            f"  {account['tokens_cut']:,} tokens are cut off; {account['end_of_answer_lost']:,} rows lose the end of "
+            "their last answer."
+        )
+    if account["is_cut_short"]:
+        lines.append(f"  Rows behind the first {account['read']:,} are left out ({mention('max_examples')}).")
+    return lines
 
 
 def _with_every_role(example: Example) -> Example:
@@ -111,17 +179,19 @@ def hold_out(data: DataSet, share: float, seed: int) -> tuple[DataSet, DataSet]:
         groups.setdefault(_prompt(example) or f"row {i}", []).append(i)
     order = list(groups.values())
     Random(f"hold out {seed}").shuffle(order)
-    room, held = round(share * len(data.examples)), set[int]()
+    room, chosen = round(share * len(data.examples)), set[int]()
     for group in order:
-        if len(group) <= room - len(held):
-            held.update(group)
-    if not held or len(held) == len(data.examples):
-        raise ConfigError(
-            f"{share:g} of {len(data.examples)} rows with {len(order)} different prompts leaves one part empty",
-            option="eval_share",
-            cure=f"choose another share, or give {mention('eval_data')}",
-        )
-    return _part(data, lambda i: i not in held), _part(data, lambda i: i in held)
+        if len(group) <= room - len(chosen):
+            chosen.update(group)
+    if not chosen or len(chosen) == len(data.examples):
+        problem = f"{share:g} of {len(data.examples)} rows with {len(order)} different prompts leaves one part empty"
+        cure = f"choose another share, or give {mention('eval_data')}"
+        raise ConfigError(problem, option="eval_share", cure=cure)
+    trained, held_out = (
+        DataSet.of([e for i, e in enumerate(data.examples) if (i in chosen) == is_held], data.source, data.account)
+        for is_held in (False, True)
+    )
+    return trained, held_out
 
 
 def _prompt(example: Example) -> bytes:
@@ -129,11 +199,6 @@ def _prompt(example: Example) -> bytes:
     trained = torch.nonzero((example.roles == RESPONSE).diff() > 0)
     start = int(trained[-1]) + 1 if len(trained) else 0
     return example.input_ids[:start].numpy().tobytes()
-
-
-def _part(data: DataSet, belongs: Any) -> DataSet:
-    examples = tuple(example for i, example in enumerate(data.examples) if belongs(i))
-    return replace(data, examples=examples, rows=tuple((i,) for i in range(len(examples))))
 
 
 def pack(data: DataSet, capacity: int) -> DataSet:
@@ -147,9 +212,7 @@ def pack(data: DataSet, capacity: int) -> DataSet:
 
 
 class Order:
-    """The order of the rows in each epoch: from the seed and the epoch alone, so every loss and every number of
-    ranks sees the same rows in the same step.
-    """
+    """The order of the rows in an epoch, from seed and epoch alone: the same for every loss and number of ranks."""
 
     def __init__(self, rows: int, *, seed: int) -> None:
         self.rows, self.seed, self.epoch = rows, seed, 0

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sftloss.decoder import load_model
 from sftloss.errors import ConfigError, mention
-from sftloss.finetune.model import dtype_of
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet
+from sftloss.finetune.setup import dtype_of
 from sftloss.tasks import MultiTaskLoss, Rules, strategy_named
 from sftloss.training import Loss, TaskWeighting
 
@@ -62,29 +64,28 @@ def read_choice(text: str) -> Choice:
     """
     match = _CALL.fullmatch(text)
     if match is None:
-        raise ConfigError(
-            f"expected a strategy, such as uncertainty or dwa(temperature=2), got {text[:60]!r}", option="tasks"
-        )
+        raise _error(f"expected a strategy, such as uncertainty or dwa(temperature=2), got {text[:60]!r}")
     name, inside, reference = match[1], match[2] or "", ""
     if name == "doremi":  # a path may hold commas, so it comes last
         inside, _, reference = inside.partition("reference=")
-    given = _given(inside)
-    told = {key: given.pop(key) for key in _RULES if key in given}
-    flags = {key: _flag(key, given.pop(key)) for key in _FLAGS if key in given}
-    low, high = told.pop("low", 0.1), told.pop("high", 10.0)
+    hyper = _arguments(inside)
+    values = {key: hyper.pop(key) for key in _RULES if key in hyper}
+    flags = {key: hyper.pop(key) for key in _FLAGS if key in hyper}
+    for key, value in flags.items():
+        if value not in ("true", "false"):
+            raise _error(f"{key} is true or false, got {value!r}")
+    bad = [key for key, value in hyper.items() if isinstance(value, str)] if name == "static" else []
+    if bad:
+        raise _error(f"the weight of {bad[0]} is not a number")
+    bounds = (values.pop("low", 0.1), values.pop("high", 10.0))
     try:
-        rules = Rules(**{**told, "bounds": (low, high)})
-        if name == "static":
-            if bad := [key for key, value in given.items() if isinstance(value, str)]:
-                raise ConfigError(f"the weight of {bad[0]} is not a number", option="tasks")
-            strategy_named(name)
-        else:
-            strategy_named(name, given)
+        rules = Rules(**values, bounds=bounds)
+        strategy_named(name, {} if name == "static" else hyper)
     except TypeError:
-        raise ConfigError(f"a value in {text[:60]!r} is a word where {name} takes a number", option="tasks") from None
+        raise _error(f"a value in {text[:60]!r} is a word where {name} takes a number") from None
     except ValueError as error:
-        raise ConfigError(re.sub("^MultiTaskLoss: ", "", str(error)), option="tasks") from None
-    return Choice(name, given, rules, flags, reference.strip() or None)
+        raise _error(str(error).removeprefix("MultiTaskLoss: ")) from None
+    return Choice(name, hyper, rules, {key: value == "true" for key, value in flags.items()}, reference.strip() or None)
 
 
 def weighted(loss: Loss, recipe: Recipe, data: DataSet) -> Loss:
@@ -100,78 +101,58 @@ def weighted(loss: Loss, recipe: Recipe, data: DataSet) -> Loss:
     choice, names = read_choice(recipe.tasks), data.names("task")
     nameless = [example for example in data.examples if example.task is None]
     if nameless:
-        raise ConfigError(
+        raise _error(
             f"{len(nameless)} of {len(data.examples)} rows name no task, the first at {nameless[0].origin}",
-            option="tasks",
-            cure=f"give each a field task, or name the column that holds it with {mention('columns', 'task=NAME')}",
+            f"give each a field task, or name the column that holds it with {mention('columns', 'task=NAME')}",
         )
     if choice.strategy == "static":
         weights = {key: float(value) for key, value in choice.hyper.items()} or dict.fromkeys(names, 1.0)
         if set(weights) != set(names):
-            raise ConfigError(
-                f"weights for {_listed(weights)}, but the data's tasks are {_listed(names)}", option="tasks"
-            )
+            raise _error(f"weights for {_listed(weights)}, but the data's tasks are {_listed(names)}")
         return _with(loss, MultiTaskLoss(names, weights, rules=choice.rules), choice)
     strategy = strategy_named(choice.strategy, choice.hyper)
     if strategy.needs == "validation" and recipe.eval_every is None:
-        raise ConfigError(
+        raise _error(
             f"{choice.strategy} needs the held-out loss of each task during training",
-            option="tasks",
-            cure=f"give {mention('eval_share')} (or {mention('eval_data')}) and {mention('eval_every')}",
+            f"give {mention('eval_share')} (or {mention('eval_data')}) and {mention('eval_every')}",
         )
-    weighting = MultiTaskLoss(names, strategy, rules=choice.rules)
-    return _with(loss, weighting, choice, _reference(recipe, choice) if strategy.needs == "excess" else None)
-
-
-def _reference(recipe: Recipe, choice: Choice) -> Any:
-    from sftloss.decoder import load_model
-
-    if choice.reference is None:
-        raise ConfigError(
-            f"{choice.strategy} needs a reference model, one trained on the same tasks with fixed weights",
-            option="tasks",
-            cure=f"name its folder, {choice.strategy}(reference=PATH)",
-        )
-    return load_model(choice.reference, dtype=dtype_of(recipe))[0]
-
-
-def task_facts(loss: Loss) -> dict[str, Any] | None:
-    """What a finished run says of its tasks: the strategy, and by task the last weight, loss, shares and trend."""
-    return loss.task_factor.facts()
+    weighting, reference = MultiTaskLoss(names, strategy, rules=choice.rules), None
+    if strategy.needs == "excess":
+        if choice.reference is None:
+            raise _error(
+                f"{choice.strategy} needs a reference model, one trained on the same tasks with fixed weights",
+                f"name its folder, {choice.strategy}(reference=PATH)",
+            )
+        reference = load_model(choice.reference, dtype=dtype_of(recipe))[0]
+    return _with(loss, weighting, choice, reference)
 
 
 def _with(loss: Loss, weighting: MultiTaskLoss, choice: Choice, reference: Any = None) -> Loss:
     return replace(loss, tasks=TaskWeighting(weighting, **choice.flags, reference=reference))
 
 
-def _listed(names: Any) -> str:
+def _error(problem: str, cure: str | None = None) -> ConfigError:
+    return ConfigError(problem, option="tasks", cure=cure)
+
+
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _given(text: str) -> dict[str, Any]:
-    parts = [part.partition("=") for part in text.split(",") if part.strip()]
-    found: dict[str, Any] = {}
-    for left, sep, right in parts:
-        key = left.strip()
-        if not sep or not key or not right.strip() or key in found:
-            raise ConfigError(
-                f"expected name=value, each name once, got {f'{left}{sep}{right}'.strip()!r}", option="tasks"
-            )
-        found[key] = _value(right.strip())
-    return found
-
-
-def _flag(key: str, value: Any) -> bool:
-    if value not in ("true", "false"):
-        raise ConfigError(f"{key} is true or false, got {value!r}", option="tasks")
-    return bool(value == "true")
+def _arguments(text: str) -> dict[str, Any]:
+    """``"a=1, b=word"`` as values by name."""
+    values: dict[str, Any] = {}
+    for part in filter(str.strip, text.split(",")):
+        key, _, value = map(str.strip, part.partition("="))
+        if not key or not value or key in values:
+            raise _error(f"expected name=value, each name once, got {part.strip()!r}")
+        values[key] = _value(value)
+    return values
 
 
 def _value(text: str) -> Any:
     """A number where it reads as one, else the word."""
     for kind in (int, float):
-        try:
+        with suppress(ValueError):
             return kind(text)
-        except ValueError:
-            continue
     return text

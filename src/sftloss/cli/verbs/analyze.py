@@ -6,6 +6,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sftloss.cli.options import (
+    DEVICE,
+    LOSS,
+    OUTPUT,
+    ROLES_FLAG,
     DataOptions,
     DeviceOptions,
     FolderOptions,
@@ -15,7 +19,6 @@ from sftloss.cli.options import (
     StepOptions,
     Verbosity,
 )
-from sftloss.cli.options.records import DEVICE, LOSS, OUTPUT, ROLES_FLAG
 from sftloss.config import command_line, option, part
 
 if TYPE_CHECKING:
@@ -61,7 +64,7 @@ def analyze(options: AnalyzeOptions, verbosity: Verbosity) -> int:
 
     Under torchrun the processes share the work, and rank 0 prints the report.
     """
-    from sftloss.cli.show import check_targets, print_note, print_report, progress_bar, verdict
+    from sftloss.cli.show import check_targets, conclude, progress_bar
     from sftloss.decoder import load_model
     from sftloss.pipeline import Run, analyze, check, take_part
     from sftloss.ranks import device_of_rank, launched_as
@@ -82,21 +85,14 @@ def analyze(options: AnalyzeOptions, verbosity: Verbosity) -> int:
             command=command_line("analyze", options),
         )
         check(options.data.data, losses=losses, run=run)
-        device = device_of_rank(options.device.device)
-        model, tokenizer = load_model(
-            options.model.model,
-            device=device,
-            dtype=options.device.dtype,
-            tokenizer=options.model.tokenizer,
-            revision=options.model.revision,
-        )
+        name, device = options.model, device_of_rank(options.device.device)
+        dtype, own, revision = options.device.dtype, name.tokenizer, name.revision
+        model, tokenizer = load_model(name.model, device=device, dtype=dtype, tokenizer=own, revision=revision)
         if shard.rank != 0:
             take_part(model, tokenizer, options.data.data, losses=losses, run=run)
             return 0
         report = analyze(model, tokenizer, options.data.data, losses=losses, question=question, run=run)
-    print_report(report, json=options.show.json, markdown=options.show.markdown)
-    print_note(f"wrote {options.folder.output}/report.html", verbosity)
-    return verdict(report, options.show.fail_on)
+    return conclude(report, options.show, options.folder.output, verbosity)
 
 
 def _question(options: AnalyzeOptions) -> AnalysisOptions:

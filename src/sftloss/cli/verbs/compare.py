@@ -6,73 +6,50 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftloss.cli.options import DataOptions, LossListOptions, ModelOptions, TrainingOptions, Verbosity
-from sftloss.cli.options.recipe import recipe_fields
-from sftloss.cli.options.records import (
+from sftloss.cli.options import (
     DATA,
     EVAL_DATA_FLAG,
     EVAL_SHARE_FLAG,
     JSON_FLAG,
     LOSS,
+    MARKDOWN_FLAG,
     MODEL,
     NORMALIZER_FLAG,
     OUTPUT,
     ROLES_FLAG,
     TASKS_FLAG,
     TRAINING,
+    DataOptions,
+    LossListOptions,
+    ModelOptions,
+    TrainingOptions,
+    Verbosity,
+    number,
+    recipe_fields,
 )
 from sftloss.config import command_line, option, part, values_of
 from sftloss.errors import ConfigError, mention
-from sftloss.models import SCRATCH
+from sftloss.models import GENERATED, SCRATCH
 
 if TYPE_CHECKING:
     from sftloss.experiments import Execution, Experiment
     from sftloss.report import Report
 
 EVALUATION, PROCESSES = "Evaluation", "Processes"
-_GENERATED = "generated"
+RESULTS = ("report.html", "report.json", "report.md", "experiment.json", "arms")
 
 
-@dataclass(frozen=True)
-class ComparedModel(ModelOptions):
-    """The model from which every arm starts."""
-
-    model: str = option(
-        SCRATCH, "Folder that save_pretrained wrote, name on the Hugging Face hub, demo for the model in this package, "
-        "smollm2 for SmolLM2-135M-Instruct without a hub, or scratch for a small Llama with random weights.",
-        panel=MODEL, short="-m", metavar="DIR|NAME",
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ComparedData(DataOptions):
-    """The rows that every arm is trained on."""
-
-    data: str = option(
-        _GENERATED, "JSON, JSON lines or Parquet file, a folder of them, a hub data set, or generated for built-in "
-        "tasks.", panel=DATA, short="-d", metavar="FILE|DIR|NAME",
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ComparedTraining(TrainingOptions):
-    """The training of every arm. Four defaults depend on the model."""
-
-    batch_size: int | None = option(  # type: ignore[assignment]
-        None, "Examples per micro-batch (default: 8; 16 with --model scratch).", panel=TRAINING, minimum=1
-    )
-    learning_rate: float | None = option(  # type: ignore[assignment]
-        None, "Peak learning rate (default: 2e-5, for a pretrained model; 3e-3 with --model scratch).", panel=TRAINING,
-        minimum=0,
-    )  # fmt: skip
-    schedule: str | None = option(  # type: ignore[assignment]
-        None, "Learning rate schedule after the warmup (default: linear; cosine with --model scratch).", panel=TRAINING,
-        choices=("linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"),
-    )  # fmt: skip
-    warmup: float | None = option(  # type: ignore[assignment]
-        None, "Warmup steps of the learning rate; a value below 1 is a share of all steps (default: 0.03; 0.1 with "
-        "--model scratch).", panel=TRAINING, minimum=0,
-    )  # fmt: skip
+_HELP = {
+    "model": "Folder that save_pretrained wrote, name on the Hugging Face hub, demo for the model in this package, "
+    "smollm2 for SmolLM2-135M-Instruct without a hub, or scratch for a small Llama with random weights.",
+    "data": "JSON, JSON lines or Parquet file, a folder of them, a hub data set, or generated for built-in tasks.",
+    "batch_size": "Examples per micro-batch (default: 8; 16 with --model scratch).",
+    "learning_rate": "Peak learning rate (default: 2e-5, for a pretrained model; 3e-3 with --model scratch).",
+    "schedule": "Learning rate schedule after the warmup (default: linear; cosine with --model scratch).",
+    "warmup": "Warmup steps of the learning rate; a value below 1 is a share of all steps (default: 0.03; 0.1 with "
+    "--model scratch).",
+}
+_OF_MODEL = TrainingOptions(batch_size=None, learning_rate=None, schedule=None, warmup=None)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -80,8 +57,9 @@ class ExecutionOptions:
     """The processes that train."""
 
     devices: str | None = option(
-        None, "Devices to train on, one process each, e.g. cuda:0,cuda:1.", panel=PROCESSES, metavar="LIST"
-    )
+        None, "Devices to train on, one process each, e.g. cuda:0,cuda:1.", panel=PROCESSES, metavar="LIST",
+        is_device=True,
+    )  # fmt: skip
     workers: int = option(1, "Processes per device. Each computes on one CPU core.", panel=PROCESSES, minimum=1)
 
 
@@ -92,13 +70,9 @@ class CompareOptions:
 
     losses: LossListOptions = part(LossListOptions((), ()))
     prompt_weight: tuple[str, ...] = option(
-        (),
-        "Weight of a prompt token where an answer token has weight 1.",
-        panel=LOSS,
-        metavar="W",
-        takes_numbers=True,
+        (), "Weight of a prompt token where an answer token has weight 1.", panel=LOSS, metavar="W", takes_numbers=True,
         argument="prompt_weights",
-    )
+    )  # fmt: skip
     tasks: tuple[str, ...] = option((), TASKS_FLAG)
     roles: dict[str, str] = option({}, ROLES_FLAG)
     normalizer: str = option("weights", NORMALIZER_FLAG)
@@ -106,17 +80,17 @@ class CompareOptions:
         5, "Number of seeds; every arm is trained once with each. Fewer than 3 allow no verdict, 3 or 4 find only very "
         "large differences.", panel=LOSS, minimum=1,
     )  # fmt: skip
-    model: ComparedModel = part(ComparedModel())
+    model: ModelOptions = part(ModelOptions(SCRATCH), help=_HELP)
     width: int = option(64, "Hidden size (with --model scratch).", panel=MODEL, minimum=1)
     layers: int = option(2, "Number of decoder layers (with --model scratch).", panel=MODEL, minimum=1)
     heads: int = option(4, "Number of attention heads (with --model scratch).", panel=MODEL, minimum=1)
-    data: ComparedData = part(ComparedData())
+    data: DataOptions = part(DataOptions(GENERATED), help=_HELP)
     eval_data: str | None = option(None, EVAL_DATA_FLAG)
     eval_share: float = option(0.0, EVAL_SHARE_FLAG)
     eval_rows: int | None = option(None, "Number of held-out examples to use, from the start.", panel=DATA, minimum=2)
     forget_data: str | None = option(
         None, "Other data; the report shows how far training moved the model on it.", panel=DATA,
-        metavar="FILE|DIR|NAME",
+        metavar="FILE|DIR|NAME", reads=True,
     )  # fmt: skip
     forget_rows: int | None = option(
         None, "Number of examples of --forget-data, from the start.", panel=DATA, minimum=2
@@ -125,13 +99,11 @@ class CompareOptions:
         None, "Share of generated training examples with a wrong answer (default: 0.05).", panel=DATA, minimum=0
     )
     data_tasks: tuple[str, ...] = option(
-        (),
-        "Generated task to train on (default: all); multitask for the four of the study.",
-        panel=DATA,
+        (), "Generated task to train on (default: all); multitask for the four of the study.", panel=DATA,
         metavar="NAME",
-    )
+    )  # fmt: skip
     data_seed: int = option(0, "Seed of the generated examples.", panel=DATA, minimum=0)
-    training: ComparedTraining = part(ComparedTraining())
+    training: TrainingOptions = part(_OF_MODEL, help=_HELP)
     dtype: str = option(
         "auto", "Dtype of the parameters; auto is float32 where all of them are trained.", panel=TRAINING,
         choices=("auto", "float32", "bfloat16", "float16", "float64"),
@@ -150,10 +122,10 @@ class CompareOptions:
     )  # fmt: skip
     output: str = option(
         "sftloss-compare", "Folder of the trainings and the report; finished trainings in it are kept.", panel=OUTPUT,
-        short="-o", metavar="DIR",
+        short="-o", metavar="DIR", writes=RESULTS,
     )  # fmt: skip
     json: str | None = option(None, JSON_FLAG)
-    markdown: str | None = option(None, "Write the report as Markdown to this file.", panel=OUTPUT, metavar="FILE")
+    markdown: str | None = option(None, MARKDOWN_FLAG)
 
 
 def compare(options: CompareOptions, verbosity: Verbosity) -> None:
@@ -183,11 +155,11 @@ def experiment_of(options: CompareOptions) -> Experiment:
     from sftloss.finetune import Recipe
 
     values = values_of(options)
-    if options.noise and options.data.data != _GENERATED:
+    if options.noise and options.data.data != GENERATED:
         cure = f"leave it out, or leave {mention('data')} out"
         raise ConfigError("only generated rows can have wrong answers", option="noise", cure=cure)
     arms = {"losses": values["loss"], "normalizations": values["normalization"], "tasks": values["tasks"]}
-    arms["prompt_weights"] = tuple(map(_weight, options.prompt_weight))
+    arms["prompt_weights"] = tuple(number("prompt_weight", text) for text in options.prompt_weight)
     own = {f.name: values[f.name] for f in fields(Experiment) if f.name in values and f.name not in ("seeds", "tasks")}
     if options.noise is None:
         del own["noise"]
@@ -195,13 +167,6 @@ def experiment_of(options: CompareOptions) -> Experiment:
     shared = {k: v for k, v in recipe_fields(values).items() if k not in unshared and v is not None}
     recipe = scratch_recipe(**shared) if options.model.model == SCRATCH else Recipe(**shared)
     return Experiment(recipe, **own, **arms, seeds=tuple(range(options.seeds)))
-
-
-def _weight(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f"expected a number, got {text[:40]!r}", option="prompt_weight") from None
 
 
 def execution_of(options: ExecutionOptions, verbosity: Verbosity, **rest: Any) -> Execution:

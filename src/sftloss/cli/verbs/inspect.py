@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sftloss.cli.exit import DATA
-from sftloss.cli.options import DataOptions, FolderOptions, ModelOptions, ShowOptions, StepOptions, Verbosity
-from sftloss.cli.options.records import MODEL, OUTPUT
+from sftloss.cli.options import (
+    MODEL,
+    OUTPUT,
+    DataOptions,
+    FolderOptions,
+    ModelOptions,
+    ShowOptions,
+    StepOptions,
+    Verbosity,
+)
 from sftloss.config import command_line, option, part, to_yaml
 from sftloss.errors import ConfigError, mention
 
@@ -23,7 +31,7 @@ class InspectFlags:
     model: ModelOptions = part(ModelOptions(), optional=("model",))
     data: DataOptions = part(DataOptions())
     template: str | None = option(
-        None, "File with a chat template, in place of the tokenizer's.", panel=MODEL, metavar="FILE"
+        None, "File with a chat template, in place of the tokenizer's.", panel=MODEL, metavar="FILE", reads=True
     )
     step: StepOptions = part(StepOptions())
     examples: int = option(3, "Number of examples shown token by token.", panel=OUTPUT, minimum=0)

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sftloss.cli.options import DataOptions, FolderOptions, ModelOptions, ShowOptions, StepOptions, Verbosity
-from sftloss.cli.options.records import DATA, LOSS, NORMALIZATION_FLAG, TRAINING
+from sftloss.cli.options import (
+    DATA,
+    LOSS,
+    NORMALIZATION_FLAG,
+    TRAINING,
+    DataOptions,
+    FolderOptions,
+    ModelOptions,
+    ShowOptions,
+    StepOptions,
+    Verbosity,
+)
 from sftloss.config import command_line, option, part
 from sftloss.errors import ConfigError, mention
 
@@ -40,7 +50,7 @@ def lengths(options: LengthsOptions, verbosity: Verbosity) -> int:
     Example: sftloss lengths --data train.jsonl --batch-size 4 --grad-accum 8
     """
     from sftloss.analysis import LengthOptions
-    from sftloss.cli.show import check_targets, print_note, print_report, progress_bar, verdict
+    from sftloss.cli.show import check_targets, conclude, progress_bar
     from sftloss.data import load_tokenizer
     from sftloss.pipeline import Run, lengths, read_normalization
 
@@ -61,7 +71,4 @@ def lengths(options: LengthsOptions, verbosity: Verbosity) -> int:
         run = Run(**options.data.reading, **vars(options.folder), progress=progress, command=command)
         tokenizer = load_tokenizer(name, revision=options.model.revision) if name else None
         report = lengths(options.data.data, tokenizer, unit=options.unit or "characters", question=question, run=run)
-    print_report(report, json=options.show.json, markdown=options.show.markdown)
-    if options.folder.output is not None:
-        print_note(f"wrote {options.folder.output}/report.html", verbosity)
-    return verdict(report, options.show.fail_on)
+    return conclude(report, options.show, options.folder.output, verbosity)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sftloss.cli.options import Verbosity
-from sftloss.cli.options.records import OUTPUT
+from sftloss.cli.options import OUTPUT, Verbosity
 from sftloss.config import option
 from sftloss.errors import ConfigError, DataError
 
@@ -24,12 +23,12 @@ class ReportOptions:
 
     run: tuple[str, ...] = option(
         (), "Two or more folders of earlier runs, or their report.json files.", required=True, metavar="RUN",
-        is_positional=True,
+        is_positional=True, reads=True,
     )  # fmt: skip
     label: tuple[str, ...] = option(
         (), "Name of a run, in the order of the runs (default: its folder).", metavar="NAME"
     )
-    output: str = option("comparison.html", "File of the page.", panel=OUTPUT, short="-o", metavar="FILE")
+    output: str = option("comparison.html", "File of the page.", panel=OUTPUT, short="-o", metavar="FILE", writes=("",))
     overwrite: bool = option(False, "Replace an earlier page.", panel=OUTPUT)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sftloss.cli.options import Verbosity
-from sftloss.cli.options.records import JSON_FLAG, OUTPUT
-from sftloss.cli.verbs.compare import ExecutionOptions, execution_of, print_brief
+from sftloss.cli.options import JSON_FLAG, OUTPUT, Verbosity
+from sftloss.cli.verbs.compare import RESULTS, ExecutionOptions, execution_of, print_brief
 from sftloss.config import option, part
 
 
@@ -17,7 +16,7 @@ class StudyOptions:
 
     output: str | None = option(
         None, "Folder of the trainings, the report, the result and its page; finished trainings in it are kept "
-        "(default: sftloss-study-NAME).", panel=OUTPUT, short="-o", metavar="DIR",
+        "(default: sftloss-study-NAME).", panel=OUTPUT, short="-o", metavar="DIR", writes=RESULTS,
     )  # fmt: skip
     execution: ExecutionOptions = part(ExecutionOptions())
     json: str | None = option(None, JSON_FLAG)

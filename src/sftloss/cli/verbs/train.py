@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from sftloss.cli.options import (
+    EVAL_DATA_FLAG,
+    EVAL_SHARE_FLAG,
+    JSON_FLAG,
+    OUTPUT,
+    TRAINING,
     DataOptions,
     DeviceOptions,
     FolderOptions,
@@ -18,10 +23,10 @@ from sftloss.cli.options import (
     ModelOptions,
     TrainingOptions,
     Verbosity,
+    recipe_fields,
 )
-from sftloss.cli.options.recipe import recipe_fields
-from sftloss.cli.options.records import EVAL_DATA_FLAG, EVAL_SHARE_FLAG, JSON_FLAG, OUTPUT, TRAINING
 from sftloss.config import command_line, option, part, to_yaml, values_of
+from sftloss.errors import as_flag, spelled
 from sftloss.files import write_atomic
 
 if TYPE_CHECKING:
@@ -83,7 +88,7 @@ def train(options: TrainOptions, verbosity: Verbosity) -> int:
     """
     from sftloss.cli.show import check_targets, hide_progress_bars, print_note
     from sftloss.finetune import Interrupted, fine_tune, plan
-    from sftloss.finetune.loop.callbacks import LogLines
+    from sftloss.finetune.callbacks import LogLines
     from sftloss.ranks import launched_as
 
     recipe, (rank, ranks) = recipe_of(options), launched_as()
@@ -95,10 +100,11 @@ def train(options: TrainOptions, verbosity: Verbosity) -> int:
         return 0
     if rank == 0:
         check_targets(options.json, replace=options.folder.overwrite or options.resume)
+    note = partial(print_note, verbosity=verbosity)
     try:
-        outcome = fine_tune(recipe, callbacks=[LogLines(partial(print_note, verbosity=verbosity))])
+        outcome = fine_tune(recipe, callbacks=[LogLines(note)], on_rows=partial(_print_rows, verbosity=verbosity))
     except Interrupted as stop:
-        print_note(str(stop), verbosity)
+        note(stop.message(as_flag))
         return 128 + stop.signal
     if rank == 0:
         _print_outcome(outcome, options, verbosity)
@@ -110,6 +116,15 @@ def recipe_of(options: TrainOptions) -> Recipe:
     from sftloss.finetune import Recipe
 
     return Recipe(**recipe_fields(values_of(options)), command=str(command_line("train", options)))
+
+
+def _print_rows(accounts: Sequence[Mapping[str, Any]], verbosity: Verbosity) -> None:
+    """What became of the rows of each source."""
+    from sftloss.cli.show import print_note
+    from sftloss.finetune.rows import account_lines
+
+    for line in (line for account in accounts for line in account_lines(account)):
+        print_note(spelled(line, as_flag), verbosity)
 
 
 def _print_outcome(outcome: Any, options: TrainOptions, verbosity: Verbosity) -> None:
@@ -191,16 +206,18 @@ def _print_plan(plan: Any, options: TrainOptions) -> None:
     """Options, the first example in colors, counts and memory; with ``--json -`` the last two alone."""
     from sftloss.cli.show import print_text, stdout_console
     from sftloss.finetune import strip_of
+    from sftloss.finetune.rows import account_lines
     from sftloss.report.terminal import render_mask
 
     memory = {**plan.memory, "total": plan.total}
     if options.json == "-":
-        print_text(json.dumps({"counts": dict(plan.counts), "tasks": plan.tasks, "memory": memory}, indent=2))
+        facts = {"counts": plan.counts, "rows": plan.accounts, "tasks": plan.tasks, "memory": memory}
+        print_text(json.dumps(facts, indent=2))
         return
     console = stdout_console()
     console.print(to_yaml(options), markup=False)
     render_mask([strip_of(plan.first, plan.tokenizer)], console)
-    lines = [""]
+    lines = ["", *(spelled(line, as_flag) for account in plan.accounts for line in account_lines(account)), ""]
     lines += [f"{name.replace('_', ' '):<16}{count:>16,}" for name, count in plan.counts.items()]
     for name, task in plan.tasks.items():
         share = task["trained_tokens"] / plan.counts["trained_tokens"]

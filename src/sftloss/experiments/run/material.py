@@ -22,8 +22,8 @@ from sftloss.experiments.experiment import Experiment
 from sftloss.experiments.run.results import RowGroups
 from sftloss.finetune import Recipe
 from sftloss.finetune.fine_tune import data_of, loss_of
-from sftloss.finetune.model import dtype_of, model_name
 from sftloss.finetune.rows import Collator, DataSet, hold_out
+from sftloss.finetune.setup import dtype_of, model_name
 from sftloss.rules import findings_of
 from sftloss.training.batch.tokens import read_tokens
 from sftloss.weights import normalization
@@ -104,7 +104,7 @@ def second_draw(experiment: Experiment, tokenizer: Any, known: EncodedRows) -> E
 
 def _split(rows: EncodedRows, recipe: Recipe) -> tuple[EncodedRows, EncodedRows]:
     """The rows trained on, and the share held out: the same for every seed of an arm."""
-    whole = DataSet(rows.examples, tuple((i,) for i in range(len(rows.examples))), "rows", {})
+    whole = DataSet.of(rows.examples, "rows")
     place = {id(example): i for i, example in enumerate(rows.examples)}
     train, held_out = (rows.pick(place[id(e)] for e in part.examples)
                        for part in hold_out(whole, recipe.eval_share, recipe.seed))  # fmt: skip

@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset
 
 from sftloss.decoder.head import is_partitioned
 from sftloss.errors import ConfigError
+from sftloss.ranks import reduce_over_ranks
 from sftloss.statistics import Objective
 from sftloss.training.attach import attach, attachment_of
 from sftloss.training.attachment import Attachment
@@ -189,7 +190,11 @@ class LossTrainer(_Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        state = {"loss": self._tr_loss.reshape(1), "last_logged": torch.tensor([self._globalstep_last_logged])}
+        state = {
+            "loss": self._tr_loss.reshape(1),
+            "last_logged": torch.tensor([self._globalstep_last_logged]),
+            "total": torch.tensor([self._total_loss_scalar], dtype=torch.float64),
+        }
         for name, kept in self._kept().items():
             state |= {f"{name}/{key}": value for key, value in kept.state_dict().items()}
         Path(output_dir).mkdir(parents=True, exist_ok=True)  # another rank may still be about to
@@ -219,11 +224,18 @@ class LossTrainer(_Trainer):
         state = read_state(path)
         self._tr_loss.copy_(state["loss"][0])
         self._globalstep_last_logged = int(state["last_logged"])
+        if "total" in state:  # `train_loss` is then the mean over all steps, as of a run that nothing interrupted
+            self._total_loss_scalar, self._initial_global_step = float(state["total"]), 0
         for name, keeper in kept.items():
             own = {key.removeprefix(f"{name}/"): value for key, value in state.items() if key.startswith(f"{name}/")}
             if not own:
                 raise ConfigError(f"{path} has no state of {name}; continue with the options of the run that wrote it.")
             keeper.load_state_dict(own)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Add the steps since the last line of the log to `train_loss` from every rank; the Trainer adds its own."""
+        reduce_over_ranks(self._tr_loss, "mean")
+        return super()._finalize_training(*args, **kwargs)
 
     def _kept(self) -> dict[str, Any]:
         return {"attachment": self.attached(), **self._keeps}

