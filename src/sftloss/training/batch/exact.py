@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -22,7 +21,8 @@ class Exact:
 def hold(batch: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """The batch with its floating tensors of these names held."""
     chosen = set(names)
-    return {name: Exact(v) if name in chosen and _is_floating(v) else v for name, v in batch.items()}
+    is_held = {n for n, v in batch.items() if n in chosen and isinstance(v, Tensor) and v.is_floating_point()}
+    return {name: Exact(value) if name in is_held else value for name, value in batch.items()}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,3 @@ def release(batch: Mapping[str, Any]) -> dict[str, Any]:
     labels = batch.get("labels") if batch.get("labels") is not None else batch.get("shift_labels")
     device = None if labels is None else labels.device
     return {name: v.value.to(device) if isinstance(v, Exact) else v for name, v in batch.items()}
-
-
-def _is_floating(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point()

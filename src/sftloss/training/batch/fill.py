@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from sftloss.statistics import IGNORED
@@ -99,7 +98,8 @@ class FillerCollator:
         batch.setdefault("token_weights", torch.ones(labels.shape, device=labels.device))
         for name, nothing in (("labels", IGNORED), ("shift_labels", IGNORED), *((name, 0) for name in _WEIGHTS)):
             if batch.get(name) is not None:
-                batch[name] = _without(batch[name], untrained, nothing)
+                where = untrained if batch[name].dim() == untrained.dim() else untrained[:, 0]  # one a token, or a row
+                batch[name] = torch.where(where, nothing, batch[name])
         return batch
 
 
@@ -120,8 +120,3 @@ def fill(loader: DataLoader[Any]) -> DataLoader[Any]:
     base: Any = loader.base_dataloader  # type: ignore[attr-defined]
     base.collate_fn = FillerCollator(base.collate_fn)
     return loader
-
-
-def _without(values: Tensor, untrained: Tensor, nothing: float) -> Tensor:
-    """`nothing` in the rows that are not trained, for values of one a row and one a token."""
-    return torch.where(untrained if values.dim() == untrained.dim() else untrained[:, 0], nothing, values)

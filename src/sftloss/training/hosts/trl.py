@@ -18,12 +18,9 @@ def columns_of(dataset: Any, names: Sequence[str]) -> list[str]:
 def pack_with_columns(
     prepare: Callable[..., Any], dataset: Any, names: Sequence[str], processing_class: Any, args: Any, more: Any
 ) -> Any:
-    """What `SFTTrainer._prepare_dataset` makes of a data set, packed, with these columns; TRL keeps two.
+    """What `SFTTrainer._prepare_dataset` (`prepare`) makes of a data set, packed, with these columns; TRL keeps two.
 
-    Args:
-        prepare: TRL's own preparation, which tokenizes here and packs nothing.
-        dataset, processing_class, args, more: Its arguments.
-        names: Columns with one value a row or a token.
+    `prepare` tokenizes here and packs nothing. Columns have one value a row or a token.
     """
     from trl.data_utils import pack_dataset
 

@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 FILE = "task_weights.safetensors"
 """What a checkpoint holds of it."""
 
+_LOGGED = {
+    "loss": "current_loss",
+    "weight": "weight",
+    "token_share": "token_share",
+    "effective_share": "effective_share",
+    "slope": "trend_slope",
+    "gradient": "current_gradient",
+}
+
 REFERENCE = "reference_logprob"
 """What batches hold of a reference model: its log-probability of each target, laid out as the labels are."""
 
@@ -86,7 +95,7 @@ class TaskWeighting(TaskFactor):
         return self.is_watching or self.weighting.strategy.needs == "gramian"
 
     @property
-    def reader(self) -> str:
+    def _reader(self) -> str:
         """What reads the gradients, for messages."""
         strategy = self.weighting.strategy
         return strategy.name if strategy.needs == "gramian" else "the watch for conflicts"
@@ -96,16 +105,10 @@ class TaskWeighting(TaskFactor):
         return True
 
     def bind(self, model: nn.Module, port: ModelPort, extras: Sequence[str]) -> None:
-        """Prepare for a model whose batches hold these extras; :func:`attach` calls it.
-
-        Raises:
-            ConfigError: If the strategy needs gradients by task and this model's cannot be separated, or a reference
-                that batches do not hold.
-        """
         self._model, self._port, self._gradients = model, port, None
         strategy = self.weighting.strategy
         if self.needs_gradients:
-            check_attributable(model, port, self.reader)
+            _check_attributable(model, port, self._reader)
         if self.reference is not None:
             self.reference.check(port.vocabulary(model))
         elif strategy.needs == "excess" and REFERENCE not in extras:
@@ -116,14 +119,9 @@ class TaskWeighting(TaskFactor):
             )
 
     def check(self, arguments: Any) -> None:
-        """Refuse a Trainer's arguments under which the strategy cannot work.
-
-        Raises:
-            ConfigError: Under fp16 or accumulation, where gradients by task could not be compared.
-        """
         if self.needs_gradients and arguments.fp16:
             raise ConfigError(
-                f"{self.reader} compares gradients of different steps, which the loss scale of fp16 changes",
+                f"{self._reader} compares gradients of different steps, which the loss scale of fp16 changes",
                 option="tasks",
                 cure=f"use bf16 ({mention('autocast', 'bfloat16')})",
             )
@@ -148,13 +146,10 @@ class TaskWeighting(TaskFactor):
         if self._gradients is None:
             from sftloss.tasks import TaskGradients
 
-            check_attributable(self._model, self._port, self.reader)  # it may have been sharded since
+            _check_attributable(self._model, self._port, self._reader)  # it may have been sharded since
+            chosen, group = _followed(self._model, self._port), self.weighting.process_group
             self._gradients = TaskGradients(
-                self._model,
-                tasks=len(self.names),
-                parameters=followed(self._model, self._port),
-                layerwise=self.is_layerwise,
-                group=self.weighting.process_group,
+                self._model, tasks=len(self.names), parameters=chosen, layerwise=self.is_layerwise, group=group
             )
         # without a mask, position ids that restart keep packed sequences apart in every attention of transformers
         is_packed = batch.get("attention_mask") is None and batch.get("position_ids") is not None
@@ -172,11 +167,7 @@ class TaskWeighting(TaskFactor):
         return self.weighting.weights.detach().clone()
 
     def outside_of_a_step(self, is_training: bool) -> Tensor | None:
-        """None in evaluation, where no task is weighted.
-
-        Raises:
-            ValueError: In training.
-        """
+        """None in evaluation, where no task is weighted; an error in training."""
         if is_training:
             raise ValueError(
                 "sftloss: task weights move once an optimizer step, so a pass needs its step; pass "
@@ -185,7 +176,6 @@ class TaskWeighting(TaskFactor):
         return None
 
     def observe(self, seen: Pass) -> None:
-        """Add a pass to its step. Nothing waits for the device."""
         needs, tokens, device = self.weighting.strategy.needs, seen.tokens, seen.coefficients.device
         if not seen.is_training and needs != "validation":
             return
@@ -213,16 +203,6 @@ class TaskWeighting(TaskFactor):
         both = sum_over_ranks(torch.stack([weighting.extra_sums, weighting.extra_counts]), group) / world_size(group)
         weighting.extra_sums, weighting.extra_counts = both[0], both[1]
 
-    def _repeat_step(self) -> None:
-        """Run the step's tokens once more, after the optimizer has moved the weights."""
-        self.is_repeating = True
-        try:
-            with torch.no_grad():
-                for batch in self._batches:
-                    self._model(**batch)
-        finally:
-            self.is_repeating, self._batches = False, []
-
     def step(self) -> None:
         """End an optimizer step: one collective of 2K numbers, then the next weights. Every rank calls.
 
@@ -230,8 +210,14 @@ class TaskWeighting(TaskFactor):
             FloatingPointError: If a task's loss is not finite and the rules say so.
             ValueError: If the strategy needs gradients by task and a pass was not captured.
         """
-        if self._batches:
-            self._repeat_step()
+        if self._batches:  # run the step's tokens once more, after the optimizer has moved the weights
+            self.is_repeating = True
+            try:
+                with torch.no_grad():
+                    for batch in self._batches:
+                        self._model(**batch)
+            finally:
+                self.is_repeating, self._batches = False, []
         if not self.needs_gradients:
             self.weighting.step()
             return
@@ -251,16 +237,8 @@ class TaskWeighting(TaskFactor):
         change of its loss a step once there are enough. Where gradients are read, ``task_gradient/<name>``, its
         norm, ``task_cosine/<name>, <name>`` of each pair that met, and ``task_conflict_rate``, the share of pairs since
         the start whose cosine was negative. It waits for the device."""
-        named = {
-            "loss": "current_loss",
-            "weight": "weight",
-            "token_share": "token_share",
-            "effective_share": "effective_share",
-            "slope": "trend_slope",
-            "gradient": "current_gradient",
-        }
         tasks = self.weighting.get_task_statistics()
-        values = {f"task_{short}/{name}": tasks[name][key] for short, key in named.items() for name in self.names}
+        values = {f"task_{short}/{name}": tasks[name][key] for short, key in _LOGGED.items() for name in self.names}
         if self.needs_gradients:
             conflicts = self.weighting.conflicts.report()
             values |= {f"task_cosine/{names}": pair["cosine"] for names, pair in conflicts["pairs"].items()}
@@ -281,15 +259,9 @@ class TaskWeighting(TaskFactor):
         return {**vars(self), "_gradients": None, "_captured": 0}
 
     def save(self, folder: Path) -> None:
-        """Write the state into a checkpoint."""
         write_state(folder / FILE, self.weighting.state_dict())
 
     def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote.
-
-        Raises:
-            ConfigError: If the file is missing, damaged, or of other tasks or another strategy.
-        """
         state = read_state(folder / FILE)
         try:
             self.weighting.load_state_dict(state)
@@ -299,22 +271,21 @@ class TaskWeighting(TaskFactor):
             raise ConfigError(f"{folder / FILE} does not fit this run: {' '.join(str(error).split())}") from None
 
 
-def followed(model: nn.Module, port: ModelPort) -> list[nn.Parameter]:
+def _followed(model: nn.Module, port: ModelPort) -> list[nn.Parameter]:
     """Trained weights of plain linear layers but the head, whose product is not taken by its module here."""
-    head = {id(p) for p in port.head_layer(model).parameters()}
+    head = set(port.head_layer(model).parameters())
     layers = [module for module in model.modules() if type(module) is nn.Linear]
-    return list(
-        {id(p): p for layer in layers for p in layer.parameters() if p.requires_grad and id(p) not in head}.values()
-    )
+    weights = dict.fromkeys(p for layer in layers for p in layer.parameters())
+    return [p for p in weights if p.requires_grad and p not in head]
 
 
-def check_attributable(model: nn.Module, port: ModelPort, name: str) -> None:
+def _check_attributable(model: nn.Module, port: ModelPort, name: str) -> None:
     """Refuse a model whose gradients one backward pass cannot separate by task."""
     if port.adds_loss(model):
         why = "the router loss of this model mixes tasks; switch it off (output_router_logits=False)"
     elif any(hasattr(p, "device_mesh") for p in model.parameters()):
         why = "its weights are sharded over ranks; train with data parallel copies"
-    elif not followed(model, port):
+    elif not _followed(model, port):
         why = "no plain linear layer of it is trained; train adapters"
     else:
         return
