@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,11 @@ HyperValue = float | str | bool | None
 
 OBJECTIVE_GROUP = "sftloss.objectives"
 """The entry points by which installed packages add objectives."""
+
+_TAKES = (
+    "An objective takes token statistics and hyper-parameters; a function of logits is computed by sftloss.map_logits, "
+    'see "A loss of logits" in docs/objectives.md.'
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,24 @@ def objective_function(name: str) -> Callable[..., Tensor]:
         raise ValueError(f"objective: {error}") from error.__cause__
 
 
+def refuse_further_arguments(function: Callable[..., Tensor], hyper_parameters: Collection[str] = ()) -> None:
+    """Refuse a function that needs more than token statistics and these hyper-parameters, as ``f(logits, labels)``.
+
+    Raises:
+        ValueError: Naming what it needs, and what to use for a function of logits.
+    """
+    try:
+        _, *parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some callables of C have no signature
+        return
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind in positional]
+    missing = [name for name in needed if name not in hyper_parameters]
+    if missing:
+        name = getattr(function, "__name__", repr(function))
+        raise ValueError(f"{name} needs {', '.join(missing)} beside its first argument. {_TAKES}")
+
+
 def plug_in_names() -> tuple[str, ...]:
     """Return the names of the objectives that installed packages add. Nothing is imported."""
     return tuple(name for name in plug_ins(OBJECTIVE_GROUP) if name not in OBJECTIVES)
@@ -95,6 +119,7 @@ def check_term(term: Term) -> None:
     logits = torch.tensor(_LOGITS, device="cpu")
     stats = from_logits(logits, torch.arange(4, device="cpu") % 3)
     try:
+        refuse_further_arguments(function, dict(term.hyper_parameters))
         whole = term(stats)
         halves = [term(_rows(stats, piece)) for piece in (slice(0, 2), slice(2, 4))]
     except KeyError:
@@ -102,7 +127,8 @@ def check_term(term: Term) -> None:
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"objective: in {spelling}, {error}") from None
     except Exception as error:  # whatever a user's own function raises
-        raise ValueError(f"objective: {spelling} raised {type(error).__name__}: {error}.") from error
+        reason = f"objective: {spelling} raised {type(error).__name__}: {str(error).rstrip('.')}."
+        raise ValueError(f"{reason} {_TAKES}" if isinstance(error, AttributeError) else reason) from error
     if not isinstance(whole, Tensor) or whole.shape != (4,):
         shape = tuple(whole.shape) if isinstance(whole, Tensor) else type(whole).__name__
         raise ValueError(f"objective: {spelling} must return one loss a token, shape (tokens,); 4 tokens gave {shape}.")

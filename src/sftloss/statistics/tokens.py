@@ -46,7 +46,9 @@ class TokenStats:
 
     def __getattr__(self, name: str) -> Tensor:
         if name.startswith("__") or name not in FIELDS:
-            raise AttributeError(f"TokenStats has no statistic {name!r}; choose from {', '.join(FIELDS)}.")
+            raise AttributeError(
+                f"TokenStats has no statistic {name!r}; choose from {', '.join(FIELDS)}. Whole logits: see map_logits."
+            )
         try:
             return self.fields[name]
         except KeyError:

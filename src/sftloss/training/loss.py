@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sftloss.objectives import objective as read_objective
+from sftloss.objectives.terms import refuse_further_arguments
 from sftloss.roles import ROLES
 from sftloss.statistics import Objective
 from sftloss.training.tasks.factors import TaskFactor, TaskFactors
@@ -56,6 +57,10 @@ class Loss:
             object.__setattr__(self, "objective", read_objective(self.objective))
         if not callable(self.objective):
             raise ValueError(f"Loss: objective must be an expression or a function, got {self.objective!r}.")
+        try:
+            refuse_further_arguments(self.objective)
+        except ValueError as error:
+            raise ValueError(f"Loss: {error}") from None
         if getattr(self.objective, "mixes_tokens", False):
             raise ValueError(
                 "Loss: this objective mixes tokens, so its gradient would depend on how a step is cut into "
