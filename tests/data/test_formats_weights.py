@@ -108,6 +108,12 @@ def test_row_weight_that_is_no_weight_is_refused(value):
     assert fault_of({"text": "x", "weight": value}).reason == "bad-weight"
 
 
+@pytest.mark.parametrize("value", [1e308, 5e-324, 1e16])
+def test_weight_beyond_float32_is_a_bad_weight_and_not_a_row_without_one(value):
+    fault = fault_of({"text": "x", "weight": value})
+    assert fault.reason == "bad-weight" and "write 0 or a number from 1e-15 to 1e+15" in str(fault)
+
+
 def test_row_weights_may_not_disagree():
     """As for messages."""
     assert fault_of({"text": "x", "weight": 1, "loss_weight": 2}).reason == "bad-weight"

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
+from typing import Any
 
 import pytest
 import torch
+from tests.paths import ROOT
 from tests.tiny_models import FAMILIES
 from tests.training.cases import VOCAB, definition, gradients, model_of, ragged_rows, relative_error, without
 
+from sftloss.decoder import open_decoder
 from sftloss.errors import ModelError
+from sftloss.objectives import objective
 from sftloss.training import Loss, attach, attachment_of, collate_rows, detach
 
 pytest.importorskip("transformers")
@@ -229,6 +234,91 @@ def test_loss_that_is_not_finite_names_its_rows() -> None:
     unnamed = {k: v for k, v in BATCH.items() if k != "row_ids"}
     with pytest.raises(FloatingPointError, match="row 2 of the micro-batch"):
         model(**unnamed)
+
+
+def test_model_whose_every_loss_is_nan_is_named_as_the_cause() -> None:
+    model = model_of()
+    attachment = attach(model, "cross_entropy")
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"at every one of the \d+ trained tokens, so the cause is the model"):
+        model(**BATCH)
+    attachment.detach()
+    with pytest.raises(ModelError, match="LlamaForCausalLM gives NaN as logits; check its weights for NaN"):
+        attach(model, "cross_entropy")
+    reason = open_decoder(model).reason
+    assert reason == "its logits are NaN (check its weights for NaN, and its dtype)"
+
+
+@pytest.mark.parametrize("weight", [1e308, 5e-324, float("nan"), float("inf")])
+def test_weight_that_float32_cannot_hold_is_refused(weight: float) -> None:
+    rows = [{"input_ids": [1, 2, 3], "token_weights": [1.0, weight, 1.0]}]
+    with pytest.raises(ValueError, match=r"token_weights holds (1e\+308|4.94066e-324|nan|inf), which float32"):
+        collate_rows(rows, pad_id=0)
+    assert collate_rows([{**rows[0], "token_weights": [0, 1e30, 1e-30]}], pad_id=0)["token_weights"].all(dim=0)[1]
+
+
+def test_weights_that_add_up_to_infinity_train_nothing_in_silence_no_more() -> None:
+    model = model_of()
+    attach(model, "cross_entropy")
+    batch = {**BATCH, "token_weights": torch.full(BATCH["labels"].shape, 1e308, dtype=torch.float64)}
+    with pytest.raises(ValueError, match="the weights add up to infinity"):
+        model(**batch)
+
+
+@pytest.mark.parametrize("code", [-5, 99])
+@pytest.mark.parametrize("loss", [Loss(), Loss(roles={"prompt": 0.1, "response": 1.0})])
+def test_code_that_is_no_role_is_refused(code: int, loss: Loss) -> None:
+    model = model_of()
+    attach(model, loss)
+    with pytest.raises(ValueError, match=rf"role code {code} does not exist; the codes are 0 prompt, .* and -1"):
+        model(**BATCH, roles=torch.full_like(BATCH["labels"], code))
+
+
+def test_trained_token_of_unknown_role_has_no_share_of_a_role() -> None:
+    model = model_of()
+    attachment = attach(model, "cross_entropy")
+    roles = torch.where(torch.arange(BATCH["labels"].shape[1]) % 2 == 0, 2, -1).expand_as(BATCH["labels"]).clone()
+    roles[0] = 1
+    model(**BATCH, roles=roles)
+    shares = {name: value for name, value in attachment.metrics().items() if name.startswith("signal_share")}
+    assert set(shares) == {"signal_share/response", "signal_share/system"} and sum(shares.values()) == pytest.approx(1)
+
+
+def loss_of_logits(logits: Any, labels: Any) -> Any:
+    return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+
+
+def loss_of_one_argument(logits: Any) -> Any:
+    return logits.softmax(-1)
+
+
+def test_function_of_logits_is_answered_with_map_logits() -> None:
+    with pytest.raises(ValueError, match=r"Loss: loss_of_logits needs labels beside its first argument\..*map_logits"):
+        Loss(loss_of_logits)
+    with pytest.raises(ValueError, match=r"loss_of_logits needs labels beside its first argument\..*map_logits"):
+        objective(loss_of_logits)
+    with pytest.raises(ValueError, match=r"TokenStats has no statistic 'softmax'.*An objective takes token statistics"):
+        objective(loss_of_one_argument)
+    model = model_of()
+    attach(model, loss_of_one_argument)
+    with pytest.raises(AttributeError, match="has no statistic 'softmax'.* Whole logits: see map_logits"):
+        model(**BATCH)
+
+
+def test_bridge_of_the_documentation_trains_a_loss_of_logits() -> None:
+    """The code in docs/objectives.md, "A loss of logits", has the gradient of the model's own loss."""
+    page = (ROOT / "docs" / "objectives.md").read_text(encoding="utf-8")
+    code = re.search(r"## A loss of logits.*?```python\n(.*?)```", page, re.DOTALL)
+    assert code is not None
+    model, rows = model_of(), without(ROWS, "row_ids")
+    logits = torch.cat([model(row["input_ids"][None]).logits[0, :-1] for row in rows])
+    labels = torch.cat([row["labels"][1:] for row in rows])
+    torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1).backward()
+    expected = gradients(model)
+    names = {"model": model, "batches": [collate_rows(rows[:3], pad_id=0), collate_rows(rows[3:], pad_id=0)]}
+    exec(compile(code[1], "docs/objectives.md", "exec"), names)
+    assert relative_error(gradients(model), expected) < 1e-10
 
 
 def test_bfloat16_loss_errs_no_more_than_the_models_own() -> None:

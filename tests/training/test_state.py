@@ -182,6 +182,15 @@ def test_packed_row_with_an_attention_mask_of_ones_is_refused() -> None:
         attachment_of(model).step([{**batch, "attention_mask": mask}])
 
 
+def test_packed_row_whose_positions_restart_at_one_is_refused_too() -> None:
+    model = model_of()
+    attach(model, "cross_entropy")
+    batch = collate_rows(ROWS, pad_id=0, packed=True)
+    batch |= {"attention_mask": torch.ones_like(batch["labels"]), "position_ids": batch["position_ids"] + 1}
+    with pytest.raises(ValueError, match="position_ids restart .* attention_mask"):
+        model(**batch)
+
+
 def test_position_ids_beside_a_mask_of_padded_rows_are_no_packing() -> None:
     model = model_of()
     attach(model, "cross_entropy")

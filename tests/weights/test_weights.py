@@ -58,6 +58,8 @@ def test_role_weights_refuses_unknown_roles_and_numbers_that_are_none(by_role):
 def test_role_weights_refuses_a_code_out_of_range():
     with pytest.raises(ValueError, match="role code 4"):
         role_weights(torch.tensor([4]), {"prompt": 1.0})
+    with pytest.raises(ValueError, match="role code -2 does not exist"):
+        role_weights(torch.tensor([-2]), {"prompt": 1.0})
 
 
 @settings(max_examples=40, deadline=None)

@@ -15,7 +15,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sftloss.decoder.head import acting_adapters, evaluating, is_whole, proved_form, read_head, relative_distance
+from sftloss.decoder.head import (
+    NAN_CURE,
+    acting_adapters,
+    evaluating,
+    is_whole,
+    proved_form,
+    read_head,
+    relative_distance,
+)
 from sftloss.decoder.loading import first_line
 from sftloss.decoder.port import ModelPort
 from sftloss.decoder.ports import port_of
@@ -151,6 +159,8 @@ def _prove(decoder: Decoder, layer: nn.Module) -> tuple[Head | None, str]:
     own, hidden = decoder.logits(ids), decoder.hidden(ids)
     if tuple(own.shape) != (2, 4, weight.shape[0]) or hidden.shape[-1] != weight.shape[1]:
         return None, f"its logits have shape {tuple(own.shape[2:])}, its head {tuple(weight.shape)}"
+    if bool(own.isnan().any()):
+        return None, f"its logits are NaN ({NAN_CURE})"
     form = proved_form(layer, decoder.port.head_forms(decoder.model), hidden.flatten(0, 1), own.flatten(0, 1))
     return undeclared if form is None else (read_head(layer, hidden.flatten(0, 1), form)[1], "")
 

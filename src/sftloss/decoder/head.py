@@ -22,6 +22,7 @@ from sftloss.statistics import Head, Shard
 
 _LORA = ("peft.tuners.lora.layer", "Linear")
 _TRAINED_TOKENS = "TrainableTokensLayer"
+NAN_CURE = "check its weights for NaN, and its dtype"
 
 
 def read_head(layer: Any, hidden: Tensor, form: HeadForm) -> tuple[Tensor, Head]:

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from sftloss.decoder.decoder import probe_ids
 from sftloss.decoder.head import (
+    NAN_CURE,
     acting_adapters,
     evaluating,
     is_lora,
@@ -185,6 +186,8 @@ class Attachment:
         done = self.port.run(self.model, self.own_forward(), inputs, self.form, True)
         assert done.logits is not None
         own = done.logits.full_tensor() if isinstance(done.logits, DTensor) else done.logits
+        if bool(own.isnan().any()):
+            raise ModelError(f"{type(self.model).__name__} gives NaN as logits", cure=NAN_CURE)
         layer, hidden = self.port.head_layer(self.model), local_hidden(done.hidden).flatten(0, 1)
         self._proved = proved_form(layer, self.port.head_forms(self.model), hidden, own.flatten(0, 1))
         return done.logits

@@ -20,7 +20,7 @@ def role_weights(roles: Int[Tensor, " tokens"], by_role: Mapping[str, float]) ->
     the ratio given, whatever the lengths.
 
     Args:
-        roles: Role codes, indices into ``ROLES``; any shape, ``(tokens,)`` as a rule. A negative code is padding.
+        roles: Role codes, indices into ``ROLES``; any shape, ``(tokens,)`` as a rule; -1 is padding.
         by_role: Weight of each role, dimensionless, finite. A role that is not named is not trained (0).
 
     Returns:
@@ -45,8 +45,17 @@ def role_weights(roles: Int[Tensor, " tokens"], by_role: Mapping[str, float]) ->
         if not abs(float(weight)) < float("inf"):
             raise ValueError(f"role_weights: the weight of {role!r} must be finite, got {weight}.")
         table[ROLES.index(role)] = float(weight)
-    if roles.device.type == "cpu" and roles.numel() and int(roles.max()) >= len(ROLES):
-        raise ValueError(f"role_weights: role code {int(roles.max())}, but there are only {len(ROLES)} roles.")
+    check_roles("role_weights", roles)
     codes = roles.long()
     # the last entry of the table is padding's
     return table.to(roles.device)[torch.where(codes < 0, len(ROLES), codes)]
+
+
+def check_roles(name: str, roles: Tensor) -> None:
+    """Refuse codes on the CPU that are no role and not -1; on a device nothing is read."""
+    if roles.device.type != "cpu" or not roles.numel():
+        return
+    for code in (int(roles.min()), int(roles.max())):
+        if not -1 <= code < len(ROLES):
+            codes = ", ".join(f"{i} {role}" for i, role in enumerate(ROLES))
+            raise ValueError(f"{name}: role code {code} does not exist; the codes are {codes}, and -1 for padding.")

@@ -19,12 +19,16 @@ def check_flat(name: str, weights: Tensor, **others: Tensor) -> None:
 
 
 def refuse_negative(name: str, weights: Tensor) -> None:
-    """Check that weights on the CPU are neither negative nor NaN; on a device nothing is read."""
-    if weights.device.type == "cpu" and not bool((weights >= 0).all()):
+    """Check that weights on the CPU are not negative and have a finite sum; on a device nothing is read."""
+    if weights.device.type != "cpu":
+        return
+    if not bool((weights >= 0).all()):
         raise ValueError(
             f"{name}: weights must be >= 0, and one is negative or NaN. Multiply signed rewards in afterwards "
             'and normalize by="sequences", "tokens" or "constant".'
         )
+    if not bool(torch.isfinite(weights.sum(dtype=torch.float64))):
+        raise ValueError(f"{name}: the weights add up to infinity; multiply all of them by one small factor.")
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:

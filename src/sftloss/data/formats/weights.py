@@ -30,6 +30,7 @@ TOKEN_WEIGHTS = (
     "assistant_masks",
 )
 _MESSAGE_WEIGHTS = frozenset(MESSAGE_WEIGHTS)
+_LARGEST = 1e15  # a row's weight times a message's is still far from the ends of float32
 
 
 def weight_of(value: Any, name: str) -> float:
@@ -43,6 +44,9 @@ def weight_of(value: Any, name: str) -> float:
         weight = math.inf
     if not math.isfinite(weight):
         raise BadRow("bad-weight", f"{name} is {weight}; write a finite number >= 0")
+    if weight > _LARGEST or 0 < weight < 1 / _LARGEST:
+        limits = f"{1 / _LARGEST:g} to {_LARGEST:g}"
+        raise BadRow("bad-weight", f"{name} is {weight:g}; write 0 or a number from {limits}, which float32 can hold")
     if weight < 0:
         raise BadRow(
             "bad-weight",

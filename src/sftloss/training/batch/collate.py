@@ -86,15 +86,9 @@ class CarryColumns:
 def lay_columns(
     rows: Sequence[Mapping[str, Any]], names: Sequence[str], width: int, *, is_flat: bool, keeps_end: bool = False
 ) -> dict[str, Any]:
-    """The columns of the rows that are there, as a batch of this width has them.
+    """The columns of the rows that are there, as a batch of `width` columns has them, or one with all rows in one.
 
-    Args:
-        rows: Each with `input_ids`. A column holds one value a row, or one a token; one a token may be longer than the
-            tokens, where the row was truncated.
-        names: The columns to take.
-        width: Columns of the batch.
-        is_flat: Whether the batch has all rows in one.
-        keeps_end: Whether rows were truncated at their start.
+    A column holds one value a row, or one a token; the latter may be longer than the tokens of a truncated row.
     """
     lengths = [len(row["input_ids"]) for row in rows]
     batch: dict[str, Any] = {}
@@ -105,7 +99,7 @@ def lay_columns(
             batch[name] = [named] if is_flat else named
             continue
         dtype, padding = _COLUMNS.get(name, (None, 0))
-        parts = [torch.as_tensor(value, dtype=dtype) for value in values]
+        parts = [_tensor(name, value, dtype) for value in values]
         if parts[0].dim() == 0 and not is_flat:
             batch[name] = torch.stack(parts)
             continue
@@ -122,6 +116,7 @@ def inputs_of(batch: Batch) -> dict[str, Any]:
 
     Its targets are aligned already, so they come as `shift_labels`; its weights say what is trained.
     """
+    names = [[str(batch.examples[i].origin) for i in sorted(set(row.tolist()) - {-1})] for row in batch.segments]
     return {
         "input_ids": batch.input_ids,
         "position_ids": batch.position_ids,
@@ -130,15 +125,19 @@ def inputs_of(batch: Batch) -> dict[str, Any]:
         "token_weights": batch.weights,
         "roles": torch.where(batch.segments >= 0, batch.roles.long(), -1),
         "segments": batch.segments,
-        "row_ids": _row_names(batch),
+        "row_ids": [name[0] if len(name) == 1 else name for name in names],  # of a packed row, one name a sequence
     }
 
 
-def _row_names(batch: Batch) -> list[Any]:
-    """``path:line`` of each row; of a packed one, a list with one a sequence."""
-    rows = [sorted(set(row.tolist()) - {-1}) for row in batch.segments]
-    names = [[str(batch.examples[i].origin) for i in row] for row in rows]
-    return [row[0] if len(row) == 1 else row for row in names]
+def _tensor(name: str, values: Any, dtype: torch.dtype | None) -> Tensor:
+    """The values in this type; a weight that float32 cannot hold is refused."""
+    tensor = torch.as_tensor(values, dtype=dtype)
+    if dtype == torch.float32:
+        exact = torch.as_tensor(values, dtype=torch.float64)
+        lost = exact[~torch.isfinite(tensor) | ((tensor == 0) & (exact != 0))]
+        if lost.numel():
+            raise ValueError(f"collate_rows: {name} holds {float(lost.flatten()[0]):g}, which float32 cannot hold.")
+    return tensor
 
 
 def _cut(values: Tensor, length: int, keeps_end: bool) -> Tensor:

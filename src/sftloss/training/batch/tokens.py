@@ -15,6 +15,7 @@ from sftloss.statistics import IGNORED
 from sftloss.training.loss import Loss
 from sftloss.training.passes import Tokens
 from sftloss.weights import length_weights, role_weights, segment_lengths
+from sftloss.weights.roles import check_roles
 
 BATCH_KEYS = (
     "token_weights",
@@ -73,6 +74,8 @@ def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
     groups = _groups(loss, tasks, weights)
     extras = {name: flat(name, 0) for name in loss.extras}
     roles = flat("roles", -1).long() if batch.get("roles") is not None else None
+    if roles is not None:
+        check_roles("sftloss", roles)
     if roles is None and loss.roles is not None:
         roles = _roles_by_label(flat("labels", IGNORED) != IGNORED)
     return Tokens(targets, weights, segments, groups, extras, labels.shape[1], roles, tasks)
@@ -161,7 +164,7 @@ def _refuse_packed_with_mask(loss: Loss, batch: Mapping[str, Any]) -> None:
     if not loss.is_checked and positions.device.type != "cpu":
         return
     is_real = mask != 0
-    if bool(((positions[:, 1:] == 0) & is_real[:, 1:] & is_real[:, :-1]).any()):
+    if bool(((positions[:, 1:] <= positions[:, :-1]) & is_real[:, 1:] & is_real[:, :-1]).any()):
         raise ValueError(
             "sftloss: position_ids restart within a row that has an attention_mask of ones, so its packed sequences "
             "would attend to each other; leave attention_mask out, or pad the rows instead of packing them."

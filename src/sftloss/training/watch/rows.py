@@ -19,10 +19,17 @@ def say_non_finite(seen: Pass) -> str:
     places = _places(seen.tokens, torch.nonzero(bad)[:, 0])
     if not places:
         return "sftloss: the loss is not finite, though every token's is; check the weights and the normalizer."
-    names = [name_of(place, seen.batch.get("row_ids")) for place in places[:_SHOWN]]
+    if bool((bad == seen.is_counted).all()):
+        return (
+            f"sftloss: the loss is not finite at every one of the {int(bad.sum())} trained tokens, so the cause is the "
+            "model and not a row; check its weights for NaN, its precision, the learning rate and the token weights."
+        )
+    row_ids = seen.batch.get("row_ids")
+    names = [name_of(place, row_ids) for place in places[:_SHOWN]]
     more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
+    hint = "" if row_ids is not None else " (put row_ids into the batch to have them named)"
     return (
-        f"sftloss: the loss is not finite at {int(bad.sum())} tokens of {', '.join(names)}{more}; look at "
+        f"sftloss: the loss is not finite at {int(bad.sum())} tokens of {', '.join(names)}{more}{hint}; look at "
         "these rows, lower the learning rate, or check the last checkpoint for NaN."
     )
 
@@ -59,9 +66,7 @@ def say_largest(seen: Pass, shown: int = 3) -> str:
 def name_of(place: tuple[int, int], row_ids: Any) -> str:
     """A sequence's name: `row_ids` has one name a row, or a list with one name a sequence of the (packed) row."""
     row, sequence = place
-    if row_ids is None:
-        return f"row {row} of the micro-batch (put row_ids into the batch to have them named)"
-    ids = row_ids.tolist() if isinstance(row_ids, Tensor) else row_ids
+    ids = row_ids.tolist() if isinstance(row_ids, Tensor) else row_ids or ()
     if row >= len(ids):
         return f"row {row} of the micro-batch"
     name = ids[row]

@@ -153,8 +153,9 @@ def _shares(seen: Pass) -> tuple[Float[Tensor, "levels groups"], bool]:
     signal = logit_signal(seen.objective, seen.stats)
     by_signal = coefficients if signal is None else torch.where(seen.is_counted, coefficients * signal.double(), 0.0)
     amounts = torch.stack([coefficients, by_signal])
-    if roles is not None:
-        sums.index_add_(1, roles.to(sums.device).clamp(0, len(ROLES) - 1), amounts)
+    if roles is not None:  # a trained token of unknown role counts for none
+        index = roles.to(sums.device)
+        sums.index_add_(1, index.clamp(0, len(ROLES) - 1), torch.where(index >= 0, amounts, 0.0))
     if tasks is not None:  # what is no task, and what is one too many, is counted together
         index = torch.where((tasks < 0) | (tasks > LOGGED_TASKS), LOGGED_TASKS, tasks)
         sums.index_add_(1, index.to(sums.device) + len(ROLES), amounts)
