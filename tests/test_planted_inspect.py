@@ -16,6 +16,9 @@ from sftloss.errors import as_flag, spelled
 LATE = tagged("<|im_start|>assistant\n{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>\n")
 EMPTY = CHATML + "{% if messages[0].role == 'nobody' %}{% generation %}{% endgeneration %}{% endif %}"
 DROPPING = CHATML.replace("{{ m.content }}", "{% if loop.last or m.role == 'user' %}{{ m.content }}{% endif %}")
+OPENED = CHATML.replace(
+    "<|im_start|>{{", "{% if loop.index0 == 1 and not loop.last %}({% else %}<|im_start|>{% endif %}{{"
+)
 STRICT = "{% if messages | length > 3 %}{{ raise_exception('too long') }}{% endif %}" + TAGGED
 TALK = {"messages": [*pair(1)["messages"], *pair(2)["messages"]]}
 AT = 7  # line of the planted row, after six clean ones
@@ -170,12 +173,19 @@ def test_inspect_finds_prompts_that_are_answered_twice(inspect):
 
 @pytest.mark.parametrize(
     ("id", "template", "value"),
-    [("MASK002", EMPTY, 1.0), ("MASK003", LATE, 1.0), ("MASK006", DROPPING, 0.1), ("DATA051", STRICT, 0.1)],
+    [
+        ("MASK002", EMPTY, 1.0),
+        ("MASK003", LATE, 1.0),
+        ("MASK006", OPENED, 0.1),
+        ("DATA051", STRICT, 0.1),
+        ("DATA055", DROPPING, 0.1),
+    ],
 )
 def test_inspect_finds_a_fault_of_the_template(inspect, tmp_path, id, template, value):
     (tmp_path / "template.jinja").write_text(template, encoding="utf-8")
     found = inspect(planted(TALK), "--template", tmp_path / "template.jinja")
-    assert found[id]["value"] == value and found[id]["severity"] == ("error" if value == 1 else "warning")
+    severity = "error" if value == 1 or id == "DATA055" else "warning"
+    assert found[id]["value"] == value and found[id]["severity"] == severity
     assert found[id]["fix"]
 
 

@@ -199,12 +199,36 @@ def test_mask005_is_tags_that_enclose_the_opener():
     assert findings["MASK005"].value == 1.0 and asking(findings) == {"MASK005"}
 
 
-def test_mask006_is_a_template_that_drops_earlier_words():
+def test_mask006_is_a_template_that_opens_an_answer_otherwise_than_a_prompt():
+    opener = "{% if loop.index0 == 1 and not loop.last %}({% else %}<|im_start|>{{ m.role }}\n{% endif %}"
+    turns = [*pair(1)["messages"], *pair(2)["messages"]]
+    tokenizer = tokenizer_of(CHATML.replace("<|im_start|>{{ m.role }}\n", opener))
+    findings = found([*CLEAN[:9], {"messages": turns}], tokenizer)
+    assert findings["MASK006"].value == 0.1 and findings["MASK006"].rows == ("row 9",)
+
+
+def test_data055_is_a_template_that_drops_words_of_an_answer():
     dropping = CHATML.replace("{{ m.content }}", "{% if loop.last or m.role == 'user' %}{{ m.content }}{% endif %}")
     turns = [*pair(1)["messages"], *pair(2)["messages"]]
     findings = found([*CLEAN[:9], {"messages": turns}], tokenizer_of(dropping))
-    assert findings["MASK006"].value == 0.1 and findings["MASK006"].rows == ("row 9",)
-    assert findings["MASK002"].severity == "warning"  # without tags nothing can take its place
+    assert findings["DATA055"].rows == ("row 9",) and findings["DATA055"].severity == "error"
+    assert "a row for each answer" in findings["DATA055"].sentence
+
+
+def test_data109_is_words_of_a_prompt_that_the_template_does_not_show():
+    silent = CHATML.replace("{{ m.content }}", "{{ '' if m.role == 'system' else m.content }}")
+    rows = [{"messages": [{"role": "system", "content": "be kind"}, *pair(1)["messages"]]}]
+    finding = found([*CLEAN[:9], *rows], tokenizer_of(silent))["DATA109"]
+    assert (finding.severity, finding.rows) == ("warning", ("row 9",)) and "text of the system" in finding.sentence
+
+
+def test_mask011_and_data110_are_notes_of_what_is_rendered_otherwise():
+    thinking = CHATML.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n")
+    calls = [{"function": {"name": "rain", "arguments": {"town": "Bonn"}}}]
+    rows = [{"messages": [pair(1)["messages"][0], {"role": "assistant", "content": "", "tool_calls": calls}]}]
+    findings = found([*CLEAN[:9], *rows], tokenizer_of(thinking))
+    assert findings["MASK011"].severity == findings["DATA110"].severity == "info"
+    assert "'<think>'" in findings["MASK011"].sentence and findings["DATA110"].rows == ("row 9",)
 
 
 def test_mask007_is_what_truncation_takes():

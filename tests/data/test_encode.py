@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import pytest
@@ -23,6 +24,7 @@ from sftloss.data import (
     encode,
     read_records,
 )
+from sftloss.errors import ConfigError
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -118,15 +120,15 @@ def test_encode_says_which_way_the_answer_was_found():
     record = conversation("a", "b")
     found = {family: encode(record, tokenizer_of(family)).method for family in FAMILIES}
     assert found.pop("chatml with tags") == "generation tags"
-    assert set(found.values()) == {"prefix difference"}
+    assert set(found.values()) == {"positions"}
 
 
-def test_encode_gives_the_same_labels_by_tags_and_by_prefix_difference():
+def test_encode_gives_the_same_labels_by_tags_and_by_positions():
     record = conversation("hello", "hi\n\nthere", "and", "so on", system="be kind")
-    by_prefix, by_tags = (encode(record, tokenizer_of(family)) for family in ("chatml", "chatml with tags"))
-    assert by_prefix.prompts == by_tags.prompts and len(set(by_prefix.prompts)) == 2
+    by_position, by_tags = (encode(record, tokenizer_of(family)) for family in ("chatml", "chatml with tags"))
+    assert by_position.prompts == by_tags.prompts and len(set(by_position.prompts)) == 2
     for name in ("input_ids", "weights", "roles", "is_end"):
-        assert torch.equal(getattr(by_prefix, name), getattr(by_tags, name)), name
+        assert torch.equal(getattr(by_position, name), getattr(by_tags, name)), name
 
 
 def with_tags(answer: str):
@@ -137,12 +139,32 @@ def with_tags(answer: str):
     return tiny_tokenizer([], chat_template=template, special=("<|im_start|>", "<|im_end|>"))
 
 
-def test_encode_does_not_trust_tags_that_give_several_runs_for_one_answer():
-    """Which message such a run belongs to cannot be told, so the checked prefix decides."""
+def test_encode_takes_several_runs_of_tags_in_one_answer():
+    """A run belongs to the message in which it stands, however many there are; what no tag holds is not trained."""
     tokenizer = with_tags("%({{ m.content }}%)!%(<|im_end|>%)\n")
     example = encode(conversation("a", "b", "c", "d"), tokenizer)
-    assert example.method == "prefix difference"
-    assert trained_text(example, tokenizer) == "b!<|im_end|>d!<|im_end|>"
+    assert example.method == "generation tags"
+    assert trained_text(example, tokenizer) == "b<|im_end|>d<|im_end|>"
+
+
+def test_encode_does_not_trust_tags_that_leave_an_answer_out():
+    """The tags hold the last answer only, so they are no mask of the conversation; the positions decide."""
+    tokenizer = with_tags(
+        "{% if loop.last %}%({{ m.content }}<|im_end|>%){% else %}{{ m.content }}<|im_end|>{% endif %}\n"
+    )
+    example = encode(conversation("a", "b", "c", "d"), tokenizer)
+    assert example.method == "positions"
+    assert trained_text(example, tokenizer) == "b<|im_end|>d<|im_end|>"
+
+
+def test_encode_does_not_train_an_opener_that_the_tags_hold():
+    template = CHATML_TAGS.replace("{{ m.role }}\n{% if", "{% if").replace(
+        "{% generation %}", "{% generation %}assistant\n"
+    )
+    template = template.replace("{% else %}", "{% else %}user\n")
+    tokenizer = tiny_tokenizer([], chat_template=template, special=("<|im_start|>", "<|im_end|>"))
+    example = encode(conversation("a", "b"), tokenizer)
+    assert trained_text(example, tokenizer) == "b<|im_end|>" and example.notes == ("opener_in_tags",)
 
 
 def test_encode_marks_the_end_that_tags_leave_untrained():
@@ -169,20 +191,29 @@ def test_encode_does_not_train_the_opener_of_a_conversation_that_begins_with_an_
 
 
 def test_encode_refuses_a_template_that_drops_earlier_thinking():
-    """Silently training the wrong span is what this must never do; the row and the reason are named."""
+    """A part of a trained answer is not there; the row, the words and a cure that works are named."""
     tokenizer = tiny_tokenizer([], chat_template=DROPS_THINKING, special=("<|im_start|>", "<|im_end|>"))
     record = conversation("a", "<think>x</think>b", "c", "d")
-    with pytest.raises(RowError, match=r"rows\.jsonl:1: .*message 1.*generation") as caught:
+    with pytest.raises(
+        RowError, match=r"rows\.jsonl:1: .*reasoning of message 2 .*'x'.* a row for each answer"
+    ) as caught:
         encode(record, tokenizer)
-    assert caught.value.reason == "prefix-broken"
+    assert caught.value.reason == "content-lost"
     assert trained_text(encode(conversation("a", "<think>x</think>b"), tokenizer), tokenizer).startswith("<think>")
+    untrained = [replace(record.messages[1], weight=0.0), *record.messages[2:]]
+    example = encode(Record(HERE, messages=(record.messages[0], *untrained)), tokenizer)
+    assert example.notes == ("lost: reasoning of the assistant",) and trained_text(example, tokenizer) == "d<|im_end|>"
 
 
-def test_encode_refuses_a_template_that_moves_the_system_text_to_the_last_turn():
-    """Mistral's puts it before the last user message, so earlier prompts are not beginnings of the whole."""
-    with pytest.raises(RowError) as caught:
-        encode(conversation("a", "b", "c", "d", system="s"), tokenizer_of("mistral"))
-    assert caught.value.reason == "prefix-broken"
+def test_encode_notes_what_the_template_loses_or_moves():
+    """Mistral's shows the system text before the last user message, and here the last message is an answer."""
+    tokenizer = tokenizer_of("mistral")
+    example = encode(conversation("a", "b", "c", "d", system="s"), tokenizer)
+    assert example.notes == ("lost: text of the system",) and trained_text(example, tokenizer) == f" b{EOS} d{EOS}"
+    moving = MISTRAL.replace("loop.last", "loop.index0 == messages | length - 2")
+    example = encode(conversation("a", "b", "c", "d", system="s"), tokenizer, template=moving)
+    assert example.notes == ("moved",) and trained_text(example, tokenizer) == f" b{EOS} d{EOS}"
+    assert words_of(example, tokenizer, "system") == "s"
 
 
 def test_encode_refuses_what_the_template_refuses_with_its_words():
@@ -191,11 +222,21 @@ def test_encode_refuses_what_the_template_refuses_with_its_words():
     assert caught.value.reason == "template-error"
 
 
-def test_encode_refuses_an_answer_that_melts_into_its_opener():
-    """With a merge of two newlines the answer's first character joins the opener: the prompt's tokens change."""
+def test_encode_trains_the_token_in_which_an_answer_melts_into_its_opener():
+    """With a merge of two newlines the answer's first character joins the opener; the token holds its words."""
     tokenizer = tiny_tokenizer(["x\n\n\ny"] * 9, chat_template=CHATML, special=("<|im_start|>", "<|im_end|>"))
-    with pytest.raises(RowError) as caught:
-        encode(conversation("a", "\n\nb"), tokenizer)
+    example = encode(conversation("a", "\n\nb"), tokenizer)
+    assert trained_text(example, tokenizer) == "\n\n\nb<|im_end|>"
+
+
+def test_encode_refuses_an_answer_that_is_not_opened_like_a_prompt():
+    """Where the answer begins is unknown, and training a guess is what this must never do."""
+    template = CHATML.replace(
+        "<|im_start|>{{ m.role }}\n", "{% if loop.index0 == 1 %}({% else %}<|im_start|>{{ m.role }}\n{% endif %}"
+    )
+    tokenizer = tiny_tokenizer([], chat_template=template, special=("<|im_start|>", "<|im_end|>"))
+    with pytest.raises(RowError, match="answer 2 is opened by") as caught:
+        encode(conversation("a", "b", "c", "d"), tokenizer)
     assert caught.value.reason == "prefix-broken"
 
 
@@ -209,8 +250,8 @@ def test_encode_takes_weights_from_messages_and_row():
     )
     example = encode(Record(HERE, messages=messages, weight=2.0), tokenizer)
     at = {weight: tokenizer.decode(example.input_ids[example.weights == weight]) for weight in (0.5, 1.0)}
-    # The first token can never be predicted, so the weighted user turn starts after it.
-    assert at == {0.5: "user\nu<|im_end|>", 1.0: "b<|im_end|>"}
+    # A weight of a user's turn trains its own words and its end; the header is the template's.
+    assert at == {0.5: "u<|im_end|>", 1.0: "b<|im_end|>"}
     assert "a<|im_end|>" in words_of(example, tokenizer, "response")
 
 
@@ -327,3 +368,43 @@ def test_examples_count_the_rows_they_refuse():
     assert examples.account.refused == {"template-error": 1} and examples.account.rows == 3
     with pytest.raises(RowError):
         list(Examples(read_records(rows, on_error="raise"), tokenizer))
+
+
+def test_encode_keeps_the_end_of_a_row_where_it_cuts_the_start():
+    tokenizer = tokenizer_of("chatml")
+    record = conversation("question", "a long answer")
+    whole, cut = (encode(record, tokenizer, **how) for how in ({}, {"max_length": 8, "truncate": "start"}))
+    assert torch.equal(cut.input_ids, whole.input_ids[-8:]) and cut.truncated == len(whole.input_ids) - 8
+    assert bool(cut.is_end[cut.weights > 0][-1]) and not cut.weights[0]
+
+
+@pytest.mark.parametrize("as_field", [True, False])
+def test_encode_weighs_the_reasoning_of_an_answer(as_field):
+    tokenizer = tokenizer_of("chatml")
+    answer = (
+        Message("assistant", "a", reasoning="why") if as_field else Message("assistant", "<think>\nwhy\n</think>\n\na")
+    )
+    record = Record(HERE, messages=(Message("user", "q"), answer))
+    half = encode(record, tokenizer, think_weight=0.5)
+    assert tokenizer.decode(half.input_ids[half.weights == 0.5]).strip() == "why"
+    assert "why" not in trained_text(encode(record, tokenizer, think_weight=0), tokenizer)
+
+
+def test_a_template_gets_the_variables_of_the_row_over_those_of_the_option():
+    template = "{{ mode }}" + CHATML
+    tokenizer = tiny_tokenizer([], chat_template=template, special=("<|im_start|>", "<|im_end|>"))
+    rows = [{"prompt": "q", "response": "a", "chat_template_kwargs": kwargs} for kwargs in ({"mode": "M"}, None)]
+    examples = Examples(read_records(rows), tokenizer, chat_template_kwargs={"mode": "N"})
+    assert [tokenizer.decode(example.input_ids)[0] for example in examples] == ["M", "N"]
+    with pytest.raises(ConfigError, match="messages is no variable"):
+        Examples(rows, tokenizer, chat_template_kwargs={"messages": []})
+
+
+def test_the_cost_of_a_row_is_linear_in_its_messages(monkeypatch):
+    """Two renderings of the whole row, however many messages it has; the rest are of a few words."""
+    tokenizer, sizes = tokenizer_of("chatml"), []
+    apply = tokenizer.apply_chat_template
+    counted = lambda messages, **how: sizes.append(len(messages)) or apply(messages, **how)  # noqa: E731
+    monkeypatch.setattr(tokenizer, "apply_chat_template", counted)
+    encode(conversation(*"ab" * 200), tokenizer)
+    assert sum(size == 400 for size in sizes) == 2 and sum(sizes) < 900

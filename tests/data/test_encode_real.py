@@ -90,7 +90,7 @@ def test_tool_calls_become_json_text_where_the_template_has_no_word_for_them(tem
     example = encode(Record(HERE, messages=calling(), tools=(TOOL,)), tokenizer)
     assert text_of(example, tokenizer).startswith('{"name": "rain", "arguments": {"town": "Bonn"}}')
     # Tools that a template does not show are told, not hidden.
-    assert example.notes == (("tools_not_rendered",) if template else ())
+    assert example.notes == (("tools_not_rendered", "calls_as_text") if template else ())
 
 
 def test_tool_call_arguments_given_as_text_are_not_encoded_twice():
@@ -129,11 +129,9 @@ def test_any_conversation_gets_roles_and_weights_by_message(turns):
         body = [*tokenizer(said).input_ids, end]
         newline = tokenizer("\n").input_ids
         worth = weight if weight is not None else float(role == "assistant")
-        is_answer = role == "assistant"
         ids += opener + body + newline
-        roles += [0 if is_answer else code[role]] * len(opener) + [code[role]] * len(body)
-        roles += [0 if is_answer else code[role]]
-        weights += [0.0 if is_answer else worth] * len(opener) + [worth] * len(body) + [0.0]
+        roles += [0] * len(opener) + [code[role]] * len(body) + [0]  # openers and separators are the template's
+        weights += [0.0] * len(opener) + [worth] * len(body) + [0.0]
     weights[0] = 0.0
     if not any(weights):
         return

@@ -169,6 +169,7 @@ def _reason(reason: Reason, account: Account) -> Evidence | None:
         severity = "warning" if share > 0.01 else "info"
     else:
         sentence += f". The first: {plain_detail(account.reasons.details[reason.name])}"
+        severity = "error" if reason.name == "content-lost" else severity
     return Evidence(f"{sentence}.", share, None, "share", account.reasons.rows(reason.name), severity)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,13 +14,15 @@ from sftloss.data.account import Account
 from sftloss.data.examples import Example, Record, answer_spans
 from sftloss.data.read.read import Records, read_records
 from sftloss.data.reasons import BadRow, RowError
-from sftloss.data.template import render, renderer
-from sftloss.data.tokenizer import eos_ids, special_ids
-from sftloss.errors import mention
+from sftloss.data.rendering.render import render
+from sftloss.data.rendering.template import TAKEN, Template
+from sftloss.data.tokenizer import eos_ids
+from sftloss.errors import ConfigError, mention
 from sftloss.roles import PROMPT, RESPONSE, ROLES
 
 _ROLE_OF = {"user": 0, "assistant": 1, "system": 2, "developer": 2, "tool": 3, "function": 3, "ipython": 3}
 PLAIN_TEXT = "plain text"
+_MOST_TEMPLATES = 64
 
 
 @dataclass(frozen=True)
@@ -29,19 +32,50 @@ class _Draft:
     input_ids: list[int]
     roles: list[int]
     weights: list[float]
-    ends: frozenset[int]
+    is_end: list[bool]
     method: str
     notes: tuple[str, ...] = ()
 
 
-def encode(record: Record, tokenizer: Any, *, max_length: int | None = None, template: str | None = None) -> Example:
+@dataclass(frozen=True)
+class Encoding:
+    """How rows become tokens.
+
+    Attributes:
+        max_length: Tokens kept of a row; what is cut off is counted in `Example.truncated`. None keeps all.
+        truncate: Which end of a longer row is cut off, ``"end"`` or ``"start"``.
+        template: Jinja text, or the name of one of the tokenizer's templates, used in place of its default.
+        chat_template_kwargs: Variables for the chat template, as ``{"enable_thinking": False}``; a row's own, in its
+            column ``chat_template_kwargs``, win.
+        think_weight: Factor of the weight of the reasoning in answers; 0 leaves it untrained, None is 1.
+    """
+
+    max_length: int | None = None
+    truncate: str = "end"
+    template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    think_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_length is not None and self.max_length < 2:
+            problem = f"encode: max_length must be at least 2 to leave a token to predict, got {self.max_length}."
+            raise ValueError(problem)
+        if self.truncate not in ("start", "end"):
+            raise ConfigError(f"must be start or end, got {self.truncate!r}", option="truncate")
+        if self.think_weight is not None and not 0 <= self.think_weight < float("inf"):
+            raise ConfigError(f"must be a finite number >= 0, got {self.think_weight}", option="think_weight")
+        if taken := sorted(TAKEN & set(self.chat_template_kwargs)):
+            raise ConfigError(f"{taken[0]} is no variable of a template", option="chat_template_kwargs")
+
+
+def encode(record: Record, tokenizer: Any, **how: Any) -> Example:
     """Tokens of a record, with the role and the data-side weight of each.
 
-    Messages are rendered by the tokenizer's chat template. The assistant's words and the token that ends its turn
-    are trained; its opener and what follows the end are not. If the template has ``{% generation %}`` tags, they mark
-    the assistant's words. Otherwise the tokens of the first k messages must be the beginning of the tokens of all, and
-    the difference is the answer. `Example.method` records which of the two was used. Without any template, messages
-    get plain headings (``### User:``, ``### Assistant:``) and each answer ends with eos.
+    Messages are rendered by the tokenizer's chat template, and their tokens are found by position: the words of each
+    are marked and looked up (`sftloss.data.rendering`). The assistant's words and the token that ends its turn are
+    trained; its opener and what follows the end are not. If the template has ``{% generation %}`` tags that hold every
+    answer, they decide which of an answer's tokens are trained. `Example.method` records which of the two was used.
+    Without any template, messages get plain headings (``### User:``, ``### Assistant:``) and each answer ends with eos.
 
     A message's own weight replaces the default (assistant 1, others 0); the row's weight multiplies it. A text is
     trained whole and gets an eos if it has none. Rows of token ids keep their labels: -100 is weight 0.
@@ -49,8 +83,7 @@ def encode(record: Record, tokenizer: Any, *, max_length: int | None = None, tem
     Args:
         record: A canonical row, as `read_records` yields it.
         tokenizer: A transformers tokenizer.
-        max_length: Tokens kept, from the left; what is cut off is counted in `Example.truncated`.
-        template: Jinja text, or the name of one of the tokenizer's templates, used in place of its default.
+        how: The fields of `Encoding`: ``max_length``, ``template``, ...
 
     Returns:
         The example; at least one of its weights is above 0 and the first token's is 0.
@@ -64,11 +97,32 @@ def encode(record: Record, tokenizer: Any, *, max_length: int | None = None, tem
         >>> tokenizer.decode(example.input_ids[example.weights > 0])   # doctest: +SKIP
         'Paris.<|im_end|>'
     """
-    if max_length is not None and max_length < 2:
-        raise ValueError(f"encode: max_length must be at least 2 to leave a token to predict, got {max_length}.")
+    return _encode(record, Encoding(**how), _Templates(tokenizer))
+
+
+@dataclass
+class _Templates:
+    """The templates of a pass by their keyword arguments, so that what is learned about one is learned once."""
+
+    tokenizer: Any
+    by_kwargs: dict[str, Template] = field(default_factory=dict)
+
+    def of(self, record: Record, how: Encoding) -> Template:
+        kwargs = {**how.chat_template_kwargs, **record.template_kwargs}
+        if taken := sorted(TAKEN & set(kwargs)):
+            raise BadRow("template-error", f"chat_template_kwargs has {taken[0]}, which is no variable of a template")
+        key = json.dumps(kwargs, sort_keys=True, default=str)
+        if key not in self.by_kwargs:
+            if len(self.by_kwargs) == _MOST_TEMPLATES:
+                self.by_kwargs.clear()
+            self.by_kwargs[key] = Template(self.tokenizer, how.template, kwargs)
+        return self.by_kwargs[key]
+
+
+def _encode(record: Record, how: Encoding, templates: _Templates) -> Example:
     try:
-        draft = _without_double_bos(_draft_of(record, tokenizer, template), tokenizer.bos_token_id)
-        return _finish(record, draft, max_length)
+        draft = _draft_of(record, templates.of(record, how), how)
+        return _finish(record, _without_double_bos(draft, templates.tokenizer.bos_token_id), how)
     except BadRow as error:
         raise RowError(error.reason, record.origin, error.detail) from error
 
@@ -82,7 +136,7 @@ class Examples:
     Args:
         records: What `read_records` gives, or anything that it takes, `Record` values among them.
         tokenizer: A transformers tokenizer.
-        max_length, template: As in `encode`.
+        how: The fields of `Encoding`, as in `encode`.
 
     Raises:
         DataError: While iterating, as `read_records` does.
@@ -93,11 +147,9 @@ class Examples:
         >>> print(examples.account.summary())                   # doctest: +SKIP
     """
 
-    def __init__(
-        self, records: Any, tokenizer: Any, *, max_length: int | None = None, template: str | None = None
-    ) -> None:
+    def __init__(self, records: Any, tokenizer: Any, **how: Any) -> None:
         self._records = records if isinstance(records, Records) else read_records(records)
-        self._tokenizer, self._max_length, self._template = tokenizer, max_length, template
+        self._templates, self._how = _Templates(tokenizer), Encoding(**how)
 
     @property
     def account(self) -> Account:
@@ -111,7 +163,7 @@ class Examples:
         """Each example with the record it was made from."""
         for record in self._records:
             try:
-                example = encode(record, self._tokenizer, max_length=self._max_length, template=self._template)
+                example = _encode(record, self._how, self._templates)
             except RowError as error:
                 if self._records.on_error == "raise":
                     raise
@@ -122,58 +174,42 @@ class Examples:
                 yield record, example
 
 
-def _draft_of(record: Record, tokenizer: Any, template: str | None) -> _Draft:
+def _draft_of(record: Record, template: Template, how: Encoding) -> _Draft:
     if record.messages is not None:
-        return _from_messages(record, tokenizer, template)
+        return _from_messages(record, template, 1.0 if how.think_weight is None else how.think_weight)
     if record.text is not None:
-        return _from_text(record.text, tokenizer)
+        return _from_text(record.text, template.tokenizer)
     if record.tokens is not None:
-        return _from_tokens(record.tokens, tokenizer)
+        return _from_tokens(record.tokens, template.tokenizer)
     raise BadRow("nothing-trained", "the record has no messages, text or tokens; give it one of them")
 
 
-def _from_messages(record: Record, tokenizer: Any, template: str | None) -> _Draft:
+def _from_messages(record: Record, template: Template, think_weight: float) -> _Draft:
     messages = record.messages or ()
     if not messages:
         raise BadRow("nothing-trained", "the conversation is empty; give it at least one answer")
-    rendering = render(renderer(messages, tokenizer, tools=record.tools, template=template))
+    rendering = render(template, messages, [dict(tool) for tool in record.tools] if record.tools else None)
     ids = rendering.input_ids
-    roles, weights = [PROMPT] * len(ids), [0.0] * len(ids)
-    special, ends = special_ids(tokenizer), eos_ids(tokenizer)
-    for span in (*rendering.answers, *rendering.others):
-        if span.message is None:
-            continue
-        message = messages[span.message]
+    roles, weights, is_end = [PROMPT] * len(ids), [0.0] * len(ids), [False] * len(ids)
+    for span in rendering.spans:
+        message, size = messages[span.message], span.stop - span.start
         role = _ROLE_OF.get(message.role, PROMPT)
         weight = message.weight if message.weight is not None else float(role == RESPONSE)
-        stop = _end_of_turn(ids, span.start, span.stop, special, tokenizer)
-        if role == RESPONSE and stop > span.start and ids[stop - 1] in special:
-            ends |= {ids[stop - 1]}
-        elif role == RESPONSE and span.stop < len(ids) and ids[span.stop] in special - {tokenizer.bos_token_id}:
-            ends |= {ids[span.stop]}  # generation tags that leave the end of the turn outside
-        # what follows the end of an answer is the template's, not the assistant's
-        owned = stop if role == RESPONSE else span.stop
-        roles[span.start : owned] = [role] * (owned - span.start)
-        weights[span.start : stop] = [weight] * (stop - span.start)
-    notes = rendering.notes if ends else (*rendering.notes, "no_end_token")
-    return _Draft(ids, roles, weights, ends, rendering.method, notes)
-
-
-def _end_of_turn(ids: list[int], start: int, stop: int, special: frozenset[int], tokenizer: Any) -> int:
-    """One past the last special token if only whitespace follows it, else `stop`."""
-    for i in range(stop - 1, start - 1, -1):
-        if ids[i] in special:
-            return i + 1
-        if tokenizer.decode([ids[i]]).strip():
-            return stop
-    return stop
+        roles[span.start : span.stop] = [role] * size
+        weights[span.start : span.stop] = [weight] * size
+        if span.end is not None:
+            is_end[span.end] = True
+    for start, stop in rendering.thoughts:
+        weights[start:stop] = [weight * think_weight for weight in weights[start:stop]]
+    return _Draft(ids, roles, weights, is_end, rendering.method, rendering.notes)
 
 
 def _from_text(text: str, tokenizer: Any) -> _Draft:
     ids, ends = list(tokenizer(text).input_ids), eos_ids(tokenizer)
-    if ends and (not ids or ids[-1] not in ends):
+    last = next((token for token in reversed(ids) if tokenizer.decode([token]).strip()), None)
+    if ends and last not in ends:  # an end with line breaks behind it is an end
         ids.append(tokenizer.eos_token_id)
-    return _Draft(ids, [RESPONSE] * len(ids), [1.0] * len(ids), ends, PLAIN_TEXT)
+    return _Draft(ids, [RESPONSE] * len(ids), [1.0] * len(ids), [token in ends for token in ids], PLAIN_TEXT)
 
 
 def _from_tokens(tokens: Mapping[str, Any], tokenizer: Any) -> _Draft:
@@ -199,7 +235,8 @@ def _from_tokens(tokens: Mapping[str, Any], tokenizer: Any) -> _Draft:
     codes = [ROLES.index(role) if role in ROLES else role for role in roles]
     if not all(isinstance(code, int) and 0 <= code < len(ROLES) for code in codes):
         raise BadRow("bad-labels", f"roles must be names or codes of {', '.join(ROLES)}")
-    return _Draft(ids, codes, weights, eos_ids(tokenizer), "labels")
+    ends = eos_ids(tokenizer)
+    return _Draft(ids, codes, weights, [token in ends for token in ids], "labels")
 
 
 def _without_double_bos(draft: _Draft, bos: int | None) -> _Draft:
@@ -209,33 +246,35 @@ def _without_double_bos(draft: _Draft, bos: int | None) -> _Draft:
         extra += 1
     if not extra:
         return draft
-    kept = {name: getattr(draft, name)[extra:] for name in ("input_ids", "roles", "weights")}
+    kept = {name: getattr(draft, name)[extra:] for name in ("input_ids", "roles", "weights", "is_end")}
     return replace(draft, **kept, notes=(*draft.notes, "double_bos"))
 
 
-def _finish(record: Record, draft: _Draft, max_length: int | None) -> Example:
+def _finish(record: Record, draft: _Draft, how: Encoding) -> Example:
     size = len(draft.input_ids)
-    kept = size if max_length is None else min(size, max_length)
     if size < 2:
         raise BadRow("too-short", f"{size} tokens leave none to predict; remove the row")
     weights = torch.tensor(draft.weights, dtype=torch.float32) * record.weight
     weights[0] = 0.0  # nothing comes before the first token that could predict it
     if not torch.isfinite(weights).all() or not weights.any():
         raise BadRow("nothing-trained", "no token has a weight, so nothing in the row would be trained; remove the row")
-    if not weights[:kept].any():
+    count = size if how.max_length is None else min(size, how.max_length)
+    kept = slice(0, count) if how.truncate == "end" else slice(size - count, size)
+    weights = weights[kept].clone()
+    weights[0] = 0.0
+    if not weights.any():
         cure = f"give a larger {mention('max_length')}"
-        raise BadRow("truncated-away", f"its {size} tokens are cut to {kept} and no trained one is left; {cure}")
-    ids = torch.tensor(draft.input_ids, dtype=torch.int64)
+        raise BadRow("truncated-away", f"its {size} tokens are cut to {count} and no trained one is left; {cure}")
     example = Example(
-        input_ids=ids[:kept],
-        roles=torch.tensor(draft.roles, dtype=torch.int8)[:kept],
-        weights=weights[:kept],
-        is_end=torch.isin(ids, torch.tensor(sorted(draft.ends), dtype=torch.int64))[:kept],
+        input_ids=torch.tensor(draft.input_ids, dtype=torch.int64)[kept],
+        roles=torch.tensor(draft.roles, dtype=torch.int8)[kept],
+        weights=weights,
+        is_end=torch.tensor(draft.is_end)[kept],
         origin=record.origin,
         task=record.task,
         language=record.language,
         source=record.source,
-        truncated=size - kept,
+        truncated=size - count,
         method=draft.method,
         notes=draft.notes,
     )

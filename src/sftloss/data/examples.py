@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -35,6 +35,7 @@ class Message:
         weight: The data's own loss weight, None where it states none.
         tool_calls: As ``{"type": "function", "function": {"name", "arguments": object}}``.
         reasoning: The thoughts before the content.
+        extra: Other fields of the message, which reach the chat template unread: ``tool_call_id``, ``name``, ...
     """
 
     role: str
@@ -42,6 +43,7 @@ class Message:
     weight: float | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     reasoning: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Record:
     language: str | None = None
     source: str | None = None
     weight: float = 1.0
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)  # variables for the chat template
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Example:
         prompts: for each answer in `answer_spans`, a hash of all tokens before it: equal for answers to the same
             prompt, whatever they are and whatever follows them (stable across runs). 0 where there is no prompt: plain
             text, or an answer that nothing but one token precedes.
-        method: how the trained tokens were found: "generation tags", "prefix difference", "plain text" or "labels".
+        method: how the trained tokens were found: "generation tags", "positions", "plain text" or "labels".
         notes: what `encode` had to repair or could not render, as "double_bos" or "tools_not_rendered".
     """
 

@@ -94,6 +94,14 @@ _ALL = (
     ),
     Reason("DATA054", "too-short", "have fewer than two tokens", "drop these rows", "encode"),
     Reason(
+        "DATA055",
+        "content-lost",
+        "lose a part of a trained answer in the chat template",
+        "another chat template: --template; or leave out what it does not show",
+        "encode",
+        "The model would be trained to leave out what the data has.",
+    ),
+    Reason(
         "MASK001",
         "nothing-trained",
         "have no trained token and are left out",
@@ -104,8 +112,8 @@ _ALL = (
     Reason(
         "MASK006",
         "prefix-broken",
-        "are refused: the tokens of the prompt are not the beginning of the whole conversation's",
-        "use a template with {% generation %} tags, or split the conversation so that each answer is the last",
+        "are refused: the chat template opens an answer otherwise than a prompt",
+        "another chat template: --template; or one whose generation prompt opens every answer",
         "encode",
         "Where the answer starts cannot be determined, so the mask would be wrong without a sign of it.",
     ),

@@ -9,7 +9,20 @@ from typing import Any
 from sftloss.analysis.mask.scaffold import Scaffold, Turn
 from sftloss.data import Example, Record
 from sftloss.data.account import END_ROOM
+from sftloss.data.rendering.render import POSITIONS, TAGS
 from sftloss.roles import PROMPT, RESPONSE
+
+FAULT_OF_NOTE = {
+    "double_bos": "MASK009",
+    "opener_in_tags": "MASK005",
+    "tools_not_rendered": "DATA107",
+    "lost": "DATA109",
+    "calls_as_text": "DATA110",
+    "opener_differs": "MASK011",
+    "join_differs": "MASK011",
+    "moved": "MASK011",
+}
+"""The finding that a note of an example belongs to."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +59,8 @@ def audit(example: Example, record: Record, scaffold: Scaffold, *, pad_id: int |
     trained: list[bool] = (example.weights != 0).tolist()
     first, last = trained.index(True), len(trained) - 1 - trained[::-1].index(True)
     ends = scaffold.ends | set(example.input_ids[example.is_end].tolist())
-    # the prefix difference is right by construction; labels and tags are a claim of the data or the template
-    turns = () if example.method == "prefix difference" else scaffold.turns(ids)
+    # the words of messages are found by their positions; labels and tags are a claim of the data or the template
+    turns = () if example.method == POSITIONS else scaffold.turns(ids)
     roles = _roles(example, turns, trained)
     trains_end = _ends_trained(ids, trained, last, ends)
     faults = [
@@ -59,12 +72,12 @@ def audit(example: Example, record: Record, scaffold: Scaffold, *, pad_id: int |
     strays = _strays(turns, roles, trained)
     if strays:
         faults.append("MASK010 intended" if _is_intended(record) else "MASK010")
-    return Audit(tuple(faults), roles, tuple(trained), (first, last + 1), trains_end, strays)
+    return Audit(tuple(dict.fromkeys(faults)), roles, tuple(trained), (first, last + 1), trains_end, strays)
 
 
 def _roles(example: Example, turns: Sequence[Turn], trained: Sequence[bool]) -> tuple[int, ...]:
     roles: list[int] = example.roles.tolist()
-    if example.method == "generation tags":
+    if example.method == TAGS:
         return _tagged_roles(roles, turns, trained)
     if turns:
         roles = [PROMPT] * len(roles)
@@ -99,14 +112,11 @@ def _ends_trained(ids: Sequence[int], trained: Sequence[bool], last: int, ends: 
 
 
 def _template_faults(example: Example, record: Record, scaffold: Scaffold) -> list[str]:
-    faults = []
-    if record.messages is not None and scaffold.has_tags and example.method != "generation tags":
-        faults.append("MASK002")
-    if "double_bos" in example.notes:
-        faults.append("MASK009")
-    if "tools_not_rendered" in example.notes:
-        faults.append("DATA107")
-    return faults
+    kinds = [note.partition(":")[0] for note in example.notes]
+    faults = dict.fromkeys(FAULT_OF_NOTE[kind] for kind in kinds if kind in FAULT_OF_NOTE)
+    if record.messages is not None and scaffold.has_tags and example.method != TAGS:
+        faults["MASK002"] = "MASK002"
+    return list(faults)
 
 
 def _turn_faults(turns: Sequence[Turn], trained: Sequence[bool]) -> list[str]:

@@ -12,14 +12,23 @@ import numpy as np
 
 from sftloss.analysis.lengths.rules import DATA103
 from sftloss.analysis.lengths.tilt import conflicting
+from sftloss.analysis.mask.audit import FAULT_OF_NOTE
 from sftloss.analysis.mask.scaffold import Scaffold
 from sftloss.analysis.mask.tally import MaskTally
 from sftloss.data import Account
 from sftloss.data.account import MOST_ORIGINS, MOSTLY
+from sftloss.data.rendering.render import POSITIONS
 from sftloss.document import Severity
 from sftloss.rules import Evidence, Rule
 from sftloss.words import percent
 
+_NOTES = {
+    "lost": "the {}",
+    "calls_as_text": "the template shows no calls",
+    "opener_differs": "the generation prompt ends with {}, and the answers do not begin with it",
+    "join_differs": "answers end with {}, in the middle of a conversation and at its end",
+    "moved": "a message is not in its place",
+}
 NO_LANGUAGE = ("script:none", "script:Mixed", "script:Other")
 """Scripts that name no language."""
 
@@ -60,34 +69,29 @@ def _counted(fault: str, sentence: str, inspection: Inspection) -> Evidence | No
 
 def _tags(inspection: Inspection) -> Evidence | None:
     """MASK002: the template's own assistant mask is empty, wrong, or not there."""
-    tally, account, scaffold = inspection.tally, inspection.account, inspection.scaffold
-    unmasked, broken = tally.faults.counts["MASK002"], account.reasons.counts["prefix-broken"]
-    if unmasked:
-        return _counted(
-            "MASK002",
-            "get no mask from the template's generation tags, or not one stretch per answer; here the prefix "
-            "difference was taken instead",
-            inspection,
-        )
-    if broken and not scaffold.has_tags:
+    tally, scaffold = inspection.tally, inspection.scaffold
+    if tally.faults.counts["MASK002"]:
+        sentence = "get no mask from the template's generation tags, or not of every answer; here answers are found by"
+        return _counted("MASK002", f"{sentence} the positions of their words", inspection)
+    if (count := tally.methods[POSITIONS]) and scaffold.has_template:
         return Evidence(
-            f"The chat template has no generation tags, and in {_of(broken, account.rows)} the prefix difference "
-            "cannot take their place.",
-            broken / account.rows,
-            None,
-            "share",
-            account.reasons.rows("prefix-broken"),
-            _graded(broken / account.rows),
-            "No assistant mask can be made for these rows in any way.",
-        )
-    if (count := tally.methods["prefix difference"]) and scaffold.has_template:
-        return Evidence(
-            f"The chat template has no generation tags; the prefix difference found the answers of all {count:,} "
-            "conversations.",
+            f"The chat template has no generation tags; the answers of all {count:,} conversations are found by the "
+            "positions of their words.",
             severity="info",
             why="A trainer that takes the template's mask to train the assistant only gets a mask of zeros.",
         )
     return None
+
+
+def _noted(fault: str, sentence: str, inspection: Inspection) -> Evidence | None:
+    """Rows that `encode` has a note about, with the notes, the most frequent first."""
+    tally, rows = inspection.tally, inspection.account.rows
+    if not (count := tally.faults.counts[fault]):
+        return None
+    kinds = [note for note, _ in tally.notes.most_common() if FAULT_OF_NOTE.get(note.partition(":")[0]) == fault]
+    shown = "; ".join(_NOTES[kind].format(detail.strip()) for kind, _, detail in (k.partition(":") for k in kinds[:4]))
+    text = f"{_of(count, rows)} {sentence}{f': {shown}' if shown else ''}."
+    return Evidence(text, count / rows, None, "share", tally.faults.rows(fault))
 
 
 def _ends(inspection: Inspection) -> Evidence | None:
@@ -204,7 +208,7 @@ INSPECT_RULES: tuple[Rule[Inspection], ...] = (
         "Trained role openers",
         "Scaffold tokens carry no information: they lower the reported loss and teach what the template provides.",
         "label the opener -100; in a template start {% generation %} after it",
-        partial(_counted, "MASK005", "train the role opener, the template's own words in front of the answer"),
+        partial(_counted, "MASK005", "have the role opener, the template's own words, in their mask"),
     ),
     Rule(
         "MASK008",
@@ -271,5 +275,29 @@ INSPECT_RULES: tuple[Rule[Inspection], ...] = (
         "The model is trained to call tools that were never in its prompt.",
         "use a template that renders tools",
         partial(_counted, "DATA107", "name tools that the chat template does not show"),
+    ),
+    Rule(
+        "DATA109",
+        "warning",
+        "Words that the chat template does not show",
+        "The answer is trained without what it answers: its prompt lacks what the data has.",
+        "another chat template: --template; or leave the words out of the data",
+        partial(_noted, "DATA109", "lose words of their prompts in the chat template"),
+    ),
+    Rule(
+        "DATA110",
+        "info",
+        "Tool calls written as plain JSON",
+        "The chat template has no form for calls, so an agent that runs this model has to look for JSON in its text.",
+        "",
+        partial(_noted, "DATA110", "have their tool calls written as JSON into the text of the answer"),
+    ),
+    Rule(
+        "MASK011",
+        "info",
+        "Answers that stand otherwise in training than in generation",
+        "What follows a prompt in generation differs from what the same place holds in training.",
+        "a template made for training, where the family has one: --template",
+        partial(_noted, "MASK011", "are rendered otherwise than in generation"),
     ),
 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sftloss.data import Message, Origin, Record, RowError, encode
-from sftloss.data.template import GENERATION_TAG
+from sftloss.data.rendering.template import GENERATION_TAG
 from sftloss.data.tokenizer import eos_ids, special_ids
 from sftloss.roles import PROMPT, RESPONSE, SYSTEM
 

@@ -80,6 +80,7 @@ class MaskTally:
 
     Attributes:
         faults: Faults of the audit, by id.
+        notes: What `encode` noted, as in `Example.notes`.
         methods: How the trained tokens were found, as in `Example.method`.
         languages: Language or script of the answers.
         crossings: Pairs of scripts of a prompt and its answer, where they differ.
@@ -90,6 +91,7 @@ class MaskTally:
     """
 
     faults: Places = field(default_factory=Places)
+    notes: Counter[str] = field(default_factory=Counter)
     methods: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
     crossings: Places = field(default_factory=Places)
@@ -100,6 +102,7 @@ class MaskTally:
 
     def add(self, example: Example, audit: Audit) -> None:
         self.methods[example.method] += 1
+        self.notes.update(example.notes)
         for fault in audit.faults:
             self.faults.add(fault, example.origin)
         self.ledger.add(example, audit)

@@ -112,6 +112,7 @@ def to_record(
         language=_label(row, _LANGUAGES) or (script_of(answer) if answer else None),
         source=_label(row, _SOURCES) or source,
         weight=row_weight(row, is_tokens=tokens is not None),
+        template_kwargs=_kwargs(row.get("chat_template_kwargs")) if messages else {},
     )
     _refuse_surrogates(record)
     return record, name
@@ -161,9 +162,21 @@ def _label(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     return None
 
 
+def _kwargs(value: Any) -> dict[str, Any]:
+    """Variables for the chat template: an object, or its JSON text; those that are null are left out."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value or "null")
+        except (ValueError, RecursionError):
+            value = excerpt(value, 40)
+    if not isinstance(value, Mapping | None):
+        raise BadRow("unknown-shape", f"chat_template_kwargs is {excerpt(value, 40)}; write an object")
+    return {str(name): inner for name, inner in (value or {}).items() if inner is not None}
+
+
 def _refuse_surrogates(record: Record) -> None:
     """Half a surrogate pair is a str that no tokenizer, file or terminal can encode."""
-    messages = [(one.content, one.reasoning, one.tool_calls) for one in record.messages or ()]
+    messages = [(one.content, one.reasoning, one.tool_calls, one.extra) for one in record.messages or ()]
     texts = [record.text, record.task, record.language, record.source, messages, record.tools]
     text = json.dumps(texts, ensure_ascii=False, default=str)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sftloss.data.examples import Message
 from sftloss.data.formats.tools import tool_calls
-from sftloss.data.formats.weights import message_weight
+from sftloss.data.formats.weights import MESSAGE_WEIGHTS, message_weight
 from sftloss.data.reasons import BadRow, excerpt
 
 _ROLES = {
@@ -21,6 +21,7 @@ _ROLES = {
 }
 _CONTENT = ("content", "value", "text")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
+_READ = {"role", "from", *_CONTENT, *_REASONING, "tool_calls", "function_call", "train_detail", *MESSAGE_WEIGHTS}
 _TEXT_KEYS = ("text", "value", "content")
 _TEXT_BLOCKS = ("text", "input_text", "output_text")
 _REASONING_BLOCKS = ("thinking", "reasoning")
@@ -67,7 +68,9 @@ def _turn(turn: Any, where: str) -> Message:
         role = parts.add_blocks(content, role, where)
     elif role != "assistant":  # an assistant without content is judged with the whole row: its calls may be the answer
         raise BadRow("non-string-content", f"{where} ({role}) has no content; write one")
-    return Message(role, "".join(parts.texts), parts.weight(weight, where), parts.calls, parts.reasoning or None)
+    extra = {str(key): value for key, value in turn.items() if key not in _READ and value is not None} | parts.extra
+    content = "".join(parts.texts)
+    return Message(role, content, parts.weight(weight, where), parts.calls, parts.reasoning or None, extra)
 
 
 def _first(holder: Mapping[str, Any], keys: Sequence[str]) -> Any:
@@ -99,6 +102,7 @@ class _Parts:
     reasoning: str
     texts: list[str] = field(default_factory=list)
     weights: set[float | None] = field(default_factory=set)
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def add_blocks(self, blocks: Any, role: str, where: str) -> str:
         """Add every block; the role is `tool` where all of them are tool results, else the given one."""
@@ -133,6 +137,8 @@ class _Parts:
             self.calls += tool_calls(block if "name" in block else block.get("value", block.get("tool_call")), where)
         elif kind == "tool_result":
             self.texts.append(_result(block.get("content"), where))
+            if isinstance(block.get("tool_use_id"), str):
+                self.extra["tool_call_id"] = block["tool_use_id"]
         elif kind in _REASONING_BLOCKS:
             self.reasoning += _block_text(block, (*_REASONING, *_CONTENT), where)
         elif kind in _TEXT_BLOCKS:

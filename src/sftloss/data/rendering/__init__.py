@@ -1,0 +1,1 @@
+"""Conversations rendered by chat templates, and whose words each token is."""

@@ -1,0 +1,217 @@
+"""Conversations as tokens: whose words each token belongs to, and what of the conversation is not there."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from sftloss.data.examples import Message
+from sftloss.data.reasons import BadRow, excerpt
+from sftloss.data.rendering.cures import cure_of
+from sftloss.data.rendering.marks import Marks, Place, dressed
+from sftloss.data.rendering.template import GENERATION_TAG, Shown, Template, Tools, common
+
+TAGS, POSITIONS = "generation tags", "positions"
+_NOUNS = {"reasoning": "reasoning", "call": "tool call", "argument": "tool call"}
+_TEXTS = {"assistant": "words", "tool": "result"}
+_MOST = 1_000_000  # characters that a template may add to a short conversation
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens `start` to `stop` of a conversation: the words of `message`. `end` is the token that ends its turn."""
+
+    start: int
+    stop: int
+    message: int
+    end: int | None = None
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A conversation as tokens; what is in no span is the template's own. `thoughts` are the reasoning in answers."""
+
+    input_ids: list[int]
+    spans: tuple[Span, ...]
+    method: str
+    notes: tuple[str, ...]
+    thoughts: tuple[tuple[int, int], ...]
+
+
+def render(template: Template, messages: Sequence[Message], tools: Tools = None) -> Rendering:
+    """Render a conversation and find the tokens of each message by their position.
+
+    The words of every message are marked, rendered and looked up. An answer begins behind the template's generation
+    prompt, or as much of it as stands there, and ends with the first end-of-turn token behind its last word.
+
+    Raises:
+        BadRow: If the template refuses the conversation, a part of a trained answer is not in what it renders, or the
+            start of an answer is unknown. The detail names a cure that was tried.
+    """
+    try:
+        return _rendering(template, messages, tools)
+    except BadRow as fault:
+        key = (fault.reason, fault.detail.split("(")[0], frozenset(message.role for message in messages))
+        if key not in template.cures:
+            template.cures[key] = cure_of(template, messages, tools, _rendering)
+        raise BadRow(fault.reason, f"{fault.detail}; {template.cures[key]}") from fault
+
+
+def _rendering(template: Template, messages: Sequence[Message], tools: Tools) -> Rendering:
+    style = template.style(messages)
+    try:
+        _ = template.frame  # known before it is needed to look for words
+        shown = template.show(messages, tools, style)
+    except Exception as error:  # templates raise whatever they like: TemplateError, TypeError, UndefinedError
+        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        raise BadRow("template-error", f"the chat template refuses it: {reason}") from error
+    if len(shown.text) > _MOST + 10 * sum(len(piece.text) for piece in shown.pieces):
+        raise BadRow("template-error", f"the chat template makes {len(shown.text):,} characters of it")
+    notes = list(_lost(messages, shown))
+    if tools and not all(_name(tool) in shown.scaffold for tool in tools):
+        notes.append("tools_not_rendered")
+    if style.calls == "text" and any(message.tool_calls for message in messages):
+        notes.append("calls_as_text")
+    parts = _parts(template, messages, shown, notes)
+    input_ids, stops = template.tokens(shown.text)
+    spans, method = tuple(_span(part, stops) for part in parts), POSITIONS
+    answers = [
+        (piece, _tokens(place, stops))
+        for piece, place in zip(shown.pieces, shown.places, strict=True)
+        if place is not None and messages[piece.message].role == "assistant"
+    ]
+    if GENERATION_TAG.search(template.text(tools)):
+        plain = dressed(messages, style, Marks(None))
+        out = template.apply(plain, tools, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+        mask = list(out["assistant_masks"])
+        trained = [slice(*place) for piece, place in answers if _is_trained(messages[piece.message])]
+        if list(out["input_ids"]) == input_ids and all(all(mask[place]) for place in trained):
+            spans, method = tuple(_tagged(template, messages, (input_ids, mask), spans)), TAGS
+            if any(mask[span.start] and mask[span.start - 1] for span in spans if _is_answer(messages, span)):
+                notes.append("opener_in_tags")
+    thoughts = tuple(place for piece, place in answers if piece.kind == "reasoning")
+    return Rendering(input_ids, spans, method, tuple(dict.fromkeys(notes)), thoughts)
+
+
+def _name(tool: Mapping[str, Any]) -> str:
+    function = tool.get("function")
+    return str((function if isinstance(function, Mapping) else tool).get("name", ""))
+
+
+def _is_trained(message: Message) -> bool:
+    return message.weight > 0 if message.weight is not None else message.role == "assistant"
+
+
+def _is_answer(messages: Sequence[Message], span: Span) -> bool:
+    return messages[span.message].role == "assistant" and span.start > 0
+
+
+def _lost(messages: Sequence[Message], shown: Shown) -> Iterator[str]:
+    """A note for what is not rendered; BadRow where it is a part of an answer that is trained."""
+    for piece in shown.lost:
+        message = messages[piece.message]
+        noun = _NOUNS.get(piece.kind) or _TEXTS.get(message.role, "text")
+        if message.role == "assistant" and _is_trained(message):
+            raise BadRow(
+                "content-lost",
+                f"the chat template leaves out the {noun} of message {piece.message + 1} ({excerpt(piece.text, 30)}), "
+                "a part of a trained answer",
+            )
+        yield f"lost: {noun} of the {message.role}"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The words of a message in the text, with its end: characters."""
+
+    message: int
+    start: int
+    stop: int
+    has_end: bool
+
+
+def _parts(template: Template, messages: Sequence[Message], shown: Shown, notes: list[str]) -> list[_Part]:
+    """The messages in the order of the text, each with its words and its end."""
+    pairs = ((place, piece) for piece, place in zip(shown.pieces, shown.places, strict=True) if place is not None)
+    placed = sorted(pairs, key=lambda pair: pair[0])
+    groups = [(number, list(group)) for number, group in groupby(placed, key=lambda pair: pair[1].message)]
+    numbers = [number for number, _ in groups]
+    if numbers != sorted(set(numbers)):
+        notes.append("moved")
+    for i, number in enumerate(numbers):
+        if number in numbers[:i] and _is_trained(messages[number]):
+            raise BadRow(
+                "prefix-broken",
+                f"the chat template writes words of message {number + 1} behind those of message {numbers[i - 1] + 1}",
+            )
+    edges = [group[0][0][0] for _, group in groups[1:]] + [len(shown.text)]
+    parts: list[_Part] = []
+    at = 0
+    for (number, group), edge in zip(groups, edges, strict=True):
+        start, stop = group[0][0][0], max(place[1] for place, _ in group)
+        end = template.frame.stop(shown.text[stop:edge])
+        has_end = end is not None
+        if messages[number].role == "assistant":
+            start = at + _start(template, messages, number, shown.text[at:start], notes)
+            if not has_end and group[-1][1].kind in ("call", "argument"):
+                end, has_end = template.close_of_call(shown.text[stop:edge])
+            if not has_end and edge == len(shown.text):
+                notes.append("no_end_token")
+        at = stop + (end or 0)
+        parts.append(_Part(number, start, at, has_end))
+    answers = sum(messages[part.message].role == "assistant" for part in parts)
+    if answers > 1 and template.frame.join:
+        notes.append(f"join_differs: {' and '.join(map(excerpt, template.frame.join))}")
+    return parts
+
+
+def _start(template: Template, messages: Sequence[Message], number: int, gap: str, notes: list[str]) -> int:
+    """Where an answer begins in the text between the last word before it and its own first word."""
+    prompt = (template.result_prompt or "") if number and messages[number - 1].role == "tool" else ""
+    if prompt and gap.startswith(prompt):
+        return len(prompt)
+    begin = template.frame.start(gap)
+    if begin is None and (shared := common(prompt, gap)):  # results inside the turn of the assistant
+        return shared
+    if begin is None:
+        raise BadRow(
+            "prefix-broken",
+            f"answer {number + 1} is opened by {excerpt(gap, 60)}, where a prompt ends with "
+            f"{excerpt(template.frame.opener, 60)}",
+        )
+    if begin[1].strip():
+        notes.append(f"opener_differs: {excerpt(begin[1].strip(), 40)}")
+    return begin[0]
+
+
+def _tokens(place: Place, stops: Sequence[int]) -> tuple[int, int]:
+    """The tokens whose last character is in a place."""
+    return bisect_right(stops, place[0]), bisect_right(stops, place[1])
+
+
+def _span(part: _Part, stops: Sequence[int]) -> Span:
+    start, stop = _tokens((part.start, part.stop), stops)
+    return Span(start, stop, part.message, stop - 1 if part.has_end else None)
+
+
+def _tagged(
+    template: Template, messages: Sequence[Message], masked: tuple[list[int], list[int]], spans: Sequence[Span]
+) -> Iterator[Span]:
+    """The spans of the answers as far as the mask goes, and an end that only the mask has."""
+    ids, mask = masked
+    for span in spans:
+        if not _is_answer(messages, span):
+            yield span
+            continue
+        stop, end = span.stop, span.end
+        while end is None and stop < len(ids) and mask[stop]:
+            stop += 1
+        if end is None and ids[stop - 1] in template.special:
+            end = stop - 1
+        for value, group in groupby(range(span.start, stop), key=mask.__getitem__):
+            run = list(group)
+            if value:
+                yield Span(run[0], run[-1] + 1, span.message, end)

@@ -1,0 +1,281 @@
+"""A tokenizer's chat template: what it reads of a message, and what it puts around messages, learned by rendering it.
+
+Only `tokenizer.apply_chat_template` renders. It is sandboxed; plain Jinja on a model's template is not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product, takewhile
+from typing import Any
+
+from sftloss.data.examples import Message
+from sftloss.data.rendering.marks import Marks, Piece, Place, Style, dressed, free_block, search, spellings
+from sftloss.data.tokenizer import special_ids
+
+GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+# For tokenizers without a template: headings instead of new special tokens, each answer closed by eos. Content is
+# trimmed because whitespace at its start would merge with the newline of the opener.
+PLAIN_TEMPLATE = """{{ opening_bos }}{% if tools %}### Tools:
+{{ tools | tojson }}
+
+{% endif %}{% for message in messages %}{% if message.role == 'assistant' %}### Assistant:
+{{ message.content | trim }}{% for call in message.tool_calls or [] %}{{ '' if loop.first and not message.content else '
+' }}{{ call.function | tojson }}{% endfor %}{{ eos_token }}
+
+{% else %}### {{ message.role | capitalize }}:
+{{ message.content | trim }}
+
+{% endif %}{% endfor %}{% if add_generation_prompt %}### Assistant:
+{% endif %}"""
+
+TAKEN = frozenset({"messages", "conversation", "tools", "chat_template", "add_generation_prompt", "tokenize"}) | {
+    "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens",
+}  # fmt: skip
+"""Arguments of `apply_chat_template`, which cannot be variables of a template."""
+
+Tools = Sequence[Mapping[str, Any]] | None
+
+_ASK, _TELL = Message("user", "q"), Message("assistant", "a")
+_CALL = Message("assistant", "", tool_calls=({"id": "abcdefghi", "function": {"name": "f", "arguments": {"k": "v"}}},))
+_RESULT = Message("tool", "r", extra={"tool_call_id": "abcdefghi", "name": "f"})
+_PARAMETERS = {"type": "object", "properties": {"k": {"type": "string", "description": "d"}}, "required": ["k"]}
+_TOOLS = ({"type": "function", "function": {"name": "f", "description": "d", "parameters": _PARAMETERS}},)
+_STYLES = tuple((calls, empty) for calls in ("object", "string") for empty in (True, False))
+# the smallest parts in which two renderings may differ: a tag, a word, one other character
+_PART = re.compile(r"<[^<>\s]*>|\[/?[A-Z_]+\]|\w+|\s|.", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A rendering without its marks, and where each piece stands in it."""
+
+    text: str
+    pieces: tuple[Piece, ...]
+    places: tuple[Place | None, ...]
+
+    @property
+    def scaffold(self) -> str:
+        """The template's own words."""
+        edges = [edge for place in sorted(place for place in self.places if place) for edge in place]
+        return "".join(self.text[a:b] for a, b in zip([0, *edges[1::2]], [*edges[::2], len(self.text)], strict=True))
+
+    @property
+    def lost(self) -> Iterator[Piece]:
+        """Pieces that are not in the text, or not as they were."""
+        for piece, place in zip(self.pieces, self.places, strict=True):
+            if piece.is_marked:
+                is_there = place is not None and any(way in self.text[slice(*place)] for way in spellings(piece.text))
+            else:  # a number, a truth value or nothing: as JSON, as Python
+                is_there = any(way in self.text for way in (piece.text, piece.text.capitalize()))
+            if not is_there:
+                yield piece
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a template puts around the words of messages.
+
+    Attributes:
+        opener: The generation prompt: what follows the words of a user, and their end, before an answer.
+        after: What follows the words of a user that is not the generation prompt.
+        header: What precedes the words of the first user.
+        ends: Texts that end an answer; special tokens where there are some.
+        join: The ends of an answer in the middle and at the end of a conversation, where they differ.
+    """
+
+    opener: str
+    after: str
+    header: str
+    ends: tuple[str, ...]
+    join: tuple[str, str] | None
+
+    def start(self, gap: str) -> tuple[int, str] | None:
+        """Where an answer begins in what stands before its first word, and the part of the opener that is missing."""
+        parts = _PART.findall(self.opener)
+        for count in range(len(parts), 0, -1):
+            beginning = "".join(parts[:count])
+            if not beginning.strip() or (beginning in self.header and count < len(parts)):
+                break
+            if (at := gap.rfind(beginning)) >= 0:
+                return at + len(beginning), "".join(parts[count:])
+        if self.opener:
+            return None
+        at = gap.find(self.after)
+        return (at + len(self.after) if at >= 0 else len(gap.rpartition(">")[0]) + 1 if ">" in gap else 0), ""
+
+    def stop(self, gap: str) -> int | None:
+        """One past the first end in what stands behind the last word."""
+        stops = [(at, at + len(end)) for end in self.ends if (at := gap.find(end)) >= 0]
+        return min(stops)[1] if stops else None
+
+
+class Template:
+    """A chat template of a tokenizer with its keyword arguments; what is learned about it is kept.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        template: Jinja text, or the name of one of the tokenizer's templates, in place of its default.
+        kwargs: Variables for the template, as ``{"enable_thinking": False}``.
+    """
+
+    def __init__(self, tokenizer: Any, template: str | None = None, kwargs: Mapping[str, Any] | None = None) -> None:
+        self.tokenizer, self.kwargs = tokenizer, dict(kwargs or {})
+        self.is_plain = template is None and not tokenizer.chat_template
+        self._template = PLAIN_TEMPLATE if self.is_plain else template
+        if self.is_plain:
+            self.kwargs["opening_bos"] = tokenizer.bos_token if _adds_bos(tokenizer) else ""
+        self.special = special_ids(tokenizer)
+        self.cures: dict[Any, str] = {}
+        words = sorted((str(tokenizer.decode([i])) for i in self.special), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, filter(None, words))) or "(?!)")
+
+    def text(self, tools: Tools = None) -> str:
+        """The Jinja text; a tokenizer may have one for conversations with tools."""
+        return str(self.tokenizer.get_chat_template(self._template, tools))
+
+    def apply(self, messages: Sequence[dict[str, Any]], tools: Tools = None, **options: Any) -> Any:
+        """What `tokenizer.apply_chat_template` gives; it raises whatever the template raises."""
+        text = self.text(tools)
+        return self.tokenizer.apply_chat_template(
+            list(messages), tools=tools, chat_template=text, **({"tokenize": False} | options), **self.kwargs
+        )
+
+    def show(self, messages: Sequence[Message], tools: Tools, style: Style, **options: Any) -> Shown:
+        """The messages rendered as they are. If marks change the rendering, the pieces are looked for."""
+        plain = self.apply(dressed(messages, style, Marks(None)), tools, **options)
+        block = free_block(messages)
+        for inside in (False, True):
+            marks = Marks(block, inside)
+            marked = dressed(messages, style, marks)
+            try:
+                text, places = marks.read(self.apply(marked, tools, **options))
+            except Exception:  # a template may compare what is marked, and raise whatever it likes
+                continue
+            if text == plain:
+                return Shown(text, tuple(marks.pieces), tuple(places))
+        answers = {number for number, message in enumerate(messages) if message.role == "assistant"}
+        header = self.frame.opener if "frame" in self.__dict__ else ""
+        return Shown(plain, tuple(marks.pieces), tuple(search(plain, marks.pieces, answers, header)))
+
+    def style(self, messages: Sequence[Message]) -> Style:
+        """The style for a conversation; only what it holds is tried."""
+        style = Style(blocks=self._blocks)
+        if any(message.reasoning for message in messages):
+            style = replace(style, reasoning=self._reads_reasoning)
+        if any(message.tool_calls for message in messages):
+            calls, empty = self._calls
+            style = replace(style, calls=calls, empty=empty)  # type: ignore[arg-type]
+        return style
+
+    def _try(self, *messages: Message, style: Style | None = None, tools: Tools = None, opener: bool = False) -> Any:
+        """A small conversation, None where the template refuses it."""
+        try:
+            return self.show(messages, tools, style or Style(blocks=self._blocks), add_generation_prompt=opener)
+        except Exception:  # templates raise whatever they like: TemplateError, TypeError, UndefinedError
+            return None
+
+    def _shows(self, *messages: Message, style: Style, tools: Tools = None) -> bool:
+        shown = self._try(*messages, style=style, tools=tools)
+        return shown is not None and not any(shown.lost)
+
+    @cached_property
+    def _blocks(self) -> bool:
+        return not self._shows(_ASK, _TELL, style=Style()) and self._shows(_ASK, _TELL, style=Style(blocks=True))
+
+    @cached_property
+    def _reads_reasoning(self) -> bool:
+        return self._shows(_ASK, replace(_TELL, reasoning="t"), style=Style(blocks=self._blocks))
+
+    @cached_property
+    def _calls(self) -> tuple[str, bool]:
+        for tools, (calls, empty) in product((_TOOLS, None), _STYLES):
+            style = Style(blocks=self._blocks, calls=calls, empty=empty)  # type: ignore[arg-type]
+            if self._shows(_ASK, _CALL, style=style, tools=tools):
+                return calls, empty
+        return "text", True
+
+    @cached_property
+    def result_prompt(self) -> str | None:
+        """What stands between a tool's result and the answer to it; None where it is unknown."""
+        style = self.style((_CALL,))
+        for tools in (_TOOLS, None):
+            shown = self._try(_ASK, _CALL, _RESULT, style=style, tools=tools, opener=True)
+            if shown is not None and shown.places[-1] is not None:
+                return str(shown.text[shown.places[-1][1] :])
+        return None
+
+    @cached_property
+    def frame(self) -> Frame:
+        """Learned from a question, with and without generation prompt, and from two questions with answers."""
+        header, after, opener = "", "", ""
+        asked, asking = self._try(_ASK), self._try(_ASK, opener=True)
+        if asked and asking and asked.places[0] and asking.places[0]:
+            header, tail = asked.text[: asked.places[0][0]], asked.text[asked.places[0][1] :]
+            prompt = asking.text[asking.places[0][1] :]
+            after = prompt[: common(tail, prompt)]
+            opener = prompt[len(after) :]
+        told = self._try(_ASK, _TELL, _ASK, _TELL) or self._try(_ASK, _TELL)
+        if told is None or told.places[-1] is None:
+            return Frame(opener, after, header, self._ends(""), None)
+        last = told.text[told.places[-1][1] :]
+        middle = last
+        if len(told.places) == 4 and told.places[1] and told.places[2]:
+            middle = told.text[told.places[1][1] : told.places[2][0]]
+            shared = middle[len(middle) - common(middle, header, backwards=True) :]
+            shared = shared.removeprefix(after) if after.strip() else shared  # the end of a default system text
+            middle = middle.removesuffix(shared)
+        ends = [self._end(middle, after), self._end(last, after)]
+        if not any(ends):  # no special token: what both have in common
+            ends = [middle[: common(middle, last)].strip()] * 2
+        return Frame(opener, after, header, self._ends(*ends), (ends[0], ends[1]) if ends[0] != ends[1] else None)
+
+    def _end(self, tail: str, after: str) -> str:
+        """The first special token of a tail that also ends other turns or the sequence, else the first."""
+        special = self._special.findall(tail)
+        shared = {*self._special.findall(after), self.tokenizer.eos_token}
+        return next((token for token in special if token in shared), special[0] if special else "")
+
+    def _ends(self, *ends: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(end for end in (*ends, self.tokenizer.eos_token) if end))
+
+    def close_of_call(self, tail: str) -> tuple[int, bool]:
+        """One past what closes the last tool call of an answer behind its last word, and whether it ends the turn."""
+        close = self._close_of_call
+        at = tail.find(close) if close else -1
+        return (at + len(close), bool(self._special.fullmatch(close))) if at >= 0 else (0, False)
+
+    @cached_property
+    def _close_of_call(self) -> str:
+        """The end of a turn that calls a tool, and where it has none the last tag or word of the template."""
+        shown = self._try(_ASK, _CALL, style=self.style((_CALL,)), tools=_TOOLS)
+        if shown is None or shown.places[-1] is None:
+            return ""
+        tail = shown.text[shown.places[-1][1] :]
+        return self._end(tail, "") or next((part for part in reversed(_PART.findall(tail)) if part.strip()), "")
+
+    def tokens(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids of a rendered text, and for each the number of characters up to its end."""
+        if getattr(self.tokenizer, "is_fast", False):
+            out = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            return list(out["input_ids"]), [stop for _, stop in out["offset_mapping"]]
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        stops: list[int] = []
+        for i in range(len(ids)):  # without offsets: the decoded beginning
+            stops.append(len(self.tokenizer.decode(ids[: i + 1])))
+        return ids, stops
+
+
+def common(one: str, two: str, *, backwards: bool = False) -> int:
+    """Length of the common beginning (or end) of two texts, in whole tags and words."""
+    parts = [_PART.findall(text)[:: -1 if backwards else 1] for text in (one, two)]
+    return sum(len(a) for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*parts, strict=False)))
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    return tokenizer.bos_token_id is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]

@@ -1,0 +1,185 @@
+"""An oracle over the chat templates in TRL: conversations of marker words, and what became of each word.
+
+``python -m tests.data.template_sweep`` rewrites the table in docs/templates.md.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tests.tiny import EOS, tiny_tokenizer
+
+from sftloss.data import RowError, encode, read_records
+from sftloss.data.rendering.families import trl_templates
+from sftloss.docstrings import write_regions
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "toolname",
+        "description": "Looks things up.",
+        "parameters": {"type": "object", "properties": {"q": {"type": "string", "description": "what"}}},
+    },
+}
+
+
+def user(text: Any) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def answer(text: Any, **fields: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **fields}
+
+
+def call(argument: Any, name: str = "toolname", id: str = "abcdefghi") -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": {"q": argument}}}
+
+
+def result(text: str, id: str = "abcdefghi", name: str = "toolname") -> dict[str, Any]:
+    return {"role": "tool", "content": text, "tool_call_id": id, "name": name}
+
+
+SYSTEM = {"role": "system", "content": "Wsystem"}
+CONVERSATIONS: dict[str, dict[str, Any]] = {
+    "plain": {"messages": [user("Wask"), answer("Wtell")]},
+    "system": {"messages": [SYSTEM, user("Wask"), answer("Wtell")]},
+    "turns": {
+        "messages": [user("Wask"), answer("Wtell"), user("Wagain"), answer("Wmore"), user("Wthird"), answer("Wlast")]
+    },
+    "inline reasoning": {"messages": [user("Wask"), answer("<think>\nWthought\n</think>\n\nWtell")]},
+    "reasoning": {"messages": [user("Wask"), answer("Wtell", reasoning_content="Wthought")]},
+    "reasoning, turns": {
+        "messages": [user("Wask"), answer("Wtell", reasoning_content="Wthought"), user("Wagain"),
+                     answer("Wmore", reasoning_content="Wrethought")]
+    },
+    "call": {
+        "messages": [user("Wask"), answer("", tool_calls=[call("Warg")]), result("Wresult"), answer("Wtell")],
+        "tools": [TOOL],
+    },
+    "two calls": {
+        "messages": [user("Wask"), answer("", tool_calls=[call("Warg"), call("Wsecond", id="bcdefghij")]),
+                     result("Wresult"), result("Wother", id="bcdefghij"), answer("Wtell")],
+        "tools": [TOOL],
+    },
+    "call and text": {
+        "messages": [user("Wask"), answer("Wbeside", tool_calls=[call("Warg")]), result("Wresult"), answer("Wtell")],
+        "tools": [TOOL],
+    },
+    "call last": {"messages": [user("Wask"), answer(None, tool_calls=[call("Warg")])], "tools": [TOOL]},
+    "call, reasoning": {
+        "messages": [user("Wask"), answer("", reasoning_content="Wthought", tool_calls=[call("Warg")]),
+                     result("Wresult"), answer("Wtell", reasoning_content="Wrethought")],
+        "tools": [TOOL],
+    },
+    "blocks": {"messages": [user([{"type": "text", "text": "Wask"}]), answer([{"type": "text", "text": "Wtell"}])]},
+    "unicode": {"messages": [user("Wask 你好 🙂 é"), answer("Wtell 世界 🙂\n\nWñ <b>&amp;</b> \"quoted\"")]},
+    "empty answer": {"messages": [user("Wask"), answer("", weight=0), user("Wagain"), answer("Wtell")]},
+    "whitespace": {"messages": [user(" Wask \n"), answer("\n\n Wtell \n")]},
+    "long": {"messages": [turn for i in range(20) for turn in (user(f"Wask{i}x"), answer(f"Wtell{i}x"))]},
+    "user weight": {"messages": [user("Wask") | {"weight": 1}, answer("Wtell")]},
+    "short words": {"messages": [user("user"), answer("assistant"), user("a"), answer("user")]},
+}  # fmt: skip
+_TAGS = re.compile(r"<[|｜][^<>\s]+[|｜]>|<(?:start|end)_of_turn>|<\|\w+>|<\w+\|>|<end_of_utterance>|\[/?INST\]|</?s>")
+_WORD = re.compile(r"W\w+")
+
+
+@cache
+def tokenizer_of(name: str) -> Any:
+    """A byte tokenizer with the special tokens of a template."""
+    text = trl_templates()[name]
+    special = [tag for tag in dict.fromkeys(_TAGS.findall(text)) if tag not in (EOS,)]
+    return tiny_tokenizer([], vocab_size=300 + len(special), chat_template=text, special=special, bos=True)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a conversation: "trained", "noted", "refused" or "wrong", and why."""
+
+    state: str
+    why: str = ""
+    trained: str = ""
+
+
+def judge(template: str, conversation: str) -> Outcome:
+    """Render a conversation with a template and compare every word with what should have become of it."""
+    row, tokenizer = CONVERSATIONS[conversation], tokenizer_of(template)
+    record = next(iter(read_records([row])))
+    try:
+        example = encode(record, tokenizer)
+    except RowError as error:
+        return _refusal(error, record, template, tokenizer)
+    full, trained = tokenizer.decode(example.input_ids), tokenizer.decode(example.input_ids[example.weights > 0])
+    notes = " ".join(example.notes)
+    faults = [*_faults(row["messages"], full, trained, notes), *_ends(example, tokenizer, notes, row["messages"])]
+    if faults:
+        return Outcome("wrong", "; ".join(faults), trained)
+    return Outcome("noted" if example.notes else "trained", notes, trained)
+
+
+def words_of(message: dict[str, Any]) -> list[str]:
+    text = repr({key: value for key, value in message.items() if key not in ("role", "name", "tool_call_id")})
+    names = re.findall("'name': '(toolname)'", text)
+    return names + _WORD.findall(text)
+
+
+def _faults(messages: list[dict[str, Any]], full: str, trained: str, notes: str) -> list[str]:
+    faults = []
+    for message in messages:
+        is_answer = message["role"] == "assistant" and message.get("weight") != 0
+        for word in words_of(message):
+            if word not in full and "lost" not in notes:
+                faults.append(f"{word} lost in silence")
+            if is_answer and word != "toolname" and trained.count(word) != 1:
+                faults.append(f"{word} trained {trained.count(word)} times")
+            if not is_answer and not message.get("weight") and word in trained:
+                faults.append(f"{word} of the {message['role']} is trained")
+    return faults
+
+
+def _ends(example: Any, tokenizer: Any, notes: str, messages: list[dict[str, Any]]) -> list[str]:
+    """Each stretch of trained tokens ends with a special token; nothing that opens a turn is in it."""
+    faults, runs = [], re.finditer("1+", "".join(str(int(w > 0)) for w in example.weights.tolist()))
+    stretches = [tokenizer.decode(example.input_ids[run.start() : run.end()]) for run in runs]
+    answers = [m for m in messages if m["role"] == "assistant" and m.get("weight") != 0]
+    trained_users = sum(m["role"] == "user" and bool(m.get("weight")) for m in messages)
+    if len(stretches) != len(answers) + trained_users:
+        faults.append(f"{len(stretches)} stretches for {len(answers)} answers")
+    for stretch in stretches[trained_users:]:
+        if not stretch.endswith(tuple(tokenizer.all_special_tokens)) and "no_end_token" not in notes:
+            faults.append(f"no end: {stretch[-20:]!r}")
+    probe = encode(next(iter(read_records([{"messages": [user("Q"), answer("A")]}]))), tokenizer)
+    head = tokenizer.decode(probe.input_ids).partition("Q")[0][-16:]
+    if head.strip() and any(head in stretch for stretch in stretches):
+        faults.append("the opener of a user is trained")
+    return faults
+
+
+def _refusal(error: RowError, record: Any, template: str, tokenizer: Any) -> Outcome:
+    """A refusal is right if it names a cure that works; `encode` has tried it, a named template is tried again."""
+    if "is opened by" in error.detail or "as the template expects" in error.detail:
+        return Outcome("wrong", error.detail)
+    named = re.search(r"template['\" =]+(\w+_training)", str(error))
+    if named and error.detail.rpartition("; ")[2].startswith("give "):
+        try:
+            encode(record, tokenizer, template=trl_templates()[named[1]])
+        except RowError as other:
+            return Outcome("wrong", f"the cure fails: {other.detail}")
+    return Outcome("refused", error.detail)
+
+
+def table() -> str:
+    """One row a template, one column a conversation."""
+    marks = {"trained": "✓", "noted": "✓ *", "refused": "refused", "wrong": "wrong"}
+    lines = ["| template | " + " | ".join(CONVERSATIONS) + " |", "|---" * (len(CONVERSATIONS) + 1) + "|"]
+    for template in trl_templates():
+        cells = (marks[judge(template, conversation).state] for conversation in CONVERSATIONS)
+        lines.append(f"| `{template}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    write_regions(Path("docs/templates.md"), {"matrix": table()})

@@ -1,0 +1,44 @@
+"""What becomes of every word in every chat template of TRL; template_sweep.py holds conversations and oracle."""
+
+from __future__ import annotations
+
+import pytest
+from tests.data.template_sweep import CONVERSATIONS, judge, table
+from tests.paths import ROOT
+
+from sftloss.data.rendering.families import read_template, training_template, trl_templates
+from sftloss.docstrings import replace_region
+from sftloss.errors import ConfigError
+
+FAST = ("gptoss", "qwen3", "qwen3_5_think", "deepseek_r1_distill", "gemma4", "glm4moe", "llama3_1", "smolvlm", "phi3_5")
+TEMPLATES = [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in trl_templates()]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_nothing_is_lost_or_trained_in_silence(template):
+    """Every word is rendered and trained where it should be, or noted, or refused with a cure that works."""
+    wrong = {name: outcome.why for name in CONVERSATIONS if (outcome := judge(template, name)).state == "wrong"}
+    assert not wrong
+
+
+@pytest.mark.slow
+def test_the_page_holds_the_matrix():
+    page = (ROOT / "docs" / "templates.md").read_text("utf-8")
+    assert replace_region(page, "matrix", table()) == page, "run: python -m tests.data.template_sweep"
+
+
+def test_a_template_has_the_training_template_of_its_family():
+    known = trl_templates()
+    assert training_template(known["qwen3"]) == "qwen3_training"
+    assert training_template(known["lfm2_v2"]) == "lfm2_v2_training"
+    assert training_template(known["gemma4_v2"]) is None is training_template("{{ messages }}")
+    assert read_template("qwen3_training") == known["qwen3_training"]
+
+
+def test_a_template_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean"):
+        read_template("qwen3_trainin")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_template(str(tmp_path / "none.jinja"))
+    (tmp_path / "own.jinja").write_text("{{ messages }}")
+    assert read_template(str(tmp_path / "own.jinja")) == "{{ messages }}"
