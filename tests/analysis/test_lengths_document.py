@@ -11,6 +11,7 @@ from sftloss.analysis import LengthOptions, Lengths, describe_lengths
 from sftloss.errors import DataError
 from sftloss.report import from_json, render_html, render_markdown, to_json
 from sftloss.weights import EXAMPLE_MEAN, Normalization
+from sftloss.words import number
 
 
 def lengths_of(sizes, prompts=None, tasks=None):
@@ -90,8 +91,8 @@ def test_without_repeated_prompts_no_number_is_shown_given_the_prompt():
 def test_the_example_mean_is_a_warning_only_where_it_is_used_and_shown():
     assert findings(describe_lengths(told()))["NORM002"].severity == "info"
     used = findings(describe_lengths(told(), LengthOptions((Normalization("T^-1", 1.0),))))["NORM002"]
-    assert used.severity == "warning" and used.unit == "tokens"
-    assert used.interval.low < used.value < used.interval.high and "answers to the same prompt" in used.sentence
+    assert used.severity == "warning" and used.unit == "tokens at the bound"
+    assert used.interval.low < used.value < used.interval.high and "within prompts" in used.sentence
     # prompts that all but determine the length: the bound is large, what the data shows is not
     rng = np.random.default_rng(0)
     sizes = np.repeat(np.ceil(rng.lognormal(5, 1, 60)), 2) + np.tile([0.0, 1.0], 60)
@@ -169,3 +170,20 @@ def test_degenerate_lengths_give_a_page_without_nan(sizes):
     for one in document.sections:
         for table in one.tables:
             assert all(not (isinstance(c, float) and math.isnan(c)) for row in table.rows for c in row)
+
+
+@pytest.mark.parametrize("lengths", [told(), lengths_of(np.arange(1.0, 101.0), np.arange(100))], ids=["told", "open"])
+def test_a_predicted_length_is_a_range_and_never_what_a_normalization_teaches(lengths):
+    document = describe_lengths(lengths, LengthOptions((EXAMPLE_MEAN,), batch_size=2))
+    rows = {row["normalization"]: row for row in records(section(document, "forecast").tables[0])}
+    for name, found in (("example mean", "NORM002"), ("token mean of 2 (whole step)", "NORM001")):
+        bound = number(rows[name]["bound"])
+        given = number(rows[name].get("given_prompt", rows["token mean"]["bound"]))
+        said = f"{given} tokens within prompts, {bound} at the bound"
+        assert said in findings(document)[found].sentence
+        assert said.replace(" tokens", "") in section(document, "forecast").lead
+    assert f"{number(rows['example mean']['bound'])} at the bound" in document.headlines[0]
+    page = render_markdown(document)
+    assert "teach" not in page and "does not move" not in page and "moves less" not in page
+    for cause in ("Short training", "small model", "unseen prompts", "Greedy decoding"):
+        assert cause in findings(document)["NORM002"].why and cause in section(document, "forecast").notes[0]

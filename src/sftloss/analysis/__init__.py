@@ -8,10 +8,10 @@ from sftloss.analysis.lengths.forecast import (
     LengthForecast,
     LengthOptions,
     TaskForecast,
-    alpha_for_length,
     forecasts_by_task,
     length_forecasts,
 )
+from sftloss.analysis.lengths.target import alpha_for_length
 from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
 from sftloss.analysis.signal.describe import describe_signal, describe_signal_with_frames
 from sftloss.analysis.signal.views import AnalysisOptions, View

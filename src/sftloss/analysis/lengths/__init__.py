@@ -1,1 +1,1 @@
-"""Which answer lengths a normalization teaches."""
+"""Predicted output lengths under each normalization."""

@@ -9,14 +9,10 @@ import numpy as np
 from sftloss.analysis.lengths.answers import ready
 from sftloss.analysis.lengths.forecast import LengthOptions, LengthStudy, Origins
 from sftloss.analysis.lengths.rules import LENGTHS_RULES
-from sftloss.analysis.lengths.sections import (
-    distribution_section,
-    evidence_section,
-    forecast_section,
-    method_section,
-    target_section,
-)
+from sftloss.analysis.lengths.sections import distribution_section, evidence_section, forecast_section, method_section
+from sftloss.analysis.lengths.target import target_section
 from sftloss.analysis.lengths.tilt import Lengths
+from sftloss.analysis.shared import fixes
 from sftloss.document import Document, by_severity
 from sftloss.errors import DataError
 from sftloss.rules import findings_of
@@ -30,7 +26,7 @@ def describe_lengths(
     origins: Origins | None = None,
     facts: Sequence[tuple[str, str]] = (),
 ) -> Document:
-    """Which output lengths each normalization teaches, from the lengths alone; no model is run.
+    """The predicted output lengths under each normalization, from the lengths alone; no model is run.
 
     Args:
         lengths: Each answer's length, prompt and task; arrays of shape ``(answers,)``. Prompts are what the shift
@@ -62,7 +58,7 @@ def describe_lengths(
     if options.target_mean is not None:
         sections.insert(1, target_section(study))
     return Document(
-        "Which output lengths each normalization teaches",
+        "Output lengths under each normalization",
         _headlines(study),
         by_severity(findings_of(LENGTHS_RULES, study)),
         (*sections, method_section(study)),
@@ -72,22 +68,21 @@ def describe_lengths(
 
 
 def _headlines(study: LengthStudy) -> tuple[str, ...]:
-    unit = study.options.unit
-    means = ", ".join(f"{one.normalization.name} {number(one.unconditional.value)}" for one in study.forecasts)
-    first = f"Mean output length learned, ignoring prompts: {means} {unit}."
+    """The normalization that moves the mean most, what is known of it, and what to do."""
+    unit, data = study.options.unit, number(study.data.value)
+    ranges = [(rule, study.range_of(rule)) for rule in study.options.all_normalizations()]
+    rule, far = max(ranges, key=lambda pair: abs(pair[1].largest_shift))
+    first = f"Every normalization keeps the data's mean answer length of {data} {unit}."
+    if abs(far.largest_shift) >= 0.005:
+        first = f"The data's mean answer length is {data} {unit}. Predicted under {rule.name}: {far.words()}."
     if study.reason:
-        second = f"This data cannot tell whether a normalization changes the output length: {study.reason}."
+        second = f"This data cannot tell how far a normalization moves the output length: {study.reason}."
     else:
-        within = ", ".join(
-            f"{one.normalization.name} {number(one.within_prompt.value)}"
-            for one in study.forecasts
-            if one.within_prompt is not None
-        )
         second = (
-            f"Within prompts: {within} {unit}. {percent(study.seen_share.value)} of the answers share their prompt "
-            "with an answer of another length. A prompt with one answer shows no shift, so the true one may be larger."
+            f"{percent(study.seen_share.value)} of the answers share their prompt with an answer of another length. A "
+            "prompt with one answer shows no shift, so the true one may be larger."
         )
-    third = "Dividing by length favours short answers. A sum, or one token mean over all data, favours neither."
+    third = f"To keep the data's lengths, use {fixes.alpha(0)}: dividing by length favours short answers."
     return (first, second, third)
 
 

@@ -1,27 +1,32 @@
-r"""What each normalization teaches about output length, with intervals, on millions of examples in seconds.
+r"""The mean output length that each normalization leads to, with intervals, on millions of examples in seconds.
 
 `tilt` has the rule (:math:`p^* \propto w\,p_{data}`) and its limits. Here it is applied to one data set under every
-normalization that a training step may use, and solved for the exponent that teaches a wanted mean.
+normalization that a training step may use.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.answers import Answers, Resampling, are_counted, ready
-from sftloss.analysis.lengths.tilt import Lengths, conflicting, sequence_weights
+from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
 from sftloss.errors import ConfigError, mention
 from sftloss.numbers import Codes, Estimate, Floats, kish_ess
 from sftloss.numbers.bootstrap import FEW, REPLICATES
 from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization
+from sftloss.words import number
 
 Origins = Callable[[NDArray[np.int64]], tuple[str, ...]]
+LEAST_SHIFT = 0.05
+"""A change of mean length below 5 % is not worth a finding."""
+IGNORING, WITHIN = "ignoring prompts", "within prompts"
+"""The two assumptions: all answers are one pool (the bound), or only answers to the same prompt are compared."""
 STEEPEST = 20.0  # T^-20 of a million characters is 1e-120, its square still a double
 
 
@@ -106,7 +111,7 @@ class LengthForecast:
 
 
 def length_forecasts(lengths: Lengths, options: LengthOptions | None = None) -> tuple[LengthForecast, ...]:
-    r"""The mean output length that each normalization teaches, from the lengths alone.
+    r"""The predicted mean output length under each normalization, from the lengths alone.
 
     .. math:: \bar T_w = \frac{\sum_i w(T_i)\,T_i}{\sum_i w(T_i)}, \qquad w(T) = T^{-\alpha}
         \text{ or } E\,\frac{1}{T + T'_1 + \dots + T'_{k-1}}
@@ -131,7 +136,7 @@ def length_forecasts(lengths: Lengths, options: LengthOptions | None = None) -> 
 
 
 def forecast(answers: Answers, rule: Normalization, spread: Resampling) -> LengthForecast:
-    """What one normalization teaches: the one place where it is computed, for `lengths` and for `analyze`."""
+    """The forecast for one normalization: the one place where it is computed, for `lengths` and for `analyze`."""
     counted = kish_ess(sequence_weights(answers.sizes, rule))
     if not len(answers.ids):  # every answer is cut off: no length is known
         return LengthForecast(rule, Estimate(math.nan), None, None, None, counted)
@@ -145,6 +150,40 @@ def forecast(answers: Answers, rule: Normalization, spread: Resampling) -> Lengt
         _where_seen(answers, weights),
         counted,
     )
+
+
+@dataclass(frozen=True)
+class LengthRange:
+    """What is known of the mean output length under one normalization: a range, not a number.
+
+    Attributes:
+        data: Mean output length of the data.
+        given_prompt: The mean at the optimum on the training prompts. It is the data's where no prompt has answers of
+            several lengths.
+        bound: The mean if prompts leave the length open.
+        cannot_tell: Why the data cannot show how much prompts leave open; empty where it can.
+    """
+
+    data: float
+    given_prompt: float
+    bound: Estimate
+    cannot_tell: str = ""
+
+    @property
+    def largest_shift(self) -> float:
+        """The shift at the bound, as a share of the data's mean."""
+        return self.bound.value / self.data - 1.0
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the data itself shows a shift of 5 % or more."""
+        return not self.cannot_tell and abs(self.given_prompt / self.data - 1.0) >= LEAST_SHIFT
+
+    def words(self, unit: str = "") -> str:
+        """The range in words: "14 tokens within prompts, 4.98 at the bound"."""
+        first, last = number(self.given_prompt), number(self.bound.value)
+        unit = f" {unit}" if unit else ""
+        return f"{first}{unit}" if first == last else f"{first}{unit} {WITHIN}, {last} at the bound"
 
 
 @dataclass(frozen=True)
@@ -174,13 +213,19 @@ class LengthStudy:
         return next(one for one in rules if (one.alpha, one.micro_batch) == (first.alpha, first.micro_batch))
 
     def forecast(self, rule: Normalization) -> LengthForecast:
-        """What one of the normalizations teaches, whatever it is called."""
+        """The forecast of one of the normalizations, whatever it is called."""
         key = (rule.alpha, rule.micro_batch)
         return next(f for f in self.forecasts if (f.normalization.alpha, f.normalization.micro_batch) == key)
 
+    def range_of(self, rule: Normalization) -> LengthRange:
+        """The range of the mean under one normalization."""
+        one, data = self.forecast(rule), self.data.value
+        given = data if one.within_prompt is None else one.within_prompt.value
+        return LengthRange(data, given, one.unconditional, self.reason)
+
     @cached_property
     def data(self) -> Estimate:
-        """Mean length of the data: what alpha 0 teaches."""
+        """Mean length of the data: the forecast of alpha 0."""
         return self.forecast(TOKEN_MEAN).unconditional
 
     @property
@@ -201,7 +246,7 @@ class LengthStudy:
 
 @dataclass(frozen=True)
 class TaskForecast:
-    """Mean answer lengths of one task: the data's, and what one normalization teaches cross-entropy.
+    """Mean answer lengths of one task: the data's, and those predicted under one normalization.
 
     Attributes:
         data: Mean length of the training answers.
@@ -216,7 +261,7 @@ class TaskForecast:
 
 
 def forecasts_by_task(lengths: Lengths, rule: Normalization) -> dict[str, TaskForecast]:
-    """What a normalization teaches about the answers of each task, and under the empty name of all of them.
+    """The predicted mean answer length of each task, and under the empty name of all of them.
 
     Tasks whose answers are all cut off are left out. The weight of an answer is that of its example among all
     examples, whatever their task.
@@ -267,54 +312,3 @@ def _where_seen(answers: Answers, weights: Floats) -> float | None:
         return None
     means = group_means(answers.output, weights, answers.prompts)
     return float(means[seen].sum() / answers.output[seen].sum() - 1.0)
-
-
-def alpha_for_length(lengths: Lengths, target: float, groups: Codes | None = None) -> float:
-    """The exponent alpha at which T^-alpha teaches the mean length `target`; NaN where none within +-20 does.
-
-    Only the variation inside `groups` counts, all of it where there are none. The mean falls as alpha grows wherever
-    longer outputs have larger T, so there is one solution.
-
-    Example:
-        >>> import numpy as np
-        >>> two = Lengths(np.arange(2), np.array([2.0, 8.0]), np.array([2.0, 8.0]))
-        >>> round(alpha_for_length(two, 3.2), 6)      # the harmonic mean
-        1.0
-    """
-    answers = ready(replace(lengths, prompts=groups))
-    return solve(answers, target, answers.prompts)
-
-
-def solve(answers: Answers, target: float, groups: Codes | None) -> float:
-    """`alpha_for_length` of answers made ready; `groups` are codes of theirs."""
-    if groups is None:
-        size, output, count = _distinct(answers)
-        codes, rest = np.zeros(len(size), dtype=np.int64), 0.0
-    else:
-        varied = conflicting(answers.output, groups)
-        size, output = answers.size[varied], answers.output[varied]
-        count, rest = np.ones(len(size)), float(answers.output[~varied].sum())
-        codes = np.unique(groups[varied], return_inverse=True)[1].ravel()
-    if not len(size):
-        return math.nan
-    shortest = np.full(int(codes.max()) + 1, np.inf)
-    np.minimum.at(shortest, codes, size)
-    logs = np.log(size) - np.log(shortest)[codes]
-    members = np.bincount(codes, count)
-
-    def gap(alpha: float) -> float:
-        weights = count * np.exp(-alpha * logs)  # the shortest of a group has weight 1: nothing overflows within +-20
-        means = np.bincount(codes, weights * output) / np.bincount(codes, weights)
-        return float(members @ means + rest) / len(answers.size) - target
-
-    if not gap(-STEEPEST) > 0 > gap(STEEPEST):
-        return math.nan
-    from scipy.optimize import brentq
-
-    return float(brentq(gap, -STEEPEST, STEEPEST, xtol=1e-12))
-
-
-def _distinct(answers: Answers) -> tuple[Floats, Floats, Floats]:
-    """Distinct pairs of size and output with how often each occurs: few, however many answers there are."""
-    pairs, count = np.unique(answers.size + 1j * answers.output, return_counts=True)
-    return pairs.real, pairs.imag, count.astype(np.float64)

@@ -1,60 +1,20 @@
-"""The findings about output length, one rule each: what a normalization teaches, and whether the data can show it."""
+"""The findings about output length, one rule each: the predicted range, and whether the data can show more."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from sftloss.analysis.lengths.forecast import LengthStudy
+from sftloss.analysis.lengths.forecast import LEAST_SHIFT, LengthStudy
 from sftloss.analysis.lengths.tilt import sequence_weights
 from sftloss.analysis.shared import fixes
+from sftloss.analysis.shared.words import WHERE_IN_THE_RANGE
 from sftloss.document import Severity
-from sftloss.numbers import Estimate, Floats, kish_ess, top_share
+from sftloss.numbers import Floats, kish_ess, top_share
 from sftloss.rules import Evidence, Rule
 from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN, Normalization
 from sftloss.words import counted, number, percent
 
-LEAST_SHIFT = 0.05
-"""A change of mean length below 5 % is not worth a finding."""
-
 _FEW = 100  # examples, below which the top 1 % is not one example
-
-
-@dataclass(frozen=True)
-class Shift:
-    """A predicted change of mean output length.
-
-    Attributes:
-        data: Mean output length of the data.
-        bound: The predicted mean if the prompt does not determine the length: the shift is at most this.
-        given_prompt: The predicted mean if only answers to one prompt vary; None where that is unknown.
-        cannot_tell: Why the data cannot show whether it happens; empty where it can.
-    """
-
-    data: float
-    bound: Estimate
-    given_prompt: float | None = None
-    cannot_tell: str = ""
-
-    @property
-    def relative(self) -> float:
-        """The largest possible shift, as a share of the data's mean."""
-        return self.bound.value / self.data - 1.0
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether the data itself shows a shift of 5 % or more."""
-        if self.cannot_tell or self.given_prompt is None:
-            return False
-        return abs(self.given_prompt / self.data - 1.0) >= LEAST_SHIFT
-
-
-def shift(study: LengthStudy, rule: Normalization) -> Shift:
-    """The shift under one normalization."""
-    forecast = study.forecast(rule)
-    within = None if forecast.within_prompt is None else forecast.within_prompt.value
-    return Shift(study.data.value, forecast.unconditional, within, study.reason)
 
 
 def _micro_batch(study: LengthStudy) -> Evidence | None:
@@ -70,32 +30,28 @@ def _micro_batch(study: LengthStudy) -> Evidence | None:
 
 
 def _example_mean(study: LengthStudy) -> Evidence | None:
-    """Where it is not used and the data shows no shift there is nothing to report: the forecast has its upper bound."""
-    if not len(study.answers.ids) or not (study.used == EXAMPLE_MEAN or shift(study, EXAMPLE_MEAN).is_shown):
+    """Where it is not used and the data shows no shift there is nothing to report: the forecast has its bound."""
+    if not len(study.answers.ids) or not (study.used == EXAMPLE_MEAN or study.range_of(EXAMPLE_MEAN).is_shown):
         return None
     return _shifted(study, EXAMPLE_MEAN, "Averaging every example first")
 
 
 def _shifted(study: LengthStudy, rule: Normalization, subject: str) -> Evidence | None:
     """A warning needs a normalization that is in use, and data that shows a shift given the prompt."""
-    change, is_used, unit = shift(study, rule), study.used == rule, study.options.unit
-    if not abs(change.relative) >= LEAST_SHIFT:
+    of, is_used, unit = study.range_of(rule), study.used == rule, study.options.unit
+    if not abs(of.largest_shift) >= LEAST_SHIFT:
         return None
-    is_shorter = change.relative < 0
+    direction = "shorter" if of.largest_shift < 0 else "longer"
     sentence = (
-        f"{subject} {'teaches' if is_used else 'would teach'} {'shorter' if is_shorter else 'longer'} output: "
-        f"{number(change.bound.value)} {unit} instead of {number(change.data)} "
-        f"({percent(abs(change.relative))} {'less' if is_shorter else 'more'}) where the prompt does not determine the "
-        "length."
+        f"{subject} {'can make' if is_used else 'could make'} output {direction}: the predicted mean is "
+        f"{of.words(unit)}; the data's mean is {number(of.data)}."
     )
-    if change.cannot_tell:
-        sentence += f" Whether prompts do, this data cannot tell: {change.cannot_tell}."
-    elif change.given_prompt is not None:
-        sentence += f" Comparing only answers to the same prompt, this data shows {number(change.given_prompt)}."
-    severity: Severity = "warning" if is_used and change.is_shown else "info"
+    if of.cannot_tell:
+        sentence += f" Where in this range training ends, this data cannot tell: {of.cannot_tell}."
+    severity: Severity = "warning" if is_used and of.is_shown else "info"
     # whoever trains with micro-batches names them; other normalizations are compared without being used
     cure = None if is_used or rule.micro_batch is not None else ""
-    return Evidence(sentence, change.bound.value, change.bound.interval, unit, severity=severity, cure=cure)
+    return Evidence(sentence, of.bound.value, of.bound.interval, f"{unit} at the bound", severity=severity, cure=cure)
 
 
 def _concentrated(study: LengthStudy) -> Evidence | None:
@@ -133,7 +89,7 @@ NORM001 = Rule(
     "NORM001",
     "info",
     "Token means of micro-batches that change the length of the output",
-    "A token counts more in a micro-batch of short answers, so short answers are learned more often.",
+    f"A token counts more in a micro-batch of short answers, so short answers count more. {WHERE_IN_THE_RANGE}",
     fixes.GLOBAL_MEAN,
     _micro_batch,
 )
@@ -141,8 +97,7 @@ NORM002 = Rule(
     "NORM002",
     "info",
     "An example mean that changes the length of the output",
-    "Each token of an answer of length T counts 1/T, so short answers are learned more often: the mean length at the "
-    "optimum is the harmonic mean of the data's lengths.",
+    f"Each token of an answer of length T counts 1/T, so short answers count more. {WHERE_IN_THE_RANGE}",
     fixes.GLOBAL_MEAN,
     _example_mean,
 )

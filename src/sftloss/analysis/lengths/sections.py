@@ -8,20 +8,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from sftloss.analysis.lengths.forecast import STEEPEST, LengthForecast, LengthStudy, bin_sums, solve
+from sftloss.analysis.lengths.forecast import IGNORING, WITHIN, LengthForecast, LengthStudy, bin_sums
 from sftloss.analysis.shared.shares import cell, estimate_cells, estimate_columns, estimate_series, without_empty
+from sftloss.analysis.shared.words import WHERE_IN_THE_RANGE
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
-from sftloss.numbers import Codes, Estimate, Floats, weighted_quantile
+from sftloss.numbers import Estimate, Floats, weighted_quantile
 from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN, Normalization
 from sftloss.words import counted, number, percent
 
-IGNORING, WITHIN = "ignoring prompts", "within prompts"
-"""The two assumptions: all answers are one pool, or only answers to the same prompt are compared."""
-
 _FORECAST_COLUMNS = (
     Column("normalization", "normalization"),
-    *estimate_columns("bound", f"mean length, {IGNORING}", help="all answers are one pool: the largest possible shift"),
-    Column("shift", f"shift, {IGNORING}", "percent", "against the data's mean"),
+    *estimate_columns("bound", f"bound: mean length, {IGNORING}", help="as if prompts left the length open"),
+    Column("shift", "shift at the bound", "percent", "against the data's mean"),
     *estimate_columns(
         "given_prompt", f"mean length, {WITHIN}", help="only answers to the same prompt are compared: understates"
     ),
@@ -39,18 +37,18 @@ def forecast_section(study: LengthStudy) -> Section:
     rows = [_forecast_row(one, data, is_seen=bool(study.answers.seen.any())) for one in study.forecasts]
     title = f"Predicted mean length ({unit})"
     table = without_empty(Table("length-forecast", title, _FORECAST_COLUMNS, tuple(rows)))
-    lead = f"The data's mean answer length is {number(data)} {unit}. "
+    ranges = [f"{rule.name} {study.range_of(rule).words()}" for rule in study.options.all_normalizations()]
+    lead = f"The data's mean answer length is {number(data)} {unit}. Predicted: {'; '.join(ranges)}."
     if study.reason:
-        lead += (
-            "The table shows the mean that each normalization teaches if prompts do not determine the length. Whether "
-            f"they do, this data cannot tell: {study.reason}."
-        )
-    else:
-        lead += (
-            "A normalization can shift it at most to the mean 'ignoring prompts'; what this data shows is the mean "
-            "'within prompts'."
-        )
-    return Section("forecast", "Predicted output length", lead, charts=(_means_chart(study),), tables=(table,))
+        lead += f" Where in its range a mean ends, this data cannot tell: {study.reason}."
+    return Section(
+        "forecast",
+        "Predicted output length",
+        lead,
+        charts=(_means_chart(study),),
+        tables=(table,),
+        notes=(WHERE_IN_THE_RANGE,),
+    )
 
 
 def _forecast_row(one: LengthForecast, data: float, *, is_seen: bool) -> tuple[Cell, ...]:
@@ -154,7 +152,7 @@ def distribution_section(study: LengthStudy) -> Section:
     if not study.reason:
         lines[f"{EXAMPLE_MEAN.name}, {WITHIN}"] = bin_sums(code.ravel(), _within_prompt(study, EXAMPLE_MEAN))
     medians = ", ".join(f"{name} {number(float(of[1]))}" for name, of in quantiles.items())
-    lead = f"Ignoring prompts, the lengths learned are the data's, reweighted. Medians: {medians} {unit}."
+    lead = f"At the bound, lengths are the data's, reweighted. Medians: {medians} {unit}."
     chart = _distribution_chart(values, lines, unit, f"Median lengths, {IGNORING}: {medians} {unit}.")
     table = Table("length-percentiles", f"Lengths, {IGNORING} ({unit})", columns, rows)
     return Section("distribution", "Distribution of lengths", lead, charts=(chart,), tables=(table,))
@@ -178,54 +176,9 @@ def _distribution_chart(values: Floats, lines: dict[str, Floats], unit: str, des
     for label, weights in lines.items():
         sums = np.histogram(values, edges, weights=weights)[0] if is_binned else weights
         series.append(Series(label, tuple(x.tolist()), tuple((sums / weights.sum()).tolist())))
-    title, y = "Lengths of the data, and as learned", "share of answers"
+    title, y = "Lengths of the data, and reweighted", "share of answers"
     chart = Chart("length-distribution", "line", title, unit, y, tuple(series), described, format_y="percent")
     return replace(chart, scale_x="log") if is_binned else chart
-
-
-def target_section(study: LengthStudy) -> Section:
-    """Which exponent teaches the wanted mean, under both assumptions."""
-    target, unit = study.options.target_mean, study.options.unit
-    assert target is not None
-    assumptions: dict[str, Codes | None] = {IGNORING: None}
-    if study.answers.seen.any():
-        assumptions[WITHIN] = study.answers.prompts
-    rows: list[tuple[Cell, ...]] = []
-    answers = []
-    for name, groups in assumptions.items():
-        alpha = solve(study.answers, target, groups)
-        rows.append((name, cell(alpha), *map(cell, _reach(study, groups)), _verdict(alpha)))
-        answers.append(f"{name} " + ("no exponent reaches it" if math.isnan(alpha) else f"alpha {number(alpha)}"))
-    columns = (
-        Column("assumption", "assumption"),
-        Column("alpha", "exponent alpha", "number", "divide by T^alpha; below 0 favours long answers"),
-        Column("shortest", "shortest reachable", "number", "the limit of ever larger alpha"),
-        Column("longest", "longest reachable", "number", "the limit of ever smaller alpha"),
-        Column("verdict", "verdict"),
-    )
-    lead = f"For a mean of {number(target)} {unit} (the data's is {number(study.data.value)}): {'; '.join(answers)}."
-    if study.reason:
-        lead += f" Whether the exponent has this effect, this data cannot tell: {study.reason}."
-    table = Table("length-target", f"Exponent for a mean of {number(target)} {unit}", columns, tuple(rows))
-    notes = ("A large exponent leaves few effective examples. Check the generated lengths after training.",)
-    return Section("target", "A wanted length", lead, tables=(table,), notes=notes)
-
-
-def _verdict(alpha: float) -> str:
-    if math.isnan(alpha):
-        return f"no exponent within {STEEPEST:g} of 0 reaches it"
-    return "keep the token mean" if abs(alpha) < 0.005 else f"--normalization {alpha:.2f}"
-
-
-def _reach(study: LengthStudy, groups: Codes | None) -> tuple[float, float]:
-    """The least and the greatest mean that reweighting inside groups can give."""
-    output = study.answers.output
-    if groups is None:
-        return float(output.min()), float(output.max())
-    low, high = np.full(int(groups.max()) + 1, np.inf), np.zeros(int(groups.max()) + 1)
-    np.minimum.at(low, groups, output)
-    np.maximum.at(high, groups, output)
-    return float(low[groups].mean()), float(high[groups].mean())
 
 
 def method_section(study: LengthStudy) -> Section:
@@ -233,8 +186,8 @@ def method_section(study: LengthStudy) -> Section:
     notes = [
         "At its optimum, cross-entropy whose tokens have weight w(y) in sequence y learns the data reweighted by w(y). "
         "The mean length is then sum w T / sum w: for w = 1/T the harmonic mean.",
-        "This is a statement about the optimum of cross-entropy. A short fine-tuning moves less, a model may not be "
-        "able to represent it, other losses have other optima, and decoding changes the length again.",
+        "This is a statement about the optimum of cross-entropy, which other losses do not share. "
+        + WHERE_IN_THE_RANGE,
         "An average of token means over micro-batches of k sequences gives a sequence the weight E[1/(T + the "
         "others)], integrated exactly over the data's own lengths. Over a whole step that is nearly, not exactly, the "
         "sum.",

@@ -1,9 +1,9 @@
-r"""Which output lengths a normalization teaches, from the lengths alone.
+r"""The output lengths that a normalization leads to, from the lengths alone.
 
 At its optimum, cross-entropy with a weight w(y) on every token of sequence y learns the reweighted data,
 :math:`p^*(y|x) = w(y)\,p_{data}(y|x) / E[w|x]`: the pointwise optimum is
 :math:`p^*(v|\text{prefix}) = E[w\,1\{y_t=v\}|\text{prefix}] / E[w|\text{prefix}]`, and the product over the positions
-telescopes. So a normalization that depends on the length T teaches the mean length
+telescopes. So under a normalization that depends on the length T the mean length at the optimum is
 :math:`\sum_i w_i T_i / \sum_i w_i`: the arithmetic mean for w = 1, the harmonic mean for w = 1/T.
 
 A conversation with several trained answers is one sequence to the normalization: all its tokens have the weight w(T) of

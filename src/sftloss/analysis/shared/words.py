@@ -14,6 +14,10 @@ _CLAUSES = {0.0: "every token counts alike", 1.0: "every example is averaged fir
 _SUBJECTS = {0.0: "Counting every token alike", 1.0: "Averaging every example first"}
 _SCRIPTS = {"script:none": "no letters", "script:Mixed": "mixed scripts"}
 
+WHERE_IN_THE_RANGE = (
+    "Long training on the same prompts ends at the mean within prompts. Short training, a small model and unseen "
+    "prompts stay nearer to the bound. Greedy decoding follows the most frequent length, which may lie outside."
+)
 ALL_CUT = "The lengths of the answers are not known: all of them are cut off."
 
 

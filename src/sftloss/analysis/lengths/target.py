@@ -1,0 +1,109 @@
+"""A wanted mean length: the exponent whose normalization gives it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from sftloss.analysis.lengths.answers import Answers, ready
+from sftloss.analysis.lengths.forecast import IGNORING, STEEPEST, WITHIN, LengthStudy
+from sftloss.analysis.lengths.tilt import Lengths, conflicting
+from sftloss.analysis.shared.shares import cell
+from sftloss.document import Cell, Column, Section, Table
+from sftloss.numbers import Codes, Floats
+from sftloss.words import number
+
+
+def alpha_for_length(lengths: Lengths, target: float, groups: Codes | None = None) -> float:
+    """The exponent alpha at which T^-alpha gives the mean length `target`; NaN where none within +-20 does.
+
+    Only the variation inside `groups` counts, all of it where there are none. The mean falls as alpha grows wherever
+    longer outputs have larger T, so there is one solution.
+
+    Example:
+        >>> import numpy as np
+        >>> two = Lengths(np.arange(2), np.array([2.0, 8.0]), np.array([2.0, 8.0]))
+        >>> round(alpha_for_length(two, 3.2), 6)      # the harmonic mean
+        1.0
+    """
+    answers = ready(replace(lengths, prompts=groups))
+    return solve(answers, target, answers.prompts)
+
+
+def solve(answers: Answers, target: float, groups: Codes | None) -> float:
+    """`alpha_for_length` of answers made ready; `groups` are codes of theirs."""
+    if groups is None:
+        size, output, count = _distinct(answers)
+        codes, rest = np.zeros(len(size), dtype=np.int64), 0.0
+    else:
+        varied = conflicting(answers.output, groups)
+        size, output = answers.size[varied], answers.output[varied]
+        count, rest = np.ones(len(size)), float(answers.output[~varied].sum())
+        codes = np.unique(groups[varied], return_inverse=True)[1].ravel()
+    if not len(size):
+        return math.nan
+    shortest = np.full(int(codes.max()) + 1, np.inf)
+    np.minimum.at(shortest, codes, size)
+    logs = np.log(size) - np.log(shortest)[codes]
+    members = np.bincount(codes, count)
+
+    def gap(alpha: float) -> float:
+        weights = count * np.exp(-alpha * logs)  # the shortest of a group has weight 1: nothing overflows within +-20
+        means = np.bincount(codes, weights * output) / np.bincount(codes, weights)
+        return float(members @ means + rest) / len(answers.size) - target
+
+    if not gap(-STEEPEST) > 0 > gap(STEEPEST):
+        return math.nan
+    from scipy.optimize import brentq
+
+    return float(brentq(gap, -STEEPEST, STEEPEST, xtol=1e-12))
+
+
+def _distinct(answers: Answers) -> tuple[Floats, Floats, Floats]:
+    """Distinct pairs of size and output with how often each occurs: few, however many answers there are."""
+    pairs, count = np.unique(answers.size + 1j * answers.output, return_counts=True)
+    return pairs.real, pairs.imag, count.astype(np.float64)
+
+
+def target_section(study: LengthStudy) -> Section:
+    """Which exponent gives the wanted mean, under both assumptions."""
+    target, unit = study.options.target_mean, study.options.unit
+    assert target is not None
+    assumptions: dict[str, Codes | None] = {IGNORING: None}
+    if study.answers.seen.any():
+        assumptions[WITHIN] = study.answers.prompts
+    rows: list[tuple[Cell, ...]] = []
+    answers = []
+    for name, groups in assumptions.items():
+        alpha = solve(study.answers, target, groups)
+        verdict = f"no exponent within {STEEPEST:g} of 0 reaches it"
+        if not math.isnan(alpha):
+            verdict = "keep the token mean" if abs(alpha) < 0.005 else f"--normalization {alpha:.2f}"
+        rows.append((name, cell(alpha), *map(cell, _reach(study, groups)), verdict))
+        answers.append(f"{name} " + ("no exponent reaches it" if math.isnan(alpha) else f"alpha {number(alpha)}"))
+    columns = (
+        Column("assumption", "assumption"),
+        Column("alpha", "exponent alpha", "number", "divide by T^alpha; below 0 favours long answers"),
+        Column("shortest", "shortest reachable", "number", "the limit of ever larger alpha"),
+        Column("longest", "longest reachable", "number", "the limit of ever smaller alpha"),
+        Column("verdict", "verdict"),
+    )
+    lead = f"For a mean of {number(target)} {unit} (the data's is {number(study.data.value)}): {'; '.join(answers)}."
+    if study.reason:
+        lead += f" Whether the exponent has this effect, this data cannot tell: {study.reason}."
+    table = Table("length-target", f"Exponent for a mean of {number(target)} {unit}", columns, tuple(rows))
+    notes = ("A large exponent leaves few effective examples. Check the generated lengths after training.",)
+    return Section("target", "A wanted length", lead, tables=(table,), notes=notes)
+
+
+def _reach(study: LengthStudy, groups: Codes | None) -> tuple[float, float]:
+    """The least and the greatest mean that reweighting inside groups can give."""
+    output = study.answers.output
+    if groups is None:
+        return float(output.min()), float(output.max())
+    low, high = np.full(int(groups.max()) + 1, np.inf), np.zeros(int(groups.max()) + 1)
+    np.minimum.at(low, groups, output)
+    np.maximum.at(high, groups, output)
+    return float(low[groups].mean()), float(high[groups].mean())
