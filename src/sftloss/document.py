@@ -189,6 +189,16 @@ class Document:
     provenance: tuple[tuple[str, str], ...] = ()  # command, versions, seed: shown at the end
     schema_version: str = field(default="1.1", kw_only=True)
 
+    @property
+    def answer(self) -> Section | None:
+        """The section with the id "answer": its table and its chart stand before everything else."""
+        return next((section for section in self.sections if section.id == "answer"), None)
+
+    @property
+    def details(self) -> tuple[Section, ...]:
+        """The sections after the answer."""
+        return tuple(section for section in self.sections if section.id != "answer")
+
 
 def with_commands(document: Document, fill: Callable[[Command], Command]) -> Document:
     """The document with every command in its findings and tables filled in."""

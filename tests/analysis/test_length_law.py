@@ -16,7 +16,7 @@ def test_the_report_and_the_analyzer_of_logits_give_one_elasticity():
     rng = np.random.default_rng(5)
     chances = [rng.beta(0.3, 0.3, rng.integers(3, 60)).clip(1e-4, 1 - 1e-4) for _ in range(400)]
     document = describe_signal(make_table([{"p": p} for p in chances]), AnalysisOptions(replicates=50))
-    (section,) = (section for section in document.sections if section.id == "length")
+    (section,) = (section for section in document.sections if section.id == "appendix")
     (row,) = (row for row in section.tables[0].rows if row[0] == "token mean")
     # a vocabulary of two: p is the sigmoid of the difference of the logits; the last row predicts nothing
     logits = [torch.tensor(np.stack([np.zeros(len(p) + 1), np.append(np.log(p / (1 - p)), 0)], 1)) for p in chances]

@@ -13,10 +13,11 @@ from tests.analysis.tables import MemoryTable, make_table, random_examples
 from sftloss.analysis.signal.describe import describe_signal
 from sftloss.analysis.signal.frames import open_study
 from sftloss.analysis.signal.sections.groups import MOST, group_shares
-from sftloss.analysis.signal.sections.length import length_section, tilt_section
+from sftloss.analysis.signal.sections.length import appendix_section, length_section, tilt_section
 from sftloss.analysis.signal.sections.tokens import BAND_NAMES, confidence_section, positions_section, roles_section
 from sftloss.analysis.signal.views import AnalysisOptions
 from sftloss.errors import DataError
+from sftloss.report import render_markdown
 from sftloss.words import number, percent
 
 OBJECTIVES = ("cross_entropy", "focal(gamma=2)")
@@ -44,8 +45,8 @@ def by_id(items, id):
 
 def test_sections_come_in_the_order_of_the_report(document):
     ids = [section.id for section in document.sections]
-    assert ids == ["tokens", "length", "tilt", "roles", "positions", "task", "language", "confidence", "comparison",
-                   "influential", "advice", "method"]  # fmt: skip
+    assert ids == ["answer", "length", "tilt", "roles", "positions", "task", "language", "confidence", "comparison",
+                   "influential", "advice", "tokens", "appendix", "method"]  # fmt: skip
 
 
 def test_every_chart_has_points_a_description_and_matching_lengths(document):
@@ -96,8 +97,43 @@ def test_headlines_say_three_things_with_numbers(document):
         r"\(\d+ % if every example is averaged first\)\.",
         group,
     )
-    assert re.search(r"^Averaging every example first .* shorter answers: \d.* instead of the data's 2\d\.", length)
+    assert re.search(
+        r"^Averaging every example first can make answers shorter: the predicted mean is \d\S* tokens within prompts, "
+        r"\d\S* at the bound; the data's mean is 2\d", length,
+    )  # fmt: skip
     assert "% of the tokens" in known and "% of the training signal" in known
+
+
+def test_the_answer_is_at_most_six_ways_to_train_with_numbers_of_their_own_sections(document):
+    answer, table = document.sections[0], document.sections[0].tables[0]
+    assert document.answer is answer and answer not in document.details
+    assert [row[0] for row in table.rows] == [
+        "cross_entropy, token mean (now)", "focal(gamma=2), token mean", "cross_entropy, example mean",
+        "cross_entropy, sqrt", "cross_entropy, token mean of 4"]  # fmt: skip
+    assert [column.key for column in table.columns] == ["way", "more", "less", "cost", "next"]
+    titles = {section.title for section in document.sections}
+    assert all(set(filter(None, row[4].split(", "))) <= titles for row in table.rows)
+    mean = {row[0]: row for row in table.rows}["cross_entropy, example mean"]
+    sizes = np.array([np.sum(example["weight"]) for example in random_examples()])
+    asks = np.array([np.sum((1 - example["p"]) * example["weight"]) for example in random_examples()])
+    shorter = np.argsort(sizes, kind="stable")[: len(sizes) // 2]
+    before, after = (signal[shorter].sum() / signal.sum() for signal in (asks, asks / sizes))
+    assert mean[1] == f"the shorter half of the examples: {percent(after)}, not {percent(before)}"
+    assert "tokens within prompts" in mean[3] and "at the bound" in mean[3] and "Output length" in mean[4]
+    (chart,) = answer.charts
+    assert len(chart.series) == 1 + len(table.rows) and all(0 <= y <= 1 for series in chart.series for y in series.y)
+
+
+def test_the_answer_of_one_way_alone_compares_with_the_tokens():
+    options = AnalysisOptions(replicates=20, normalizations=())
+    document = describe_signal(make_table(random_examples(60)), options)
+    assert len(document.answer.tables[0].rows) == 1 and "% of the tokens" in document.answer.lead
+
+
+def test_no_page_says_that_a_normalization_teaches_a_length_or_that_short_training_moves_less(document):
+    page = render_markdown(document)
+    assert not re.search(r"teach|moves less|does not move", page)
+    assert "Short training, a small model and unseen prompts stay nearer to the bound" in page
 
 
 def test_headlines_without_groups_speak_of_the_shorter_half():
@@ -124,7 +160,7 @@ def test_the_document_does_not_depend_on_row_order(table, document):
 
 def test_elasticity_of_equal_tokens_is_one_less_alpha():
     examples = [{"p": np.full(n, 0.5)} for n in range(5, 65)]
-    section = length_section(open_study(make_table(examples), OPTIONS))
+    section = appendix_section(open_study(make_table(examples), OPTIONS))
     table = by_id(section.tables, "length-numbers")
     assert column(table, "elasticity")[:3] == pytest.approx([1.0, 0.0, 0.5], abs=1e-6)  # float32 in the table
     assert column(table, "kakwani")[0] == pytest.approx(0.0, abs=1e-6)

@@ -81,7 +81,7 @@ def test_group_sums_add_up_to_the_examples_sums():
     study = open_study(make_table(random_examples(60)), OPTIONS)
     codes, names = study.codes("task")
     by_task = study.example_sums(codes, len(names), study.views, "S1")
-    by_role = token_sums(study, "role", ["tokens", *(f"signal {one.normalization.name}" for one in study.views)])
+    by_role = token_sums(study, "role", ["tokens", *(f"signal {one.label}" for one in study.views)])
     assert names == ["add", "list", "yes/no"] and by_task.total[:, 0].tolist() == [20, 20, 20]
     np.testing.assert_allclose(by_task.replicates[..., 1:].sum(1), by_role.replicates.sum(1), rtol=1e-10)
 

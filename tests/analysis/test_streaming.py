@@ -50,7 +50,7 @@ def test_units_of_many_examples_are_summed_exactly_whatever_the_parts() -> None:
     rng = np.random.default_rng(0)
     table = make_table([{"p": rng.uniform(0.01, 0.99, 2), "task": "ab"[i % 2]} for i in range(UNITS + 50)])
     options = AnalysisOptions(replicates=40)
-    names = ["tokens", "loss", "signal token mean", "signal example mean"]
+    names = ["tokens", "loss", "signal cross_entropy, token mean", "signal cross_entropy, example mean"]
     whole, parts = (token_sums(open_study(t, options), "band", names) for t in (table, cut(table, 5)))
     np.testing.assert_array_equal(whole.total, parts.total)
     np.testing.assert_array_equal(whole.replicates, parts.replicates)

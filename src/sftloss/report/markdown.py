@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sftloss.document import Document, Finding, Table, by_severity
+from sftloss.document import Document, Finding, Section, Table, by_severity
 from sftloss.report.cells import show
 from sftloss.report.format import SEVERITIES, finding_number
 from sftloss.report.text import clean, clean_block, shorten
@@ -59,19 +59,27 @@ def _findings(findings: tuple[Finding, ...]) -> list[str]:
     return lines
 
 
+def _section(section: Section) -> list[str]:
+    level = f" ({escape(section.level.partition(':')[0])})" if section.level else ""
+    lines = [f"## {escape(section.title)}{level}", "", escape(section.lead), ""]
+    for table in section.tables:
+        lines += _table(table)
+    for note in section.notes:
+        lines += [escape(note), ""]
+    return lines
+
+
 def render_markdown(document: Document) -> str:
-    """The document as GitHub Markdown: headlines, findings, then each section's lead and tables.
+    """The document as GitHub Markdown: headlines, the answer, findings, then each section's lead, tables and notes.
 
     Every text is escaped; control and ANSI characters are removed. Tables are cut at twelve rows.
     """
     lines = [f"# {escape(document.title)}", ""]
     lines += [f"- {escape(headline)}" for headline in document.headlines]
-    lines += ["", "## Findings", "", *_findings(by_severity(document.findings))]
-    for section in document.sections:
-        level = f" ({escape(section.level.partition(':')[0])})" if section.level else ""
-        lines += [f"## {escape(section.title)}{level}", "", escape(section.lead), ""]
-        for table in section.tables:
-            lines += _table(table)
+    lines += ["", *(_section(document.answer) if document.answer else [])]
+    lines += ["## Findings", "", *_findings(by_severity(document.findings))]
+    for section in document.details:
+        lines += _section(section)
     facts = document.facts + document.provenance
     if facts:
         lines += ["## Provenance", ""]

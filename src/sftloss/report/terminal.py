@@ -18,8 +18,8 @@ if typing.TYPE_CHECKING:
 
 _ROWS = 10
 # of a long analysis a terminal shows answers and a few compact tables; the page and the JSON have the rest
-_SECTIONS = ("tokens", "tilt", "positions", "influential", "method")
-_TABLES = ("length-numbers", "gradient-factor")
+_SECTIONS = ("tokens", "tilt", "positions", "influential", "appendix", "method")
+_TABLES = ("gradient-factor",)
 _GAP = 3  # columns between two columns of a table
 _TRAINED, _PARTLY, _UNTRAINED, _ROLE = "bold green", "green", "dim", "bold magenta"
 
@@ -42,6 +42,8 @@ def render_terminal(document: Document, console: Console) -> None:
     """Print `document` to a rich console. Colour, width and encoding are the console's (it honours ``NO_COLOR``)."""
     for headline in document.headlines:
         console.print(_say(console, clean(headline), "bold"))
+    if document.answer:
+        _answer(console, document.answer)
     console.print(_say(console, f"\n{clean(document.title)}", "bold underline"))
     findings = by_severity(document.findings)
     console.print(_say(console, f"Findings: {count_line(findings)}", "bold"))
@@ -93,6 +95,20 @@ def _section(console: Console, section: Section) -> None:
     # a chart stands in only where a section has no table: a terminal shows its numbers, not its picture
     for table in section.tables or tuple(chart_table(chart) for chart in section.charts):
         (_advice if table.id == "advice" else _table)(console, table)
+
+
+def _answer(console: Console, section: Section) -> None:
+    """A few lines a row: its cells are sentences, too long for columns."""
+    console.print(_say(console, f"\n{clean(section.title)}", "bold underline"))
+    console.print(_say(console, clean(section.lead)))
+    for table in section.tables:
+        for first, *rest in show(table, _ROWS).rows:
+            console.print(_say(console, f"\n{first}", "bold"))
+            for column, cell in zip(show(table, _ROWS).columns[1:], rest, strict=True):
+                if str(cell):
+                    _indented(console, f"{clean(column.label)}: {cell}", "")
+    for note in (*(table.note for table in section.tables), *section.notes):
+        console.print(_say(console, clean(note), "dim"))
 
 
 def _advice(console: Console, table: Table) -> None:
@@ -171,8 +187,8 @@ def _table(console: Console, table: Table) -> None:
 def _summary(document: Document) -> tuple[tuple[Section, ...], tuple[str, ...]]:
     """The sections to show, without their long tables, and the titles of those left out; short documents are whole."""
     if not any(section.id == "comparison" for section in document.sections):
-        return document.sections, ()
-    shown = [section for section in document.sections if section.id not in _SECTIONS]
+        return document.details, ()
+    shown = [section for section in document.details if section.id not in _SECTIONS]
     short = (replace(s, tables=tuple(t for t in s.tables if t.id not in _TABLES)) for s in shown)
     return tuple(short), tuple(s.title for s in document.sections if s.id in _SECTIONS)
 

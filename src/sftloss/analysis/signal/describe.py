@@ -10,10 +10,10 @@ import polars as pl
 from sftloss.analysis.signal.frames import SignalStudy, SignalTable, open_study
 from sftloss.analysis.signal.rules import findings_of_study, findings_without_signal
 from sftloss.analysis.signal.sections.advice import advice_section
+from sftloss.analysis.signal.sections.answer import answer_section, signal_headlines
 from sftloss.analysis.signal.sections.compare import Decode, comparison_section, influential_section, strips_section
 from sftloss.analysis.signal.sections.groups import group_section
-from sftloss.analysis.signal.sections.headlines import signal_headlines
-from sftloss.analysis.signal.sections.length import length_section, tilt_section
+from sftloss.analysis.signal.sections.length import appendix_section, length_section, tilt_section
 from sftloss.analysis.signal.sections.tokens import confidence_section, positions_section, roles_section
 from sftloss.analysis.signal.views import LEVELS, AnalysisOptions
 from sftloss.document import Command, Document, Section, Table
@@ -75,7 +75,7 @@ def _document(study: SignalStudy, decode: Decode | None, facts: Sequence[tuple[s
 def _sections(study: SignalStudy, decode: Decode | None) -> list[Section]:
     groups = [section for column in study.options.group_by if (section := group_section(study, column))]
     return [
-        strips_section(study, decode),
+        answer_section(study),
         length_section(study),
         tilt_section(study),
         roles_section(study),
@@ -85,6 +85,8 @@ def _sections(study: SignalStudy, decode: Decode | None) -> list[Section]:
         comparison_section(study),
         influential_section(study),
         advice_section(study),
+        strips_section(study, decode),
+        appendix_section(study),
         _method(study),
     ]
 

@@ -127,6 +127,12 @@ class SignalStudy:
         """The trained objective under every normalization."""
         return tuple(View(self.objective, rule) for rule in self.rules)
 
+    @cached_property
+    def ways(self) -> tuple[View, ...]:
+        """Every loss as it is trained now, and the trained loss under every other normalization."""
+        losses = (self.objective, *self.objectives)
+        return tuple(dict.fromkeys((*(View(name, self.options.normalization) for name in losses), *self.views)))
+
     @property
     def current(self) -> str:
         """The name of the normalization in use."""

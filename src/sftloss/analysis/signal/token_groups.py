@@ -80,8 +80,8 @@ def amounts(study: SignalStudy) -> dict[str, Amount]:
         "ask": Amount(2.0 * u * pl.col("other_logprob").cast(pl.Float64).exp(), 2.0 * total),
         "u loss": Amount(signal_expr(study.objective, "loss"), float(study.column(f"size:{study.objective}").sum())),
     }
-    for view in study.views:
-        by_name[f"signal {view.normalization.name}"] = signal_of(study, view, study.options.level)
+    for view in study.ways:
+        by_name[f"signal {view.label}"] = signal_of(study, view, study.options.level)
     for name in study.objectives:
         by_name[f"l1 {name}"] = Amount(signal_expr(name, "S1"), float(study.column(f"S1:{name}").sum()))
     return by_name

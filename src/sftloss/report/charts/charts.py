@@ -19,7 +19,7 @@ from sftloss.report.text import clean, columns, wrap
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH, HEIGHT = 620, 310  # CSS pixels: figures are drawn at 72 dots an inch, so one point is one pixel
+WIDTH, HEIGHT, COMPACT = 620, 310, 430  # CSS pixels: figures are drawn at 72 dots an inch, so one point is one pixel
 DASHES = ("", "7 3", "2 2.5", "9 3 2 3", "12 3", "5 2 1 2 1 2")
 _Dash = str | tuple[int, tuple[float, ...]]
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -206,13 +206,13 @@ def _layout(chart: Chart, axes: Axes) -> _Layout:
 _DRAW = {"line": _draw_line, "bar": _draw_bar, "point": _draw_marks}
 
 
-def _height(chart: Chart) -> float:
+def _height(chart: Chart, width: float) -> float:
     if not _is_horizontal(chart):
         return HEIGHT
     xs = positions(chart)
     series = max(1, sum(not s.is_reference for s in chart.series))
     lines = max((len(wrap(str(x), 26, lines=3)) for x in xs), default=1)
-    thickness = 9 if draws_dots(chart) else 15
+    thickness = 9 if draws_dots(chart) else 15 if width == WIDTH else 10
     return 90 + max(32, 16 * lines + 10, thickness * series + 12) * max(1, len(xs))
 
 
@@ -228,14 +228,14 @@ def _share_scale(axes: Axes, chart: Chart, alongside: Sequence[Chart], *, is_hor
     (axes.set_xlim if is_horizontal else axes.set_ylim)(low, high + margin)
 
 
-def render_chart(chart: Chart, *, prefix: str, alongside: Sequence[Chart] = ()) -> str:
+def render_chart(chart: Chart, *, prefix: str, alongside: Sequence[Chart] = (), width: float = WIDTH) -> str:
     """The chart as one inline SVG, on one scale with those `alongside`. Equal arguments give equal bytes."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    height = _height(chart)
+    height = _height(chart, width)
     with _quiet_settings():
-        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72, facecolor="none")
         axes = figure.add_subplot(facecolor="none")
         layout = _layout(chart, axes)
         (_draw_marks if draws_dots(chart) else _DRAW[chart.kind])(layout)
@@ -246,7 +246,7 @@ def render_chart(chart: Chart, *, prefix: str, alongside: Sequence[Chart] = ()) 
         lines = 1
         if layout.is_categorical:
             lines = dress_categories(axes, chart, layout.places, is_horizontal=layout.is_horizontal)
-        finish(axes, chart, size=(WIDTH, height), is_horizontal=layout.is_horizontal, lines_below=lines)
+        finish(axes, chart, size=(width, height), is_horizontal=layout.is_horizontal, lines_below=lines)
         if all(math.isnan(y) for series in chart.series for _, y, *_ in _points(series)):
             axes.clear()
             axes.set_axis_off()

@@ -41,10 +41,11 @@ def _fact_rows(documents: Sequence[Document]) -> list[Values]:
 
 def _section_rows(views: Sequence[Values]) -> list[Values]:
     """Each section once, with its form in each document (None where a document lacks it)."""
-    every = [section for document in views for section in document["sections"]]
+    pages = [[one for one in (document["answer"], *document["sections"]) if one] for document in views]
+    every = [section for page in pages for section in page]
     rows = []
     for index, name in enumerate(dict.fromkeys(section["id"] for section in every)):
-        parts = [next((s for s in document["sections"] if s["id"] == name), None) for document in views]
+        parts = [next((section for section in page if section["id"] == name), None) for page in pages]
         first = next(part for part in parts if part)
         rows.append({"anchor": f"part-{index}", "title": first["title"], "level": first["level"], "parts": parts})
     return rows

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sftloss.document import Chart, Document, Finding, Section, Table, TokenStrip, by_severity
 from sftloss.report.cells import ShownTable, chart_table, show
-from sftloss.report.charts.charts import DASHES, MARKERS, draws_dots, render_chart
+from sftloss.report.charts.charts import COMPACT, DASHES, MARKERS, WIDTH, draws_dots, render_chart
 from sftloss.report.charts.svg import SERIES
 from sftloss.report.format import SEVERITIES, bucket, explain_level, finding_number
 from sftloss.report.text import clean, clean_block, prose, shorten, visible
@@ -101,11 +101,13 @@ class _Context:
         lead: What the section says first.
         numbers: A table of the section with this chart's title: its numbers, better than the chart can tell them.
         alongside: The same chart of other documents, whose values share its scale.
+        width: Pixels.
     """
 
     lead: str = ""
     numbers: Table | None = None
     alongside: tuple[Chart, ...] = ()
+    width: float = WIDTH
 
 
 def _sentence(text: str) -> str:
@@ -117,7 +119,8 @@ def _chart(chart: Chart, prefix: str, limits: Limits, context: _Context) -> Valu
     from markupsafe import Markup
 
     # the only text of the page that is not escaped by the template: our own SVG, escaped by its XML writer
-    picture: Markup = Markup(render_chart(chart, prefix=prefix, alongside=context.alongside))
+    drawing = render_chart(chart, prefix=prefix, alongside=context.alongside, width=context.width)
+    picture: Markup = Markup(drawing)
     has_interval = any(bound is not None for series in chart.series for bound in series.low or ())
     drawn = {"line": "shaded", "bar": "thin line", "point": "line"}[chart.kind]
     data = _table(context.numbers or chart_table(chart), Limits(rows=limits.data_rows, cell=limits.cell))
@@ -188,7 +191,8 @@ def _section(section: Section, prefix: str, limits: Limits, others: Sequence[Sec
     charts = []
     for i, chart in enumerate(section.charts):
         alongside = tuple(c for other in others for c in other.charts if c.id == chart.id and c.kind == chart.kind)
-        context = _Context(section.lead, folded.get(chart.title), alongside)
+        width = COMPACT if section.id == "answer" and chart.kind == "point" else WIDTH
+        context = _Context(section.lead, folded.get(chart.title), alongside, width)
         charts.append(_chart(chart, f"{prefix}-c{i}", limits, context))
     return {
         "anchor": prefix,
@@ -261,12 +265,19 @@ def view(
     beside: dict[str, list[Section]] = {}
     for section in (section for other in others for section in other.sections):
         beside.setdefault(section.id, []).append(section)
-    sections = zip(document.sections, _anchors([s.id for s in document.sections], f"{prefix}s-"), strict=True)
+    anchors = _anchors([s.id for s in document.sections], f"{prefix}s-")
+    sections = [
+        _section(part, anchor, limits, beside.get(part.id, ()))
+        for part, anchor in zip(document.sections, anchors, strict=True)
+    ]
+    shown = [_finding(finding, anchor) for finding, anchor in zip(findings, at, strict=True)]
     return {
         "title": clean(document.title),
         "headlines": [prose(headline) for headline in document.headlines],
-        "findings": [_finding(finding, anchor) for finding, anchor in zip(findings, at, strict=True)],
-        "sections": [_section(part, anchor, limits, beside.get(part.id, ())) for part, anchor in sections],
+        "findings": shown,
+        "faults": [finding for finding in shown if finding["severity"] != "info"],
+        "answer": next((section for section in sections if section["id"] == "answer"), None),
+        "sections": [section for section in sections if section["id"] != "answer"],
         "facts": _pairs(document.facts),
         "provenance": _pairs(document.provenance),
         "schema_version": clean(document.schema_version),

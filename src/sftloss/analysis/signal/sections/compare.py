@@ -33,7 +33,7 @@ _COMPARISON_COLUMNS = (
     ),
     Column("ess", "examples that count", "percent", "Kish's effective number of examples over their number"),
     Column("top", "signal of the top 1 %", "percent", "of the examples"),
-    Column("length", "learned length", "number", "tokens, ignoring prompts: the shift is at most this"),
+    Column("length", "predicted length", "text", "mean tokens of an answer: within prompts, at the bound"),
     Column("loss", "mean loss", "nats", "of a trained token, each loss in its own terms: not comparable"),
 )
 
@@ -51,11 +51,11 @@ def comparison_section(study: SignalStudy) -> Section:
                 law = Estimate(math.nan, reason="no power of length fits")
             laws.append((label, law))
             times = (None if e is None else 2.0**e for e in (law.value, *bounds(law.interval)))
-            learned = study.lengths.forecast(rule).unconditional.value
             shares = (kish_ess(signal) / max(len(signal), 1), top_share(signal, 0.01))
-            values = (*times, *shares, learned, mean_loss(study, objective))
-            rows.append((label, *map(cell, values)))
-    note = "The learned length holds for cross-entropy at its optimum; for other losses it is not known."
+            is_known = objective == "cross_entropy" and len(study.lengths.answers.ids) > 0
+            length = study.lengths.range_of(rule).words() if is_known else None
+            rows.append((label, *map(cell, (*times, *shares)), length, cell(mean_loss(study, objective))))
+    note = "The length is predicted for cross-entropy at its optimum; for other losses it is not known."
     table = without_empty(Table("comparison", "Losses and normalizations", _COMPARISON_COLUMNS, tuple(rows), note))
     losses = counted(len(study.objectives), "loss", "losses")
     lead = f"{losses} under {counted(len(study.rules), 'normalization')}, from the same forward pass."

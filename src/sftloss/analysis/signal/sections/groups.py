@@ -12,6 +12,7 @@ from sftloss.document import Section
 from sftloss.numbers import Codes, Floats
 
 MOST = 20  # groups shown; the smallest are added up
+TITLES = {"task": "Tasks", "language": "Languages", "source": "Sources"}
 
 
 def group_codes(study: SignalStudy, column: str) -> tuple[Codes, list[str]] | None:
@@ -46,7 +47,7 @@ def group_section(study: SignalStudy, column: str) -> Section | None:
     if of is None:
         return None
     signals = tuple(rule.name for rule in study.rules)
-    title = {"task": "Tasks", "language": "Languages", "source": "Sources"}.get(column, column)
+    title = TITLES[column]
     table = share_table(of, id=column, title=title, first=column, signals=signals)
     chart = share_chart(of, id=f"{column}-shares", title=f"Shares by {column}", x_label=column, signals=signals)
     return Section(column, title, group_sentence(study, of, column), LEVELS[study.options.level], (chart,), (table,))

@@ -1,4 +1,4 @@
-"""Length: how signal grows with it, who holds it, and which output length each normalization teaches."""
+"""Length: how signal grows with it, who holds it, and the output length predicted under each normalization."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sftloss.analysis.shared.shares import (
     shares,
     with_interval,
 )
-from sftloss.analysis.shared.words import ALL_CUT
+from sftloss.analysis.shared.words import ALL_CUT, WHERE_IN_THE_RANGE
 from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.views import LEVELS, View
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
@@ -64,15 +64,21 @@ def length_section(study: SignalStudy) -> Section:
         description="1: signal in proportion to tokens; 0: the same for every example. "
         + "; ".join(f"{name} {with_interval(law)}" for name, law in laws),
     )
+    charts, notes = (slopes, _curves(study, level), bins), ("T is the sum of an example's token weights.",)
+    return Section("length", "Length", _lead(study), LEVELS[level], charts, (deciles,), notes=notes)
+
+
+def appendix_section(study: SignalStudy) -> Section:
+    """Numbers on signal and length for readers who know these measures."""
+    level = study.options.level
+    lead = "More measures of how signal depends on length. Nothing above needs them."
     notes = (
         _correlations(study),
-        "T is the sum of an example's token weights. The deciles are the same for every normalization.",
         "Elasticity is the power of T that the mean signal follows (gamma quasi-likelihood with a log link); examples "
         "with little or no signal count as they are. Misfit is the share of the signal that this power puts at the "
         f"wrong deciles of length; above {percent(numbers.BAD_FIT)} no multiple and no exponent is shown.",
     )
-    charts, tables = (slopes, _curves(study, level), bins), (_numbers_table(study, level), deciles)
-    return Section("length", "Length", _lead(study), LEVELS[level], charts, tables, notes=notes)
+    return Section("appendix", "Appendix", lead, LEVELS[level], tables=(_numbers_table(study, level),), notes=notes)
 
 
 def _lead(study: SignalStudy) -> str:
@@ -196,20 +202,16 @@ def tilt_section(study: SignalStudy) -> Section:
     """Predicted mean output length of every normalization, from the lengths alone."""
     if not len(study.lengths.answers.ids):
         return Section("tilt", "Output length", ALL_CUT)
-    section = forecast_section(study.lengths)
-    return replace(section, id="tilt", title="Output length", notes=_tilt_notes(study))
-
-
-def _tilt_notes(study: SignalStudy) -> tuple[str, ...]:
-    notes = [
-        "At its optimum, cross-entropy weighted by w(T) learns the data reweighted by w(T). Short training moves less, "
-        "and a length that the prompt determines does not move at all.",
+    section, notes = forecast_section(study.lengths), [WHERE_IN_THE_RANGE]
+    notes.append(
         "Lengths are of single answers; T is of the whole example, and the prompt of an answer is everything before "
-        "it. The command sftloss lengths gives the same numbers and more detail, without a model.",
-    ]
-    if any(rule.micro_batch for rule in study.options.all_normalizations()):
+        "it. The command sftloss lengths gives the same numbers and more detail, without a model."
+    )
+    if any(rule.micro_batch for rule in study.rules):
         notes.append(
             "Averages of token means over k sequences give a sequence the weight E[1/(T + the others)]: the others are "
             "drawn from the same data, and the expectation is an integral over its lengths, not a sample."
         )
-    return (*notes, *([cut_note(study.lengths.answers.cut)] if study.lengths.answers.cut else []))
+    cut = study.lengths.answers.cut
+    notes += [cut_note(cut)] if cut else []
+    return replace(section, id="tilt", title="Output length", notes=tuple(notes))

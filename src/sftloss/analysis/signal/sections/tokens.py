@@ -22,7 +22,7 @@ def token_shares(study: SignalStudy, grouping: str) -> Shares:
 
     def make() -> Shares:
         heads = ["tokens", "loss", *_signals(study)]
-        columns = [name if name in ("tokens", "loss") else f"signal {name}" for name in heads]
+        columns = ["tokens", "loss", *(f"signal {view.label}" for view in study.views)]
         return shares(token_sums(study, grouping, columns), groupings()[grouping].names, heads)
 
     return study.once(("token shares", grouping), make)
@@ -170,13 +170,3 @@ def _ends_table(study: SignalStudy) -> Table:
 def mean_loss(study: SignalStudy, objective: str) -> float:
     """Mean loss of a trained token under the token mean, in nats."""
     return float(study.signal(View(objective, TOKEN_MEAN), "loss").sum())
-
-
-def from_band(of: Shares, band: int, column: str) -> float:
-    """Share of `column` in `band` and those above it."""
-    return sum(of.share(label, column) for label in BAND_NAMES[band:])
-
-
-def up_to_band(of: Shares, band: int, column: str) -> float:
-    """Share of `column` in `band` and those below it."""
-    return sum(of.share(label, column) for label in BAND_NAMES[: band + 1])

@@ -1,0 +1,194 @@
+"""The answer: for each way to train who gets more of the signal, who gets less, what it costs, what to read next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from sftloss.analysis.shared.shares import cell
+from sftloss.analysis.shared.words import ALL_CUT, alternative, as_subject, group_name, inside_sentence
+from sftloss.analysis.signal.frames import SignalStudy
+from sftloss.analysis.signal.sections.groups import TITLES, group_codes, group_sentence, group_shares, moves
+from sftloss.analysis.signal.token_groups import BAND_NAMES, token_sums
+from sftloss.analysis.signal.views import LEVELS, View
+from sftloss.document import Chart, Column, Section, Series, Table
+from sftloss.numbers import Floats, kish_ess
+from sftloss.words import number, percent
+
+MOST = 6  # lines of the table
+_LEAST = 0.02  # a share that moves by less is not told
+_STRIKING = 0.1  # a group whose share moves less is not what a reader must know first
+_BANDS = {
+    "tokens with p < 0.1": slice(0, 2),
+    "tokens with p from 0.1 to 0.9": slice(2, 6),
+    "tokens with p \u2265 0.9": slice(6, len(BAND_NAMES)),
+}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of the data: its share of the tokens (first), and of the signal under each way to train."""
+
+    name: str
+    section: str  # where its numbers are
+    shares: Floats
+
+
+def answer_section(study: SignalStudy) -> Section:
+    """At most six ways to train in a table, and the parts of the data that they treat most differently in a chart."""
+    ways, parts = study.ways[:MOST], _parts(study)
+    rows = tuple(_row(study, parts, at, way) for at, way in enumerate(ways))
+    columns = (
+        Column("way", "trained with"),
+        Column("more", "more signal for"),
+        Column("less", "less signal for"),
+        Column("cost", "cost"),
+        Column("next", "read next"),
+    )
+    note = "The first line compares with the shares of the tokens, each other line with the first line."
+    if len(study.ways) > MOST:
+        note += f" {len(study.ways) - MOST} more are in Losses compared."
+    table = Table("answer", "Ways to train", columns, rows, note)
+    notes = ("This shows what each choice weighs. Only training shows which one is best: sftloss compare.",)
+    lead, level = _lead(parts, ways), LEVELS[study.options.level]
+    return Section("answer", "Answer", lead, level, (_chart(parts, ways, lead),), (table,), notes=notes)
+
+
+def _parts(study: SignalStudy) -> list[_Part]:
+    """Halves of the examples by length, bands of confidence, and groups of the data."""
+    ways, level = study.ways[:MOST], study.options.level
+    per_example = np.stack([study.column("count"), *(study.signal(way, level) for way in ways)], axis=1)
+
+    total = per_example.sum(axis=0)
+
+    def shares(sums: Floats) -> Floats:
+        return sums / np.where(total > 0, total, 1.0)
+
+    order = np.lexsort((study.ids, study.size))
+    order = order[study.size[order] > 0]
+    half = shares(per_example[order[: len(order) // 2]].sum(axis=0))
+    parts = [_Part("the shorter half of the examples", "Length", half)]
+    parts.append(_Part("the longer half of the examples", "Length", 1.0 - half))
+    sums = token_sums(study, "band", ["tokens", *(f"signal {way.label}" for way in ways)]).total
+    parts += [_Part(name, "Confidence", shares(sums[bands].sum(axis=0))) for name, bands in _BANDS.items()]
+    for column in study.options.group_by:
+        codes, names = group_codes(study, column) or (np.zeros(0), [])
+        for code, label in enumerate(names):
+            name = inside_sentence(group_name(column, label))
+            parts.append(_Part(name, TITLES[column], shares(per_example[codes == code].sum(axis=0))))
+    return parts
+
+
+def _moved(parts: list[_Part], at: int) -> tuple[_Part, _Part]:
+    """The parts that gain and lose most in a line: against the tokens in the first, else against the first."""
+    gains = [part.shares[at + 1] - part.shares[min(at, 1)] for part in parts]
+    return parts[int(np.argmax(gains))], parts[int(np.argmin(gains))]
+
+
+def _told(part: _Part, at: int) -> str:
+    before, after = part.shares[min(at, 1)], part.shares[at + 1]
+    if abs(after - before) < _LEAST:
+        return "none: in proportion to tokens" if at == 0 else "as in the first line"
+    of = f"{percent(before)} of the tokens" if at == 0 else f"not {percent(before)}"
+    return f"{part.name}: {percent(after)}, {of}"
+
+
+def _row(study: SignalStudy, parts: list[_Part], at: int, way: View) -> tuple[str, ...]:
+    more, less = _moved(parts, at)
+    farthest = max((more, less), key=lambda part: abs(part.shares[at + 1] - part.shares[min(at, 1)]))
+    costs = list(_costs(study, way))
+    has_moved = abs(farthest.shares[at + 1] - farthest.shares[min(at, 1)]) >= _LEAST
+    reads = dict.fromkeys([*([farthest.section] if has_moved else []), *(section for _, section in costs)])
+    label = f"{way.label} (now)" if at == 0 else way.label
+    cost = "; ".join(cost for cost, _ in costs) or "none seen here"
+    return label, _told(more, at), _told(less, at), cost, ", ".join(reads)
+
+
+def _costs(study: SignalStudy, way: View) -> Iterator[tuple[str, str]]:
+    """What a way to train costs, and the section to read about it."""
+    if len(study.lengths.answers.ids):
+        of = study.lengths.range_of(way.normalization)
+        if abs(of.largest_shift) >= 0.05 and way.objective == "cross_entropy":
+            yield f"mean answer may become {of.words('tokens')} ({number(of.data)} in the data)", "Output length"
+    trained = study.size > 0
+    count = kish_ess(study.signal(way, study.options.level)[trained]) / max(int(trained.sum()), 1)
+    if count < 0.5:
+        yield f"uneven signal: as if {percent(count)} of the examples counted", "Losses compared"
+
+
+def _lead(parts: list[_Part], ways: tuple[View, ...]) -> str:
+    """The way that differs most from the one in use, and where."""
+    lead = f"Trained now: {ways[0].label}."
+    if len(ways) == 1:
+        more, less = _moved(parts, 0)
+        return f"{lead} More signal for {_told(more, 0)}; less for {_told(less, 0)}."
+    far, part = max(
+        ((at, part) for at in range(1, len(ways)) for part in parts),
+        key=lambda pair: abs(pair[1].shares[pair[0] + 1] - pair[1].shares[1]),
+    )
+    before, after = part.shares[1], part.shares[far + 1]
+    if abs(after - before) < _LEAST:
+        return f"{lead} The other ways to train move no part of the signal by 2 % or more."
+    return (
+        f"{lead} {ways[far].label} differs most: {part.name} would get {percent(after)} of the signal instead of "
+        f"{percent(before)}."
+    )
+
+
+def _chart(parts: list[_Part], ways: tuple[View, ...], described: str) -> Chart:
+    """The parts that the ways treat most differently, at most four: one of length, two of confidence, one group."""
+    shorter, _, unlikely, _, known, *groups = parts
+    shown = [shorter, unlikely, known, *sorted(groups, key=lambda part: -np.ptp(part.shares))[:1]]
+    shown = [part for part in shown if np.ptp(part.shares) >= _LEAST] or shown[:1]
+    names = tuple(part.name for part in shown)
+    series = [Series("share of the tokens", names, tuple(cell(part.shares[0]) for part in shown), is_reference=True)]
+    for at, way in enumerate(ways):
+        series.append(Series(way.label, names, tuple(cell(part.shares[at + 1]) for part in shown)))
+    title, y = "Who gets the signal", "share of the signal"
+    return Chart("answer", "point", title, "", y, tuple(series), described, "category", "linear", "text", "percent")
+
+
+def signal_headlines(study: SignalStudy) -> tuple[str, ...]:
+    """Three lines that are true and worth knowing: who gets the signal, what length is predicted, what is known."""
+    return (_group_line(study), _length_line(study), _confidence_line(study))
+
+
+def _group_line(study: SignalStudy) -> str:
+    farthest, line = _STRIKING, ""
+    for column in study.options.group_by:
+        of = group_shares(study, column)
+        if of is not None and len(of.labels) > 1 and max(moves(study, of)) > farthest:
+            farthest, line = max(moves(study, of)), group_sentence(study, of, column)
+    if line:
+        return line
+    half, views = _parts(study)[0].shares, [view for view in study.views if view in study.ways[:MOST]]
+    signals = [float(half[1 + study.ways.index(view)]) for view in views]
+    return (
+        f"The shorter half of the examples has {percent(half[0])} of the tokens and {percent(signals[0])} of the "
+        f"training signal{alternative(signals, [view.normalization for view in views])}."
+    )
+
+
+def _length_line(study: SignalStudy) -> str:
+    if not len(study.lengths.answers.ids):
+        return ALL_CUT
+    ranges = [(rule, study.lengths.range_of(rule)) for rule in study.rules]
+    rule, far = max(ranges, key=lambda pair: abs(pair[1].largest_shift))
+    if not abs(far.largest_shift) >= 0.02:
+        return f"Every normalization compared keeps the data's mean answer length of {number(far.data)} tokens."
+    direction = "shorter" if far.largest_shift < 0 else "longer"
+    return (
+        f"{as_subject(rule)} can make answers {direction}: the predicted mean is {far.words('tokens')}; the data's "
+        f"mean is {number(far.data)}."
+    )
+
+
+def _confidence_line(study: SignalStudy) -> str:
+    unlikely, _, known = _parts(study)[2:5]
+    part = known if known.shares[0] >= 0.2 or unlikely.shares[0] < 0.2 else unlikely
+    tokens, signal = map(float, part.shares[:2])
+    get = "but get only" if signal < tokens / 2 else "and get"
+    name = part.name[0].upper() + part.name[1:]
+    return f"{name} are {percent(tokens)} of the tokens {get} {percent(signal)} of the training signal."
