@@ -46,7 +46,7 @@ def test_the_page_says_what_is_predicted_in_words_charts_and_tables():
     assert example["bound"] < example["given_prompt"] < rows[0]["bound"]
     assert example["shift"] == pytest.approx(example["bound"] / rows[0]["bound"] - 1)
     assert example["effective"] < 200 == pytest.approx(rows[0]["effective"])
-    means, lines = section(document, "forecast").charts[0], section(document, "distribution").charts[0]
+    means, lines = document.answer.charts[0], section(document, "distribution").charts[0]
     assert means.kind == "point" and len(means.series) == 3 and lines.kind == "line"
     for line in lines.series:
         assert sum(line.y) == pytest.approx(1)
@@ -65,7 +65,7 @@ def test_the_page_says_what_is_predicted_in_words_charts_and_tables():
 )
 def test_the_page_says_plainly_when_the_data_cannot_tell(lengths, reason):
     document = describe_lengths(lengths, LengthOptions((EXAMPLE_MEAN,), target_mean=40.0))
-    assert reason in document.headlines[1] and "cannot tell" in document.headlines[1]
+    assert reason in document.headlines[0] and "cannot tell" in document.headlines[0]
     for name in ("forecast", "evidence", "target"):
         assert "cannot tell" in section(document, name).lead and reason in section(document, name).lead
     assert all(finding.severity == "info" for finding in document.findings)
@@ -82,7 +82,7 @@ def test_without_repeated_prompts_no_number_is_shown_given_the_prompt():
     """It would be the data's mean whatever the truth is."""
     document = describe_lengths(lengths_of(np.arange(1.0, 101.0), np.arange(100)))
     assert "given_prompt" not in records(section(document, "forecast").tables[0])[0]
-    assert [series.label for series in section(document, "forecast").charts[0].series] == [
+    assert [series.label for series in document.answer.charts[0].series] == [
         "the data's mean",
         "ignoring prompts",
     ]
@@ -182,7 +182,10 @@ def test_a_predicted_length_is_a_range_and_never_what_a_normalization_teaches(le
         said = f"{given} tokens within prompts, {bound} at the bound"
         assert said in findings(document)[found].sentence
         assert said.replace(" tokens", "") in section(document, "forecast").lead
-    assert f"{number(rows['example mean']['bound'])} at the bound" in document.headlines[0]
+    assert f"{number(rows['example mean']['bound'])} at the bound" in document.answer.lead
+    answer = {row["normalization"]: row for row in records(document.answer.tables[0])}
+    assert len(answer) <= 6 and answer["example mean"]["bound"] == rows["example mean"]["bound"]
+    assert answer["example mean"]["how"] == "--normalization example-mean"
     page = render_markdown(document)
     assert "teach" not in page and "does not move" not in page and "moves less" not in page
     for cause in ("Short training", "small model", "unseen prompts", "Greedy decoding"):

@@ -75,8 +75,8 @@ def render_markdown(document: Document) -> str:
     Every text is escaped; control and ANSI characters are removed. Tables are cut at twelve rows.
     """
     lines = [f"# {escape(document.title)}", ""]
-    lines += [f"- {escape(headline)}" for headline in document.headlines]
-    lines += ["", *(_section(document.answer) if document.answer else [])]
+    lines += _section(document.answer) if document.answer else []
+    lines += [*(f"- {escape(headline)}" for headline in document.headlines), ""]
     lines += ["## Findings", "", *_findings(by_severity(document.findings))]
     for section in document.details:
         lines += _section(section)

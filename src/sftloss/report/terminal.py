@@ -20,6 +20,7 @@ _ROWS = 10
 # of a long analysis a terminal shows answers and a few compact tables; the page and the JSON have the rest
 _SECTIONS = ("tokens", "tilt", "positions", "influential", "appendix", "method")
 _TABLES = ("gradient-factor",)
+_SHORT = 30  # columns of a cell that needs no line of its own
 _GAP = 3  # columns between two columns of a table
 _TRAINED, _PARTLY, _UNTRAINED, _ROLE = "bold green", "green", "dim", "bold magenta"
 
@@ -40,10 +41,11 @@ def _encodable(line: Text, console: Console) -> Text:
 
 def render_terminal(document: Document, console: Console) -> None:
     """Print `document` to a rich console. Colour, width and encoding are the console's (it honours ``NO_COLOR``)."""
-    for headline in document.headlines:
-        console.print(_say(console, clean(headline), "bold"))
     if document.answer:
         _answer(console, document.answer)
+        console.print()
+    for headline in document.headlines:
+        console.print(_say(console, clean(headline), "bold"))
     console.print(_say(console, f"\n{clean(document.title)}", "bold underline"))
     findings = by_severity(document.findings)
     console.print(_say(console, f"Findings: {count_line(findings)}", "bold"))
@@ -98,16 +100,20 @@ def _section(console: Console, section: Section) -> None:
 
 
 def _answer(console: Console, section: Section) -> None:
-    """A few lines a row: its cells are sentences, too long for columns."""
-    console.print(_say(console, f"\n{clean(section.title)}", "bold underline"))
-    console.print(_say(console, clean(section.lead)))
+    """The lead, and a few lines a row where its cells are sentences, too long for columns."""
+    console.print(_say(console, clean(section.lead), "bold"))
     for table in section.tables:
-        for first, *rest in show(table, _ROWS).rows:
+        shown = show(table, _ROWS)
+        if all(columns(cell.text) <= _SHORT for row in shown.rows for cell in row[1:]):
+            _table(console, table)
+            continue
+        for first, *rest in shown.rows:
             console.print(_say(console, f"\n{first}", "bold"))
-            for column, cell in zip(show(table, _ROWS).columns[1:], rest, strict=True):
+            for column, cell in zip(shown.columns[1:], rest, strict=True):
                 if str(cell):
                     _indented(console, f"{clean(column.label)}: {cell}", "")
-    for note in (*(table.note for table in section.tables), *section.notes):
+        console.print(_say(console, clean(table.note), "dim"))
+    for note in section.notes:
         console.print(_say(console, clean(note), "dim"))
 
 

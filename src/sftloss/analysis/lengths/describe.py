@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from sftloss.analysis.lengths.answers import ready
-from sftloss.analysis.lengths.forecast import LengthOptions, LengthStudy, Origins
+from sftloss.analysis.lengths.forecast import WITHIN, LengthOptions, LengthStudy, Origins
 from sftloss.analysis.lengths.rules import LENGTHS_RULES
-from sftloss.analysis.lengths.sections import distribution_section, evidence_section, forecast_section, method_section
+from sftloss.analysis.lengths.sections import (
+    distribution_section,
+    evidence_section,
+    forecast_section,
+    means_chart,
+    method_section,
+)
 from sftloss.analysis.lengths.target import target_section
 from sftloss.analysis.lengths.tilt import Lengths
 from sftloss.analysis.shared import fixes
-from sftloss.document import Document, by_severity
+from sftloss.analysis.shared.shares import cell
+from sftloss.analysis.shared.words import WHERE_IN_THE_RANGE
+from sftloss.document import Column, Document, Section, Table, by_severity
 from sftloss.errors import DataError
 from sftloss.rules import findings_of
 from sftloss.words import number, percent
+
+MOST = 6  # normalizations in the answer
 
 
 def describe_lengths(
@@ -45,7 +56,7 @@ def describe_lengths(
         >>> import numpy as np
         >>> size = np.arange(2.0, 16.0)
         >>> page = describe_lengths(Lengths(np.arange(14), size, size))
-        >>> [(row[0], round(row[1], 3)) for row in page.sections[0].tables[0].rows]
+        >>> [(row[0], round(row[1], 3)) for row in page.details[0].tables[0].rows]
         [('token mean', 8.5), ('sqrt', 7.29), ('example mean', 6.039)]
     """
     options, kept = options or LengthOptions(), ready(lengths)
@@ -54,12 +65,12 @@ def describe_lengths(
         why = f"all {kept.cut} trained answers are cut off" if kept.cut else "none has a trained token"
         raise DataError(f"no answer of {count} examples has a length: {why}")
     study = LengthStudy(kept, count, options, origins)
-    sections = [forecast_section(study), evidence_section(study), distribution_section(study)]
-    if options.target_mean is not None:
-        sections.insert(1, target_section(study))
+    forecasts = replace(forecast_section(study), charts=())  # the answer has its chart
+    targets = [] if options.target_mean is None else [target_section(study)]
+    sections = (_answer(study), forecasts, *targets, evidence_section(study), distribution_section(study))
     return Document(
         "Output lengths under each normalization",
-        _headlines(study),
+        (_headline(study),),
         by_severity(findings_of(LENGTHS_RULES, study)),
         (*sections, method_section(study)),
         (*facts, *_facts(study)),
@@ -67,23 +78,42 @@ def describe_lengths(
     )
 
 
-def _headlines(study: LengthStudy) -> tuple[str, ...]:
-    """The normalization that moves the mean most, what is known of it, and what to do."""
+def _answer(study: LengthStudy) -> Section:
+    """The verdict, the numbers and the settings: at most six normalizations."""
     unit, data = study.options.unit, number(study.data.value)
     ranges = [(rule, study.range_of(rule)) for rule in study.options.all_normalizations()]
     rule, far = max(ranges, key=lambda pair: abs(pair[1].largest_shift))
-    first = f"Every normalization keeps the data's mean answer length of {data} {unit}."
+    lead = f"Every normalization keeps the data's mean answer length of {data} {unit}."
     if abs(far.largest_shift) >= 0.005:
-        first = f"The data's mean answer length is {data} {unit}. Predicted under {rule.name}: {far.words()}."
-    if study.reason:
-        second = f"This data cannot tell how far a normalization moves the output length: {study.reason}."
-    else:
-        second = (
-            f"{percent(study.seen_share.value)} of the answers share their prompt with an answer of another length. A "
-            "prompt with one answer shows no shift, so the true one may be larger."
+        lead = f"The data's mean answer length is {data} {unit}. Predicted under {rule.name}: {far.words()}."
+    lead += f" To keep the data's lengths, use {fixes.alpha(0)}: dividing by length favours short answers."
+    rows = tuple(
+        (
+            rule.name,
+            *map(cell, (of.given_prompt, of.bound.value, of.largest_shift)),
+            fixes.alpha(rule.alpha) if rule.micro_batch is None else None,
         )
-    third = f"To keep the data's lengths, use {fixes.alpha(0)}: dividing by length favours short answers."
-    return (first, second, third)
+        for rule, of in ranges[:MOST]
+    )
+    columns = (
+        Column("normalization", "normalization"),
+        Column("given_prompt", f"mean {unit} {WITHIN}", "number"),
+        Column("bound", f"mean {unit} at the bound", "number"),
+        Column("shift", "shift at the bound", "percent"),
+        Column("how", "setting"),
+    )
+    note = f"{len(ranges) - MOST} more are in Predicted output length." if len(ranges) > MOST else ""
+    table = Table("answer", f"Predicted mean length ({unit})", columns, rows, note)
+    return Section("answer", "Answer", lead, charts=(means_chart(study),), tables=(table,), notes=(WHERE_IN_THE_RANGE,))
+
+
+def _headline(study: LengthStudy) -> str:
+    if study.reason:
+        return f"This data cannot tell how far a normalization moves the output length: {study.reason}."
+    return (
+        f"{percent(study.seen_share.value)} of the answers share their prompt with an answer of another length. A "
+        "prompt with one answer shows no shift, so the true one may be larger."
+    )
 
 
 def _facts(study: LengthStudy) -> tuple[tuple[str, str], ...]:

@@ -41,14 +41,8 @@ def forecast_section(study: LengthStudy) -> Section:
     lead = f"The data's mean answer length is {number(data)} {unit}. Predicted: {'; '.join(ranges)}."
     if study.reason:
         lead += f" Where in its range a mean ends, this data cannot tell: {study.reason}."
-    return Section(
-        "forecast",
-        "Predicted output length",
-        lead,
-        charts=(_means_chart(study),),
-        tables=(table,),
-        notes=(WHERE_IN_THE_RANGE,),
-    )
+    charts, notes = (means_chart(study),), (WHERE_IN_THE_RANGE,)
+    return Section("forecast", "Predicted output length", lead, charts=charts, tables=(table,), notes=notes)
 
 
 def _forecast_row(one: LengthForecast, data: float, *, is_seen: bool) -> tuple[Cell, ...]:
@@ -63,7 +57,7 @@ def _forecast_row(one: LengthForecast, data: float, *, is_seen: bool) -> tuple[C
     )
 
 
-def _means_chart(study: LengthStudy) -> Chart:
+def means_chart(study: LengthStudy) -> Chart:
     names = [one.normalization.name for one in study.forecasts]
     estimates = {IGNORING: [one.unconditional for one in study.forecasts]}
     within = [one.within_prompt for one in study.forecasts if one.within_prompt is not None]
