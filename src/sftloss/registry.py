@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_MANY = 15  # names that one error message lists
 _IMPORTS = re.compile(r"( +# begin .*\n)(?:.*\n)*?( +# end .*\n)")
 
 
@@ -66,7 +67,9 @@ def plug_ins(group: str) -> Mapping[str, EntryPoint]:
     return {entry.name: entry for entry in sorted(entry_points(group=group), key=lambda entry: entry.name)}
 
 
-def function_named(name: str, known: Mapping[str, Callable[..., Any]], group: str, kind: str) -> Callable[..., Any]:
+def function_named(
+    name: str, known: Mapping[str, Callable[..., Any]], group: str, kind: str, listing: str = ""
+) -> Callable[..., Any]:
     """Return the function of a name. Only a name with a colon, or a plug-in's own, imports anything.
 
     Args:
@@ -74,6 +77,7 @@ def function_named(name: str, known: Mapping[str, Callable[..., Any]], group: st
         known: The room's own functions, which no plug-in replaces.
         group: The entry points by which installed packages add functions.
         kind: What the function should be, for messages: ``"objective"``.
+        listing: Where the names are listed, for the message where there are too many to name: ``" (see: ...)"``.
 
     Raises:
         ValueError: If there is none, or it cannot be imported.
@@ -89,7 +93,8 @@ def function_named(name: str, known: Mapping[str, Callable[..., Any]], group: st
     except ValueError as error:
         raise ValueError(f"{shown} cannot be used: {error}") from error.__cause__
     names = [*known, *plug_ins(group)]
-    raise ValueError(f"{shown} is no {kind}{closest(name, names)}; there are: {', '.join(names)}.")
+    listed = f"there are: {', '.join(names)}" if len(names) <= _MANY else f"there are {len(names)}{listing}"
+    raise ValueError(f"{shown} is no {kind}{closest(name, names)}; {listed}.")
 
 
 def function_at(path: str, kind: str) -> Callable[..., Any]:

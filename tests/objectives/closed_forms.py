@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from sftloss.objectives import OBJECTIVES
 
 # logits, targets, hyper-parameters -> (tokens, vocab)
 ClosedForm = Callable[..., Tensor]
@@ -59,12 +62,99 @@ def entropy_bonus(z: Tensor, y: Tensor) -> Tensor:
     return p * (log_p - (p * log_p).sum(dim=1, keepdim=True))
 
 
+def gce(z: Tensor, y: Tensor, *, q: float = 0.7) -> Tensor:
+    return target_probability(z, y) ** q * cross_entropy(z, y)
+
+
+def profit(z: Tensor, y: Tensor, *, low: float = 0.1, high: float = 1.0, q: float = 0.0) -> Tensor:
+    p = target_probability(z, y)
+    return torch.where((p >= low) & (p <= high), p**q, 0.0) * cross_entropy(z, y)
+
+
+def gold(z: Tensor, y: Tensor, *, floor: float = 0.1) -> Tensor:
+    return target_probability(z, y).clamp(min=floor) * cross_entropy(z, y)
+
+
+def tailr(z: Tensor, y: Tensor, *, gamma: float = 0.1, floor: float = 0.0) -> Tensor:
+    p = target_probability(z, y)
+    return (p / (gamma + (1 - gamma) * p)).clamp(min=floor) * cross_entropy(z, y)
+
+
+def deft(z: Tensor, y: Tensor) -> Tensor:
+    return target_probability(z, y) ** softmax(z).square().sum(dim=1, keepdim=True) * cross_entropy(z, y)
+
+
+def infosft(z: Tensor, y: Tensor, *, threshold: float = 0.93) -> Tensor:
+    p = target_probability(z, y)
+    top = math.log(threshold / (1 - threshold))
+    return p * torch.relu(1 - (p / (1 - p)).log() / top) * cross_entropy(z, y)
+
+
+def chord_phi(z: Tensor, y: Tensor) -> Tensor:
+    p = target_probability(z, y)
+    return p * (1 - p) * cross_entropy(z, y)
+
+
+def luffy(z: Tensor, y: Tensor, *, gamma: float = 0.1) -> Tensor:
+    p = target_probability(z, y)
+    return gamma * p / (p + gamma) ** 2 * cross_entropy(z, y)
+
+
+def entropy(z: Tensor) -> Tensor:
+    p = softmax(z)
+    return -(p * torch.where(p > 0, p, 1.0).log()).sum(dim=1, keepdim=True)
+
+
+def mile(z: Tensor, y: Tensor, *, gamma: float = 1.0) -> Tensor:
+    return (1 + entropy(z)) ** gamma * cross_entropy(z, y)
+
+
+def eaft(z: Tensor, y: Tensor, *, alpha: float = 1.0, scale: str = "paper") -> Tensor:
+    divisor = {"paper": math.log(20), "llama_factory": 3.0, "axolotl": 1.0}[scale]
+    return (entropy(z) / divisor) ** alpha * cross_entropy(z, y)
+
+
+def dco(z: Tensor, y: Tensor, *, samples: int = 8) -> Tensor:
+    p = target_probability(z, y)
+    return samples * p * (1 - p) ** (samples - 1) / (1 - (1 - p) ** samples) * cross_entropy(z, y)
+
+
+def inverse_focal(z: Tensor, y: Tensor, *, gamma: float = 1.0) -> Tensor:
+    p = target_probability(z, y)
+    return ((1 + p) ** gamma + gamma * p * (1 + p) ** (gamma - 1) * p.log()) * cross_entropy(z, y)
+
+
+def exponentiated_ce(z: Tensor, y: Tensor, *, gamma: float = 2.0) -> Tensor:
+    return gamma * (-target_probability(z, y).log()) ** (gamma - 1) * cross_entropy(z, y)
+
+
+def taylor_ce(z: Tensor, y: Tensor, *, terms: int = 2) -> Tensor:
+    return (1 - (1 - target_probability(z, y)) ** terms) * cross_entropy(z, y)
+
+
+def dice(z: Tensor, y: Tensor, *, gamma: float = 1.0) -> Tensor:
+    p = target_probability(z, y)
+    return p * (2 + gamma) / (p + 1 + gamma) ** 2 * cross_entropy(z, y)
+
+
+def huberised_ce(z: Tensor, y: Tensor, *, tau: float = 10.0) -> Tensor:
+    return (tau * target_probability(z, y)).clamp(max=1) * cross_entropy(z, y)
+
+
+def brier(z: Tensor, y: Tensor) -> Tensor:
+    p = softmax(z)
+    squares = p.square().sum(dim=1, keepdim=True)
+    return 2 * p * (p - squares) - 2 * target_probability(z, y) * (one_hot(z, y) - p)
+
+
+def spherical(z: Tensor, y: Tensor) -> Tensor:
+    p = softmax(z)
+    norm = p.norm(dim=1, keepdim=True)
+    return target_probability(z, y) / norm * (p.square() / norm**2 - one_hot(z, y))
+
+
 CLOSED_FORMS: dict[str, ClosedForm] = {
-    "cross_entropy": cross_entropy,
-    "label_smoothing": label_smoothing,
-    "focal": focal,
-    "poly_1": poly_1,
-    "dft": dft,
-    "z_loss": z_loss,
-    "entropy_bonus": entropy_bonus,
+    name: function
+    for name, function in vars().copy().items()
+    if name in OBJECTIVES and getattr(function, "__module__", "") == __name__
 }

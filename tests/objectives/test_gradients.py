@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from tests.objectives.closed_forms import CLOSED_FORMS
+from tests.objectives.rows import made_up_extras
 from torch import Tensor
 from torch.testing import assert_close
 
-from sftloss.objectives import OBJECTIVES, cross_entropy, dft, entropy_bonus, focal, poly_1, z_loss
+from sftloss.objectives import OBJECTIVES, cross_entropy, dft, entropy_bonus, extras_of, focal, poly_1, z_loss
 from sftloss.statistics import TokenStats, from_logits
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -22,6 +23,25 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("focal", {"gamma": 5.0}),
     ("poly_1", {"epsilon": -1.0}),
     ("poly_1", {"epsilon": 4.0}),
+    ("gce", {"q": 0.0}),
+    ("gce", {"q": 10.0}),
+    ("profit", {"low": 0.05, "high": 0.6}),
+    ("profit", {"low": 0.0, "high": 0.3, "q": 1.0}),
+    ("gold", {"floor": 0.5}),
+    ("tailr", {"gamma": 0.0}),
+    ("tailr", {"gamma": 1.0, "floor": 0.2}),
+    ("infosft", {"threshold": 0.7}),
+    ("luffy", {"gamma": 2.0}),
+    ("mile", {"gamma": 0.5}),
+    ("eaft", {"alpha": 2.0, "scale": "axolotl"}),
+    ("eaft", {"scale": "llama_factory"}),
+    ("dco", {"samples": 1}),
+    ("dco", {"samples": 256}),
+    ("inverse_focal", {"gamma": 2.0}),
+    ("exponentiated_ce", {"gamma": 1.0}),
+    ("taylor_ce", {"terms": 6}),
+    ("dice", {"gamma": 0.0}),
+    ("huberised_ce", {"tau": 1.0}),
 ]
 
 
@@ -44,8 +64,9 @@ def gradient(loss: Tensor, logits: Tensor, upstream: Tensor | None = None) -> Te
 def test_gradient_is_the_closed_form_of_the_paper(name: str, hyper: dict[str, Any], padded: bool) -> None:
     logits, targets = logits_and_targets(padded)
     upstream = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    actual = gradient(OBJECTIVES[name](from_logits(logits, targets), **hyper), logits, upstream)
-    expected = upstream[:, None] * CLOSED_FORMS[name](logits.detach(), targets, **hyper)
+    extras = made_up_extras(OBJECTIVES[name], upstream)
+    actual = gradient(OBJECTIVES[name](from_logits(logits, targets, extras=extras), **hyper), logits, upstream)
+    expected = upstream[:, None] * CLOSED_FORMS[name](logits.detach(), targets, **extras, **hyper)
     assert_close(actual, expected, rtol=1e-10, atol=1e-12)  # float64, a few operations on numbers of size 10
 
 
@@ -116,7 +137,8 @@ EXTREME = [*((name, {}) for name in OBJECTIVES), *(("focal", {"gamma": gamma}) f
 @pytest.mark.parametrize("gap", [0.0, 20.0, 60.0, 1e4, -60.0, -1e4])
 def test_value_and_gradient_are_finite_at_extreme_logits(name: str, hyper: dict[str, float], gap: float) -> None:
     logits = torch.tensor([[gap, 0.0, -1.0, float("-inf")]], requires_grad=True)
-    loss = OBJECTIVES[name](from_logits(logits, torch.tensor([0])), **hyper)
+    extras = made_up_extras(OBJECTIVES[name], torch.zeros(1))
+    loss = OBJECTIVES[name](from_logits(logits, torch.tensor([0]), extras=extras), **hyper)
     assert torch.isfinite(loss).all()
     assert torch.isfinite(gradient(loss, logits)).all()
 
@@ -135,7 +157,8 @@ def test_focal_keeps_its_precision_where_one_minus_p_is_below_float32_epsilon() 
 def test_one_possible_token_has_loss_zero_or_its_logit_and_a_finite_gradient(name: str) -> None:
     """log(1 - p) may be -inf: there is no other token."""
     logits = torch.tensor([[0.0, float("-inf")]], requires_grad=True)
-    loss = OBJECTIVES[name](from_logits(logits, torch.tensor([0])))
+    certain = {extra: torch.zeros(1) for extra in extras_of(OBJECTIVES[name])}  # the reference model is certain too
+    loss = OBJECTIVES[name](from_logits(logits, torch.tensor([0]), extras=certain))
     assert loss.abs().max() < 1e-6  # the log of one, through a floor that keeps it finite
     assert torch.isfinite(gradient(loss, logits)).all()
 
@@ -159,6 +182,7 @@ def test_dft_of_an_impossible_target_is_zero_not_nan() -> None:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_ignored_token_has_loss_zero_and_no_gradient(name: str) -> None:
     logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    loss = OBJECTIVES[name](from_logits(logits, torch.tensor([1, -100, 2])))
+    extras = {extra: torch.tensor([-1.0, 0.0, -2.0]) for extra in extras_of(OBJECTIVES[name])}
+    loss = OBJECTIVES[name](from_logits(logits, torch.tensor([1, -100, 2]), extras=extras))
     assert loss[1].item() == 0
     assert gradient(loss, logits)[1].abs().max() == 0

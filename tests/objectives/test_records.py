@@ -16,7 +16,7 @@ from sftloss.docstrings import replace_region
 from sftloss.objectives import OBJECTIVES, cross_entropy, objective
 from sftloss.objectives.page import objective_regions
 from sftloss.registry import with_imports
-from sftloss.statistics import FIELDS
+from sftloss.statistics import FIELDS, from_logits
 
 DOCS = ROOT / "docs" / "objectives.md"
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
@@ -24,7 +24,10 @@ every_objective = pytest.mark.parametrize("name", OBJECTIVES)
 
 @every_objective
 def test_every_objective_enters_with_a_source_a_record_and_a_closed_form(name: str) -> None:
-    assert re.search(r"arXiv:\d{4}\.\d{5}|JMLR", ENTRIES[name].text()["source"]), "a source that can be looked up"
+    source = ENTRIES[name].text()["source"]
+    assert re.search(r"arXiv:\d{4}\.\d{5}|JMLR|IJCAI \d{4}|openreview.net/forum|github.com/\S+/pull/\d+", source), (
+        source
+    )
     assert ENTRIES[name].record.examples, "an example in its record"
     assert name in CLOSED_FORMS, "the test row: a closed form that its gradient is compared with"
 
@@ -76,6 +79,49 @@ def test_examples_and_the_neutral_setting_can_be_read(name: str) -> None:
     assert all(name in str(objective(example)) for example in entry.record.examples)
     assert not entry.record.is_term or all(example.startswith("cross_entropy + ") for example in entry.record.examples)
     assert entry.neutral is None or objective(entry.neutral)
+
+
+@every_objective
+def test_record_names_the_batch_tensors_that_are_read(name: str) -> None:
+    body = inspect.getsource(OBJECTIVES[name]).rpartition('"""')[2]
+    extras = ENTRIES[name].record.extras
+    assert set(extras) == set(re.findall(rf'read_extra\(stats, "{name}", "(\w+)"\)', body))
+    assert all(f"``{extra}``" in (inspect.getdoc(OBJECTIVES[name]) or "") for extra in extras)
+
+
+@every_objective
+def test_record_says_whether_something_is_held_fixed(name: str) -> None:
+    body = inspect.getsource(OBJECTIVES[name]).rpartition('"""')[2]
+    assert ENTRIES[name].record.is_detached == (".detach()" in body)
+
+
+PUBLISHED = {
+    "2 * gce(q=1)": lambda p: 2 * (1 - p),
+    "gce(q=1)": lambda p: -p,
+    "10 * gce(q=10)": lambda p: -(p**10),
+    "gce(q=0.5)": lambda p: (1 - p**0.5) / 0.5,
+    "profit(low=0.5, q=0.7)": lambda p: torch.where(p >= 0.5, (1 - p**0.7) / 0.7, (1 - 0.5**0.7) / 0.7),
+    "profit(low=0.5, q=1)": lambda p: torch.where(p >= 0.5, 1 - p, 0.0),
+    "profit(low=0, high=0.5, q=1)": lambda p: torch.where(p <= 0.5, 1 - p, 0.0),
+    "0.1 * poly_1(epsilon=40)": lambda p: -0.1 * p.log() + 4 * (1 - p),
+}
+"""The formula of each paper in the target's probability, by what to write."""
+
+
+@pytest.mark.parametrize("text", PUBLISHED)
+def test_published_loss_has_the_gradient_of_its_paper(text: str) -> None:
+    logits = torch.randn(20, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    targets = torch.arange(20) % 4
+    (expected,) = torch.autograd.grad(PUBLISHED[text](logits.softmax(dim=1)[range(20), targets]).sum(), logits)
+    (actual,) = torch.autograd.grad(objective(text)(from_logits(logits, targets)).sum(), logits)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_every_published_loss_is_listed_with_a_paper_and_its_formula_is_tested() -> None:
+    listed = [loss for entry in ENTRIES.values() for loss in entry.record.published]
+    assert all(re.fullmatch(r"\d{4}\.\d{4,5}", loss.paper) and objective(loss.expression) for loss in listed)
+    of_several_statistics = {"0.95 * cross_entropy - 0.05 * entropy_bonus"}
+    assert {loss.expression for loss in listed} - of_several_statistics == set(PUBLISHED)
 
 
 def test_every_objective_is_a_public_name_under_its_own_name() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.objectives.rows import ENTRIES
+from tests.objectives.rows import ENTRIES, made_up_extras
 from torch.testing import assert_close
 
 from sftloss.objectives import OBJECTIVES, Description, cross_entropy, dft, focal, label_smoothing, objective, poly_1
@@ -22,6 +23,10 @@ def some_stats(vocab: int = 7, dtype: torch.dtype = torch.float64) -> tuple[torc
     logits = 3 * torch.randn(20, vocab, generator=generator, dtype=dtype)
     targets = torch.randint(0, vocab, (20,), generator=generator)
     return logits, targets, from_logits(logits, targets)
+
+
+def with_extras(stats: TokenStats, name: str) -> TokenStats:
+    return replace(stats, extras=made_up_extras(OBJECTIVES[name], stats.target_logprob))
 
 
 def test_cross_entropy_is_that_of_pytorch() -> None:
@@ -74,26 +79,29 @@ def test_label_smoothing_takes_the_vocabulary_as_a_number_or_a_tensor(convention
 @pytest.mark.parametrize("entry", [entry for entry in ENTRIES.values() if entry.neutral], ids=lambda entry: entry.name)
 def test_objective_at_its_neutral_setting_is_cross_entropy(entry: Description) -> None:
     *_, stats = some_stats()
-    assert_close(objective(entry.neutral)(stats), cross_entropy(stats))
+    assert_close(objective(entry.neutral)(with_extras(stats, entry.name)), cross_entropy(stats))
 
 
 def test_every_objective_has_a_neutral_setting_or_is_known_to_have_none() -> None:
-    assert {name for name, entry in ENTRIES.items() if entry.neutral is None} == {"dft"}
+    gates = {"dft", "deft", "infosft", "chord_phi", "luffy", "taylor_ce", "dice", "huberised_ce"}
+    assert {name for name, entry in ENTRIES.items() if entry.neutral is None} == gates | {"brier", "spherical"}
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_gives_one_number_a_token_whatever_their_order(name: str) -> None:
     logits, targets, stats = some_stats()
     order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    stats = with_extras(stats, name)
     loss = OBJECTIVES[name](stats)
     assert loss.shape == (20,)
-    assert_close(OBJECTIVES[name](from_logits(logits[order], targets[order])), loss[order])
+    moved = {extra: value[order] for extra, value in stats.extras.items()}
+    assert_close(OBJECTIVES[name](from_logits(logits[order], targets[order], extras=moved)), loss[order])
 
 
 @pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"entropy_bonus"}))
 def test_losses_are_never_negative(name: str) -> None:
     *_, stats = some_stats()
-    assert (OBJECTIVES[name](stats) >= 0).all()
+    assert (OBJECTIVES[name](with_extras(stats, name)) >= 0).all()
 
 
 def test_dft_is_at_most_one_over_e() -> None:
@@ -124,6 +132,23 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("poly_1", {"epsilon": math.nan}, "poly_1: epsilon must be"),
     ("label_smoothing", {"epsilon": 1.5}, "label_smoothing: epsilon must be in [0, 1], got 1.5."),
     ("label_smoothing", {"epsilon": math.nan}, "label_smoothing: epsilon must be"),
+    ("gce", {"q": -0.1}, "gce: q must be >= 0 and finite, got -0.1."),
+    ("gce", {"q": math.nan}, "gce: q must be"),
+    ("profit", {"low": 1.5}, "profit: low must be >= 0 and <= 1, got 1.5."),
+    ("profit", {"low": 0.5, "high": 0.4}, "profit: high must be >= 0.5 and <= 1, got 0.4."),
+    ("gold", {"floor": 2.0}, "gold: floor must be >= 0 and <= 1, got 2.0."),
+    ("tailr", {"gamma": math.inf}, "tailr: gamma must be >= 0 and <= 1, got inf."),
+    ("infosft", {"threshold": 0.5}, "infosft: threshold must be > 0.5 and <"),
+    ("luffy", {"gamma": 0.0}, "luffy: gamma must be > 0 and finite, got 0.0."),
+    ("mile", {"gamma": -1.0}, "mile: gamma must be >= 0 and finite, got -1.0."),
+    ("eaft", {"alpha": math.nan}, "eaft: alpha must be"),
+    ("eaft", {"scale": "trl"}, "eaft: scale must be 'paper', 'llama_factory', 'axolotl', got 'trl'."),
+    ("dco", {"samples": 0}, "dco: samples must be >= 1 and finite, got 0."),
+    ("inverse_focal", {"gamma": -1.0}, "inverse_focal: gamma must be"),
+    ("exponentiated_ce", {"gamma": 0.5}, "exponentiated_ce: gamma must be >= 1"),
+    ("taylor_ce", {"terms": 0}, "taylor_ce: terms must be >= 1"),
+    ("dice", {"gamma": -1.0}, "dice: gamma must be"),
+    ("huberised_ce", {"tau": 0.5}, "huberised_ce: tau must be >= 1"),
     ("label_smoothing", {"convention": "torch"}, "label_smoothing: convention must be 'uniform' or 'others'"),
 ]
 

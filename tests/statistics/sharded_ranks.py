@@ -11,13 +11,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from tests.launching import conclude
+from tests.objectives.rows import ENGINE_ROWS
 from tests.statistics.test_engine import everything, make_head, make_tokens, reference
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard as Rows
 from torch.distributed.tensor import distribute_tensor
 
 from sftloss.loss import weighted_loss
-from sftloss.objectives import OBJECTIVES
 from sftloss.statistics import FIELDS, Head, Plan, Shard, from_logits, measure_tokens, token_statistics
 
 PLANS = {"one pass": Plan("one_pass", tokens=3), "two passes": Plan("two_pass", tokens=4, columns=3)}
@@ -189,7 +189,7 @@ def main(out: str) -> None:
         for plan in PLANS
         for how in ("DTensor", "group")
     }
-    for name, function in OBJECTIVES.items():
+    for name, function in ENGINE_ROWS.items():
         cases[f"{name}, one pass"] = lambda f=function: law("bias", PLANS["one pass"], "group", f)  # type: ignore[misc]
         cases[f"{name}, two passes"] = lambda f=function: law("bias", PLANS["two passes"], "group", f)  # type: ignore[misc]
     cases |= {"statistics": statistics, "measured": measured, "drawn": drawn}

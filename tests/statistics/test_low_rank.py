@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.objectives.rows import ENGINE_ROWS
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sftloss.loss import weighted_loss
-from sftloss.objectives import OBJECTIVES
 from sftloss.statistics import FIELDS, Head, Plan, from_logits, map_logits, measure_tokens, token_statistics
 
 PLANS = {"one_pass": Plan("one_pass", tokens=5), "two_pass": Plan("two_pass", tokens=8, columns=16)}
@@ -35,7 +35,7 @@ def adapted(hidden: torch.Tensor, a: torch.Tensor, keep: torch.Tensor | float = 
 
 
 @every_plan
-@pytest.mark.parametrize("function", OBJECTIVES.values(), ids=OBJECTIVES)
+@pytest.mark.parametrize("function", ENGINE_ROWS.values(), ids=ENGINE_ROWS)
 def test_adapted_head_is_the_merged_head_for_every_objective(function: Callable, plan: Plan) -> None:
     (hidden, a, b), weight, targets, c = drawn()
     merged = weight + SCALING * b @ a

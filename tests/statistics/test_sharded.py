@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 from tests.launching import torchrun
+from tests.objectives.rows import ENGINE_ROWS
 
-from sftloss.objectives import OBJECTIVES
 from sftloss.statistics import Head, Shard
 
 KINDS = ("plain", "bias", "padded", "scale", "softcap", "low_rank_and_all")
 PLANS = ("one pass", "two passes")
 EXACT = [
     *(f"{kind}, {plan}, {how}" for kind in KINDS for plan in PLANS for how in ("DTensor", "group")),
-    *(f"{name}, {plan}" for name in OBJECTIVES for plan in PLANS),
+    *(f"{name}, {plan}" for name in ENGINE_ROWS for plan in PLANS),
     "statistics",
     "measured",
     "drawn",

@@ -18,6 +18,8 @@ from sftloss.finetune.setup import check_trackers, model_and_tokenizer, training
 from sftloss.finetune.task_weights import read_choice, weighted
 from sftloss.finetune.trainer import Work, trainer_class
 from sftloss.finetune.watch import Groups
+from sftloss.objectives import objective as read_objective
+from sftloss.objectives import with_no_extras
 from sftloss.ranks import launched_as
 from sftloss.training import Loss, attachment_of
 from sftloss.version import package_versions
@@ -96,7 +98,8 @@ def loss_of(recipe: Recipe) -> Loss:
     if recipe.tasks is not None:
         read_choice(recipe.tasks)  # its weights are made when the data has named the tasks
     try:
-        return Loss(recipe.loss, normalization=recipe.normalization, roles=recipe.roles, normalizer=recipe.normalizer)
+        objective = with_no_extras(read_objective(recipe.loss))
+        return Loss(objective, normalization=recipe.normalization, roles=recipe.roles, normalizer=recipe.normalizer)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error), option="loss") from None
 

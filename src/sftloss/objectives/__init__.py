@@ -12,17 +12,35 @@ from typing import TYPE_CHECKING
 from sftloss.objectives.description import Description, description, descriptions
 from sftloss.objectives.expression import objective
 from sftloss.objectives.record import OBJECTIVES, Objective, ObjectiveRecord, in_listing_order
-from sftloss.objectives.terms import ObjectiveSum, Term, objective_function, plug_in_names
+from sftloss.objectives.terms import ObjectiveSum, Term, extras_of, objective_function, plug_in_names, with_no_extras
 from sftloss.registry import functions_with_records
 
 if TYPE_CHECKING:
     # begin objectives (written by `python -m sftloss.objectives`)
+    from sftloss.objectives.brier import brier as brier
+    from sftloss.objectives.chord_phi import chord_phi as chord_phi
     from sftloss.objectives.cross_entropy import cross_entropy as cross_entropy
+    from sftloss.objectives.dco import dco as dco
+    from sftloss.objectives.deft import deft as deft
     from sftloss.objectives.dft import dft as dft
+    from sftloss.objectives.dice import dice as dice
+    from sftloss.objectives.eaft import eaft as eaft
     from sftloss.objectives.entropy_bonus import entropy_bonus as entropy_bonus
+    from sftloss.objectives.exponentiated_ce import exponentiated_ce as exponentiated_ce
     from sftloss.objectives.focal import focal as focal
+    from sftloss.objectives.gce import gce as gce
+    from sftloss.objectives.gold import gold as gold
+    from sftloss.objectives.huberised_ce import huberised_ce as huberised_ce
+    from sftloss.objectives.infosft import infosft as infosft
+    from sftloss.objectives.inverse_focal import inverse_focal as inverse_focal
     from sftloss.objectives.label_smoothing import label_smoothing as label_smoothing
+    from sftloss.objectives.luffy import luffy as luffy
+    from sftloss.objectives.mile import mile as mile
     from sftloss.objectives.poly_1 import poly_1 as poly_1
+    from sftloss.objectives.profit import profit as profit
+    from sftloss.objectives.spherical import spherical as spherical
+    from sftloss.objectives.tailr import tailr as tailr
+    from sftloss.objectives.taylor_ce import taylor_ce as taylor_ce
     from sftloss.objectives.z_loss import z_loss as z_loss
     # end objectives
 
@@ -38,9 +56,11 @@ __all__ = [
     "Term",
     "description",
     "descriptions",
+    "extras_of",
     "objective_function",
     "objective",
     "plug_in_names",
+    "with_no_extras",
 ]
 __all__ += OBJECTIVES
 __all__.sort()

@@ -24,8 +24,9 @@ def cross_entropy(stats: TokenStats) -> Float[Tensor, " tokens"]:
         :math:`\partial \ell / \partial z_j = p_j - [j = y]`; the other objectives are described by how they change it.
 
     Helps:
-        As the default. Its optimum is the distribution of the data (adding ``z_loss`` keeps that, no other objective
-        here does), so its value is comparable between runs and its exponential is a perplexity.
+        As the default. Its optimum is the distribution of the data (adding ``z_loss`` keeps that; of the others only
+        ``brier`` and ``spherical`` have it), so its value is comparable between runs and its exponential is a
+        perplexity.
 
     Harms:
         Where the data contain tokens that the model has good reason to find unlikely (noise, wrong facts): those have

@@ -50,8 +50,14 @@ class Description:
             "summary": plain_text(self.docstring.summary),
             "formula": plain_formula(self.docstring.formula),
             **{name: plain_text(meanings.get(name, "")) for name in self.hyper_parameters},
+            **({"reads from each batch": _on_batches(self.record.extras)} if self.record.extras else {}),
             **{title: plain_text(text) for title, text in sections.items()},
         }
+
+
+def _on_batches(extras: tuple[str, ...]) -> str:
+    """Return which tensors a batch has to hold, in one sentence."""
+    return f"{', '.join(extras)}, laid out as the labels are. Train in Python, where you make the batches."
 
 
 _SECTIONS = ("gradient", "helps", "harms", "source")

@@ -9,7 +9,7 @@ from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
 
-@attach_record(ObjectiveRecord(examples=("dft",)))
+@attach_record(ObjectiveRecord(examples=("dft",), is_detached=True))
 def dft(stats: TokenStats) -> Float[Tensor, " tokens"]:
     r"""Dynamic fine-tuning: cross-entropy times the target's own probability, held fixed.
 

@@ -3,12 +3,22 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.record import ObjectiveRecord
+from sftloss.objectives.record import ObjectiveRecord, PublishedLoss
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
 
-@attach_record(ObjectiveRecord(examples=("cross_entropy + 0.1 * entropy_bonus",), is_term=True))
+@attach_record(
+    ObjectiveRecord(
+        examples=("cross_entropy + 0.1 * entropy_bonus",),
+        is_term=True,
+        published=(
+            PublishedLoss(
+                "1412.6596", "soft bootstrapping, beta = 0.95", "0.95 * cross_entropy - 0.05 * entropy_bonus"
+            ),
+        ),
+    )
+)
 def entropy_bonus(stats: TokenStats) -> Float[Tensor, " tokens"]:
     r"""Negative entropy of the prediction: added with a positive coefficient, it raises the entropy.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ def objective_regions() -> dict[str, str]:
     entries = descriptions()
     return {
         "gates": "\n".join([*_table_head(), *map(_gate_row, entries)]),
+        "papers": "\n".join(["| paper | loss | written |", "|---|---|---|", *sorted(_paper_rows(entries))]),
         "entries": "\n\n".join(map(_entry, entries)),
     }
 
@@ -37,15 +39,23 @@ def objective_regions() -> dict[str, str]:
 def gates(loss: Callable[..., Tensor]) -> list[float] | None:
     """Return the factor on cross-entropy's gradient at each of ``PROBABILITIES`` of the target.
 
-    None where the gradient is no multiple of cross-entropy's: such an objective acts on the whole distribution.
+    None where the target's probability does not determine the gradient: such an objective acts on the whole
+    distribution, or reads it.
     """
-    p = torch.tensor(PROBABILITIES, dtype=torch.float64)[:, None]
-    probabilities = torch.cat([p, (1 - p) * torch.tensor([0.2, 0.3, 0.5])], dim=1)
+    factors = [_gates(loss, torch.tensor(rest)) for rest in ([0.2, 0.3, 0.5], [0.9, 0.06, 0.04])]
+    first, second = factors
+    return None if first is None or second is None or not torch.allclose(first, second) else first.tolist()
+
+
+def _gates(loss: Callable[..., Tensor], rest: Tensor) -> Tensor | None:
+    """Return the factors where the other tokens share the remaining probability as `rest` says; None if none fits."""
+    p = torch.tensor(PROBABILITIES, dtype=torch.float64)[:, None] + 1e-9  # a threshold at one of them is reached
+    probabilities = torch.cat([p, (1 - p) * rest], dim=1)
     logits = probabilities.log().requires_grad_()
     (gradient,) = torch.autograd.grad(loss(from_logits(logits, torch.zeros(len(p), dtype=torch.long))).sum(), logits)
     plain = probabilities - torch.tensor([1.0, 0.0, 0.0, 0.0])
     gate = gradient[:, :1] / plain[:, :1]
-    return gate[:, 0].tolist() if torch.allclose(gradient, gate * plain) else None
+    return gate[:, 0] if torch.allclose(gradient, gate * plain) else None
 
 
 def _table_head() -> list[str]:
@@ -55,12 +65,30 @@ def _table_head() -> list[str]:
 
 
 def _gate_row(entry: Description) -> str:
-    factors = gates(OBJECTIVES[entry.name] if entry.record.is_term else objective(entry.record.examples[0]))
-    cells = ["no gate: it acts on the whole distribution", *[""] * (len(PROBABILITIES) - 1)]
+    extras, factors = entry.record.extras, None
+    if not extras:
+        factors = gates(OBJECTIVES[entry.name] if entry.record.is_term else objective(entry.record.examples[0]))
+    reason = f"it depends on `{extras[0]}`" if extras else "it depends on the whole distribution"
+    cells = [f"no gate of p alone: {reason}", *[""] * (len(PROBABILITIES) - 1)]
     if factors is not None:
-        cells = [f"{factor:.4f}".rstrip("0").rstrip(".") for factor in factors]
+        cells = [f"{round(factor, 4) + 0.0:.4f}".rstrip("0").rstrip(".") for factor in factors]
     neutral = "nowhere" if entry.neutral is None else "always" if entry.neutral == entry.name else f"`{entry.neutral}`"
     return f"| `{entry.record.examples[0]}` | {' | '.join(cells)} | {neutral} |"
+
+
+def _paper_rows(entries: Sequence[Description]) -> Iterator[str]:
+    """Yield a row for the paper of each objective, and for each loss that is an objective under another name."""
+    for entry in entries:
+        source = " ".join(entry.docstring.sections["Source"].split())
+        paper, title = re.search(r"arXiv:(\d{4}\.\d{5})", source), re.search(r"\*(.+?)\*", source)
+        if paper and title:
+            yield _paper_row(paper[1], title[1], entry.record.examples[0])
+        for loss in entry.record.published:
+            yield _paper_row(loss.paper, loss.name, loss.expression)
+
+
+def _paper_row(paper: str, name: str, expression: str) -> str:
+    return f"| [{paper}](https://arxiv.org/abs/{paper}) | {name} | `{expression}` |"
 
 
 def _entry(entry: Description) -> str:
@@ -72,6 +100,9 @@ def _entry(entry: Description) -> str:
         for name, default in entry.hyper_parameters.items()
     ]
     parts += ["\n".join(words)] if words else []
+    if entry.record.extras:
+        names = ", ".join(f"`{name}`" for name in entry.record.extras)
+        parts.append(f"**Reads from each batch** {names}, laid out as the labels are.")
     for title in ("Gradient", "Helps", "Harms", "Source"):
         parts.append(f"**{title}.** {_on_one_line(docstring.sections[title])}")
     parts.append(f"**Written** {', '.join(f'`{example}`' for example in entry.record.examples)}")

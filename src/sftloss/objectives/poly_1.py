@@ -6,12 +6,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.record import ObjectiveRecord
+from sftloss.objectives.record import ObjectiveRecord, PublishedLoss
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
 
-@attach_record(ObjectiveRecord(examples=("poly_1(epsilon=1)",), neutral="poly_1(epsilon=0)"))
+@attach_record(
+    ObjectiveRecord(
+        examples=("poly_1(epsilon=1)",),
+        neutral="poly_1(epsilon=0)",
+        published=(
+            PublishedLoss(
+                "1908.06112", "symmetric cross-entropy, alpha = 0.1, beta = 1, A = -4", "0.1 * poly_1(epsilon=40)"
+            ),
+        ),
+    )
+)
 def poly_1(stats: TokenStats, *, epsilon: float = 1.0) -> Float[Tensor, " tokens"]:
     r"""Cross-entropy with its leading term, 1 - p, re-weighted.
 

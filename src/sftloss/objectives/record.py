@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -13,6 +14,20 @@ from sftloss.statistics import Objective as Objective
 
 OBJECTIVES: dict[str, Callable[..., Tensor]] = {}
 """Every objective of this room by name: ``cross_entropy`` first, losses before terms. Filled by the room's import."""
+
+
+class PublishedLoss(NamedTuple):
+    """A published loss that is an objective of this room at certain hyper-parameters, or a sum of them.
+
+    Attributes:
+        paper: Its arXiv id, ``"1712.09482"``.
+        name: What its paper calls it.
+        expression: What to write; its gradient is that of the paper.
+    """
+
+    paper: str
+    name: str
+    expression: str
 
 
 @dataclass(frozen=True)
@@ -26,11 +41,18 @@ class ObjectiveRecord:
         examples: Expressions that use it, the usual one first. Every law is tested on each of them.
         neutral: The expression at which it equals cross-entropy; None if there is none.
         is_term: Whether it is a term to add to a loss, and no loss to train on alone.
+        is_detached: Whether a factor is held fixed (a stop-gradient), so that the gradient is not the derivative of
+            the value.
+        extras: Names of the batch tensors it reads as ``stats.extras``, one number a token.
+        published: Other published losses that are this objective at certain hyper-parameters.
     """
 
     examples: tuple[str, ...]
     neutral: str | None = None
     is_term: bool = False
+    is_detached: bool = False
+    extras: tuple[str, ...] = ()
+    published: tuple[PublishedLoss, ...] = ()
 
 
 def objective_record(name: str, function: Callable[..., Tensor]) -> ObjectiveRecord:

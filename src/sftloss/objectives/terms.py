@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.record import OBJECTIVES
+from sftloss.objectives.record import OBJECTIVES, objective_record
 from sftloss.registry import function_named, plug_ins
 from sftloss.statistics import TokenStats, from_logits
 
@@ -74,6 +75,21 @@ class ObjectiveSum:
     __repr__ = __str__
 
 
+def extras_of(objective: Callable[..., Tensor]) -> tuple[str, ...]:
+    """Return the names of the batch tensors that an objective declares to read as ``stats.extras``, each once.
+
+    Example:
+        >>> from sftloss.objectives import focal
+        >>> extras_of(focal)
+        ()
+    """
+    if isinstance(objective, ObjectiveSum):
+        functions = [objective_function(term.name) for term in objective.terms]
+    else:
+        functions = [objective.func if isinstance(objective, partial) else objective]
+    return tuple(dict.fromkeys(name for function in functions for name in objective_record("", function).extras))
+
+
 def objective_function(name: str) -> Callable[..., Tensor]:
     """Return the objective of this name; only a name with a colon, or a plug-in's own, imports anything.
 
@@ -81,7 +97,7 @@ def objective_function(name: str) -> Callable[..., Tensor]:
         ValueError: If there is none.
     """
     try:
-        return function_named(name, OBJECTIVES, OBJECTIVE_GROUP, "objective")
+        return function_named(name, OBJECTIVES, OBJECTIVE_GROUP, "objective", " (see: sftloss losses)")
     except ValueError as error:
         raise ValueError(f"objective: {error}") from error.__cause__
 
@@ -102,6 +118,20 @@ def refuse_further_arguments(function: Callable[..., Tensor], hyper_parameters: 
     if missing:
         name = getattr(function, "__name__", repr(function))
         raise ValueError(f"{name} needs {', '.join(missing)} beside its first argument. {_TAKES}")
+
+
+def with_no_extras(objective: ObjectiveSum) -> ObjectiveSum:
+    """Return the objective.
+
+    Raises:
+        ValueError: If it reads batch tensors, which only a batch made in Python holds.
+    """
+    if extras := extras_of(objective):
+        raise ValueError(
+            f"objective: {objective} reads {' and '.join(extras)} of each token, which no command computes yet; train "
+            "in Python with sftloss.Loss and put it into the batches."
+        )
+    return objective
 
 
 def plug_in_names() -> tuple[str, ...]:

@@ -18,14 +18,14 @@ def read_objectives(losses: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
     Raises:
         ConfigError: If there is none, or one cannot be read; the message says where.
     """
-    from sftloss.objectives import objective
+    from sftloss.objectives import objective, with_no_extras
 
     if not losses:
         raise ConfigError("empty", option="losses", cure="name at least one objective (see: sftloss losses)")
     by_name = {}
     for text in [losses] if isinstance(losses, str) else losses:
         try:
-            read = objective(text)
+            read = with_no_extras(objective(text))
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error), option="losses") from None
         by_name[str(read)] = read

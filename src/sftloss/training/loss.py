@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sftloss.objectives import extras_of
 from sftloss.objectives import objective as read_objective
 from sftloss.objectives.terms import refuse_further_arguments
 from sftloss.roles import ROLES
@@ -31,7 +32,8 @@ class Loss:
         tasks: Factors by task, fixed (:class:`TaskFactors`) or moved by a strategy (:class:`TaskWeighting`); the batch
             then holds ``tasks``, an index a row or a token. Task names alone, as ``("qa", "code")``, change no weight:
             the log shows each task's share of the signal under its name.
-        extras: Names of batch tensors, laid out as the labels are, that the objective reads as ``stats.extras``.
+        extras: Names of batch tensors, laid out as the labels are, that the objective reads as ``stats.extras``. Those
+            that an objective by name reads are added.
         is_checked: Whether a non-finite loss raises an error that names the rows. The check waits for the device once
             a micro-batch.
 
@@ -66,6 +68,7 @@ class Loss:
                 "Loss: this objective mixes tokens, so its gradient would depend on how a step is cut into "
                 "micro-batches; compute it with sftloss.weighted_loss where the whole batch is at hand."
             )
+        object.__setattr__(self, "extras", tuple(dict.fromkeys((*self.extras, *extras_of(self.objective)))))
         object.__setattr__(self, "normalization", read_normalization(self.normalization))
         if self.normalization.micro_batch is not None:  # type: ignore[union-attr]
             raise ValueError("Loss: a mean of micro-batch means depends on how a step is cut; divide the whole step.")

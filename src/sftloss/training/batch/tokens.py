@@ -51,7 +51,9 @@ def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
     segments = _segments(batch, labels)
 
     def flat(name: str, last: float) -> Tensor:
-        value = batch[name]
+        value = batch.get(name)
+        if value is None:
+            raise ValueError(f"sftloss: the loss reads {name!r} of each token, which the batch does not hold.")
         if value.shape != labels.shape:
             raise ValueError(f"sftloss: {name} has shape {tuple(value.shape)}, labels {tuple(labels.shape)}.")
         return value.reshape(-1) if is_aligned else align(value.reshape(-1), last)

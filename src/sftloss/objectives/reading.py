@@ -1,0 +1,53 @@
+"""What several objectives need: a log-probability that is finite, a batch tensor by name, a check of a number."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sftloss.statistics import TokenStats
+
+
+def finite(logprob: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    """Return log-probabilities with -inf (a token that the logits rule out) replaced by the lowest number.
+
+    A weight of 0 times -inf would be NaN.
+    """
+    return logprob.clamp(min=torch.finfo(logprob.dtype).min)
+
+
+def read_extra(stats: TokenStats, objective: str, name: str) -> Float[Tensor, " tokens"]:
+    """Return a batch tensor of one number a token, in the dtype of the statistics.
+
+    Raises:
+        KeyError: If the batch does not hold it.
+    """
+    if name not in stats.extras:
+        raise KeyError(f"{objective} reads {name!r}, one number a token, which the batch does not hold.")
+    return stats.extras[name].to(stats.target_logprob.dtype)
+
+
+def check_number(
+    objective: str, name: str, value: float, low: float = 0.0, high: float = math.inf, *, is_above: bool = False
+) -> None:
+    """Refuse a hyper-parameter outside ``[low, high]``, or outside ``(low, high]`` where `is_above`.
+
+    Raises:
+        ValueError: If it is outside, or not finite.
+    """
+    if not (low < value if is_above else low <= value) or not value <= high or math.isinf(value):
+        bounds = "finite" if math.isinf(high) else f"<= {high:g}"
+        raise ValueError(f"{objective}: {name} must be {'>' if is_above else '>='} {low:g} and {bounds}, got {value}.")
+
+
+def log_of_rest(logprob: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    """Return log(1 - p) from log p, exact at both ends; a large negative number, with no gradient, where p is 1.
+
+    An ignored token has log p = 0 and, as a statistic, log(1 - p) = 0 too; here it counts as certain.
+    """
+    tiny = torch.finfo(logprob.dtype).tiny
+    rest = -torch.expm1(logprob)
+    return torch.where(logprob > -0.5, rest.clamp(min=tiny).log(), torch.log1p(-logprob.clamp(max=-0.5).exp()))
