@@ -89,15 +89,22 @@ def option(default: Any, help: str | Flag, **details: Any) -> Any:
     return field(default=default, metadata={"flag": flag})
 
 
-def part(record: Options, *, optional: Sequence[str] = (), help: Mapping[str, str] | None = None) -> Options:
+def part(
+    record: Options,
+    *,
+    optional: Sequence[str] = (),
+    help: Mapping[str, str] | None = None,
+    writes: Mapping[str, tuple[str, ...]] | None = None,
+) -> Options:
     """A dataclass field that is a record of options; its own fields are flags and YAML keys of the command.
 
     Args:
         record: Its values are the defaults of this command. None there is always allowed.
         optional: Options that other commands require and this one does not.
         help: Option name to a sentence in place of the shared one.
+        writes: Option name to what this command writes there.
     """
-    return field(default=record, metadata={"optional": frozenset(optional), "help": help or {}})
+    return field(default=record, metadata={"optional": optional, "help": help or {}, "writes": writes or {}})
 
 
 def options_of(schema: type | Any) -> Iterator[Option]:
@@ -111,7 +118,8 @@ def options_of(schema: type | Any) -> Iterator[Option]:
         for inner in options_of(kinds[f.name]):
             is_required = inner.flag.required and inner.name not in f.metadata["optional"]
             help = f.metadata["help"].get(inner.name, inner.flag.help)
-            flag = replace(inner.flag, required=is_required, help=help)
+            writes = f.metadata["writes"].get(inner.name, inner.flag.writes)
+            flag = replace(inner.flag, required=is_required, help=help, writes=writes)
             yield replace(inner, default=getattr(f.default, inner.name), flag=flag, part=f.name)
 
 
@@ -240,6 +248,8 @@ def _text(value: Any, one: Option) -> str:
     if not isinstance(value, str):
         cure = "quote it if it is meant as text"
         raise ConfigError(f"expected text, got {_short(value)}", option=one.name, cure=cure)
+    if "\0" in value:
+        raise ConfigError(f"{_short(value)} has a NUL character, which no name has", option=one.name)
     if one.flag.is_device:
         value = re.sub(r"\bgpu\b", "cuda", value)
     if one.flag.choices and value not in one.flag.choices:

@@ -143,7 +143,7 @@ def machine_error(error: BaseException) -> MachineError | None:
             return MachineError("out of memory" + (" on the device" if "OutOfMemory" in type(chain).__name__ else ""))
         if (isinstance(chain, OSError) and chain.errno in _FULL) or _has(text, _DISK):
             where = getattr(chain, "filename", None)
-            return MachineError("the disk is full, or its quota is used up", where=where, cure="free some space")
+            return MachineError("No space left on device, or its quota is used up", where=where, cure="free some space")
         if _has(text, _PEER):
             return MachineError(
                 "another rank ended, or cannot be reached",

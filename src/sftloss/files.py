@@ -92,12 +92,12 @@ def _is_same(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
     except OSError:
-        return one.resolve() == other.resolve()
+        return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _is_in(path: Path, folder: Path) -> bool:
     """Whether a path is in a folder, by name or as another hard link of a file in it."""
-    if path.resolve().is_relative_to(folder.resolve()):
+    if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         return True
     if not folder.is_dir() or not path.is_file() or path.stat().st_nlink == 1:
         return False

@@ -26,7 +26,7 @@ from sftloss.analysis.table.store import (  # noqa: E402
     token_schema,
 )
 from sftloss.decoder import Decoder, open_decoder  # noqa: E402
-from sftloss.errors import ConfigError, ModelError  # noqa: E402
+from sftloss.errors import ConfigError, DataError, ModelError  # noqa: E402
 from sftloss.statistics import FIELDS, TokenStats  # noqa: E402
 
 
@@ -416,3 +416,30 @@ def test_model_is_given_back_in_its_mode(tmp_path: Path) -> None:
     assert [module.training for module in model.modules()] == modes
     assert collected(table)[0].equals(collected(run(open_decoder(model.eval()), tmp_path / "b"))[0])
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["tokens", "examples"])
+def test_a_flipped_byte_in_a_kept_part_is_measured_again(
+    kind: str,
+    decoder: Decoder,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected = collected(run(decoder, tmp_path, part_tokens=10))
+    damaged = sorted(tmp_path.glob(f"{kind}-*.parquet"))[1]
+    raw = bytearray(damaged.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    damaged.write_bytes(raw)
+    again = collected(run(decoder, tmp_path, part_tokens=10))
+    assert f"{damaged} is not what was written" in caplog.text
+    assert all(mine.equals(whole) for mine, whole in zip(again, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"format": 1}', '{"format": 2, "files": {}}', '{"format": 1, "files": {"a": 1}}']
+)
+def test_a_damaged_list_of_parts_is_named(content: str, decoder: Decoder, tmp_path: Path) -> None:
+    run(decoder, tmp_path)
+    (tmp_path / "parts-00000.json").write_text(content)
+    with pytest.raises(DataError, match=r"parts-00000.json is damaged; delete the folder"):
+        run(decoder, tmp_path)

@@ -318,7 +318,7 @@ def test_overwrite_leaves_a_folder_that_is_no_table(analyze, tmp_path):
     precious.mkdir(parents=True)
     (precious / "thesis.txt").write_text("mine")
     result = analyze("--overwrite")
-    assert result.exit_code == 2 and "not a table that this tool wrote" in sentence(result)
+    assert result.exit_code == 2 and "files that no run wrote (thesis.txt)" in sentence(result)
     assert (precious / "thesis.txt").read_text() == "mine"
 
 

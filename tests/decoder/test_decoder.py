@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -190,3 +192,45 @@ def test_load_model_refuses_weights_that_would_be_random(saved: Path, tmp_path: 
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks 1 weights.*layers\.1\.mlp\.up_proj"):
         load_model(tmp_path, tokenizer=saved)
+
+
+def with_layers(saved: Path, place: Path, layers: int) -> Path:
+    """The saved model with another number of layers in its configuration."""
+    shutil.copytree(saved, place, dirs_exist_ok=True)
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}))
+    return place
+
+
+def test_load_model_refuses_a_configuration_with_fewer_layers_than_the_checkpoint(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"describes fewer layers than the checkpoint has.*model\.layers\.1\."):
+        load_model(with_layers(saved, tmp_path, 1))
+
+
+@pytest.mark.parametrize("layers", [10**6, 10**9, 200])
+def test_load_model_refuses_more_layers_than_weights_without_building_them(
+    saved: Path, tmp_path: Path, layers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("it is built"))
+    with pytest.raises(ModelError, match=f"names {layers:,} layers, for which there are no weights"):
+        load_model(with_layers(saved, tmp_path, layers))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["pytorch_model.bin"], "names 'pytorch_model.bin', and only safetensors beside it are read"),
+        (["../model.safetensors"], "only safetensors beside it"),
+        (["model-00001-of-00002.safetensors"], "names model-00001-of-00002.safetensors, which is missing"),
+        (None, "is damaged"),
+    ],
+)
+def test_load_model_refuses_an_index_that_names_other_files(
+    saved: Path, tmp_path: Path, names: list[str] | None, message: str
+) -> None:
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    content = json.dumps({"weight_map": {f"w{i}": name for i, name in enumerate(names)}} if names else {})
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ModelError, match=message):
+        load_model(tmp_path)

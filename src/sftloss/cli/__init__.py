@@ -31,4 +31,8 @@ def main() -> None:
         sys.exit(130)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         atexit.register(time.sleep, 0.5)  # gloo's threads drop their last tensors; while Python closes, that aborts it
-    app()
+    try:
+        app()
+    except SystemExit as stop:
+        # click ends with 1, which means a finding here, where the reader of its output (head, less) has left
+        raise (SystemExit(0) if type(sys.stdout).__name__ == "PacifyFlushWrapper" else stop) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from sftloss.cli.command import Sectioned, command
@@ -43,18 +45,14 @@ def _root(
     """Shows what a fine-tuning loss trains on, and which loss fits the data."""
 
 
-for _verb, _options in (
-    (analyze, AnalyzeOptions),
-    (compare, CompareOptions),
-    (demo, DemoOptions),
-    (inspect, InspectFlags),
-    (train, TrainOptions),
-    (report, ReportOptions),
-    (lengths, LengthsOptions),
-    (losses, LossesOptions),
-    (schema, SchemaOptions),
-    (env, EnvOptions),
-):
+_COMMANDS: dict[Callable[..., int | None], type] = {
+    analyze: AnalyzeOptions, compare: CompareOptions, demo: DemoOptions, inspect: InspectFlags, train: TrainOptions,
+    report: ReportOptions, lengths: LengthsOptions, losses: LossesOptions, schema: SchemaOptions, env: EnvOptions,
+}  # fmt: skip
+VERBS: dict[str, type] = {verb.__name__: options for verb, options in _COMMANDS.items()}
+"""The options of each verb, by its name."""
+
+for _verb, _options in _COMMANDS.items():
     app.command(_verb.__name__, cls=Sectioned)(command(_options)(_verb))
 
 study = typer.Typer(help="Run a study. Fixed comparisons that ask trained models about claims on losses.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import sys
@@ -13,7 +12,7 @@ from contextlib import contextmanager, suppress
 import typer
 
 from sftloss.config import Option, as_key, places_of
-from sftloss.errors import SftlossError, Spell, as_argument, as_flag
+from sftloss.errors import SftlossError, Spell, as_argument, as_flag, machine_error, quoted
 
 FINDINGS, USAGE, DATA, MODEL, INTERNAL, INTERRUPTED = 1, 2, 3, 4, 5, 130
 _SMALLER = ("tokens_per_batch", "batch_size", "max_length", "max_examples")
@@ -39,16 +38,8 @@ def exit_codes(verbose: bool, options: Sequence[Option] = (), *, config: str | N
     except BrokenPipeError:
         drop_output()
         raise typer.Exit(0) from None
-    except OSError as error:
-        _end(_about_files(error), INTERNAL, verbose)
     except Exception as error:
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            device = "" if isinstance(error, MemoryError) else " on the device"
-            _end(f"out of memory{device}{_smaller(options)}.", INTERNAL, verbose)
-        lines = _without_name(str(error)).strip().splitlines() or ["no message"]
-        hint = "" if verbose else " Run it again with -v for the traceback."
-        text = f"{type(error).__name__}: {lines[0][:300]}"
-        _end(f"internal error, not your doing: {text}.{hint}", INTERNAL, verbose)
+        _end(_of_others(error, options, verbose), INTERNAL, verbose)
 
 
 def flags_of(options: Sequence[Option]) -> Spell:
@@ -61,7 +52,7 @@ def flags_of(options: Sequence[Option]) -> Spell:
     def spell(name: str, value: str | None = None) -> str:
         if name not in flags:
             return as_argument(name, value)
-        return flags[name] if value is None else f"{flags[name]} {value}"
+        return flags[name] if value in (None, "True") else f"{flags[name]} {value}"
 
     return spell
 
@@ -69,7 +60,7 @@ def flags_of(options: Sequence[Option]) -> Spell:
 def say(sentence: str) -> None:
     """A sentence on stderr after the name of this program, which is not repeated where the sentence begins with it."""
     # it may quote a user's data: no character of it may steer the terminal
-    safe = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in _without_name(sentence))
+    safe = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in sentence.removeprefix("sftloss: "))
     with suppress(BrokenPipeError):
         print(f"sftloss: {safe}", file=sys.stderr, flush=True)
 
@@ -86,20 +77,30 @@ def _sentence(error: SftlossError, options: Sequence[Option], config: str | None
     return about.message(spell)
 
 
-def _smaller(options: Sequence[Option]) -> str:
-    """The flags of this verb that lower its need of memory."""
-    flags = [as_flag(one.name) for one in options if one.name in _SMALLER]
-    return f"; try a smaller {' or '.join(flags)}" if flags else ""
+def _of_others(error: Exception, options: Sequence[Option], verbose: bool) -> str:
+    """An error that is none of ours: the machine's, a file's, or one that nobody has foreseen."""
+    known = machine_error(error)
+    if known is not None and known.problem.startswith("out of memory"):
+        flags = [as_flag(one.name) for one in options if one.name in _SMALLER]
+        smaller = f"; try a smaller {' or '.join(flags)}" if flags else ""
+        return f"{known.problem}{smaller}."
+    if known is not None or isinstance(error, OSError):
+        where = getattr(error, "filename", None)
+        sentence = (
+            str(known) if known is not None else f"{where or 'a file'}: {getattr(error, 'strerror', None) or error}"
+        )
+        free = f" ({_free(str(where))} free there)" if known is not None and where else ""
+        return f"{sentence.rstrip('.')}{free}. Results of earlier runs are unchanged."
+    hint = "" if verbose else " Run it again with -v for the traceback."
+    kind, text = type(error).__name__, quoted(error)
+    return f"internal error, not your doing: {text if text.startswith(kind) else f'{kind}: {text}'}.{hint}"
 
 
-def _about_files(error: OSError) -> str:
-    where, reason, free = error.filename or "a file", error.strerror or str(error), ""
-    if error.filename and error.errno == errno.ENOSPC:
-        folder = os.path.dirname(os.path.abspath(str(error.filename)))
-        while not os.path.isdir(folder):  # a folder that the failed run made is gone again
-            folder = os.path.dirname(folder)
-        free = f" ({shutil.disk_usage(folder).free / 1e6:,.0f} MB free there)"
-    return f"{where}: {reason}{free}; an older file of that name is unchanged."
+def _free(path: str) -> str:
+    folder = os.path.dirname(os.path.abspath(path))
+    while not os.path.isdir(folder):  # a folder that the failed run made is gone again
+        folder = os.path.dirname(folder)
+    return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB"
 
 
 def drop_output() -> None:
@@ -112,7 +113,3 @@ def _end(sentence: str, code: int, verbose: bool) -> None:
         traceback.print_exc()
     say(sentence)
     raise typer.Exit(code)
-
-
-def _without_name(sentence: str) -> str:
-    return sentence.removeprefix("sftloss: ")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sftloss.errors import ModelError
+from sftloss.errors import ModelError, quoted
 from sftloss.models import model_folder
 
 CONTINUED = "·"
@@ -41,9 +41,8 @@ def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remot
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers, tokenizers and the Hub share no base class
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ModelError(
-            f"cannot load {text}: {reason}", option="tokenizer", cure="give a folder with tokenizer.json"
+            f"cannot load {text}: {quoted(error)}", option="tokenizer", cure="give a folder with tokenizer.json"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from sftloss.errors import ConfigError, ModelError, SftlossError, mention
+from sftloss.errors import ConfigError, ModelError, SftlossError, mention, quoted
 from sftloss.models import DESCRIPTIONS, model_folder
+
+_MOST_LAYERS = 10_000
+_LAYER = re.compile(r"\.\d+\.")
 
 
 def load_model(
@@ -51,28 +55,61 @@ def load_model(
     name = model_folder(name_or_path)
     _check_directory(Path(name).expanduser(), name)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
-    with _as_model_error("config", name):
+    with as_model_error("config", name):
         config = AutoConfig.from_pretrained(name, **hub)
+    check_layers(config, name)
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"{name} is an encoder-decoder", option="model", cure="give a causal (decoder-only) language model"
         )
     source = name if tokenizer is None else str(tokenizer)
-    with _as_model_error("tokenizer", source):  # before the model, which takes longer
+    with as_model_error("tokenizer", source):  # before the model, which takes longer
         own = revision if tokenizer is None else None
         read = load_tokenizer(source, revision=own, trust_remote_code=trust_remote_code)
-    with _as_model_error("model", name):
+    with as_model_error("model", name):
         options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
         loaded: Any = AutoModelForCausalLM.from_pretrained(name, config=config, **options, **hub)
         model, info = loaded[0].to(where).eval(), loaded[1]
     if description := DESCRIPTIONS.get(str(name_or_path)):
         model.config._name_or_path = description
-    missing = sorted(info["missing_keys"])
+    missing, unused = sorted(info["missing_keys"]), sorted(filter(_LAYER.search, info["unexpected_keys"]))
     if missing:
-        names = f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
-        problem = f"the checkpoint {name} lacks {len(missing)} weights of {type(model).__name__} ({names})"
+        problem = f"the checkpoint {name} lacks {len(missing)} weights of {type(model).__name__} ({_first(missing)})"
         raise ModelError(problem, cure="they would be random, so give the complete causal language model")
+    if unused:
+        problem = f"the config.json of {name} describes fewer layers than the checkpoint has"
+        cure = f"repair it: {len(unused)} weights would be left out ({_first(unused)})"
+        raise ModelError(problem, option="model", cure=cure)
     return model, read
+
+
+def check_layers(config: Any, name: str) -> None:
+    """Refuse a configuration with so many layers that building the model would take for ever.
+
+    Raises:
+        ModelError: If there are more than in any model, or, for a local folder, more than weights.
+    """
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > min(
+        _MOST_LAYERS, len(_weight_names(Path(name).expanduser())) or _MOST_LAYERS
+    ):
+        problem = f"the config.json of {name} names {layers:,} layers, for which there are no weights"
+        raise ModelError(problem, option="model", cure="repair num_hidden_layers")
+
+
+def _weight_names(folder: Path) -> set[str]:
+    """Names of the weights in a folder's safetensors, read from their headers; empty where there are none."""
+    from safetensors import safe_open
+
+    names: set[str] = set()
+    for path in folder.glob("*.safetensors") if folder.is_dir() else ():
+        with as_model_error("model", str(path)), safe_open(path, framework="pt") as file:
+            names.update(file.keys())
+    return names
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -110,10 +147,29 @@ def _check_directory(path: Path, name: str) -> None:
         raise ModelError(
             f"{name} holds {content}", option="model", cure="save it with save_pretrained, which writes safetensors"
         )
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        _check_index(index)
+
+
+def _check_index(index: Path) -> None:
+    """The index of a checkpoint in parts may name safetensors beside it only: transformers reads what it names."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{index} is damaged ({quoted(error)})", option="model", cure="download the model again"
+        ) from None
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            problem = f"{index} names {name!r}, and only safetensors beside it are read: pickled weights can run code"
+            raise ModelError(problem, option="model", cure="save the model with save_pretrained")
+        if not (index.parent / name).is_file():
+            raise ModelError(f"{index} names {name}, which is missing", option="model", cure="download the model again")
 
 
 @contextmanager
-def _as_model_error(what: str, name: str) -> Iterator[None]:
+def as_model_error(what: str, name: str) -> Iterator[None]:
     """One sentence for everything that can go wrong between a name and a loaded object."""
     try:
         yield
@@ -142,5 +198,5 @@ def _hint(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error, as one sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".") + "."
+    """An error of another library, as one sentence."""
+    return quoted(error) + "."

@@ -12,9 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from sftloss.errors import ConfigError, mention
-from sftloss.files import json_lines, locked, put_folder, remove_own, seal, strangers, write_atomic, write_json
+from sftloss.files import (
+    Place,
+    check_outputs,
+    json_lines,
+    locked,
+    put_folder,
+    remove_own,
+    seal,
+    strangers,
+    write_atomic,
+    write_json,
+)
 from sftloss.finetune.checkpoint import checkpoints
 from sftloss.finetune.recipe import Recipe
+from sftloss.models import read_places
+
+RESULTS = ("model", "history.jsonl", "train.json", "checkpoints", ".next")
+"""The files and folders of a run, in its output folder."""
 
 _NEXT = ".next"
 
@@ -94,13 +109,19 @@ def folder_of(recipe: Recipe, rank: int) -> Iterator[RunFolder]:
 
     Raises:
         ConfigError: If an earlier run's results are there and the recipe neither overwrites nor resumes, the folder
-            holds something else in their places or cannot be written, or another run writes there now.
+            holds something else or an input in their places, cannot be written, or another run writes there now.
     """
     if recipe.output is None:
         with tempfile.TemporaryDirectory(prefix="sftloss-") as temporary:
             yield RunFolder(Path(temporary), Path(temporary), stays=False)
         return
     root = Path(recipe.output).expanduser()
+    inputs = [
+        place
+        for option in ("model", "tokenizer", "data", "eval_data")
+        for place in read_places(option, getattr(recipe, option) or "")
+    ]
+    check_outputs(inputs, [Place("output", root / name) for name in RESULTS])
     other = f"choose another {mention('output')}"
     taken = _taken(root)
     if taken and not (recipe.overwrite or recipe.resume or recipe.resume_from):

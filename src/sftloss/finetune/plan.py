@@ -11,9 +11,8 @@ import torch
 
 from sftloss.data import Example
 from sftloss.data.tokenizer import load_tokenizer
-from sftloss.decoder.loading import first_line
+from sftloss.decoder.loading import as_model_error, check_layers
 from sftloss.document import TokenStrip
-from sftloss.errors import ModelError
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet, rows_accounts
 from sftloss.finetune.setup import dtype_of, model_name, with_adapters
@@ -106,8 +105,9 @@ def _outline(recipe: Recipe) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     name, revision = model_name(recipe), recipe.revision
-    try:
+    with as_model_error("model", name):
         config = AutoConfig.from_pretrained(model_folder(name), revision=revision)
+        check_layers(config, model_folder(name))
         dtype = dtype_of(recipe)
         dtype = dtype if isinstance(dtype, torch.dtype) else getattr(config, "dtype", None) or torch.float32
         with torch.device("meta"):
@@ -115,9 +115,6 @@ def _outline(recipe: Recipe) -> tuple[Any, Any]:
             if recipe.lora is not None:
                 model = with_adapters(model, recipe.lora, recipe.seed)
         return model, load_tokenizer(recipe.tokenizer or name, revision=revision)
-    except (OSError, ValueError) as error:
-        problem = f"cannot read {name}: {first_line(error)}"
-        raise ModelError(problem, option="model") from error
 
 
 def _memory(recipe: Recipe, model: Any, data: DataSet) -> dict[str, int]:

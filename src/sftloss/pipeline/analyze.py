@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sftloss.document import Command, Document, by_severity, with_commands
 from sftloss.errors import ConfigError, mention
 from sftloss.models import weights_note
-from sftloss.pipeline.folder import TABLE, check_folder, folder
+from sftloss.pipeline.folder import check_folder, folder, table_of
 from sftloss.pipeline.meeting import meeting
 from sftloss.pipeline.question import read_objectives
 from sftloss.pipeline.run import Run, records_of
@@ -77,7 +77,7 @@ def analyze(
     if question.level == "S2":
         _check_hidden(model)
     examples = _examples(rows, run, tokenizer)
-    with folder(run) as place:
+    with folder(run, rows) as place:
         with meeting(run.shard, run.rank_timeout) as meet:
             meet()  # the folder is checked and cleared: the others may write
             table = _measured(model, tokenizer, examples, by_name, (rows, run, place.table))
@@ -127,7 +127,7 @@ def take_part(
     examples = _examples(rows, run, tokenizer)
     with meeting(run.shard, run.rank_timeout) as meet:
         meet()
-        _measured(model, tokenizer, examples, by_name, (rows, run, Path(run.output).expanduser() / TABLE))
+        _measured(model, tokenizer, examples, by_name, (rows, run, table_of(run)))
         meet()
 
 
@@ -136,7 +136,7 @@ def check(rows: str | Path | Iterable[Mapping[str, Any]], *, losses: Sequence[st
     read_objectives(losses)
     _examples(rows, run, None)
     if run.shard[0] == 0:
-        check_folder(run)
+        check_folder(run, rows)
 
 
 def _examples(rows: Any, run: Run, tokenizer: Any) -> Examples:

@@ -52,7 +52,7 @@ def inspect(
 
     run = run or Run()
     policy = "raise" if run.on_error == "raise" else "count"
-    with folder(run, resumes=False) as place:
+    with folder(run, rows, resumes=False) as place:
         records = records_of(rows, run, on_error=policy)
         document = inspect_records(records, tokenizer, question, max_length=run.max_length, progress=run.progress)
         report = Report(replace(document, provenance=(*run.provenance, *document.provenance)))

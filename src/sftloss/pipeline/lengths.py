@@ -71,7 +71,7 @@ def lengths(
         raise ConfigError(f"{mention('max_length')} counts tokens", cure=f"give a {mention('tokenizer')} with it")
     records = records_of(rows, run)
     examples = Examples(records, tokenizer, max_length=run.max_length)
-    with folder(run, resumes=False) as place:
+    with folder(run, rows, resumes=False) as place:
         measured = _Measured(LengthColumns())
         by_text = _of_text(records, unit)
         by_tokens = ((row_lengths(example), example.origin, "tokens") for example in examples)

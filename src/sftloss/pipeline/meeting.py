@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from sftloss.errors import ConfigError, mention
+from sftloss.errors import ConfigError, MachineError, mention, quoted
 
 _LIFE = timedelta(days=30)
 
@@ -25,7 +25,8 @@ def meeting(shard: tuple[int, int], patience: float) -> Iterator[Callable[[], No
         patience: Seconds in which all ranks must have joined; their models may load at different speeds.
 
     Raises:
-        ConfigError: If a rank does not join in time, or ends before a meeting.
+        ConfigError: If a rank does not join in time.
+        MachineError: If one ends before a meeting.
     """
     rank, world = shard
     if world == 1:
@@ -42,7 +43,7 @@ def meeting(shard: tuple[int, int], patience: float) -> Iterator[Callable[[], No
         try:
             dist.monitored_barrier(group, timeout=_LIFE)
         except RuntimeError:
-            raise ConfigError(
+            raise MachineError(
                 f"rank {rank} of {world}: another rank ended before its part was done, and its own message names the "
                 "reason",
                 cure=f"what is measured stays, start all ranks again with {mention('resume')}",
@@ -64,6 +65,7 @@ def _join(shard: tuple[int, int], patience: timedelta) -> Any:
     except (RuntimeError, ValueError) as error:  # ValueError: no MASTER_ADDR, this is no launcher's process
         raise ConfigError(
             f"rank {rank} of {world}: not all ranks came within {patience.total_seconds():g} s, so a shard of the data "
-            f"is missing; start every rank, as torchrun does ({str(error).splitlines()[0][:120]})."
+            "is missing",
+            cure=f"start every rank, as torchrun does ({quoted(error, 120)})",
         ) from None
     return dist.group.WORLD

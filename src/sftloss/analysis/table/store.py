@@ -1,14 +1,15 @@
 """The table on disk: pairs of parquet parts that are either complete or not there, and read lazily.
 
 A pair is ``tokens-RANK-SEQ.parquet`` and ``examples-RANK-SEQ.parquet``. Each is written to a temporary name and
-renamed, the examples last: their name says that the pair is complete. What a killed run leaves behind is thus a
-temporary file or a tokens part without its examples, and both are swept away by the run that continues.
+renamed; then both are listed in ``parts-RANK.json`` with their sizes and digests, which completes the pair. The run
+that continues removes what a killed run left unlisted, and measures again what is no longer as it was listed.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,12 @@ import polars as pl
 import torch
 
 from sftloss.errors import ConfigError, DataError, mention
-from sftloss.files import write_atomic
+from sftloss.files import file_digest, write_atomic
 from sftloss.statistics import FIELDS, TokenStats
 
-SCHEMA_VERSION = "2.1"
+SCHEMA_VERSION = "2.2"
 MANIFEST = "manifest.json"
+_LOG = logging.getLogger("sftloss.analysis")
 _PART = re.compile(r"\.?(tokens|examples)-(\d{5})-(\d{6})\.parquet(\.\w+\.tmp)?")
 
 EXAMPLE_SCHEMA: dict[str, Any] = {
@@ -83,28 +85,41 @@ class Done:
         return int(self.digests[at]) if is_known else None
 
 
-def complete_parts(directory: Path) -> list[Part]:
-    """Pairs whose two files can be read and agree, in the order they were written."""
+def complete_parts(directory: Path, *, is_verified: bool = False) -> list[Part]:
+    """Pairs that are whole, in the order they were written: listed by their rank, with the sizes of the list.
+
+    Args:
+        directory: The table.
+        is_verified: Compare the digests of all files too.
+
+    Raises:
+        DataError: If a list is damaged.
+    """
     parts: list[Part] = []
-    for rank, sequence, kind, is_temporary, path in _files(directory):
-        if kind != "examples" or is_temporary:
-            continue
-        tokens = path.with_name(path.name.replace("examples-", "tokens-", 1))
-        rows = _count(tokens, pl.len())
-        if rows is not None and rows == _count(path, pl.col("n_targets").cast(pl.Int64).sum()):
-            parts.append(Part(rank, sequence, tokens, path))
+    for rank in sorted({rank for rank, *_ in _files(directory)}):
+        listed = _listed(directory, rank)
+        for name in sorted(name for name in listed if name.startswith("examples-")):
+            pair = (directory / name.replace("examples-", "tokens-", 1), directory / name)
+            if all(_is_whole(path, listed.get(path.name), is_verified) for path in pair):
+                parts.append(Part(rank, int(name.split("-")[2].partition(".")[0]), *pair))
     return sorted(parts, key=lambda part: (part.rank, part.sequence))
 
 
 def done_so_far(directory: Path, shard: tuple[int, int]) -> Done:
-    """Remove what no complete pair owns, of this rank's and of ranks that no longer run; say what is done."""
-    parts = complete_parts(directory)
+    """Remove what no complete pair owns, of this rank and of ranks that no longer run; return what is done."""
+    parts = complete_parts(directory, is_verified=True)
     owned = {path for part in parts for path in (part.tokens, part.examples)}
     rank, world = shard
-    for part_rank, _, _, _, path in _files(directory):
+    for part_rank, _, _, is_temporary, path in _files(directory):
         # another rank may be between its two renames
         if path not in owned and part_rank % world == rank:
+            if not is_temporary and path.name in _listed(directory, part_rank):
+                _LOG.warning("sftloss: %s is not what was written; its examples are measured again.", path)
             path.unlink()
+    for part_rank in {part.rank for part in parts if part.rank % world == rank}:
+        names = {path.name for part in parts if part.rank == part_rank for path in (part.tokens, part.examples)}
+        entries = {name: entry for name, entry in _listed(directory, part_rank).items() if name in names}
+        write_whole(_list_of(directory, part_rank), {"format": 1, "files": entries})
     if not parts:
         return Done(np.zeros(0, np.int64), np.zeros(0, np.uint64))
     done = pl.scan_parquet([part.examples for part in parts]).select("example", "digest").sort("example").collect()
@@ -117,9 +132,13 @@ def next_sequence(directory: Path, rank: int) -> int:
 
 
 def write_part(directory: Path, rank: int, sequence: int, tokens: pl.DataFrame, examples: pl.DataFrame) -> None:
-    """Put one pair on disk, the examples last."""
+    """Put one pair on disk, then list both files with their digests: the list makes the pair part of the table."""
+    entries = _listed(directory, rank)
     for kind, frame in (("tokens", tokens), ("examples", examples)):
-        write_whole(directory / f"{kind}-{rank:05d}-{sequence:06d}.parquet", frame)
+        path = directory / f"{kind}-{rank:05d}-{sequence:06d}.parquet"
+        write_whole(path, frame)
+        entries[path.name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+    write_whole(_list_of(directory, rank), {"format": 1, "files": entries})
 
 
 def write_done(directory: Path, shard: tuple[int, int], examples: int) -> None:
@@ -194,12 +213,29 @@ def _files(directory: Path) -> Iterator[tuple[int, int, str, bool, Path]]:
             yield int(match[2]), int(match[3]), match[1], match[4] is not None, path
 
 
-def _count(path: Path, of: pl.Expr) -> int | None:
-    """One number of a file, None where the file cannot be read."""
+def _list_of(directory: Path, rank: int) -> Path:
+    return directory / f"parts-{rank:05d}.json"
+
+
+def _listed(directory: Path, rank: int) -> dict[str, Any]:
+    """Size and digest of each file that a rank has completed, by name."""
+    path = _list_of(directory, rank)
     try:
-        return int(pl.scan_parquet(path).select(of).collect().item())
-    except (OSError, pl.exceptions.PolarsError):
-        return None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] == 1 and all({"bytes", "sha256"} <= set(entry) for entry in content["files"].values()):
+            return dict(content["files"])
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise DataError(f"{path} is damaged", cure="delete the folder and measure again")
+
+
+def _is_whole(path: Path, entry: Mapping[str, Any] | None, is_verified: bool) -> bool:
+    """Whether a listed file has its size, and its digest where that is compared."""
+    if entry is None or not path.is_file() or path.stat().st_size != entry["bytes"]:
+        return False
+    return not is_verified or file_digest(path) == entry["sha256"]
 
 
 def _short(value: Any) -> str:

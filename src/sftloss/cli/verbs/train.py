@@ -32,6 +32,7 @@ from sftloss.files import write_atomic
 if TYPE_CHECKING:
     from sftloss.finetune import Recipe
 
+RESULTS = ("model", "history.jsonl", "train.json", "checkpoints", ".next")
 _UNITS = (("GB", 2**30), ("MB", 2**20), ("kB", 2**10))
 
 
@@ -66,7 +67,7 @@ class TrainOptions:
         (), "Experiment tracker: tensorboard, wandb or trackio.", panel=OUTPUT, metavar="NAME"
     )
     run_name: str | None = option(None, "Name of the run in the trackers.", panel=OUTPUT)
-    folder: FolderOptions = part(FolderOptions("sftloss-train"))
+    folder: FolderOptions = part(FolderOptions("sftloss-train"), writes={"output": RESULTS})
     resume: bool = option(
         False, "Continue from the newest checkpoint in the output folder, or start where there is none.", panel=OUTPUT
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sftloss.data.examples import Origin
-from sftloss.errors import ConfigError, DataError
+from sftloss.errors import ConfigError, DataError, quoted
 from sftloss.registry import closest
 
 StoredRow = tuple[Origin, dict[str, Any]]
@@ -40,19 +40,14 @@ def read_parquet(path: Path) -> Iterator[StoredRow]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from None
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"{path}: not a parquet file, or a damaged one ({_first_line(error)}).") from None
+        raise DataError(f"{path}: not a parquet file, or a damaged one ({quoted(error, 120)}).") from None
     except BaseException as error:
         # polars reports some damage as a panic, which is no Exception
         if type(error).__name__ != "PanicException":
             raise
-        raise DataError(f"{path}: a damaged parquet file ({_first_line(error)}).") from None
+        raise DataError(f"{path}: a damaged parquet file ({quoted(error, 120)}).") from None
     if row == 0:
         raise DataError(f"{path}: the file has no rows.")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:120].rstrip(".") if lines else type(error).__name__
 
 
 def _without_nulls(value: Any) -> Any:
@@ -78,7 +73,7 @@ def read_saved_dataset(folder: Path) -> Iterator[StoredRow]:
     try:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # arrow, json and datasets each raise their own
-        raise DataError(f"{folder}: the saved dataset cannot be loaded ({_first_line(error)}).") from None
+        raise DataError(f"{folder}: the saved dataset cannot be loaded ({quoted(error, 120)}).") from None
     yield from _rows(_split_of(loaded, str(folder), None), str(folder))
 
 
@@ -115,13 +110,13 @@ def read_hub(hub: HubName) -> Iterator[StoredRow]:
         loaded = load(hub.name, hub.config, split=hub.split, revision=hub.revision, streaming=True, **safety)
     except Exception as error:  # network, permission, unknown config: all with their own classes
         missing = "no such file or folder here, and as a hub data set it cannot be loaded"
-        raise DataError(f"{hub.name}: {missing} ({_first_line(error)}).") from None
+        raise DataError(f"{hub.name}: {missing} ({quoted(error, 120)}).") from None
     try:
         yield from _rows(_split_of(loaded, hub.name, hub.split), hub.name)
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{hub.name}: the hub data set broke off ({_first_line(error)}).") from None
+        raise DataError(f"{hub.name}: the hub data set broke off ({quoted(error, 120)}).") from None
 
 
 def _datasets(source: str) -> Any:
