@@ -111,6 +111,7 @@ _RAW: dict[str, bytes] = {
     "tokens-negative.jsonl": b'{"input_ids": [-5, -6, -7]}\n',
     "tokens-huge.jsonl": json.dumps({"input_ids": [5, HUGE, 7]}).encode(),
     "tokens-huger.jsonl": json.dumps({"input_ids": [5, HUGE * 16, 7]}).encode(),
+    "tokens-outside.jsonl": b'{"input_ids": [5, 100000, 7]}\n' * 3,
     "labels-short.jsonl": b'{"input_ids": [5, 6, 7], "labels": [5]}\n',
     "labels-huge.jsonl": json.dumps({"input_ids": [5, 6, 7], "labels": [5, 6, HUGE]}).encode(),
     "labels-text.jsonl": b'{"input_ids": [5, 6, 7], "labels": "abc"}\n',
@@ -143,7 +144,8 @@ def _data() -> Iterator[Case]:
     }
     for name, raw in _RAW.items():
         for verb, words in lines.items():
-            yield Case(f"{verb}-{name}", partial(_data_words, words, name, raw), (0, DATA))
+            codes = (MODEL_CODE,) if (verb, name) == ("analyze", "tokens-outside.jsonl") else (0, DATA)
+            yield Case(f"{verb}-{name}", partial(_data_words, words, name, raw), codes)
 
 
 def _data_words(words: list[object], name: str, raw: bytes, place: Path) -> list[object]:
@@ -480,8 +482,9 @@ KINDS = (
 def page_region() -> str:
     """The table of the page, from the kinds."""
     rows = [(k.name, k.example, k.happens, f"{sum(1 for _ in k.cases())} inputs, {_SHOWN_BY}") for k in KINDS]
-    lines = [("what goes wrong", "example", "what happens", "shown by"), ("---",) * 4, *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [("what goes wrong", "example", "what happens", "shown by"), *rows]
+    head, *body = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([head, "|---|---|---|---|", *body])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from sftloss.finetune.checkpoint import agree, checkpoints, chosen_checkpoint, v
 from sftloss.finetune.folder import folder_of
 from sftloss.finetune.outcome import Interrupted, Outcome, identity, model_facts
 from sftloss.finetune.recipe import Recipe
-from sftloss.finetune.rows import Collator, DataSet, hold_out, pack, read, rows_accounts
+from sftloss.finetune.rows import Collator, DataSet, check_vocabulary, hold_out, pack, read, rows_accounts
 from sftloss.finetune.setup import check_trackers, model_and_tokenizer, training_arguments
 from sftloss.finetune.task_weights import read_choice, weighted
 from sftloss.finetune.trainer import Work, trainer_class
@@ -69,6 +69,7 @@ def fine_tune(
         checkpoint = chosen_checkpoint(folder.checkpoints, resume=resume, resume_from=recipe.resume_from)
         model, tokenizer = model_and_tokenizer(recipe, model, tokenizer)
         data, held_out = data_of(recipe, tokenizer, rows, eval_rows)
+        check_vocabulary(model.config, data, held_out)
         if on_rows is not None:
             on_rows(rows_accounts(data, held_out))
         loss = weighted(loss, recipe, data)

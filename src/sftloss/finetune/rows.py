@@ -168,6 +168,20 @@ def _with_every_role(example: Example) -> Example:
     return replace(example, weights=weights)
 
 
+def check_vocabulary(config: Any, *parts: DataSet | None) -> None:
+    """Refuse token ids that the model has no embedding for.
+
+    Raises:
+        DataError: At the first one.
+    """
+    size = int(getattr(config.get_text_config(), "vocab_size", 2**31))
+    for example in (example for part in parts if part is not None for example in part.examples):
+        if len(example.input_ids) and (largest := int(example.input_ids.max())) >= size:
+            problem = f"token {largest} is outside the model's vocabulary of {size:,}"
+            cure = "tokenize the row with the tokenizer that the model was made for"
+            raise DataError(problem, where=example.origin, cure=cure)
+
+
 def hold_out(data: DataSet, share: float, seed: int) -> tuple[DataSet, DataSet]:
     """Two parts, the second about `share` of the rows, by seed; rows with the same prompt are on one side.
 

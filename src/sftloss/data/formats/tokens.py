@@ -40,6 +40,9 @@ def tokens(row: RawRow) -> dict[str, list[Any]]:
     return columns
 
 
+_LARGEST = 2**31 - 1
+
+
 def _listed(value: Any, name: str) -> list[Any]:
     value = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(value, list | tuple):
@@ -52,6 +55,8 @@ def _integers(value: Any, name: str) -> list[int]:
     # bool is an int to isinstance, and a list of lists would be one batch, not one row
     for kind in set(map(type, values)) - {int}:
         raise BadRow("bad-tokens", f"{name} holds a {kind.__name__}; write a flat list of whole numbers")
+    if max(map(abs, values), default=0) > _LARGEST:
+        raise BadRow("bad-tokens", f"{name} holds {excerpt(max(values, key=abs), 40)}, and no vocabulary is that large")
     return values
 
 
