@@ -11,7 +11,8 @@ from torch import Tensor
 from sftloss.statistics.checks import check_inputs, checked_plan, not_traced, refuse_second_order
 from sftloss.statistics.head import Head
 from sftloss.statistics.plan import Plan, cuts
-from sftloss.statistics.products import Gradients, Wanted, compute_dtype, in_dtypes, project
+from sftloss.statistics.products.gradients import Gradients, Wanted, in_dtypes
+from sftloss.statistics.products.logits import compute_dtype, project
 from sftloss.statistics.tokens import Counted
 
 Source = tuple[Tensor, Head]

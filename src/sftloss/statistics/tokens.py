@@ -17,6 +17,24 @@ FIELDS = DIFFERENTIABLE + DETACHED
 
 
 @dataclass(frozen=True)
+class Filtered:
+    """What gradient filtering left out of one call (`Plan(tolerance=...)`).
+
+    Attributes:
+        kept: Share of the vocabulary columns that took part in the gradient products, mean over the tokens; 1 where
+            filtering did not pay.
+        dropped: Mass of the logit gradients that was left out and replaced, over the mass of the coefficients. For
+            cross-entropy this is the mean probability of the tokens left out.
+        error: Estimated relative error of the gradients (Frobenius norm), the largest over the hidden states and the
+            tensors of the head; on a shard, of its part.
+    """
+
+    kept: float
+    dropped: float
+    error: float
+
+
+@dataclass(frozen=True)
 class TokenStats:
     r"""Statistics of the next-token distribution p, one value a token, in nats.
 
@@ -38,11 +56,13 @@ class TokenStats:
         fields: The computed statistics by name, each of shape ``(tokens,)``.
         vocab_size: Number of finite logits of a row: an int, or a tensor that broadcasts over the tokens.
         extras: A caller's own tensors, first axis ``tokens``, such as the log-probability of a reference model.
+        filtered: What gradient filtering left out; None where the gradients are exact.
     """
 
     fields: Mapping[str, Tensor]
     vocab_size: int | Tensor = 0
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    filtered: Filtered | None = None
 
     def __getattr__(self, name: str) -> Tensor:
         if name.startswith("__") or name not in FIELDS:

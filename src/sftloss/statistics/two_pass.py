@@ -16,7 +16,7 @@ from sftloss.statistics.backends.rows import FREE, RowGradient, RowNumbers, Sums
 from sftloss.statistics.checks import check_inputs, checked_plan, not_traced, refuse_second_order
 from sftloss.statistics.head import Head
 from sftloss.statistics.plan import Buffers, Plan, cuts
-from sftloss.statistics.products import Gradients, Wanted, in_dtypes
+from sftloss.statistics.products.gradients import Gradients, Wanted, in_dtypes
 from sftloss.statistics.sharded import merge
 from sftloss.statistics.tokens import FIELDS, IGNORED, Counted, TokenStats, check_fields
 

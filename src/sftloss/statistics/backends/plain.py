@@ -15,7 +15,7 @@ from torch import Tensor
 from sftloss.statistics.backends.rows import FAR, GradientFormula, RowGradient, RowNumbers, Sums, sliced
 from sftloss.statistics.head import Head
 from sftloss.statistics.plan import Buffers
-from sftloss.statistics.products import compute_dtype, project, vocabulary
+from sftloss.statistics.products.logits import compute_dtype, project, vocabulary
 
 _CACHE_BYTES = 2 * 2**20  # of a block that one thread goes over several times while it is in the thread's cache
 

@@ -16,12 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sftloss.statistics import products
 from sftloss.statistics.backends import rows
 from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock
 from sftloss.statistics.backends.rows import GradientFormula, RowGradient, RowNumbers, Sums
 from sftloss.statistics.head import Head
 from sftloss.statistics.plan import Buffers
+from sftloss.statistics.products import logits as products
 
 _BLOCK = 4096  # columns a program holds at once: 16 KiB of float32 in the registers of 8 warps
 _FAR = tl.constexpr(rows.FAR)
