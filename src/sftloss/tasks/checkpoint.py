@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,15 +32,6 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-@dataclass(frozen=True)
-class Mismatches:
-    """Lists in which torch collects what does not fit. Missing and unexpected keys are errors with ``strict`` only."""
-
-    missing: list[str]
-    unexpected: list[str]
-    errors: list[str]
-
-
 def ring_values(ring: Tensor, count: int) -> Tensor:
     """Entries of one task's ring after ``count`` of them, from oldest to newest."""
     return ring[:count] if count < ring.numel() else ring.roll(-(count % ring.numel()))
@@ -51,26 +41,27 @@ def by_name(
     module: Any,
     saved: dict[str, Any],
     prefix: str,
-    mismatches: Mismatches,
-    *,
-    square: frozenset[str] = frozenset(),
+    missing: list[str],
+    unexpected: list[str],
+    errors: list[str],
+    square: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Return the checkpoint with each task's rows in the place that this module has for the task.
 
-    Another strategy is an error. Other tasks are errors under ``strict``; else tasks are added (fresh) and dropped.
-    Buffers in ``square`` have a column for each task too. The caller's dict is left as it is.
+    Another strategy is one of `errors`. Other tasks are `unexpected` and `missing`, which torch refuses if ``strict``;
+    else they are dropped, and added fresh. Buffers in `square` have a column for each task too.
     """
     extra = saved.get(f"{prefix}_extra_state")
     if extra is None:
         return saved
     theirs, ours = list(extra["task_names"]), list(module.task_names)
     if "strategy" in extra and extra["strategy"] != module.strategy.name:
-        mismatches.errors.append(
+        errors.append(
             f"MultiTaskLoss: the checkpoint's strategy is {extra['strategy']}, this one's {module.strategy.name}."
         )
         return saved
-    mismatches.unexpected.extend(f"{prefix}task {name}" for name in theirs if name not in ours)
-    mismatches.missing.extend(f"{prefix}task {name}" for name in ours if name not in theirs)
+    unexpected.extend(f"{prefix}task {name}" for name in theirs if name not in ours)
+    missing.extend(f"{prefix}task {name}" for name in ours if name not in theirs)
     result = dict(saved)
     common = [name for name in ours if name in theirs]
     here = torch.tensor([ours.index(name) for name in common], dtype=torch.int64)

@@ -328,7 +328,7 @@ class MultiTaskLoss(nn.Module):
         self.passes, self.extra_passes = int(state["passes"]), int(state["extra_passes"])
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:  # type: ignore[no-untyped-def]
-        state_dict = checkpoint.by_name(self, state_dict, prefix, checkpoint.Mismatches(missing, unexpected, errors))
+        state_dict = checkpoint.by_name(self, state_dict, prefix, missing, unexpected, errors)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
 
     def extra_repr(self) -> str:

@@ -66,14 +66,13 @@ def _losses(ring: Tensor, count: int) -> dict[str, Any]:
 
 def step_info(module: Any, losses: Mapping[str, Tensor], total: Tensor) -> dict[str, Any]:
     """Return the parts of a forward pass, detached and on the device."""
+    by_task = {name: losses.get(name) for name in module.task_names}
     weights = list(module.weights)
-    weighted = [
-        None if name not in losses else losses[name] * weight.to(losses[name].device)
-        for name, weight in zip(module.task_names, weights, strict=True)
-    ]
     return {
-        "individual_losses": {name: losses.get(name) for name in module.task_names},
+        "individual_losses": by_task,
         "task_weights": weights,
-        "weighted_losses": weighted,
+        "weighted_losses": [
+            x if x is None else x * w.to(x.device) for x, w in zip(by_task.values(), weights, strict=True)
+        ],
         "total_loss": total.detach(),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -84,24 +85,25 @@ class Conflicts(nn.Module):
             (``"decreasing"``: the tasks come to pull against each other); and in ``pairs``, by ``"a, b"``, the last
             ``cosine``, ``mean_cosine``, ``conflict_rate`` and ``steps``. None where nothing is known.
         """
-        cosine, total, met, against = (x.cpu() for x in (self.cosine, self.cosine_sum, self.met, self.against))
-        pairs, names = {}, self.task_names
-        upper = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
-        for i, j in upper:
-            n = int(met[i, j])
-            pairs[f"{names[i]}, {names[j]}"] = {
-                "cosine": float(cosine[i, j]) if n else None,
-                "mean_cosine": float(total[i, j]) / n if n else None,
-                "conflict_rate": int(against[i, j]) / n if n else None,
-                "steps": n,
+        i, j = torch.triu_indices(len(self.task_names), len(self.task_names), offset=1)
+        columns = [x.cpu()[i, j].tolist() for x in (self.cosine, self.cosine_sum, self.met, self.against)]
+        names = [f"{a}, {b}" for a, b in combinations(self.task_names, 2)]
+        pairs = {
+            name: {
+                "cosine": cosine if met else None,
+                "mean_cosine": total / met if met else None,
+                "conflict_rate": against / met if met else None,
+                "steps": met,
             }
-        every = sum(int(met[p]) for p in upper)
+            for name, cosine, total, met, against in zip(names, *columns, strict=True)
+        }
+        _, total, met, against = map(sum, columns)
         steps = int(self.steps)
         direction = trend(checkpoint.ring_values(self.means.cpu(), steps))
         return {
             "steps": steps,
-            "conflict_rate": sum(int(against[p]) for p in upper) / every if every else None,
-            "mean_cosine": sum(float(total[p]) for p in upper) / every if every else None,
+            "conflict_rate": against / met if met else None,
+            "mean_cosine": total / met if met else None,
             "cosine_trend": direction.name,
             "cosine_trend_p": direction.p,
             "pairs": pairs,
@@ -127,7 +129,6 @@ class Conflicts(nn.Module):
         """Do nothing: names were used while the buffers were read."""
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:  # type: ignore[no-untyped-def]
-        mismatches = checkpoint.Mismatches(missing, unexpected, errors)
-        square = frozenset({"cosine", "cosine_sum", "met", "against"})
-        state_dict = checkpoint.by_name(self, state_dict, prefix, mismatches, square=square)
+        square = ("cosine", "cosine_sum", "met", "against")
+        state_dict = checkpoint.by_name(self, state_dict, prefix, missing, unexpected, errors, square)
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
