@@ -16,7 +16,7 @@ from tests.training.cases import VOCAB, definition, gradients, model_of, ragged_
 from sftloss.decoder import open_decoder
 from sftloss.errors import ModelError
 from sftloss.objectives import objective
-from sftloss.training import Loss, attach, attachment_of, collate_rows, detach
+from sftloss.training import Loss, TaskFactors, attach, attachment_of, collate_rows, detach, step_total
 
 pytest.importorskip("transformers")
 # peft 0.21 asks transformers 5.23 by a name that will go
@@ -143,6 +143,27 @@ def test_detach_under_anothers_wrapper_passes_calls_on() -> None:
     attachment.detach()
     assert float(model(BATCH["input_ids"], labels=BATCH["labels"]).loss.detach()) == own
     attach(model, "cross_entropy")
+
+
+def test_detaching_twice_is_detaching_once() -> None:
+    model = model_of()
+    attachment = attach(model, "cross_entropy")
+    attachment.detach()
+    attachment.detach()
+    with pytest.raises(ModelError, match="no loss attached"):
+        detach(model)
+    assert attach(model, "cross_entropy").is_active
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_step_of_a_loss_with_other_task_factors_is_refused(is_weighted: bool) -> None:
+    weighted, plain = Loss(tasks=TaskFactors({"a": 1.0, "b": 0.5})), Loss(tasks=("a", "b"))
+    batch = {**BATCH, "tasks": torch.arange(8) % 2}
+    model = model_of()
+    attach(model, weighted if is_weighted else plain)
+    step = step_total(plain if is_weighted else weighted, [batch])
+    with pytest.raises(ValueError, match="the step of a loss with other task factors"):
+        model(**batch, num_items_in_batch=step)
 
 
 def test_only_one_loss_is_attached_at_a_time() -> None:

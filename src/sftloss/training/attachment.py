@@ -102,6 +102,8 @@ class Attachment:
 
     def detach(self) -> None:
         """Give the model its own forward back. What others wrapped around ours stays, and ours then passes calls on."""
+        if not self.is_active:
+            return
         self.is_active = False
         self._disconnect()
         if self._hook is not None:
@@ -217,6 +219,11 @@ class Attachment:
         """The step a pass belongs to; its own where the batch names none."""
         loss, items = self.loss, batch.get("num_items_in_batch")
         if isinstance(items, Step):
+            if (items.factors is not None) != loss.task_factor.is_weighting:
+                raise ValueError(
+                    "sftloss: num_items_in_batch is the step of a loss with other task factors; count it with this "
+                    "model's own attachment.step(micro_batches)."
+                )
             return items
         if items is None:
             factors = loss.task_factor.outside_of_a_step(self.model.training)
