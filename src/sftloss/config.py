@@ -9,6 +9,7 @@ given twice, an unknown key or a value of the wrong type is an error with its li
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -284,7 +285,7 @@ def _pairs(value: Any, one: Option) -> dict[str, str]:
             raise ConfigError(f"a name is given twice in {_short(value)}", option=one.name)
         return {left.strip(): right.strip() for left, _, right in parts}
     if isinstance(value, Mapping) and one.flag.takes_numbers:
-        value = {name: str(item) if _is_number(item) else item for name, item in value.items()}
+        value = {name: json.dumps(item) if isinstance(item, int | float) else item for name, item in value.items()}
     if not isinstance(value, Mapping) or not all(isinstance(v, str) for pair in value.items() for v in pair):
         problem = f"expected names and their values, such as {{prompt: q, response: a}}, got {_short(value)}"
         raise ConfigError(problem, option=one.name)

@@ -14,9 +14,10 @@ from tests.tiny import BOS, EOS, PAD, tiny_tokenizer
 from sftloss.analysis.mask.audit import audit
 from sftloss.analysis.mask.inspect import InspectOptions, inspect_records
 from sftloss.analysis.mask.rules import INSPECT_RULES
-from sftloss.analysis.mask.scaffold import scaffold_of
 from sftloss.analysis.mask.tally import MaskTally
 from sftloss.data import account, encode, read_records
+from sftloss.data.rendering.scaffold import scaffold_of
+from sftloss.data.rendering.template import Template
 from sftloss.document import Document, Finding
 from sftloss.errors import DataError
 from sftloss.roles import PROMPT, RESPONSE, SYSTEM
@@ -128,7 +129,7 @@ def test_inspection_of_clean_pre_tokenised_rows_asks_for_nothing():
 )
 def test_scaffold_learns_the_openers_of_a_template(template, openers):
     tokenizer = tokenizer_of(template)
-    scaffold = scaffold_of(tokenizer)
+    scaffold = scaffold_of(Template(tokenizer))
     assert {tokenizer.decode(list(ids)) for _, ids in scaffold.openers} == openers
 
 
@@ -138,7 +139,7 @@ def test_scaffold_finds_whose_words_stand_where():
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n"
     )
     ids = tokenizer(text, add_special_tokens=False).input_ids
-    turns = scaffold_of(tokenizer).turns(ids)
+    turns = scaffold_of(Template(tokenizer)).turns(ids)
     assert [turn.role for turn in turns] == [SYSTEM, PROMPT, RESPONSE]
     assert tokenizer.decode(ids[turns[2].start : turns[2].stop]) == "yes<|im_end|>"
 
@@ -391,7 +392,7 @@ def test_pad_token_is_not_taken_for_an_end():
 def test_scaffold_is_not_misled_by_a_thought_in_front_of_the_last_answer():
     thinking = TAGGED.replace("{% generation %}", "{% generation %}{% if loop.last %}<think></think>{% endif %}")
     tokenizer = tokenizer_of(thinking)
-    opener = next(ids for role, ids in scaffold_of(tokenizer).openers if role == RESPONSE)
+    opener = next(ids for role, ids in scaffold_of(Template(tokenizer)).openers if role == RESPONSE)
     assert tokenizer.decode(list(opener)) == "<|im_start|>assistant\n"
 
 
@@ -401,7 +402,7 @@ def test_answers_whose_opener_is_not_recognised_are_not_taken_for_the_users():
         other = tokenizer_of()("<|im_start|>model\n", add_special_tokens=False).input_ids
         return labelled(ask + other + answer, range(len(ask + other), len(ask + other + answer)))
 
-    assert not found(rows_of(10, otherwise))
+    assert asking(found(rows_of(10, otherwise))) == {"MASK012"}
     two = rows_of(1, otherwise)[0]
     ask, opener, answer = parts(tokenizer_of(), 5)
     tail = labelled(ask + opener + answer, range(len(ask + opener), len(ask + opener + answer)))
@@ -420,7 +421,7 @@ def test_ledger_grows_by_machine_numbers_only():
     records = read_records([pair(i) for i in range(40)])
     tally = MaskTally()
     tokenizer = tokenizer_of()
-    scaffold = scaffold_of(tokenizer)
+    scaffold = scaffold_of(Template(tokenizer))
     for record in records:
         example = encode(record, tokenizer)
         tally.add(example, audit(example, record, scaffold))

@@ -328,12 +328,27 @@ def test_encode_takes_pre_tokenised_rows_as_they_are():
     tokenizer = tiny_tokenizer([])
     tokens = {"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8]}
     example = encode(Record(HERE, tokens=tokens), tokenizer)
-    assert example.weights.tolist() == [0, 0, 1, 1] and example.roles.tolist() == [0, 0, 1, 1]
+    assert example.weights.tolist() == [0, 0, 1, 1]
+    assert example.roles.tolist() == [ROLES.index("unknown")] * 4 and example.notes == ("roles_unknown",)
+    assert answer_spans(example) == [(2, 4)]  # what is trained is what there is to measure
     weighted = encode(
         Record(HERE, tokens={**tokens, "weights": [9, 9, 0.5, 2], "roles": ["system", 0, 1, 1]}), tokenizer
     )
     assert weighted.weights.tolist() == [0, 0, 0.5, 2] and weighted.roles.tolist() == [2, 0, 1, 1]
     assert weighted.prompts == example.prompts == (example.prompts[0],)
+
+
+@pytest.mark.parametrize("family", ["chatml", "llama 3", "none"])
+def test_roles_of_token_ids_and_texts_come_from_the_turns_in_them(family):
+    """Labels that train the user too do not make the user's words an answer."""
+    tokenizer = tokenizer_of(family)
+    whole = encode(conversation("a question", "an answer", "and", "so on"), tokenizer)
+    ids = whole.input_ids.tolist()
+    row = encode(Record(HERE, tokens={"input_ids": ids, "labels": [-100, *ids[1:-1], -100]}), tokenizer)
+    # a line break that is trained with the end before it counts as a part of the answer
+    assert words_of(row, tokenizer, "response").replace("\n", "") == words_of(whole, tokenizer, "response")
+    text = encode(Record(HERE, text=tokenizer.decode(ids)), tokenizer)
+    assert "a question" in words_of(text, tokenizer, "prompt") and "an answer" in words_of(text, tokenizer, "response")
 
 
 @pytest.mark.parametrize(

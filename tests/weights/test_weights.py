@@ -35,7 +35,7 @@ def test_roles_are_those_of_the_records():
     from sftloss import data, roles
 
     assert ROLES is roles.ROLES is data.ROLES
-    assert list(range(len(ROLES))) == [roles.PROMPT, roles.RESPONSE, roles.SYSTEM, roles.TOOL]
+    assert list(range(len(ROLES))) == [roles.PROMPT, roles.RESPONSE, roles.SYSTEM, roles.TOOL, roles.UNKNOWN]
 
 
 def test_role_weights_keeps_the_given_ratio_whatever_the_lengths():
@@ -56,8 +56,8 @@ def test_role_weights_refuses_unknown_roles_and_numbers_that_are_none(by_role):
 
 
 def test_role_weights_refuses_a_code_out_of_range():
-    with pytest.raises(ValueError, match="role code 4"):
-        role_weights(torch.tensor([4]), {"prompt": 1.0})
+    with pytest.raises(ValueError, match="role code 5"):
+        role_weights(torch.tensor([5]), {"prompt": 1.0})
     with pytest.raises(ValueError, match="role code -2 does not exist"):
         role_weights(torch.tensor([-2]), {"prompt": 1.0})
 

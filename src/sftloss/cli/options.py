@@ -5,6 +5,7 @@ A verb takes a record with :func:`sftloss.config.part`, whose argument holds the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -98,11 +99,27 @@ class DataOptions:
     )  # fmt: skip
     max_examples: int | None = option(None, "Number of examples to read, from the start.", panel=DATA, minimum=1)
     max_length: int | None = option(None, "Tokens kept of each example.", panel=DATA, minimum=2)
+    truncate: str = option(
+        "end", "End of an example that is cut off where it is longer than --max-length.", panel=DATA,
+        choices=("end", "start"),
+    )  # fmt: skip
+    template: str | None = option(
+        None, "Chat template in place of the tokenizer's: a file, a name in TRL such as qwen3_training, or one of the "
+        "tokenizer's names.", panel=DATA, metavar="FILE|NAME", reads=True,
+    )  # fmt: skip
+    chat_template_kwargs: dict[str, str] = option(
+        {}, "Variables for the chat template; a row's own in its column of this name win.", panel=DATA,
+        metavar="enable_thinking=false", takes_numbers=True,
+    )  # fmt: skip
+    think_weight: float | None = option(
+        None, "Factor of the weight of the reasoning in answers; 0 leaves it untrained.", panel=DATA, minimum=0
+    )
 
     @property
     def reading(self) -> dict[str, Any]:
         """Everything but the source, as :class:`sftloss.pipeline.Run` and :func:`sftloss.fine_tune` take it."""
-        return {name: value for name, value in vars(self).items() if name != "data"}
+        reading = {name: value for name, value in vars(self).items() if name != "data"}
+        return reading | {"chat_template_kwargs": variables(self.chat_template_kwargs)}
 
 
 @dataclass(frozen=True)
@@ -216,6 +233,7 @@ def recipe_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     recipe = {f.name: values[f.name] for f in fields(Recipe) if f.name in values}
     recipe["roles"] = {role: number("roles", weight) for role, weight in values["roles"].items()} or None
     recipe["columns"] = values["columns"] or None
+    recipe["chat_template_kwargs"] = variables(values["chat_template_kwargs"])
     if values["normalizer"].replace(".", "", 1).isdigit():
         recipe["normalizer"] = float(values["normalizer"])
     rank, *rest = (values[f"lora_{name}"] for name in ("r", "alpha", "dropout", "targets"))
@@ -224,6 +242,18 @@ def recipe_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     elif any(rest):
         raise ConfigError("missing, the rank of the adapters", option="lora_r", cure="give it, for example 16")
     return recipe
+
+
+def variables(texts: Mapping[str, str]) -> dict[str, Any]:
+    """The texts of an option as JSON has them, ``false`` or ``3``, and as texts where they are none."""
+
+    def value(text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+
+    return {name: value(text) for name, text in texts.items()}
 
 
 def number(name: str, text: str) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sftloss.data.account import ON_ERROR, Account, Places
 from sftloss.data.batches import align, batches, collate, first_fit_decreasing
-from sftloss.data.encode import Examples, encode
-from sftloss.data.examples import Batch, Example, Message, Origin, Record, answer_spans, segment_breaks
+from sftloss.data.encode import Encoding, Examples, encode, encoding_of
+from sftloss.data.examples import Batch, Example, Message, Origin, Record, answer_spans, segment_breaks, spoken_roles
 from sftloss.data.formats import FORMATS, Format, detect_format, register_format
 from sftloss.data.formats.record import COLUMN_ROLES
 from sftloss.data.language import script_of
@@ -23,6 +23,7 @@ __all__ = [
     "Account",
     "BadRow",
     "Batch",
+    "Encoding",
     "Example",
     "Examples",
     "Format",
@@ -40,6 +41,7 @@ __all__ = [
     "collate",
     "detect_format",
     "encode",
+    "encoding_of",
     "first_fit_decreasing",
     "load_tokenizer",
     "pad_id_of",
@@ -47,4 +49,5 @@ __all__ = [
     "register_format",
     "script_of",
     "segment_breaks",
+    "spoken_roles",
 ]

@@ -62,6 +62,7 @@ class Account:
         cuts: Examples that were cut, by whether they still train the end of their last answer: ``"end kept"`` and
             ``"end lost"``.
         cut_tokens: Tokens cut off.
+        notes: Examples by the kind of note that `encode` has about them; `noted` counts the notes as they are.
         limited: Whether the pass stopped at the limit, so that there may be more rows.
         complete: Whether the pass reached its end or its limit.
     """
@@ -74,6 +75,8 @@ class Account:
     unseen_columns: tuple[str, ...] = ()
     cuts: Places = field(default_factory=Places)
     cut_tokens: int = 0
+    notes: Places = field(default_factory=Places)
+    noted: Counter[str] = field(default_factory=Counter)
     limited: bool = False
     complete: bool = False
 
@@ -99,7 +102,10 @@ class Account:
             self.unseen_columns = tuple(name for name in self.unseen_columns if name not in row)
 
     def saw_example(self, example: Example) -> None:
-        """Count what was cut off an example."""
+        """Count what was cut off an example, and the notes about it."""
+        self.noted.update(example.notes)
+        for kind in dict.fromkeys(note.partition(":")[0] for note in example.notes):
+            self.notes.add(kind, example.origin)
         if example.truncated:
             self.cut_tokens += example.truncated
             trained = example.weights != 0
@@ -187,6 +193,17 @@ def _truncated(reason: Reason, account: Account) -> Evidence | None:
     return Evidence(sentence, share, None, "share", rows, severity)
 
 
+def _noted(kinds: tuple[str, ...], sentence: str, account: Account) -> Evidence | None:
+    """Rows with a note of these kinds, and the notes' details, the most frequent first."""
+    count = max(account.notes.counts[kind] for kind in kinds)
+    if not count:
+        return None
+    notes = [note.partition(": ") for note, _ in account.noted.most_common() if note.partition(":")[0] in kinds]
+    details = "; ".join(_DETAILS[kind].format(detail) for kind, _, detail in notes[:4] if kind in _DETAILS)
+    text = f"{_of(count, account)} {sentence}{f': {details}' if details else ''}."
+    return Evidence(text, count / account.rows, None, "share", account.notes.rows(*kinds))
+
+
 def _unseen(account: Account) -> Evidence | None:
     if not account.unseen_columns:
         return None
@@ -198,8 +215,63 @@ def _rule(reason: Reason) -> Rule[Account]:
     return Rule(reason.code, "warning", f"Rows that {reason.sentence}", reason.why, reason.cure, check)
 
 
+_DETAILS = {
+    "lost": "the {}",
+    "opener_differs": "the generation prompt ends with {}, and the answers do not begin with it",
+    "join_differs": "answers end with {}, in the middle of a conversation and at its end",
+    "moved": "a message is not in its place",
+}
+
 ROW_RULES: tuple[Rule[Account], ...] = (
     *map(_rule, ROW_REASONS.values()),
+    Rule(
+        "MASK009",
+        "warning",
+        "Two beginning-of-sequence tokens",
+        "Template and tokenizer both add one. A trainer that keeps both trains on a start never seen again.",
+        "tokenizer(text, add_special_tokens=False) on what apply_chat_template gave",
+        partial(_noted, ("double_bos",), "begin with two beginning-of-sequence tokens; one is removed here"),
+    ),
+    Rule(
+        "DATA107",
+        "warning",
+        "Tools that the chat template does not render",
+        "The model is trained to call tools that were never in its prompt.",
+        "use a template that renders tools: --template",
+        partial(_noted, ("tools_not_rendered",), "name tools that the chat template does not show"),
+    ),
+    Rule(
+        "DATA109",
+        "warning",
+        "Words that the chat template does not show",
+        "The answer is trained without what it answers: its prompt lacks what the data has.",
+        "another chat template: --template; or leave the words out of the data",
+        partial(_noted, ("lost",), "lose words of their prompts in the chat template"),
+    ),
+    Rule(
+        "DATA110",
+        "info",
+        "Tool calls written as plain JSON",
+        "The chat template has no form for calls, so an agent that runs this model has to look for JSON in its text.",
+        "",
+        partial(_noted, ("calls_as_text",), "have their tool calls written as JSON into the text of the answer"),
+    ),
+    Rule(
+        "MASK012",
+        "warning",
+        "Rows of token ids in which no turn of the chat template is found",
+        "Whose words are trained cannot be checked: their labels may train the user, or leave an answer out.",
+        "name the model whose template the rows were made with: --template; or give the rows a column of roles",
+        partial(_noted, ("roles_unknown",), "hold no opener that the chat template writes, so their roles are unknown"),
+    ),
+    Rule(
+        "MASK011",
+        "info",
+        "Answers that stand otherwise in training than in generation",
+        "What follows a prompt in generation differs from what the same place holds in training.",
+        "a template made for training, where the family has one: --template",
+        partial(_noted, ("opener_differs", "join_differs", "moved"), "are rendered otherwise than in generation"),
+    ),
     Rule(
         "DATA108",
         "warning",

@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 
-from sftloss.data.account import Account
+from sftloss.data.account import END_ROOM, Account
 from sftloss.data.examples import Example, Record, answer_spans
 from sftloss.data.read.read import Records, read_records
 from sftloss.data.reasons import BadRow, RowError
 from sftloss.data.rendering.render import render
+from sftloss.data.rendering.scaffold import Scaffold, roles_of, scaffold_of
 from sftloss.data.rendering.template import TAKEN, Template
 from sftloss.data.tokenizer import eos_ids
 from sftloss.errors import ConfigError, mention
-from sftloss.roles import PROMPT, RESPONSE, ROLES
+from sftloss.roles import PROMPT, RESPONSE, ROLES, UNKNOWN
 
 _ROLE_OF = {"user": 0, "assistant": 1, "system": 2, "developer": 2, "tool": 3, "function": 3, "ipython": 3}
 PLAIN_TEXT = "plain text"
@@ -44,7 +45,8 @@ class Encoding:
     Attributes:
         max_length: Tokens kept of a row; what is cut off is counted in `Example.truncated`. None keeps all.
         truncate: Which end of a longer row is cut off, ``"end"`` or ``"start"``.
-        template: Jinja text, or the name of one of the tokenizer's templates, used in place of its default.
+        template: In place of the tokenizer's default: Jinja text, a file, a name in TRL as ``"qwen3_training"``, or one
+            of the tokenizer's names.
         chat_template_kwargs: Variables for the chat template, as ``{"enable_thinking": False}``; a row's own, in its
             column ``chat_template_kwargs``, win.
         think_weight: Factor of the weight of the reasoning in answers; 0 leaves it untrained, None is 1.
@@ -66,6 +68,11 @@ class Encoding:
             raise ConfigError(f"must be a finite number >= 0, got {self.think_weight}", option="think_weight")
         if taken := sorted(TAKEN & set(self.chat_template_kwargs)):
             raise ConfigError(f"{taken[0]} is no variable of a template", option="chat_template_kwargs")
+
+
+def encoding_of(holder: Any) -> dict[str, Any]:
+    """The fields of `Encoding` that a recipe or a run holds, for `Examples` and `encode`."""
+    return {one.name: getattr(holder, one.name) for one in fields(Encoding)}
 
 
 def encode(record: Record, tokenizer: Any, **how: Any) -> Example:
@@ -107,8 +114,8 @@ class _Templates:
     tokenizer: Any
     by_kwargs: dict[str, Template] = field(default_factory=dict)
 
-    def of(self, record: Record, how: Encoding) -> Template:
-        kwargs = {**how.chat_template_kwargs, **record.template_kwargs}
+    def of(self, record: Record | None, how: Encoding) -> Template:
+        kwargs = {**how.chat_template_kwargs, **(record.template_kwargs if record else {})}
         if taken := sorted(TAKEN & set(kwargs)):
             raise BadRow("template-error", f"chat_template_kwargs has {taken[0]}, which is no variable of a template")
         key = json.dumps(kwargs, sort_keys=True, default=str)
@@ -156,6 +163,11 @@ class Examples:
         """What the latest loop has counted so far."""
         return self._records.account
 
+    @property
+    def scaffold(self) -> Scaffold:
+        """What the chat template puts around messages."""
+        return scaffold_of(self._templates.of(None, self._how))
+
     def __iter__(self) -> Iterator[Example]:
         return (example for _, example in self.pairs())
 
@@ -178,9 +190,11 @@ def _draft_of(record: Record, template: Template, how: Encoding) -> _Draft:
     if record.messages is not None:
         return _from_messages(record, template, 1.0 if how.think_weight is None else how.think_weight)
     if record.text is not None:
-        return _from_text(record.text, template.tokenizer)
+        return _with_roles(_from_text(record.text, template.tokenizer), template, RESPONSE)
     if record.tokens is not None:
-        return _from_tokens(record.tokens, template.tokenizer)
+        draft = _from_tokens(record.tokens, template.tokenizer)
+        is_named = record.tokens.get("roles") is not None
+        return draft if is_named else _with_roles(draft, template, RESPONSE if all(draft.weights) else UNKNOWN)
     raise BadRow("nothing-trained", "the record has no messages, text or tokens; give it one of them")
 
 
@@ -202,6 +216,18 @@ def _from_messages(record: Record, template: Template, think_weight: float) -> _
     for start, stop in rendering.thoughts:
         weights[start:stop] = [weight * think_weight for weight in weights[start:stop]]
     return _Draft(ids, roles, weights, is_end, rendering.method, rendering.notes)
+
+
+def _with_roles(draft: _Draft, template: Template, other: int) -> _Draft:
+    """The roles by the turns that the tokens show; a row that shows none is `other`."""
+    scaffold = scaffold_of(template)
+    turns = scaffold.turns(draft.input_ids)
+    is_trained = [weight != 0 for weight in draft.weights]
+    if turns:
+        is_end = [e or i in scaffold.ends for e, i in zip(draft.is_end, draft.input_ids, strict=True)]
+        return replace(draft, roles=roles_of(turns, is_trained, END_ROOM), is_end=is_end)
+    notes = (*draft.notes, "roles_unknown") if other == UNKNOWN else draft.notes
+    return replace(draft, roles=[other] * len(is_trained), notes=notes)
 
 
 def _from_text(text: str, tokenizer: Any) -> _Draft:
@@ -231,7 +257,7 @@ def _from_tokens(tokens: Mapping[str, Any], tokenizer: Any) -> _Draft:
             raise BadRow("bad-labels", detail)
     weights = [float(w) for w in columns.get("weights", [1.0] * len(ids))]
     weights = [w if label != -100 else 0.0 for label, w in zip(labels, weights, strict=True)]
-    roles = columns.get("roles", [RESPONSE if label != -100 else PROMPT for label in labels])
+    roles = columns.get("roles", [UNKNOWN] * len(ids))
     codes = [ROLES.index(role) if role in ROLES else role for role in roles]
     if not all(isinstance(code, int) and 0 <= code < len(ROLES) for code in codes):
         raise BadRow("bad-labels", f"roles must be names or codes of {', '.join(ROLES)}")

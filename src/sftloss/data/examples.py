@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sftloss.roles import RESPONSE
+from sftloss.roles import RESPONSE, UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,19 @@ def answer_spans(example: Example) -> list[tuple[int, int]]:
         >>> answer_spans(Example(torch.arange(6), roles, roles.float(), ends, Origin("rows", 0)))
         [(1, 3), (4, 6)]
     """
-    roles, count = example.roles, len(example.roles)
+    roles, count = spoken_roles(example.roles, example.weights != 0), len(example.roles)
     breaks = (segment_breaks(roles[1:], example.is_end[1:]).nonzero()[:, 0] + 2).tolist()
     edges = [1, *breaks, count]
     return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < b and int(roles[a]) == RESPONSE]
+
+
+def spoken_roles(roles: Any, is_trained: Any) -> Any:
+    """Roles in which trained tokens of an unknown role count as answers: what is trained is what there is to measure.
+
+    Args:
+        roles, is_trained: Of tokens, ``(tokens,)``; both tensors or both arrays.
+    """
+    return roles - ((roles == UNKNOWN) & is_trained) * (UNKNOWN - RESPONSE)
 
 
 def segment_breaks(roles: Any, is_end: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sftloss.errors import ConfigError, mention
@@ -63,7 +63,8 @@ class Recipe:
         eval_share: Share of `data` held out instead, by seed; rows with the same prompt stay together.
         columns, format, on_error: How the data is read, as in :func:`sftloss.data.read_records`.
         max_examples: Examples read, from the start.
-        max_length: Tokens kept of each example.
+        max_length, truncate, template, chat_template_kwargs, think_weight: How rows become tokens, as in
+            :class:`sftloss.data.Encoding`.
         packing: Whether examples share rows of `max_length` tokens, kept apart by their positions.
         loss: An objective, ``"cross_entropy + 1e-4 * z_loss"``.
         normalization, roles, normalizer: As in :class:`sftloss.training.Loss`.
@@ -115,6 +116,10 @@ class Recipe:
     on_error: str = "report"
     max_examples: int | None = None
     max_length: int | None = None
+    truncate: str = "end"
+    template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    think_weight: float | None = None
     packing: bool = False
     loss: str = "cross_entropy"
     normalization: str | float = "token-mean"

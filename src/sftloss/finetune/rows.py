@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftloss.data import Example, Examples, collate, first_fit_decreasing, read_records
+from sftloss.data import Example, Examples, collate, encoding_of, first_fit_decreasing, read_records, spoken_roles
 from sftloss.data.account import Account
 from sftloss.data.reasons import ROW_REASONS
 from sftloss.errors import ConfigError, DataError, mention
@@ -96,7 +96,7 @@ def read(recipe: Recipe, source: Any, tokenizer: Any) -> DataSet:
         records = read_records(
             source, format=recipe.format, columns=recipe.columns, on_error=recipe.on_error, limit=recipe.max_examples
         )
-        stream = Examples(records, tokenizer, max_length=recipe.max_length)
+        stream = Examples(records, tokenizer, **encoding_of(recipe))
         examples, account, name = list(stream), stream.account, source if isinstance(source, str) else "rows"
     if not examples:
         raise DataError("there is no row to train on", cure="give at least one")
@@ -162,7 +162,7 @@ def account_lines(account: Mapping[str, Any]) -> list[str]:
 def _with_every_role(example: Example) -> Example:
     """Weights of all roles, for role weights to multiply: where the data trains nothing but answers, the others get
     the row's largest weight. An answer that the data does not train stays untrained."""
-    is_answer = example.roles == RESPONSE
+    is_answer = spoken_roles(example.roles, example.weights != 0) == RESPONSE
     weights = torch.where(is_answer | (example.weights != 0), example.weights, example.weights.max())
     weights[0] = 0.0
     return replace(example, weights=weights)
@@ -210,7 +210,7 @@ def hold_out(data: DataSet, share: float, seed: int) -> tuple[DataSet, DataSet]:
 
 def _prompt(example: Example) -> bytes:
     """The tokens before the last answer; empty where the data has no prompt."""
-    trained = torch.nonzero((example.roles == RESPONSE).diff() > 0)
+    trained = torch.nonzero((spoken_roles(example.roles, example.weights != 0) == RESPONSE).diff() > 0)
     start = int(trained[-1]) + 1 if len(trained) else 0
     return example.input_ids[:start].numpy().tobytes()
 

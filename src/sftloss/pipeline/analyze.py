@@ -19,7 +19,19 @@ from sftloss.rules import findings_of
 from sftloss.version import package_versions
 
 # the flags by which any verb reads the same rows with the same model
-_INPUTS = ("--model", "--data", "--tokenizer", "--columns", "--format", "--max-length", "--max-examples")
+_INPUTS = (
+    "--model",
+    "--data",
+    "--tokenizer",
+    "--columns",
+    "--format",
+    "--max-length",
+    "--max-examples",
+    "--truncate",
+    "--template",
+    "--chat-template-kwargs",
+    "--think-weight",
+)
 _ANALYZE_ONLY = ("--roles", "--level", "--output")
 
 if TYPE_CHECKING:
@@ -140,23 +152,25 @@ def check(rows: str | Path | Iterable[Mapping[str, Any]], *, losses: Sequence[st
 
 
 def _examples(rows: Any, run: Run, tokenizer: Any) -> Examples:
-    from sftloss.data import Examples
+    from sftloss.data import Examples, encoding_of
 
-    return Examples(records_of(rows, run), tokenizer, max_length=run.max_length)
+    return Examples(records_of(rows, run), tokenizer, **encoding_of(run))
 
 
 def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[str, Any], place: Any) -> MeasuredTable:
     from sftloss.analysis import Settings, file_identity, measure, tokenizer_identity
-    from sftloss.data import batches
+    from sftloss.data import batches, encoding_of
+    from sftloss.data.rendering.families import read_template
     from sftloss.data.tokenizer import pad_id_of
     from sftloss.decoder import open_decoder
 
     rows, run, directory = place
+    encoding = encoding_of(run) | {"template": read_template(run.template, tokenizer)}
     source = Path(rows) if isinstance(rows, str | Path) else None
     identity = {
         "tokenizer": tokenizer_identity(tokenizer),
         "data": file_identity([source]) if source is not None and source.is_file() else str(source or "rows"),
-        "reading": [run.max_examples, run.max_length, run.format, dict(run.columns)],
+        "reading": [run.max_examples, run.format, dict(run.columns), encoding],
     }
     grouped = partial(batches, pad_id=pad_id_of(tokenizer), tokens_per_batch=run.tokens_per_batch)
     settings = Settings(identity=identity, shard=run.shard, progress=run.progress)

@@ -27,9 +27,9 @@ def inspect(
     Args:
         rows: A data file, a folder, a hub data set, or rows as mappings, in any of the usual formats.
         tokenizer: A transformers tokenizer with the chat template that training will use.
-        question: Another chat template, how many examples are shown, the size of a step. None takes the defaults.
-        run: Which rows, the length to cut to, where results go. Rows that cannot be used are findings, however many
-            they are; ``on_error="raise"`` stops at the first one.
+        question: How many examples are shown, the size of a step. None takes the defaults.
+        run: Which rows, the chat template, the length to cut to, where results go. Rows that cannot be used are
+            findings, however many they are; ``on_error="raise"`` stops at the first one.
 
     Returns:
         The report: findings about mask and data, counts, lengths, and examples token by token.
@@ -48,13 +48,14 @@ def inspect(
         [('DATA009', ('row 1',))]
     """
     from sftloss.analysis.mask.inspect import inspect_records
+    from sftloss.data import encoding_of
     from sftloss.report import Report
 
     run = run or Run()
     policy = "raise" if run.on_error == "raise" else "count"
     with folder(run, rows, resumes=False) as place:
         records = records_of(rows, run, on_error=policy)
-        document = inspect_records(records, tokenizer, question, max_length=run.max_length, progress=run.progress)
+        document = inspect_records(records, tokenizer, question, progress=run.progress, **encoding_of(run))
         report = Report(replace(document, provenance=(*run.provenance, *document.provenance)))
         place.write(report)
     return report

@@ -60,7 +60,7 @@ def lengths(
         'Dividing by length favours short answers. A sum, or one token mean over all data, favours neither.'
     """
     from sftloss.analysis import LengthColumns, LengthOptions, describe_lengths, row_lengths
-    from sftloss.data import Examples
+    from sftloss.data import Examples, encoding_of
     from sftloss.data.account import ROW_RULES
     from sftloss.report import Report
 
@@ -70,7 +70,7 @@ def lengths(
     if tokenizer is None and run.max_length is not None:
         raise ConfigError(f"{mention('max_length')} counts tokens", cure=f"give a {mention('tokenizer')} with it")
     records = records_of(rows, run)
-    examples = Examples(records, tokenizer, max_length=run.max_length)
+    examples = Examples(records, tokenizer, **encoding_of(run))
     with folder(run, rows, resumes=False) as place:
         measured = _Measured(LengthColumns())
         by_text = _of_text(records, unit)

@@ -24,7 +24,8 @@ class Run:
         on_error: What an unusable row does: ``"report"`` counts it and refuses data that is mostly unusable,
             ``"skip"`` counts it, ``"raise"`` stops at the first.
         max_examples: Examples read, from the start; None reads all.
-        max_length: Tokens kept of each example; None keeps all.
+        max_length, truncate, template, chat_template_kwargs, think_weight: How rows become tokens, as in
+            :class:`sftloss.data.Encoding`.
         tokens_per_batch: Tokens of one forward pass, padding included; lower it where memory is short.
         output: Folder for ``report.html``, ``report.json`` and ``table/``; None writes nothing that stays.
         overwrite: Replace an earlier report in `output`. Files of other names there are never touched.
@@ -41,6 +42,10 @@ class Run:
     on_error: str = "report"
     max_examples: int | None = None
     max_length: int | None = None
+    truncate: str = "end"
+    template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    think_weight: float | None = None
     tokens_per_batch: int = 4096
     output: str | Path | None = None
     overwrite: bool = False

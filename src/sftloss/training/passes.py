@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sftloss.roles import RESPONSE
+from sftloss.roles import RESPONSE, UNKNOWN
 from sftloss.statistics import Objective, TokenStats
 
 
@@ -79,4 +79,5 @@ class Pass:
         roles = self.tokens.roles
         if roles is None:
             return self.is_counted
-        return self.is_counted & (roles.to(self.coefficients.device) == RESPONSE)
+        roles = roles.to(self.coefficients.device)
+        return self.is_counted & ((roles == RESPONSE) | (roles == UNKNOWN))

@@ -6,23 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sftloss.analysis.mask.scaffold import Scaffold, Turn
 from sftloss.data import Example, Record
 from sftloss.data.account import END_ROOM
 from sftloss.data.rendering.render import POSITIONS, TAGS
-from sftloss.roles import PROMPT, RESPONSE
-
-FAULT_OF_NOTE = {
-    "double_bos": "MASK009",
-    "opener_in_tags": "MASK005",
-    "tools_not_rendered": "DATA107",
-    "lost": "DATA109",
-    "calls_as_text": "DATA110",
-    "opener_differs": "MASK011",
-    "join_differs": "MASK011",
-    "moved": "MASK011",
-}
-"""The finding that a note of an example belongs to."""
+from sftloss.data.rendering.scaffold import Scaffold, Turn
+from sftloss.roles import RESPONSE, UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -31,7 +19,6 @@ class Audit:
 
     Attributes:
         faults: Ids of findings, and ``"MASK010 intended"`` where weights in the data ask for it.
-        roles: Role code of each token, from the turns where the row itself does not name them.
         trained: Whether each token is trained.
         answer: Index of the first and one past the last trained token.
         trains_end: Whether the last stretch of trained tokens ends with an end token.
@@ -39,7 +26,6 @@ class Audit:
     """
 
     faults: tuple[str, ...]
-    roles: tuple[int, ...]
     trained: tuple[bool, ...]
     answer: tuple[int, int]
     trains_end: bool
@@ -60,8 +46,8 @@ def audit(example: Example, record: Record, scaffold: Scaffold, *, pad_id: int |
     first, last = trained.index(True), len(trained) - 1 - trained[::-1].index(True)
     ends = scaffold.ends | set(example.input_ids[example.is_end].tolist())
     # the words of messages are found by their positions; labels and tags are a claim of the data or the template
-    turns = () if example.method == POSITIONS else scaffold.turns(ids)
-    roles = _roles(example, turns, trained)
+    turns = () if example.method in (POSITIONS, TAGS) else scaffold.turns(ids)
+    roles: list[int] = example.roles.tolist()
     trains_end = _ends_trained(ids, trained, last, ends)
     faults = [
         *_template_faults(example, record, scaffold),
@@ -72,39 +58,13 @@ def audit(example: Example, record: Record, scaffold: Scaffold, *, pad_id: int |
     strays = _strays(turns, roles, trained)
     if strays:
         faults.append("MASK010 intended" if _is_intended(record) else "MASK010")
-    return Audit(tuple(dict.fromkeys(faults)), roles, tuple(trained), (first, last + 1), trains_end, strays)
-
-
-def _roles(example: Example, turns: Sequence[Turn], trained: Sequence[bool]) -> tuple[int, ...]:
-    roles: list[int] = example.roles.tolist()
-    if example.method == TAGS:
-        return _tagged_roles(roles, turns, trained)
-    if turns:
-        roles = [PROMPT] * len(roles)
-    for turn, after in zip(turns, (*(turn.opener for turn in turns[1:]), len(roles)), strict=False):
-        stop = turn.stop
-        # a line break trained with the end before it is a part of the answer in this row
-        while turn.role == RESPONSE and stop < min(after, turn.stop + END_ROOM) and trained[stop]:
-            stop += 1
-        roles[turn.start : stop] = [turn.role] * (stop - turn.start)
-    return tuple(roles)
-
-
-def _tagged_roles(roles: list[int], turns: Sequence[Turn], trained: Sequence[bool]) -> tuple[int, ...]:
-    """The row names its roles, tools among them; they are wrong only where tags enclose the words of others."""
-    for turn in turns:
-        if turn.role != RESPONSE:
-            roles[turn.start : turn.stop] = [
-                turn.role if is_trained else role
-                for role, is_trained in zip(roles[turn.start : turn.stop], trained[turn.start : turn.stop], strict=True)
-            ]
-    return tuple(roles)
+    return Audit(tuple(dict.fromkeys(faults)), tuple(trained), (first, last + 1), trains_end, strays)
 
 
 def _strays(turns: Sequence[Turn], roles: Sequence[int], trained: Sequence[bool]) -> int:
     if turns:
         return sum(sum(trained[turn.start : turn.stop]) for turn in turns if turn.role != RESPONSE)
-    return sum(is_trained and role != RESPONSE for is_trained, role in zip(trained, roles, strict=True))
+    return sum(is_trained and role not in (RESPONSE, UNKNOWN) for is_trained, role in zip(trained, roles, strict=True))
 
 
 def _ends_trained(ids: Sequence[int], trained: Sequence[bool], last: int, ends: frozenset[int] | set[int]) -> bool:
@@ -112,11 +72,10 @@ def _ends_trained(ids: Sequence[int], trained: Sequence[bool], last: int, ends: 
 
 
 def _template_faults(example: Example, record: Record, scaffold: Scaffold) -> list[str]:
-    kinds = [note.partition(":")[0] for note in example.notes]
-    faults = dict.fromkeys(FAULT_OF_NOTE[kind] for kind in kinds if kind in FAULT_OF_NOTE)
+    faults = ["MASK005"] if "opener_in_tags" in example.notes else []
     if record.messages is not None and scaffold.has_tags and example.method != TAGS:
-        faults["MASK002"] = "MASK002"
-    return list(faults)
+        faults.append("MASK002")
+    return faults
 
 
 def _turn_faults(turns: Sequence[Turn], trained: Sequence[bool]) -> list[str]:

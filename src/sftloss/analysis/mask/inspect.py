@@ -15,7 +15,6 @@ import numpy as np
 
 from sftloss.analysis.mask.audit import Audit, answer_text, audit
 from sftloss.analysis.mask.rules import INSPECT_RULES, NO_LANGUAGE, Inspection
-from sftloss.analysis.mask.scaffold import Scaffold, scaffold_of
 from sftloss.analysis.mask.sections import (
     languages_section,
     lengths_section,
@@ -26,6 +25,7 @@ from sftloss.analysis.mask.sections import (
 from sftloss.analysis.mask.strips import strip
 from sftloss.analysis.mask.tally import MaskTally
 from sftloss.data import Account, Example, Examples, Record, Records, account, script_of
+from sftloss.data.rendering.scaffold import Scaffold
 from sftloss.document import Document, Finding, TokenStrip, by_severity
 from sftloss.roles import RESPONSE
 from sftloss.rules import findings_of
@@ -37,15 +37,13 @@ _PROGRESS_EVERY = 100
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """What to inspect beside the rows themselves.
+    """What to show beside the findings.
 
     Attributes:
-        template: Jinja text or name of a template, in place of the tokenizer's default.
         examples: Number of examples shown token by token, from the start; of each fault of the mask one more is shown.
         batch_size, grad_accum: Examples in a micro-batch and micro-batches in a step, to count steps.
     """
 
-    template: str | None = None
     examples: int = 3
     batch_size: int | None = None
     grad_accum: int | None = None
@@ -87,7 +85,7 @@ class _Pass:
         if is_first or (new and self.shown_at_most and len(self.faulty) < _FAULT_STRIPS):
             place = replace(example.origin, path=PurePath(example.origin.path).name)
             title = " ".join([str(place), *faults])
-            (self.shown if is_first else self.faulty).append(strip(example, audited, self.tokenizer, title=title))
+            (self.shown if is_first else self.faulty).append(strip(example, self.tokenizer, title=title))
             self.shown_faults.update(new)
 
 
@@ -96,8 +94,8 @@ def inspect_records(
     tokenizer: Any,
     options: InspectOptions | None = None,
     *,
-    max_length: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
+    **how: Any,
 ) -> Document:
     """What is trained on in these rows: findings about mask and data, counts, lengths, examples token by token.
 
@@ -105,9 +103,9 @@ def inspect_records(
         records: The rows, as `read_records` gives them; with ``on_error="count"`` unusable rows are findings, however
             many they are.
         tokenizer: A transformers tokenizer with the chat template that training will use.
-        options: Template, and how much to show.
-        max_length: Tokens kept of each example; None keeps all.
+        options: How much to show.
         progress: Called with the number of examples done, now and then.
+        how: The fields of :class:`sftloss.data.Encoding`: ``max_length``, ``template``, ...
 
     Returns:
         The document. Equal rows, tokenizer and options give equal documents.
@@ -116,13 +114,13 @@ def inspect_records(
         DataError: If there is no row at all, or as the policy of the records demands.
     """
     options = options or InspectOptions()
-    examples = Examples(records, tokenizer, max_length=max_length, template=options.template)
-    collected = _Pass(tokenizer, scaffold_of(tokenizer, options.template), options.examples)
+    examples = Examples(records, tokenizer, **how)
+    collected = _Pass(tokenizer, examples.scaffold, options.examples)
     for done, (record, example) in enumerate(examples.pairs(), start=1):
         collected.add(record, example)
         if progress is not None and done % _PROGRESS_EVERY == 0:
             progress(done, None)
-    return _document(collected, examples.account, options, max_length)
+    return _document(collected, examples.account, options, how.get("max_length"))
 
 
 def _document(collected: _Pass, rows: Account, options: InspectOptions, max_length: int | None) -> Document:

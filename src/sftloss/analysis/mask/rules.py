@@ -12,23 +12,15 @@ import numpy as np
 
 from sftloss.analysis.lengths.rules import DATA103
 from sftloss.analysis.lengths.tilt import conflicting
-from sftloss.analysis.mask.audit import FAULT_OF_NOTE
-from sftloss.analysis.mask.scaffold import Scaffold
 from sftloss.analysis.mask.tally import MaskTally
 from sftloss.data import Account
 from sftloss.data.account import MOST_ORIGINS, MOSTLY
 from sftloss.data.rendering.render import POSITIONS
+from sftloss.data.rendering.scaffold import Scaffold
 from sftloss.document import Severity
 from sftloss.rules import Evidence, Rule
 from sftloss.words import percent
 
-_NOTES = {
-    "lost": "the {}",
-    "calls_as_text": "the template shows no calls",
-    "opener_differs": "the generation prompt ends with {}, and the answers do not begin with it",
-    "join_differs": "answers end with {}, in the middle of a conversation and at its end",
-    "moved": "a message is not in its place",
-}
 NO_LANGUAGE = ("script:none", "script:Mixed", "script:Other")
 """Scripts that name no language."""
 
@@ -81,17 +73,6 @@ def _tags(inspection: Inspection) -> Evidence | None:
             why="A trainer that takes the template's mask to train the assistant only gets a mask of zeros.",
         )
     return None
-
-
-def _noted(fault: str, sentence: str, inspection: Inspection) -> Evidence | None:
-    """Rows that `encode` has a note about, with the notes, the most frequent first."""
-    tally, rows = inspection.tally, inspection.account.rows
-    if not (count := tally.faults.counts[fault]):
-        return None
-    kinds = [note for note, _ in tally.notes.most_common() if FAULT_OF_NOTE.get(note.partition(":")[0]) == fault]
-    shown = "; ".join(_NOTES[kind].format(detail.strip()) for kind, _, detail in (k.partition(":") for k in kinds[:4]))
-    text = f"{_of(count, rows)} {sentence}{f': {shown}' if shown else ''}."
-    return Evidence(text, count / rows, None, "share", tally.faults.rows(fault))
 
 
 def _ends(inspection: Inspection) -> Evidence | None:
@@ -220,14 +201,6 @@ INSPECT_RULES: tuple[Rule[Inspection], ...] = (
         _padding,
     ),
     Rule(
-        "MASK009",
-        "warning",
-        "Two beginning-of-sequence tokens",
-        "Template and tokenizer both add one. A trainer that keeps both trains on a start never seen again.",
-        "tokenizer(text, add_special_tokens=False) on what apply_chat_template gave",
-        partial(_counted, "MASK009", "begin with two beginning-of-sequence tokens; one is removed here"),
-    ),
-    Rule(
         "MASK010",
         "warning",
         "Trained tokens of the user or the system",
@@ -267,37 +240,5 @@ INSPECT_RULES: tuple[Rule[Inspection], ...] = (
         "They teach to write nothing.",
         "drop these rows",
         partial(_counted, "DATA106", "have an answer of nothing but special tokens"),
-    ),
-    Rule(
-        "DATA107",
-        "warning",
-        "Tools that the chat template does not render",
-        "The model is trained to call tools that were never in its prompt.",
-        "use a template that renders tools",
-        partial(_counted, "DATA107", "name tools that the chat template does not show"),
-    ),
-    Rule(
-        "DATA109",
-        "warning",
-        "Words that the chat template does not show",
-        "The answer is trained without what it answers: its prompt lacks what the data has.",
-        "another chat template: --template; or leave the words out of the data",
-        partial(_noted, "DATA109", "lose words of their prompts in the chat template"),
-    ),
-    Rule(
-        "DATA110",
-        "info",
-        "Tool calls written as plain JSON",
-        "The chat template has no form for calls, so an agent that runs this model has to look for JSON in its text.",
-        "",
-        partial(_noted, "DATA110", "have their tool calls written as JSON into the text of the answer"),
-    ),
-    Rule(
-        "MASK011",
-        "info",
-        "Answers that stand otherwise in training than in generation",
-        "What follows a prompt in generation differs from what the same place holds in training.",
-        "a template made for training, where the family has one: --template",
-        partial(_noted, "MASK011", "are rendered otherwise than in generation"),
     ),
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from sftloss.analysis.mask.audit import Audit
 from sftloss.data import Example
 from sftloss.data.tokenizer import characters
 from sftloss.document import TokenStrip
@@ -16,12 +15,12 @@ LONGEST_TRAINED, LONGEST_UNTRAINED = 60, 36
 _Piece = tuple[str, str, float]
 
 
-def strip(example: Example, audit: Audit, tokenizer: Any, *, title: str) -> TokenStrip:
+def strip(example: Example, tokenizer: Any, *, title: str) -> TokenStrip:
     """The example with one measure, its weight as a part of the largest; pieces of one character stand together."""
     largest = float(example.weights.abs().max()) or 1.0
     values = [float(w) / largest for w in example.weights.abs().tolist()]
     pieces: list[_Piece] = []
-    kinds = zip(example.input_ids.tolist(), audit.roles, values, strict=True)
+    kinds = zip(example.input_ids.tolist(), example.roles.tolist(), values, strict=True)
     for (role, value), part in groupby(kinds, key=lambda kind: kind[1:]):
         texts = characters([token for token, _, _ in part], tokenizer)
         pieces += _shortened([(text, ROLES[role], value) for _, text in texts])

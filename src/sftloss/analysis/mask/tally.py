@@ -41,8 +41,8 @@ class Ledger:
         origin = example.origin
         self._add_answers(example)
         self.contents.append(_hash(example.input_ids, example.weights != 0))
-        self.tokens.append(len(audit.roles))
-        self.whole.append(len(audit.roles) + example.truncated)
+        self.tokens.append(len(audit.trained))
+        self.whole.append(len(audit.trained) + example.truncated)
         self.trained.append(sum(audit.trained))
         self.files.append(self.paths.setdefault(origin.path, len(self.paths)))
         self.rows.append(origin.row)
@@ -80,7 +80,6 @@ class MaskTally:
 
     Attributes:
         faults: Faults of the audit, by id.
-        notes: What `encode` noted, as in `Example.notes`.
         methods: How the trained tokens were found, as in `Example.method`.
         languages: Language or script of the answers.
         crossings: Pairs of scripts of a prompt and its answer, where they differ.
@@ -91,7 +90,6 @@ class MaskTally:
     """
 
     faults: Places = field(default_factory=Places)
-    notes: Counter[str] = field(default_factory=Counter)
     methods: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
     crossings: Places = field(default_factory=Places)
@@ -102,11 +100,10 @@ class MaskTally:
 
     def add(self, example: Example, audit: Audit) -> None:
         self.methods[example.method] += 1
-        self.notes.update(example.notes)
         for fault in audit.faults:
             self.faults.add(fault, example.origin)
         self.ledger.add(example, audit)
-        roles = np.asarray(audit.roles)
+        roles = example.roles.numpy()
         for column, weight in enumerate((None, np.asarray(audit.trained), example.weights.numpy())):
             self.by_role[:, column] += np.bincount(roles, weight, len(ROLES))
         self.strays += audit.strays

@@ -26,7 +26,7 @@ from sftloss.analysis.signal.views import AnalysisOptions, View
 from sftloss.analysis.table.segments import answers, with_facts, with_spans
 from sftloss.errors import DataError, mention
 from sftloss.numbers import Floats, GroupSums, resampling_units
-from sftloss.roles import RESPONSE, ROLES
+from sftloss.roles import RESPONSE, ROLES, UNKNOWN
 from sftloss.weights import Normalization
 
 Value = TypeVar("Value")
@@ -78,7 +78,8 @@ def _sums(objectives: tuple[str, ...], columns: frozenset[str]) -> list[pl.Expr]
 
 def _facts(columns: frozenset[str]) -> list[pl.Expr]:
     """What the mask audit and the positions need to know of an example."""
-    trained, answer = pl.col("u") > 0, pl.col("role") == RESPONSE
+    trained = pl.col("u") > 0
+    answer = (pl.col("role") == RESPONSE) | ((pl.col("role") == UNKNOWN) & trained)
     first = pl.col("position").filter(trained).min()
     at_first = trained & (pl.col("position") == first)
     p_end = pl.col("end_logprob").cast(pl.Float64).exp() if "end_logprob" in columns else pl.lit(float("nan"))

@@ -6,8 +6,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sftloss.data import segment_breaks
+from sftloss.data import segment_breaks, spoken_roles
 from sftloss.roles import RESPONSE
+
+
+def _roles(chunk: pl.DataFrame) -> NDArray[np.int64]:
+    return np.asarray(spoken_roles(chunk["role"].to_numpy().astype(np.int64), chunk["u"].to_numpy() > 0))
 
 
 def _starts(chunk: pl.DataFrame) -> NDArray[np.int64]:
@@ -15,7 +19,7 @@ def _starts(chunk: pl.DataFrame) -> NDArray[np.int64]:
     if chunk.height == 0:
         return np.zeros(0, dtype=np.int64)
     example = chunk["example"].to_numpy()
-    breaks = (example[1:] != example[:-1]) | segment_breaks(chunk["role"].to_numpy(), chunk["is_end"].to_numpy())
+    breaks = (example[1:] != example[:-1]) | segment_breaks(_roles(chunk), chunk["is_end"].to_numpy())
     return np.flatnonzero(np.r_[True, breaks])
 
 
@@ -37,7 +41,7 @@ def answers(chunk: pl.DataFrame) -> pl.DataFrame:
     stops = starts + np.diff(np.append(starts, chunk.height)) - 1
     example, position = chunk["example"].to_numpy(), chunk["position"].to_numpy()
     trained = np.append(0, np.cumsum(chunk["u"].to_numpy() > 0))
-    keep = chunk["role"].to_numpy()[starts] == RESPONSE
+    keep = _roles(chunk)[starts] == RESPONSE
     of = example[starts][keep]
     _, first, count = np.unique(of, return_index=True, return_counts=True)
     turn = np.arange(len(of)) - np.repeat(first, count)

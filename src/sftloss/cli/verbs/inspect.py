@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from sftloss.cli.exit import DATA
 from sftloss.cli.options import (
-    MODEL,
     OUTPUT,
     DataOptions,
     FolderOptions,
@@ -30,9 +29,6 @@ class InspectFlags:
 
     model: ModelOptions = part(ModelOptions(), optional=("model",))
     data: DataOptions = part(DataOptions())
-    template: str | None = option(
-        None, "File with a chat template, in place of the tokenizer's.", panel=MODEL, metavar="FILE", reads=True
-    )
     step: StepOptions = part(StepOptions())
     examples: int = option(3, "Number of examples shown token by token.", panel=OUTPUT, minimum=0)
     dry_run: bool = option(False, "Show the options and what would be trained, and write nothing.", panel=OUTPUT)
@@ -60,8 +56,7 @@ def inspect(options: InspectFlags, verbosity: Verbosity) -> int:
             replace(folder, output=None),
         )
     check_targets(show.json, show.markdown, replace=folder.overwrite)
-    template = None if options.template is None else _template(options.template)
-    question = InspectOptions(template, options.examples, options.step.batch_size, options.step.grad_accum)
+    question = InspectOptions(options.examples, options.step.batch_size, options.step.grad_accum)
     with progress_bar("reading", verbosity) as progress:
         command = command_line("inspect", options)
         run = Run(**options.data.reading, **vars(folder), progress=progress, command=command)
@@ -75,14 +70,6 @@ def inspect(options: InspectFlags, verbosity: Verbosity) -> int:
         print_note(f"wrote {folder.output}/report.html", verbosity)
     has_examples = any(section.id == "trained" for section in report.document.sections)
     return verdict(report, options.show.fail_on) if has_examples else DATA
-
-
-def _template(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        problem = f"{path} cannot be read ({type(error).__name__})"
-        raise ConfigError(problem, option="template", cure="give a text file") from error
 
 
 def _print(report: Report, options: InspectFlags, show: ShowOptions) -> None:

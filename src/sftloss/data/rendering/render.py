@@ -55,9 +55,9 @@ def render(template: Template, messages: Sequence[Message], tools: Tools = None)
         return _rendering(template, messages, tools)
     except BadRow as fault:
         key = (fault.reason, fault.detail.split("(")[0], frozenset(message.role for message in messages))
-        if key not in template.cures:
-            template.cures[key] = cure_of(template, messages, tools, _rendering)
-        raise BadRow(fault.reason, f"{fault.detail}; {template.cures[key]}") from fault
+        if key not in template.learned:
+            template.learned[key] = cure_of(template, messages, tools, _rendering)
+        raise BadRow(fault.reason, f"{fault.detail}; {template.learned[key]}") from fault
 
 
 def _rendering(template: Template, messages: Sequence[Message], tools: Tools) -> Rendering:

@@ -13,6 +13,7 @@ from itertools import product, takewhile
 from typing import Any
 
 from sftloss.data.examples import Message
+from sftloss.data.rendering.families import read_template
 from sftloss.data.rendering.marks import Marks, Piece, Place, Style, dressed, free_block, search, spellings
 from sftloss.data.tokenizer import special_ids
 
@@ -120,18 +121,18 @@ class Template:
 
     Args:
         tokenizer: A transformers tokenizer.
-        template: Jinja text, or the name of one of the tokenizer's templates, in place of its default.
+        template: In place of the tokenizer's default: Jinja text, a file, or a name in TRL or of the tokenizer.
         kwargs: Variables for the template, as ``{"enable_thinking": False}``.
     """
 
     def __init__(self, tokenizer: Any, template: str | None = None, kwargs: Mapping[str, Any] | None = None) -> None:
         self.tokenizer, self.kwargs = tokenizer, dict(kwargs or {})
         self.is_plain = template is None and not tokenizer.chat_template
-        self._template = PLAIN_TEMPLATE if self.is_plain else template
+        self._template = PLAIN_TEMPLATE if self.is_plain else read_template(template, tokenizer)
         if self.is_plain:
             self.kwargs["opening_bos"] = tokenizer.bos_token if _adds_bos(tokenizer) else ""
         self.special = special_ids(tokenizer)
-        self.cures: dict[Any, str] = {}
+        self.learned: dict[Any, Any] = {}  # what others learn about it
         words = sorted((str(tokenizer.decode([i])) for i in self.special), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, filter(None, words))) or "(?!)")
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sftloss.data import spoken_roles
 from sftloss.data.examples import Example, Record
 from sftloss.data.tokenizer import pad_id_of
 from sftloss.decoder import Decoder, open_decoder
@@ -126,7 +127,7 @@ def generate(
 
 def _prompt(example: Example) -> tuple[Tensor, int]:
     """The tokens before the last trained answer, and the length of that answer."""
-    is_answer = ((example.weights > 0) & (example.roles == RESPONSE)).tolist()
+    is_answer = ((example.weights > 0) & (spoken_roles(example.roles, example.weights > 0) == RESPONSE)).tolist()
     stop = max((i + 1 for i, answer in enumerate(is_answer) if answer), default=0)
     if not stop:
         raise DataError(f"{example.origin} has no answer", cure="leave it out of the held-out rows")

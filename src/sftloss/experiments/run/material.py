@@ -10,7 +10,7 @@ import torch
 
 from sftloss.analysis.lengths.collect import lengths_of
 from sftloss.analysis.lengths.forecast import TaskForecast, forecasts_by_task
-from sftloss.data import Example, Examples, Record, read_records
+from sftloss.data import Example, Examples, Record, encoding_of, read_records
 from sftloss.data.account import ROW_RULES
 from sftloss.data.demo import demo_tokenizer
 from sftloss.data.tasks import MULTITASK, study_rows
@@ -130,7 +130,7 @@ def _from_file(experiment: Experiment, source: str, limit: int | None, tokenizer
 
 
 def _encoded(records: Iterable[Record], recipe: Recipe, tokenizer: Any) -> EncodedRows:
-    examples = Examples(records, tokenizer, max_length=recipe.max_length)
+    examples = Examples(records, tokenizer, **encoding_of(recipe))
     pairs = list(examples.pairs())
     findings = findings_of(ROW_RULES, examples.account)
     return EncodedRows(tuple(record for record, _ in pairs), tuple(example for _, example in pairs), findings)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sftloss.data import Message, Origin, Record, RowError, encode
-from sftloss.data.rendering.template import GENERATION_TAG
-from sftloss.data.tokenizer import eos_ids, special_ids
+from sftloss.data.examples import Message
+from sftloss.data.reasons import BadRow
+from sftloss.data.rendering.render import render
+from sftloss.data.rendering.template import GENERATION_TAG, Template
+from sftloss.data.tokenizer import eos_ids
 from sftloss.roles import PROMPT, RESPONSE, SYSTEM
 
 # two words for each message with nothing in common, so that their first and last tokens differ; letters, because most
@@ -82,29 +84,25 @@ class Scaffold:
         return next((i + 1 for i in range(start, stop) if ids[i] in self.ends), stop)
 
 
-def scaffold_of(tokenizer: Any, template: str | None = None) -> Scaffold:
-    """Learn the scaffold from five short conversations; what the template refuses stays unknown."""
-    special = special_ids(tokenizer)
-    text = _template_text(tokenizer, template)
-    openers, ends = _learn(tokenizer, template, special)
-    return Scaffold(openers, eos_ids(tokenizer) | ends, special, bool(text), bool(text and GENERATION_TAG.search(text)))
+def scaffold_of(template: Template) -> Scaffold:
+    """Learn the scaffold from five short conversations, once; what the template refuses stays unknown."""
+    if "scaffold" not in template.learned:
+        openers, ends = _learn(template)
+        ends, tags = eos_ids(template.tokenizer) | ends, bool(GENERATION_TAG.search(template.text()))
+        template.learned["scaffold"] = Scaffold(openers, ends, template.special, not template.is_plain, tags)
+    scaffold: Scaffold = template.learned["scaffold"]
+    return scaffold
 
 
-def _template_text(tokenizer: Any, template: str | None) -> str:
-    if template is None and not tokenizer.chat_template:
-        return ""
-    return str(tokenizer.get_chat_template(template, None))
-
-
-def _learn(tokenizer: Any, template: str | None, special: frozenset[int]) -> tuple[tuple[Opener, ...], frozenset[int]]:
+def _learn(template: Template) -> tuple[tuple[Opener, ...], frozenset[int]]:
     """The openers, and the token that ends an answer."""
     words = [pair[0] for pair in _WORDS]
-    base = _tokens(tokenizer, template, words)
+    base = _tokens(template, words)
     if base is None:
         return (), frozenset()
     spans = []
     for k, (_, other) in enumerate(_WORDS):
-        changed = _tokens(tokenizer, template, [*words[:k], other, *words[k + 1 :]])
+        changed = _tokens(template, [*words[:k], other, *words[k + 1 :]])
         if changed is None:
             return (), frozenset()
         start = _common(base, changed)
@@ -112,36 +110,34 @@ def _learn(tokenizer: Any, template: str | None, special: frozenset[int]) -> tup
     # the first answer, because some templates put an empty thought in front of the last
     (_, after_prompt), (answer, after_answer), (second_prompt, _), (_, after_last) = spans
     tail = base[after_last:]
-    ends = frozenset([token for token in tail if token in special][:1])
+    ends = frozenset([token for token in tail if token in template.special][:1])
     openers = [
         Opener(RESPONSE, _without(tail, base[after_prompt:answer])),
         Opener(PROMPT, _without(tail, base[after_answer:second_prompt])),
-        *_system(tokenizer, template, words),
+        *_system(template, words),
     ]
-    clear = [one for one in openers if len(one.tokens) > 1 or (one.tokens and one.tokens[0] in special)]
+    clear = [one for one in openers if len(one.tokens) > 1 or (one.tokens and one.tokens[0] in template.special)]
     is_known = {PROMPT, RESPONSE} <= {one.role for one in clear} and len({one.tokens for one in clear}) == len(clear)
     return tuple(sorted(clear, key=lambda one: -len(one.tokens))) if is_known else (), ends
 
 
-def _system(tokenizer: Any, template: str | None, words: list[str]) -> list[Opener]:
-    one, two = (_tokens(tokenizer, template, words, system=word) for word in ("5", "h"))
-    plain = _tokens(tokenizer, template, words)
+def _system(template: Template, words: list[str]) -> list[Opener]:
+    one, two = (_tokens(template, words, system=word) for word in ("5", "h"))
+    plain = _tokens(template, words)
     if one is None or two is None or plain is None or len(one) <= len(plain):
         return []
     head = one[: _common(one, two)]
-    bos = tokenizer.bos_token_id
+    bos = template.tokenizer.bos_token_id
     return [Opener(SYSTEM, tuple(head[1:] if head[:1] == [bos] else head))]
 
 
-def _tokens(tokenizer: Any, template: str | None, words: Sequence[str], system: str | None = None) -> list[int] | None:
+def _tokens(template: Template, words: Sequence[str], system: str | None = None) -> list[int] | None:
     spoken = [Message("assistant" if i % 2 else "user", word) for i, word in enumerate(words)]
     head = [] if system is None else [Message("system", system)]
     try:
-        record = Record(Origin("template", 0), messages=(*head, *spoken))
-        ids: list[int] = encode(record, tokenizer, template=template).input_ids.tolist()
-    except RowError:
+        return render(template, [*head, *spoken]).input_ids
+    except BadRow:
         return None
-    return ids
 
 
 def _common(one: Sequence[int], two: Sequence[int]) -> int:
@@ -155,3 +151,17 @@ def _common(one: Sequence[int], two: Sequence[int]) -> int:
 def _without(tail: list[int], bridge: list[int]) -> tuple[int, ...]:
     """What stands between two messages, less the end of the first."""
     return tuple(bridge[_common(tail, bridge) :])
+
+
+def roles_of(turns: Sequence[Turn], is_trained: Sequence[bool], room: int) -> list[int]:
+    """The role of each token by the turns it is in; the template's own words are the prompt's.
+
+    Up to `room` trained tokens behind the end of an answer, a line break as a rule, are a part of it.
+    """
+    roles = [PROMPT] * len(is_trained)
+    for turn, after in zip(turns, (*(turn.opener for turn in turns[1:]), len(roles)), strict=True):
+        stop = turn.stop
+        while turn.role == RESPONSE and stop < min(after, turn.stop + room) and is_trained[stop]:
+            stop += 1
+        roles[turn.start : stop] = [turn.role] * (stop - turn.start)
+    return roles
