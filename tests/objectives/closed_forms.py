@@ -153,6 +153,43 @@ def spherical(z: Tensor, y: Tensor) -> Tensor:
     return target_probability(z, y) / norm * (p.square() / norm**2 - one_hot(z, y))
 
 
+def prift(z: Tensor, y: Tensor, *, reference_logprob: Tensor) -> Tensor:
+    return reference_logprob[:, None].exp() * cross_entropy(z, y)
+
+
+def iw_sft(
+    z: Tensor, y: Tensor, *, reference_logprob: Tensor, temperature: float = 1.0, low: float = 0.2, high: float = 1.8
+) -> Tensor:
+    ratio = target_probability(z, y) / reference_logprob[:, None].exp()
+    return (ratio**temperature).clamp(low, high) * cross_entropy(z, y)
+
+
+def psft(z: Tensor, y: Tensor, *, old_logprob: Tensor, high: float = 0.28) -> Tensor:
+    ratio = target_probability(z, y) / old_logprob[:, None].exp()
+    return torch.where(ratio < 1 + high, ratio, 0.0) * cross_entropy(z, y)
+
+
+def rho_1(z: Tensor, y: Tensor, *, reference_logprob: Tensor, threshold: float = 0.0) -> Tensor:
+    excess = reference_logprob[:, None] - target_probability(z, y).log()
+    return torch.where(excess >= threshold, 1.0, 0.0) * cross_entropy(z, y)
+
+
+def ss_token(z: Tensor, y: Tensor, *, reference_logprob: Tensor, threshold: float = 0.0) -> Tensor:
+    fall = target_probability(z, y).log() - reference_logprob[:, None]
+    return torch.where(fall >= threshold, 1.0, 0.0) * cross_entropy(z, y)
+
+
+def k3_anchor(z: Tensor, y: Tensor, *, reference_logprob: Tensor) -> Tensor:
+    return (reference_logprob[:, None].exp() / target_probability(z, y) - 1).clamp(max=math.exp(5) - 1) * cross_entropy(
+        z, y
+    )
+
+
+def unlikelihood(z: Tensor, y: Tensor, *, is_negative: Tensor) -> Tensor:
+    p = target_probability(z, y)
+    return torch.where(is_negative[:, None] > 0, -p / (1 - p), 1.0) * cross_entropy(z, y)
+
+
 CLOSED_FORMS: dict[str, ClosedForm] = {
     name: function
     for name, function in vars().copy().items()

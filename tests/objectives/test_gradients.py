@@ -42,6 +42,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("taylor_ce", {"terms": 6}),
     ("dice", {"gamma": 0.0}),
     ("huberised_ce", {"tau": 1.0}),
+    ("iw_sft", {"temperature": 2.0, "low": 0.0, "high": 16.0}),
+    ("psft", {"high": 3.0}),
+    ("rho_1", {"threshold": 0.5}),
+    ("ss_token", {"threshold": -1.0}),
 ]
 
 

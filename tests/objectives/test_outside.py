@@ -12,9 +12,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sftloss.objectives import OBJECTIVES, cross_entropy, focal, label_smoothing, objective, plug_in_names
+from sftloss.errors import ConfigError
+from sftloss.finetune import Recipe
+from sftloss.finetune.fine_tune import loss_of
+from sftloss.loss import weighted_loss
+from sftloss.objectives import OBJECTIVES, cross_entropy, extras_of, focal, label_smoothing, objective, plug_in_names
+from sftloss.pipeline.question import read_objectives
 from sftloss.registry import plug_ins
-from sftloss.statistics import TokenStats, from_logits
+from sftloss.statistics import Head, TokenStats, from_logits
+from sftloss.training import Loss
+from sftloss.training.batch.tokens import read_tokens
 
 MODULE = '''
 import torch
@@ -154,6 +161,26 @@ def test_an_objective_that_reads_extras_is_checked_where_they_are(here: Path) ->
     read = objective("own_losses:preferred")
     extras = {"reference_logprob": torch.zeros(6, dtype=torch.float64)}
     assert_close(read(TokenStats(stats().fields, 5, extras)), cross_entropy(stats()))
+
+
+def test_objective_that_reads_the_batch_says_so_and_names_what_is_missing() -> None:
+    assert extras_of(objective("cross_entropy + 0.1 * k3_anchor + psft")) == ("reference_logprob", "old_logprob")
+    assert Loss("prift").extras == ("reference_logprob",) and Loss("dft", extras=("mine",)).extras == ("mine",)
+    with pytest.raises(KeyError, match="prift reads 'reference_logprob', one number a token, which the batch does not"):
+        weighted_loss(torch.zeros(2, 3), Head(torch.zeros(4, 3)), torch.tensor([1, 2]), torch.ones(2), "prift")
+    batch = {"labels": torch.tensor([[-100, 1, 2]])}
+    with pytest.raises(ValueError, match="the loss reads 'reference_logprob' of each token, which the batch does not"):
+        read_tokens(Loss("prift"), batch)
+    tokens = read_tokens(Loss("prift"), batch | {"reference_logprob": torch.tensor([[0.0, -1.0, -2.0]])})
+    assert tokens.extras["reference_logprob"].tolist() == [-1.0, -2.0, 0.0], "aligned as the targets are"
+
+
+def test_commands_refuse_an_objective_that_reads_the_batch_in_one_sentence() -> None:
+    message = "reads reference_logprob of each token, which no command computes yet"
+    with pytest.raises(ConfigError, match=message):
+        read_objectives(["dft + 0.05 * k3_anchor"])
+    with pytest.raises(ConfigError, match=message):
+        loss_of(Recipe(loss="prift"))
 
 
 def test_a_name_without_a_colon_imports_no_module(here: Path) -> None:

@@ -84,7 +84,8 @@ def test_objective_at_its_neutral_setting_is_cross_entropy(entry: Description) -
 
 def test_every_objective_has_a_neutral_setting_or_is_known_to_have_none() -> None:
     gates = {"dft", "deft", "infosft", "chord_phi", "luffy", "taylor_ce", "dice", "huberised_ce"}
-    assert {name for name, entry in ENTRIES.items() if entry.neutral is None} == gates | {"brier", "spherical"}
+    comparing = {"brier", "spherical", "prift", "psft", "rho_1", "ss_token", "unlikelihood"}
+    assert {name for name, entry in ENTRIES.items() if entry.neutral is None} == gates | comparing
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -98,7 +99,7 @@ def test_every_objective_gives_one_number_a_token_whatever_their_order(name: str
     assert_close(OBJECTIVES[name](from_logits(logits[order], targets[order], extras=moved)), loss[order])
 
 
-@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"entropy_bonus"}))
+@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"entropy_bonus", "psft"}))
 def test_losses_are_never_negative(name: str) -> None:
     *_, stats = some_stats()
     assert (OBJECTIVES[name](with_extras(stats, name)) >= 0).all()
@@ -149,6 +150,12 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("taylor_ce", {"terms": 0}, "taylor_ce: terms must be >= 1"),
     ("dice", {"gamma": -1.0}, "dice: gamma must be"),
     ("huberised_ce", {"tau": 0.5}, "huberised_ce: tau must be >= 1"),
+    ("iw_sft", {"temperature": -1.0}, "iw_sft: temperature must be"),
+    ("iw_sft", {"low": 2.0}, "iw_sft: low must be >= 0 and <= 1, got 2.0."),
+    ("iw_sft", {"high": 0.5}, "iw_sft: high must be >= 1 and finite, got 0.5."),
+    ("psft", {"high": 0.0}, "psft: high must be > 0"),
+    ("rho_1", {"threshold": math.inf}, "rho_1: threshold must be finite, got inf."),
+    ("ss_token", {"threshold": math.nan}, "ss_token: threshold must be finite, got nan."),
     ("label_smoothing", {"convention": "torch"}, "label_smoothing: convention must be 'uniform' or 'others'"),
 ]
 

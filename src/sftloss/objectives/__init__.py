@@ -33,14 +33,21 @@ if TYPE_CHECKING:
     from sftloss.objectives.huberised_ce import huberised_ce as huberised_ce
     from sftloss.objectives.infosft import infosft as infosft
     from sftloss.objectives.inverse_focal import inverse_focal as inverse_focal
+    from sftloss.objectives.iw_sft import iw_sft as iw_sft
+    from sftloss.objectives.k3_anchor import k3_anchor as k3_anchor
     from sftloss.objectives.label_smoothing import label_smoothing as label_smoothing
     from sftloss.objectives.luffy import luffy as luffy
     from sftloss.objectives.mile import mile as mile
     from sftloss.objectives.poly_1 import poly_1 as poly_1
+    from sftloss.objectives.prift import prift as prift
     from sftloss.objectives.profit import profit as profit
+    from sftloss.objectives.psft import psft as psft
+    from sftloss.objectives.rho_1 import rho_1 as rho_1
     from sftloss.objectives.spherical import spherical as spherical
+    from sftloss.objectives.ss_token import ss_token as ss_token
     from sftloss.objectives.tailr import tailr as tailr
     from sftloss.objectives.taylor_ce import taylor_ce as taylor_ce
+    from sftloss.objectives.unlikelihood import unlikelihood as unlikelihood
     from sftloss.objectives.z_loss import z_loss as z_loss
     # end objectives
 

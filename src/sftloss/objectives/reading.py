@@ -20,14 +20,14 @@ def finite(logprob: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
 
 
 def read_extra(stats: TokenStats, objective: str, name: str) -> Float[Tensor, " tokens"]:
-    """Return a batch tensor of one number a token, in the dtype of the statistics.
+    """Return a batch tensor of one number a token, in the dtype of the statistics and held fixed.
 
     Raises:
         KeyError: If the batch does not hold it.
     """
     if name not in stats.extras:
         raise KeyError(f"{objective} reads {name!r}, one number a token, which the batch does not hold.")
-    return stats.extras[name].to(stats.target_logprob.dtype)
+    return stats.extras[name].detach().to(stats.target_logprob.dtype)
 
 
 def check_number(
@@ -39,8 +39,9 @@ def check_number(
         ValueError: If it is outside, or not finite.
     """
     if not (low < value if is_above else low <= value) or not value <= high or math.isinf(value):
-        bounds = "finite" if math.isinf(high) else f"<= {high:g}"
-        raise ValueError(f"{objective}: {name} must be {'>' if is_above else '>='} {low:g} and {bounds}, got {value}.")
+        bounds = [f"{'>' if is_above else '>='} {low:g}"] if math.isfinite(low) else []
+        bounds += [f"<= {high:g}" if math.isfinite(high) else "finite"]
+        raise ValueError(f"{objective}: {name} must be {' and '.join(bounds)}, got {value}.")
 
 
 def log_of_rest(logprob: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
