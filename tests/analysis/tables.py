@@ -63,6 +63,7 @@ def make_table(examples, *, objectives=("cross_entropy",), seed=0):
                 "n_tokens": n + 1,
                 "truncated": example.get("truncated", 0),
                 "prompts": example.get("prompts", [example.get("prompt", 1000 + i)]),
+                "digest": example.get("digest", 7_000 + i),
             }
         )
     floats = pl.col(pl.Float64).cast(pl.Float32)

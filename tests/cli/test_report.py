@@ -25,10 +25,11 @@ def run_folder(root: Path, name: str, value: float) -> Path:
 
 def test_two_runs_stand_side_by_side_under_their_folders_names(tmp_path: Path) -> None:
     before, after = run_folder(tmp_path, "before", 0.25), run_folder(tmp_path, "after", 0.75)
-    page = tmp_path / "page.html"
-    outcome = CliRunner().invoke(app, ["report", str(before), str(after), "-o", str(page)])
+    folder = tmp_path / "both"
+    outcome = CliRunner().invoke(app, ["report", str(before), str(after), "-o", str(folder)])
     assert outcome.exit_code == 0, outcome.output
-    text = page.read_text(encoding="utf-8")
+    text = folder.joinpath("report.html").read_text(encoding="utf-8")
+    assert json.loads(folder.joinpath("report.json").read_text(encoding="utf-8"))["title"] == "Differences between runs"
     assert "before" in text and "after" in text and "0.25" in text and "0.75" in text
 
 
@@ -38,15 +39,15 @@ def test_two_runs_stand_side_by_side_under_their_folders_names(tmp_path: Path) -
         (["before"], "at least two runs"),
         (["before", "missing"], "does not exist"),
         (["before", "before", "--label", "x"], "--label: 1 labels for 2 runs; give one for each run"),
-        (["before", "before", "-o", "before/report.json"], "which is read"),
-        (["before", "before", "-o", "there.html"], "--overwrite"),
+        (["before", "before", "-o", "before"], "which is read"),
+        (["before", "before", "-o", "earlier"], "--overwrite"),
     ],
 )
 def test_a_comparison_that_cannot_be_made_is_one_sentence(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_folder(tmp_path, "before", 1.0)
-    (tmp_path / "there.html").touch()
+    run_folder(tmp_path, "earlier", 1.0)
     monkeypatch.chdir(tmp_path)
     outcome = CliRunner().invoke(app, ["report", *arguments])
     assert outcome.exit_code == 2
@@ -77,7 +78,7 @@ def test_a_report_validates_against_the_schema(tmp_path: Path) -> None:
 def test_the_runs_may_stand_in_a_configuration_too(tmp_path: Path) -> None:
     before, after = run_folder(tmp_path, "before", 0.25), run_folder(tmp_path, "after", 0.75)
     config = tmp_path / "c.yaml"
-    config.write_text(f"run: [{before}, {after}]\noutput: {tmp_path / 'page.html'}\n")
+    config.write_text(f"run: [{before}, {after}]\noutput: {tmp_path / 'both'}\n")
     assert CliRunner().invoke(app, ["report", "-c", str(config)]).exit_code == 0
     outcome = CliRunner().invoke(app, ["report"])
     assert outcome.exit_code == 2 and "RUN: missing" in outcome.output

@@ -14,6 +14,7 @@ from sftloss.analysis.lengths.forecast import (
 from sftloss.analysis.lengths.target import alpha_for_length
 from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
 from sftloss.analysis.signal.describe import describe_signal, describe_signal_with_frames
+from sftloss.analysis.signal.pairs import paired_section
 from sftloss.analysis.signal.views import AnalysisOptions, View
 from sftloss.analysis.table.measure import Settings, file_identity, measure, model_identity, tokenizer_identity
 from sftloss.analysis.table.store import MeasuredTable, token_stats
@@ -40,6 +41,7 @@ __all__ = [
     "lengths_of",
     "measure",
     "model_identity",
+    "paired_section",
     "row_lengths",
     "sequence_weights",
     "token_stats",

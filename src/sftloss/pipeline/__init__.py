@@ -11,6 +11,7 @@ from sftloss.pipeline.inspect import inspect
 from sftloss.pipeline.lengths import lengths
 from sftloss.pipeline.question import read_normalization, read_role_weights, step_normalizations
 from sftloss.pipeline.run import Run
+from sftloss.pipeline.side_by_side import side_by_side
 
 __all__ = [
     "Run",
@@ -21,6 +22,7 @@ __all__ = [
     "lengths",
     "read_normalization",
     "read_role_weights",
+    "side_by_side",
     "step_normalizations",
     "take_part",
 ]

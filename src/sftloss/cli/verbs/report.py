@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sftloss.cli.options import OUTPUT, Verbosity
-from sftloss.config import option
+from sftloss.cli.options import JSON_FLAG, MARKDOWN_FLAG, FolderOptions, Verbosity
+from sftloss.config import option, part
 from sftloss.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ class ReportOptions:
     label: tuple[str, ...] = option(
         (), "Name of a run, in the order of the runs (default: its folder).", metavar="NAME"
     )
-    output: str = option("comparison.html", "File of the page.", panel=OUTPUT, short="-o", metavar="FILE", writes=("",))
-    overwrite: bool = option(False, "Replace an earlier page.", panel=OUTPUT)
+    folder: FolderOptions = part(FolderOptions("sftloss-comparison"))
+    json: str | None = option(None, JSON_FLAG)
+    markdown: str | None = option(None, MARKDOWN_FLAG)
 
 
 @dataclass(frozen=True)
@@ -38,24 +39,35 @@ class SchemaOptions:
 
 
 def report(options: ReportOptions, verbosity: Verbosity) -> None:
-    """Show several runs side by side. One page from their report.json files; no model or data is needed.
+    """Show several runs side by side, and the differences of each from the first; no model or data is needed.
+
+    Where both folders hold the measured table of the same rows, differences are paired example by example.
 
     Example: sftloss report run-a run-b --label "token mean" --label dft
     """
-    from sftloss.cli.show import check_targets, print_note
-    from sftloss.files import write_atomic
-    from sftloss.report import render_comparison
+    from sftloss.cli.show import check_targets, print_note, print_report
+    from sftloss.files import write_all_atomic
+    from sftloss.pipeline import Run, side_by_side
+    from sftloss.pipeline.folder import DATA, PAGE, folder
+    from sftloss.report import Report, render_comparison
 
     if len(options.run) < 2:
         raise ConfigError("a comparison needs at least two runs", cure="for example: sftloss report before after")
     if options.label and len(options.label) != len(options.run):
         problem = f"{len(options.label)} labels for {len(options.run)} runs"
         raise ConfigError(problem, option="label", cure="give one for each run")
-    check_targets(options.output, replace=options.overwrite)
+    check_targets(options.json, options.markdown, replace=options.folder.overwrite)
+    folders = [Path(name) if Path(name).is_dir() else None for name in options.run]
     files = [Path(name) / "report.json" if Path(name).is_dir() else Path(name) for name in options.run]
     labels = options.label or tuple(_label(Path(name)) for name in options.run)
-    write_atomic(options.output, render_comparison([_document(file) for file in files], labels))
-    print_note(f"wrote {options.output}", verbosity)
+    documents = [_document(file) for file in files]
+    with folder(Run(**vars(options.folder)), resumes=False) as place:
+        differences = Report(side_by_side(documents, labels, folders))
+        if place.root is not None:
+            page = render_comparison(documents, labels, differences.document)
+            write_all_atomic({place.root / DATA: differences.to_json(), place.root / PAGE: page})
+    print_report(differences, json=options.json, markdown=options.markdown)
+    print_note(f"wrote {options.folder.output}/report.html", verbosity)
 
 
 def schema(options: SchemaOptions, verbosity: Verbosity) -> None:

@@ -51,12 +51,13 @@ def _section_rows(views: Sequence[Values]) -> list[Values]:
     return rows
 
 
-def render_comparison(documents: Sequence[Document], labels: Sequence[str]) -> str:
+def render_comparison(documents: Sequence[Document], labels: Sequence[str], differences: Document | None = None) -> str:
     """Several documents on one self-contained page: what differs first, then each section beside itself.
 
     Args:
         documents: At least one. Sections are matched by their ids, findings by theirs.
         labels: What to call each of them; as many as documents.
+        differences: Sections on what differs between them, shown before everything else.
 
     Returns:
         The page, under the same rules as :func:`sftloss.report.render_html`.
@@ -80,6 +81,9 @@ def render_comparison(documents: Sequence[Document], labels: Sequence[str]) -> s
             for i, document in enumerate(documents)
         ]
         columns = list(zip(names, views, counts, strict=True))
-        return render_page("comparison.html", fixed | {"columns": columns, "sections": _section_rows(views)})
+        told = view(differences, limits, prefix="differ-")["sections"] if differences else []
+        lines = [prose(line) for line in differences.headlines] if differences else []
+        parts = {"columns": columns, "sections": _section_rows(views), "differences": told, "headlines": lines}
+        return render_page("comparison.html", fixed | parts)
 
     return within_budget("render_comparison", page)
