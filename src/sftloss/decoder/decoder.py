@@ -87,7 +87,8 @@ class Decoder:
         return self.port.logits(self.model, self._inputs(input_ids, position_ids, attention_mask))
 
     def _inputs(self, input_ids: Tensor, position_ids: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
-        if mask is None and position_ids is not None and not self.is_packable and _is_packed(position_ids):
+        is_packed = mask is None and position_ids is not None and bool((position_ids[:, 1:] == 0).any())
+        if is_packed and not self.is_packable:
             name = type(self.model).__name__
             raise ModelError(
                 f"{name} lets packed examples see each other (position ids do not isolate them)",
@@ -176,7 +177,3 @@ def _isolates(decoder: Decoder) -> bool:
     packed = run(ids, positions)
     # low precision accumulates its roundings over the layers; a leak moves hidden states by tens of percent
     return relative_distance(packed, alone) <= (1e-3 if torch.finfo(packed.dtype).eps < 1e-5 else 0.05)
-
-
-def _is_packed(position_ids: Tensor) -> bool:
-    return bool((position_ids[:, 1:] == 0).any())

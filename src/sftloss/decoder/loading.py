@@ -180,21 +180,21 @@ def as_model_error(what: str, name: str) -> Iterator[None]:
     except SftlossError:
         raise
     except Exception as error:  # transformers, the Hub and safetensors share no base class
-        hint = _hint(error)
+        hint = next((hint for part, hint in _HINTS.items() if part in str(error)), "")
         raise ModelError(f"cannot load the {what} of {name}: {first_line(error).rstrip('.')}{hint}") from error
 
 
-def _hint(error: BaseException) -> str:
-    text = str(error)
-    if "trust_remote_code" in text:
-        return ". It needs the code of its repository: read it, then load it in Python with trust_remote_code=True"
-    if "couldn't connect" in text or "offline mode" in text or "Max retries" in text:
-        return ". There is no connection and no cached copy: give a local folder"
-    if "safetensors" in text:
-        return ". Only safetensors are read: pickled weights can run code"
-    if "Unrecognized configuration class" in text:
-        return ". It is not a causal language model"
-    return ""
+_OFFLINE = ". There is no connection and no cached copy: give a local folder"
+_HINTS = {
+    "trust_remote_code": ". It needs the code of its repository: read it, then load it in Python with "
+    "trust_remote_code=True",
+    "couldn't connect": _OFFLINE,
+    "offline mode": _OFFLINE,
+    "Max retries": _OFFLINE,
+    "safetensors": ". Only safetensors are read: pickled weights can run code",
+    "Unrecognized configuration class": ". It is not a causal language model",
+}
+"""What to add to an error of another package, by a part of its text."""
 
 
 def first_line(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -32,7 +32,8 @@ def port_of(model: nn.Module) -> ModelPort:
     Raises:
         ModelError: If there is none.
     """
-    port = _registered(model) or (_TRANSFORMERS if hasattr(model, "get_output_embeddings") else None)
+    default = _TRANSFORMERS if hasattr(model, "get_output_embeddings") else None
+    port = next((_PORTS[cls] for cls in type(model).__mro__ if cls in _PORTS), default)
     if port is None:
         raise ModelError(
             f"{type(model).__name__} is not a model of transformers and no port is registered for its class; pass "
@@ -45,25 +46,16 @@ def unwrapped(model: nn.Module) -> list[nn.Module]:
     """The model as given, then what each wrapper holds: DDP, DeepSpeed, torch.compile, PEFT. The last is the model
     itself. FSDP2 wraps nothing.
     """
-    return [model, *_inside(model)]
-
-
-def _inside(model: nn.Module) -> Iterator[nn.Module]:
-    inner: nn.Module | None = None
+    inner: Any = None
     if isinstance(model, nn.DataParallel):
         raise ModelError(
             "nn.DataParallel is not supported, because it copies the model in every pass; start one process "
             "per GPU with torchrun and use DistributedDataParallel."
         )
     if hasattr(model, "_orig_mod"):
-        inner = model._orig_mod  # type: ignore[assignment]
+        inner = model._orig_mod
     elif hasattr(model, "get_base_model"):
         inner = model.get_base_model()  # type: ignore[operator]
     elif any(cls.__module__.split(".")[0] in _WRAPPERS for cls in type(model).__mro__ if cls not in _NO_WRAPPERS):
         inner = getattr(model, "module", None)
-    if isinstance(inner, nn.Module):
-        yield from unwrapped(inner)
-
-
-def _registered(model: nn.Module) -> ModelPort | None:
-    return next((_PORTS[cls] for cls in type(model).__mro__ if cls in _PORTS), None)
+    return [model, *(unwrapped(inner) if isinstance(inner, nn.Module) else [])]

@@ -33,13 +33,9 @@ def strategy_regions() -> dict[str, str]:
 
 
 def _row(name: str, make: Callable[..., Strategy]) -> str:
-    docstring = docstring_of(make)
+    docstring, parameters = docstring_of(make), inspect.signature(make).parameters.values()
+    arguments = ", ".join(f"{parameter.name}={parameter.default!r}" for parameter in parameters)
+    signature = f"{name}({arguments})" if arguments else name
     text = markdown(docstring.summary) + (f" ${docstring.formula}$" if docstring.formula else "")
     # a bar ends a cell
-    return f"| `{_signature(name, make)}` | {_NEEDS[make().needs]} | {text.replace('|', chr(92) + 'vert ')} |"
-
-
-def _signature(name: str, make: Callable[..., Strategy]) -> str:
-    parameters = inspect.signature(make).parameters.values()
-    arguments = ", ".join(f"{parameter.name}={parameter.default!r}" for parameter in parameters)
-    return f"{name}({arguments})" if arguments else name
+    return f"| `{signature}` | {_NEEDS[make().needs]} | {text.replace('|', chr(92) + 'vert ')} |"

@@ -95,9 +95,7 @@ def _scores(slopes: Tensor, counts: Tensor, known: Tensor, tau: float) -> Tensor
 
 
 def _softmax(values: Tensor, among: Tensor) -> Tensor:
-    shifted = torch.exp(values - torch.where(among, values, -torch.inf).max().clamp(min=-1e300))
-    inside = torch.where(among, shifted, 0)
-    return inside / inside.sum().clamp(min=1e-300)
+    return torch.softmax(torch.where(among, values, -torch.inf), 0).nan_to_num()  # NaN: among none
 
 
 def _size(total: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -47,7 +45,5 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
 
 
 def _normal(bits: Tensor) -> Tensor:
-    """Box-Muller, from two uniforms in (0, 1) of 53 bits each."""
-    first = (_shifted(bits, 11).double() + 0.5) / 2**53
-    second = (_shifted(_mixed(bits), 11).double() + 0.5) / 2**53
-    return torch.sqrt(-2 * torch.log(first)) * torch.cos(2 * math.pi * second)
+    normal: Tensor = torch.special.ndtri((_shifted(bits, 12).double() + 0.5) / 2**52)  # never of 0 or 1
+    return normal

@@ -51,12 +51,8 @@ def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
     segments = _segments(batch, labels)
 
     def flat(name: str, last: float) -> Tensor:
-        value = batch.get(name)
-        if value is None:
-            raise ValueError(f"sftloss: the loss reads {name!r} of each token, which the batch does not hold.")
-        if value.shape != labels.shape:
-            raise ValueError(f"sftloss: {name} has shape {tuple(value.shape)}, labels {tuple(labels.shape)}.")
-        return value.reshape(-1) if is_aligned else align(value.reshape(-1), last)
+        value = _flat(batch, name, labels)
+        return value if is_aligned else align(value, last)
 
     is_within = segments >= 0
     if not is_aligned:  # aligned labels end each sequence already
@@ -129,18 +125,22 @@ def _weighed(loss: Loss, batch: Mapping[str, Any], labels: Tensor) -> Tokens:
     if batch.get("shift_labels") is None or batch.get("sequence_shares") is None:
         raise ValueError("sftloss: loss_weights come with shift_labels and sequence_shares; use weigh_batch.")
 
-    def flat(name: str) -> Tensor | None:
-        value = batch.get(name)
-        if value is not None and value.shape != labels.shape:
-            raise ValueError(f"sftloss: {name} has shape {tuple(value.shape)}, shift_labels {tuple(labels.shape)}.")
-        return None if value is None else value.reshape(-1)
-
-    targets, weights, shares, tasks = (flat(n) for n in ("shift_labels", "loss_weights", "sequence_shares", "tasks"))
-    assert targets is not None and weights is not None
-    groups = _groups(loss, tasks, weights)
+    targets, weights, shares = (_flat(batch, n, labels) for n in ("shift_labels", "loss_weights", "sequence_shares"))
+    roles, tasks = (None if batch.get(n) is None else _flat(batch, n, labels) for n in ("roles", "tasks"))
+    extras = {name: _flat(batch, name, labels) for name in loss.extras}
     rows = torch.arange(labels.shape[0], device=labels.device).repeat_interleave(labels.shape[1])
-    extras = {name: value for name in loss.extras if (value := flat(name)) is not None}
-    return Tokens(targets, weights, rows, groups, extras, labels.shape[1], flat("roles"), tasks, shares)
+    groups = _groups(loss, tasks, weights)
+    return Tokens(targets, weights, rows, groups, extras, labels.shape[1], roles, tasks, shares)
+
+
+def _flat(batch: Mapping[str, Any], name: str, labels: Tensor) -> Tensor:
+    """A tensor of the batch that is laid out as the labels are, flat."""
+    value: Tensor | None = batch.get(name)
+    if value is None:
+        raise ValueError(f"sftloss: the loss reads {name!r} of each token, which the batch does not hold.")
+    if value.shape != labels.shape:
+        raise ValueError(f"sftloss: {name} has shape {tuple(value.shape)}, labels {tuple(labels.shape)}.")
+    return value.reshape(-1)
 
 
 def _segments(batch: Mapping[str, Any], labels: Tensor) -> Int[Tensor, " tokens"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -267,30 +268,21 @@ copyreg.pickle(LossTrainerType, _reduced)
 
 def _is_table(dataset: Any) -> bool:
     """Whether it is a table of `datasets`, and no wrapper around one, which has the same column names."""
-    from transformers.utils.import_utils import is_datasets_available
-
-    if not is_datasets_available():
-        return False
-    from datasets import Dataset
-
-    return isinstance(dataset, Dataset)
+    datasets = sys.modules.get("datasets")  # who has such a table has imported it
+    return datasets is not None and isinstance(dataset, datasets.Dataset)
 
 
 def _check(trainer: Any) -> None:
     args = trainer.args
-    if args.label_smoothing_factor:
-        raise ConfigError(
-            "with_loss: label_smoothing_factor is a second loss; write it in the objective, as "
-            '"label_smoothing(epsilon=0.1)".'
-        )
-    if trainer.compute_loss_func is not None:
-        raise ConfigError("with_loss: compute_loss_func is a second loss; give one of the two.")
-    if getattr(args, "use_liger_kernel", False):
-        raise ConfigError("with_loss: use_liger_kernel replaces the model's forward; leave it off, the loss is fused.")
-    if args.n_gpu > 1:
-        raise ConfigError("with_loss: nn.DataParallel is not supported; start one process per GPU with torchrun.")
-    for name in ("get_cp_size", "get_sp_size"):
-        if getattr(trainer, name, lambda: 1)() > 1:
-            raise ConfigError(
-                "with_loss: sequences split over ranks are not supported; leave cp_size and sp_size at 1."
-            )
+    is_split = any(getattr(trainer, name, lambda: 1)() > 1 for name in ("get_cp_size", "get_sp_size"))
+    smoothing = 'label_smoothing_factor is a second loss; write it in the objective, as "label_smoothing(epsilon=0.1)"'
+    problems = {
+        smoothing: bool(args.label_smoothing_factor),
+        "compute_loss_func is a second loss; give one of the two": trainer.compute_loss_func is not None,
+        "use_liger_kernel replaces the model's forward; leave it off, the loss is fused": args.use_liger_kernel,
+        "nn.DataParallel is not supported; start one process per GPU with torchrun": args.n_gpu > 1,
+        "sequences split over ranks are not supported; leave cp_size and sp_size at 1": is_split,
+    }
+    for problem, is_there in problems.items():
+        if is_there:
+            raise ConfigError(f"with_loss: {problem}.")
