@@ -55,7 +55,7 @@ VERBS: dict[str, type] = {verb.__name__: options for verb, options in _COMMANDS.
 for _verb, _options in _COMMANDS.items():
     app.command(_verb.__name__, cls=Sectioned)(command(_options)(_verb))
 
-study = typer.Typer(help="Run a study. Fixed comparisons that ask trained models about claims on losses.",
+study = typer.Typer(help="Run a study. Fixed comparisons that test claims about losses on trained models.",
                     no_args_is_help=True, rich_markup_mode=None)  # fmt: skip
 for _name, _study in STUDIES.items():
     study.command(_name, cls=Sectioned)(command(StudyOptions)(_study))

@@ -27,7 +27,8 @@ class Sectioned(TyperCommand):
         panels: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             if record := parameter.get_help_record(ctx):
-                panels.setdefault(getattr(parameter, "rich_help_panel", None) or "General", []).append(record)
+                panel = getattr(parameter, "rich_help_panel", None) or "General"
+                panels.setdefault(panel, []).append((record[0].partition(" <")[0], record[1]))  # without a Python type
         for name, records in panels.items():
             with formatter.section(name):
                 formatter.write_dl(records)

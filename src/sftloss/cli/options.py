@@ -29,7 +29,7 @@ NORMALIZATION_FLAG = Flag(
     takes_numbers=True,
 )
 ROLES_FLAG = Flag(
-    "Weight of each role in place of the data's; a role that is not named is not trained.",
+    "Weight of the tokens of each role, in place of the weights in the data; a role that is not named is not trained.",
     panel=LOSS,
     metavar="prompt=0.1,response=1",
     takes_numbers=True,
@@ -42,15 +42,15 @@ TASKS_FLAG = Flag(
     panel=LOSS,
     metavar="STRATEGY",
 )
-EVAL_DATA_FLAG = Flag("Held-out data, in the same forms as --data.", panel=DATA, metavar="FILE|DIR|NAME", reads=True)
+EVAL_DATA_FLAG = Flag(
+    "File, folder or hub data set that is held out for evaluation.", panel=DATA, metavar="FILE|DIR|NAME", reads=True
+)
 EVAL_SHARE_FLAG = Flag("Share of --data to hold out; rows with equal prompts stay together.", panel=DATA, minimum=0)
 JSON_FLAG = Flag(
     "Write the results as JSON to this file; - prints JSON alone on standard output.", panel=OUTPUT, metavar="FILE|-",
     writes=("",),
 )  # fmt: skip
 MARKDOWN_FLAG = Flag("Write the report as Markdown to this file.", panel=OUTPUT, metavar="FILE", writes=("",))
-_BATCH_SIZE = Flag("Examples per micro-batch on each process.", panel=TRAINING, minimum=1)
-_GRAD_ACCUM = Flag("Micro-batches per optimizer step (gradient accumulation).", panel=TRAINING, minimum=1)
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,10 @@ class DataOptions:
         "report", "What an unusable row does: report counts it and refuses data that is mostly unusable, skip counts "
         "it, raise stops at the first.", panel=DATA, choices=("report", "skip", "raise"),
     )  # fmt: skip
-    max_examples: int | None = option(None, "Number of examples to read, from the start.", panel=DATA, minimum=1)
-    max_length: int | None = option(None, "Tokens kept of each example.", panel=DATA, minimum=2)
+    max_examples: int | None = option(
+        None, "Number of examples to read, from the start of the data.", panel=DATA, minimum=1
+    )
+    max_length: int | None = option(None, "Number of tokens to keep of each example.", panel=DATA, minimum=2)
     truncate: str = option(
         "end", "End of an example that is cut off where it is longer than --max-length.", panel=DATA,
         choices=("end", "start"),
@@ -143,18 +145,22 @@ class LossListOptions:
 
 @dataclass(frozen=True)
 class StepOptions:
-    """The size of an optimizer step that is asked about; nothing is trained."""
+    """The size of an optimizer step in the training that a report is about."""
 
-    batch_size: int | None = option(None, _BATCH_SIZE)
-    grad_accum: int | None = option(None, _GRAD_ACCUM)
+    batch_size: int | None = option(
+        None, "Examples per micro-batch on each process of the planned training.", panel=TRAINING, minimum=1
+    )
+    grad_accum: int | None = option(
+        None, "Micro-batches per optimizer step of the planned training.", panel=TRAINING, minimum=1
+    )
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """How a model is trained: the numeric fields of :class:`sftloss.finetune.Recipe`."""
 
-    batch_size: int = option(8, _BATCH_SIZE)
-    grad_accum: int = option(1, _GRAD_ACCUM)
+    batch_size: int = option(8, "Examples per micro-batch on each process.", panel=TRAINING, minimum=1)
+    grad_accum: int = option(1, "Micro-batches per optimizer step (gradient accumulation).", panel=TRAINING, minimum=1)
     epochs: float = option(1.0, "Number of passes through the data.", panel=TRAINING, minimum=0)
     max_steps: int | None = option(None, "Number of optimizer steps; it replaces --epochs.", panel=TRAINING, minimum=1)
     learning_rate: float = option(2e-5, "Peak learning rate.", panel=TRAINING, minimum=0)
@@ -173,10 +179,10 @@ class TrainingOptions:
     packing: bool = option(False, "Pack several examples into rows of --max-length tokens.", panel=TRAINING)
     lora_r: int | None = option(None, "Train LoRA adapters of this rank instead of all weights.", panel=TRAINING,
                                 minimum=1)  # fmt: skip
-    lora_alpha: float | None = option(None, "Scale of the LoRA adapters (without it: twice --lora-r).", panel=TRAINING)
-    lora_dropout: float = option(0.0, "Dropout before the LoRA adapters.", panel=TRAINING, minimum=0)
+    lora_alpha: float | None = option(None, "Scale of the LoRA adapters (default: twice --lora-r).", panel=TRAINING)
+    lora_dropout: float = option(0.0, "Dropout rate of the input of the LoRA adapters.", panel=TRAINING, minimum=0)
     lora_targets: tuple[str, ...] = option(
-        (), "Layers that get a LoRA adapter (without it: every linear layer but the head).", panel=TRAINING
+        (), "Layers that get a LoRA adapter (default: every linear layer but the head).", panel=TRAINING
     )
     autocast: str | None = option(
         None, "Dtype for automatic mixed precision.", panel=TRAINING, choices=("bfloat16", "float16")
@@ -207,7 +213,9 @@ class FolderOptions:
         None, "Folder for the results.", panel=OUTPUT, short="-o", metavar="DIR",
         writes=("report.html", "report.json", "table"),
     )  # fmt: skip
-    overwrite: bool = option(False, "Replace the earlier results in the output folder.", panel=OUTPUT)
+    overwrite: bool = option(
+        False, "Replace the earlier results in the output folder when the new ones are complete.", panel=OUTPUT
+    )
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ class AnalyzeOptions:
         "times the gradient in the last layer.", panel=LOSS, choices=("S0", "S1", "S2"),
     )  # fmt: skip
     group_by: tuple[str, ...] = option(
-        ("task", "language", "source"), "Break the shares of the signal down by this.", panel=LOSS,
-        choices=("task", "language", "source"),
+        ("task", "language", "source"), "Group of examples by which the report breaks the shares of the signal down.",
+        panel=LOSS, choices=("task", "language", "source"),
     )  # fmt: skip
     policy: str | None = option(
         None, "What should get an equal share of the training signal; findings are measured against it.", panel=LOSS,
@@ -51,7 +51,7 @@ class AnalyzeOptions:
     rank_timeout: float = option(
         600.0, "Seconds to wait until all ranks have joined (with several processes).", panel=DEVICE, minimum=0
     )
-    seed: int = option(0, "Seed of the intervals and samples.", panel=LOSS, minimum=0)
+    seed: int = option(0, "Seed of the confidence intervals and of the sampled examples.", panel=LOSS, minimum=0)
     folder: FolderOptions = part(FolderOptions("sftloss-report"))
     resume: bool = option(False, "Continue from the measured table in the output folder.", panel=OUTPUT)
     show: ShowOptions = part(ShowOptions())

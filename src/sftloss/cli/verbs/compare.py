@@ -93,7 +93,7 @@ class CompareOptions:
         metavar="FILE|DIR|NAME", reads=True,
     )  # fmt: skip
     forget_rows: int | None = option(
-        None, "Number of examples of --forget-data, from the start.", panel=DATA, minimum=2
+        None, "Number of examples of --forget-data to use, from the start.", panel=DATA, minimum=2
     )
     noise: float | None = option(
         None, "Share of generated training examples with a wrong answer (default: 0.05).", panel=DATA, minimum=0

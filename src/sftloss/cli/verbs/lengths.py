@@ -27,16 +27,18 @@ class LengthsOptions:
     data: DataOptions = part(DataOptions())
     model: ModelOptions = part(ModelOptions(), optional=("model",))
     unit: str | None = option(
-        None, "What a length counts where no tokenizer is given (default: characters).", panel=DATA,
+        None, "What a length counts without --model and --tokenizer (default: characters).", panel=DATA,
         choices=("characters", "words"),
     )  # fmt: skip
     normalization: tuple[str, ...] = option((), NORMALIZATION_FLAG)
     step: StepOptions = part(StepOptions())
-    ranks: int | None = option(None, "Number of data-parallel processes.", panel=TRAINING, minimum=1)
+    ranks: int | None = option(
+        None, "Number of data-parallel processes of the planned training.", panel=TRAINING, minimum=1
+    )
     target_mean: float | None = option(
         None, "Mean output length to solve for: the report names the exponent that teaches it.", panel=LOSS, metavar="L"
     )
-    seed: int = option(0, "Seed of the intervals.", panel=LOSS, minimum=0)
+    seed: int = option(0, "Seed of the confidence intervals.", panel=LOSS, minimum=0)
     folder: FolderOptions = part(FolderOptions())
     show: ShowOptions = part(ShowOptions())
 

@@ -26,7 +26,7 @@ class LossesOptions:
     name: str | None = option(
         None, "Objective to describe in full, e.g. focal or my_module:my_loss.", is_positional=True
     )
-    json: bool = option(False, "Print JSON.")
+    json: bool = option(False, "Print the objectives as JSON.")
 
 
 def losses(options: LossesOptions, verbosity: Verbosity) -> None:

@@ -51,11 +51,11 @@ class TrainOptions:
     )
     device: DeviceOptions = part(DeviceOptions())
     eval_every: int | None = option(
-        None, "Optimizer steps between evaluations (without it: one before and one after training).", panel=OUTPUT,
+        None, "Optimizer steps between evaluations (default: one before and one after training).", panel=OUTPUT,
         minimum=1,
     )  # fmt: skip
     eval_batch_size: int | None = option(
-        None, "Examples per evaluation batch (without it: --batch-size).", panel=OUTPUT, minimum=1
+        None, "Examples per evaluation batch (default: as --batch-size).", panel=OUTPUT, minimum=1
     )
     save_every: int = option(500, "Optimizer steps between checkpoints.", panel=OUTPUT, minimum=1)
     logging_every: int = option(10, "Optimizer steps between log lines.", panel=OUTPUT, minimum=1)
@@ -66,13 +66,16 @@ class TrainOptions:
     report_to: tuple[str, ...] = option(
         (), "Experiment tracker: tensorboard, wandb or trackio.", panel=OUTPUT, metavar="NAME"
     )
-    run_name: str | None = option(None, "Name of the run in the trackers.", panel=OUTPUT)
+    run_name: str | None = option(None, "Name of the run in the experiment trackers.", panel=OUTPUT)
     folder: FolderOptions = part(FolderOptions("sftloss-train"), writes={"output": RESULTS})
     resume: bool = option(
         False, "Continue from the newest checkpoint in the output folder, or start where there is none.", panel=OUTPUT
     )
     resume_from: str | None = option(
-        None, "Continue from this checkpoint in the output folder.", panel=OUTPUT, metavar="checkpoint-N"
+        None,
+        "Continue from this checkpoint in the output folder, e.g. checkpoint-200.",
+        panel=OUTPUT,
+        metavar="checkpoint-N",
     )
     dry_run: bool = option(
         False, "Show the options, the first example, counts and memory, and train nothing.", panel=OUTPUT
