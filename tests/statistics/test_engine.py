@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -347,3 +348,17 @@ def test_what_an_objective_learns_gets_its_gradient_or_one_pass_is_refused() -> 
         weighted_loss(hidden, head, targets, c, objective, plan=Plan("one_pass"))
     with torch.no_grad():  # nothing wants one here
         weighted_loss(hidden, head, targets, c, objective, plan=Plan("one_pass"))
+
+
+@pytest.mark.parametrize("plan", [Plan("one_pass"), Plan("two_pass")], ids=["one_pass", "two_pass"])
+def test_a_known_number_of_tokens_changes_nothing_and_a_wrong_one_raises(plan: Plan) -> None:
+    head, (hidden, targets, c) = make_head("plain"), make_tokens()
+    number = int(((targets != -100) & (c != 0)).sum())
+    exact, known = (
+        torch.autograd.grad(weighted_loss(hidden, head, targets, c, plan=how)[0], (hidden, head.weight))
+        for how in (plan, replace(plan, counted=number))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(exact, known, strict=True))
+    for wrong in (number - 1, number + 1):
+        with pytest.raises(RuntimeError, match=f"counted={wrong} is not the number"):
+            weighted_loss(hidden, head, targets, c, plan=replace(plan, counted=wrong))

@@ -42,6 +42,14 @@ def test_chunks_of_the_shapes_that_are_measured(tokens, vocab, chunk):
     assert Plan().chunk(tokens, vocab, 4) == chunk
 
 
+@pytest.mark.parametrize(
+    ("tokens", "vocab", "chunk"),
+    [(8192, 128256, 2752), (65536, 128256, 4096), (1024, 128256, 1024), (8192, 1000, 8192)],
+)
+def test_chunks_on_a_gpu_hold_an_eighth_of_plain_but_few_tokens_at_once(tokens, vocab, chunk):
+    assert Plan().chunk(tokens, vocab, 4, is_device=True) == chunk
+
+
 def test_rows_of_a_buffer_start_on_whole_multiples_but_where_they_are_short():
     buffers = Buffers(torch.empty(0), torch.float32)
     assert buffers.take("z", 3, 5121).shape == (3, 5121) and buffers.take("z", 3, 5121).stride() == (5152, 1)

@@ -45,7 +45,7 @@ def from_logits(
     """
     check_ids("from_logits", targets, logits.shape[0], logits.shape[-1])
     check_fields("from_logits", fields)
-    counted = Counted.of(targets != IGNORED, drops=True)
+    counted = Counted.of(targets != IGNORED)
     z = counted.take(logits).to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
     finite = z.detach() > float("-inf")
     values = statistics_of(_row_numbers(z, counted.take(targets), finite, fields), fields)

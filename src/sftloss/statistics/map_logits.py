@@ -130,7 +130,7 @@ class _MapLogits(torch.autograd.Function):
         with torch.autocast(upstream.device.type, enabled=False):
             for piece in call.pieces:
                 _add_chunk(gradients, call, flat[::4], piece, upstream[piece])
-        every = Counted(None, None, len(upstream))
+        every = Counted(None, len(upstream))
         return None, *in_dtypes((value for source in gradients for value in source.finish(every)), flat)
 
 

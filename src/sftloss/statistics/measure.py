@@ -66,7 +66,7 @@ def measure_tokens(
     for name, objective in objectives.items():
         cure = f"Write sftloss.objective({objective!r})."
         check_type("measure_tokens", f"objectives[{name!r}]", objective, Callable, cure)  # type: ignore[arg-type]
-    plan, counted = checked_plan("measure_tokens", plan), Counted.of(targets != IGNORED, drops=True)
+    plan, counted = checked_plan("measure_tokens", plan), Counted.of(targets != IGNORED)
     backend = PlainBackend.of(hidden, head)
     buffers, pieces = Buffers(hidden, backend.dtype), []
     step = plan.chunk(len(counted), head.common, backend.dtype.itemsize, is_device=backend.is_device)

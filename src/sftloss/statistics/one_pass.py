@@ -16,7 +16,6 @@ from sftloss.statistics.backends.rows import (
     RowGradient,
     RowNumbers,
     Sums,
-    map_record,
     row_gradient,
     statistics_of,
 )
@@ -75,7 +74,7 @@ class OnePass(torch.autograd.Function):
         if gradients is None:  # a second backward through a retained graph: the first one took the buffers
             gradients = _Walk(inputs[0], ctx.call, ctx.wanted).run()[2]
         factor = upstream * ctx.unit
-        if not ctx.call.backend.drops_tokens or factor != 1:  # to look there is to wait for the device
+        if ctx.call.backend.is_device or factor != 1:  # to look there is to wait for the device
             gradients = tuple(None if value is None else value.mul_(factor) for value in gradients)
         return *in_dtypes(gradients, inputs), None
 
@@ -86,7 +85,7 @@ class _Walk:
     def __init__(self, hidden: Tensor, call: LossCall, wanted: Wanted) -> None:
         self.hidden, self.call, self.backend = hidden, call, call.backend
         backend, is_counted = call.backend, call.is_counted
-        self.counted = Counted.of(is_counted, drops=backend.drops_tokens)
+        self.counted = Counted.of(is_counted, known=call.plan.counted)
         c = torch.where(is_counted, call.coefficients.detach().to(backend.dtype), 0.0)
         largest = c.abs().amax() if c.shape[0] else c.new_ones(())
         largest = torch.where(largest > 0, largest, 1.0)
@@ -128,7 +127,6 @@ class _Walk:
     def _chunk(self, piece: slice) -> tuple[dict[str, Tensor], Tensor]:
         """Return the statistics and the loss of one chunk; add its gradients."""
         take, call = self.counted.take, self.call
-        # targets of tokens that do not count are zeroed with them
         chunk = Chunk(take(self.hidden, piece).to(self.backend.product), take(call.targets, piece))
         extras = {name: take(value, piece) for name, value in call.extras.items()}
         c = take(self.coefficients, piece)
@@ -136,11 +134,9 @@ class _Walk:
         leaves = numbers.leaves()
         with torch.enable_grad():
             values = statistics_of(leaves, call.returned)
-            losses = self.counted.zeroed(call.objective(TokenStats(values, self.backend.vocab_size, extras)), piece)
+            losses = call.objective(TokenStats(values, self.backend.vocab_size, extras))
         if self.gradients.is_wanted:
             grad = row_gradient([losses], [c.to(losses.dtype)], leaves)
-            # the objective may have no finite gradient where its extras have no number
-            grad = map_record(lambda value: self.counted.zeroed(value, piece), grad)
             d_hidden = whole = self.gradients.of_tokens(piece)
             if whole is not None and not self.backend.is_device:  # column by column, as the logits lie
                 d_hidden = self.buffers.take("d_hidden", whole.shape[1], whole.shape[0]).t()

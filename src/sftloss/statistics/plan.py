@@ -18,6 +18,8 @@ _BLOCK_BYTES = 8 * 2**20  # of a chunk, gone over several times while it is in t
 _TILE_BYTES = 16 * 2**20  # one tile of the two-pass mode: 2048 rows of 2048 float32, fits a last-level cache
 # a GPU's memory is larger and its products need to be: from arithmetic, not yet from a measurement
 _DEVICE_CHUNK_BYTES, _DEVICE_TILE_BYTES = 640 * 2**20, 128 * 2**20
+_DEVICE_CHUNK_ROWS = 4096  # more would save no more passes over dW worth the memory (benchmarks.roofline)
+_PLAIN_BYTES = 12  # of a logit in the plain formula: in 16 and 32 bits, and the gradient of each
 _SUPER_CHUNK = 8192  # tokens the two-pass mode keeps in one vocabulary sweep
 
 
@@ -39,6 +41,8 @@ class Plan:
             and so choose the columns; where too many matter, the gradients are exact. `TokenStats.filtered` reports
             what was left out. Loss, statistics and the bias's gradient stay exact. Two passes and sharded heads
             leave nothing out.
+        counted: Number of tokens with a target and a coefficient, where the host knows it. On a GPU it saves the one
+            wait of a call, which finds the tokens that count. A wrong number raises.
 
     Source:
         Wijmans et al., *Cut Your Losses in Large-Vocabulary Language Models*, 2024, section 4.3 (arXiv:2411.09009);
@@ -50,6 +54,7 @@ class Plan:
     columns: int | None = None
     fields: tuple[str, ...] = ()
     tolerance: float = 0.0
+    counted: int | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in ("auto", "one_pass", "two_pass"):
@@ -68,7 +73,11 @@ class Plan:
         """Return the number of tokens in a chunk of one pass; chunks are of nearly equal size."""
         if self.tokens is not None:
             return self.tokens
-        fit = max(_CHUNK_ROWS, (_DEVICE_CHUNK_BYTES if is_device else _CHUNK_BYTES) // (vocab * logit_bytes))
+        room = _CHUNK_BYTES
+        if is_device:  # an eighth of what the plain formula would hold
+            room = max(_DEVICE_CHUNK_BYTES, tokens * vocab * _PLAIN_BYTES // 8)
+        fit = max(_CHUNK_ROWS, room // (vocab * logit_bytes))
+        fit = min(fit, max(_DEVICE_CHUNK_ROWS, _DEVICE_CHUNK_BYTES // (vocab * logit_bytes))) if is_device else fit
         fit -= fit % _ROWS
         parts = -(-max(tokens, 1) // fit)
         even = -(-max(tokens, 1) // parts)

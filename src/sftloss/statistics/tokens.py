@@ -83,39 +83,38 @@ Objective = Callable[[TokenStats], Tensor]
 
 @dataclass(frozen=True)
 class Counted:
-    """The tokens that count: those at `index`, or all with zeros where `mask` is False; with neither, all of them."""
+    """The tokens that count: those at `index`, or all of them."""
 
     index: Tensor | None
-    mask: Tensor | None
     total: int
 
     @classmethod
-    def of(cls, is_counted: Tensor, *, drops: bool) -> Counted:
-        """Drop the tokens that do not count, or zero them where counting them would wait for the device."""
+    def of(cls, is_counted: Tensor, *, known: int | None = None) -> Counted:
+        """Find the tokens that count. Without their `known` number, a GPU is waited for once.
+
+        A wrong number raises; on a GPU later, when the device gets there.
+        """
         total = is_counted.shape[0]
-        if not drops:
-            return cls(None, is_counted, total)
-        index = torch.nonzero(is_counted)[:, 0]
-        return cls(None if index.shape[0] == total else index, None, total)
+        if known is None:
+            index = torch.nonzero(is_counted)[:, 0]
+        else:
+            problem = f"Plan: counted={known} is not the number of tokens with a target and a coefficient."
+            torch._assert_async(is_counted.sum() == known, problem)
+            index = torch.nonzero_static(is_counted, size=known)[:, 0]
+        return cls(None if index.shape[0] == total else index, total)
 
     def __len__(self) -> int:
         return self.total if self.index is None else self.index.shape[0]
 
     def take(self, value: Tensor, piece: slice = slice(None)) -> Tensor:
         """Return a piece of the tokens that count."""
-        return self.zeroed(value[piece], piece) if self.index is None else value[self.index[piece]]
+        return value[piece] if self.index is None else value[self.index[piece]]
 
     def put(self, value: Tensor) -> Tensor:
         """Return the values of the tokens that count in their places, zero elsewhere."""
         if self.index is None:
-            return self.zeroed(value)
-        return value.new_zeros(self.total, *value.shape[1:]).index_copy_(0, self.index, value)
-
-    def zeroed(self, value: Tensor, piece: slice = slice(None)) -> Tensor:
-        """Return the values of a piece with zeros where the mask is False."""
-        if self.mask is None:
             return value
-        return value.masked_fill(~self.mask[piece].reshape(-1, *[1] * (value.ndim - 1)), 0)
+        return value.new_zeros(self.total, *value.shape[1:]).index_copy_(0, self.index, value)
 
 
 def check_type(caller: str, name: str, value: object, kind: type, cure: str) -> None:

@@ -88,7 +88,7 @@ class _TwoPass(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, low_rank: Tensor | None, request: _Request
     ) -> tuple[Tensor, ...]:
         backend = request.backend
-        ctx.counted = counted = Counted.of(request.targets != IGNORED, drops=backend.drops_tokens)
+        ctx.counted = counted = Counted.of(request.targets != IGNORED, known=request.plan.counted)
         with torch.autocast(hidden.device.type, enabled=False):
             chunk = Chunk(counted.take(hidden).to(backend.product), counted.take(request.targets))
             numbers = _read(chunk, request)

@@ -18,18 +18,13 @@ KERNEL_DEVICES = ["cuda"]  # where the Triton kernels run; their tests add "cpu"
 
 
 class Backend(Protocol):
-    """The work between the matrix products of one call.
-
-    Tokens that do not count are dropped before the products where `drops_tokens`. Otherwise they are zeroed, because
-    counting them would wait for the device; then nothing else may wait for it either.
-    """
+    """The work between the matrix products of one call, on the tokens that count."""
 
     head: Head
     dtype: torch.dtype  # of sums and statistics
     product: torch.dtype  # of the factors of the matrix products
     vocab_size: int | Tensor  # columns in the vocabulary, on all ranks together
     is_device: bool  # whether chunks and tiles have the size that suits a GPU
-    drops_tokens: bool
 
     def read(self, chunk: Chunk, columns: slice, sums: Sums, buffers: Buffers, keep: Keep) -> LogitBlock:
         """Multiply a block and add it to the sums."""

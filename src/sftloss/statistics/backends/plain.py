@@ -57,7 +57,6 @@ class PlainBackend:
     vocab_size: int | Tensor
     is_device: bool
     in_vocab: Tensor | None  # (vocab,) 1 where the column is in the vocabulary, None where all are
-    drops_tokens: bool = True
 
     @classmethod
     def of(cls, hidden: Tensor, head: Head) -> PlainBackend:

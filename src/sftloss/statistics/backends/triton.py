@@ -36,7 +36,6 @@ class TritonBackend:
     product: torch.dtype
     vocab_size: int | Tensor
     is_device: bool = True
-    drops_tokens: bool = False
 
     @classmethod
     def of(cls, hidden: Tensor, head: Head) -> TritonBackend:
