@@ -21,6 +21,9 @@ def difficulty_adaptive(
         decay: Of the exponential mean of the loss.
         reference_steps: Number of observations behind :math:`L^{(0)}`.
 
+    Returns:
+        The strategy. Lagged.
+
     Gradient:
         :math:`\partial L / \partial L_k = w_k`. The losses in the weights are detached; if they were not, the total
         would *ascend* some tasks.
