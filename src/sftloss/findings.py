@@ -10,6 +10,7 @@ from sftloss.analysis.lengths.rules import LENGTHS_RULES
 from sftloss.analysis.mask.rules import INSPECT_RULES
 from sftloss.analysis.signal.rules import SIGNAL_RULES
 from sftloss.data.account import ROW_RULES
+from sftloss.data.overlap import OVERLAP_RULES
 from sftloss.docstrings import write_regions
 from sftloss.experiments.verdicts.findings import COMPARE_RULES
 from sftloss.rules import Rule
@@ -19,7 +20,7 @@ SOURCES: Mapping[str, tuple[Rule[Any], ...]] = {
     "inspect": INSPECT_RULES,
     "lengths": LENGTHS_RULES,
     "analyze": SIGNAL_RULES,
-    "compare": COMPARE_RULES,
+    "compare": (*COMPARE_RULES, *OVERLAP_RULES),
 }
 """The rules by what they judge: `rows` are read by every command, the others are commands."""
 

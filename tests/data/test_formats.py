@@ -272,11 +272,13 @@ def test_named_metadata_leaves_the_format_alone():
 
 
 def test_preference_row_says_how_to_train_on_the_chosen_answer():
-    """The cure in the message works."""
+    """The cure in the message works, and so does naming the column."""
     row = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
-    with pytest.raises(BadRow, match="columns response=chosen"):
+    with pytest.raises(BadRow, match="format='preference' trains the chosen answer"):
         record_of(row)
     assert said(row, response="chosen") == ASKED
+    chosen, _ = to_record(row, HERE, shape=Shape("preference"))
+    assert [(m.role, m.content) for m in chosen.messages] == ASKED
 
 
 def test_missing_named_column_is_the_rows_fault_and_a_wrong_key_the_users():

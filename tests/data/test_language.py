@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 
 from sftloss.data import script_of
-from sftloss.data.language import _script
+from sftloss.data.formats.language import _script
 
 TEXTS = {
     "Latin": ["Good morning, how are you?", "Où est la bibliothèque ?", "Tiếng Việt có dấu", "Ｆｕｌｌｗｉｄｔｈ"],

@@ -198,11 +198,11 @@ def test_hub_failure_is_a_data_error(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(
-        DataError, match=r"a/b: no such file or folder here, and .* cannot be loaded \(Unknown config\)"
+        DataError, match=r"a/b: no such file or folder here, and .* cannot be loaded \(.*Unknown config.*\)"
     ):
         list(read_records("a/b"))
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: broken_rows())
-    with pytest.raises(DataError, match=r"a/b: the hub data set broke off \(gone\)"):
+    with pytest.raises(DataError, match=r"a/b: the hub data set broke off \(.*gone.*\)"):
         list(read_records("a/b"))
 
 

@@ -82,7 +82,8 @@ class DataOptions:
     """The data and how it is read."""
 
     data: str = option(
-        "", "JSON, JSON lines or Parquet file, a folder of them, a hub data set, or demo for generated examples.",
+        "", "JSON, JSON lines, CSV, TSV or Parquet file, a folder of them, a hub data set, or demo for generated "
+        "examples.",
         panel=DATA, required=True, short="-d", metavar="FILE|DIR|NAME", reads=True,
     )  # fmt: skip
     columns: dict[str, str] = option(

@@ -7,8 +7,8 @@ from sftloss.data.batches import align, batches, collate, first_fit_decreasing
 from sftloss.data.encode import Encoding, Examples, encode, encoding_of
 from sftloss.data.examples import Batch, Example, Message, Origin, Record, answer_spans, segment_breaks, spoken_roles
 from sftloss.data.formats import FORMATS, Format, detect_format, register_format
+from sftloss.data.formats.language import script_of
 from sftloss.data.formats.record import COLUMN_ROLES
-from sftloss.data.language import script_of
 from sftloss.data.read.read import ReadBounds, Records, read_records
 from sftloss.data.reasons import ROW_REASONS, BadRow, Reason, RowError
 from sftloss.data.tokenizer import load_tokenizer, pad_id_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -98,8 +99,9 @@ class Account:
 
     def saw_columns(self, row: Mapping[str, object]) -> None:
         """Cross out the named columns that this row has, so that a misspelled one remains."""
-        if self.unseen_columns:
-            self.unseen_columns = tuple(name for name in self.unseen_columns if name not in row)
+        self.unseen_columns = tuple(
+            name for name in self.unseen_columns if name not in row and re.split(r"[.\[]", name)[0] not in row
+        )
 
     def saw_example(self, example: Example) -> None:
         """Count what was cut off an example, and the notes about it."""
@@ -216,14 +218,15 @@ def _rule(reason: Reason) -> Rule[Account]:
 
 
 _DETAILS = {
+    "longer": "{} tokens",
     "lost": "the {}",
     "opener_differs": "the generation prompt ends with {}, and the answers do not begin with it",
     "join_differs": "answers end with {}, in the middle of a conversation and at its end",
     "moved": "a message is not in its place",
 }
 
-ROW_RULES: tuple[Rule[Account], ...] = (
-    *map(_rule, ROW_REASONS.values()),
+NOTE_RULES: tuple[Rule[Account], ...] = (
+    *(_rule(reason) for reason in ROW_REASONS.values() if reason.stage == "kept"),
     Rule(
         "MASK009",
         "warning",
@@ -257,6 +260,14 @@ ROW_RULES: tuple[Rule[Account], ...] = (
         partial(_noted, ("calls_as_text",), "have their tool calls written as JSON into the text of the answer"),
     ),
     Rule(
+        "DATA112",
+        "warning",
+        "Rows longer than the context of the model",
+        "The model was never trained at these positions, or has none: it learns nothing there, or the run stops.",
+        "--max-length with the context of the model, or split the rows",
+        partial(_noted, ("longer",), "are longer than the context of the model"),
+    ),
+    Rule(
         "MASK012",
         "warning",
         "Rows of token ids in which no turn of the chat template is found",
@@ -272,6 +283,12 @@ ROW_RULES: tuple[Rule[Account], ...] = (
         "a template made for training, where the family has one: --template",
         partial(_noted, ("opener_differs", "join_differs", "moved"), "are rendered otherwise than in generation"),
     ),
+)
+"""What an account reports about rows that are used."""
+
+ROW_RULES: tuple[Rule[Account], ...] = (
+    *(_rule(reason) for reason in ROW_REASONS.values() if reason.stage != "kept"),
+    *NOTE_RULES,
     Rule(
         "DATA108",
         "warning",

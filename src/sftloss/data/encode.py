@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,13 +18,14 @@ from sftloss.data.reasons import BadRow, RowError
 from sftloss.data.rendering.render import render
 from sftloss.data.rendering.scaffold import Scaffold, roles_of, scaffold_of
 from sftloss.data.rendering.template import TAKEN, Template
-from sftloss.data.tokenizer import eos_ids
+from sftloss.data.tokenizer import Limits, eos_ids, limits_of
 from sftloss.errors import ConfigError, mention
 from sftloss.roles import PROMPT, RESPONSE, ROLES, UNKNOWN
 
 _ROLE_OF = {"user": 0, "assistant": 1, "system": 2, "developer": 2, "tool": 3, "function": 3, "ipython": 3}
 PLAIN_TEXT = "plain text"
 _MOST_TEMPLATES = 64
+_HOPELESS = 16  # times the context of the model: such a row is no example, and running it would take minutes
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,10 @@ class _Templates:
     tokenizer: Any
     by_kwargs: dict[str, Template] = field(default_factory=dict)
 
+    @cached_property
+    def limits(self) -> Limits:
+        return limits_of(self.tokenizer)
+
     def of(self, record: Record | None, how: Encoding) -> Template:
         kwargs = {**how.chat_template_kwargs, **(record.template_kwargs if record else {})}
         if taken := sorted(TAKEN & set(kwargs)):
@@ -128,8 +134,12 @@ class _Templates:
 
 def _encode(record: Record, how: Encoding, templates: _Templates) -> Example:
     try:
+        if record.tokens is not None and (largest := max(record.tokens["input_ids"])) >= templates.limits.vocabulary:
+            detail = f"it holds the id {largest}, and the vocabulary has {templates.limits.vocabulary:,} ids"
+            raise BadRow("outside-vocabulary", f"{detail}; make the rows with this model's tokenizer")
         draft = _draft_of(record, templates.of(record, how), how)
-        return _finish(record, _without_double_bos(draft, templates.tokenizer.bos_token_id), how)
+        draft = _without_double_bos(draft, templates.tokenizer.bos_token_id)
+        return _finish(record, draft, how, templates.limits.context)
     except BadRow as error:
         raise RowError(error.reason, record.origin, error.detail) from error
 
@@ -276,7 +286,7 @@ def _without_double_bos(draft: _Draft, bos: int | None) -> _Draft:
     return replace(draft, **kept, notes=(*draft.notes, "double_bos"))
 
 
-def _finish(record: Record, draft: _Draft, how: Encoding) -> Example:
+def _finish(record: Record, draft: _Draft, how: Encoding, context: int | None) -> Example:
     size = len(draft.input_ids)
     if size < 2:
         raise BadRow("too-short", f"{size} tokens leave none to predict; remove the row")
@@ -285,6 +295,12 @@ def _finish(record: Record, draft: _Draft, how: Encoding) -> Example:
     if not torch.isfinite(weights).all() or not weights.any():
         raise BadRow("nothing-trained", "no token has a weight, so nothing in the row would be trained; remove the row")
     count = size if how.max_length is None else min(size, how.max_length)
+    notes = draft.notes
+    if context is not None and count > context:
+        if count > _HOPELESS * context:
+            cure = f"give {mention('max_length', context)}"
+            raise BadRow("too-long", f"its {count:,} tokens are many times the model's context of {context:,}; {cure}")
+        notes = (*notes, f"longer: {context:,}")
     kept = slice(0, count) if how.truncate == "end" else slice(size - count, size)
     weights = weights[kept].clone()
     weights[0] = 0.0
@@ -302,7 +318,7 @@ def _finish(record: Record, draft: _Draft, how: Encoding) -> Example:
         source=record.source,
         truncated=size - count,
         method=draft.method,
-        notes=draft.notes,
+        notes=notes,
     )
     return replace(example, prompts=_prompts(example))
 

@@ -78,6 +78,22 @@ _ALL = (
         "write input_ids, labels and masks as flat lists of equal length, one sequence a row, unshifted",
     ),
     Reason(
+        "DATA019",
+        "preference-row",
+        "are preferences, and which half is to be trained is not said",
+        "--format preference trains the chosen answers",
+        "read",
+        "An answer that the data calls bad would be trained like a good one.",
+    ),
+    Reason(
+        "DATA020",
+        "bad-answer",
+        "are answers that the data calls bad (label: false)",
+        "drop these rows",
+        "read",
+        "An answer that the data calls bad would be trained like a good one.",
+    ),
+    Reason(
         "DATA051",
         "template-error",
         "are refused by the chat template",
@@ -102,6 +118,20 @@ _ALL = (
         "The model would be trained to leave out what the data has.",
     ),
     Reason(
+        "DATA056",
+        "outside-vocabulary",
+        "hold token ids outside the vocabulary",
+        "make the rows with the tokenizer of this model, or name its tokenizer: --tokenizer",
+        "encode",
+    ),
+    Reason(
+        "DATA057",
+        "too-long",
+        "are many times longer than the context of the model",
+        "--max-length with the context of the model, or split the rows",
+        "encode",
+    ),
+    Reason(
         "MASK001",
         "nothing-trained",
         "have no trained token and are left out",
@@ -124,6 +154,14 @@ _ALL = (
         "give a larger --max-length, or drop these rows",
         "encode",
         "A cut answer teaches to go on where the answer went on, and its end is never seen.",
+    ),
+    Reason(
+        "DATA111",
+        "placeholder",
+        "hold a placeholder such as {{name}}",
+        "fill the placeholders in: a template of the data was not applied",
+        "kept",
+        "The model is trained to write the placeholder.",
     ),
     Reason(
         "DATA101",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sftloss.errors import ModelError, quoted
 from sftloss.models import model_folder
@@ -12,6 +14,7 @@ from sftloss.models import model_folder
 CONTINUED = "·"
 """What :func:`pieces` gives for the other tokens of a character that several tokens make."""
 
+_UNLIMITED = 10**9  # tokenizers without a limit name a number above it
 _MOST_BYTES = 8  # tokens of one character: four bytes, and flags or combining marks of two
 _SPACE = "\u2581"  # how sentencepiece writes the blank before a word, which decoding one token alone drops
 
@@ -44,6 +47,24 @@ def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remot
         raise ModelError(
             f"cannot load {text}: {quoted(error)}", option="tokenizer", cure="give a folder with tokenizer.json"
         ) from error
+
+
+class Limits(NamedTuple):
+    """What a model takes: tokens of a row and ids of the vocabulary; None where it is unknown."""
+
+    context: int | None
+    vocabulary: int
+
+
+def limits_of(tokenizer: Any) -> Limits:
+    """The limits that the tokenizer and the configuration beside it name."""
+    config: dict[str, Any] = {}
+    with suppress(OSError, ValueError, AttributeError):  # no folder, no file, no JSON: the tokenizer's own limits
+        config = json.loads((Path(str(tokenizer.name_or_path)) / "config.json").read_text("utf-8"))
+    sizes = [getattr(tokenizer, "model_max_length", None), config.get("max_position_embeddings")]
+    known = [size for size in sizes if isinstance(size, int) and 0 < size < _UNLIMITED]
+    words = config.get("vocab_size")
+    return Limits(min(known, default=None), max(len(tokenizer), words if isinstance(words, int) else 0))
 
 
 def pad_id_of(tokenizer: Any) -> int:

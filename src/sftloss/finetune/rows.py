@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from sftloss.data import Example, Examples, collate, encoding_of, first_fit_decreasing, read_records, spoken_roles
-from sftloss.data.account import Account
+from sftloss.data.account import NOTE_RULES, Account
+from sftloss.data.overlap import overlap_findings
 from sftloss.data.reasons import ROW_REASONS
 from sftloss.errors import ConfigError, DataError, mention
 from sftloss.finetune.recipe import Recipe
 from sftloss.roles import RESPONSE
+from sftloss.rules import findings_of
 from sftloss.training import inputs_of
 
 Row = tuple[tuple[int, Example], ...]
@@ -129,13 +131,18 @@ def rows_account(data: DataSet, held_out: DataSet | None = None) -> dict[str, An
         "end_of_answer_lost": cuts.get("end lost", 0),
         "tokens_cut": sum(e.truncated for part in parts for e in part.examples),
         "is_cut_short": account is not None and account.limited,
+        "findings": [] if account is None else [f"{f.id}: {f.sentence}" for f in findings_of(NOTE_RULES, account)],
     }  # fmt: skip
 
 
 def rows_accounts(data: DataSet, held_out: DataSet | None) -> list[dict[str, Any]]:
     """The account of each source: one, or two where held-out rows have a source of their own."""
     is_share = held_out is not None and held_out.account is data.account
-    return [rows_account(data, held_out)] + ([] if held_out is None or is_share else [rows_account(held_out)])
+    if held_out is None or is_share:
+        return [rows_account(data, held_out)]
+    of_held_out, leaked = rows_account(held_out), overlap_findings(data.examples, held_out.examples)
+    of_held_out["findings"] += [f"{finding.id}: {finding.sentence}" for finding in leaked]
+    return [rows_account(data), of_held_out]
 
 
 def account_lines(account: Mapping[str, Any]) -> list[str]:
@@ -154,6 +161,7 @@ def account_lines(account: Mapping[str, Any]) -> list[str]:
             f"  {account['tokens_cut']:,} tokens are cut off; {account['end_of_answer_lost']:,} rows lose the end of "
             "their last answer."
         )
+    lines += [f"  {sentence}" for sentence in account["findings"]]
     if account["is_cut_short"]:
         lines.append(f"  Rows behind the first {account['read']:,} are left out ({mention('max_examples')}).")
     return lines

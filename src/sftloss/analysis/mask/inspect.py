@@ -67,7 +67,7 @@ class _Pass:
 
     def add(self, record: Record, example: Example) -> None:
         audited = audit(example, record, self.scaffold, pad_id=self.tokenizer.pad_token_id)
-        self.tally.add(example, audited)
+        self.tally.add(record, example, audited)
         if self._control and any(self._control.search(m.content) for m in record.messages or ()):
             self.tally.faults.add("DATA105", example.origin)
         prompt, answer = answer_text(record, audited, example, self.tokenizer)

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sftloss.analysis.mask.audit import Audit
-from sftloss.data import Example, Origin, Places, answer_spans
+from sftloss.data import Example, Origin, Places, Record, answer_spans
 from sftloss.roles import ROLES
 
 
@@ -37,10 +36,14 @@ class Ledger:
     lines: array[int] = field(default_factory=lambda: array("q"))
     paths: dict[str, int] = field(default_factory=dict)
 
-    def add(self, example: Example, audit: Audit) -> None:
+    def add(self, record: Record, example: Example, audit: Audit) -> None:
         origin = example.origin
         self._add_answers(example)
-        self.contents.append(_hash(example.input_ids, example.weights != 0))
+        # rows that differ only in what is not rendered, or in what is cut off, are no copies of each other
+        written = repr((record.messages, record.text, record.tools)).encode()
+        self.contents.append(
+            _hash(example.input_ids.numpy().tobytes(), (example.weights != 0).numpy().tobytes(), written)
+        )
         self.tokens.append(len(audit.trained))
         self.whole.append(len(audit.trained) + example.truncated)
         self.trained.append(sum(audit.trained))
@@ -55,7 +58,7 @@ class Ledger:
             length = int((example.weights[start:stop] != 0).sum())
             if length and not is_cut:
                 self.prompts.append(prompt)
-                self.words.append(_hash(example.input_ids[start:stop]))
+                self.words.append(_hash(example.input_ids[start:stop].numpy().tobytes()))
                 self.lengths.append(length)
                 self.owners.append(owner)
 
@@ -68,10 +71,9 @@ class Ledger:
         return str(Origin(path, self.rows[index], None if line < 0 else line))
 
 
-def _hash(*tensors: Tensor) -> int:
-    """63 bits of what the tensors hold."""
-    data = b"".join(tensor.numpy().tobytes() for tensor in tensors)
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
+def _hash(*parts: bytes) -> int:
+    """63 bits of what the parts hold."""
+    return int.from_bytes(hashlib.blake2b(b"".join(parts), digest_size=8).digest(), "big") >> 1
 
 
 @dataclass
@@ -98,11 +100,11 @@ class MaskTally:
     strays: int = 0
     with_end: int = 0
 
-    def add(self, example: Example, audit: Audit) -> None:
+    def add(self, record: Record, example: Example, audit: Audit) -> None:
         self.methods[example.method] += 1
         for fault in audit.faults:
             self.faults.add(fault, example.origin)
-        self.ledger.add(example, audit)
+        self.ledger.add(record, example, audit)
         roles = example.roles.numpy()
         for column, weight in enumerate((None, np.asarray(audit.trained), example.weights.numpy())):
             self.by_role[:, column] += np.bincount(roles, weight, len(ROLES))

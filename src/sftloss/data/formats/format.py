@@ -137,7 +137,5 @@ def way_out(row: RawRow) -> str:
         return "the row is empty; give it columns"
     names = excerpt(", ".join(map(str, row)), 60)
     if "chosen" in row:
-        return (
-            f"a preference row with the columns {names}; name the answer to train: {mention('columns')} response=chosen"
-        )
+        return f"a preference row with the columns {names}; train its good half: {mention('format', 'preference')}"
     return f"its columns are {names}; say which is which: {mention('columns')} prompt=...,response=..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sftloss.data.examples import Message
@@ -36,4 +37,20 @@ MESSAGES = Format(
     "`messages` (or `conversations`, `conversation`): a list of turns with `role` and `content`, or its JSON text",
     {"messages": [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]},
     order=21,
+)
+
+
+def _is_sharegpt(row: RawRow) -> bool:
+    turns = chat_of(row)
+    first = turns[0] if isinstance(turns, list | tuple) and turns else None
+    return isinstance(first, Mapping) and "from" in first and "role" not in first
+
+
+SHAREGPT = Format(
+    "sharegpt",
+    _is_sharegpt,
+    conversation,
+    "`conversations` (or `messages`, `conversation`): a list of turns with `from` and `value`",
+    {"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]},
+    order=20,
 )

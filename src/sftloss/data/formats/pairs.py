@@ -1,13 +1,15 @@
-"""Rows with a prompt column and a response column, under any of their usual names."""
+"""Rows with a prompt and a response, under any of their usual names; preference rows by their good half."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from sftloss.data.examples import Message
-from sftloss.data.formats.format import Format, RawRow, as_text, way_out
+from sftloss.data.formats.format import Format, RawRow, as_text, required, way_out
+from sftloss.data.formats.messages import chat_of
 from sftloss.data.formats.turns import turns
 from sftloss.data.reasons import BadRow
 
@@ -69,3 +71,59 @@ def _format(prompt: str, response: str, order: int) -> Format:
 
 _NAMES = [(prompt, response) for prompt in PROMPTS for response in RESPONSES]
 PAIRS = tuple(_format(*names, order) for order, names in enumerate(_NAMES, 40) if names != ("instruction", "output"))
+
+ALPACA = Format(
+    "alpaca",
+    lambda row: "instruction" in row and "output" in row and "completion" not in row and "response" not in row,
+    partial(pair, prompt="instruction", response="output"),
+    "`instruction`, `output`, and where there are some `input`, `system` and `history` ([prompt, answer] pairs)",
+    {"instruction": "Add.", "input": "2 + 2", "output": "4"},
+    order=30,
+)
+
+_SPEAKER = re.compile(r"\n\n(Human|Assistant): ")
+
+
+def is_preference(row: RawRow) -> bool:
+    """Whether a row has a good and a bad answer."""
+    return row.get("chosen") is not None and row.get("rejected") is not None
+
+
+def chosen(row: RawRow) -> list[Message]:
+    """The conversation with the chosen answer, which may hold the prompt itself."""
+    answer = required(row, "chosen")
+    said = _messages(answer, "chosen")
+    if said[0].role != "assistant":
+        return said
+    prompt = chat_of(row) if chat_of(row) is not None else next((row[key] for key in PROMPTS if row.get(key)), None)
+    if prompt is None:
+        raise BadRow("unknown-shape", "chosen is an answer, and the row has no prompt; give it a column prompt")
+    return [*_messages(prompt, "prompt", role="user"), *said]
+
+
+def _messages(value: Any, name: str, role: str = "assistant") -> list[Message]:
+    """A conversation, one turn of it, or a text; a text may be a transcript of Human and Assistant."""
+    if isinstance(value, dict):
+        return turns([value], name)
+    if isinstance(value, list | tuple):
+        messages = turns(value, name)
+        if not messages:
+            raise BadRow("empty-messages", f"{name} is empty")
+        return messages
+    text = as_text(value, name)
+    _, *parts = _SPEAKER.split(text)
+    if text.startswith("\n\nHuman: ") and len(parts) > 2:
+        roles = {"Human": "user", "Assistant": "assistant"}
+        return [Message(roles[who], said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True)]
+    return [Message(role, text)]
+
+
+PREFERENCE = Format(
+    "preference",
+    lambda row: False,
+    chosen,
+    "`chosen` is trained, `rejected` is not: texts, turns or conversations, with a prompt where they hold none; only "
+    "with `--format preference`",
+    {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"},
+    order=95,
+)

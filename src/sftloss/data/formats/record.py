@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sftloss.data.examples import Message, Origin, Record
 from sftloss.data.formats.format import FORMATS, Content, as_text, detect_format, format_kinds, load_plug_ins, way_out
+from sftloss.data.formats.language import script_of
 from sftloss.data.formats.messages import CHATS
-from sftloss.data.formats.pairs import CONTEXTS, PROMPTS, RESPONSES
+from sftloss.data.formats.pairs import CONTEXTS, PROMPTS, RESPONSES, is_preference
 from sftloss.data.formats.tools import tools
 from sftloss.data.formats.weights import ROW_WEIGHTS, row_weight
-from sftloss.data.language import script_of
 from sftloss.data.reasons import BadRow, excerpt
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, mention
 from sftloss.registry import closest
 
 _PAYLOADS = ("messages", "prompt", "response", "input", "text", "input_ids", "labels")
@@ -55,13 +56,27 @@ def _check_name(name: str, known: Iterable[str], option: str, names: str) -> Non
 def renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> Mapping[str, Any]:
     """The row under the names that formats know, without the columns that could be mistaken for the named ones."""
     for role in _REQUIRED & columns.keys():
-        if columns[role] not in row:
+        if value_at(row, columns[role]) is None and columns[role] not in row:
             missing = excerpt(columns[role], 40)
             raise BadRow("unknown-shape", f"no column {missing}, named as the {role}; {way_out(row)}")
     rivals = _rivals(columns)
     kept = {name: value for name, value in row.items() if name not in rivals}
-    kept.update((role, row[column]) for role, column in columns.items() if column in row)
+    values = ((role, row[column] if column in row else value_at(row, column)) for role, column in columns.items())
+    kept.update((role, value) for role, value in values if value is not None or columns[role] in row)
     return kept
+
+
+def value_at(row: Mapping[str, Any], path: str) -> Any:
+    """The value at a path such as ``instances[0].output``, None where the row has none."""
+    value: Any = row
+    for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
+        if index and isinstance(value, list | tuple) and int(index) < len(value):
+            value = value[int(index)]
+        elif key and isinstance(value, Mapping):
+            value = value.get(key)
+        else:
+            return None
+    return value
 
 
 def _rivals(columns: Mapping[str, str]) -> set[str]:
@@ -99,6 +114,7 @@ def to_record(
     for media in _MEDIA:
         if _is_filled(row.get(media)):
             raise BadRow("unsupported-content", f"the row has {media}; only text is read, remove such rows")
+    _refuse_bad_half(row, shape)
     name = shape.format or detect_format(row)
     messages, text, tokens = _payloads(FORMATS[name].convert(row), row)
     answer = text if messages is None else "\n".join(m.content for m in messages if m.role == "assistant")
@@ -116,6 +132,15 @@ def to_record(
     )
     _refuse_surrogates(record)
     return record, name
+
+
+def _refuse_bad_half(row: Mapping[str, Any], shape: Shape) -> None:
+    """A preference row has a half that must not be trained; which one, the format or a column has to say."""
+    if shape.format != "preference" and "response" not in shape.columns and is_preference(row):
+        cure = f"{mention('format', 'preference')} trains the chosen answer"
+        raise BadRow("preference-row", f"the row has a chosen and a rejected answer; {cure}")
+    if row.get("label") in (False, "false") and isinstance(row.get("label"), bool | str):
+        raise BadRow("bad-answer", "its label is false: the data calls the answer a bad one")
 
 
 def _is_filled(value: Any) -> bool:

@@ -85,7 +85,7 @@ def read_json(path: Path, *, line_bytes: int = MAX_LINE_BYTES) -> Iterator[JsonR
         with _opened(path) as file:
             is_lines = _is_lines(file, path, line_bytes)
         yield from _lines(path, line_bytes) if is_lines else _whole(path)
-    except (EOFError, zlib.error) as error:
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: the compressed file is cut off or damaged ({error}); make it again.") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from None

@@ -13,13 +13,16 @@ from sftloss.data.account import MOSTLY, ON_ERROR, Account
 from sftloss.data.demo import demo_rows
 from sftloss.data.examples import Origin, Record
 from sftloss.data.formats.record import Shape, to_record
+from sftloss.data.read.csv_rows import read_csv
 from sftloss.data.read.json_rows import MAX_LINE_BYTES, read_json
 from sftloss.data.read.tables import HubName, is_saved_dataset, read_hub, read_parquet, read_saved_dataset
 from sftloss.data.reasons import BadRow, RowError, excerpt
 from sftloss.errors import ConfigError, DataError
 
-_SUFFIXES = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz", ".parquet")
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".csv.gz": ",", ".tsv.gz": "\t"}
+_SUFFIXES = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz", ".parquet", *_DELIMITERS)
 _NO_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
+_PLACEHOLDER = re.compile(r"\{\{ ?[A-Za-z_]\w* ?\}\}")  # as in {{name}}, to be filled in before training
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(,.*)?")
 # a file of another kind shows within so many rows; going through the rest of it would only cost time
 _HOPELESS = 10_000
@@ -97,12 +100,13 @@ def read_records(
     """Records of a file, a folder, a hub data set, or rows at hand.
 
     Args:
-        source: A ``.json``, ``.jsonl`` or ``.ndjson`` file (also ``.gz``), a ``.parquet`` file; a folder of such
-            files, read in the order of their names, or one that ``datasets`` saved; a hub data set as
+        source: A ``.json``, ``.jsonl``, ``.ndjson``, ``.csv`` or ``.tsv`` file (also ``.gz``), a ``.parquet`` file; a
+            folder of such files, read in the order of their names, or one that ``datasets`` saved; a hub data set as
             ``owner/name`` or ``owner/name,config=...,split=...,revision=...``; ``"demo"`` for generated examples; or
             rows as mappings, or as `Record`.
         format: One of `FORMATS`; None detects the format of each row.
         columns: Names of the data's columns by what they are: ``{"prompt": "q", "response": "a", "task": "kind"}``.
+            A path such as ``"instances[0].output"`` names a value inside a column.
             Keys are those of `COLUMN_ROLES`.
         on_error: What an unusable row does. ``"report"`` counts it and goes on, and too many of them are an error;
             ``"skip"`` counts and goes on whatever their share; ``"count"`` does so even if no row is usable;
@@ -190,8 +194,12 @@ def _data_files(folder: Path) -> list[Path]:
 
 def _read_file(path: Path, line_bytes: int) -> Iterator[tuple[Origin, Any]]:
     suffix = _suffix(path)
+    if not path.is_file():
+        raise DataError(f"{path}: a pipe or a device, and data is read more than once; write it to a file first.")
     if not suffix:
         raise DataError(f"{path}: not a known kind of file; use {', '.join(_SUFFIXES)}.")
+    if suffix in _DELIMITERS:
+        return read_csv(path, _DELIMITERS[suffix])
     return read_parquet(path) if suffix == ".parquet" else read_json(path, line_bytes=line_bytes)
 
 
@@ -206,4 +214,6 @@ def _convert(row: Any, origin: Origin, shape: Shape, source: str | None, account
     record, name = to_record(row, origin, shape=shape, source=source)
     if record.messages and record.messages[-1].role != "assistant":
         account.reasons.add("last-turn-not-assistant", origin)
+    if any(_PLACEHOLDER.search(message.content) for message in record.messages or ()):
+        account.reasons.add("placeholder", origin)
     return record, name

@@ -13,6 +13,7 @@ from sftloss.analysis.lengths.forecast import TaskForecast, forecasts_by_task
 from sftloss.data import Example, Examples, Record, encoding_of, read_records
 from sftloss.data.account import ROW_RULES
 from sftloss.data.demo import demo_tokenizer
+from sftloss.data.overlap import overlap_findings
 from sftloss.data.tasks import MULTITASK, study_rows
 from sftloss.data.tokenizer import load_tokenizer, pad_id_of
 from sftloss.decoder import load_model
@@ -83,6 +84,9 @@ def material(experiment: Experiment, tokenizer: Any) -> Material:
         held_out = held_out.pick(range(len(held_out.examples))[: experiment.eval_rows])
     else:
         held_out = _generated(experiment, "test", experiment.eval_rows or EVAL_ROWS, tokenizer)
+    if not experiment.is_generated and not recipe.eval_share:
+        leaked = overlap_findings(train.examples, held_out.examples)
+        train = replace(train, findings=(*train.findings, *leaked))
     forget = experiment.forget_data
     return Material(
         train, held_out, None if forget is None else _from_file(experiment, forget, experiment.forget_rows, tokenizer)

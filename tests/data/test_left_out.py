@@ -1,0 +1,174 @@
+"""What of a file is not trained as it stands is reported: halves of preferences, placeholders, rows too long, leaks."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+from tests.tiny import tiny_tokenizer
+
+import sftloss
+from sftloss.data import Examples, read_records
+from sftloss.data.account import ROW_RULES
+from sftloss.data.demo import demo_tokenizer
+from sftloss.data.overlap import overlap, overlap_findings
+from sftloss.errors import DataError
+from sftloss.rules import findings_of
+
+PAIR = {"prompt": "2 + 2?", "response": "4"}
+
+
+def answers(rows, **how) -> list[str]:
+    return [record.messages[-1].content for record in read_records(rows, **how)]
+
+
+def refused(rows, **how) -> dict[str, int]:
+    records = read_records(rows, on_error="count", **how)
+    list(records)
+    return records.account.refused
+
+
+def found(rows, tokenizer=None, **how):
+    examples = Examples(read_records(rows, on_error="count"), tokenizer or tiny_tokenizer([]), **how)
+    list(examples)
+    return {finding.id: finding for finding in findings_of(ROW_RULES, examples.account)}
+
+
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t"), ("csv.gz", ",")])
+def test_tables_of_text_are_read(tmp_path, suffix, delimiter):
+    lines = ("prompt;response;weight", '"a; ""b""\nc";d;0.5', "e;f;")
+    text = "\n".join(lines).replace(";", delimiter)
+    path = tmp_path / f"rows.{suffix}"
+    path.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode("utf-8-sig"))
+    first, second = read_records(path)
+    assert first.messages[0].content == f'a{delimiter} "b"\nc' and first.weight == 0.5
+    assert (second.messages[1].content, second.weight, str(second.origin)) == ("f", 1.0, f"{path}:4")
+
+
+def test_a_row_with_too_many_cells_is_refused_and_a_broken_quote_ends_the_reading(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,response\na,b\nc,d,e\n")
+    assert refused(tmp_path / "a.csv") == {"unknown-shape": 1}
+    (tmp_path / "b.csv").write_text('prompt,response\na,b\n"c,d\n')
+    with pytest.raises(DataError, match=r"b\.csv:3: "):
+        list(read_records(tmp_path / "b.csv"))
+
+
+def test_a_nested_value_is_named_by_its_path():
+    rows = [
+        {"instruction": "add", "instances": [{"input": "1 2", "output": "3"}]},
+        {"instruction": "add", "instances": []},
+    ]
+    records = read_records(rows, columns={"prompt": "instruction", "response": "instances[0].output"})
+    assert [record.messages[-1].content for record in records] == ["3"]
+    assert records.account.refused == {"unknown-shape": 1} and not records.account.unseen_columns
+
+
+TRANSCRIPT = "\n\nHuman: hi\n\nAssistant: yes"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "chosen": "yes", "rejected": "no"},
+        {
+            "prompt": [{"role": "user", "content": "q"}],
+            "chosen": [{"role": "assistant", "content": "yes"}],
+            "rejected": [],
+        },
+        {"chosen": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "yes"}], "rejected": "no"},
+        {"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "yes"}, "rejected": {}},
+        {"chosen": TRANSCRIPT, "rejected": TRANSCRIPT + " and no"},
+    ],
+)
+def test_a_preference_is_refused_until_its_good_half_is_named(row):
+    assert refused([row, PAIR]) == {"preference-row": 1}
+    assert answers([row], format="preference") == ["yes"]
+
+
+def test_an_answer_that_the_data_calls_bad_is_never_trained():
+    rows = [PAIR | {"label": True}, PAIR | {"label": False}, {"text": "a text of class 0", "label": 0}]
+    assert refused(rows) == {"bad-answer": 1}
+
+
+def test_placeholders_are_a_finding():
+    rows = [PAIR, {"prompt": "Who are you?", "response": "I am {{name}}, made by {{ author }}."}]
+    assert found(rows)["DATA111"].rows == ("row 1",)
+    assert "DATA111" not in found([PAIR, {"prompt": "json?", "response": '{"a": {"b": {}}} and {{1}}'}])
+
+
+def test_rows_longer_than_the_context_are_a_finding_and_hopeless_ones_are_refused():
+    tokenizer = tiny_tokenizer([])
+    tokenizer.model_max_length = 64
+    rows = [PAIR, PAIR | {"response": "a" * 100}, PAIR | {"response": "a" * 5000}]
+    findings = found(rows, tokenizer)
+    assert findings["DATA112"].rows == ("row 1",) and "64 tokens" in findings["DATA112"].sentence
+    assert findings["DATA057"].rows == ("row 2",)
+    assert not {"DATA112", "DATA057"} & found(rows, tokenizer, max_length=64).keys()
+
+
+def test_ids_outside_the_vocabulary_are_refused():
+    finding = found([PAIR, {"input_ids": [5, 10**6], "labels": [-100, 10**6]}])["DATA056"]
+    assert finding.rows == ("row 1",) and "1000000" in finding.sentence
+
+
+def test_held_out_rows_that_are_trained_on_are_counted():
+    rows = [{"prompt": f"q{i}", "response": f"a{i}"} for i in range(6)]
+    trained = list(Examples(rows[:4], tiny_tokenizer([])))
+    other = [rows[0], rows[1] | {"response": "another"}, rows[5]]
+    seen = overlap(trained, Examples(other, tiny_tokenizer([])))
+    assert (seen.rows, seen.equal, seen.prompts, seen.places) == (3, 1, 2, ("row 0", "row 1"))
+    (finding,) = overlap_findings(trained, trained)
+    assert (finding.id, finding.severity) == ("DATA113", "error")
+    assert overlap_findings(trained, Examples(rows[4:], tiny_tokenizer([]))) == ()
+
+
+def damaged(folder: Path, kind: str) -> Path:
+    lines = "".join(json.dumps({"prompt": f"q{i}", "response": f"a{i}"}) + "\n" for i in range(50))
+    packed = bytearray(gzip.compress(lines.encode()))
+    if kind == "half":
+        whole = json.dumps([{"prompt": "q", "response": "a"}] * 50)
+        (folder / "half.json").write_text(whole[: len(whole) // 2])
+        return folder / "half.json"
+    if kind == "cut":
+        packed = packed[:-20]
+    else:
+        packed[-6] ^= 255
+    (folder / f"{kind}.jsonl.gz").write_bytes(packed)
+    return folder / f"{kind}.jsonl.gz"
+
+
+@pytest.mark.parametrize("kind", ["half", "cut", "crc"])
+def test_an_inspection_names_a_damaged_file_also_after_rows_were_read(tmp_path, kind):
+    with pytest.raises(DataError, match="malformed JSON" if kind == "half" else "cut off or damaged"):
+        sftloss.inspect(damaged(tmp_path, kind), demo_tokenizer())
+
+
+def test_a_pipe_and_a_device_are_no_data(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for path in (tmp_path / "pipe.jsonl", Path("/dev/zero")):
+        with pytest.raises(DataError, match="a pipe or a device"):
+            list(read_records(path))
+
+
+@pytest.mark.parametrize("amount", ["{{ 'x' * 20000000 }}", "{% for i in range(3000) %}{{ 'x' * 1000 }}{% endfor %}"])
+def test_a_template_that_runs_away_is_refused_before_it_is_tokenised(amount):
+    tokenizer = tiny_tokenizer([], chat_template="{% for m in messages %}{{ m.content }}{% endfor %}" + amount)
+    assert found([PAIR], tokenizer)["DATA051"].sentence.count("characters") == 1
+
+
+def test_inspect_and_analyze_give_tokens_the_same_roles():
+    """Both read roles from the turns of the template, never from the labels."""
+    tokenizer = demo_tokenizer()
+    (example,) = Examples([PAIR], tokenizer)
+    ids = example.input_ids.tolist()
+    rows = [{"input_ids": ids, "labels": ids}, {"input_ids": [7, 8, 9], "labels": [-100, 8, 9]}]
+    document = sftloss.inspect(rows, tokenizer).document
+    table = next(section for section in document.sections if section.id == "trained").tables[0]
+    encoded = list(Examples(rows, tokenizer))
+    for name, tokens, *_ in table.rows[:-1]:
+        code = sftloss.data.ROLES.index(name)
+        assert tokens == sum(int((one.roles == code).sum()) for one in encoded)
+    assert {finding.id for finding in document.findings} >= {"MASK010", "MASK012"}
