@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from math import ceil
 from typing import Any
 
 import torch
 
 from sftloss.data import Example
-from sftloss.data.tokenizer import load_tokenizer
+from sftloss.data.tokenizer import characters, load_tokenizer
 from sftloss.decoder.loading import as_model_error, check_layers
 from sftloss.document import TokenStrip
 from sftloss.finetune.recipe import Recipe
@@ -93,12 +94,16 @@ def plan(recipe: Recipe, *, ranks: int = 1) -> TrainingPlan:
 
 
 def strip_of(example: Example, tokenizer: Any) -> TokenStrip:
-    """An example token by token, each with its weight as a part of the largest."""
+    """An example piece by piece, each with its weight as a part of the largest; a split character is one piece."""
     largest = float(example.weights.abs().max()) or 1.0
-    shades = tuple(float(w) / largest for w in example.weights.abs().tolist())
-    roles = tuple(ROLES[code] for code in example.roles.tolist())
-    texts = tuple(tokenizer.decode([token]) for token in example.input_ids.tolist())
-    return TokenStrip(str(example.origin), ("weight",), texts, roles, (shades,))
+    shades = [float(weight) / largest for weight in example.weights.abs().tolist()]
+    pieces: list[tuple[str, str, float]] = []
+    kinds = zip(example.input_ids.tolist(), example.roles.tolist(), shades, strict=True)
+    for (role, shade), part in groupby(kinds, key=lambda kind: kind[1:]):
+        texts = characters([token for token, _, _ in part], tokenizer)
+        pieces += [(text, ROLES[role], shade) for _, text in texts]
+    shown, roles, values = zip(*pieces, strict=True)
+    return TokenStrip(str(example.origin), ("weight",), shown, roles, (values,))
 
 
 def _outline(recipe: Recipe) -> tuple[Any, Any]:

@@ -106,6 +106,8 @@ def finding_number(finding: Finding) -> tuple[str, str]:
     low, high = (
         write(bound) if math.isfinite(bound) else "?" for bound in (finding.interval.low, finding.interval.high)
     )
+    if low == high == write(finding.value):  # narrower than what is written
+        return shown, ""
     return shown, f"{100 * finding.interval.level:g} % interval {low} to {high}"
 
 
