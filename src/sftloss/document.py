@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 Severity = Literal["error", "warning", "info"]
-ColumnKind = Literal["text", "integer", "number", "percent", "ratio", "nats"]
+ColumnKind = Literal["text", "integer", "number", "index", "percent", "ratio", "nats"]
 Flags = tuple[tuple[str, str], ...]
 """Flags and their values, in order; a flag may be repeated, and one without a value has an empty one."""
 
@@ -97,7 +97,9 @@ def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 @dataclass(frozen=True)
 class Column:
-    """`kind`: text, integer, number (3 significant digits), percent (a share in 0..1), ratio (x times), nats."""
+    """`kind`: text, integer, number (3 significant digits), percent (a share in 0..1), ratio (x times), nats, or index:
+    a number of order one such as a correlation, with two decimals.
+    """
 
     key: str
     label: str
@@ -187,7 +189,7 @@ class Document:
     sections: tuple[Section, ...]
     facts: tuple[tuple[str, str], ...] = ()
     provenance: tuple[tuple[str, str], ...] = ()  # command, versions, seed: shown at the end
-    schema_version: str = field(default="1.1", kw_only=True)
+    schema_version: str = field(default="1.2", kw_only=True)
 
     @property
     def answer(self) -> Section | None:

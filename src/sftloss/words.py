@@ -33,6 +33,18 @@ def number(value: float) -> str:
     return f"{value:#.3g}".rstrip(".")
 
 
+def index(value: float) -> str:
+    """A number of order one, such as a correlation or an exponent: two decimals.
+
+    Example:
+        >>> index(0.8034), index(-0.0003)
+        ('0.80', '0.00')
+    """
+    if not math.isfinite(value):
+        return number(value)
+    return f"{value:,.2f}" if abs(value) >= 0.005 else "0.00"
+
+
 def percent(share: float | None) -> str:
     """A share in words: no decimals from 10 % on, one below; nearly all is not all, and nearly none is not none.
 

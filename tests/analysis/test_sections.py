@@ -136,6 +136,14 @@ def test_no_page_says_that_a_normalization_teaches_a_length_or_that_short_traini
     assert "Short training, a small model and unseen prompts stay nearer to the bound" in page
 
 
+def test_a_number_of_order_one_that_is_nothing_is_written_as_nothing():
+    """Under the example mean equal tokens give every example the same: an exponent of 1e-9 is 0.00, not dust."""
+    examples = [{"p": np.full(n, 0.5)} for n in range(5, 65)]
+    page = render_markdown(describe_signal(make_table(examples), OPTIONS))
+    appendix = page[page.index("## Appendix") :]
+    assert "| example mean | 0.00 \\[0.00, 0.00\\] |" in appendix and not re.search(r"\de-\d", appendix)
+
+
 def test_headlines_without_groups_speak_of_the_shorter_half():
     bare = [{key: e[key] for key in ("p", "weight", "role")} for e in random_examples(60)]
     assert describe_signal(make_table(bare), OPTIONS).headlines[0].startswith("The shorter half")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from sftloss.document import Cell, Command, Finding
 from sftloss.report.text import clean
-from sftloss.words import number, percent
+from sftloss.words import index, number, percent
 
-NUMERIC = frozenset({"integer", "number", "percent", "ratio", "nats"})
+NUMERIC = frozenset({"integer", "number", "index", "percent", "ratio", "nats"})
 
 
 def _percent(share: float) -> str:
@@ -31,6 +31,7 @@ def _ratio(value: float) -> str:
 _KINDS: dict[str, Callable[[float], str]] = {
     "integer": lambda value: f"{value:,.0f}",
     "number": number,
+    "index": index,
     "percent": _percent,
     "ratio": _ratio,
     "nats": number,
@@ -82,7 +83,7 @@ _GLUED = frozenset({"%"})
 
 
 def finding_number(finding: Finding) -> tuple[str, str]:
-    """The number of a finding and its interval, as two texts; empty where there is none.
+    """The number of a finding and its interval, as two texts; empty where there is none or the sentence has it.
 
     Example:
         >>> from sftloss.document import Interval
@@ -97,12 +98,13 @@ def finding_number(finding: Finding) -> tuple[str, str]:
         unit = "share"
     else:
         of = ""
-    kind = _UNIT_KINDS.get(unit, "number")
+    kind = "index" if unit == "elasticity" else _UNIT_KINDS.get(unit, "number")
     suffix = "" if unit in _UNIT_KINDS or not unit else unit if unit in _GLUED else f" {unit}"
     write = percent if kind == "percent" else lambda value: format_cell(value, kind)  # as the sentence writes it
     shown = write(finding.value) + (f" {of}" if of else suffix)
     if finding.interval is None:
-        return shown, ""
+        is_told = re.search(rf"(?<![\d.,]){re.escape(write(finding.value))}(?!\d)", finding.sentence)
+        return "" if is_told else shown, ""
     low, high = (
         write(bound) if math.isfinite(bound) else "?" for bound in (finding.interval.low, finding.interval.high)
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from sftloss.document import Cell, Chart, Column, ColumnKind, Interval, Series, Table
 from sftloss.numbers import Estimate, Floats, GroupSums, interval
-from sftloss.words import number, percent
+from sftloss.words import index, percent
 
 
 def cell(value: float | None) -> float | None:
@@ -19,10 +19,10 @@ def cell(value: float | None) -> float | None:
 
 
 def with_interval(estimate: Estimate) -> str:
-    """`0.56 [0.50, 0.63]`."""
+    """An estimate of order one: `0.56 [0.50, 0.63]`."""
     if estimate.interval is None:
-        return number(estimate.value)
-    return f"{number(estimate.value)} [{number(estimate.interval.low)}, {number(estimate.interval.high)}]"
+        return index(estimate.value)
+    return f"{index(estimate.value)} [{index(estimate.interval.low)}, {index(estimate.interval.high)}]"
 
 
 def estimate_columns(
@@ -138,10 +138,10 @@ def share_chart(
 
 def _largest(of: Shares, signals: Sequence[str]) -> str:
     parts = []
-    for index, name in enumerate(of.columns if of.labels else ()):
-        if np.isfinite(of.value[:, index]).any():
-            group = int(np.nanargmax(of.value[:, index]))
-            parts.append(f"{_label(name, signals)}: {of.labels[group]} ({percent(float(of.value[group, index]))})")
+    for name, values in zip(of.columns, of.value.T, strict=True):
+        if np.isfinite(values).any():
+            group = int(np.nanargmax(values))
+            parts.append(f"{_label(name, signals)}: {of.labels[group]} ({percent(float(values[group]))})")
     return f"Largest shares. {'; '.join(parts)}." if parts else "No shares."
 
 
@@ -152,7 +152,9 @@ def without_empty(table: Table) -> Table:
     return replace(table, columns=tuple(table.columns[at] for at in keep), rows=rows)
 
 
-def forest(rows: Sequence[tuple[str, Estimate]], *, id: str, title: str, x_label: str, description: str) -> Chart:
+def forest(
+    rows: Sequence[tuple[str, Estimate]], *, id: str, title: str, x_label: str, description: str, kind: str = "index"
+) -> Chart:
     """One estimate with its interval a row."""
     series = estimate_series(x_label, [label for label, _ in rows], [estimate for _, estimate in rows])
-    return Chart(id, "point", title, "", x_label, (series,), description, scale_x="category", format_x="text")
+    return Chart(id, "point", title, "", x_label, (series,), description, "category", "linear", "text", kind)

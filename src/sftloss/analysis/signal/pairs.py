@@ -103,7 +103,7 @@ def _losses(pairs: _Pairs, objective: str, labels: tuple[str, str]) -> tuple[Tab
     )
     x_label = "difference of the mean loss in nats; below 0 the second run is lower"
     title = f"Difference of {objective}"
-    chart = forest(estimates, id=f"paired-{objective}", title=title, x_label=x_label, description=sentence)
+    chart = forest(estimates, id=f"paired-{objective}", title=title, x_label=x_label, description=sentence, kind="nats")
     return Table(f"paired-{objective}", title, heads, tuple(rows)), chart, sentence
 
 

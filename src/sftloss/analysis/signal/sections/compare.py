@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from operator import itemgetter
 
 import numpy as np
@@ -117,10 +116,10 @@ def influential_section(study: SignalStudy) -> Section:
         title="Signal share of the top examples",
         x_label="share of signal",
         description=lead,
+        kind="percent",
     )
-    charts = (replace(chart, format_y="percent"),)
     table = Table("influential", "Most influential examples", columns, rows)
-    return Section("influential", "Most influential examples", lead, LEVELS[options.level], charts, (table,))
+    return Section("influential", "Most influential examples", lead, LEVELS[options.level], (chart,), (table,))
 
 
 def _share(signal: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.views import LEVELS, View
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
 from sftloss.numbers import Estimate
-from sftloss.words import number, percent
+from sftloss.words import index, number, percent
 
 
 def length_law(study: SignalStudy, view: View, level: str) -> Estimate:
@@ -111,14 +111,17 @@ def _twice(elasticity: float) -> str:
 _NUMBER_COLUMNS = (
     Column("normalization", "normalization"),
     *estimate_columns(
-        "elasticity", "elasticity", help="exponent of the mean signal in T: twice the length, 2^elasticity the signal"
+        "elasticity",
+        "elasticity",
+        "index",
+        help="exponent of the mean signal in T: twice the length, 2^elasticity the signal",
     ),
     Column("misfit", "misfit", "percent", "signal that this exponent puts at the wrong lengths; above 10 %: no law"),
-    Column("theil_sen", "Theil-Sen", "number", "median slope of the logarithms over pairs: the typical example"),
-    Column("concentration", "concentration index", "number", "above 0: long examples have more than their part"),
-    Column("kakwani", "Kakwani", "number", "0: in proportion to tokens; below: short examples get more"),
-    Column("spearman", "Spearman", "number", "rank correlation of signal and length"),
-    Column("partial", "Spearman given difficulty", "number", "after what the mean loss (and task) explain"),
+    Column("theil_sen", "Theil-Sen", "index", "median slope of the logarithms over pairs: the typical example"),
+    Column("concentration", "concentration index", "index", "above 0: long examples have more than their part"),
+    Column("kakwani", "Kakwani", "index", "0: in proportion to tokens; below: short examples get more"),
+    Column("spearman", "Spearman", "index", "rank correlation of signal and length"),
+    Column("partial", "Spearman given difficulty", "index", "after what the mean loss (and task) explain"),
 )
 
 
@@ -192,7 +195,7 @@ def _correlations(study: SignalStudy) -> str:
     size, total = study.size[trained], study.column(f"loss:{study.objective}")[trained]
     summed, mean = numbers.pearson(size, total).r, numbers.pearson(size, total / size).r
     return (
-        f"Over examples, length correlates {number(summed)} with the summed loss and {number(mean)} with the mean "
+        f"Over examples, length correlates {index(summed)} with the summed loss and {index(mean)} with the mean "
         "loss. The first is mechanical: a sum of T positive terms grows with T, whatever the model or the loss. It is "
         "no sign of bias."
     )
