@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -183,7 +183,7 @@ def test_an_unknown_loss_is_refused_before_a_model_is_loaded(tmp_path: Path) -> 
 
 def test_flags_and_recipe_have_the_same_defaults() -> None:
     flags = {one.name: one.default for one in options_of(TrainOptions)}
-    recipe = {f.name: f.default for f in fields(Recipe)}
+    recipe = {f.name: f.default if f.default is not MISSING else f.default_factory() for f in fields(Recipe)}
     shared = (flags.keys() & recipe.keys()) - {"columns", "roles", "output"}
     assert len(shared) > 35
     assert {name: flags[name] for name in shared} == {name: recipe[name] for name in shared}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from sftloss.cli.exit import exit_codes
 from sftloss.cli.log import log_to_stderr
 from sftloss.cli.options import Verbosity
 from sftloss.config import Option, options_of, resolve, to_yaml, values_of
+from sftloss.errors import ConfigError, mention
 from sftloss.files import Place, check_outputs
 from sftloss.models import read_places
 
@@ -70,7 +72,14 @@ def command(schema: type) -> Callable[[Callable[..., int | None]], Callable[...,
 
 
 def _check_places(options: Sequence[Option], values: dict[str, Any], config: str | None) -> None:
-    """Refuse, before anything is computed, an output that is an input or another output."""
+    """Refuse, before anything is computed, an output that is an input or another output, or that cannot be written.
+
+    Files are written beside their place and renamed onto it, which would replace a device. Under a launcher the first
+    rank writes, so it alone checks.
+
+    Raises:
+        ConfigError: For the first such output.
+    """
     inputs, outputs = [] if config is None else [Place("config", Path(config))], []
     for one in options:
         value = values[one.name]
@@ -78,8 +87,20 @@ def _check_places(options: Sequence[Option], values: dict[str, Any], config: str
             if one.flag.reads:
                 inputs += read_places(one.name, name)
             outputs += [Place(one.name, Path(name).expanduser() / part) for part in one.flag.writes if name != "-"]
-    if not values.get("dry_run"):
-        check_outputs(inputs, outputs)
+    if values.get("dry_run") or os.environ.get("RANK", "0") != "0":
+        return
+    check_outputs(inputs, outputs)
+    may_replace = "overwrite" not in values or values["overwrite"] or values.get("resume")
+    files = {one.name for one in options if one.flag.writes == ("",)}
+    for option, path in (place for place in outputs if place.option in files):
+        if path.exists() and not path.is_file():
+            cure = f"give the name of a file, or {mention('json', '-')} for standard output"
+            raise ConfigError(f"{path} is not a file", option=option, cure=cure)
+        if path.exists() and not may_replace:
+            cure = f"choose another name, or add {mention('overwrite', True)}"
+            raise ConfigError(f"{path} already exists", option=option, cure=cure)
+        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise ConfigError(f"{path}: the folder {path.parent} is missing or cannot be written", option=option)
 
 
 def _parameter(one: Option) -> inspect.Parameter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,6 @@ import typer
 
 from sftloss.cli.exit import FINDINGS, drop_output
 from sftloss.cli.options import ShowOptions, Verbosity
-from sftloss.errors import ConfigError, mention
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,24 +26,6 @@ def print_note(text: str, verbosity: Verbosity) -> None:
     """One line for a person, on stderr."""
     if not verbosity.quiet:
         typer.echo(text, err=True)
-
-
-def check_targets(*paths: str | None, replace: bool) -> None:
-    """Refuse, before anything is computed, what could not be written after it.
-
-    Raises:
-        ConfigError: If a file exists and is not to be replaced, its folder is missing or not writable, or the name is
-            a folder's or a device's: files are written beside their place and renamed onto it, which would replace
-            the device.
-    """
-    for path in map(Path, filter(lambda p: p not in (None, "-"), paths)):  # type: ignore[arg-type]
-        if path.exists() and not path.is_file():
-            cure = f"give the name of a file, or {mention('json', '-')} for standard output"
-            raise ConfigError(f"{path} is not a file", cure=cure)
-        if path.exists() and not replace:
-            raise ConfigError(f"{path} already exists", cure=f"choose another name, or add {mention('overwrite')}")
-        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-            raise ConfigError(f"{path}: the folder {path.parent} is missing or cannot be written")
 
 
 def print_text(text: str) -> None:

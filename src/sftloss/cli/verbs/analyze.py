@@ -64,14 +64,12 @@ def analyze(options: AnalyzeOptions, verbosity: Verbosity) -> int:
 
     Under torchrun the processes share the work, and rank 0 prints the report.
     """
-    from sftloss.cli.show import check_targets, conclude, progress_bar
+    from sftloss.cli.show import conclude, progress_bar
     from sftloss.decoder import load_model
     from sftloss.pipeline import Run, analyze, check, take_part
     from sftloss.ranks import device_of_rank, launched_as
 
     shard, losses = launched_as(), options.losses.loss
-    if shard.rank == 0:
-        check_targets(options.show.json, options.show.markdown, replace=options.folder.overwrite or options.resume)
     question = _question(options)
     with progress_bar("measuring", verbosity if shard.rank == 0 else replace(verbosity, quiet=True)) as progress:
         run = Run(

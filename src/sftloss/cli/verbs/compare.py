@@ -137,10 +137,9 @@ def compare(options: CompareOptions, verbosity: Verbosity) -> None:
 
     Example: sftloss compare --loss cross_entropy --loss dft --model MODEL --data train.jsonl --eval-share 0.1
     """
-    from sftloss.cli.show import check_targets, hide_progress_bars, print_note
+    from sftloss.cli.show import hide_progress_bars, print_note
     from sftloss.experiments import compare
 
-    check_targets(options.json, options.markdown, replace=True)
     experiment = experiment_of(options)
     hide_progress_bars()
     execution = execution_of(options.execution, verbosity, save_every=options.save_every)

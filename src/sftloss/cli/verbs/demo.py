@@ -31,9 +31,8 @@ def demo(options: DemoOptions, verbosity: Verbosity) -> int:
 
     The output folder is sftloss-demo, or sftloss-demo-compare with --compare.
     """
-    from sftloss.cli.show import check_targets, print_note, verdict
+    from sftloss.cli.show import print_note, verdict
 
-    check_targets(options.show.json, options.show.markdown, replace=options.folder.overwrite)
     output = options.folder.output or ("sftloss-demo-compare" if options.compare else "sftloss-demo")
     report = (_compare if options.compare else _analyze)(options, output, verbosity)
     print_note(f"wrote {output}/report.html", verbosity)

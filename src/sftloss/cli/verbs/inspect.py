@@ -42,7 +42,7 @@ def inspect(options: InspectFlags, verbosity: Verbosity) -> int:
     Example: sftloss inspect --model MODEL --data train.jsonl
     """
     from sftloss.analysis.mask.inspect import InspectOptions
-    from sftloss.cli.show import check_targets, print_note, print_report, progress_bar, verdict
+    from sftloss.cli.show import print_note, print_report, progress_bar, verdict
     from sftloss.data import load_tokenizer
     from sftloss.pipeline import Run, inspect
 
@@ -55,7 +55,6 @@ def inspect(options: InspectFlags, verbosity: Verbosity) -> int:
             replace(show, json="-" if show.json == "-" else None, markdown=None),
             replace(folder, output=None),
         )
-    check_targets(show.json, show.markdown, replace=folder.overwrite)
     question = InspectOptions(options.examples, options.step.batch_size, options.step.grad_accum)
     with progress_bar("reading", verbosity) as progress:
         command = command_line("inspect", options)

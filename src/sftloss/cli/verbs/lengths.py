@@ -52,14 +52,13 @@ def lengths(options: LengthsOptions, verbosity: Verbosity) -> int:
     Example: sftloss lengths --data train.jsonl --batch-size 4 --grad-accum 8
     """
     from sftloss.analysis import LengthOptions
-    from sftloss.cli.show import check_targets, conclude, progress_bar
+    from sftloss.cli.show import conclude, progress_bar
     from sftloss.data import load_tokenizer
     from sftloss.pipeline import Run, lengths, read_normalization
 
     name = options.model.tokenizer or options.model.model
     if options.unit is not None and name:
         raise ConfigError("a tokenizer counts tokens", option="unit", cure=f"leave {mention('unit')} out")
-    check_targets(options.show.json, options.show.markdown, replace=options.folder.overwrite)
     question = LengthOptions(
         tuple(map(read_normalization, options.normalization)),
         options.step.batch_size,

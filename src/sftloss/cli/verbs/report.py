@@ -45,7 +45,7 @@ def report(options: ReportOptions, verbosity: Verbosity) -> None:
 
     Example: sftloss report run-a run-b --label "token mean" --label dft
     """
-    from sftloss.cli.show import check_targets, print_note, print_report
+    from sftloss.cli.show import print_note, print_report
     from sftloss.files import write_all_atomic
     from sftloss.pipeline import Run, side_by_side
     from sftloss.pipeline.folder import DATA, PAGE, folder
@@ -56,7 +56,6 @@ def report(options: ReportOptions, verbosity: Verbosity) -> None:
     if options.label and len(options.label) != len(options.run):
         problem = f"{len(options.label)} labels for {len(options.run)} runs"
         raise ConfigError(problem, option="label", cure="give one for each run")
-    check_targets(options.json, options.markdown, replace=options.folder.overwrite)
     folders = [Path(name) if Path(name).is_dir() else None for name in options.run]
     files = [Path(name) / "report.json" if Path(name).is_dir() else Path(name) for name in options.run]
     labels = options.label or tuple(_label(Path(name)) for name in options.run)

@@ -32,10 +32,9 @@ _QUESTIONS = {
 
 def _verb(name: str) -> Callable[[StudyOptions, Verbosity], None]:
     def run(options: StudyOptions, verbosity: Verbosity) -> None:
-        from sftloss.cli.show import check_targets, hide_progress_bars, print_note
+        from sftloss.cli.show import hide_progress_bars, print_note
         from sftloss.experiments import run_study
 
-        check_targets(options.json, replace=True)
         hide_progress_bars()
         output = options.output or f"sftloss-study-{name}"
         report = run_study(name, output=output, execution=execution_of(options.execution, verbosity))

@@ -33,6 +33,14 @@ if TYPE_CHECKING:
     from sftloss.finetune import Recipe
 
 RESULTS = ("model", "history.jsonl", "train.json", "checkpoints", ".next")
+_METRICS = {
+    "loss": ("loss", ".4f"), "cross-entropy": ("cross_entropy", ".4f"), "accuracy": ("token_accuracy", ".1%"),
+    "tokens": ("trained_tokens", ",.0f"),
+}  # fmt: skip
+_TASKS = {
+    "weight": ("weight", ".3f"), "loss": ("current_loss", ".4f"), "trend": ("loss_trend", ""),
+    "share of tokens": ("token_share", ".1%"), "effective share": ("effective_share", ".1%"),
+}  # fmt: skip
 _UNITS = (("GB", 2**30), ("MB", 2**20), ("kB", 2**10))
 
 
@@ -72,11 +80,9 @@ class TrainOptions:
         False, "Continue from the newest checkpoint in the output folder, or start where there is none.", panel=OUTPUT
     )
     resume_from: str | None = option(
-        None,
-        "Continue from this checkpoint in the output folder, e.g. checkpoint-200.",
-        panel=OUTPUT,
+        None, "Continue from this checkpoint in the output folder, e.g. checkpoint-200.", panel=OUTPUT,
         metavar="checkpoint-N",
-    )
+    )  # fmt: skip
     dry_run: bool = option(
         False, "Show the options, the first example, counts and memory, and train nothing.", panel=OUTPUT
     )
@@ -90,7 +96,7 @@ def train(options: TrainOptions, verbosity: Verbosity) -> int:
 
     Example: sftloss train --model MODEL --data train.jsonl --eval-share 0.1 --loss dft
     """
-    from sftloss.cli.show import check_targets, hide_progress_bars, print_note
+    from sftloss.cli.show import hide_progress_bars, print_note
     from sftloss.finetune import Interrupted, fine_tune, plan
     from sftloss.finetune.callbacks import LogLines
     from sftloss.ranks import launched_as
@@ -102,8 +108,6 @@ def train(options: TrainOptions, verbosity: Verbosity) -> int:
         if rank == 0:
             _print_plan(plan(recipe, ranks=ranks), options)
         return 0
-    if rank == 0:
-        check_targets(options.json, replace=options.folder.overwrite or options.resume)
     note = partial(print_note, verbosity=verbosity)
     try:
         outcome = fine_tune(recipe, callbacks=[LogLines(note)], on_rows=partial(_print_rows, verbosity=verbosity))
@@ -141,69 +145,31 @@ def _print_outcome(outcome: Any, options: TrainOptions, verbosity: Verbosity) ->
             print_text(text)
             return
         write_atomic(options.json, text)
-    _print_metrics(outcome.metrics)
-    _print_tasks(outcome.facts["tasks"])
+    metrics, tasks = outcome.metrics, outcome.facts["tasks"]
+    if metrics:
+        _print_table("held out", _METRICS, {"all": metrics, **metrics.get("tasks", {}), **metrics.get("languages", {})})
+    if tasks is not None:
+        _print_table("task", _TASKS, tasks["by_task"])
+        conflicts = tasks["conflicts"]
+        if conflicts is not None and conflicts["steps"]:
+            rate, cosine = conflicts["conflict_rate"], conflicts["mean_cosine"]
+            typer.echo(f"gradients of two tasks conflicted in {rate:.1%} of the pairs, mean cosine {cosine:+.3f}")
     best = outcome.facts["best"]
     chosen = "" if best is None else f": step {best['step']}, which has the lowest held-out loss, {best['loss']:.4g}"
     print_note(f"wrote {outcome.folder}/model after {outcome.steps} steps{chosen}", verbosity)
 
 
-def _print_metrics(metrics: Mapping[str, Any]) -> None:
-    if not metrics:
-        return
-    rows = [("all", metrics), *metrics.get("tasks", {}).items(), *metrics.get("languages", {}).items()]
-    _print_table(
-        ("held out", "loss", "cross-entropy", "accuracy", "tokens"),
-        [
-            (
-                name,
-                f"{row['loss']:.4f}" if "loss" in row else "",
-                f"{row['cross_entropy']:.4f}",
-                f"{row['token_accuracy']:.1%}",
-                f"{row['trained_tokens']:,.0f}",
-            )
-            for name, row in rows
-        ],
-    )
-
-
-def _print_tasks(facts: Mapping[str, Any] | None) -> None:
-    """The final weights of the tasks."""
-    if facts is None:
-        return
-    _print_table(
-        ("task", "weight", "loss", "trend", "share of tokens", "effective share"),
-        [
-            (
-                name,
-                f"{row['weight']:.3f}",
-                "" if row["current_loss"] is None else f"{row['current_loss']:.4f}",
-                row["loss_trend"],
-                _percent(row["token_share"]),
-                _percent(row["effective_share"]),
-            )
-            for name, row in facts["by_task"].items()
-        ],
-    )
-    conflicts = facts["conflicts"]
-    if conflicts is not None and conflicts["steps"]:
-        rate, cosine = _percent(conflicts["conflict_rate"]), conflicts["mean_cosine"]
-        typer.echo(f"gradients of two tasks conflicted in {rate} of the pairs, mean cosine {cosine:+.3f}")
-
-
-def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print_table(head: str, columns: Mapping[str, tuple[str, str]], rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """A table with a line for each row: its name, and for each column the value of a key in a format."""
     from rich.table import Table
 
     from sftloss.cli.show import stdout_console
 
-    table = Table(*titles)
-    for row in rows:
-        table.add_row(*row)
+    table = Table(head, *columns)
+    for name, row in rows.items():
+        cells = ((row.get(key), spec) for key, spec in columns.values())
+        table.add_row(name, *("" if value is None else format(value, spec) for value, spec in cells))
     stdout_console().print(table)
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
 
 
 def _print_plan(plan: Any, options: TrainOptions) -> None:
