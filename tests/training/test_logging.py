@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.cases import VOCAB, model_of, ragged_rows, without
+from tests.tiny_models import tiny_model
+from tests.training.cases import VOCAB, gradients, model_of, ragged_rows, relative_error, without
 
 from sftloss.objectives import objective
 from sftloss.statistics import TokenStats, from_logits
@@ -125,6 +126,28 @@ def test_cross_entropy_is_over_the_response_whatever_the_prompt_weighs() -> None
     assert split == pytest.approx(weighed, rel=1e-9)
     prompts = shares_of(Loss(roles={"prompt": 1.0}), rows, (8,))
     assert prompts["cross_entropy"] > 0 and "trained_cross_entropy" not in prompts
+
+
+def test_gradients_stay_within_a_losss_tolerance_and_the_log_has_their_error() -> None:
+    ids = torch.randint(3, 8192, (16, 64), generator=torch.Generator().manual_seed(0))
+    steps: dict[float, dict[str, torch.Tensor]] = {}
+    for tolerance in (0.0, 1e-2):
+        model = tiny_model("llama", 8192).train()
+        with torch.no_grad():
+            model.lm_head.weight.mul_(30)  # sure of its tokens, as a trained model is
+        attachment = attach(model, Loss(tolerance=tolerance))
+        model(input_ids=ids, labels=ids).loss.backward()
+        steps[tolerance], log = gradients(model), attachment.metrics()
+        assert ("filter_error" in log) == bool(tolerance)
+    assert log["filter_kept"] < 0.2 and 0 < log["filter_dropped"] < 0.01 and log["filter_error"] < 1e-2
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        assert 0 < relative_error({name: steps[1e-2][name]}, {name: steps[0.0][name]}) < 1e-2
+
+
+@pytest.mark.parametrize("tolerance", [-1e-3, 1.0, float("nan")])
+def test_impossible_tolerance_is_refused(tolerance: float) -> None:
+    with pytest.raises(ValueError, match="Loss: tolerance must be at least 0 and below 1"):
+        Loss(tolerance=tolerance)
 
 
 def test_tasks_are_named_in_the_log_without_a_weight() -> None:

@@ -31,7 +31,7 @@ from sftloss.decoder.loading import first_line
 from sftloss.decoder.port import HeadForm, ModelPort
 from sftloss.errors import ModelError
 from sftloss.loss import weighted_loss
-from sftloss.statistics import Head, Plan
+from sftloss.statistics import Head
 from sftloss.training.batch.exact import Hold, release
 from sftloss.training.batch.tokens import BATCH_KEYS, read_tokens
 from sftloss.training.loss import Loss
@@ -45,7 +45,6 @@ MARK = "_sftloss_attachment"
 """Name under which a model holds its attachment."""
 
 _OURS = (*BATCH_KEYS, "output_logits", "num_items_in_batch", "shift_labels")
-_PLAN = Plan(fields=("entropy",))
 
 
 class Attachment:
@@ -199,7 +198,7 @@ class Attachment:
         coefficients = step.coefficients(tokens).to(device)
         extras = {name: value.to(device) for name, value in tokens.extras.items()}
         targets = tokens.targets.to(device)
-        value, stats = weighted_loss(states, head, targets, coefficients, loss.function, extras=extras, plan=_PLAN)
+        value, stats = weighted_loss(states, head, targets, coefficients, loss.function, extras=extras, plan=loss.plan)
         seen = Pass(is_training, stats, tokens, coefficients.detach(), value.detach(), batch, loss.function)
         with self._lock:
             if loss.task_factor.is_repeating:

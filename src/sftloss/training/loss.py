@@ -9,7 +9,7 @@ from sftloss.objectives import extras_of
 from sftloss.objectives import objective as read_objective
 from sftloss.objectives.terms import refuse_further_arguments
 from sftloss.roles import ROLES
-from sftloss.statistics import Objective
+from sftloss.statistics import Objective, Plan
 from sftloss.training.tasks.factors import TaskFactor, TaskFactors
 from sftloss.weights import NORMALIZERS, TOKEN_MEAN, Normalization
 from sftloss.weights import normalization as read_normalization
@@ -34,6 +34,8 @@ class Loss:
             the log shows each task's share of the signal under its name.
         extras: Names of batch tensors, laid out as the labels are, that the objective reads as ``stats.extras``. Those
             that an objective by name reads are added.
+        tolerance: Relative error that the gradients may have, such as ``2.5e-3``: vocabulary columns that matter little
+            are left out where that saves time, see :class:`sftloss.Plan`. 0 is exact.
         is_checked: Whether a non-finite loss raises an error that names the rows. The check waits for the device once
             a micro-batch.
 
@@ -53,6 +55,7 @@ class Loss:
     tasks: TaskFactor | Sequence[str] | None = None
     extras: tuple[str, ...] = ()
     is_checked: bool = True
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.objective, str):
@@ -73,6 +76,8 @@ class Loss:
         if self.normalization.micro_batch is not None:  # type: ignore[union-attr]
             raise ValueError("Loss: a mean of micro-batch means depends on how a step is cut; divide the whole step.")
         object.__setattr__(self, "tasks", _as_factors(self.tasks))
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"Loss: tolerance must be at least 0 and below 1, got {self.tolerance}.")
         self._check_normalizer()
         for role, weight in (self.roles or {}).items():
             if role not in ROLES or not abs(weight) < float("inf"):
@@ -95,6 +100,11 @@ class Loss:
     def task_factor(self) -> TaskFactor:
         """The factors by task; without tasks those that do nothing."""
         return self.tasks  # type: ignore[return-value]  # names and None were read when the loss was made
+
+    @property
+    def plan(self) -> Plan:
+        """How the fused loss computes: with the statistics of the log, and this tolerance."""
+        return Plan(fields=("entropy",), tolerance=self.tolerance)
 
     @property
     def alpha(self) -> float:

@@ -8,12 +8,12 @@ from typing import Any
 from sftloss.errors import ConfigError
 from sftloss.training.loss import Loss
 
-_KEYS = ("objective", "normalization", "roles", "normalizer")  # what of a loss can be written in a file
+_KEYS = ("objective", "normalization", "roles", "normalizer", "tolerance")  # what of a loss can be written in a file
 
 
 def loss_from(config: Any) -> Loss:
     """A loss from a configuration file: a string, which is the objective, or a mapping of `objective`,
-    `normalization`, `roles` and `normalizer`.
+    `normalization`, `roles`, `normalizer` and `tolerance`.
 
     Raises:
         ConfigError: If a key is unknown or a value impossible.

@@ -23,6 +23,7 @@ _SUMS = (
     *("trained_tokens", *(f"trained_{name}" for name in _MEANS)),
     *("response_tokens", *(f"response_{name}" for name in _MEANS)),
     *("seen_tokens", "loss", "total", "spikes", "tokens_without_signal"),
+    *("filtered_tokens", "filter_kept", "filter_dropped", "filter_error"),
 )
 _GROUPS = len(ROLES) + LOGGED_TASKS + 1
 _SIZE = len(_SUMS) + 2 * _GROUPS
@@ -62,6 +63,7 @@ class TokenSums:
             zero if total is None else weight,
             unit if is_spike else zero,
             zero if has_signal else of_group[0][0],
+            *_filtering(seen, of_group[0][0]),
         ]
         new = torch.cat([*of_group, torch.stack(rest), (shares * weight).flatten()])
         self._sums = new if self._sums is None else self._sums + new
@@ -105,7 +107,8 @@ class TokenSums:
             ``trained_cross_entropy``, over all trained tokens, where tokens of other roles are trained too;
             ``trained_tokens``; ``seen_tokens``, all that the model was called with but padding (rows that fill up the
             last batches of several ranks are among them); ``loss`` over all the data, where its normalizer adds up;
-            ``spikes``, the number that began, where there were any.
+            ``spikes``, the number that began, where there were any; under a tolerance ``filter_kept``,
+            ``filter_dropped`` and ``filter_error``, means over the trained tokens of what ``TokenStats.filtered`` has.
 
             Where the batches distinguish roles or tasks, ``signal_share/<role>`` and ``signal_share/<task>``: the part
             each had of the sum of :math:`c \\lVert \\partial f / \\partial z \\rVert_1` (level S1 of the analysis); for
@@ -128,11 +131,21 @@ class TokenSums:
             out["loss"] = at["loss"] / at["total"]
         if at["spikes"]:
             out["spikes"] = at["spikes"]
+        if at["filtered_tokens"]:
+            out |= {name: at[name] / at["filtered_tokens"] for name in _SUMS if name.startswith("filter_")}
         coefficients, signal = values[len(_SUMS) : -_GROUPS], values[-_GROUPS:]
         name, amounts = ("coefficient", coefficients) if at["tokens_without_signal"] else ("signal", signal)
         for labels, where in ((ROLES, slice(len(ROLES))), (_task_labels(task_names), slice(len(ROLES), None))):
             out |= _divided(f"{name}_share", labels, amounts[where], coefficients[where])
         return out
+
+
+def _filtering(seen: Pass, tokens: Tensor) -> list[Tensor]:
+    """Trained tokens whose gradients were filtered, and what of it is logged, times their number."""
+    filtered = seen.stats.filtered
+    if filtered is None:
+        return [torch.zeros_like(tokens)] * 4
+    return [tokens, *(value * tokens for value in (filtered.kept, filtered.dropped, filtered.error))]
 
 
 def _is_real(seen: Pass) -> Bool[Tensor, " tokens"]:
