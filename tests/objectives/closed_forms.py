@@ -190,6 +190,26 @@ def unlikelihood(z: Tensor, y: Tensor, *, is_negative: Tensor) -> Tensor:
     return torch.where(is_negative[:, None] > 0, -p / (1 - p), 1.0) * cross_entropy(z, y)
 
 
+def jensen_shannon(z: Tensor, y: Tensor, *, weight: float = 0.5) -> Tensor:
+    p = target_probability(z, y)
+    m = weight + (1 - weight) * p
+    return p * (m / ((1 - weight) * p)).log() / -math.log(1 - weight) * cross_entropy(z, y)
+
+
+def label_relaxation(z: Tensor, y: Tensor, *, alpha: float = 0.1) -> Tensor:
+    p = target_probability(z, y)
+    return (1 - alpha - alpha * p / (1 - p)).clamp(min=0) * cross_entropy(z, y)
+
+
+def agce(z: Tensor, y: Tensor, *, a: float = 1.0, q: float = 2.0) -> Tensor:
+    p = target_probability(z, y)
+    return p * (a + p) ** (q - 1) * cross_entropy(z, y)
+
+
+def flsd(z: Tensor, y: Tensor) -> Tensor:
+    return torch.where(target_probability(z, y) < 0.2, focal(z, y, gamma=5.0), focal(z, y, gamma=3.0))
+
+
 CLOSED_FORMS: dict[str, ClosedForm] = {
     name: function
     for name, function in vars().copy().items()

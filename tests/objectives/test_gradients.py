@@ -46,6 +46,11 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("psft", {"high": 3.0}),
     ("rho_1", {"threshold": 0.5}),
     ("ss_token", {"threshold": -1.0}),
+    ("jensen_shannon", {"weight": 0.01}),
+    ("jensen_shannon", {"weight": 0.9}),
+    ("label_relaxation", {"alpha": 0.5}),
+    ("label_relaxation", {"alpha": 0.0}),
+    ("agce", {"a": 0.1, "q": 0.5}),
 ]
 
 

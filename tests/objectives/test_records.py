@@ -25,9 +25,9 @@ every_objective = pytest.mark.parametrize("name", OBJECTIVES)
 @every_objective
 def test_every_objective_enters_with_a_source_a_record_and_a_closed_form(name: str) -> None:
     source = ENTRIES[name].text()["source"]
-    assert re.search(r"arXiv:\d{4}\.\d{5}|JMLR|IJCAI \d{4}|openreview.net/forum|github.com/\S+/pull/\d+", source), (
-        source
-    )
+    assert re.search(
+        r"arXiv:\d{4}\.\d{5}|JMLR|IJCAI \d{4}|AAAI \d{4}|openreview.net/forum|github.com/\S+/pull/\d+", source
+    ), source
     assert ENTRIES[name].record.examples, "an example in its record"
     assert name in CLOSED_FORMS, "the test row: a closed form that its gradient is compared with"
 

@@ -84,6 +84,7 @@ def test_objective_at_its_neutral_setting_is_cross_entropy(entry: Description) -
 
 def test_every_objective_has_a_neutral_setting_or_is_known_to_have_none() -> None:
     gates = {"dft", "deft", "infosft", "chord_phi", "luffy", "taylor_ce", "dice", "huberised_ce"}
+    gates |= {"jensen_shannon", "agce", "flsd"}
     comparing = {"brier", "spherical", "prift", "psft", "rho_1", "ss_token", "unlikelihood"}
     assert {name for name, entry in ENTRIES.items() if entry.neutral is None} == gates | comparing
 
@@ -156,6 +157,10 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("psft", {"high": 0.0}, "psft: high must be > 0"),
     ("rho_1", {"threshold": math.inf}, "rho_1: threshold must be finite, got inf."),
     ("ss_token", {"threshold": math.nan}, "ss_token: threshold must be finite, got nan."),
+    ("jensen_shannon", {"weight": 0.0}, "jensen_shannon: weight must be > 0"),
+    ("label_relaxation", {"alpha": 1.5}, "label_relaxation: alpha must be"),
+    ("agce", {"a": 0.0}, "agce: a must be > 0 and finite, got 0.0."),
+    ("agce", {"q": math.nan}, "agce: q must be"),
     ("label_smoothing", {"convention": "torch"}, "label_smoothing: convention must be 'uniform' or 'others'"),
 ]
 

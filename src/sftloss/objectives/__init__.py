@@ -17,6 +17,7 @@ from sftloss.registry import functions_with_records
 
 if TYPE_CHECKING:
     # begin objectives (written by `python -m sftloss.objectives`)
+    from sftloss.objectives.agce import agce as agce
     from sftloss.objectives.brier import brier as brier
     from sftloss.objectives.chord_phi import chord_phi as chord_phi
     from sftloss.objectives.cross_entropy import cross_entropy as cross_entropy
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sftloss.objectives.eaft import eaft as eaft
     from sftloss.objectives.entropy_bonus import entropy_bonus as entropy_bonus
     from sftloss.objectives.exponentiated_ce import exponentiated_ce as exponentiated_ce
+    from sftloss.objectives.flsd import flsd as flsd
     from sftloss.objectives.focal import focal as focal
     from sftloss.objectives.gce import gce as gce
     from sftloss.objectives.gold import gold as gold
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     from sftloss.objectives.infosft import infosft as infosft
     from sftloss.objectives.inverse_focal import inverse_focal as inverse_focal
     from sftloss.objectives.iw_sft import iw_sft as iw_sft
+    from sftloss.objectives.jensen_shannon import jensen_shannon as jensen_shannon
     from sftloss.objectives.k3_anchor import k3_anchor as k3_anchor
+    from sftloss.objectives.label_relaxation import label_relaxation as label_relaxation
     from sftloss.objectives.label_smoothing import label_smoothing as label_smoothing
     from sftloss.objectives.luffy import luffy as luffy
     from sftloss.objectives.mile import mile as mile

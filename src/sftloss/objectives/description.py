@@ -78,7 +78,7 @@ def descriptions() -> tuple[Description, ...]:
     """Describe every objective, in the order of ``OBJECTIVES``.
 
     Example:
-        >>> [entry.record.examples[0] for entry in descriptions() if entry.record.is_term]
-        ['cross_entropy + 0.1 * entropy_bonus', 'cross_entropy + 1e-4 * z_loss']
+        >>> [entry.name for entry in descriptions() if entry.record.is_term]
+        ['entropy_bonus', 'k3_anchor', 'z_loss']
     """
     return tuple(description(name, function) for name, function in OBJECTIVES.items())
