@@ -80,6 +80,27 @@ CONVERSATIONS: dict[str, dict[str, Any]] = {
     "empty answer": {"messages": [user("Wask"), answer("", weight=0), user("Wagain"), answer("Wtell")]},
     "whitespace": {"messages": [user(" Wask \n"), answer("\n\n Wtell \n")]},
     "long": {"messages": [turn for i in range(20) for turn in (user(f"Wask{i}x"), answer(f"Wtell{i}x"))]},
+    "two answers": {"messages": [user("Wask"), answer("Wtell"), answer("Wmore")]},
+    "answer first": {"messages": [answer("Wtell"), user("Wask"), answer("Wmore")]},
+    "two users": {"messages": [user("Wask"), user("Wagain"), answer("Wtell")]},
+    "arguments": {
+        "messages": [user("Wask"), answer("", tool_calls=[call({"n": 42, "deep": [True, {"k": "Wdeep"}]})]),
+                     result("Wresult"), answer("Wtell")],
+        "tools": [TOOL],
+    },
+    "call after call": {
+        "messages": [user("Wask"), answer("", tool_calls=[call("Warg")]), result("Wresult"),
+                     answer("", tool_calls=[call("Wsecond")]), result("Wother"), answer("Wtell")],
+        "tools": [TOOL],
+    },
+    "two systems": {
+        "messages": [SYSTEM, user("Wask"), answer("Wtell"), {"role": "system", "content": "Wrule"}, user("Wagain"),
+                     answer("Wmore")]
+    },
+    "history": {
+        "messages": [user("Wask"), answer("Wtell", reasoning_content="Wthought", weight=0), user("Wagain"),
+                     answer("Wmore", reasoning_content="Wrethought")]
+    },
     "user weight": {"messages": [user("Wask") | {"weight": 1}, answer("Wtell")]},
     "short words": {"messages": [user("user"), answer("assistant"), user("a"), answer("user")]},
 }  # fmt: skip
@@ -145,8 +166,9 @@ def _ends(example: Any, tokenizer: Any, notes: str, messages: list[dict[str, Any
     faults, runs = [], re.finditer("1+", "".join(str(int(w > 0)) for w in example.weights.tolist()))
     stretches = [tokenizer.decode(example.input_ids[run.start() : run.end()]) for run in runs]
     answers = [m for m in messages if m["role"] == "assistant" and m.get("weight") != 0]
-    trained_users = sum(m["role"] == "user" and bool(m.get("weight")) for m in messages)
-    if len(stretches) != len(answers) + trained_users:
+    trained_users = sum(m["role"] != "assistant" and bool(m.get("weight")) for m in messages)
+    is_joined = any(a["role"] == b["role"] == "assistant" for a, b in zip(messages, messages[1:], strict=False))
+    if len(stretches) != len(answers) + trained_users and not is_joined:
         faults.append(f"{len(stretches)} stretches for {len(answers)} answers")
     for stretch in stretches[trained_users:]:
         if not stretch.endswith(tuple(tokenizer.all_special_tokens)) and "no_end_token" not in notes:

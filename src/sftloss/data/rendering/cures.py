@@ -62,6 +62,11 @@ def _joined(messages: _Messages) -> _Rows:
     return [[replace(group[0], content="\n\n".join(message.content for message in group)) for group in groups]]
 
 
+def _from_first_user(messages: _Messages) -> _Rows:
+    first = next((i for i, message in enumerate(messages) if message.role == "user"), 0)
+    return [[message for i, message in enumerate(messages) if i >= first or message.role == "system"]]
+
+
 def _calls_as_text(messages: _Messages) -> _Rows:
     changed = []
     for message in messages:
@@ -92,6 +97,7 @@ _CHANGES: tuple[tuple[Callable[[_Messages], _Rows], str], ...] = (
     (_system_in_user, "put the system text into the first message of the user"),
     (_one_call_each, "write one tool call a message, each followed by its result"),
     (_joined, "join consecutive messages of one role"),
+    (_from_first_user, "begin the conversation with a message of the user"),
     (
         _one_answer_a_row,
         "write a row for each answer, which ends with it and gives the answers before it weight 0",

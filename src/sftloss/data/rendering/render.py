@@ -152,16 +152,22 @@ def _parts(template: Template, messages: Sequence[Message], shown: Shown, notes:
     at = 0
     for (number, group), edge in zip(groups, edges, strict=True):
         start, stop = group[0][0][0], max(place[1] for place, _ in group)
-        end = template.frame.stop(shown.text[stop:edge])
-        has_end = end is not None
+        tail = shown.text[stop:edge]
+        end = template.frame.end(tail)
         if messages[number].role == "assistant":
             start = at + _start(template, messages, number, shown.text[at:start], notes)
+            close, has_end = (end[1], True) if end else (0, False)
             if not has_end and group[-1][1].kind in ("call", "argument"):
-                end, has_end = template.close_of_call(shown.text[stop:edge])
+                close, has_end = template.close_of_call(tail)
             if not has_end and edge == len(shown.text):
                 notes.append("no_end_token")
-        at = stop + (end or 0)
-        parts.append(_Part(number, start, at, has_end))
+            parts.append(_Part(number, start, stop + close, has_end))
+        elif end and not tail[: end[0]].strip():
+            parts.append(_Part(number, start, stop + end[1], has_end=True))
+        else:  # words of the template between the message's own and their end
+            parts.append(_Part(number, start, stop, has_end=False))
+            parts += [_Part(number, stop + end[0], stop + end[1], has_end=True)] if end else []
+        at = parts[-1].stop
     answers = sum(messages[part.message].role == "assistant" for part in parts)
     if answers > 1 and template.frame.join:
         notes.append(f"join_differs: {' and '.join(map(excerpt, template.frame.join))}")
@@ -170,7 +176,10 @@ def _parts(template: Template, messages: Sequence[Message], shown: Shown, notes:
 
 def _start(template: Template, messages: Sequence[Message], number: int, gap: str, notes: list[str]) -> int:
     """Where an answer begins in the text between the last word before it and its own first word."""
-    prompt = (template.result_prompt or "") if number and messages[number - 1].role == "tool" else ""
+    before = messages[number - 1].role if number else ""
+    if before == "assistant" and not gap.strip():  # an answer that goes on in the same turn
+        return len(gap)
+    prompt = (template.result_prompt or "") if before == "tool" else ""
     if prompt and gap.startswith(prompt):
         return len(prompt)
     begin = template.frame.start(gap)
@@ -202,12 +211,13 @@ def _tagged(
 ) -> Iterator[Span]:
     """The spans of the answers as far as the mask goes, and an end that only the mask has."""
     ids, mask = masked
-    for span in spans:
+    edges = [span.start for span in spans[1:]] + [len(ids)]
+    for span, edge in zip(spans, edges, strict=True):
         if not _is_answer(messages, span):
             yield span
             continue
         stop, end = span.stop, span.end
-        while end is None and stop < len(ids) and mask[stop]:
+        while end is None and stop < edge and mask[stop]:
             stop += 1
         if end is None and ids[stop - 1] in template.special:
             end = stop - 1

@@ -110,10 +110,9 @@ class Frame:
         at = gap.find(self.after)
         return (at + len(self.after) if at >= 0 else len(gap.rpartition(">")[0]) + 1 if ">" in gap else 0), ""
 
-    def stop(self, gap: str) -> int | None:
-        """One past the first end in what stands behind the last word."""
-        stops = [(at, at + len(end)) for end in self.ends if (at := gap.find(end)) >= 0]
-        return min(stops)[1] if stops else None
+    def end(self, gap: str) -> Place | None:
+        """The place of the first end in what stands behind the last word."""
+        return min(((at, at + len(end)) for end in self.ends if (at := gap.find(end)) >= 0), default=None)
 
 
 class Template:
