@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.analysis.tables import make_table, random_examples
 from tests.experiments.made import PLAN, results, said
 from tests.report.browser import CHROMIUM, DRIVER, Browser, open_browser
 
+from sftloss.analysis import AnalysisOptions, describe_signal
 from sftloss.document import Document
 from sftloss.experiments.pages.describe import experiment_document
 from sftloss.report import Report
@@ -42,9 +44,37 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path.as_uri()
 
 
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of an analysis of three losses, with two faults."""
+    examples = [example | {"truncated": int(i % 5 == 0)} for i, example in enumerate(random_examples())]
+    table = make_table(examples, objectives=("cross_entropy", "focal(gamma=2)", "dft"))
+    path: Path = tmp_path_factory.mktemp("page") / "analysed.html"
+    Report(describe_signal(table, AnalysisOptions(replicates=50, micro_batch=4))).to_html(path)
+    return path.as_uri()
+
+
 @pytest.fixture
 def any_url(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(request.param))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_an_answer_its_faults_and_its_chart_stand_on_the_first_screen(
+    browser: Browser, analysed: str, width: int, height: int
+):
+    browser.show(width=width, height=height)
+    browser.get(analysed)
+    bottoms = browser.ask(
+        "return ['.answer .lead', '.answer .faults', '.answer .picture svg'].map("
+        "s => document.querySelector(s).getBoundingClientRect().bottom)"
+    )
+    assert max(bottoms) <= height
+    assert browser.ask("return document.documentElement.scrollWidth") <= width
+    shown = browser.ask(
+        "return [...document.querySelectorAll('.answer td')].every(e => e.scrollWidth <= e.clientWidth + 1)"
+    )
+    assert shown  # no cell is cut
 
 
 every_page = pytest.mark.parametrize("any_url", ["url", "compared"], indirect=True)
