@@ -100,3 +100,11 @@ def test_equal_reports_have_no_difference():
     one = report(0.2, 0.17, 0.23)
     (section,) = side_by_side([one, one], LABELS, [None, None]).sections
     assert section.lead == "No table differs." and not section.tables
+
+
+def test_a_folder_whose_table_cannot_be_read_is_compared_by_its_report(tmp_path):
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "manifest.json").write_text('{"objectives": [], "model": {"own_logits_because": ""}}')
+    reports = [report(0.2, 0.17, 0.23), report(0.5, 0.46, 0.54)]
+    (section,) = side_by_side(reports, LABELS, [tmp_path, tmp_path]).sections
+    assert section.id == "tables-1"

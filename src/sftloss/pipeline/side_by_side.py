@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sftloss.document import Cell, Column, Document, Section, Table
+from sftloss.errors import DataError
 from sftloss.pipeline.folder import TABLE
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 MOST = 12  # numbers of tables that are listed
 _COMPARED = ("percent", "nats", "ratio")
-_LEFT_OUT = ("answer", "influential")  # sentences, and rows that are other examples in each run
+_LEFT_OUT = ("answer", "influential", "gradient-factor")  # sentences, other examples in each run, facts of a loss
 
 
 def side_by_side(documents: Sequence[Document], labels: Sequence[str], folders: Sequence[Path | None]) -> Document:
@@ -49,7 +50,10 @@ def _paired(first: Path | None, second: Path | None, labels: tuple[str, str]) ->
         return None
     from sftloss.analysis import MeasuredTable, paired_section
 
-    return paired_section(MeasuredTable(first / TABLE), MeasuredTable(second / TABLE), labels)
+    try:
+        return paired_section(MeasuredTable(first / TABLE), MeasuredTable(second / TABLE), labels)
+    except DataError:  # a table of another version, or one that was never finished
+        return None
 
 
 def _from_tables(one: Document, other: Document, labels: tuple[str, str], at: int, *, is_paired: bool) -> Section:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
-from sftloss.document import Cell, Chart, Column, ColumnKind, Series, Table
+from sftloss.document import Cell, Chart, Column, ColumnKind, Table
 from sftloss.report.format import NUMERIC, format_cell
 from sftloss.report.text import clean
 
@@ -51,27 +51,17 @@ def _is_bound(key: str, end: str) -> bool:
     return key.rstrip("0123456789").endswith(end)
 
 
-def _interval(low: Cell, high: Cell, kind: str) -> str:
-    texts = [format_cell(bound, kind) for bound in (low, high)]
-    return f"[{texts[0]}, {texts[1]}]" if all(texts) else ""
-
-
-def _cell(row: tuple[Cell, ...], index: int, kind: str, has_bounds: bool) -> ShownCell:
-    if index >= len(row):
-        return ShownCell("")
-    interval = _interval(row[index + 1], row[index + 2], kind) if has_bounds and index + 2 < len(row) else ""
-    return ShownCell(format_cell(row[index], kind), interval)
-
-
 def show(table: Table, limit: int) -> ShownTable:
     """The first `limit` rows of `table` as texts."""
     groups = list(_groups(table.columns))
-    columns = tuple(table.columns[index] for index, _ in groups)
-    rows = tuple(
-        tuple(_cell(row, index, table.columns[index].kind, has_bounds) for index, has_bounds in groups)
-        for row in table.rows[:limit]
-    )
-    return ShownTable(columns, rows)
+
+    def cell(row: tuple[Cell, ...], index: int, has_bounds: bool) -> ShownCell:
+        kind = table.columns[index].kind
+        texts = [format_cell(value, kind) for value in row[index : index + 3]] or [""]
+        return ShownCell(texts[0], f"[{texts[1]}, {texts[2]}]" if has_bounds and all(texts[1:]) and texts[2:] else "")
+
+    rows = tuple(tuple(cell(row, index, has_bounds) for index, has_bounds in groups) for row in table.rows[:limit])
+    return ShownTable(tuple(table.columns[index] for index, _ in groups), rows)
 
 
 def positions(chart: Chart) -> list[float | str]:
@@ -94,12 +84,7 @@ def chart_table(chart: Chart) -> Table:
         if series.low is not None and series.high is not None:
             columns += [Column(f"low{index}", "low", kind), Column(f"high{index}", "high", kind)]
             parts += [series.low, series.high]
-        _fill(rows, series, parts)
+        at = {x: i for i, x in enumerate(series.x)}
+        for x, row in rows.items():
+            row.extend(part[at[x]] if x in at and at[x] < len(part) else None for part in parts)
     return Table(f"{chart.id}-data", chart.title, tuple(columns), tuple(tuple(row) for row in rows.values()))
-
-
-def _fill(rows: dict[float | str, list[Cell]], series: Series, parts: list[tuple[float | None, ...]]) -> None:
-    at = {x: i for i, x in enumerate(series.x)}
-    for x, row in rows.items():
-        index = at.get(x)
-        row.extend(part[index] if index is not None and index < len(part) else None for part in parts)

@@ -9,8 +9,7 @@ import polars as pl
 
 from sftloss.analysis.signal.frames import SignalStudy, SignalTable, open_study
 from sftloss.analysis.signal.rules import findings_of_study, findings_without_signal
-from sftloss.analysis.signal.sections.advice import advice_section
-from sftloss.analysis.signal.sections.answer import answer_section, signal_headlines
+from sftloss.analysis.signal.sections.answer import advice_section, answer_section, signal_headlines
 from sftloss.analysis.signal.sections.compare import Decode, comparison_section, influential_section, strips_section
 from sftloss.analysis.signal.sections.groups import group_section
 from sftloss.analysis.signal.sections.length import appendix_section, length_section, tilt_section

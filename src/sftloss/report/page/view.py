@@ -179,13 +179,8 @@ def _strip_groups(strips: Sequence[TokenStrip], limits: Limits) -> list[Values]:
     return shown
 
 
-def _level(level: str) -> tuple[str, str]:
-    """The short name of a signal level for the badge, and what it means."""
-    name, _, meaning = clean(level).partition(":")
-    return name.strip(), meaning.strip() or explain_level(name)
-
-
 def _section(section: Section, prefix: str, limits: Limits, others: Sequence[Section] = ()) -> Values:
+    name, _, meaning = clean(section.level).partition(":")  # the short name for the badge, and what it means
     titles = {chart.title for chart in section.charts}
     folded = {table.title: table for table in section.tables if len(table.rows) > _FOLDED and table.title in titles}
     charts = []
@@ -199,7 +194,7 @@ def _section(section: Section, prefix: str, limits: Limits, others: Sequence[Sec
         "id": section.id,
         "title": clean(section.title),
         "lead": prose(section.lead),
-        "level": _level(section.level),
+        "level": (name.strip(), meaning.strip() or explain_level(name)),
         "charts": charts,
         "tables": [_table(table, limits) for table in section.tables if folded.get(table.title) is not table],
         "strip_groups": _strip_groups(section.strips, limits),

@@ -1,4 +1,4 @@
-"""The answer: for each way to train who gets more of the signal, who gets less, what it costs, what to read next."""
+"""The answer: for each way to train who gets more of the signal, who less, at what cost; and advice for each wish."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sftloss.analysis.shared.shares import cell
+from sftloss.analysis.shared import fixes
+from sftloss.analysis.shared.shares import cell, estimate_cells, estimate_columns
 from sftloss.analysis.shared.words import ALL_CUT, alternative, as_subject, group_name, inside_sentence
 from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.sections.groups import TITLES, group_codes, group_sentence, group_shares, moves
+from sftloss.analysis.signal.sections.length import is_bad_fit, length_law, length_misfit
+from sftloss.analysis.signal.sections.tokens import band_shares, end_shares
 from sftloss.analysis.signal.token_groups import BAND_NAMES, token_sums
 from sftloss.analysis.signal.views import LEVELS, View
-from sftloss.document import Chart, Column, Section, Series, Table
-from sftloss.numbers import Floats, kish_ess
+from sftloss.document import Chart, Column, Cure, Section, Series, Table
+from sftloss.numbers import Estimate, Floats, cannot_tell, kish_ess
+from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN
 from sftloss.words import number, percent
+
+Advice = tuple[str, str, str, Estimate, Cure]
+"""The wish, what to do then, the observation it rests on, the number of that observation, a setting or words."""
 
 MOST = 6  # lines of the table
 _LEAST = 0.02  # a share that moves by less is not told
@@ -192,3 +199,66 @@ def _confidence_line(study: SignalStudy) -> str:
     get = "but get only" if signal < tokens / 2 else "and get"
     name = part.name[0].upper() + part.name[1:]
     return f"{name} are {percent(tokens)} of the tokens {get} {percent(signal)} of the training signal."
+
+
+def advice_section(study: SignalStudy) -> Section:
+    """One row a wish whose number can be read off this data."""
+    columns = (
+        Column("premise", "if you want"),
+        Column("advice", "then"),
+        Column("because", "because"),
+        *estimate_columns("value", "number"),
+        Column("fix", "how"),
+    )
+    rows = tuple(
+        (wish, then, because, *estimate_cells(estimate), how)
+        for wish, then, because, estimate, how in (*_about_length(study), *_about_signal(study))
+    )
+    lead = (
+        "Choose the row that matches your goal. Only training can show which loss is best; sftloss compare does that."
+    )
+    return Section("advice", "Advice", lead, tables=(Table("advice", "Goals and settings", columns, rows),))
+
+
+def _about_length(study: SignalStudy) -> Iterator[Advice]:
+    if len(study.lengths.answers.ids):  # else all are cut off, and no output length is known
+        for wish, normalization, then in (
+            ("output as long as the data's", TOKEN_MEAN, "divide by the trained tokens of the whole step"),
+            ("shorter output", EXAMPLE_MEAN, "average every example first"),
+        ):
+            of = study.lengths.range_of(normalization)
+            because = f"the predicted mean is {of.words('tokens')}, the data has {number(of.data)}"
+            yield wish, then, because, of.bound, fixes.alpha(normalization.alpha)
+    if not cannot_tell(study.size):
+        yield from _equal_signal(study)
+
+
+def _equal_signal(study: SignalStudy) -> Iterator[Advice]:
+    """How to give short and long examples equal signal: nothing where no small power of length does."""
+    view, level = View(study.objective, TOKEN_MEAN), study.options.level
+    wish, law = "equal signal from short and long examples", length_law(study, view, level)
+    if is_bad_fit(study, view, level):
+        wrong = length_misfit(study, view, level)
+        because = f"the best power of length puts {percent(wrong)} of the signal at the wrong lengths"
+        then = "weight rows yourself: dividing by a power of length does not do it"
+        yield wish, then, because, Estimate(wrong), ""
+    elif 0 < law.value <= fixes.STEEPEST_ADVICE and law.interval is not None:
+        because = f"with every token counted alike, twice the length gets {2.0**law.value:.2f} times the signal"
+        near = round(law.value) if abs(law.value - round(law.value)) < 0.05 else law.value
+        then = "average every example first" if near == 1 else f"divide every example by T^{near:.2f}"
+        yield wish, then, because, law, fixes.alpha(near)
+
+
+def _about_signal(study: SignalStudy) -> Iterator[Advice]:
+    bands, known = band_shares(study), BAND_NAMES[-1]
+    tokens, signal = bands.share(known, "tokens"), bands.estimate(known, study.current)
+    if tokens > 0:
+        part, is_much = f"tokens with {known}", signal.value > 0.05
+        because = f"{part} are {percent(tokens)} of the tokens and get {percent(signal.value)} of the signal"
+        then = "use a loss that gives known tokens less weight" if is_much else "keep the loss: these tokens get little"
+        yield "less effort on what is known", then, because, signal, fixes.FOCAL if is_much else ""
+    ends = end_shares(study)
+    if "end" in ends.labels:
+        tokens, signal = ends.share("end", "tokens"), ends.estimate("end", study.current)
+        because = f"end tokens are {percent(tokens)} of the tokens and get {percent(signal.value)} of the signal"
+        yield "better stopping", "weight the ends of answers more", because, signal, fixes.ENDS

@@ -81,7 +81,8 @@ def comparison_section(study: SignalStudy) -> Section:
 def influential_section(study: SignalStudy) -> Section:
     """The examples that hold most of the signal."""
     options, tokens = study.options, study.column("count")
-    share = _share(study.signal(study.view, options.level))
+    share = study.signal(study.view, options.level)
+    share = share / (share.sum() or 1.0)
     order = np.lexsort((study.ids, -share))[: options.top]
     top = order[share[order] > 0]
     mean = study.column(f"loss:{study.objective}") / np.where(study.size > 0, study.size, np.nan)
@@ -120,11 +121,6 @@ def influential_section(study: SignalStudy) -> Section:
     )
     table = Table("influential", "Most influential examples", columns, rows)
     return Section("influential", "Most influential examples", lead, LEVELS[options.level], (chart,), (table,))
-
-
-def _share(signal: np.ndarray) -> np.ndarray:
-    total = signal.sum()
-    return signal / total if total > 0 else np.zeros_like(signal)
 
 
 def strips_section(study: SignalStudy, decode: Decode | None) -> Section:
