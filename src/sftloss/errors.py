@@ -19,7 +19,8 @@ _BARE = (LookupError, AttributeError, TypeError, AssertionError, ArithmeticError
 _WORDS = 4
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _MEMORY = ("cannot allocate memory", "can't allocate memory", "out of memory")
-_DISK = ("no space left on device", "disk quota exceeded", "os error 28", "file write failed")
+# inline_container is how torch.save reports that a write came back short
+_DISK = ("no space left on device", "disk quota exceeded", "os error 28", "inline_container.cc")
 _PEER = ("gloo/transport", "nccl", "tcpstore", "remote process exited")
 
 _PAIRS = re.compile(r"\w+=[^=,()]+(,\w+=[^=,()]+)*")

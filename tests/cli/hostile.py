@@ -305,27 +305,21 @@ def _places() -> Iterator[Case]:
         yield Case(f"{verb}-output-is-file", lambda p, w=words: [*w, "-d", rows(p), "-o", p / "d.jsonl"], (USAGE,))
         yield Case(f"{verb}-data-is-config", partial(_config_is_output, verb), (USAGE,))
     yield Case("analyze-data-in-table", _data_in_table, (USAGE,))
+    two = partial(_reports, "{}", "{}")
+    yield Case("report-is-a-run", lambda p: [*two(p), "-o", p, "--overwrite"], (USAGE,))
+    yield Case("report-json-is-a-run", lambda p: [*two(p), "--json", p / "report.json", "--overwrite"], (USAGE,))
+    yield Case("report-folder-missing", lambda p: [*two(p), "--json", p / "x" / "o.json"], (USAGE,))
+    for name, text in {"cut": "{", "list": "[]", "old": '{"schema_version": 0}', "empty": "", "number": "7"}.items():
+        yield Case(f"report-{name}", partial(_reports, text, "{}"), (DATA,))
     yield Case(
-        "report-is-a-run",
-        lambda p: ["report", _report(p / "a.json"), _report(p / "b.json"), "-o", p / "a.json", "--overwrite"],
-        (USAGE,),
+        "compare-json-is-data", lambda p: ["compare", "-d", rows(p), "--json", p / "d.jsonl", "-o", p / "out"], (USAGE,)
     )
+    yield Case("compare-data-in-arms", _compare_its_arms, (USAGE,))
     yield Case(
-        "report-folder-missing",
-        lambda p: ["report", _report(p / "a.json"), _report(p / "b.json"), "-o", p / "x" / "o.html"],
-        (USAGE,),
+        "compare-forget-is-page", lambda p: ["compare", "--forget-data", rows(p), "--markdown", p / "d.jsonl"], (USAGE,)
     )
-    yield Case(
-        "report-damaged",
-        lambda p: ["report", _report(p / "a.json", "{"), _report(p / "b.json"), "-o", p / "o.html"],
-        (DATA,),
-    )
-    for name, text in {"list": "[]", "old": '{"schema_version": 0}', "empty": "", "number": "7"}.items():
-        yield Case(
-            f"report-{name}",
-            lambda p, t=text: ["report", _report(p / "a.json", t), _report(p / "b.json"), "-o", p / "o.html"],
-            (DATA,),
-        )
+    yield Case("demo-json-is-page", lambda p: ["demo", "-o", p, "--json", p / "report.json"], (USAGE,))
+    yield Case("demo-json-in-table", lambda p: ["demo", "-o", p, "--json", p / "table" / "x.json"], (USAGE,))
     for model in ("model", "checkpoints/checkpoint-5"):
         yield Case(f"train-{model}", partial(_train_into_its_model, model), (USAGE,))
     yield Case("train-history-is-data", _train_on_its_history, (USAGE,))
@@ -345,9 +339,15 @@ def _data_in_table(place: Path) -> list[object]:
     return ["analyze", "-m", MODEL, "-d", write_rows(place / "table" / "d.jsonl"), "-o", place, "--overwrite"]
 
 
-def _report(path: Path, text: str | None = None) -> Path:
-    path.write_text("{}" if text is None else text)
-    return path
+def _reports(first: str, second: str, place: Path) -> list[object]:
+    (place / "report.json").write_text(first)
+    (place / "b.json").write_text(second)
+    return ["report", place / "report.json", place / "b.json"]
+
+
+def _compare_its_arms(place: Path) -> list[object]:
+    (place / "arms").mkdir()
+    return ["compare", "-d", write_rows(place / "arms" / "d.jsonl"), "-o", place]
 
 
 def _train_into_its_model(name: str, place: Path) -> list[object]:

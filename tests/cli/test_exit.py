@@ -31,7 +31,7 @@ MACHINE = {
     "quota": OSError(errno.EDQUOT, "Disk quota exceeded", "/tmp/x"),
     "safetensors": SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
     "polars": ComputeError("IO error: No space left on device (os error 28)"),
-    "torch": RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed: file write failed"),
+    "torch": RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 423424 vs 423312"),
     "memory": MemoryError(),
     "allocator": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
     "peer": RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:1"),

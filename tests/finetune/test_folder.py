@@ -132,6 +132,26 @@ def test_a_training_that_diverges_leaves_the_earlier_model(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "history.jsonl", "model", "train.json"]
 
 
+def test_a_checkpoint_that_cannot_be_written_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 423424 vs 423312")
+
+    monkeypatch.setattr("transformers.Trainer._save_optimizer_and_scheduler", full)
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        here(tmp_path, **SHORT)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_flags_and_runs_name_the_same_results() -> None:
+    """The command line compares these with the inputs before it loads the room."""
+    from sftloss.cli.verbs.train import RESULTS as flags
+    from sftloss.finetune.folder import RESULTS as runs
+
+    assert flags == runs
+
+
 def test_what_became_of_each_row_is_in_train_json_and_in_the_plan(tmp_path: Path) -> None:
     from sftloss.finetune import plan
     from sftloss.finetune.rows import account_lines

@@ -155,6 +155,9 @@ class RunTrainer(_Trainer):
         self.is_saving = True
         try:
             super()._save_checkpoint(model, trial)
+        except BaseException:
+            shutil.rmtree(folder.unfinished, ignore_errors=True)  # the disk may be full
+            raise
         finally:
             self.is_saving = False
         self.accelerator.wait_for_everyone()

@@ -170,7 +170,7 @@ def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[s
     identity = {
         "tokenizer": tokenizer_identity(tokenizer),
         "data": file_identity([source]) if source is not None and source.is_file() else str(source or "rows"),
-        "reading": [run.max_examples, run.format, dict(run.columns), encoding],
+        "reading": [run.max_examples, run.format, dict(run.columns), *encoding.values()],
     }
     grouped = partial(batches, pad_id=pad_id_of(tokenizer), tokens_per_batch=run.tokens_per_batch)
     settings = Settings(identity=identity, shard=run.shard, progress=run.progress)
