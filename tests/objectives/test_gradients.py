@@ -11,7 +11,18 @@ from tests.objectives.rows import made_up_extras
 from torch import Tensor
 from torch.testing import assert_close
 
-from sftloss.objectives import OBJECTIVES, cross_entropy, dft, entropy_bonus, extras_of, focal, poly_1, z_loss
+from sftloss.objectives import (
+    OBJECTIVES,
+    cross_entropy,
+    dft,
+    entropy_bonus,
+    extras_of,
+    focal,
+    infosft,
+    objective,
+    poly_1,
+    z_loss,
+)
 from sftloss.statistics import TokenStats, from_logits
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -92,6 +103,37 @@ def test_dft_gradient_is_that_of_minus_p_the_generalised_cross_entropy_of_q_one(
     logits, targets = logits_and_targets(padded=False)
     minus_p = -from_logits(logits, targets).target_logprob.exp()
     assert_close(gradient(dft(from_logits(logits, targets)), logits), gradient(minus_p, logits))
+
+
+SAME_GRADIENT = [
+    ("dft", "gce(q=1)"),
+    ("dft", "gold(floor=0)"),
+    ("dft", "tailr(gamma=1)"),
+    ("dft", "taylor_ce(terms=1)"),
+    ("dft", "huberised_ce(tau=1)"),
+    ("dft", "agce(a=1, q=1)"),
+    ("gce(q=2)", "profit(low=0, q=2)"),
+    ("gce(q=1e-9)", "cross_entropy"),
+    ("huberised_ce(tau=1e9)", "cross_entropy"),
+    ("jensen_shannon(weight=1e-9)", "cross_entropy"),
+    ("poly_1(epsilon=-1) + dft", "cross_entropy"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SAME_GRADIENT)
+def test_objectives_with_the_same_gate_have_the_same_gradient(one: str, other: str) -> None:
+    """Also where one tends to the other: then to the size of what is left out."""
+    logits, targets = logits_and_targets(padded=False)
+    first, second = (gradient(objective(text)(from_logits(logits, targets)), logits) for text in (one, other))
+    assert_close(first, second, rtol=1e-4, atol=1e-6)
+
+
+def test_infosft_learns_most_at_a_probability_of_0_57_and_nothing_beyond_its_threshold() -> None:
+    p = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+    logits = torch.stack([p.log(), (1 - p).log()], dim=1).requires_grad_()
+    gates = gradient(infosft(from_logits(logits, torch.zeros(999, dtype=torch.long))), logits)[:, 0] / (p - 1)
+    assert round(gates.max().item(), 3) == 0.508 and round(p[gates.argmax()].item(), 2) == 0.57
+    assert (gates[p >= 0.93] == 0).all() and (gates[p < 0.93] > 0).all()
 
 
 def test_dft_never_pushes_an_improbable_target_down() -> None:

@@ -118,6 +118,12 @@ def test_published_loss_has_the_gradient_of_its_paper(text: str) -> None:
     torch.testing.assert_close(actual, expected)
 
 
+def test_page_recommends_what_exists() -> None:
+    table = DOCS.read_text(encoding="utf-8").partition("## Which one to try")[2].partition("\n## ")[0]
+    rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("| ") and "`" in line]
+    assert len(rows) == 7 and all(objective(text) for row in rows for text in re.findall("`(.+?)`", row))
+
+
 def test_every_published_loss_is_listed_with_a_paper_and_its_formula_is_tested() -> None:
     listed = [loss for entry in ENTRIES.values() for loss in entry.record.published]
     assert all(re.fullmatch(r"\d{4}\.\d{4,5}", loss.paper) and objective(loss.expression) for loss in listed)

@@ -40,7 +40,9 @@ def losses(options: LossesOptions, verbosity: Verbosity) -> None:
         width = max(len(entry.signature) for entry in entries)
         for entry in entries:
             typer.echo(f"{entry.signature:<{width}}  {entry.text()['summary']}")
-        typer.echo('\nObjectives add: --loss "cross_entropy + 1e-4 * z_loss". Your own: --loss my_module:my_loss')
+        of_batches = ", ".join(entry.name for entry in entries if entry.record.extras)
+        typer.echo(f"\nIn Python only, since they read a tensor of each batch: {of_batches}.")
+        typer.echo('Objectives add: --loss "cross_entropy + 1e-4 * z_loss". Your own: --loss my_module:my_loss')
 
 
 def _all(verbosity: Verbosity) -> list[Description]:
@@ -72,7 +74,8 @@ def _row(entry: Description) -> dict[str, Any]:
 def _in_full(entry: Description) -> str:
     summary, *parts = entry.text().items()
     parts += [("equals cross-entropy at", entry.neutral or "nowhere")]
-    parts += [("example", f'--loss "{example}"') for example in entry.record.examples]
+    written = 'sftloss.Loss("{}")' if entry.record.extras else '--loss "{}"'
+    parts += [("example", written.format(example)) for example in entry.record.examples]
     width = min(shutil.get_terminal_size().columns, 110)
     paragraphs = [f"{title}: {text}" for title, text in parts if text]
     wrapped = [textwrap.fill(paragraph, width, subsequent_indent="    ") for paragraph in paragraphs]
