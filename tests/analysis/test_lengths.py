@@ -94,7 +94,7 @@ def test_within_prompts_each_keeps_its_part_and_tilts_inside():
     # the first prompt's harmonic mean is 3.2
     assert found.within_prompt.value == pytest.approx((2 * 3.2 + 40) / 4)
     assert found.where_seen == pytest.approx(3.2 / 5 - 1)
-    assert found.within_prompt.interval is None and "fewer than 30" in found.within_prompt.reason
+    assert found.within_prompt.interval is None and "fewer than 5" in found.within_prompt.reason
 
 
 def test_one_prompt_for_all_is_no_condition():

@@ -16,7 +16,7 @@ from tests.paths import ROOT
 from sftloss.analysis import AnalysisOptions, describe_signal
 from sftloss.analysis.signal.frames import open_study
 from sftloss.analysis.signal.token_groups import token_sums
-from sftloss.numbers import GroupSums, interval, resampling_units
+from sftloss.numbers import by_unit, ratio_estimates, resampling_units
 from sftloss.numbers.bootstrap import UNITS, snap
 
 
@@ -77,9 +77,9 @@ def test_intervals_from_units_are_as_wide_as_from_examples() -> None:
     np.testing.assert_array_equal(resampling_units(ids[:100]), ids[:100])
     widths = []
     for of in (ids, units):
-        sums = GroupSums(1, 2, replicates=1000).add(of, columns).replicates[:, 0]
-        found = interval(sums[:, 0] / sums[:, 1])
-        widths.append(found.high - found.low)
+        names, sums = by_unit(of, columns)
+        (found,) = ratio_estimates(sums[:, :1], sums[:, 1:], names)
+        widths.append(found.interval.high - found.interval.low)
     # 1 % from the units, 4 % from 1000 replicates on either side
     assert widths[1] / widths[0] == pytest.approx(1.0, abs=0.12)
 

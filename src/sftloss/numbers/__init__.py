@@ -6,10 +6,11 @@ with a reason, never 0. NumPy and SciPy are needed: the ``cli`` extra brings the
 
 from __future__ import annotations
 
-from sftloss.numbers.bootstrap import GroupSums, interval, poisson_weights, ratio_interval, resampling_units
+from sftloss.numbers.bootstrap import by_unit, poisson_weights, resampling_units
 from sftloss.numbers.correlation import Correlation, partial_spearman, pearson, spearman
 from sftloss.numbers.elasticity import BAD_FIT, cannot_tell, elasticity, misfit, theil_sen
 from sftloss.numbers.estimate import Codes, Estimate, Floats, decide, t_quantile
+from sftloss.numbers.group_sums import GroupSums
 from sftloss.numbers.inequality import (
     concentration_curve,
     concentration_index,
@@ -20,6 +21,7 @@ from sftloss.numbers.inequality import (
     top_share,
     weighted_quantile,
 )
+from sftloss.numbers.studentized import LEAST_UNITS, ratio_estimates, share_estimates, studentized
 
 __all__ = [
     "BAD_FIT",
@@ -27,14 +29,15 @@ __all__ = [
     "Correlation",
     "Estimate",
     "Floats",
+    "LEAST_UNITS",
     "GroupSums",
+    "by_unit",
     "cannot_tell",
     "concentration_curve",
     "concentration_index",
     "decide",
     "elasticity",
     "gini",
-    "interval",
     "kakwani",
     "kish_ess",
     "misfit",
@@ -42,9 +45,11 @@ __all__ = [
     "pearson",
     "poisson_weights",
     "quantile_bins",
-    "ratio_interval",
+    "ratio_estimates",
     "resampling_units",
+    "share_estimates",
     "spearman",
+    "studentized",
     "t_quantile",
     "theil_sen",
     "top_share",

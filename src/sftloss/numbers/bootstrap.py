@@ -1,8 +1,7 @@
-"""Intervals for group sums: one streamed accumulator, the same Poisson replicates for every grouping.
+"""What the bootstrap resamples, and how often each replicate draws it.
 
 The bootstrap resamples *examples*, never tokens, and examples that share their first prompt together. A replicate gives
-each unit an independent Poisson(1) count, so sums can be accumulated in one pass in any order: memory is replicates x
-groups x columns whatever the data's size (Chamandy et al., *Estimating uncertainty for massive data streams*, 2012).
+each unit an independent Poisson(1) count (Chamandy et al., *Estimating uncertainty for massive data streams*, 2012).
 The count is a hash of (seed, unit, replicate). Two groupings of the same examples therefore see the same resampled
 data, and neither row order nor chunking changes a draw.
 
@@ -18,13 +17,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sftloss.document import Interval
 from sftloss.numbers.estimate import Floats
 
 REPLICATES = 1000
-_ROWS = 1024  # weights of a chunk: 1000 x 1024 doubles, 8 MB
 UNITS = 4096  # resampled at most
-FEW = 30  # prompts, below which their resampling says little
+_POISSON = 64  # units from which on their counts are independent
 _LANES = 4  # 16-bit draws in one 64-bit hash
 
 
@@ -59,8 +56,8 @@ def poisson_weights(ids: NDArray[np.int64], replicates: int, seed: int = 0) -> N
 def resampling_units(ids: NDArray[np.int64], prompts: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """What each example is resampled with.
 
-    Examples of one prompt are no independent draws: they share a unit, where there are at least 30 units to draw from.
-    An example without a prompt (negative) is its own. Above `UNITS` units, they are thrown by a hash into so many.
+    Examples of one prompt are no independent draws: they share a unit, however few prompts there are. An example
+    without a prompt (negative) is its own. Above `UNITS` units, they are thrown by a hash into so many.
 
     Args:
         ids: Of the examples, distinct, ``(examples,)``.
@@ -68,8 +65,7 @@ def resampling_units(ids: NDArray[np.int64], prompts: NDArray[np.int64] | None =
     """
     units = np.ascontiguousarray(ids, dtype=np.int64)
     if prompts is not None:
-        shared = np.where(prompts < 0, -1 - units, prompts)
-        units = shared if len(np.unique(shared)) >= FEW else units
+        units = np.where(prompts < 0, -1 - units, prompts)
     if len(units) <= UNITS or len(np.unique(units)) <= UNITS:
         return units
     mixed = _mix(units.view(np.uint64))
@@ -89,76 +85,24 @@ def snap(values: Floats, bound: float) -> Floats:
 
 @lru_cache(maxsize=8)
 def _weights(units: bytes, replicates: int, seed: int) -> NDArray[np.uint8]:
-    """Counts of one block of units; every table of a report asks for the same few blocks."""
-    return poisson_weights(np.frombuffer(units, dtype=np.int64), replicates, seed)
+    ids = np.frombuffer(units, dtype=np.int64)
+    if len(ids) >= _POISSON:
+        return poisson_weights(ids, replicates, seed)
+    random = np.random.default_rng([seed, len(ids)])
+    return random.multinomial(len(ids), np.full(len(ids), 1.0 / len(ids)), replicates).astype(np.uint8)
 
 
-class GroupSums:
-    """Sums of columns by group over the sample and over every bootstrap replicate.
+def unit_weights(units: NDArray[np.int64], replicates: int, seed: int = 0) -> NDArray[np.uint8]:
+    """How often each replicate draws each of the distinct units, ``(replicates, units)``.
 
-    A row is (unit, group, values). A unit, say an example, may have many rows, in many groups: all get its count.
-
-    Attributes:
-        total: Sums over the sample, shape ``(groups, columns)``.
-        replicates: Sums of each resampled data set, shape ``(replicates, groups, columns)``.
+    Of few units every replicate draws exactly as many as there are: by independent counts, one replicate in 150 of
+    five units would be empty. Every table of a report asks for the same few sets of units, so the draws are kept.
     """
-
-    def __init__(self, groups: int, columns: int, *, replicates: int = REPLICATES, seed: int = 0) -> None:
-        self.total = np.zeros((groups, columns))
-        self.replicates = np.zeros((replicates, groups, columns))
-        self._seed = seed
-
-    def add(self, units: NDArray[np.int64], values: Floats, groups: NDArray[np.int64] | None = None) -> GroupSums:
-        """Adds rows: ``units`` (rows,), ``values`` (rows, columns), ``groups`` (rows,), all 0 when not given."""
-        values = np.asarray(values, dtype=np.float64)
-        names, at = np.unique(np.asarray(units, dtype=np.int64), return_inverse=True)
-        count, columns = self.total.shape
-        place = at.ravel() * count + (0 if groups is None else np.asarray(groups))
-        sums = [np.bincount(place, values[:, c], len(names) * count) for c in range(columns)]
-        stacked = np.stack(sums, axis=1, dtype=np.float64)
-        return self.add_units(names, stacked.reshape(len(names), count, columns))
-
-    def add_units(self, units: NDArray[np.int64], sums: Floats) -> GroupSums:
-        """Adds the sums of distinct ``units`` (units,), shape ``(units, groups, columns)``."""
-        self.total += sums.sum(axis=0)
-        flat, count = sums.reshape(len(units), -1), len(self.replicates)
-        for start in range(0, len(units) if count else 0, _ROWS):
-            rows = slice(start, start + _ROWS)
-            block = np.ascontiguousarray(units[rows], dtype=np.int64).tobytes()
-            weights = _weights(block, count, self._seed).astype(np.float64)
-            self.replicates += (weights @ flat[rows]).reshape(self.replicates.shape)
-        return self
-
-    def pick(self, columns: list[int]) -> GroupSums:
-        """Some of the columns, in the order asked for."""
-        picked = GroupSums(0, 0, replicates=0, seed=self._seed)
-        picked.total, picked.replicates = self.total[:, columns], self.replicates[:, :, columns]
-        return picked
-
-    def shares(self) -> tuple[Floats, Floats]:
-        """Each group's part of its column: (groups, columns) and (replicates, groups, columns); 0/0 is NaN."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return (
-                self.total / self.total.sum(axis=0, keepdims=True),
-                self.replicates / self.replicates.sum(axis=1, keepdims=True),
-            )
+    return _weights(np.ascontiguousarray(units, dtype=np.int64).tobytes(), replicates, seed)
 
 
-def interval(replicates: Floats, *, level: float = 0.95) -> Interval | None:
-    """Percentile interval of one number's replicates (replicates,), or None where too few are defined.
-
-    Replicates in which the number is undefined are left out; more than one in twenty of them means that the data
-    cannot say.
-    """
-    defined = replicates[np.isfinite(replicates)]
-    if len(defined) < 20 or len(defined) < 0.95 * len(replicates):
-        return None
-    tail = (1.0 - level) / 2.0
-    low, high = np.quantile(defined, (tail, 1.0 - tail))
-    return Interval(float(low), float(high), level)
-
-
-def ratio_interval(top: Floats, bottom: Floats) -> Interval | None:
-    """Interval of a ratio of sums from their replicates."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return interval(top / bottom)
+def by_unit(units: NDArray[np.int64], values: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """The distinct units, sorted, and the sums of the rows ``(rows, columns)`` of each."""
+    names, at = np.unique(np.asarray(units, dtype=np.int64), return_inverse=True)
+    sums = [np.bincount(at.ravel(), column, len(names)) for column in np.asarray(values, dtype=np.float64).T]
+    return names, np.stack(sums, axis=1).astype(np.float64)

@@ -7,9 +7,11 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sftloss.numbers.bootstrap import REPLICATES, GroupSums, interval
+from sftloss.document import Interval
+from sftloss.numbers.bootstrap import REPLICATES, by_unit
 from sftloss.numbers.estimate import Codes, Estimate, Floats
 from sftloss.numbers.inequality import quantile_bins
+from sftloss.numbers.studentized import studentized
 
 BAD_FIT = 0.1  # share of the signal in other lengths than the law says, from which on no exponent is advised
 _FEW = 30  # examples a group of lengths needs before its part of the signal says anything about the law
@@ -18,7 +20,7 @@ _FEW = 30  # examples a group of lengths needs before its part of the signal say
 def elasticity(
     lengths: ArrayLike, signal: ArrayLike, ids: ArrayLike | None = None, *, replicates: int = REPLICATES, seed: int = 0
 ) -> Estimate:
-    r"""Exponent :math:`\beta` in :math:`E[S|L] = a L^\beta`, mean signal in length, with a pairs-bootstrap interval.
+    r"""Exponent :math:`\beta` in :math:`E[S|L] = a L^\beta`, mean signal in length, with a bootstrap interval.
 
     .. math:: \sum_i S_i L_i^{-\beta} (\log L_i - \overline{\log L}) = 0
 
@@ -55,8 +57,12 @@ def elasticity(
     left = y * np.exp(-value * x)
     left /= left.mean()
     columns = np.stack([np.ones_like(x), x, left, left * x, left * x * x], axis=1)
-    sums = GroupSums(1, 5, replicates=replicates, seed=seed).add(units, columns)
-    return Estimate(value, interval(value + _newton_step(*np.moveaxis(sums.replicates[:, 0], -1, 0))), n=len(x))
+    names, sums = by_unit(units, columns)
+    (step,) = studentized(sums[:, None], _newton_step, names, replicates=replicates, seed=seed)
+    spread = step.interval
+    if spread is not None:
+        spread = Interval(value + spread.low, value + spread.high)
+    return Estimate(value, spread, step.reason, n=len(x))
 
 
 def misfit(lengths: ArrayLike, signal: ArrayLike, exponent: float) -> float:
@@ -112,11 +118,18 @@ def _usable(lengths: ArrayLike, signal: ArrayLike, ids: ArrayLike) -> tuple[Floa
     return logs - logs.mean() if len(logs) else logs, amounts[keep], np.asarray(ids)[keep]
 
 
-def _newton_step(n: Floats, x: Floats, s: Floats, sx: Floats, sxx: Floats) -> Floats:
-    """Newton's step of the equation over log signal: from sums of 1, x, and of what is left of the signal times x^k."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = sx / s
-        return (mean - x / n) / (sxx / s - mean * mean)
+def _newton_step(sums: Floats) -> tuple[Floats, Floats]:
+    """Newton's step of the equation over log signal, and its gradient in the sums.
+
+    The sums are of 1, x, and of what is left of the signal times 1, x and x^2.
+    """
+    n, x, s, sx, sxx = np.moveaxis(sums, -1, 0)
+    mean = sx / s
+    spread = sxx / s - mean * mean
+    step = (mean - x / n) / spread
+    of_gap = (x / n**2, -1.0 / n, -mean / s, 1.0 / s, np.zeros_like(s))
+    of_spread = (0.0, 0.0, (mean * mean - spread) / s, -2.0 * mean / s, 1.0 / s)
+    return step, np.stack([(a - step * b) / spread for a, b in zip(of_gap, of_spread, strict=True)], axis=-1)
 
 
 def _solve(x: Floats, y: Floats) -> float:

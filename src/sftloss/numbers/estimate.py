@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -36,6 +36,11 @@ class Estimate:
     def is_defined(self) -> bool:
         """Whether there is a value."""
         return math.isfinite(self.value)
+
+    def times(self, factor: float) -> Estimate:
+        """The estimate of a multiple, `factor` above 0."""
+        ends = None if self.interval is None else (factor * self.interval.low, factor * self.interval.high)
+        return replace(self, value=factor * self.value, interval=None if ends is None else Interval(*ends))
 
     def plain(self) -> dict[str, Any]:
         """The estimate as JSON has it: ``value``, ``low``, ``high`` (None where undefined), ``n``, ``reason``."""

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.tilt import Lengths, conflicting, sequence_weights
-from sftloss.numbers import Codes, Estimate, Floats, GroupSums, cannot_tell, ratio_interval, resampling_units
+from sftloss.numbers import (
+    Codes,
+    Estimate,
+    Floats,
+    by_unit,
+    cannot_tell,
+    ratio_estimates,
+    resampling_units,
+    share_estimates,
+)
 from sftloss.numbers.bootstrap import REPLICATES
 from sftloss.weights import Normalization
 
@@ -125,12 +135,14 @@ class Resampling:
     """From two columns of answers to the ratio of their sums, with its interval; the draws are the same each time."""
 
     def __init__(self, units: Codes, *, replicates: int = REPLICATES, seed: int = 0) -> None:
-        self._names, at = np.unique(units, return_inverse=True)
-        self._at, self._replicates, self._seed = at.ravel(), replicates, seed
+        self._units, self._replicates, self._seed = units, replicates, seed
 
     def ratio(self, top: Floats, bottom: Floats) -> Estimate:
-        columns = [np.bincount(self._at, part, len(self._names)).astype(np.float64) for part in (top, bottom)]
-        sums = GroupSums(1, 2, replicates=self._replicates, seed=self._seed)
-        sums.add_units(self._names, np.stack(columns, axis=1).reshape(-1, 1, 2))
-        value = sums.total[0, 0] / sums.total[0, 1] if sums.total[0, 1] > 0 else math.nan
-        return Estimate(float(value), ratio_interval(sums.replicates[:, 0, 0], sums.replicates[:, 0, 1]))
+        return self._estimate(ratio_estimates, top, bottom)
+
+    def share(self, of: NDArray[np.bool_]) -> Estimate:
+        return self._estimate(share_estimates, of, np.ones(len(of)))
+
+    def _estimate(self, method: Callable[..., list[Estimate]], top: NDArray[Any], bottom: Floats) -> Estimate:
+        units, sums = by_unit(self._units, np.stack([top, bottom], axis=1))
+        return method(sums[:, :1], sums[:, 1:], units, replicates=self._replicates, seed=self._seed)[0]

@@ -18,7 +18,7 @@ from sftloss.analysis.lengths.answers import Answers, Resampling, are_counted, r
 from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
 from sftloss.errors import ConfigError, mention
 from sftloss.numbers import Codes, Estimate, Floats, kish_ess
-from sftloss.numbers.bootstrap import FEW, REPLICATES
+from sftloss.numbers.bootstrap import REPLICATES
 from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization
 from sftloss.words import number
 
@@ -122,7 +122,7 @@ def length_forecasts(lengths: Lengths, options: LengthOptions | None = None) -> 
 
     Returns:
         One forecast a normalization, in the order of `LengthOptions.all_normalizations`. Intervals: 95 %, bootstrap
-        over examples, those of one prompt together where there are at least 30 prompts.
+        over examples, those of one prompt together; none below 5 prompts.
 
     Example:
         >>> import numpy as np
@@ -236,7 +236,7 @@ class LengthStudy:
     @cached_property
     def seen_share(self) -> Estimate:
         seen = self.answers.seen
-        return self.spread.ratio(seen.astype(np.float64), np.ones(len(seen)))
+        return self.spread.share(seen)
 
     def rows(self, at: NDArray[np.int64]) -> tuple[str, ...]:
         """ "file:line" of the examples of answers, each once, at most ten."""
@@ -301,8 +301,6 @@ def _within_prompt(answers: Answers, weights: Floats, whole: Estimate, spread: R
     if count == 1 and answers.has_prompt.all():  # the prompt says nothing indeed
         return whole
     means = group_means(answers.output, weights, answers.prompts)
-    if count < FEW:
-        return Estimate(float(means.mean()), reason=f"{count} prompts, fewer than {FEW}")
     return spread.ratio(means, np.ones(len(means)))
 
 

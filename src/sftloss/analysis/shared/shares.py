@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from sftloss.document import Cell, Chart, Column, ColumnKind, Interval, Series, Table
-from sftloss.numbers import Estimate, Floats, GroupSums, interval
+from sftloss.numbers import Estimate, Floats, GroupSums
 from sftloss.words import index, percent
 
 
@@ -59,16 +60,20 @@ class Shares:
     Attributes:
         labels: Name of each group.
         columns: Name of each column, such as "tokens" or "token mean".
-        value: Shape ``(groups, columns)``; NaN where the column sums to zero.
-        intervals: As `value`, nested tuples.
-        replicates: Shares of every resampled data set, ``(replicates, groups, columns)``.
+        estimates: By group, then by column; NaN where the column sums to zero.
+        sums: What they are shares of.
     """
 
     labels: tuple[str, ...]
     columns: tuple[str, ...]
-    value: Floats
-    intervals: tuple[tuple[Interval | None, ...], ...]
-    replicates: Floats
+    estimates: tuple[tuple[Estimate, ...], ...]
+    sums: GroupSums
+
+    @cached_property
+    def value(self) -> Floats:
+        """The shares, shape ``(groups, columns)``."""
+        values = [[one.value for one in group] for group in self.estimates]
+        return np.array(values, dtype=np.float64).reshape(len(self.labels), len(self.columns))
 
     def column(self, name: str) -> Floats:
         return self.value[:, self.columns.index(name)]
@@ -81,25 +86,18 @@ class Shares:
         """A group's share with its interval; 0 where the group is empty."""
         if label not in self.labels:
             return Estimate(0.0)
-        group, index = self.labels.index(label), self.columns.index(column)
-        return Estimate(float(self.value[group, index]), self.intervals[group][index])
+        return self.estimates[self.labels.index(label)][self.columns.index(column)]
 
     def ratio(self, group: int, top: str, bottom: str) -> Estimate:
         """A group's share of one column over its share of another: 1 is its part."""
-        i, j = self.columns.index(top), self.columns.index(bottom)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            value = self.value[group, i] / self.value[group, j]
-            spread = interval(self.replicates[:, group, i] / self.replicates[:, group, j])
-        return Estimate(float(value) if np.isfinite(value) else math.nan, spread)
+        return self.sums.ratio_of_shares(group, self.columns.index(top), self.columns.index(bottom))
 
 
 def shares(sums: GroupSums, labels: Sequence[str], columns: Sequence[str]) -> Shares:
     """Shares of groups that have anything at all; empty groups are left out."""
-    value, replicates = sums.shares()
     keep = np.flatnonzero(np.nan_to_num(sums.total[:, 0]) > 0)
-    intervals = tuple(tuple(interval(replicates[:, g, c]) for c in range(len(columns))) for g in keep)
-    names = tuple(labels[int(g)] for g in keep)
-    return Shares(names, tuple(columns), value[keep], intervals, replicates[:, keep])
+    left = sums.keep(keep)
+    return Shares(tuple(labels[int(g)] for g in keep), tuple(columns), tuple(map(tuple, left.shares())), left)
 
 
 def share_table(of: Shares, *, id: str, title: str, first: str, signals: Sequence[str]) -> Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from sftloss.analysis.mask.rules import INSPECT_RULES
@@ -9,20 +11,21 @@ from sftloss.analysis.shared import fixes
 from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.data.account import ROW_RULES
 from sftloss.document import Interval, Severity
-from sftloss.numbers import GroupSums, ratio_interval
+from sftloss.numbers import Estimate, by_unit, share_estimates
 from sftloss.rules import Evidence, Rule, rule_of
 from sftloss.words import counted, percent
 
 MOST_ROWS = 10
 
 
-def share_of(study: SignalStudy, part: np.ndarray, whole: np.ndarray) -> tuple[float, Interval | None]:
+def share_of(
+    study: SignalStudy, part: np.ndarray, whole: np.ndarray, method: Callable[..., list[Estimate]] = share_estimates
+) -> tuple[float, Interval | None]:
     """Share of examples, or of what they hold, with its interval."""
-    columns = np.stack([part, whole], axis=1).astype(np.float64)
-    sums = GroupSums(1, 2, replicates=study.options.replicates, seed=study.options.seed).add(study.units, columns)
-    top, bottom = sums.total[0]
-    value = float(top / bottom) if bottom > 0 else float("nan")
-    return value, ratio_interval(sums.replicates[:, 0, 0], sums.replicates[:, 0, 1])
+    units, sums = by_unit(study.units, np.stack([part, whole], axis=1))
+    draws = {"replicates": study.options.replicates, "seed": study.options.seed}
+    (share,) = method(sums[:, :1], sums[:, 1:], units, **draws)
+    return share.value, share.interval
 
 
 def rows_where(study: SignalStudy, mask: np.ndarray) -> tuple[str, ...]:

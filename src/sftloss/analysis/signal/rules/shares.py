@@ -20,7 +20,7 @@ from sftloss.analysis.signal.sections.length import is_bad_fit, length_law, leng
 from sftloss.analysis.signal.sections.tokens import band_shares
 from sftloss.analysis.signal.token_groups import BAND_NAMES, band_key
 from sftloss.document import Cure
-from sftloss.numbers import Estimate, cannot_tell, decide, interval
+from sftloss.numbers import Estimate, cannot_tell, decide, ratio_estimates
 from sftloss.rules import Evidence, Rule
 from sftloss.words import listed, number, percent
 
@@ -139,7 +139,7 @@ def _end_calibration(study: SignalStudy) -> Evidence | None:
     seen = study.column("ends_seen")
     if seen.sum() < 30:
         return None
-    ratio, spread = share_of(study, study.column("ends_expected"), seen)
+    ratio, spread = share_of(study, study.column("ends_expected"), seen, ratio_estimates)
     if spread is None or (spread.high >= ENDS_LOW and spread.low <= ENDS_HIGH):
         return None
     runs_on = ratio < 1
@@ -210,12 +210,9 @@ def _task_policy(study: SignalStudy) -> Evidence:
         reason = "fewer than two tasks" if of is None or len(of.labels) < 2 else "fewer than 30 examples"
         return Evidence(f"Policy per-task: insufficient data ({reason}).", severity="info", cure="")
     column, count = of.columns.index(study.current), len(of.labels)
-    estimates = [
-        Estimate(count * float(of.value[g, column]), interval(count * of.replicates[:, g, column]))
-        for g in range(count)
-    ]
+    estimates = [group[column].times(count) for group in of.estimates]
     verdicts = {decide(estimate, 1.0) for estimate in estimates}
-    worst = int(np.argmax([abs(estimate.value - 1.0) for estimate in estimates]))
+    worst = int(np.argmax([round(abs(estimate.value - 1.0), 9) for estimate in estimates]))
     is_off = "off target" in verdicts
     verdict = "off target" if is_off else "on target" if verdicts == {"on target"} else "inconclusive"
     return Evidence(

@@ -147,9 +147,7 @@ def _deciles(study: SignalStudy, level: str) -> tuple[Table, Chart]:
     every[trained] = codes
     names = [number(a) if a == b else f"{number(a)} to {number(b)}" for a, b in bins] + ["untrained"]
     signals = tuple(rule.name for rule in study.rules)
-    sums = study.example_sums(every, len(names), study.views, level)
-    sums.total[len(bins)] = 0  # examples without trained tokens are not in these shares
-    sums.replicates[:, len(bins)] = 0
+    sums = study.example_sums(every, len(names), study.views, level).keep(np.arange(len(bins)))  # the trained ones
     of = shares(sums, names, ["examples", "tokens", *signals])
     table = share_table(of, id="length-deciles", title="Deciles of length", first="length T", signals=signals)
     top = "; ".join(f"{name} {percent(of.column(name)[-1])}" for name in of.columns if of.labels)
