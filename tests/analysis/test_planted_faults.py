@@ -35,7 +35,7 @@ def found(model, tokenizer, tmp_path: Path):
     def run(rows: list[Row], **options: Any) -> dict[str, Finding]:
         path = tmp_path / "data.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        report = analyze(model, tokenizer, path, question=AnalysisOptions(replicates=100, **options))
+        report = analyze(model, tokenizer, path, question=AnalysisOptions(**options))
         return {finding.id: finding for finding in report.document.findings}
 
     return run
@@ -178,7 +178,8 @@ def test_wrong_labels_are_sig001(found):
     for i in (10, 20, 30):
         rows[i]["messages"][1]["content"] = rows[i + 5]["messages"][1]["content"]
     finding = found(rows)["SIG001"]
-    assert "p < 0.01" in finding.sentence and finding.interval is not None and finding.severity == "warning"
+    assert "p < 0.01" in finding.sentence and finding.severity == "warning"
+    assert finding.interval is None  # of three rows a bootstrap shows too little
     assert set(finding.rows[:3]) == {"data.jsonl:11", "data.jsonl:21", "data.jsonl:31"} and finding.fix
 
 

@@ -11,6 +11,15 @@ It covers normal data at least as often as stated, whatever the two variances: :
 a mix of two parts covers at least as well as the worse of the two, and each alone is exact. The mean square of the
 interaction is not subtracted, which can only widen the interval. ``docs/compare.md`` has derivation and simulation.
 
+Differences of examples are often skewed: few of them change much. Student's interval then misses too often on the side
+of the long tail. Each end is therefore at least as far out as Hall's cubic transformation puts it (*On the removal of
+skewness by transformation*, 1992), with :math:`\gamma` the skewness of the C examples and :math:`a = \gamma/\sqrt C`:
+
+.. math:: t(q) = \frac3a \Big[\big(1 + a\,(q - a/6)\big)^{1/3} - 1\Big]
+
+Of right answers, which change seldom, a sample may show no change at all. Their variance is that of the sample with
+:math:`t^2/4` examples added at each end of the range (as Agresti & Min, 2005, add one half at 95 %).
+
 A calibration error is not a mean of anything, so :func:`paired_difference` resamples the examples, with the same draw
 for both arms and all seeds (Owen, *The pigeonhole bootstrap*, 2007):
 
@@ -24,7 +33,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
@@ -34,14 +43,34 @@ from sftloss.experiments.metrics.shapes import Metric
 from sftloss.numbers import Codes, Floats, poisson_weights, t_quantile
 
 POWER = 0.8
+_FRAGILE = 0.3  # skewness over the root of the number of examples: the term that Hall's transformation removes
 
 
 @dataclass(frozen=True)
 class VariancePart:
-    """An independent part of the variance of a mean: its estimate and the degrees of freedom of the estimate."""
+    """An independent part of the variance of a mean.
+
+    Attributes:
+        variance: Its estimate.
+        df: Degrees of freedom of the estimate: values that vary, less one.
+        skewness: Of those values; 0 where it is not known.
+        bound: Largest value that one of them can have where most are 0; 0 where there is no such value.
+    """
 
     variance: float
     df: int
+    skewness: float = 0.0
+    bound: float = 0.0
+
+    def half_widths(self, level: float) -> tuple[float, float]:
+        """Its part of the interval below and above the mean."""
+        quantile, count = t_quantile(level, self.df), self.df + 1
+        error = math.sqrt(self.variance + 0.5 * (quantile * self.bound) ** 2 / (count * max(self.df, 1)))
+        tilt = self.skewness / math.sqrt(count)
+        if abs(tilt) < 1e-6:
+            return error * quantile, error * quantile
+        hall = [3.0 / tilt * (math.cbrt(1.0 + tilt * (q - tilt / 6.0)) - 1.0) for q in (quantile, -quantile)]
+        return error * max(quantile, hall[0]), error * max(quantile, -hall[1])
 
 
 @dataclass(frozen=True)
@@ -67,8 +96,13 @@ class Mean:
         """Two-sided interval that covers at least `level` of normal data; None where there is too little data."""
         if not self.parts:
             return None
-        half = math.sqrt(sum(part.variance * t_quantile(level, part.df) ** 2 for part in self.parts))
-        return Interval(self.value - half, self.value + half, level)
+        low, high = (math.hypot(*side) for side in zip(*(part.half_widths(level) for part in self.parts), strict=True))
+        return Interval(self.value - low, self.value + high, level)
+
+    @property
+    def is_fragile(self) -> bool:
+        """Whether few examples decide the mean, so that even the corrected interval may miss more often than stated."""
+        return any(abs(part.skewness) > _FRAGILE * math.sqrt(part.df + 1) for part in self.parts)
 
     def detectable(self, level: float = 0.95) -> float:
         """The smallest true difference that at least `POWER` of experiments of this size and noise would find.
@@ -77,8 +111,7 @@ class Mean:
         chi-squared), plus what their estimates of the difference fall short of the truth.
         """
         squares = (
-            part.variance * special.chdtri(part.df, 1.0 - POWER) / part.df * t_quantile(level, part.df) ** 2
-            for part in self.parts
+            special.chdtri(part.df, 1.0 - POWER) / part.df * max(part.half_widths(level)) ** 2 for part in self.parts
         )
         return float(math.sqrt(sum(squares)) + special.ndtri(POWER) * self.error)
 
@@ -107,8 +140,12 @@ def linearised(top: Floats, bottom: Floats, groups: Codes | None = None) -> Floa
     return np.asarray(ratio + (top - ratio * bottom) / bottom.mean(axis=1, keepdims=True))
 
 
-def crossed_mean(table: Floats) -> Mean:
+def crossed_mean(table: Floats, bound: float = 0.0) -> Mean:
     """The mean of a table ``(seeds, groups of examples)`` with its error over both.
+
+    Args:
+        table: What each group of examples adds, for each seed.
+        bound: Largest size of an entry, for a measure that changes in few examples; 0: it is not known.
 
     Example:
         >>> crossed_mean(np.array([[1.0, 3.0], [1.0, 3.0]])).value
@@ -123,8 +160,11 @@ def crossed_mean(table: Floats) -> Mean:
         return Mean(value, (), seeds)
     parts = tuple(_part(table.mean(axis=axis)) for axis in (0, 1)[:seeds])
     if sum(part.variance for part in parts) * table.size <= rounding**2:
-        return Mean(value, (VariancePart(0.0, count - 1),), seeds)
-    return Mean(value, parts, seeds)
+        return Mean(value, (VariancePart(0.0, count - 1, bound=bound),), seeds)
+    of_examples = table.mean(axis=0) - table.mean()
+    # of a measure with a bound the examples added at its ends stand for the tail that was not seen
+    skewness = 0.0 if bound else float((of_examples**3).mean() / max((of_examples**2).mean(), 1e-300) ** 1.5)
+    return Mean(value, (replace(parts[0], skewness=skewness, bound=bound), *parts[1:]), seeds)
 
 
 def paired_difference(

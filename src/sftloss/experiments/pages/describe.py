@@ -17,7 +17,8 @@ _METHOD = (
     "the same number of tokens. Only the loss, the normalization or a weighting differs.",
     "Differences are paired by seed and example. Their standard error comes from a two-way analysis of variance in "
     "which seeds and examples (rows with one prompt together) are both drawn at random, each with its own Student "
-    "quantile. It holds for seeds and examples like these, not for other models, data or training lengths.",
+    "quantile, and corrected for skewed differences of examples. It holds for seeds and examples like these, not for "
+    "other models, data or training lengths. Where few examples decide a difference, it says so.",
     "All comparisons of all measures share one error rate (Bonferroni), and a verdict is an interval that excludes "
     "zero. Tables of groups and of further metrics are not part of this and get no verdicts.",
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sftloss.document import Chart, Column, Section, Series, Table
 from sftloss.experiments.pages.tables import EMPTY, in_parts, triple_columns
 from sftloss.experiments.verdicts.comparisons import Comparison, Measure, Results
-from sftloss.experiments.verdicts.findings import task_conclusion
+from sftloss.experiments.verdicts.findings import FEW_DECIDE, task_conclusion
 
 
 def verdicts_section(results: Results, compared: Sequence[Comparison]) -> Section:
@@ -59,7 +59,8 @@ def _table(compared: Sequence[Comparison], results: Results) -> Table:
     for one in compared:
         verdict = "different" if one.is_different else "no difference shown" if one.is_judged else "too few seeds"
         least = None if one.detectable is None else one.measure.scale * one.detectable
-        rows.append((one.measure.name, results.names[one.arm], *one.in_unit, verdict, least, one.measure.unit))
+        note = FEW_DECIDE.lower() if one.difference.is_fragile else ""
+        rows.append((one.measure.name, results.names[one.arm], *one.in_unit, verdict, least, one.measure.unit, note))
     columns = (
         Column("measure", "measure"),
         Column("arm", "arm"),
@@ -68,6 +69,7 @@ def _table(compared: Sequence[Comparison], results: Results) -> Table:
         Column("detectable", "detectable", "number",
                "Smallest true difference that 80 % of such experiments find; empty where none in range would be."),
         Column("unit", "unit"),
+        Column("note", "note", help="Where few examples decide, the interval may miss more often than stated."),
     )  # fmt: skip
     return Table("comparisons", "All comparisons", columns, tuple(rows))
 

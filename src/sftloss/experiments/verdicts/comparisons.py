@@ -19,13 +19,29 @@ from sftloss.numbers import Floats, t_quantile
 from sftloss.words import number
 
 LEVEL = 0.95
-LEAST_SEEDS = 3
-"""Fewest seeds for a verdict: two seeds may always agree by chance."""
 ENOUGH_SEEDS = 5
 """Seeds from which a clear difference is found even where seeds vary more than examples."""
 LEAST_TILT = 0.005
 """A smaller predicted change of a mean length is taken for none: it would print as 1.00."""
+_RARE = ("exact_match",)  # of most examples the difference is 0, of few it is 1
 _LARGEST = {"brier": 2.0, "length_ks": 1.0, "eos_ece": math.inf}  # the last is per end, not per token
+
+
+def least_seeds(arms: int) -> int:
+    """Fewest seeds for a verdict among so many arms.
+
+    A training may work or fail. If each does with probability 1/2, whatever the arm, then the first arm fails with all
+    S seeds and another works with all of them, or the reverse, with probability :math:`2^{1-S}(1 - (1 - 2^{-S})^k)`,
+    k the other arms. No interval can show this, because the seeds of each arm agree. It must be at most 5 %.
+
+    Example:
+        >>> [least_seeds(arms) for arms in (2, 4, 12, 100)]
+        [3, 4, 5, 6]
+    """
+    seeds = 3  # two may always agree by chance
+    while 2.0 ** (1 - seeds) * (1.0 - (1.0 - 2.0**-seeds) ** (arms - 1)) > 1.0 - LEVEL:
+        seeds += 1
+    return seeds
 
 
 def largest_value(key: str, kind: str) -> float:
@@ -105,12 +121,14 @@ class Comparison:
         measure, arm: The measure and the arm.
         difference: Arm minus first arm, over seeds and examples.
         level: Level of the simultaneous interval: 1 - 0.05 / number of comparisons.
+        seeds_needed: Fewest seeds for a verdict.
     """
 
     measure: Measure
     arm: Arm
     difference: Mean
     level: float
+    seeds_needed: int
 
     @property
     def bounds(self) -> Interval | None:
@@ -134,7 +152,7 @@ class Comparison:
     @property
     def is_judged(self) -> bool:
         """Whether there are enough seeds and an interval for a verdict."""
-        return self.difference.seeds >= LEAST_SEEDS and self.bounds is not None
+        return self.difference.seeds >= self.seeds_needed and self.bounds is not None
 
     @property
     def is_different(self) -> bool:
@@ -194,7 +212,7 @@ class Results:
     def mean(self, arm: Arm, key: str, chosen: np.ndarray | None = None) -> Mean | None:
         """The metric of an arm over seeds and (some) examples."""
         table = self._table(arm, key, chosen)
-        return None if table is None else crossed_mean(table)
+        return None if table is None else crossed_mean(table, float(key in _RARE))
 
     def difference(self, arm: Arm, key: str, chosen: np.ndarray | None = None) -> Mean | None:
         """The metric of an arm minus the first arm's, paired by seed and example."""
@@ -202,7 +220,7 @@ class Results:
         if chosen is None and ours and firsts:
             return paired_difference(ours, firsts, self._groups(ours[0].examples))
         mine, theirs = self._table(arm, key, chosen), self._table(self.arms[0], key, chosen)
-        return None if mine is None or theirs is None else crossed_mean(mine - theirs)
+        return None if mine is None or theirs is None else crossed_mean(mine - theirs, float(key in _RARE))
 
     def relative(self, arm: Arm, key: str, chosen: np.ndarray | None = None) -> Mean | None:
         """The arm's sum as a multiple of the first arm's, over the same examples and seeds."""
@@ -296,4 +314,5 @@ def comparisons(results: Results, measures: Sequence[Measure] | None = None) -> 
         if (difference := results.difference(arm, measure.key, measure.chosen(results.tasks))) is not None
     ]
     level = 1.0 - (1.0 - LEVEL) / max(1, len(differences))
-    return tuple(Comparison(measure, arm, difference, level) for measure, arm, difference in differences)
+    needed = least_seeds(len(results.arms))
+    return tuple(Comparison(measure, arm, difference, level, needed) for measure, arm, difference in differences)

@@ -8,10 +8,11 @@ from typing import Any
 
 from sftloss.document import Command, Cure, Finding, Interval
 from sftloss.experiments.experiment import Arm, Experiment
-from sftloss.experiments.verdicts.comparisons import ENOUGH_SEEDS, LEAST_SEEDS, LEAST_TILT, Comparison, Results
+from sftloss.experiments.verdicts.comparisons import ENOUGH_SEEDS, LEAST_TILT, Comparison, Results, least_seeds
 from sftloss.rules import Evidence, Rule, findings_of
 from sftloss.words import counted, listed, number
 
+FEW_DECIDE = "Few examples decide this number"
 _NAMED = 3  # more arms are counted, not listed
 _WORSE = 0.02  # nats a token: a smaller rise of the held-out loss may be chance
 
@@ -40,16 +41,17 @@ class Verdicts:
 
 
 def _few_seeds(on: Verdicts) -> Evidence | None:
-    count = len(on.results.seeds)
-    if count >= LEAST_SEEDS:
+    count, arms = len(on.results.seeds), len(on.results.arms)
+    if count >= least_seeds(arms):
         return None
     return Evidence(f"{counted(count, 'seed')} cannot support a verdict; intervals are shown, but differences are not "
-                    "judged.", cure=_more_seeds(on))  # fmt: skip
+                    f"judged. With {arms} arms a verdict needs {least_seeds(arms)} seeds.",
+                    cure=_more_seeds(on))  # fmt: skip
 
 
 def _some_seeds(on: Verdicts) -> Evidence | None:
     count = len(on.results.seeds)
-    if not LEAST_SEEDS <= count < ENOUGH_SEEDS or not on.compared:
+    if not least_seeds(len(on.results.arms)) <= count < ENOUGH_SEEDS or not on.compared:
         return None
     errors = on.compared[0].errors_needed
     return Evidence(f"With {count} seeds only very large differences are found: where seeds vary more than examples, "
@@ -57,7 +59,8 @@ def _some_seeds(on: Verdicts) -> Evidence | None:
 
 
 def _more_seeds(on: Verdicts) -> Cure:
-    return on.again("--seeds", str(ENOUGH_SEEDS), f"use {ENOUGH_SEEDS} seeds")
+    seeds = max(ENOUGH_SEEDS, least_seeds(len(on.results.arms)))
+    return on.again("--seeds", str(seeds), f"use {seeds} seeds")
 
 
 def _unequal_tokens(on: Verdicts) -> Evidence | None:
@@ -166,9 +169,9 @@ def _by_measure(compared: Sequence[Comparison]) -> dict[Any, list[Comparison]]:
 
 
 _PREMISES: tuple[Rule[Verdicts], ...] = (
-    Rule("CMP001", "warning", "Fewer than 3 seeds",
-         "A loss is better only if it is better with any seed. The spread between seeds cannot be estimated from fewer "
-         "than 3.", f"use {ENOUGH_SEEDS} seeds", _few_seeds),
+    Rule("CMP001", "warning", "Too few seeds for a verdict",
+         "A training may work with one seed and fail with another. Of few seeds, all may agree by chance, the more "
+         "easily the more arms there are; no interval shows that.", f"use {ENOUGH_SEEDS} seeds", _few_seeds),
     Rule("CMP004", "info", "3 or 4 seeds",
          "So few seeds may agree by chance, so the intervals are wide. Finished trainings are kept; only those of new "
          "seeds are added.", f"use {ENOUGH_SEEDS} seeds", _some_seeds),
@@ -191,7 +194,8 @@ _REST: tuple[Rule[Verdicts], ...] = (
     Rule("CMP020", "info", "Comparisons that show no difference",
          "This does not prove that the arms are equal: smaller differences may exist.", "", _no_difference),
     Rule("CMP021", "info", "Comparisons without a verdict",
-         f"A verdict needs an interval over at least {LEAST_SEEDS} seeds.", "", _no_verdict),
+         "A verdict needs an interval over at least 3 seeds, and over more where there are more arms.", "",
+         _no_verdict),
 )  # fmt: skip
 COMPARE_RULES: tuple[Rule[Any], ...] = (*_PREMISES, _DIFFERENCE, *_REST)
 """All findings of a comparison."""
@@ -244,6 +248,7 @@ def difference_sentence(one: Comparison, results: Results) -> str:
     return (
         f"{results.names[one.arm]}: {measure.name} is {measure.words(abs(value))} {more} than with "
         f"{results.reference}{judged} (simultaneous interval {number(low)} to {number(high)})."
+        + (f" {FEW_DECIDE}." if one.difference.is_fragile else "")
     )
 
 
