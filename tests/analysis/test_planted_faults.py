@@ -105,7 +105,7 @@ def test_answers_that_are_cut_off_are_mask007(model, tokenizer, tmp_path):
     sizes = [len(row["input_ids"]) for row in tokenised(tokenizer, rows)]
     limit = sorted(sizes)[-4]
     cut = [i for i, size in enumerate(sizes, 1) if size > limit]
-    report = analyze(model, tokenizer, path, question=AnalysisOptions(replicates=100), run=Run(max_length=limit))
+    report = analyze(model, tokenizer, path, question=AnalysisOptions(), run=Run(max_length=limit))
     (finding,) = (one for one in report.document.findings if one.id == "MASK007")
     assert finding.value == pytest.approx(len(cut) / len(rows)) and finding.severity == "warning"
     assert finding.rows == tuple(f"{path}:{i}" for i in cut) and "--max-length" in finding.fix
@@ -200,7 +200,7 @@ def test_numbers_that_are_not_finite_are_num001(tokenizer, tmp_path):
     word = clean()[3]["messages"][1]["content"].split()[0]
     token = tokenizer(word)["input_ids"][0]
     model.get_input_embeddings().weight.data[token] = float("nan")
-    report = analyze(model, tokenizer, path, question=AnalysisOptions(replicates=100))
+    report = analyze(model, tokenizer, path, question=AnalysisOptions())
     (finding,) = (one for one in report.document.findings if one.id == "NUM001")
     assert finding.severity == "error" and "data.jsonl:4" in finding.rows
 
@@ -209,7 +209,7 @@ def predicted(tmp_path: Path, tokenizer: Any, rows: list[Row], **options: Any) -
     """Findings of `lengths` on the same file."""
     path = tmp_path / "data.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    report = lengths(path, tokenizer, question=LengthOptions(replicates=100, unit="tokens", **options))
+    report = lengths(path, tokenizer, question=LengthOptions(unit="tokens", **options))
     return {finding.id: finding for finding in report.document.findings}
 
 

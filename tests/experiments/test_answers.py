@@ -19,7 +19,7 @@ NAMES = [name for name, one in STUDIES.items() if one.claim is not None]
 
 def planted(name, **moved):
     """The study's document, measures of its last arm moved by so much an example: 0.3 times a claimed direction."""
-    experiment = replace(STUDIES[name].experiment, seeds=(0, 1, 2))
+    experiment = replace(STUDIES[name].experiment, seeds=(0, 1, 2, 3))
     noise = 0.01 * np.cos(np.arange(ROWS))
     makers = {
         key: (lambda m, key=key, by=by: Ratio(m[key].top + (by + noise) * m[key].bottom, m[key].bottom))
@@ -59,7 +59,7 @@ def test_an_answer_says_what_else_differs_and_what_does_not():
 
 
 def test_arms_that_disagree_are_both_named():
-    experiment = replace(STUDIES["focal"].experiment, seeds=(0, 1, 2))
+    experiment = replace(STUDIES["focal"].experiment, seeds=(0, 1, 2, 3))
     given = results(experiment=experiment)
     for arm, by in ((1, 0.3), (2, -0.3)):
         given = spoiled(given, arm, exact_match=lambda m, by=by: Ratio(m["exact_match"].top + by, np.ones(ROWS)))
@@ -69,7 +69,7 @@ def test_arms_that_disagree_are_both_named():
 
 def test_beside_arms_that_disagree_those_without_a_verdict_are_named():
     losses = ("cross_entropy", "focal(gamma=1)", "focal(gamma=2)", "focal(gamma=3)")
-    experiment = replace(STUDIES["focal"].experiment, losses=losses, seeds=(0, 1, 2))
+    experiment = replace(STUDIES["focal"].experiment, losses=losses, seeds=(0, 1, 2, 3))
     given = results(experiment=experiment)
     for arm, by in ((1, 0.3), (2, -0.3)):
         given = spoiled(given, arm, exact_match=lambda m, by=by: Ratio(m["exact_match"].top + by, np.ones(ROWS)))

@@ -44,7 +44,7 @@ def test_without_a_difference_the_report_says_so_and_what_it_could_have_seen():
 
 
 def test_one_finding_names_what_shows_no_difference_where_others_do():
-    experiment = replace(PLAN, losses=("cross_entropy", "dft", "focal(gamma=2)"))
+    experiment = replace(PLAN, losses=("cross_entropy", "dft", "focal(gamma=2)"), seeds=(0, 1, 2, 3))
     given = results(experiment=experiment)
     moved = {run: arm_result(run, 0.5 if run.arm.loss == "dft" else 0.0) for run in given.by_trial}
     document = experiment_document(experiment, Results(given.arms, given.seeds, moved))
@@ -65,6 +65,36 @@ def test_two_seeds_give_no_verdict_whatever_they_show():
     (told,) = found(document, "CMP021")
     assert "too little data" in told.sentence and "held-out loss per token (dft +5 nats)" in told.sentence
     assert not found(document, "CMP020")
+
+
+def test_with_more_arms_a_verdict_needs_more_seeds():
+    """Of three arms, two may work with all of three seeds and fail with all of them by chance in 6 % of reports."""
+    experiment = replace(PLAN, losses=("cross_entropy", "dft", "focal(gamma=2)"))
+    document = experiment_document(experiment, results(5.0, experiment=experiment))
+    (few,) = found(document, "CMP001")
+    assert few.sentence.endswith("With 3 arms a verdict needs 4 seeds.") and not found(document, "CMP010")
+
+
+def test_a_difference_that_few_examples_decide_says_so():
+    """One example of sixty has all of the difference, with each seed."""
+    given = results()
+    far = {
+        run: replace(one, metrics={**one.metrics, "token_nll": _with_one_far(one.metrics["token_nll"])})
+        if run.arm == given.arms[1]
+        else one
+        for run, one in given.by_trial.items()
+    }
+    document = experiment_document(PLAN, Results(given.arms, given.seeds, far))
+    (rows,) = (t.rows for s in document.sections for t in s.tables if t.id == "comparisons")
+    notes = {row[0]: row[-1] for row in rows}
+    assert notes["held-out loss per token"] == "few examples decide this number"
+    assert notes["right answers"] == ""
+
+
+def _with_one_far(loss):
+    top = loss.top.copy()
+    top[3] += 500.0
+    return replace(loss, top=top)
 
 
 def test_three_seeds_are_told_what_a_verdict_asks_of_them():

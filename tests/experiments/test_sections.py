@@ -134,7 +134,7 @@ def test_answers_are_called_what_they_are(samples, kind):
 
 
 def test_a_forest_plot_tells_a_verdict_from_none_and_has_the_simultaneous_interval():
-    experiment = replace(PLAN, losses=("cross_entropy", "dft", "focal(gamma=2)"))
+    experiment = replace(PLAN, losses=("cross_entropy", "dft", "focal(gamma=2)"), seeds=(0, 1, 2, 3))
     one_more = lambda m: Ratio(m["token_nll"].top + m["token_nll"].bottom, m["token_nll"].bottom)  # noqa: E731
     given = spoiled(results(experiment=experiment), 1, token_nll=one_more)
     one, other = (c for c in comparisons(given) if c.measure.key == "token_nll")

@@ -22,7 +22,7 @@ from sftloss.experiments.run.results import Point
 from sftloss.experiments.verdicts.comparisons import HEADLINE, Results, comparisons, measures_of
 from sftloss.experiments.verdicts.findings import Verdicts, comparison_headlines, task_conclusion
 
-WEIGHTED = replace(PLAN, losses=("cross_entropy",), tasks=("none", "gls", "static"))
+WEIGHTED = replace(PLAN, losses=("cross_entropy",), tasks=("none", "gls", "static"), seeds=(0, 1, 2, 3))
 
 
 def test_arms_are_named_by_their_weighting() -> None:
