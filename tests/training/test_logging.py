@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,43 @@ def test_noise_is_no_spike(name: str, most: int) -> None:
     finally:
         logging.getLogger("sftloss.training").disabled = False
     assert told <= most
+
+
+def test_a_task_with_larger_losses_is_no_spike_among_others() -> None:
+    """One row a micro-batch, nine in ten of a task with a loss of 0.2, one in ten of a task with 2."""
+    draw, watch, told = random.Random(2), SpikeWatch(), 0
+    for _ in range(1000):
+        task = int(draw.random() < 0.1)
+        one = pass_of([(0.2, 2.0)[task] * draw.lognormvariate(0.0, 0.2)])
+        tasks = torch.full_like(one.tokens.targets, task)
+        told += watch.look(replace(one, tokens=replace(one.tokens, tasks=tasks)))
+    assert told == 0
+    again = SpikeWatch()
+    again.restore(watch.state())
+    assert again.state() == watch.state() and len(watch.state()) == 2 * (5 + 64)
+
+
+@pytest.mark.parametrize(("growth", "noise", "within"), [(0.02, 0.05, 45), (0.02, 0.3, 130), (0.05, 0.3, 60)])
+def test_a_loss_that_rises_slowly_is_reported_once(
+    growth: float, noise: float, within: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    draw, watch = random.Random(3), SpikeWatch()
+    with caplog.at_level(logging.WARNING, "sftloss.training"):
+        for _ in range(300):
+            watch.look(pass_of([draw.lognormvariate(0.0, noise)]))
+        assert "the loss rises" not in caplog.text
+        for i in range(within):
+            watch.look(pass_of([draw.lognormvariate(growth * i, noise)]))
+    assert caplog.text.count("sftloss: the loss rises: the median of the last 32 micro-batches is") == 1
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.3, 0.5])
+def test_a_steady_or_falling_loss_does_not_rise(noise: float, caplog: pytest.LogCaptureFixture) -> None:
+    draw, watch = random.Random(4), SpikeWatch()
+    with caplog.at_level(logging.WARNING, "sftloss.training"):
+        for i in range(2000):
+            watch.look(pass_of([draw.lognormvariate(-min(i, 1000) / 500, noise)]))
+    assert "the loss rises" not in caplog.text
 
 
 def test_evaluation_and_the_first_micro_batches_are_not_judged() -> None:

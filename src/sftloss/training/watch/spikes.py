@@ -1,4 +1,4 @@
-"""Losses far above those before them: one warning for each, with the rows behind it."""
+"""Losses far above those before them, and losses that rise: one warning for each, with the rows behind it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import math
 import statistics
 from collections import deque
+from itertools import pairwise
 
 import torch
 
@@ -14,24 +15,32 @@ from sftloss.training.passes import Pass
 from sftloss.training.watch.rows import say_largest, say_non_finite
 
 WINDOW, FEWEST, DEVIATIONS, MARGIN = 64, 16, 10.0, 0.25
+_RECENT = WINDOW // 2  # losses whose median is compared with the lowest such median
+_RISE, _RISE_DEVIATIONS = 0.5, 3.0
+_HIDDEN = 3  # the bound is above the third largest loss, so that two spikes do not hide the next
 _LOG = logging.getLogger("sftloss.training")
 
 
 class SpikeWatch:
     r"""Judges each micro-batch of this rank by :math:`m = \sum c f / \sum |c|`, its mean loss a unit of coefficient.
 
-    It is a spike where, over the last 64 micro-batches (from the 16th on), with
-    :math:`\hat\sigma` = 1.4826 times the median absolute deviation from the median,
+    Where batches have tasks, each task has its own m and its own history, because a difference between two tasks is no
+    spike. Over the last 64 values (from the 16th on), with :math:`\hat\sigma` = 1.4826 times the median absolute
+    deviation from the median and :math:`m_{(3)}` the third largest, there is a spike where
 
-    .. math:: m > \text{median} + \max(10 \, \hat\sigma, \; \tfrac14 |\text{median}|)
+    .. math:: m > \max\big(\text{median} + \max(10 \, \hat\sigma, \tfrac14 |\text{median}|), \; \tfrac54 m_{(3)}\big)
 
     Medians, because one spike must not hide the next. A spike lasts until m is below the bound again and warns once.
+
+    A loss that grows slowly takes its median with it and is no spike. It is reported as rising where the median of the
+    last 32 values is above the lowest such median so far by half of it, and by three standard deviations of the values,
+    which are estimated from successive differences, so that the rise itself does not count as noise.
+
     Nothing is communicated: a rank judges its own rows by its own history, and the warning names the rank.
     """
 
     def __init__(self) -> None:
-        self._before: deque[float] = deque(maxlen=WINDOW)
-        self._is_high = False
+        self._by_task: dict[int, _History] = {}
 
     def look(self, seen: Pass) -> bool:
         """Judge one micro-batch and return whether a spike begins with it. Waits for the device once.
@@ -39,41 +48,103 @@ class SpikeWatch:
         Raises:
             FloatingPointError: If its loss is not finite; the message names the rows.
         """
-        value, size = torch.stack([seen.loss.double(), seen.coefficients.abs().sum(dtype=torch.float64)]).tolist()
-        if not math.isfinite(value):
+        loss, means = _means(seen)
+        if not math.isfinite(loss):
             raise FloatingPointError(say_non_finite(seen))
-        if not seen.is_training or not size:
-            return False
-        mean = value / size
-        bound = self._bound()
-        is_high = bound is not None and mean > bound
-        begins = is_high and not self._is_high
-        if begins:
-            typical = statistics.median(self._before)
-            _LOG.warning(
-                "sftloss: a spike%s: this micro-batch's loss is %.3g a token, the median of the %d before it %.3g; "
-                "the most of it is at %s.",
-                f" on rank {rank_of()}" if is_distributed() else "",
-                mean,
-                len(self._before),
-                typical,
-                say_largest(seen),
-            )
-        self._is_high = is_high
-        self._before.append(mean)
+        begins = False
+        for task, mean in means.items() if seen.is_training else ():
+            history = self._by_task.setdefault(task, _History())
+            where = f" on rank {rank_of()}" if is_distributed() else ""
+            if history.begins_spike(mean):
+                begins = True
+                _LOG.warning(
+                    "sftloss: a spike%s: this micro-batch's loss is %.3g a token, the median of the %d before it %.3g; "
+                    "the most of it is at %s.",
+                    *(where, mean, len(history.before), statistics.median(history.before), say_largest(seen)),
+                )
+            lowest = history.lowest
+            if history.begins_rise(mean):
+                _LOG.warning(
+                    "sftloss: the loss rises%s: the median of the last %d micro-batches is %.3g a token, it was %.3g; "
+                    "lower the learning rate, or check whether the rows have become harder.",
+                    *(where, _RECENT, history.recent(), lowest),
+                )
         return begins
 
     def state(self) -> list[float]:
-        """The history, for a checkpoint."""
-        return [float(self._is_high), *self._before]
+        """The histories, for a checkpoint."""
+        return [value for task, one in self._by_task.items() for value in (float(task), *one.state())]
 
     def restore(self, state: list[float]) -> None:
         """Continue from the `state` of an earlier run."""
-        self._is_high, self._before = bool(state[0]), deque(state[1:], maxlen=WINDOW)
+        self._by_task, rest = {}, deque(state)
+        while rest:
+            task = int(rest.popleft())
+            self._by_task[task] = _History.restored(rest)
+
+
+class _History:
+    """The losses of one task before the micro-batch that is judged, and what was reported of them."""
+
+    def __init__(self) -> None:
+        self.before: deque[float] = deque(maxlen=WINDOW)
+        self.lowest = math.inf
+        self.is_high = self.is_rising = False
+
+    def begins_spike(self, mean: float) -> bool:
+        """Whether a spike begins with this loss."""
+        bound = self._bound()
+        was_high, self.is_high = self.is_high, bound is not None and mean > bound
+        return self.is_high and not was_high
+
+    def begins_rise(self, mean: float) -> bool:
+        """Add the loss, and return whether the losses have begun to rise."""
+        self.before.append(mean)
+        if len(self.before) < _RECENT:
+            return False
+        recent = self.recent()
+        # the mean size of a difference of two normal values is 2 / sqrt(pi) standard deviations
+        noise = math.sqrt(math.pi) / 2.0 * statistics.fmean(abs(b - a) for a, b in pairwise(self.before))
+        rise = max(_RISE * abs(self.lowest), _RISE_DEVIATIONS * noise)
+        was_rising = self.is_rising
+        self.is_rising = recent > self.lowest + rise * (0.5 if was_rising else 1.0)  # it ends well below its begin
+        self.lowest = min(self.lowest, recent)
+        return self.is_rising and not was_rising
+
+    def recent(self) -> float:
+        """The median of the last 32 losses."""
+        return statistics.median(list(self.before)[-_RECENT:])
+
+    def state(self) -> list[float]:
+        return [self.lowest, float(self.is_high), float(self.is_rising), float(len(self.before)), *self.before]
+
+    @classmethod
+    def restored(cls, values: deque[float]) -> _History:
+        """The history whose `state` comes next in `values`, which are taken away."""
+        one = cls()
+        one.lowest, one.is_high, one.is_rising = values.popleft(), bool(values.popleft()), bool(values.popleft())
+        one.before.extend(values.popleft() for _ in range(int(values.popleft())))
+        return one
 
     def _bound(self) -> float | None:
-        if len(self._before) < FEWEST:
+        if len(self.before) < FEWEST:
             return None
-        middle = statistics.median(self._before)
-        spread = 1.4826 * statistics.median(abs(value - middle) for value in self._before)
-        return middle + max(DEVIATIONS * spread, MARGIN * abs(middle))
+        middle = statistics.median(self.before)
+        spread = 1.4826 * statistics.median(abs(value - middle) for value in self.before)
+        usual = sorted(self.before)[-_HIDDEN]
+        return max(middle + max(DEVIATIONS * spread, MARGIN * abs(middle)), usual + MARGIN * abs(usual))
+
+
+def _means(seen: Pass) -> tuple[float, dict[int, float]]:
+    """The loss of the micro-batch, and the mean loss a unit of coefficient of each of its tasks."""
+    sizes = seen.coefficients.abs().double()
+    if seen.tokens.tasks is None:
+        loss, size = torch.stack([seen.loss.double(), sizes.sum()]).tolist()
+        return loss, {0: loss / size} if size else {}
+    names, index = torch.unique(seen.tokens.tasks.to(sizes.device), return_inverse=True)
+    sums = sizes.new_zeros(2, len(names))
+    sums.index_add_(1, index, torch.stack([seen.weighted_losses().double(), sizes]))
+    table = torch.cat([names.double(), sums.flatten(), seen.loss.double().reshape(1)]).tolist()
+    count = len(names)
+    tasks, losses, weights = table[:count], table[count : 2 * count], table[2 * count : -1]
+    return table[-1], {int(t): loss / weight for t, loss, weight in zip(tasks, losses, weights, strict=True) if weight}
