@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from sftloss.document import Interval
 from sftloss.numbers.bootstrap import REPLICATES, by_unit
@@ -118,18 +119,11 @@ def _usable(lengths: ArrayLike, signal: ArrayLike, ids: ArrayLike) -> tuple[Floa
     return logs - logs.mean() if len(logs) else logs, amounts[keep], np.asarray(ids)[keep]
 
 
-def _newton_step(sums: Floats) -> tuple[Floats, Floats]:
-    """Newton's step of the equation over log signal, and its gradient in the sums.
-
-    The sums are of 1, x, and of what is left of the signal times 1, x and x^2.
-    """
+def _newton_step(sums: NDArray[Any]) -> NDArray[Any]:
+    """Newton's step of the equation over log signal, from sums of 1, x, and of the signal's rest times 1, x and x^2."""
     n, x, s, sx, sxx = np.moveaxis(sums, -1, 0)
     mean = sx / s
-    spread = sxx / s - mean * mean
-    step = (mean - x / n) / spread
-    of_gap = (x / n**2, -1.0 / n, -mean / s, 1.0 / s, np.zeros_like(s))
-    of_spread = (0.0, 0.0, (mean * mean - spread) / s, -2.0 * mean / s, 1.0 / s)
-    return step, np.stack([(a - step * b) / spread for a, b in zip(of_gap, of_spread, strict=True)], axis=-1)
+    return np.asarray((mean - x / n) / (sxx / s - mean * mean))
 
 
 def _solve(x: Floats, y: Floats) -> float:

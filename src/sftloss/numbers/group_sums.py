@@ -76,16 +76,18 @@ class GroupSums:
 
     def ratio_of_shares(self, group: int, top: int, bottom: int) -> Estimate:
         """A group's share of one column over its share of another."""
-        parts = [self.sums[:, group, column] for column in (top, bottom)]
-        wholes = [self.sums[:, :, column].sum(axis=1) for column in (bottom, top)]
-        columns = np.stack([*parts, *wholes], axis=1)[:, None]
-
-        def statistic(sums: Floats) -> tuple[Floats, Floats]:
-            a, b, c, d = np.moveaxis(sums, -1, 0)
-            value = a * c / (b * d)
-            return value, np.stack([c / (b * d), -value / b, a / (b * d), -value / d], axis=-1)
-
-        (ratio,) = studentized(columns, statistic, self.units, scale=LOG, replicates=self._draws, seed=self._seed)
+        wholes = self.sums.sum(axis=1)
+        columns = np.stack(
+            [self.sums[:, group, top], wholes[:, top], self.sums[:, group, bottom], wholes[:, bottom]], axis=1
+        )
+        (ratio,) = studentized(
+            columns[:, None],
+            lambda s: s[..., 0] / s[..., 1] / (s[..., 2] / s[..., 3]),
+            self.units,
+            scale=LOG,
+            replicates=self._draws,
+            seed=self._seed,
+        )
         members = int((self.sums[:, group, bottom] > 0).sum())
         if members >= LEAST_MEMBERS or not self._draws:
             return ratio

@@ -19,8 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sftloss.document import Interval
 from sftloss.numbers.bootstrap import REPLICATES, unit_weights
@@ -32,7 +34,7 @@ LEAST_MEMBERS = 10
 """With fewer units in a group, or outside it, its share has no interval."""
 _TAIL = 0.025  # probability of each tail where influences are symmetric; intervals have level 1 - 2 of it
 _SKEWED = 3.0  # the tail is shortest from |skewness| / sqrt(units) = 1/3 on
-_ROUNDING = 1e-12  # a smaller error on the scale g is that of float64
+_ROUNDING = 1e-7  # of float32, in which tables are measured
 _SHORTEST = 0.1  # of the tail's probability
 
 
@@ -49,8 +51,8 @@ PLAIN = Scale(lambda x: x, np.ones_like, lambda x: x)
 LOG = Scale(np.log, lambda x: 1.0 / x, np.exp)
 LOGIT = Scale(lambda x: np.log(x) - np.log1p(-x), lambda x: 1.0 / (x * (1.0 - x)), lambda x: 1.0 / (1.0 + np.exp(-x)))
 
-Statistic = Callable[[Floats], tuple[Floats, Floats]]
-"""From sums ``(..., cells, columns)`` to the value ``(..., cells)`` and its gradient in the sums."""
+Statistic = Callable[[NDArray[Any]], NDArray[Any]]
+"""From sums ``(..., cells, columns)`` to values ``(..., cells)``; of arithmetic alone, because sums may be complex."""
 
 
 def studentized(
@@ -66,7 +68,7 @@ def studentized(
 
     Args:
         columns: What each unit adds to the sums, ``(units, cells, columns)``. Each cell is a question of its own.
-        statistic: Value and gradient of all cells. It does not change when all sums are multiplied by one number.
+        statistic: The value of all cells. It does not change when all sums are multiplied by one number.
         units: Distinct ids of the units, ``(units,)``, which decide the draws.
         scale: Scale of the intervals; its range has every value inside.
         replicates: Of the bootstrap; 0 gives no intervals.
@@ -74,9 +76,9 @@ def studentized(
     """
     count, cells, width = columns.shape
     with np.errstate(all="ignore"):
-        value = statistic(columns.sum(axis=0))[0]
+        value = statistic(columns.sum(axis=0))
         # the jackknife's error: where few units decide, the delta method's is too small
-        without = statistic(columns.sum(axis=0) - columns)[0]
+        without = statistic(columns.sum(axis=0) - columns)
         influence = without.mean(axis=0) - without
         error = np.sqrt((influence**2).sum(axis=0) * (count - 1) / count)
         if not replicates or count < LEAST_UNITS:
@@ -84,19 +86,29 @@ def studentized(
             return [Estimate(float(one), reason=reason, n=count) for one in value]
         squares = (columns[..., :, None] * columns[..., None, :]).reshape(count, -1)
         weights = unit_weights(units, replicates, seed).astype(np.float64)
-        values, gradients = statistic((weights @ columns.reshape(count, -1)).reshape(replicates, cells, width))
+        sums = (weights @ columns.reshape(count, -1)).reshape(replicates, cells, width)
+        values, gradients = statistic(sums), _gradient(statistic, sums)
         products = (weights @ squares).reshape(replicates, cells, width, width)
         variance = np.einsum("rcv,rcvw,rcw->rc", gradients, products, gradients) * count / (count - 1)
         t = (scale.to(values) - scale.to(value)) / (scale.slope(values) * np.sqrt(np.maximum(variance, 0.0)))
         skewness = (influence**3).mean(axis=0) / (influence**2).mean(axis=0) ** 1.5
+        # an error that is only the rounding of what the columns add to the value and take away again is none
+        size = np.abs(columns * _gradient(statistic, columns.sum(axis=0))).sum(axis=2)
+        error[error < _ROUNDING * np.sqrt((size**2).sum(axis=0))] = 0.0
         step = scale.slope(value) * error
     bare = [Estimate(float(one), n=count) for one in value]
     return [_estimate(*of) for of in zip(bare, [scale] * cells, t.T, step.tolist(), skewness.tolist(), strict=True)]
 
 
+def _gradient(statistic: Statistic, sums: Floats) -> Floats:
+    """The derivatives in each column, by a complex step, which is exact to rounding (Squire & Trapp, 1998)."""
+    steps = 1e-30j * np.eye(sums.shape[-1])
+    return np.stack([statistic(sums + step).imag for step in steps], axis=-1) * 1e30
+
+
 def _estimate(bare: Estimate, scale: Scale, t: Floats, step: float, skewness: float) -> Estimate:
     """The estimate with the interval from the replicates of t."""
-    if step < _ROUNDING:  # all units agree
+    if step < 1e-12:  # all units agree
         return replace(bare, interval=Interval(bare.value, bare.value))
     if not (np.isfinite(step) and np.isfinite(skewness)):
         return bare
@@ -126,14 +138,12 @@ def ratio_estimates(
         size = bottom.sum(axis=0)
         ratio = np.where(size > 0, top.sum(axis=0) / size, np.nan)
 
-    def statistic(sums: Floats) -> tuple[Floats, Floats]:
-        gap, size = sums[..., 0], sums[..., 1]
-        return ratio + gap / size, np.stack([1.0 / size, -gap / size**2], axis=-1)
-
     # what is left of each ratio, so that units that agree differ by exactly nothing
     left = top - np.where(np.isfinite(ratio), ratio, 0.0) * bottom
     columns = np.stack([left, bottom], axis=2)
-    estimates = studentized(columns, statistic, units, scale=scale, replicates=replicates, seed=seed)
+    estimates = studentized(
+        columns, lambda sums: ratio + sums[..., 0] / sums[..., 1], units, scale=scale, replicates=replicates, seed=seed
+    )
     return [replace(one, value=float(exact)) for one, exact in zip(estimates, ratio, strict=True)]
 
 

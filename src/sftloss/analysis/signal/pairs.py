@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sftloss.analysis.shared.shares import cell, estimate_cells, estimate_columns, forest
 from sftloss.analysis.shared.words import group_name, inside_sentence
@@ -12,7 +14,8 @@ from sftloss.analysis.signal.frames import SignalStudy, SignalTable, open_study
 from sftloss.analysis.signal.sections.groups import group_codes
 from sftloss.analysis.signal.views import GROUPS, AnalysisOptions, View
 from sftloss.document import Cell, Chart, Column, Section, Table
-from sftloss.numbers import Codes, Estimate, Floats, interval
+from sftloss.numbers import Codes, Estimate, Floats, GroupSums, studentized
+from sftloss.numbers.studentized import LEAST_MEMBERS, few_members
 from sftloss.weights import TOKEN_MEAN
 from sftloss.words import counted, number, percent
 
@@ -62,15 +65,19 @@ class _Pairs:
                 if len(rows):
                     self.groups.append((inside_sentence(group_name(column, label)), rows))
 
-    def estimate(self, columns: Floats, rows: Codes, of: Callable[[Floats], Floats]) -> Estimate:
-        """`of` the sums of `columns` over all pairs and over `rows`: of arrays ``(replicates, 2, columns)``."""
+    def estimate(self, columns: Floats, rows: Codes, of: Callable[[NDArray[Any]], NDArray[Any]]) -> Estimate:
+        """`of` the sums of `columns` over all pairs and over `rows`: of arrays ``(..., 2, columns)``."""
         groups = np.zeros(len(self.at), dtype=np.int64)
         groups[rows] = 1
-        sums = self.one.new_sums(2, columns.shape[1]).add(self.one.units[self.at], columns, groups)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            value = float(of(np.stack([sums.total.sum(0), sums.total[1]])[None])[0])
-            draws = of(np.stack([sums.replicates.sum(1), sums.replicates[:, 1]], axis=1))
-        return Estimate(value, interval(draws))
+        options, width = self.one.options, columns.shape[1]
+        sums = GroupSums(2, width).add(self.one.units[self.at], columns, groups)
+        both = np.concatenate([sums.sums.sum(axis=1), sums.sums[:, 1]], axis=1)[:, None]
+        (change,) = studentized(
+            both, lambda s: of(s.reshape(*s.shape[:-1], 2, width)), sums.units, replicates=options.replicates,
+            seed=options.seed,
+        )  # fmt: skip
+        members = len(np.unique(self.one.units[self.at][rows]))
+        return change if members >= LEAST_MEMBERS else Estimate(change.value, reason=few_members(members), n=change.n)
 
 
 def _losses(pairs: _Pairs, objective: str, labels: tuple[str, str]) -> tuple[Table, Chart, str]:
@@ -83,7 +90,7 @@ def _losses(pairs: _Pairs, objective: str, labels: tuple[str, str]) -> tuple[Tab
     rows: list[tuple[Cell, ...]] = []
     estimates = []
     for group, at in pairs.groups:
-        change = pairs.estimate(columns, at, lambda s: s[:, 1, 2] / s[:, 1, 3] - s[:, 1, 0] / s[:, 1, 1])
+        change = pairs.estimate(columns, at, lambda s: s[..., 1, 2] / s[..., 1, 3] - s[..., 1, 0] / s[..., 1, 1])
         estimates.append((group, change))
         means = (loss[at].sum() / size[at].sum(), loss2[at].sum() / size2[at].sum())
         rows.append((group, len(at), *map(cell, means), *estimate_cells(change), float(lower[at].mean())))
@@ -128,7 +135,7 @@ def _signals(pairs: _Pairs, labels: tuple[str, str]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for group, at in pairs.groups[1:]:
         parts = columns[at].sum(axis=0) / columns.sum(axis=0)
-        change = pairs.estimate(columns, at, lambda s: s[:, 1, 1] / s[:, 0, 1] - s[:, 1, 0] / s[:, 0, 0])
+        change = pairs.estimate(columns, at, lambda s: s[..., 1, 1] / s[..., 0, 1] - s[..., 1, 0] / s[..., 0, 0])
         rows.append((group, *map(cell, parts), *estimate_cells(change)))
     heads = (
         Column("group", "rows"),
