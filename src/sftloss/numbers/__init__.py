@@ -21,7 +21,7 @@ from sftloss.numbers.inequality import (
     top_share,
     weighted_quantile,
 )
-from sftloss.numbers.studentized import LEAST_UNITS, ratio_estimates, share_estimates, studentized
+from sftloss.numbers.studentized import ratio_estimates, share_estimates, studentized
 
 __all__ = [
     "BAD_FIT",
@@ -29,7 +29,6 @@ __all__ = [
     "Correlation",
     "Estimate",
     "Floats",
-    "LEAST_UNITS",
     "GroupSums",
     "by_unit",
     "cannot_tell",
