@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sftloss.cli.verbs.train import TrainOptions
 from sftloss.config import resolve, to_yaml
 from sftloss.errors import ConfigError, DataError, SftlossError
-from sftloss.files import MANIFEST, strangers, verify_folder
+from sftloss.files import SEAL, strangers, verify_folder
 from sftloss.yaml import read_yaml
 
 FEW = settings(max_examples=60, deadline=None)
@@ -46,7 +46,7 @@ def reads_manifest(content: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         (path / "weights").write_bytes(b"1")
-        (path / MANIFEST).write_text(json.dumps(content))
+        (path / SEAL).write_text(json.dumps(content))
         with suppress(DataError):
             verify_folder(path)
         assert strangers(path) in ([], ["weights"])

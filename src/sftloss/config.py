@@ -26,7 +26,7 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class Flag:
-    """What the command line and the help need to know about an option beyond its type and default.
+    """The properties of an option beyond its type and default.
 
     Attributes:
         help: One sentence, shown by ``--help``.
@@ -34,7 +34,7 @@ class Flag:
         short: A one-letter flag, as ``-o``.
         choices: The values allowed; empty for any.
         metavar: What stands for the value in the help.
-        required: Whether a value must come from the file or a flag, unless the default says something.
+        required: Whether a value must come from the file or a flag, unless there is a default.
         minimum: Smallest number allowed.
         takes_numbers: Whether a text also accepts a bare number, as ``normalization: 0.5`` or ``roles: {prompt: 0.1}``.
         argument: Name of the argument that library errors use, where it is not the option's own.
@@ -224,7 +224,7 @@ def _of_file(config: str | Path | None, known: Mapping[str, Option]) -> dict[str
 
 
 def _checked(value: Any, one: Option) -> Any:
-    """`value` as the option's type, or a ConfigError that says what was expected."""
+    """`value` as the option's type, or a ConfigError that names what was expected."""
     if value is None:
         if type(None) in get_args(one.kind) or one.default is None:
             return None

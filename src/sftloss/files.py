@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from sftloss.errors import ConfigError, DataError, mention
 
-MANIFEST = "sftloss.json"
+SEAL = "sftloss.json"
 """In a folder that this package wrote: its files, with sizes and digests. Only such folders are ever replaced."""
 
 _BLOCK = 1 << 20
@@ -58,14 +58,14 @@ def write_all_atomic(contents: Mapping[str | os.PathLike[str], str | bytes]) -> 
     return targets
 
 
-class Place(NamedTuple):
+class OptionPath(NamedTuple):
     """A file or folder that an option names."""
 
     option: str
     path: Path
 
 
-def check_outputs(inputs: Sequence[Place], outputs: Sequence[Place]) -> None:
+def check_outputs(inputs: Sequence[OptionPath], outputs: Sequence[OptionPath]) -> None:
     """Refuse outputs that are an input, part of one, or another output, whatever links lead there.
 
     Args:
@@ -131,7 +131,7 @@ def seal(folder: Path, facts: Mapping[str, Any] | None = None) -> None:
         name: {"bytes": path.stat().st_size, "sha256": file_digest(path) if path.stat().st_size <= _HASHED else None}
         for name, path in _files_in(folder).items()
     }
-    write_json(folder / MANIFEST, {"format": 1, **(facts or {}), "files": files})
+    write_json(folder / SEAL, {"format": 1, **(facts or {}), "files": files})
 
 
 def read_seal(folder: Path) -> dict[str, Any]:
@@ -141,16 +141,16 @@ def read_seal(folder: Path) -> dict[str, Any]:
         DataError: If there is none, or it is damaged.
     """
     try:
-        facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json.loads((folder / SEAL).read_text(encoding="utf-8"))
         if facts["format"] != 1:
-            raise DataError(f"{folder / MANIFEST} has format {facts['format']!r}, and this version reads format 1")
+            raise DataError(f"{folder / SEAL} has format {facts['format']!r}, and this version reads format 1")
         if all(isinstance(name, str) and {"bytes", "sha256"} <= entry.keys() for name, entry in facts["files"].items()):
             return facts
     except FileNotFoundError:
-        raise DataError(f"{folder} lacks {MANIFEST}, so it is not complete") from None
+        raise DataError(f"{folder} lacks {SEAL}, so it is not complete") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise DataError(f"{folder / MANIFEST} is damaged")
+    raise DataError(f"{folder / SEAL} is damaged")
 
 
 def verify_folder(folder: Path) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def verify_folder(folder: Path) -> dict[str, Any]:
 def strangers(folder: Path) -> list[str]:
     """Files in a folder that its manifest does not list; all of them where it has no readable manifest."""
     try:
-        own = {*read_seal(folder)["files"], MANIFEST}
+        own = {*read_seal(folder)["files"], SEAL}
     except DataError:
         own = set()
     return [name for name in _files_in(folder) if name not in own]
@@ -189,7 +189,7 @@ def remove_own(folder: Path) -> None:
         if name not in others:
             path.unlink(missing_ok=True)
     if not others:  # it is what allows the rest to be removed, should this be interrupted
-        (folder / MANIFEST).unlink(missing_ok=True)
+        (folder / SEAL).unlink(missing_ok=True)
     for path in sorted([*folder.rglob("*"), folder], reverse=True):
         if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
             path.rmdir()
@@ -303,7 +303,7 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 def _files_in(folder: Path) -> dict[str, Path]:
     """Files and links in a folder and below it, by their path in it; the manifest itself is left out."""
     paths = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    return {str(path.relative_to(folder)): path for path in paths if path != folder / MANIFEST}
+    return {str(path.relative_to(folder)): path for path in paths if path != folder / SEAL}
 
 
 def _beside(path: Path, kind: str) -> Path:

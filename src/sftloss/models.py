@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sftloss.errors import ModelError
-from sftloss.files import Place, cached_folder
+from sftloss.files import OptionPath, cached_folder
 
 DEMO, SMOLLM2, SCRATCH = "demo", "smollm2", "scratch"
 GENERATED = "generated"
@@ -79,7 +79,7 @@ def model_folder(name: str | Path) -> str:
     return text
 
 
-def read_places(option: str, name: str) -> list[Place]:
+def read_places(option: str, name: str) -> list[OptionPath]:
     """The files and folders that a name of a model or of data stands for; none for what is in this package.
 
     Of a model's folder these are its files; reports and logs may be written beside them. Of a run's folder it is the
@@ -89,8 +89,8 @@ def read_places(option: str, name: str) -> list[Place]:
     if not name or name in (DEMO, SMOLLM2, SCRATCH, GENERATED):
         return []
     if option in ("model", "tokenizer") and path.is_dir():
-        return [Place(option, file) for file in path.iterdir() if file.is_file() and file.name not in _BESIDE]
-    return [Place(option, path / "report.json" if option == "run" and path.is_dir() else path)]
+        return [OptionPath(option, file) for file in path.iterdir() if file.is_file() and file.name not in _BESIDE]
+    return [OptionPath(option, path / "report.json" if option == "run" and path.is_dir() else path)]
 
 
 def weights_note(model: Any) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any
 from tests.cli.tools import MODEL, ROWS, write_rows
 from tests.paths import ROOT
 
-from sftloss.cli.app import VERBS
+from sftloss.cli.app import SCHEMAS
 from sftloss.config import Option, options_of
 
 USAGE, DATA, MODEL_CODE = 2, 3, 4
@@ -144,8 +144,7 @@ def _data() -> Iterator[Case]:
     }
     for name, raw in _RAW.items():
         for verb, words in lines.items():
-            codes = (MODEL_CODE,) if (verb, name) == ("analyze", "tokens-outside.jsonl") else (0, DATA)
-            yield Case(f"{verb}-{name}", partial(_data_words, words, name, raw), codes)
+            yield Case(f"{verb}-{name}", partial(_data_words, words, name, raw), (0, DATA))
 
 
 def _data_words(words: list[object], name: str, raw: bytes, place: Path) -> list[object]:
@@ -233,7 +232,7 @@ def _yaml_bytes(raw: bytes, place: Path) -> list[object]:
 
 def _flags() -> Iterator[Case]:
     """Of every option of every verb, the values that its type, its choices and its minimum exclude."""
-    for verb, schema in VERBS.items():
+    for verb, schema in SCHEMAS.items():
         for one in options_of(schema):
             if not one.flag.is_positional:
                 for value in _wrong(one):

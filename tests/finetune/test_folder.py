@@ -146,8 +146,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing_behind(
 
 def test_flags_and_runs_name_the_same_results() -> None:
     """The command line compares these with the inputs before it loads the room."""
-    from sftloss.cli.verbs.train import RESULTS as flags
-    from sftloss.finetune.folder import RESULTS as runs
+    from sftloss.cli.verbs.train import _RESULTS as flags
+    from sftloss.finetune.folder import RUN_RESULTS as runs
 
     assert flags == runs
 

@@ -49,7 +49,7 @@ _COMMANDS: dict[Callable[..., int | None], type] = {
     analyze: AnalyzeOptions, compare: CompareOptions, demo: DemoOptions, inspect: InspectFlags, train: TrainOptions,
     report: ReportOptions, lengths: LengthsOptions, losses: LossesOptions, schema: SchemaOptions, env: EnvOptions,
 }  # fmt: skip
-VERBS: dict[str, type] = {verb.__name__: options for verb, options in _COMMANDS.items()}
+SCHEMAS: dict[str, type] = {verb.__name__: options for verb, options in _COMMANDS.items()}
 """The options of each verb, by its name."""
 
 for _verb, _options in _COMMANDS.items():

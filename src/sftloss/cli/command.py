@@ -17,7 +17,7 @@ from sftloss.cli.log import log_to_stderr
 from sftloss.cli.options import Verbosity
 from sftloss.config import Option, options_of, resolve, to_yaml, values_of
 from sftloss.errors import ConfigError, mention
-from sftloss.files import Place, check_outputs
+from sftloss.files import OptionPath, check_outputs
 from sftloss.models import read_places
 
 
@@ -80,13 +80,13 @@ def _check_places(options: Sequence[Option], values: dict[str, Any], config: str
     Raises:
         ConfigError: For the first such output.
     """
-    inputs, outputs = [] if config is None else [Place("config", Path(config))], []
+    inputs, outputs = [] if config is None else [OptionPath("config", Path(config))], []
     for one in options:
         value = values[one.name]
         for name in (value if isinstance(value, tuple) else (value,)) if value else ():
             if one.flag.reads:
                 inputs += read_places(one.name, name)
-            outputs += [Place(one.name, Path(name).expanduser() / part) for part in one.flag.writes if name != "-"]
+            outputs += [OptionPath(one.name, Path(name).expanduser() / part) for part in one.flag.writes if name != "-"]
     if values.get("dry_run") or os.environ.get("RANK", "0") != "0":
         return
     check_outputs(inputs, outputs)
@@ -117,7 +117,7 @@ def _parameter(one: Option) -> inspect.Parameter:
 
 
 def _help(one: Option) -> str:
-    """The sentence, whether the option may be repeated, and the default where it says something."""
+    """The sentence, whether the option may be repeated, and the default where there is one."""
     text = f"{one.flag.help} May be repeated." if one.base is tuple and not one.flag.is_positional else one.flag.help
     if one.flag.required and not one.default:
         return f"{text} [required]"

@@ -32,7 +32,7 @@ def log_to_stderr(*, quiet: bool, verbose: bool) -> Iterator[None]:
     ours, lines = logging.getLogger(_OURS), _Lines(logging.ERROR if quiet else logging.WARNING)
     factory, propagate = logging.getLogRecordFactory(), ours.propagate
     ours.addHandler(lines)
-    ours.propagate = False  # a library may have given the root a handler: that would say it twice
+    ours.propagate = False  # a library may have given the root a handler: each line would appear twice
     try:
         with warnings.catch_warnings():
             if not verbose:
@@ -53,9 +53,9 @@ def _without_chatter(make: Callable[..., logging.LogRecord]) -> Callable[..., lo
     """
 
     def record(name: str | None, level: int | None, *rest: Any, **more: Any) -> logging.LogRecord:
-        made = make(name, level, *rest, **more)  # both None from logging.makeLogRecord, which fills them in itself
+        entry = make(name, level, *rest, **more)  # both None from logging.makeLogRecord, which fills them in itself
         if (level or 0) < logging.ERROR and (name or "").partition(".")[0] != _OURS:
-            made.levelno = -1
-        return made
+            entry.levelno = -1
+        return entry
 
     return record

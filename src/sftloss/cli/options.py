@@ -240,7 +240,7 @@ def recipe_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     from sftloss.finetune import Lora, Recipe
 
     recipe = {f.name: values[f.name] for f in fields(Recipe) if f.name in values}
-    recipe["roles"] = {role: number("roles", weight) for role, weight in values["roles"].items()} or None
+    recipe["roles"] = {role: read_number("roles", weight) for role, weight in values["roles"].items()} or None
     recipe["columns"] = values["columns"] or None
     recipe["chat_template_kwargs"] = variables(values["chat_template_kwargs"])
     if values["normalizer"].replace(".", "", 1).isdigit():
@@ -265,7 +265,7 @@ def variables(texts: Mapping[str, str]) -> dict[str, Any]:
     return {name: value(text) for name, text in texts.items()}
 
 
-def number(name: str, text: str) -> float:
+def read_number(name: str, text: str) -> float:
     """The text of an option as a number.
 
     Raises:

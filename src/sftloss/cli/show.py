@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sftloss.report import Report
 
-_WIDEST = 500  # columns: COLUMNS may say anything, and tables are as wide as it says
+_WIDEST = 500  # columns; the environment may set COLUMNS to any number, and tables become as wide
 _SEVERITIES = ("info", "warning", "error")
 
 

@@ -14,9 +14,8 @@ from typing import Any
 from sftloss.errors import ConfigError, mention
 from sftloss.files import file_digest
 from sftloss.finetune import Lora, Recipe, read_choice
-from sftloss.models import SCRATCH
+from sftloss.models import GENERATED, SCRATCH
 
-GENERATED = "generated"
 UNWEIGHTED = "none"
 _ARMS = ("losses", "normalizations", "prompt_weights", "tasks", "seeds")
 _OF_AN_ARM = ("loss", "normalization", "tasks", "seed")  # fields of the recipe that each arm sets

@@ -13,7 +13,7 @@ from typing import Any
 
 from sftloss.errors import ConfigError, mention
 from sftloss.files import (
-    Place,
+    OptionPath,
     check_outputs,
     json_lines,
     locked,
@@ -28,7 +28,7 @@ from sftloss.finetune.checkpoint import checkpoints
 from sftloss.finetune.recipe import Recipe
 from sftloss.models import read_places
 
-RESULTS = ("model", "history.jsonl", "train.json", "checkpoints", ".next")
+RUN_RESULTS = ("model", "history.jsonl", "train.json", "checkpoints", ".next")
 """The files and folders of a run, in its output folder."""
 
 _NEXT = ".next"
@@ -121,7 +121,7 @@ def folder_of(recipe: Recipe, rank: int) -> Iterator[RunFolder]:
         for option in ("model", "tokenizer", "data", "eval_data")
         for place in read_places(option, getattr(recipe, option) or "")
     ]
-    check_outputs(inputs, [Place("output", root / name) for name in RESULTS])
+    check_outputs(inputs, [OptionPath("output", root / name) for name in RUN_RESULTS])
     other = f"choose another {mention('output')}"
     taken = _taken(root)
     if taken and not (recipe.overwrite or recipe.resume or recipe.resume_from):

@@ -36,7 +36,7 @@ class TrainingPlan:
         tasks: By task, where tasks are weighted: ``examples`` and ``trained_tokens``.
         memory: Bytes on each process by what holds them; ``logits_not_held`` is what a loss from logits would hold on
             top. Activations are a rule of thumb, everything else is counted.
-        first: The first example, for a look at what is trained.
+        first: The first example, to show what is trained.
         tokenizer: Its tokenizer.
     """
 

@@ -59,42 +59,45 @@ class Recipe:
         tokenizer: Where the tokenizer is, if not with the model.
         revision: Branch, tag or commit of a model on the hub.
         data: A data file, a folder of them, a hub data set, or ``"demo"`` for generated examples.
-        eval_data: The same, held out.
-        eval_share: Share of `data` held out instead, by seed; rows with the same prompt stay together.
+        eval_data: Held-out data, in the same forms.
+        eval_share: Share of `data` to hold out in place of `eval_data`, by seed; rows with equal prompts stay together.
         columns, format, on_error: How the data is read, as in :func:`sftloss.data.read_records`.
-        max_examples: Examples read, from the start.
+        max_examples: Number of examples to read, from the start.
         max_length, truncate, template, chat_template_kwargs, think_weight: How rows become tokens, as in
             :class:`sftloss.data.Encoding`.
         packing: Whether examples share rows of `max_length` tokens, kept apart by their positions.
         loss: An objective, ``"cross_entropy + 1e-4 * z_loss"``.
         normalization, roles, normalizer: As in :class:`sftloss.training.Loss`.
-        tasks: How the tasks that the data names are weighted, ``"uncertainty"``, ``"dwa(temperature=2)"``,
+        tasks: Strategy that weights the tasks named in the data, ``"uncertainty"``, ``"dwa(temperature=2)"``,
             ``"static(qa=2, code=0.5)"``, each also with ``base``, ``low``, ``high``, ``warmup_steps``, ``window`` and
             ``on_nonfinite`` of :class:`sftloss.tasks.Rules`, and ``conflicts=true`` or ``layerwise=true`` of
-            :class:`sftloss.training.TaskWeighting`; None leaves them alone.
+            :class:`sftloss.training.TaskWeighting`; None weights no task.
         batch_size, grad_accum: Rows of a micro-batch on each process, and micro-batches of an optimizer step.
-        learning_rate, schedule, warmup: The highest rate, its course, and the steps (a share of them below 1) to it.
-        epochs, max_steps: How long; `max_steps` wins.
-        weight_decay, max_grad_norm: Of the optimizer; a norm of 0 clips nothing.
-        optimizer: A name `transformers.TrainingArguments.optim` knows.
-        seed: Of the order of the rows, the held-out rows, new adapters and dropout.
-        dtype: Number format of the parameters. ``"auto"`` is float32 where all are trained (bfloat16 loses updates
+        learning_rate, schedule, warmup: The peak learning rate, its schedule, and the number of steps before the peak
+            (below 1 a share of all steps).
+        epochs, max_steps: Number of passes through the data, or of optimizer steps in its place.
+        weight_decay, max_grad_norm: Weight decay of the optimizer, and the norm to which gradients are clipped (0 turns
+            clipping off).
+        optimizer: A value of `transformers.TrainingArguments.optim`.
+        seed: Seed of the row order, the held-out rows, new adapters and dropout.
+        dtype: Dtype of the parameters. ``"auto"`` is float32 where all are trained (bfloat16 loses updates
             smaller than 0.4% of a weight), the checkpoint's own where they are frozen under adapters.
-        autocast: ``"bfloat16"`` or ``"float16"`` computes in it, whatever the parameters are.
-        device: ``"auto"`` takes what Accelerate finds; under a launcher each process takes its own.
-        gradient_checkpointing: Whether activations are computed twice instead of kept.
+        autocast: Dtype for automatic mixed precision, ``"bfloat16"`` or ``"float16"``; None computes in `dtype`.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` (or ``"gpu"``) or ``"mps"``; each process of a launcher has its own.
+        gradient_checkpointing: Whether activations are computed again in the backward pass, to save memory.
         lora: Adapters, or None to train every parameter.
-        eval_every, save_every, logging_every: Optimizer steps between two; None evaluates before and after only.
+        eval_every, save_every, logging_every: Optimizer steps between evaluations (None: one before and one after
+            training), between checkpoints and between log lines.
         eval_batch_size: Rows of an evaluation batch; None is `batch_size`.
-        keep: Newest checkpoints kept; None keeps all.
+        keep: Number of newest checkpoints to keep; None keeps all.
         keep_best: Save a checkpoint with every evaluation (in place of `save_every`), keep the one with the lowest
-            held-out loss beside the newest, and hand it out at the end.
-        report_to: Names of trackers that transformers knows: ``"tensorboard"``, ``"wandb"``, ``"trackio"``.
-        run_name: What trackers call the run.
-        output: Folder of the results; None writes nothing that stays.
-        overwrite: Replace an earlier run in that folder.
-        resume: Go on from the newest complete checkpoint in that folder, or start where there is none.
-        resume_from: Go on from this checkpoint instead, as ``"checkpoint-200"``.
+            held-out loss beside the newest, and end with it.
+        report_to: Trackers, by their names in transformers: ``"tensorboard"``, ``"wandb"``, ``"trackio"``.
+        run_name: Name of the run in the trackers.
+        output: Folder of the results; None keeps no results on disk.
+        overwrite: Replace an earlier run in that folder, when this run has ended.
+        resume: Continue from the newest checkpoint in that folder, or start where there is none.
+        resume_from: Continue from this checkpoint, as ``"checkpoint-200"``.
         command: The command line that asks for this run, for its provenance.
 
     Raises:
@@ -180,7 +183,7 @@ class Recipe:
             raise ConfigError(problem, cure="choose one")
 
     def plain(self) -> dict[str, Any]:
-        """Every field as JSON knows it."""
+        """Every field in the types of JSON."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def identity(self) -> dict[str, Any]:

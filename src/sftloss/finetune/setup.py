@@ -14,7 +14,7 @@ from sftloss.decoder.loading import first_line
 from sftloss.errors import ConfigError, ModelError, mention
 from sftloss.finetune.recipe import Lora, Recipe
 
-# what transformers imports for each tracker it knows by a name other than its package
+# the package that transformers imports for a tracker, where the names differ
 _PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "azure_ml": ("azureml",), "dagshub": ("dagshub",)}
 
 

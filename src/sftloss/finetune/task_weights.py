@@ -42,7 +42,7 @@ class Choice:
 
     @property
     def needs(self) -> str:
-        """What the strategy looks at, as :class:`sftloss.tasks.Strategy` says it."""
+        """The `needs` of the strategy, see :class:`sftloss.tasks.Strategy`."""
         return "losses" if self.strategy == "static" else strategy_named(self.strategy, self.hyper).needs
 
 

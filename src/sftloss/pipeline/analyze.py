@@ -205,7 +205,7 @@ def with_run(document: Document, command: Command | None) -> Document:
     Args:
         document: As the analysis made it.
         command: The command line of this run. None, or without model and data, where the run was asked for from
-            Python: only the reader knows what they are called on a command line.
+            Python: their names on a command line are not known there.
     """
     flags = dict(() if command is None else command.flags)
     if "--model" not in flags or "--data" not in flags:

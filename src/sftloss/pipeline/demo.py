@@ -1,4 +1,4 @@
-"""The first report a person sees, from nothing but this package."""
+"""A first report, made from nothing but this package."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftloss.errors import ConfigError, mention
-from sftloss.files import Place, check_outputs, locked, write_all_atomic
+from sftloss.files import OptionPath, check_outputs, locked, write_all_atomic
 from sftloss.models import read_places
 from sftloss.pipeline.run import Run
 
@@ -110,7 +110,7 @@ def check_folder(run: Run, rows: Any = None, *, resumes: bool = True) -> None:
     root = Path(run.output).expanduser()
     names = (PAGE, DATA, TABLE) if resumes else (PAGE, DATA)
     source = read_places("data", str(rows)) if isinstance(rows, str | Path) else []
-    check_outputs(source, [Place("output", root / name) for name in names])
+    check_outputs(source, [OptionPath("output", root / name) for name in names])
     there = [name for name in (PAGE, DATA, TABLE, _NEXT) if (root / name).exists() or (root / name).is_symlink()]
     if there and not (run.overwrite or run.resume):
         go_on = f" or {mention('resume', True)}" if resumes and {TABLE, _NEXT} & {*there} else ""

@@ -16,7 +16,7 @@ def read_objectives(losses: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
     """Objectives by their normal spelling, the first one first, each once.
 
     Raises:
-        ConfigError: If there is none, or one cannot be read; the message says where.
+        ConfigError: If there is none, or one cannot be read; the message names the place.
     """
     from sftloss.objectives import objective, with_no_extras
 

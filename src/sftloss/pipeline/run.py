@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """Nothing here changes what a loss is; it says which rows are looked at and where the results go.
+    """Which rows are analyzed, how much at a time, and where the results go. Nothing here changes a loss.
 
     Attributes:
         columns: The data's own names of its columns, as ``{"prompt": "q", "response": "a"}``.
@@ -70,7 +70,7 @@ class Run:
 
 
 def records_of(rows: Any, run: Run, *, on_error: str | None = None) -> Records:
-    """The records of a data file, folder, hub data set or of rows at hand, read as `run` says.
+    """The records of a data file, folder, hub data set or of rows at hand, read with the options of `run`.
 
     Args:
         rows: As `sftloss.data.read_records` takes them.

@@ -24,7 +24,7 @@ from sftloss.cli.options import (
     ModelOptions,
     TrainingOptions,
     Verbosity,
-    number,
+    read_number,
     recipe_fields,
 )
 from sftloss.config import command_line, option, part, values_of
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sftloss.report import Report
 
 EVALUATION, PROCESSES = "Evaluation", "Processes"
-RESULTS = ("report.html", "report.json", "report.md", "experiment.json", "arms")
+COMPARE_RESULTS = ("report.html", "report.json", "report.md", "experiment.json", "arms")
 
 
 _HELP = {
@@ -122,7 +122,7 @@ class CompareOptions:
     )  # fmt: skip
     output: str = option(
         "sftloss-compare", "Folder of the trainings and the report; finished trainings in it are kept.", panel=OUTPUT,
-        short="-o", metavar="DIR", writes=RESULTS,
+        short="-o", metavar="DIR", writes=COMPARE_RESULTS,
     )  # fmt: skip
     json: str | None = option(None, JSON_FLAG)
     markdown: str | None = option(None, MARKDOWN_FLAG)
@@ -158,7 +158,7 @@ def experiment_of(options: CompareOptions) -> Experiment:
         cure = f"leave it out, or leave {mention('data')} out"
         raise ConfigError("only generated rows can have wrong answers", option="noise", cure=cure)
     arms = {"losses": values["loss"], "normalizations": values["normalization"], "tasks": values["tasks"]}
-    arms["prompt_weights"] = tuple(number("prompt_weight", text) for text in options.prompt_weight)
+    arms["prompt_weights"] = tuple(read_number("prompt_weight", text) for text in options.prompt_weight)
     own = {f.name: values[f.name] for f in fields(Experiment) if f.name in values and f.name not in ("seeds", "tasks")}
     if options.noise is None:
         del own["noise"]

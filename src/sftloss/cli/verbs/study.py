@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sftloss.cli.options import JSON_FLAG, OUTPUT, Verbosity
-from sftloss.cli.verbs.compare import RESULTS, ExecutionOptions, execution_of, print_brief
+from sftloss.cli.verbs.compare import COMPARE_RESULTS, ExecutionOptions, execution_of, print_brief
 from sftloss.config import option, part
 
 
@@ -16,7 +16,7 @@ class StudyOptions:
 
     output: str | None = option(
         None, "Folder of the trainings, the report, the result and its page; finished trainings in it are kept "
-        "(default: sftloss-study-NAME).", panel=OUTPUT, short="-o", metavar="DIR", writes=RESULTS,
+        "(default: sftloss-study-NAME).", panel=OUTPUT, short="-o", metavar="DIR", writes=COMPARE_RESULTS,
     )  # fmt: skip
     execution: ExecutionOptions = part(ExecutionOptions())
     json: str | None = option(None, JSON_FLAG)

@@ -32,7 +32,7 @@ from sftloss.files import write_atomic
 if TYPE_CHECKING:
     from sftloss.finetune import Recipe
 
-RESULTS = ("model", "history.jsonl", "train.json", "checkpoints", ".next")
+_RESULTS = ("model", "history.jsonl", "train.json", "checkpoints", ".next")
 _METRICS = {
     "loss": ("loss", ".4f"), "cross-entropy": ("cross_entropy", ".4f"), "accuracy": ("token_accuracy", ".1%"),
     "tokens": ("trained_tokens", ",.0f"),
@@ -75,7 +75,7 @@ class TrainOptions:
         (), "Experiment tracker: tensorboard, wandb or trackio.", panel=OUTPUT, metavar="NAME"
     )
     run_name: str | None = option(None, "Name of the run in the experiment trackers.", panel=OUTPUT)
-    folder: FolderOptions = part(FolderOptions("sftloss-train"), writes={"output": RESULTS})
+    folder: FolderOptions = part(FolderOptions("sftloss-train"), writes={"output": _RESULTS})
     resume: bool = option(
         False, "Continue from the newest checkpoint in the output folder, or start where there is none.", panel=OUTPUT
     )
