@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sftloss.docstrings import Docstring, docstring_of, plain_formula, plain_text
 from sftloss.objectives.record import OBJECTIVES, ObjectiveRecord, hyper_parameters, objective_record
+from sftloss.statistics import FIELDS
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Description:
         """The expression at which it equals cross-entropy; None if there is none."""
         return f"cross_entropy + 0 * {self.name}" if self.record.is_term else self.record.neutral
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The token statistics it reads, as its docstring names them."""
+        return tuple(name for name in FIELDS if f"``{name}``" in self.docstring.sections.get("Args", ""))
+
     def text(self) -> dict[str, str]:
         """Return each part as plain text on one line, by title: summary, formula, hyper-parameters, sections."""
         meanings = self.docstring.arguments
@@ -50,6 +56,7 @@ class Description:
             "summary": plain_text(self.docstring.summary),
             "formula": plain_formula(self.docstring.formula),
             **{name: plain_text(meanings.get(name, "")) for name in self.hyper_parameters},
+            **({"reads": ", ".join(self.reads)} if self.reads else {}),
             **({"reads from each batch": _on_batches(self.record.extras)} if self.record.extras else {}),
             **{title: plain_text(text) for title, text in sections.items()},
         }

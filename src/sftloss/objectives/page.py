@@ -100,13 +100,17 @@ def _entry(entry: Description) -> str:
         for name, default in entry.hyper_parameters.items()
     ]
     parts += ["\n".join(words)] if words else []
+    parts.append(f"**Reads** {_names(entry.reads)}.")
     if entry.record.extras:
-        names = ", ".join(f"`{name}`" for name in entry.record.extras)
-        parts.append(f"**Reads from each batch** {names}, laid out as the labels are.")
+        parts[-1] += f" From each batch {_names(entry.record.extras)}, laid out as the labels are."
     for title in ("Gradient", "Helps", "Harms", "Source"):
         parts.append(f"**{title}.** {_on_one_line(docstring.sections[title])}")
     parts.append(f"**Written** {', '.join(f'`{example}`' for example in entry.record.examples)}")
     return "\n\n".join(parts)
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _on_one_line(text: str) -> str:
