@@ -87,7 +87,7 @@ class LengthNormalizedLoss(_LengthLoss):
     :math:`T^{1-\alpha}`. ``normalizer="weights"`` divides by :math:`\sum_s T_s^{1-\alpha}` instead: then the loss has
     the scale of one token's loss for every alpha. At ``alpha = 1`` both are the same.
 
-    ``alpha > 0`` teaches *shorter* output where one prompt has answers of several lengths. See
+    ``alpha > 0`` favours *shorter* output where one prompt has answers of several lengths. See
     :func:`sftloss.weights.length_weights`.
 
     Args:

@@ -35,7 +35,7 @@ def lengths(
     question: LengthOptions | None = None,
     run: Run | None = None,
 ) -> Report:
-    """Which output lengths each normalization teaches, from the data alone; no model is run.
+    """The predicted output lengths under each normalization, from the data alone; no model is run.
 
     Args:
         rows: A data file, a folder, a hub data set, or rows as mappings, in any of the usual formats.

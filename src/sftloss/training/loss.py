@@ -23,7 +23,7 @@ class Loss:
         objective: An expression, ``"cross_entropy + 1e-4 * z_loss"``, or any function of token statistics that reads
             each token by itself.
         normalization: How a sequence's weights depend on its length T, the sum of its weights: ``"token-mean"`` (no
-            division: every token counts the same), ``"example-mean"`` (every sequence the same, which teaches
+            division: every token counts the same), ``"example-mean"`` (every sequence the same, which favours
             shorter output), ``"sqrt"``, or an exponent alpha, which multiplies them by T^-alpha.
         roles: Weight by role, as ``{"prompt": 0.1, "response": 1.0}``; a role that is not named is not trained. Roles
             are read from a batch tensor ``roles``; without one, tokens with an ignored label are the prompt and the

@@ -30,8 +30,8 @@ def length_weights(
 
     ``alpha = 0`` gives every weighted token its weight (one sum over all tokens), ``alpha = 1`` every segment the
     same weight. It is a choice and not a correction: at its optimum cross-entropy learns the data reweighted by
-    :math:`T^{-\alpha}`, so ``alpha > 0`` **teaches shorter output**, as far as length varies for a given prompt;
-    ``alpha = 0`` leaves the lengths of the data as they are.
+    :math:`T^{-\alpha}`, so ``alpha > 0`` favours shorter output, there as far as length varies for a given
+    prompt; ``alpha = 0`` leaves the lengths of the data as they are.
 
     Args:
         weights: Role times position weight of each token, ``(tokens,)``, dimensionless, ``>= 0``. Rewards, language

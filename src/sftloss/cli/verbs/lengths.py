@@ -1,4 +1,4 @@
-"""`sftloss lengths`: which output lengths does each normalization teach?"""
+"""`sftloss lengths`: which output lengths are predicted under each normalization?"""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LengthsOptions:
         None, "Number of data-parallel processes of the planned training.", panel=TRAINING, minimum=1
     )
     target_mean: float | None = option(
-        None, "Mean output length to solve for: the report names the exponent that teaches it.", panel=LOSS, metavar="L"
+        None, "Mean output length to solve for: the report names the exponent that gives it.", panel=LOSS, metavar="L"
     )
     seed: int = option(0, "Seed of the confidence intervals.", panel=LOSS, minimum=0)
     folder: FolderOptions = part(FolderOptions())
@@ -44,7 +44,7 @@ class LengthsOptions:
 
 
 def lengths(options: LengthsOptions, verbosity: Verbosity) -> int:
-    """Predict output lengths. What each normalization teaches, from the data alone; no weights are read.
+    """Predict output lengths. A range of the mean under each normalization, from the data alone; no weights are read.
 
     Lengths count tokens with --model or --tokenizer, characters or words without them. The first --normalization is
     the one in use.
