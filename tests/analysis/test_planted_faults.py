@@ -226,7 +226,7 @@ def test_lengths_find_what_analyze_finds(found, tokenizer, tmp_path):
 
 
 def test_lengths_find_a_few_giant_answers(tokenizer, tmp_path):
-    rows = [*clean(198), *(conversation(f"long {k}", "ab " * 3000) for k in range(2))]
+    rows = [*clean(198), *(conversation(f"long {k}", "ab " * 600) for k in range(2))]
     finding = predicted(tmp_path, tokenizer, rows)["NORM004"]
     rows_found = {row.rpartition("/")[2] for row in finding.rows[:2]}
     assert rows_found == {"data.jsonl:199", "data.jsonl:200"} and finding.value < 0.1
