@@ -5,8 +5,7 @@ jinja2, matplotlib and rich load when a page, a chart or a terminal is first ren
 
 from sftloss.report.json import from_json, schema, to_json
 from sftloss.report.markdown import render_markdown
-from sftloss.report.page.comparison import render_comparison
-from sftloss.report.page.html import render_html
+from sftloss.report.page.html import render_comparison, render_html
 from sftloss.report.report import Report
 from sftloss.report.terminal import render_terminal
 

@@ -214,7 +214,8 @@ def _fix(fix: str) -> Values:
     return {"words": words[:1].upper() + words[1:] + end, "code": code}
 
 
-def _finding(finding: Finding, anchor: str) -> Values:
+def finding_view(finding: Finding, anchor: str = "") -> Values:
+    """A finding as the templates read it."""
     number, interval = finding_number(finding)
     severity = SEVERITIES[finding.severity]
     return {
@@ -265,7 +266,7 @@ def view(
         _section(part, anchor, limits, beside.get(part.id, ()))
         for part, anchor in zip(document.sections, anchors, strict=True)
     ]
-    shown = [_finding(finding, anchor) for finding, anchor in zip(findings, at, strict=True)]
+    shown = [finding_view(finding, anchor) for finding, anchor in zip(findings, at, strict=True)]
     return {
         "title": clean(document.title),
         "headlines": [prose(headline) for headline in document.headlines],
