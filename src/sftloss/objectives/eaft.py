@@ -48,7 +48,7 @@ def eaft(stats: TokenStats, *, alpha: float = 1.0, scale: str = "paper") -> Floa
 
     Harms:
         Where the data correct confident mistakes, as new facts and new formats do: those are not learned. The weights
-        are small where the model already knows the task, so compare at a tuned learning rate.
+        are small where the model is already certain, so compare at a tuned learning rate.
 
     Example:
         >>> import torch

@@ -35,7 +35,7 @@ def label_relaxation(stats: TokenStats, *, alpha: float = 0.1) -> Float[Tensor, 
 
     Helps:
         Calibration: as label smoothing it stops the target at :math:`1 - \alpha`, but it does not lift the 100 000
-        other tokens to one level; how they share the rest stays the model's own.
+        other tokens to one level: how they share the rest has no gradient.
 
     Harms:
         Perplexity and greedy accuracy over long answers: no target is trained beyond :math:`1 - \alpha`. Choose alpha

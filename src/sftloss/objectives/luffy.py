@@ -36,7 +36,7 @@ def luffy(stats: TokenStats, *, gamma: float = 0.1) -> Float[Tensor, " tokens"]:
         At p = 0.01 and gamma = 0.1 the gate is 0.083.
 
     Harms:
-        Certain targets: at p = 0.99 the gate is 0.083 too, so what the model half knows is learned and then left alone.
+        Certain targets: at p = 0.99 the gate is 0.083 too, so targets stay less certain than with cross-entropy.
 
     Example:
         >>> import torch

@@ -35,7 +35,7 @@ def prift(stats: TokenStats) -> Float[Tensor, " tokens"]:
         training, and a better start for reinforcement learning.
 
     Harms:
-        Where the reference is wrong or knows nothing: what it finds impossible is never learned, however long the run.
+        Where the reference is wrong: a target that it gives no probability is never learned, however long the run.
 
     Example:
         >>> import torch
@@ -47,7 +47,7 @@ def prift(stats: TokenStats) -> Float[Tensor, " tokens"]:
     Source:
         Wang et al., *PriFT: Prior-Support Guided Supervised Fine-Tuning*, 2026, PriFT-prob; the reference is the
         pretrained model (arXiv:2606.09396). PriFT-mass keeps the tokens inside the reference's top mass, which the
-        target's probability alone does not tell: a mask computed beforehand is a weight of each token.
+        target's probability alone does not show: a mask computed beforehand is a weight of each token.
     """
     reference = read_extra(stats, "prift", "reference_logprob")
     return -reference.exp() * stats.target_logprob
