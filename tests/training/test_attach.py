@@ -279,7 +279,7 @@ def test_weight_that_float32_cannot_hold_is_refused(weight: float) -> None:
     assert collate_rows([{**rows[0], "token_weights": [0, 1e30, 1e-30]}], pad_id=0)["token_weights"].all(dim=0)[1]
 
 
-def test_weights_that_add_up_to_infinity_train_nothing_in_silence_no_more() -> None:
+def test_weights_that_add_up_to_infinity_are_refused() -> None:
     model = model_of()
     attach(model, "cross_entropy")
     batch = {**BATCH, "token_weights": torch.full(BATCH["labels"].shape, 1e308, dtype=torch.float64)}

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Loss:
-    """An objective, and a function from ones ``(tokens,)`` to the weights of a sequence's tokens."""
+    """An objective, and a function from ones and segments ``(tokens,)`` to the weights of a sequence's tokens."""
 
     objective: Callable[[TokenStats], Tensor]
-    weights: Callable[[Tensor], Tensor]
+    weights: Callable[[Tensor, Tensor], Tensor] = partial(length_weights, alpha=0.0)
     is_sum: bool = True
 
 
@@ -61,11 +61,11 @@ class LossFunctionAnalyzer:
         self.vocab_size = vocab_size
         self._resamples, self._seed = resamples, seed
         self.losses = {
-            "standard_ce": _Loss(cross_entropy, torch.ones_like),
-            "length_normalized_ce": _Loss(cross_entropy, partial(_over_length, alpha=1.0), is_sum=False),
-            "focal_loss": _Loss(partial(focal, gamma=gamma), torch.ones_like),
-            "label_smoothing_ce": _Loss(partial(label_smoothing, epsilon=smoothing), torch.ones_like),
-            "weighted_ce": _Loss(cross_entropy, partial(_ramped, start=ramp[0], end=ramp[1])),
+            "standard_ce": _Loss(cross_entropy),
+            "length_normalized_ce": _Loss(cross_entropy, partial(length_weights, alpha=1.0), is_sum=False),
+            "focal_loss": _Loss(partial(focal, gamma=gamma)),
+            "label_smoothing_ce": _Loss(partial(label_smoothing, epsilon=smoothing)),
+            "weighted_ce": _Loss(cross_entropy, partial(position_weights, start=ramp[0], end=ramp[1])),
         }
 
     def analyze_length_bias(
@@ -262,9 +262,9 @@ class LossFunctionAnalyzer:
             z = logits.float().requires_grad_()
             stats = from_logits(z, targets, fields=("target_logprob", "other_logprob", "mean_logprob"))
             pairs = []
+            ones, segments = torch.ones(targets.numel(), device=z.device), torch.zeros_like(targets)
             for loss in self.losses.values():
-                ones = torch.ones(targets.numel(), device=z.device)
-                value = (loss.weights(ones) * loss.objective(stats)).sum()
+                value = (loss.weights(ones, segments) * loss.objective(stats)).sum()
                 (slope,) = torch.autograd.grad(value, z, retain_graph=True)
                 pairs.append((float(value.detach()), float(slope.abs().sum(dtype=torch.float64))))
         return pairs
@@ -294,11 +294,3 @@ def _logits_of(output: Any, tokens: int) -> Tensor:
         f"analyze_gradient_magnitude_bias: the model must return logits (1, {tokens}, vocab), alone, first in a tuple "
         f"or as .logits; got {got}."
     )
-
-
-def _over_length(ones: Tensor, *, alpha: float) -> Tensor:
-    return length_weights(ones, torch.zeros_like(ones, dtype=torch.int64), alpha=alpha)
-
-
-def _ramped(ones: Tensor, *, start: float, end: float) -> Tensor:
-    return position_weights(ones, torch.zeros_like(ones, dtype=torch.int64), start=start, end=end)

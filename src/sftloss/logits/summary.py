@@ -24,7 +24,8 @@ def length_summary(result: dict[str, Any]) -> str:
     """Return a result of any of the three analyses as a few lines of text."""
     if "per_example" not in result:
         lines = [
-            f"{name:22} mean {_text(one['mean_loss'])}  elasticity of the signal {_interval(one['signal_elasticity'])}"
+            f"{name:22} mean {'none' if one['mean_loss'] is None else format(one['mean_loss'], '.3f'):>8}"
+            f"  elasticity of the signal {_interval(one['signal_elasticity'])}"
             for name, one in result.items()
         ]
         return "\n".join([*lines, ANCHORS])
@@ -69,10 +70,6 @@ def mean(values: Tensor) -> float | None:
 
 def std(values: Tensor) -> float | None:
     return float(values.std()) if values.numel() > 1 else None
-
-
-def _text(value: float | None) -> str:
-    return "    none" if value is None else f"{value:8.3f}"
 
 
 def _interval(one: dict[str, Any]) -> str:

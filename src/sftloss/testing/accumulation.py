@@ -105,7 +105,8 @@ def cut_rows(batch: Mapping[str, Any], sizes: Sequence[int]) -> list[dict[str, A
     for size in sizes:
         piece = slice(start, start + size)
         start += size
-        parts.append({name: value[piece] if _is_per_row(value, rows) else value for name, value in batch.items()})
+        is_per_row = {n: isinstance(value, (Tensor, list, tuple)) and len(value) == rows for n, value in batch.items()}
+        parts.append({name: value[piece] if is_per_row[name] else value for name, value in batch.items()})
     return parts
 
 
@@ -217,10 +218,6 @@ def borrowed(model: nn.Module) -> Iterator[None]:
 def _labels(batch: Mapping[str, Any]) -> Tensor:
     labels: Tensor = batch["labels"][..., 1:] if batch.get("shift_labels") is None else batch["shift_labels"]
     return labels
-
-
-def _is_per_row(value: Any, rows: int) -> bool:
-    return isinstance(value, (Tensor, list, tuple)) and len(value) == rows
 
 
 def _without_labels(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,15 +57,13 @@ if TYPE_CHECKING:
 
 _NEEDS = ("losses", *EXTRA, "gramian")
 
-
-def _place(item: tuple[str, Callable[..., Strategy]]) -> tuple[int, bool, str]:
-    """By what a strategy needs, ``static`` first."""
-    name, make = item
-    return _NEEDS.index(make().needs), name != "static", name
-
-
-STRATEGIES: dict[str, Callable[..., Strategy]] = dict(sorted(functions_with_records(__name__).items(), key=_place))
-"""Every strategy of this room by name, those that need losses only first."""
+STRATEGIES: dict[str, Callable[..., Strategy]] = dict(
+    sorted(
+        functions_with_records(__name__).items(),
+        key=lambda item: (_NEEDS.index(item[1]().needs), item[0] != "static", item[0]),
+    )
+)
+"""Every strategy of this room by name: ``static``, the others that need losses only, then the rest."""
 
 globals().update(STRATEGIES)  # in place of the modules of the same names
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from sftloss.errors import ConfigError
@@ -54,11 +54,14 @@ class TokenSums:
         )
         of_group = [torch.where(which, per_token, 0.0).sum(1) for which in (seen.is_counted, seen.is_response())]
         shares, has_signal = _shares(seen)
+        is_real, mask = seen.tokens.segments >= 0, seen.batch.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.dim() == 2 and mask.numel() == is_real.numel():
+            is_real &= mask.reshape(-1) != 0
         zero, unit = loss.new_zeros(()), loss.new_ones(())
         # batches with a normalizer each are added up by their weights, as their losses are
         weight = unit if total is None else total.to(loss)
         rest = [
-            _is_real(seen).sum().to(loss),
+            is_real.sum().to(loss),
             zero if total is None else loss * weight,
             zero if total is None else weight,
             unit if is_spike else zero,
@@ -135,7 +138,9 @@ class TokenSums:
             out |= {name: at[name] / at["filtered_tokens"] for name in _SUMS if name.startswith("filter_")}
         coefficients, signal = values[len(_SUMS) : -_GROUPS], values[-_GROUPS:]
         name, amounts = ("coefficient", coefficients) if at["tokens_without_signal"] else ("signal", signal)
-        for labels, where in ((ROLES, slice(len(ROLES))), (_task_labels(task_names), slice(len(ROLES), None))):
+        named = list(task_names[:LOGGED_TASKS])
+        tasks = [*named, *(f"task_{i}" for i in range(len(named), LOGGED_TASKS)), "other_tasks"]
+        for labels, where in ((ROLES, slice(len(ROLES))), (tasks, slice(len(ROLES), None))):
             out |= _divided(f"{name}_share", labels, amounts[where], coefficients[where])
         return out
 
@@ -146,14 +151,6 @@ def _filtering(seen: Pass, tokens: Tensor) -> list[Tensor]:
     if filtered is None:
         return [torch.zeros_like(tokens)] * 4
     return [tokens, *(value * tokens for value in (filtered.kept, filtered.dropped, filtered.error))]
-
-
-def _is_real(seen: Pass) -> Bool[Tensor, " tokens"]:
-    """Positions that are no padding."""
-    is_real, mask = seen.tokens.segments >= 0, seen.batch.get("attention_mask")
-    if isinstance(mask, Tensor) and mask.dim() == 2 and mask.numel() == is_real.numel():
-        is_real &= mask.reshape(-1) != 0
-    return is_real
 
 
 def _shares(seen: Pass) -> tuple[Float[Tensor, "levels groups"], bool]:
@@ -181,8 +178,3 @@ def _divided(name: str, labels: Sequence[str], amounts: Sequence[float], present
     if len(groups) < 2 or not 0 < total < float("inf"):
         return {}
     return {f"{name}/{labels[i]}": amounts[i] / total for i in groups}
-
-
-def _task_labels(names: Sequence[str]) -> list[str]:
-    own = list(names)[:LOGGED_TASKS]
-    return [*own, *(f"task_{i}" for i in range(len(own), LOGGED_TASKS)), "other_tasks"]
