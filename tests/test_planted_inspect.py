@@ -133,7 +133,6 @@ MASK = {
     "MASK007": pair(0, answer="a" * 60),
     "MASK010": user_trained(),
     "DATA054": {"input_ids": [5], "labels": [5]},
-    "DATA053": {"input_ids": [5, 6, 7], "labels": [5, 6, 7], "roles": ["a", "b", "c"]},
     "DATA101": {"messages": [*pair(0)["messages"], {"role": "user", "content": "And?"}]},
     "DATA102": pair(2),
     "DATA104": pair(50, answer="\u4eca\u5929\u5929\u6c14\u5f88\u597d\uff0c\u6211\u4eec\u53bb\u516c\u56ed\u3002"),

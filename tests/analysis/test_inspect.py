@@ -123,7 +123,7 @@ def test_inspection_of_clean_pre_tokenised_rows_asks_for_nothing():
         (CHATML, {"<|im_start|>user\n", "<|im_start|>assistant\n", "<|im_start|>system\n"}),
         (LLAMA3, {f"<|start|>{role}<|stop|>\n\n" for role in ("user", "assistant", "system")}),
         (MISTRAL, {"[INST] ", " [/INST] "}),
-        (None, {"### User:\n", "\n\n### Assistant:\n", "### System:\n"}),
+        (None, {"### User:\n", "### Assistant:\n", "### System:\n"}),
     ],
     ids=["tagged", "chatml", "llama 3", "mistral", "none"],
 )
@@ -412,7 +412,7 @@ def test_answers_whose_opener_is_not_recognised_are_not_taken_for_the_users():
 def test_every_finding_of_an_inspection_is_in_its_page():
     page = (Path(__file__).parents[2] / "docs" / "findings.md").read_text("utf-8")
     ids = {rule.id for rule in (*account.ROW_RULES, *INSPECT_RULES)}
-    spans = {f"DATA{i:03d}" for low, high in ((1, 20), (51, 57)) for i in range(low, high + 1)}
+    spans = {f"DATA{i:03d}" for low, high in ((1, 20), (54, 57)) for i in range(low, high + 1)}
     assert spans < ids and not [i for i in ids if f"| {i} |" not in page]
 
 

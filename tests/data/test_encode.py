@@ -354,20 +354,20 @@ def test_roles_of_token_ids_and_texts_come_from_the_turns_in_them(family):
 @pytest.mark.parametrize(
     ("tokens", "reason"),
     [
-        ({"input_ids": [5, 6, 7], "labels": [6, 7, -100]}, "bad-labels"),
-        ({"input_ids": [5, 6, 7], "labels": [5, 6]}, "bad-labels"),
-        ({"input_ids": [5, 6, 7], "roles": [0, 1, 7]}, "bad-labels"),
+        ({"input_ids": [5, 6, 7], "labels": [6, 7, -100]}, "bad-tokens"),
+        ({"input_ids": [5, 6, 7], "labels": [5, 6]}, "bad-tokens"),
+        ({"input_ids": [5, 6, 7], "roles": [0, 1, 7]}, "bad-tokens"),
         ({"input_ids": [5, 6, 7], "labels": [-100] * 3}, "nothing-trained"),
         ({"input_ids": [5, 6, 7], "labels": [5, -100, -100]}, "nothing-trained"),
-        ({"input_ids": [5, 6, 7], "seq_lengths": [2, 1]}, "packed-row"),
-        ({"input_ids": [5, 6, 7], "position_ids": [0, 1, 0]}, "packed-row"),
+        ({"input_ids": [5, 6, 7], "seq_lengths": [2, 1]}, "bad-tokens"),
+        ({"input_ids": [5, 6, 7, 8], "position_ids": [0, 1, 0, 1]}, "bad-tokens"),
         ({"input_ids": [5]}, "too-short"),
     ],
 )
 def test_encode_refuses_pre_tokenised_rows_that_cannot_be_right(tokens, reason):
     with pytest.raises(RowError) as caught:
         encode(Record(HERE, tokens=tokens), tiny_tokenizer([]))
-    assert caught.value.reason == reason and ROW_REASONS[reason].stage == "encode"
+    assert caught.value.reason == reason and reason in ROW_REASONS
 
 
 def test_encode_refuses_a_length_that_leaves_nothing_to_predict():

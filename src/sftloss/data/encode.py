@@ -13,6 +13,7 @@ import torch
 
 from sftloss.data.account import END_ROOM, Account
 from sftloss.data.examples import Example, Record, answer_spans
+from sftloss.data.formats.tokens import tokens
 from sftloss.data.read.read import Records, read_records
 from sftloss.data.reasons import BadRow, RowError
 from sftloss.data.rendering.render import render
@@ -20,7 +21,7 @@ from sftloss.data.rendering.scaffold import Scaffold, roles_of, scaffold_of
 from sftloss.data.rendering.template import TAKEN, Template
 from sftloss.data.tokenizer import Limits, eos_ids, limits_of
 from sftloss.errors import ConfigError, mention
-from sftloss.roles import PROMPT, RESPONSE, ROLES, UNKNOWN
+from sftloss.roles import PROMPT, RESPONSE, UNKNOWN
 
 _ROLE_OF = {"user": 0, "assistant": 1, "system": 2, "developer": 2, "tool": 3, "function": 3, "ipython": 3}
 PLAIN_TEXT = "plain text"
@@ -248,31 +249,13 @@ def _from_text(text: str, tokenizer: Any) -> _Draft:
     return _Draft(ids, [RESPONSE] * len(ids), [1.0] * len(ids), [token in ends for token in ids], PLAIN_TEXT)
 
 
-def _from_tokens(tokens: Mapping[str, Any], tokenizer: Any) -> _Draft:
+def _from_tokens(row: Mapping[str, Any], tokenizer: Any) -> _Draft:
     """Labels follow the usual convention: not shifted, equal to input_ids where trained and -100 elsewhere."""
-    ids = [int(i) for i in tokens["input_ids"]]
-    columns = {name: list(tokens[name]) for name in ("labels", "weights", "roles") if tokens.get(name) is not None}
-    for name, values in columns.items():
-        if len(values) != len(ids):
-            raise BadRow(
-                "bad-labels", f"{name} has {len(values)} entries, input_ids {len(ids)}; make them equally many"
-            )
-    lengths, positions = tokens.get("seq_lengths"), tokens.get("position_ids")
-    if (lengths is not None and len(lengths) > 1) or (positions is not None and 0 in list(positions)[1:]):
-        raise BadRow("packed-row", "it holds several packed sequences; give one sequence a row, packing is done here")
-    labels = columns.get("labels", ids)
-    for i, (label, token) in enumerate(zip(labels, ids, strict=True)):
-        if label not in (-100, token):
-            detail = f"labels[{i}] is {label}, input_ids[{i}] {token}; give labels that are not shifted"
-            raise BadRow("bad-labels", detail)
-    weights = [float(w) for w in columns.get("weights", [1.0] * len(ids))]
-    weights = [w if label != -100 else 0.0 for label, w in zip(labels, weights, strict=True)]
-    roles = columns.get("roles", [UNKNOWN] * len(ids))
-    codes = [ROLES.index(role) if role in ROLES else role for role in roles]
-    if not all(isinstance(code, int) and 0 <= code < len(ROLES) for code in codes):
-        raise BadRow("bad-labels", f"roles must be names or codes of {', '.join(ROLES)}")
-    ends = eos_ids(tokenizer)
-    return _Draft(ids, codes, weights, [token in ends for token in ids], "labels")
+    columns = tokens(row)
+    ids, ends = columns["input_ids"], eos_ids(tokenizer)
+    labels, weights = columns.get("labels", ids), columns.get("weights", [1.0] * len(ids))
+    weights = [weight if label != -100 else 0.0 for label, weight in zip(labels, weights, strict=True)]
+    return _Draft(ids, columns.get("roles", [UNKNOWN] * len(ids)), weights, [token in ends for token in ids], "labels")
 
 
 def _without_double_bos(draft: _Draft, bos: int | None) -> _Draft:

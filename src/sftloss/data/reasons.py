@@ -100,14 +100,6 @@ _ALL = (
         "write the conversations as the chat template expects them, or use another template",
         "encode",
     ),
-    Reason("DATA052", "packed-row", "hold several packed sequences", "give one sequence a row", "encode"),
-    Reason(
-        "DATA053",
-        "bad-labels",
-        "have labels, weights or roles that do not fit their tokens",
-        "make labels, weights and roles as long as input_ids and in step with it",
-        "encode",
-    ),
     Reason("DATA054", "too-short", "have fewer than two tokens", "drop these rows", "encode"),
     Reason(
         "DATA055",

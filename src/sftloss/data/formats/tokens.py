@@ -8,6 +8,7 @@ from typing import Any
 from sftloss.data.formats.format import Format, RawRow, required
 from sftloss.data.formats.weights import TOKEN_WEIGHTS, weight_of
 from sftloss.data.reasons import BadRow, excerpt
+from sftloss.roles import ROLES
 
 
 def tokens(row: RawRow) -> dict[str, list[Any]]:
@@ -28,7 +29,9 @@ def tokens(row: RawRow) -> dict[str, list[Any]]:
     if weights is not None:
         columns["weights"] = weights
     if row.get("roles") is not None:
-        columns["roles"] = _listed(row["roles"], "roles")
+        columns["roles"] = [ROLES.index(role) if role in ROLES else role for role in _listed(row["roles"], "roles")]
+        if not all(isinstance(code, int) and 0 <= code < len(ROLES) for code in columns["roles"]):
+            raise BadRow("bad-tokens", f"roles must be names or codes of {', '.join(ROLES)}")
     for name, column in columns.items():
         if len(column) != len(ids):
             raise BadRow("bad-tokens", f"{name} has {len(column)} entries, input_ids {len(ids)}; make them equal")

@@ -1,7 +1,6 @@
 """What a chat template puts around messages, learned by rendering it, so that turns can be found in any row's tokens.
 
-Labels, and masks from a template's own tags, do not show whose words a token belongs to. The template does:
-conversations that differ in one message show where its words start and stop, and what stands between messages.
+Labels do not show whose words a token belongs to. What the template puts in front of messages does.
 """
 
 from __future__ import annotations
@@ -11,15 +10,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sftloss.data.examples import Message
-from sftloss.data.reasons import BadRow
-from sftloss.data.rendering.render import render
-from sftloss.data.rendering.template import GENERATION_TAG, Template
+from sftloss.data.rendering.template import ASK, GENERATION_TAG, TELL, Template, common
 from sftloss.data.tokenizer import eos_ids
 from sftloss.roles import PROMPT, RESPONSE, SYSTEM
-
-# two words for each message with nothing in common, so that their first and last tokens differ; letters, because most
-# tokenizers join a space to a letter after it, as they do in real answers, and not to a digit
-_WORDS = (("a", "q"), ("i", "x"), ("o", "w"), ("u", "k"))
 
 
 @dataclass(frozen=True)
@@ -85,72 +78,37 @@ class Scaffold:
 
 
 def scaffold_of(template: Template) -> Scaffold:
-    """Learn the scaffold from five short conversations, once; what the template refuses stays unknown."""
+    """Learn the scaffold from short conversations, once; what the template refuses stays unknown."""
     if "scaffold" not in template.learned:
-        openers, ends = _learn(template)
-        ends, tags = eos_ids(template.tokenizer) | ends, bool(GENERATION_TAG.search(template.text()))
-        template.learned["scaffold"] = Scaffold(openers, ends, template.special, not template.is_plain, tags)
+        known = map(template.tokenizer.convert_tokens_to_ids, template.frame.ends)
+        ends = eos_ids(template.tokenizer) | template.special.intersection(known)
+        tags = bool(GENERATION_TAG.search(template.text()))
+        template.learned["scaffold"] = Scaffold(_openers(template), ends, template.special, not template.is_plain, tags)
     scaffold: Scaffold = template.learned["scaffold"]
     return scaffold
 
 
-def _learn(template: Template) -> tuple[tuple[Opener, ...], frozenset[int]]:
-    """The openers, and the token that ends an answer."""
-    words = [pair[0] for pair in _WORDS]
-    base = _tokens(template, words)
-    if base is None:
-        return (), frozenset()
-    spans = []
-    for k, (_, other) in enumerate(_WORDS):
-        changed = _tokens(template, [*words[:k], other, *words[k + 1 :]])
-        if changed is None:
-            return (), frozenset()
-        start = _common(base, changed)
-        spans.append((start, max(start, len(base) - _common(base[::-1], changed[::-1]))))
+def _openers(template: Template) -> tuple[Opener, ...]:
+    """The openers, from two questions with answers; empty where they are not clear."""
+    told, bound = template.probe(ASK, TELL, ASK, TELL), template.probe(Message("system", "s"), ASK, TELL)
+    if told is None or None in told.places:
+        return ()
+    places, frame = [place for place in told.places if place], template.frame
     # the first answer, because some templates put an empty thought in front of the last
-    (_, after_prompt), (answer, after_answer), (second_prompt, _), (_, after_last) = spans
-    tail = base[after_last:]
-    ends = frozenset([token for token in tail if token in template.special][:1])
-    openers = [
-        Opener(RESPONSE, _without(tail, base[after_prompt:answer])),
-        Opener(PROMPT, _without(tail, base[after_answer:second_prompt])),
-        *_system(template, words),
-    ]
-    clear = [one for one in openers if len(one.tokens) > 1 or (one.tokens and one.tokens[0] in template.special)]
+    answer = told.text[places[0][1] : places[1][0]]
+    again = told.text[places[1][1] : places[2][0]]
+    end = frame.end(again)
+    headers = {
+        RESPONSE: answer[common(frame.after, answer) :] if frame.opener else answer,
+        PROMPT: again[end[1] if end else 0 :].lstrip(),
+    }
+    if bound is not None and bound.places[0] is not None:
+        headers[SYSTEM] = bound.text[: bound.places[0][0]].removeprefix(template.tokenizer.bos_token or "")
+    ids = {role: template.tokenizer(text, add_special_tokens=False)["input_ids"] for role, text in headers.items()}
+    openers = [Opener(role, tuple(of)) for role, of in ids.items() if of]
+    clear = [one for one in openers if len(one.tokens) > 1 or one.tokens[0] in template.special]
     is_known = {PROMPT, RESPONSE} <= {one.role for one in clear} and len({one.tokens for one in clear}) == len(clear)
-    return tuple(sorted(clear, key=lambda one: -len(one.tokens))) if is_known else (), ends
-
-
-def _system(template: Template, words: list[str]) -> list[Opener]:
-    one, two = (_tokens(template, words, system=word) for word in ("5", "h"))
-    plain = _tokens(template, words)
-    if one is None or two is None or plain is None or len(one) <= len(plain):
-        return []
-    head = one[: _common(one, two)]
-    bos = template.tokenizer.bos_token_id
-    return [Opener(SYSTEM, tuple(head[1:] if head[:1] == [bos] else head))]
-
-
-def _tokens(template: Template, words: Sequence[str], system: str | None = None) -> list[int] | None:
-    spoken = [Message("assistant" if i % 2 else "user", word) for i, word in enumerate(words)]
-    head = [] if system is None else [Message("system", system)]
-    try:
-        return render(template, [*head, *spoken]).input_ids
-    except BadRow:
-        return None
-
-
-def _common(one: Sequence[int], two: Sequence[int]) -> int:
-    """Length of the common beginning."""
-    same = 0
-    while same < min(len(one), len(two)) and one[same] == two[same]:
-        same += 1
-    return same
-
-
-def _without(tail: list[int], bridge: list[int]) -> tuple[int, ...]:
-    """What stands between two messages, less the end of the first."""
-    return tuple(bridge[_common(tail, bridge) :])
+    return tuple(sorted(clear, key=lambda one: -len(one.tokens))) if is_known else ()
 
 
 def roles_of(turns: Sequence[Turn], is_trained: Sequence[bool], room: int) -> list[int]:

@@ -42,7 +42,7 @@ TAKEN = frozenset({"messages", "conversation", "tools", "chat_template", "add_ge
 
 Tools = Sequence[Mapping[str, Any]] | None
 
-_ASK, _TELL = Message("user", "q"), Message("assistant", "a")
+ASK, TELL = Message("user", "q"), Message("assistant", "a")
 _CALL = Message("assistant", "", tool_calls=({"id": "abcdefghi", "function": {"name": "f", "arguments": {"k": "v"}}},))
 _RESULT = Message("tool", "r", extra={"tool_call_id": "abcdefghi", "name": "f"})
 _PARAMETERS = {"type": "object", "properties": {"k": {"type": "string", "description": "d"}}, "required": ["k"]}
@@ -173,7 +173,7 @@ class Template:
             style = replace(style, calls=calls, empty=empty)  # type: ignore[arg-type]
         return style
 
-    def _try(self, *messages: Message, style: Style | None = None, tools: Tools = None, opener: bool = False) -> Any:
+    def probe(self, *messages: Message, style: Style | None = None, tools: Tools = None, opener: bool = False) -> Any:
         """A small conversation, None where the template refuses it."""
         try:
             return self.show(messages, tools, style or Style(blocks=self._blocks), add_generation_prompt=opener)
@@ -181,22 +181,22 @@ class Template:
             return None
 
     def _shows(self, *messages: Message, style: Style, tools: Tools = None) -> bool:
-        shown = self._try(*messages, style=style, tools=tools)
+        shown = self.probe(*messages, style=style, tools=tools)
         return shown is not None and not any(shown.lost)
 
     @cached_property
     def _blocks(self) -> bool:
-        return not self._shows(_ASK, _TELL, style=Style()) and self._shows(_ASK, _TELL, style=Style(blocks=True))
+        return not self._shows(ASK, TELL, style=Style()) and self._shows(ASK, TELL, style=Style(blocks=True))
 
     @cached_property
     def _reads_reasoning(self) -> bool:
-        return self._shows(_ASK, replace(_TELL, reasoning="t"), style=Style(blocks=self._blocks))
+        return self._shows(ASK, replace(TELL, reasoning="t"), style=Style(blocks=self._blocks))
 
     @cached_property
     def _calls(self) -> tuple[str, bool]:
         for tools, (calls, empty) in product((_TOOLS, None), _STYLES):
             style = Style(blocks=self._blocks, calls=calls, empty=empty)  # type: ignore[arg-type]
-            if self._shows(_ASK, _CALL, style=style, tools=tools):
+            if self._shows(ASK, _CALL, style=style, tools=tools):
                 return calls, empty
         return "text", True
 
@@ -205,7 +205,7 @@ class Template:
         """What stands between a tool's result and the answer to it; None where it is unknown."""
         style = self.style((_CALL,))
         for tools in (_TOOLS, None):
-            shown = self._try(_ASK, _CALL, _RESULT, style=style, tools=tools, opener=True)
+            shown = self.probe(ASK, _CALL, _RESULT, style=style, tools=tools, opener=True)
             if shown is not None and shown.places[-1] is not None:
                 return str(shown.text[shown.places[-1][1] :])
         return None
@@ -214,13 +214,13 @@ class Template:
     def frame(self) -> Frame:
         """Learned from a question, with and without generation prompt, and from two questions with answers."""
         header, after, opener = "", "", ""
-        asked, asking = self._try(_ASK), self._try(_ASK, opener=True)
+        asked, asking = self.probe(ASK), self.probe(ASK, opener=True)
         if asked and asking and asked.places[0] and asking.places[0]:
             header, tail = asked.text[: asked.places[0][0]], asked.text[asked.places[0][1] :]
             prompt = asking.text[asking.places[0][1] :]
             after = prompt[: common(tail, prompt)]
             opener = prompt[len(after) :]
-        told = self._try(_ASK, _TELL, _ASK, _TELL) or self._try(_ASK, _TELL)
+        told = self.probe(ASK, TELL, ASK, TELL) or self.probe(ASK, TELL)
         if told is None or told.places[-1] is None:
             return Frame(opener, after, header, self._ends(""), None)
         last = told.text[told.places[-1][1] :]
@@ -253,7 +253,7 @@ class Template:
     @cached_property
     def _close_of_call(self) -> str:
         """The end of a turn that calls a tool, and where it has none the last tag or word of the template."""
-        shown = self._try(_ASK, _CALL, style=self.style((_CALL,)), tools=_TOOLS)
+        shown = self.probe(ASK, _CALL, style=self.style((_CALL,)), tools=_TOOLS)
         if shown is None or shown.places[-1] is None:
             return ""
         tail = shown.text[shown.places[-1][1] :]
