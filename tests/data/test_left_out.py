@@ -153,7 +153,15 @@ def test_a_pipe_and_a_device_are_no_data(tmp_path):
             list(read_records(path))
 
 
-@pytest.mark.parametrize("amount", ["{{ 'x' * 20000000 }}", "{% for i in range(3000) %}{{ 'x' * 1000 }}{% endfor %}"])
+LOOP = "{% for i in range(99999) %}"
+RUNAWAYS = {
+    "at once": "{{ 'x' * 20000000 }}",
+    "loops": LOOP * 2 + "{{ 'x' * 1000 }}" + "{% endfor %}" * 2,
+    "with the words": "{% if messages[0].content | length > 1 %}{{ 'x' * 2000000 }}{% endif %}",
+}
+
+
+@pytest.mark.parametrize("amount", RUNAWAYS.values(), ids=RUNAWAYS)
 def test_a_template_that_runs_away_is_refused_before_it_is_tokenised(amount):
     tokenizer = tiny_tokenizer([], chat_template="{% for m in messages %}{{ m.content }}{% endfor %}" + amount)
     assert found([PAIR], tokenizer)["DATA051"].sentence.count("characters") == 1

@@ -12,12 +12,11 @@ from sftloss.data.examples import Message
 from sftloss.data.reasons import BadRow, excerpt
 from sftloss.data.rendering.cures import cure_of
 from sftloss.data.rendering.marks import Marks, Place, dressed
-from sftloss.data.rendering.template import GENERATION_TAG, Shown, Template, Tools, common
+from sftloss.data.rendering.template import GENERATION_TAG, MOST, Shown, Template, Tools, common
 
 TAGS, POSITIONS = "generation tags", "positions"
 _NOUNS = {"reasoning": "reasoning", "call": "tool call", "argument": "tool call"}
 _TEXTS = {"assistant": "words", "tool": "result"}
-_MOST = 1_000_000  # characters that a template may add to a short conversation
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def _rendering(template: Template, messages: Sequence[Message], tools: Tools) ->
     except Exception as error:  # templates raise whatever they like: TemplateError, TypeError, UndefinedError
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise BadRow("template-error", f"the chat template refuses it: {reason}") from error
-    if len(shown.text) > _MOST + 10 * sum(len(piece.text) for piece in shown.pieces):
+    if len(shown.text) > MOST + 10 * sum(len(piece.text) for piece in shown.pieces):
         raise BadRow("template-error", f"the chat template makes {len(shown.text):,} characters of it")
     notes = list(_lost(messages, shown))
     if tools and not all(_name(tool) in shown.scaffold for tool in tools):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product, takewhile
+from itertools import accumulate, product, takewhile
 from typing import Any
 
 from sftloss.data.examples import Message
@@ -39,6 +40,9 @@ TAKEN = frozenset({"messages", "conversation", "tools", "chat_template", "add_ge
     "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens",
 }  # fmt: skip
 """Arguments of `apply_chat_template`, which cannot be variables of a template."""
+
+MOST = 1_000_000
+"""Characters that a template may add to a conversation."""
 
 Tools = Sequence[Mapping[str, Any]] | None
 
@@ -131,6 +135,7 @@ class Template:
         if self.is_plain:
             self.kwargs["opening_bos"] = tokenizer.bos_token if _adds_bos(tokenizer) else ""
         self.special = special_ids(tokenizer)
+        self._runs_away: dict[str, bool] = {}
         self.learned: dict[Any, Any] = {}  # what others learn about it
         words = sorted((str(tokenizer.decode([i])) for i in self.special), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, filter(None, words))) or "(?!)")
@@ -142,6 +147,10 @@ class Template:
     def apply(self, messages: Sequence[dict[str, Any]], tools: Tools = None, **options: Any) -> Any:
         """What `tokenizer.apply_chat_template` gives; it raises whatever the template raises."""
         text = self.text(tools)
+        if text not in self._runs_away:
+            self._runs_away[text] = runs_away(text, {**self.tokenizer.special_tokens_map, **self.kwargs})
+        if self._runs_away[text]:
+            raise ValueError(f"it makes more than {MOST:,} characters of two words")
         return self.tokenizer.apply_chat_template(
             list(messages), tools=tools, chat_template=text, **({"tokenize": False} | options), **self.kwargs
         )
@@ -269,6 +278,19 @@ class Template:
         for i in range(len(ids)):  # without offsets: the decoded beginning
             stops.append(len(self.tokenizer.decode(ids[: i + 1])))
         return ids, stops
+
+
+def runs_away(text: str, variables: Mapping[str, Any]) -> bool:
+    """Render two short messages bit by bit: whether the template makes more of them than any model could read."""
+    try:
+        from transformers.utils.chat_template_utils import _compile_jinja_template as compiled
+    except ImportError:  # not public; without it a template is bounded only after it was rendered
+        return False
+    messages = [{"role": message.role, "content": message.content} for message in (ASK, TELL)]
+    with suppress(Exception):  # it needs other messages; what it makes of those of a row is seen when that is rendered
+        parts = compiled(text).generate(messages=messages, tools=None, add_generation_prompt=False, **variables)
+        return any(size > MOST for size in accumulate(map(len, parts)))
+    return False
 
 
 def common(one: str, two: str, *, backwards: bool = False) -> int:
