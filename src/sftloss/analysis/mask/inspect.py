@@ -6,7 +6,7 @@ One pass over the rows. It keeps counters, the first ten places of each fault an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
@@ -120,10 +120,10 @@ def inspect_records(
         collected.add(record, example)
         if progress is not None and done % _PROGRESS_EVERY == 0:
             progress(done, None)
-    return _document(collected, examples.account, options, how.get("max_length"))
+    return _document(collected, examples.account, options, how)
 
 
-def _document(collected: _Pass, rows: Account, options: InspectOptions, max_length: int | None) -> Document:
+def _document(collected: _Pass, rows: Account, options: InspectOptions, how: Mapping[str, Any]) -> Document:
     tally = collected.tally
     findings = _findings(collected, rows)
     sections = [totals_section(tally, rows, batch_size=options.batch_size, grad_accum=options.grad_accum)]
@@ -136,7 +136,7 @@ def _document(collected: _Pass, rows: Account, options: InspectOptions, max_leng
         _headlines(tally, rows.rows, findings),
         findings,
         (*sections, *(section for section in optional if section is not None)),
-        _facts(collected, rows.source, max_length),
+        _facts(collected, rows.source, how),
     )
 
 
@@ -170,14 +170,16 @@ def _headlines(tally: MaskTally, rows: int, findings: tuple[Finding, ...]) -> tu
     )
 
 
-def _facts(collected: _Pass, source: str, max_length: int | None) -> tuple[tuple[str, str], ...]:
+def _facts(collected: _Pass, source: str, how: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     tokenizer, scaffold = collected.tokenizer, collected.scaffold
     tags = "with generation tags" if scaffold.has_tags else "without generation tags"
+    template, max_length = how.get("template"), how.get("max_length")
+    name = "the tokenizer's" if template is None else template if "{" not in template else "a text"
     ends = ", ".join(str(tokenizer.decode([end])) for end in sorted(scaffold.ends)) or "none"
     return (
         ("data", source),
         ("tokenizer", str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)),
-        ("template", f"the tokenizer's, {tags}" if scaffold.has_template else "plain headings, it has none"),
+        ("template", f"{name}, {tags}" if scaffold.has_template else "plain headings, it has none"),
         ("end tokens", ends),
         ("max length", "none" if max_length is None else f"{max_length:,}"),
     )

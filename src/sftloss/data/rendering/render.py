@@ -89,7 +89,8 @@ def _rendering(template: Template, messages: Sequence[Message], tools: Tools) ->
         trained = [slice(*place) for piece, place in answers if _is_trained(messages[piece.message])]
         if list(out["input_ids"]) == input_ids and all(all(mask[place]) for place in trained):
             spans, method = tuple(_tagged(template, messages, (input_ids, mask), spans)), TAGS
-            if any(mask[span.start] and mask[span.start - 1] for span in spans if _is_answer(messages, span)):
+            is_whole = not any(note.startswith("opener_differs") for note in notes)
+            if is_whole and any(mask[s.start] and mask[s.start - 1] for s in spans if _is_answer(messages, s)):
                 notes.append("opener_in_tags")
     thoughts = tuple(place for piece, place in answers if piece.kind == "reasoning")
     return Rendering(input_ids, spans, method, tuple(dict.fromkeys(notes)), thoughts)
