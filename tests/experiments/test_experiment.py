@@ -9,6 +9,7 @@ import pytest
 from tests.experiments.made import PLAN, arm_result, said, with_recipe
 
 from sftloss.errors import ConfigError, DataError
+from sftloss.experiments.comparison import compare
 from sftloss.experiments.experiment import Experiment, arm_labels, scratch_recipe
 from sftloss.experiments.run.results import Answer, claim, load, read_answers, save, trial_folder
 from sftloss.finetune import Lora, Recipe
@@ -111,3 +112,21 @@ def test_a_result_of_another_plan_is_refused(tmp_path):
     (trial_folder(tmp_path, run) / "result.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
         load(tmp_path, run, "d")
+
+
+def test_two_comparisons_never_share_a_folder(tmp_path):
+    from sftloss.files import locked
+
+    with locked(tmp_path / ".lock"), pytest.raises(ConfigError, match="another run writes there now"):
+        compare(Experiment(losses=("cross_entropy", "dft")), output=tmp_path)
+
+
+def test_data_in_the_folder_of_the_arms_is_refused(tmp_path):
+    (tmp_path / "arms").mkdir()
+    data = tmp_path / "arms" / "d.jsonl"
+    data.write_text("{}\n")
+    with pytest.raises(ConfigError, match="which is read"):
+        compare(
+            Experiment(recipe=Recipe(model="demo", data=str(data)), losses=("cross_entropy", "dft")), output=tmp_path
+        )
+    assert data.read_text() == "{}\n"

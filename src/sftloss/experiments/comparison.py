@@ -9,8 +9,10 @@ from sftloss.document import Command
 from sftloss.errors import ConfigError
 from sftloss.experiments.experiment import Experiment, Trial
 from sftloss.experiments.pages.describe import experiment_document
-from sftloss.experiments.run.results import read_answers
+from sftloss.experiments.run.results import SHARED, read_answers
 from sftloss.experiments.run.runner import Execution, run_arms
+from sftloss.files import OptionPath, check_outputs, locked
+from sftloss.models import read_places
 from sftloss.report import Report
 
 PAGE, DATA, TEXT = "report.html", "report.json", "report.md"
@@ -38,7 +40,8 @@ def compare(
         The report: verdicts with intervals, then what they rest on.
 
     Raises:
-        ConfigError: If the experiment cannot be used, or the folder is another experiment's.
+        ConfigError: If the experiment cannot be used, the folder is another experiment's, another process writes there,
+            or an input is in it.
         DataError, ModelError: As :func:`sftloss.finetune.fine_tune` raises them.
 
     Example:
@@ -49,17 +52,23 @@ def compare(
     if output is None:
         with tempfile.TemporaryDirectory(prefix="sftloss-") as temporary:
             return _report(experiment, Path(temporary), execution or Execution(), command)
-    folder = Path(output).expanduser()
+    folder, recipe = Path(output).expanduser(), experiment.recipe
+    names = {name: getattr(recipe, name) or "" for name in ("model", "tokenizer", "data", "eval_data")}
+    inputs = [place for name, value in (names | {"forget_data": experiment.forget_data or ""}).items()
+              for place in read_places(name, value)]  # fmt: skip
+    check_outputs(inputs, [OptionPath("output", folder / name) for name in (PAGE, DATA, TEXT, SHARED, "arms")])
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
             f"{folder} cannot be written ({error.strerror})", option="output", cure="choose another"
         ) from None
-    report = _report(experiment, folder, execution or Execution(), command)
-    report.to_json(folder / DATA)
-    report.to_markdown(folder / TEXT)
-    report.to_html(folder / PAGE)
+    busy = ConfigError(f"{folder}: another run writes there now", option="output", cure="choose another")
+    with locked(folder / ".lock", busy):
+        report = _report(experiment, folder, execution or Execution(), command)
+        report.to_json(folder / DATA)
+        report.to_markdown(folder / TEXT)
+        report.to_html(folder / PAGE)
     return report
 
 
