@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sftloss.statistics.backends.backend import Backend, backend_of
-from sftloss.statistics.backends.plain import Chunk, Keep
+from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock
 from sftloss.statistics.backends.rows import FREE, RowGradient, RowNumbers, Sums, row_gradient, sliced, statistics_of
 from sftloss.statistics.checks import check_inputs, checked_plan, not_traced, refuse_second_order
 from sftloss.statistics.head import Head
@@ -91,7 +91,9 @@ class _TwoPass(torch.autograd.Function):
         ctx.counted = counted = Counted.of(request.targets != IGNORED, known=request.plan.counted)
         with torch.autocast(hidden.device.type, enabled=False):
             chunk = Chunk(counted.take(hidden).to(backend.product), counted.take(request.targets))
-            numbers = _read(chunk, request)
+            numbers, block = _read(chunk, request)
+        # logits that are one tile stay for backward, which then needs no fourth product
+        ctx.block = block if any(ctx.needs_input_grad[:4]) else None
         out = [counted.put(value) for value in statistics_of(numbers, request.fields).values()]
         ctx.request = request
         ctx.save_for_backward(hidden, weight, bias, low_rank, *vars(numbers).values())
@@ -110,22 +112,34 @@ class _TwoPass(torch.autograd.Function):
         grad = row_gradient(values, [None if up is None else counted.take(up) for up in upstream], leaves)
         with torch.autocast(inputs[0].device.type, enabled=False):
             chunk = Chunk(counted.take(inputs[0]).to(request.backend.product), counted.take(request.targets))
-            gradients = _write(chunk, request, numbers, grad, Wanted(*ctx.needs_input_grad[:4]))
+            block, ctx.block = ctx.block, None  # its gradient overwrites it: a second backward pass multiplies again
+            gradients = _write(chunk, request, numbers, grad, Wanted(*ctx.needs_input_grad[:4]), block)
             return *in_dtypes(gradients.finish(counted), inputs), None
 
 
-def _read(chunk: Chunk, request: _Request) -> RowNumbers:
-    """Return the numbers of every row."""
+def _read(chunk: Chunk, request: _Request) -> tuple[RowNumbers, LogitBlock | None]:
+    """Return the numbers of every row; and the block, where it is the only one and its gradient needs no more."""
     backend, tokens = request.backend, chunk.hidden.shape[0]
     buffers = Buffers(chunk.hidden, backend.dtype)
     sums = Sums.start(request.fields, tokens, chunk.hidden, backend.dtype)
-    for rows, columns in request.tiles(tokens):
+    tiles = list(request.tiles(tokens))
+    is_kept = len(tiles) == 1 and {"entropy", "collision"}.isdisjoint(request.fields)
+    keep = Keep(slope=is_kept and backend.head.softcap is not None)
+    for rows, columns in tiles:
         part = Chunk(chunk.hidden[rows], chunk.targets[rows])
-        backend.read(part, columns, sliced(sums, rows), buffers, Keep())
-    return merge(sums, backend.head.shard, chunk.targets).numbers(backend.vocab_size)
+        block = backend.read(part, columns, sliced(sums, rows), buffers, keep)
+    numbers = merge(sums, backend.head.shard, chunk.targets).numbers(backend.vocab_size)
+    return numbers, replace(block, chunk=Chunk(chunk.hidden[:0], chunk.targets)) if is_kept else None
 
 
-def _write(chunk: Chunk, request: _Request, numbers: RowNumbers, grad: RowGradient, wanted: Wanted) -> Gradients:
+def _write(
+    chunk: Chunk,
+    request: _Request,
+    numbers: RowNumbers,
+    grad: RowGradient,
+    wanted: Wanted,
+    kept: LogitBlock | None,
+) -> Gradients:
     """Recompute every tile and sum its gradients; each block of dW is written once for every super-chunk of tokens."""
     backend, tokens = request.backend, chunk.hidden.shape[0]
     is_single = tokens <= request.plan.tile(tokens, 1, 1)[0]
@@ -134,7 +148,7 @@ def _write(chunk: Chunk, request: _Request, numbers: RowNumbers, grad: RowGradie
     buffers, keep = Buffers(chunk.hidden, backend.dtype), Keep(needs_shifted, backend.head.softcap is not None)
     for rows, columns in request.tiles(tokens):
         part = Chunk(chunk.hidden[rows], chunk.targets[rows])
-        block = backend.recompute(part, columns, numbers.m[rows], buffers, keep)
+        block = kept or backend.recompute(part, columns, numbers.m[rows], buffers, keep)
         dz = backend.write(block, sliced(numbers, rows), sliced(grad, rows))
         gradients.add(dz, part.hidden, gradients.of_tokens(rows), rows, columns)
     return gradients
