@@ -229,7 +229,7 @@ def training(inputs: Problem, steps: int, tokens: int, tolerance: float) -> dict
         )
         of_head, low_rank = (torch.randn(rank, width) / width**0.5).requires_grad_(), torch.zeros(len(weight), rank)
         parameters = [down, up, of_head, low_rank.requires_grad_()]
-        optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+        optimizer = torch.optim.AdamW(parameters, lr=1e-4)
 
         def states(h: Tensor, down: Tensor = down, up: Tensor = up, of_head: Tensor = of_head) -> Tensor:
             moved = h + h @ down.t() @ up.t()
@@ -329,7 +329,7 @@ def main() -> None:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 torch.save(inputs, kept)
         if args.training:
-            record["training"] = {title: training(inputs, args.steps, 256, args.tolerances[0])}
+            record["training"] = {title: training(inputs, args.steps, 128, args.tolerances[0])}
             break
         record["problems"][title] = compare(title, inputs, args.rounds, tuple(args.tolerances))
         write_json(args.json, record)

@@ -20,7 +20,7 @@ from sftloss.statistics.backends.rows import (
     statistics_of,
 )
 from sftloss.statistics.checks import refuse_second_order
-from sftloss.statistics.plan import Buffers, Plan, cuts
+from sftloss.statistics.plan import Buffers, Plan, cuts, is_small
 from sftloss.statistics.products.filtering import GROUP, Filter, Group
 from sftloss.statistics.products.gradients import Gradients, Wanted, in_dtypes
 from sftloss.statistics.sharded import merge
@@ -138,7 +138,9 @@ class _Walk:
         if self.gradients.is_wanted:
             grad = row_gradient([losses], [c.to(losses.dtype)], leaves)
             d_hidden = whole = self.gradients.of_tokens(piece)
-            if whole is not None and not self.backend.is_device:  # column by column, as the logits lie
+            columns = [block.columns for block in blocks]
+            if whole is not None and not (self.backend.is_device or is_small(whole.shape[0], columns)):
+                # column by column, as the logits lie
                 d_hidden = self.buffers.take("d_hidden", whole.shape[1], whole.shape[0]).t()
             if self.filter is not None:
                 self._add_filtered(self.filter, blocks, (numbers, grad), d_hidden, piece)
@@ -195,6 +197,8 @@ def read_chunk(
     """Read the blocks of a chunk of tokens, and finish the numbers of its rows."""
     tokens, head, dtype = chunk.hidden.shape[0], backend.head, backend.dtype
     sums = Sums.start(fields, tokens, chunk.hidden, dtype)
-    columns = plan.column_blocks(tokens, head.weight.shape[0], dtype.itemsize, is_device=backend.is_device)
+    columns = list(plan.column_blocks(tokens, head.weight.shape[0], dtype.itemsize, is_device=backend.is_device))
+    if is_small(tokens, columns):
+        keep = keep._replace(is_whole=False)
     blocks = [backend.read(chunk, part, sums, buffers, keep) for part in columns]
     return blocks, merge(sums, head.shard, chunk.targets).numbers(backend.vocab_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -84,8 +84,12 @@ class Plan:
         return -(-even // _ROWS) * _ROWS
 
     def column_blocks(self, tokens: int, vocab: int, itemsize: int, *, is_device: bool = False) -> Iterator[slice]:
-        """Return the column blocks of a chunk: as wide as stays in a processor's caches, elsewhere one block."""
-        fit = vocab if is_device else _BLOCK_BYTES // (_stride(max(tokens, 1)) * itemsize)
+        """Return the column blocks of a chunk: as wide as stays in a processor's caches, elsewhere one block.
+
+        A small chunk of many tokens is one block too: its products are faster whole.
+        """
+        is_whole = is_device or (tokens >= _CHUNK_ROWS and tokens * vocab * itemsize <= _TILE_BYTES)
+        fit = vocab if is_whole else _BLOCK_BYTES // (_stride(max(tokens, 1)) * itemsize)
         return cuts(vocab, self.columns or max(256, fit))
 
     def tile(self, tokens: int, vocab: int, itemsize: int, *, is_device: bool = False) -> tuple[int, int]:
@@ -99,6 +103,11 @@ def cuts(total: int, step: int) -> Iterator[slice]:
     """Yield slices of at most `step` that cover `total`; one empty slice where there is nothing."""
     for start in range(0, max(total, 1), step):
         yield slice(start, min(start + step, total))
+
+
+def is_small(tokens: int, columns: Sequence[slice]) -> bool:
+    """Whether the logits of a chunk lie row by row: one block of many tokens, whose products are fastest so."""
+    return len(columns) == 1 and tokens >= _CHUNK_ROWS
 
 
 def _stride(columns: int) -> int:
