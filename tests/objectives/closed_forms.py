@@ -210,6 +210,14 @@ def flsd(z: Tensor, y: Tensor) -> Tensor:
     return torch.where(target_probability(z, y) < 0.2, focal(z, y, gamma=5.0), focal(z, y, gamma=3.0))
 
 
+def normalized_ce(z: Tensor, y: Tensor) -> Tensor:
+    real = torch.isfinite(z).to(z.dtype)
+    vocab = real.sum(dim=1, keepdim=True)
+    mean = torch.where(real > 0, softmax(z), 1.0).log().sum(dim=1, keepdim=True) / vocab
+    loss = target_probability(z, y).log() / mean
+    return (cross_entropy(z, y) + loss * (real / vocab - softmax(z))) / -mean
+
+
 CLOSED_FORMS: dict[str, ClosedForm] = {
     name: function
     for name, function in vars().copy().items()

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sftloss.objectives.label_smoothing import label_smoothing as label_smoothing
     from sftloss.objectives.luffy import luffy as luffy
     from sftloss.objectives.mile import mile as mile
+    from sftloss.objectives.normalized_ce import normalized_ce as normalized_ce
     from sftloss.objectives.poly_1 import poly_1 as poly_1
     from sftloss.objectives.prift import prift as prift
     from sftloss.objectives.profit import profit as profit
