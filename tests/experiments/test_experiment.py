@@ -125,8 +125,7 @@ def test_data_in_the_folder_of_the_arms_is_refused(tmp_path):
     (tmp_path / "arms").mkdir()
     data = tmp_path / "arms" / "d.jsonl"
     data.write_text("{}\n")
+    recipe = Recipe(model="demo", data=str(data), eval_share=0.1)
     with pytest.raises(ConfigError, match="which is read"):
-        compare(
-            Experiment(recipe=Recipe(model="demo", data=str(data)), losses=("cross_entropy", "dft")), output=tmp_path
-        )
+        compare(Experiment(recipe=recipe, losses=("cross_entropy", "dft")), output=tmp_path)
     assert data.read_text() == "{}\n"
