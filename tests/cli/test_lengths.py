@@ -114,7 +114,10 @@ def test_lengths_writes_what_it_is_asked_to_and_replaces_nothing(lengths, tmp_pa
 
 
 def test_lengths_gives_the_same_bytes_again_and_other_intervals_for_another_seed(lengths):
-    first, again, other = lengths("--json", "-"), lengths("--json", "-"), lengths("--json", "-", "--seed", 5)
+    # prompts that differ: of equal ones there is nothing to resample
+    rows = [asked(f"question {p}", " ".join(["ab"] * (n + p))) for p in range(40) for n in WORDS]
+    first, again = (lengths("--json", "-", rows=rows) for _ in range(2))
+    other = lengths("--json", "-", "--seed", 5, rows=rows)
     assert first.stdout == again.stdout
     assert table(first)["sqrt"]["bound"] == table(other)["sqrt"]["bound"]
     assert table(first)["sqrt"]["bound_low"] != table(other)["sqrt"]["bound_low"]
