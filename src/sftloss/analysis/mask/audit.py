@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,76 +43,38 @@ def audit(example: Example, record: Record, scaffold: Scaffold, *, pad_id: int |
     """
     ids: list[int] = example.input_ids.tolist()
     trained: list[bool] = (example.weights != 0).tolist()
-    first, last = trained.index(True), len(trained) - 1 - trained[::-1].index(True)
+    first, stop = trained.index(True), len(trained) - trained[::-1].index(True)
     ends = scaffold.ends | set(example.input_ids[example.is_end].tolist())
-    # the words of messages are found by their positions; labels and tags are a claim of the data or the template
-    turns = () if example.method in (POSITIONS, TAGS) else scaffold.turns(ids)
-    roles: list[int] = example.roles.tolist()
-    trains_end = _ends_trained(ids, trained, last, ends)
-    faults = [
-        *_template_faults(example, record, scaffold),
-        *_turn_faults(turns, trained),
-        *_end_faults(example, ids, last, ends, trains_end, pad_id),
-        *_content_faults(ids, trained, ends | scaffold.special),
-    ]
-    strays = _strays(turns, roles, trained)
-    if strays:
-        faults.append("MASK010 intended" if _is_intended(record) else "MASK010")
-    return Audit(tuple(dict.fromkeys(faults)), tuple(trained), (first, last + 1), trains_end, strays)
-
-
-def _strays(turns: Sequence[Turn], roles: Sequence[int], trained: Sequence[bool]) -> int:
-    if turns:
-        return sum(sum(trained[turn.start : turn.stop]) for turn in turns if turn.role != RESPONSE)
-    return sum(is_trained and role not in (RESPONSE, UNKNOWN) for is_trained, role in zip(trained, roles, strict=True))
-
-
-def _ends_trained(ids: Sequence[int], trained: Sequence[bool], last: int, ends: frozenset[int] | set[int]) -> bool:
-    return any(trained[i] and ids[i] in ends for i in range(max(0, last + 1 - END_ROOM), last + 1))
-
-
-def _template_faults(example: Example, record: Record, scaffold: Scaffold) -> list[str]:
     faults = ["MASK005"] if "opener_in_tags" in example.notes else []
     if record.messages is not None and scaffold.has_tags and example.method != TAGS:
         faults.append("MASK002")
-    return faults
+    # the words of messages are found by their positions; labels are a claim of the data
+    turns = () if example.method in (POSITIONS, TAGS) else scaffold.turns(ids)
+    faults += _turn_faults(turns, trained)
+    trains_end = any(trained[i] and ids[i] in ends for i in range(max(0, stop - END_ROOM), stop))
+    following = ids[stop] if stop < len(ids) else None
+    if not trains_end and not (example.truncated and following is None):  # an end that is cut off is not missing
+        is_padding = example.method == "labels" and following is not None and following == pad_id and following in ends
+        faults.append("MASK008" if is_padding else "MASK003")
+    if all(token in ends | scaffold.special for token, is_trained in zip(ids, trained, strict=True) if is_trained):
+        faults.append("DATA106")
+    strays = sum(sum(trained[turn.start : turn.stop]) for turn in turns if turn.role != RESPONSE)
+    if not turns:
+        is_other = (example.roles != RESPONSE) & (example.roles != UNKNOWN)
+        strays = int((is_other & (example.weights != 0)).sum())
+    if strays:
+        is_intended = any(message.role != "assistant" and message.weight for message in record.messages or ())
+        faults.append("MASK010 intended" if is_intended else "MASK010")
+    return Audit(tuple(dict.fromkeys(faults)), tuple(trained), (first, stop), trains_end, strays)
 
 
-def _turn_faults(turns: Sequence[Turn], trained: Sequence[bool]) -> list[str]:
-    faults = []
+def _turn_faults(turns: Sequence[Turn], trained: Sequence[bool]) -> Iterator[str]:
     # position 0 can never be predicted, so its mask says nothing
     answers = [turn for turn in turns if turn.role == RESPONSE and turn.start > 0]
     if any(any(trained[turn.start : turn.stop]) and not trained[turn.start] for turn in answers):
-        faults.append("MASK004")
+        yield "MASK004"
     if any(any(trained[turn.opener : turn.start]) for turn in answers):
-        faults.append("MASK005")
-    return faults
-
-
-def _end_faults(
-    example: Example,
-    ids: Sequence[int],
-    last: int,
-    ends: frozenset[int] | set[int],
-    trains_end: bool,
-    pad_id: int | None,
-) -> list[str]:
-    """A missing end: MASK008 where it is masked as padding, none where it is cut off, MASK003 elsewhere."""
-    following = ids[last + 1] if last + 1 < len(ids) else None
-    if trains_end or (example.truncated and following is None):
-        return []
-    is_padding = example.method == "labels" and following is not None and following == pad_id and following in ends
-    return ["MASK008"] if is_padding else ["MASK003"]
-
-
-def _content_faults(ids: Sequence[int], trained: Sequence[bool], special: frozenset[int] | set[int]) -> list[str]:
-    is_bare = all(token in special for token, is_trained in zip(ids, trained, strict=True) if is_trained)
-    return ["DATA106"] if is_bare else []
-
-
-def _is_intended(record: Record) -> bool:
-    """Whether the data itself asks for other roles to be trained, message by message."""
-    return any(message.role != "assistant" and message.weight for message in record.messages or ())
+        yield "MASK005"
 
 
 def answer_text(record: Record, audit: Audit, example: Example, tokenizer: Any) -> tuple[str, str]:

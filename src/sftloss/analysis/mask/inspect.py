@@ -19,10 +19,10 @@ from sftloss.analysis.mask.sections import (
     languages_section,
     lengths_section,
     refused_section,
+    strip,
     totals_section,
     trained_section,
 )
-from sftloss.analysis.mask.strips import strip
 from sftloss.analysis.mask.tally import MaskTally
 from sftloss.data import Account, Example, Examples, Record, Records, account, script_of
 from sftloss.data.rendering.scaffold import Scaffold

@@ -1,21 +1,27 @@
-"""The sections of an inspection: what is trained by role, lengths, languages, rows that cannot be used."""
+"""The sections of an inspection: what is trained by role, lengths, languages, rows that cannot be used; its strips."""
 
 from __future__ import annotations
 
 import math
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 
 from sftloss.analysis.mask.tally import MaskTally
 from sftloss.analysis.shared.shares import cell
-from sftloss.data import ROW_REASONS, Account
+from sftloss.data import ROW_REASONS, Account, Example
 from sftloss.data.reasons import plain_detail
+from sftloss.data.tokenizer import characters
 from sftloss.document import Cell, Chart, Column, Section, Series, Table, TokenStrip
 from sftloss.roles import ROLES
 from sftloss.words import number, percent
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 _NAMES = ("least", "10 %", "median", "90 %", "99 %", "most")
+LONGEST_TRAINED, LONGEST_UNTRAINED = 60, 36
+
+_Piece = tuple[str, str, float]
 
 
 def trained_section(tally: MaskTally, strips: tuple[TokenStrip, ...]) -> Section:
@@ -148,3 +154,26 @@ def refused_section(account: Account) -> Section | None:
     lead = f"{account.unusable:,} of {account.rows:,} rows cannot be used."
     table = Table("refused", "By reason", columns, rows)
     return Section("refused", "Rows that cannot be used", lead, tables=(table,))
+
+
+def strip(example: Example, tokenizer: Any, *, title: str) -> TokenStrip:
+    """The example with one measure, its weight as a part of the largest; pieces of one character stand together."""
+    largest = float(example.weights.abs().max()) or 1.0
+    values = [float(w) / largest for w in example.weights.abs().tolist()]
+    pieces: list[_Piece] = []
+    kinds = zip(example.input_ids.tolist(), example.roles.tolist(), values, strict=True)
+    for (role, value), part in groupby(kinds, key=lambda kind: kind[1:]):
+        texts = characters([token for token, _, _ in part], tokenizer)
+        pieces += _shortened([(text, ROLES[role], value) for _, text in texts])
+    shown, roles, shades = zip(*pieces, strict=True)
+    return TokenStrip(title, ("weight",), shown, roles, (shades,))
+
+
+def _shortened(pieces: list[_Piece]) -> list[_Piece]:
+    """Both ends of a long stretch, and how much is between them."""
+    _, role, value = pieces[0]
+    most = LONGEST_TRAINED if value > 0 else LONGEST_UNTRAINED
+    if len(pieces) <= most + 4:
+        return pieces
+    head, tail = most - most // 3, most // 3
+    return [*pieces[:head], (f" \u2026 {len(pieces) - head - tail:,} more \u2026 ", role, value), *pieces[-tail:]]
