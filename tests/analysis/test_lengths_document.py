@@ -103,7 +103,7 @@ def test_the_example_mean_is_a_warning_only_where_it_is_used_and_shown():
 def test_micro_batches_are_found_by_the_smallest_and_only_where_known():
     assert "NORM001" not in findings(describe_lengths(told()))
     found = findings(describe_lengths(told(), LengthOptions(batch_size=2, grad_accum=16)))["NORM001"]
-    assert "micro-batch of 2 sequences" in found.sentence and found.severity == "info"
+    assert "micro-batch of 2 sequences drawn at random" in found.sentence and found.severity == "info"
 
 
 def test_prompts_with_several_lengths_are_counted_and_listed():

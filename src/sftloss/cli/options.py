@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from sftloss.config import Flag, option
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, mention
 
 MODEL, DATA, LOSS, TRAINING, DEVICE, OUTPUT = "Model", "Data", "Loss", "Training", "Device", "Output"
 
@@ -154,6 +154,29 @@ class StepOptions:
     grad_accum: int | None = option(
         None, "Micro-batches per optimizer step of the planned training.", panel=TRAINING, minimum=1
     )
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How the planned training puts its micro-batches together."""
+
+    group_by_length: bool = option(
+        False, "The planned training puts examples of similar length into one micro-batch.", panel=TRAINING
+    )
+    packing: bool = option(False, "The planned training packs examples into rows of one size.", panel=TRAINING)
+
+    @property
+    def batches(self) -> Literal["random", "by-length", "packed"]:
+        """The two flags as one value.
+
+        Raises:
+            ConfigError: If both are given.
+        """
+        if self.group_by_length and self.packing:
+            raise ConfigError(
+                f"{mention('group_by_length')} and {mention('packing')} exclude each other", cure="give one"
+            )
+        return "by-length" if self.group_by_length else "packed" if self.packing else "random"
 
 
 @dataclass(frozen=True)

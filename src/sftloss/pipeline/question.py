@@ -10,6 +10,7 @@ from sftloss.errors import ConfigError, mention
 
 if TYPE_CHECKING:
     from sftloss.weights import Normalization
+    from sftloss.weights.normalization import Batches
 
 
 def read_objectives(losses: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
@@ -46,7 +47,9 @@ def read_normalization(text: str) -> Normalization:
         raise ConfigError(str(error).removeprefix("normalization: "), option="normalization") from None
 
 
-def step_normalizations(batch_size: int | None, grad_accum: int | None) -> tuple[Normalization, ...]:
+def step_normalizations(
+    batch_size: int | None, grad_accum: int | None, batches: Batches = "random"
+) -> tuple[Normalization, ...]:
     """What a training step with these sizes may do: token means of micro-batches, and of the whole step.
 
     Raises:
@@ -60,7 +63,7 @@ def step_normalizations(batch_size: int | None, grad_accum: int | None) -> tuple
             raise ConfigError(problem, option="grad_accum")
         return ()
     sizes = (batch_size, batch_size * (grad_accum or 1))
-    return tuple(micro_batch_mean(size) for size in dict.fromkeys(sizes))
+    return tuple(micro_batch_mean(size, batches) for size in dict.fromkeys(sizes))
 
 
 def read_role_weights(texts: Mapping[str, str]) -> tuple[tuple[str, float], ...] | None:

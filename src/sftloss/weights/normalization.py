@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
+
+Batches = Literal["random", "by-length", "packed"]
+"""How sequences come together in a micro-batch: at random, sorted by length, or packed into rows of one size."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,7 @@ class Normalization:
         micro_batch: Number of sequences in a micro-batch whose token mean is taken before averaging over
             micro-batches; None where there is one denominator for the whole step. With it `alpha` is not used. It
             describes other trainers; no loss of ours trains with it.
+        batches: How these micro-batches are put together.
 
     Raises:
         ValueError: If `alpha` is not finite or `micro_batch` is below 1.
@@ -24,6 +29,7 @@ class Normalization:
     name: str
     alpha: float = 0.0
     micro_batch: int | None = None
+    batches: Batches = "random"
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.alpha):
@@ -70,6 +76,6 @@ def normalization(choice: str | float | Normalization) -> Normalization:
     return same.get(alpha, Normalization(f"T^-{alpha:g}", alpha))
 
 
-def micro_batch_mean(sequences: int) -> Normalization:
+def micro_batch_mean(sequences: int, batches: Batches = "random") -> Normalization:
     """Token means of micro-batches of `sequences`, averaged: what plain gradient accumulation does."""
-    return Normalization(f"token mean of {sequences}", micro_batch=sequences)
+    return Normalization(f"token mean of {sequences}", micro_batch=sequences, batches=batches)

@@ -20,6 +20,7 @@ from sftloss.errors import ConfigError, mention
 from sftloss.numbers import Codes, Estimate, Floats, kish_ess
 from sftloss.numbers.bootstrap import REPLICATES
 from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization
+from sftloss.weights.normalization import Batches
 from sftloss.words import number
 
 Origins = Callable[[NDArray[np.int64]], tuple[str, ...]]
@@ -39,6 +40,7 @@ class LengthOptions:
         batch_size: Sequences in a micro-batch; None predicts nothing of steps.
         grad_accum: Micro-batches in a step of one rank.
         ranks: Data-parallel processes.
+        batches: How micro-batches are put together.
         target_mean: Mean output length for which to solve; None solves nothing.
         unit: What a length counts, in the plural: "tokens", "words", "characters".
         replicates, seed: Of the bootstrap.
@@ -48,6 +50,7 @@ class LengthOptions:
     batch_size: int | None = None
     grad_accum: int = 1
     ranks: int = 1
+    batches: Batches = "random"
     target_mean: float | None = None
     unit: str = "tokens"
     replicates: int = REPLICATES
@@ -85,7 +88,7 @@ class LengthOptions:
         per_rank = self.batch_size * self.grad_accum
         # where one size is several things, the last named, the widest, is what it is
         named = {self.batch_size: "micro-batch", per_rank: "one rank's step", per_rank * self.ranks: "whole step"}
-        return tuple(Normalization(f"token mean of {k} ({what})", micro_batch=k) for k, what in named.items())
+        return tuple(Normalization(f"token mean of {k} ({what})", 0.0, k, self.batches) for k, what in named.items())
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import numpy as np
 from sftloss.analysis.lengths.forecast import LEAST_SHIFT, LengthStudy
 from sftloss.analysis.lengths.tilt import sequence_weights
 from sftloss.analysis.shared import fixes
-from sftloss.analysis.shared.words import WHERE_IN_THE_RANGE
+from sftloss.analysis.shared.words import WHERE_IN_THE_RANGE, as_subject
 from sftloss.document import Severity
 from sftloss.numbers import Floats, kish_ess, top_share
 from sftloss.rules import Evidence, Rule
 from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN, Normalization
-from sftloss.words import counted, number, percent
+from sftloss.words import number, percent
 
 _FEW = 100  # examples, below which the top 1 % is not one example
 
@@ -25,8 +25,7 @@ def _micro_batch(study: LengthStudy) -> Evidence | None:
     used = study.used
     chosen = used if used in sizes else min(sizes, key=lambda rule: rule.micro_batch or 0)
     assert chosen is not None and chosen.micro_batch is not None
-    subject = f"Averaging every micro-batch of {counted(chosen.micro_batch, 'sequence')} first"
-    return _shifted(study, chosen, subject)
+    return _shifted(study, chosen, as_subject(chosen))
 
 
 def _example_mean(study: LengthStudy) -> Evidence | None:

@@ -182,14 +182,12 @@ def method_section(study: LengthStudy) -> Section:
         "The mean length is then sum w T / sum w: for w = 1/T the harmonic mean.",
         "This is a statement about the optimum of cross-entropy, which other losses do not share. "
         + WHERE_IN_THE_RANGE,
-        "An average of token means over micro-batches of k sequences gives a sequence the weight E[1/(T + the "
-        "others)], integrated exactly over the data's own lengths. Over a whole step that is nearly, not exactly, the "
-        "sum.",
+        batches_note(study.options.batches),
         "T is the sum of an example's trained weights, over all its answers. Lengths are of single answers, and the "
         "prompt of an answer is everything before it, earlier answers too. Weights that the prefix determines (role, "
         "task, language) move nothing at the optimum; weights of whole rows do, and are not in these numbers.",
-        "Intervals: 95 %, percentile bootstrap over examples; those with the same first prompt are drawn together "
-        "(each by itself where there are fewer than 30 prompts). The weights are held fixed.",
+        "Intervals: 95 %, studentized bootstrap over prompts: examples with the same first prompt are drawn together. "
+        "There are none with fewer than 5 prompts. The weights are held fixed.",
     ]
     if study.options.unit != "tokens":
         notes.append(
@@ -199,3 +197,18 @@ def method_section(study: LengthStudy) -> Section:
         )
     lead = "No model was run: all numbers follow from the lengths of the answers."
     return Section("method", "Method", lead, notes=tuple(notes))
+
+
+def batches_note(batches: str) -> str:
+    """What the numbers for micro-batches assume about how these are put together."""
+    return {
+        "random": "An average of token means over micro-batches of k sequences gives a sequence the weight E[1/(T + "
+        "the others)]. The others are assumed to be drawn at random; the expectation is an integral over the data's "
+        "lengths. Over a whole step that is nearly, not exactly, the sum. With batches sorted by length the weight is "
+        "nearly 1/T whatever k is: give --group-by-length. With packing it is constant: give --packing.",
+        "by-length": "An average of token means over micro-batches of k sequences of similar length gives a sequence "
+        "nearly the weight 1/T, as an average over examples does, because the others are as long. The weights here are "
+        "those of transformers' length-grouped sampler, simulated on the data's own lengths.",
+        "packed": "Packed rows hold nearly equally many tokens, so an average of token means over them gives every "
+        "token the same weight: the lengths of the data stay.",
+    }[batches]

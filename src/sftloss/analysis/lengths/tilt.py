@@ -25,6 +25,8 @@ from numpy.typing import ArrayLike, NDArray
 from sftloss.numbers import Floats
 from sftloss.weights import Normalization
 
+_RUN, _DRAWN = 50, 200_000  # batches that transformers sorts together; sequences drawn for the mean weights
+
 
 def sequence_weights(lengths: ArrayLike, normalization: Normalization) -> Floats:
     """w(T) of each sequence, up to a constant factor: 0 where T is 0."""
@@ -33,8 +35,11 @@ def sequence_weights(lengths: ArrayLike, normalization: Normalization) -> Floats
     trained = lengths > 0
     if normalization.micro_batch is None:
         weights[trained] = lengths[trained] ** -normalization.alpha
+    elif normalization.batches == "packed":
+        weights[trained] = 1.0  # rows of one size hold equally many tokens, up to what does not fill the last place
     elif trained.any():
-        weights[trained] = _micro_batch_weights(lengths[trained], normalization.micro_batch)
+        weigh = _by_length_weights if normalization.batches == "by-length" else _micro_batch_weights
+        weights[trained] = weigh(lengths[trained], normalization.micro_batch)
     return weights
 
 
@@ -60,6 +65,28 @@ def _micro_batch_weights(lengths: Floats, sequences: int) -> Floats:
         decay = np.exp(-block[:, None] * distinct[None, :])
         result += (block * step * (decay @ share) ** (sequences - 1)) @ decay
     return result[code.ravel()]
+
+
+def _by_length_weights(lengths: Floats, sequences: int) -> Floats:
+    """E[1 / the batch's sum] for each length, where batches are sorted by length as transformers sorts them.
+
+    Its sampler shuffles the data, sorts runs of 50 batches (fewer in a small data set), and cuts them into batches.
+    This is done until at least 200,000 sequences were drawn; sequences of one length share the mean of their weights.
+    """
+    distinct, code = np.unique(lengths, return_inverse=True)
+    run = sequences * max(1, min(_RUN, len(lengths) // (4 * sequences)))
+    random, code = np.random.default_rng(0), code.ravel()
+    sums, counts = np.zeros(len(distinct)), np.zeros(len(distinct))
+    for _ in range(max(1, -(-_DRAWN // len(lengths)))):
+        order = random.permutation(len(lengths))
+        for start in range(0, len(order), run):
+            part = order[start : start + run]
+            part = part[np.argsort(lengths[part], kind="stable")]
+            starts = np.arange(0, len(part), sequences)
+            inverse = np.repeat(1.0 / np.add.reduceat(lengths[part], starts), sequences)[: len(part)]
+            sums += np.bincount(code[part], inverse, len(distinct))
+            counts += np.bincount(code[part], minlength=len(distinct))
+    return (sums / counts)[code]
 
 
 def conflicting(lengths: ArrayLike, groups: ArrayLike) -> NDArray[np.bool_]:

@@ -14,6 +14,8 @@ _CLAUSES = {0.0: "every token counts alike", 1.0: "every example is averaged fir
 _SUBJECTS = {0.0: "Counting every token alike", 1.0: "Averaging every example first"}
 _SCRIPTS = {"script:none": "no letters", "script:Mixed": "mixed scripts"}
 
+_BATCHES = {"random": "sequences drawn at random", "by-length": "sequences of similar length", "packed": "packed rows"}
+
 WHERE_IN_THE_RANGE = (
     "Long training on the same prompts ends at the mean within prompts. Short training, a small model and unseen "
     "prompts stay nearer to the bound. Greedy decoding follows the most frequent length, which may lie outside."
@@ -24,14 +26,14 @@ ALL_CUT = "The lengths of the answers are not known: all of them are cut off."
 def as_clause(normalization: Normalization) -> str:
     """A clause after "if" or "when": "every example is averaged first"."""
     if normalization.micro_batch is not None:
-        return f"every micro-batch of {normalization.micro_batch} is averaged first"
+        return f"every micro-batch of {normalization.micro_batch} {_BATCHES[normalization.batches]} is averaged first"
     return _CLAUSES.get(normalization.alpha, f"every example is divided by {_length(normalization.alpha)}")
 
 
 def as_subject(normalization: Normalization) -> str:
     """The same as the subject of a sentence: "Averaging every example first"."""
     if normalization.micro_batch is not None:
-        return f"Averaging every micro-batch of {normalization.micro_batch} first"
+        return f"Averaging every micro-batch of {normalization.micro_batch} {_BATCHES[normalization.batches]} first"
     return _SUBJECTS.get(normalization.alpha, f"Dividing every example by {_length(normalization.alpha)}")
 
 

@@ -10,6 +10,7 @@ from sftloss.cli.options import (
     LOSS,
     OUTPUT,
     ROLES_FLAG,
+    BatchOptions,
     DataOptions,
     DeviceOptions,
     FolderOptions,
@@ -46,6 +47,7 @@ class AnalyzeOptions:
         choices=("per-token", "per-example", "per-task"),
     )  # fmt: skip
     step: StepOptions = part(StepOptions())
+    arrangement: BatchOptions = part(BatchOptions())
     device: DeviceOptions = part(DeviceOptions(device="cpu"))
     tokens_per_batch: int = option(4096, "Tokens per forward pass, padding included.", panel=DEVICE, minimum=1)
     rank_timeout: float = option(
@@ -100,7 +102,8 @@ def _question(options: AnalyzeOptions) -> AnalysisOptions:
     compared = tuple(map(read_normalization, options.losses.normalization))
     return AnalysisOptions(
         normalization=compared[0],
-        normalizations=compared + step_normalizations(options.step.batch_size, options.step.grad_accum),
+        normalizations=compared
+        + step_normalizations(options.step.batch_size, options.step.grad_accum, options.arrangement.batches),
         level=options.level,  # type: ignore[arg-type]
         policy=options.policy,  # type: ignore[arg-type]
         role_weights=read_role_weights(options.roles),

@@ -9,6 +9,7 @@ from sftloss.cli.options import (
     LOSS,
     NORMALIZATION_FLAG,
     TRAINING,
+    BatchOptions,
     DataOptions,
     FolderOptions,
     ModelOptions,
@@ -32,6 +33,7 @@ class LengthsOptions:
     )  # fmt: skip
     normalization: tuple[str, ...] = option((), NORMALIZATION_FLAG)
     step: StepOptions = part(StepOptions())
+    arrangement: BatchOptions = part(BatchOptions())
     ranks: int | None = option(
         None, "Number of data-parallel processes of the planned training.", panel=TRAINING, minimum=1
     )
@@ -64,6 +66,7 @@ def lengths(options: LengthsOptions, verbosity: Verbosity) -> int:
         options.step.batch_size,
         options.step.grad_accum or 1,
         options.ranks or 1,
+        options.arrangement.batches,
         options.target_mean,
         seed=options.seed,
     )

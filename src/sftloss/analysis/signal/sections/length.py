@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from sftloss import numbers
-from sftloss.analysis.lengths.sections import cut_note, forecast_section
+from sftloss.analysis.lengths.sections import batches_note, cut_note, forecast_section
 from sftloss.analysis.shared.shares import (
     cell,
     estimate_cells,
@@ -204,11 +204,7 @@ def tilt_section(study: SignalStudy) -> Section:
         "Lengths are of single answers; T is of the whole example, and the prompt of an answer is everything before "
         "it. The command sftloss lengths gives the same numbers and more detail, without a model."
     )
-    if any(rule.micro_batch for rule in study.rules):
-        notes.append(
-            "Averages of token means over k sequences give a sequence the weight E[1/(T + the others)]: the others are "
-            "drawn from the same data, and the expectation is an integral over its lengths, not a sample."
-        )
+    notes += list(dict.fromkeys(batches_note(rule.batches) for rule in study.rules if rule.micro_batch))
     cut = study.lengths.answers.cut
     notes += [cut_note(cut)] if cut else []
     return replace(section, id="tilt", title="Output length", notes=tuple(notes))
