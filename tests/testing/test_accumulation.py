@@ -101,6 +101,18 @@ def test_second_division_is_found_and_its_factor_told() -> None:
     assert report.reason == "divided twice" and "8 times too small" in report.sentence
 
 
+def test_a_second_division_by_the_number_of_items_is_named() -> None:
+    """Every split agrees with the whole batch, because all are divided by the same square."""
+
+    def squared(model: Any, batch: Any, num_items_in_batch: Tensor) -> Tensor:
+        return losses(model, batch)[0].sum() / num_items_in_batch**2
+
+    report = check_accumulation(squared, model_of(), BATCH)
+    assert report.is_divided_twice and not report.is_exact and report.reason == "divided by items twice"
+    assert "the gradient is a quarter, not a half" in report.sentence
+    assert not check_accumulation(right, model_of(), BATCH).is_divided_twice
+
+
 def test_sum_that_nothing_divides_is_told_from_a_mean() -> None:
     """Any split gives the same, so the law holds; what grows with the data is said all the same."""
 

@@ -71,14 +71,17 @@ def check_accumulation(
             parts = cut_rows(batch, sizes)
             means = torch.stack([run.gradient([part]) for part in parts]).mean(dim=0)
             splits.append(judge(run.gradient(parts), whole, sizes, means))
-        masked = uses_items = None
+        masked, uses_items, is_divided_twice = None, None, False
         if takes_items:
-            uses_items = _distance(2 * run.gradient([batch], scale=2), whole) <= tolerance
+            halved = run.gradient([batch], scale=2)
+            uses_items = _distance(2 * halved, whole) <= tolerance
+            is_divided_twice = _distance(4 * halved, whole) <= tolerance
         if takes_items and items is None:
             masked = _distance(run.gradient([batch, _without_labels(batch)]), whole)
             masked = masked if run.is_finite else float("inf")
     is_exact = all(split.error <= tolerance for split in splits) and not (masked or 0.0) > tolerance
-    return AccumulationReport(is_exact, tuple(splits), tolerance, masked, uses_items)
+    is_exact &= not is_divided_twice
+    return AccumulationReport(is_exact, tuple(splits), tolerance, masked, uses_items, is_divided_twice)
 
 
 def assert_accumulation(

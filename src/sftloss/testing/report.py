@@ -39,6 +39,8 @@ class AccumulationReport:
         masked: Relative error caused by a micro-batch without a single label; infinite where that or the loss is NaN,
             None if not tried.
         uses_items: Whether the gradient follows the number of items it gets; None if it gets none.
+        is_divided_twice: Whether it is divided by the square of that number. Every split then agrees with the whole
+            batch, so only a step that counts twice as many items shows it.
     """
 
     is_exact: bool
@@ -46,6 +48,7 @@ class AccumulationReport:
     tolerance: float
     masked: float | None = None
     uses_items: bool | None = None
+    is_divided_twice: bool = False
 
     @property
     def worst(self) -> SplitResult:
@@ -63,6 +66,8 @@ class AccumulationReport:
         worst = self.worst
         if self.is_exact:
             return "exact"
+        if self.is_divided_twice and worst.error <= self.tolerance:
+            return "divided by items twice"
         if worst.error <= self.tolerance:
             return "empty micro-batch"
         if not worst.error < float("inf"):
@@ -108,6 +113,8 @@ REASONS = {
     "mean of means": "Mean of means: each micro-batch is divided by its own count, {how}; {wrong}.",
     "divided twice": "Divided twice: {wrong}, in the right direction; it is divided by the number of micro-batches "
     "although it is normalized over the step, or is a sum that is normalized by nothing else.",
+    "divided by items twice": "Divided twice: with twice the number of items the gradient is a quarter, not a half; "
+    "the loss is divided by the number of items a second time, so the gradient shrinks as steps have more labels.",
     "not divided": "Not divided: {wrong}, in the right direction; the losses of the micro-batches are added up, and "
     "nothing divides them by their number or by the items of the step.",
     "ranks": "Right on one process, not on several: {wrong}; each rank is divided by its own count, not by all ranks'.",

@@ -13,7 +13,9 @@ def grad_norm(*, alpha: float = 1.5, decay: float = 0.9, reference_steps: int = 
     .. math:: \min_w \sum_k \bigl| w_k \lVert g_k \rVert - \bar G r_k^\alpha \bigr|, \qquad
               r_k \propto \bar L_k / L_k^{(0)}
 
-    The minimum in closed form. The paper takes small steps towards it; here the means are smoothed instead.
+    The minimum in closed form: all terms are zero at these weights, which are the fixed point of the paper's update.
+    The paper takes small steps towards it; here the means of losses and norms are smoothed instead, and the weights are
+    always at the fixed point of the smoothed values. The two agree where losses and norms change slowly.
 
     Args:
         alpha: Strength, dimensionless, ``>= 0``; 0 makes all norms equal.
