@@ -423,3 +423,16 @@ def test_the_cost_of_a_row_is_linear_in_its_messages(monkeypatch):
     monkeypatch.setattr(tokenizer, "apply_chat_template", counted)
     encode(conversation(*"ab" * 200), tokenizer)
     assert sum(size == 400 for size in sizes) == 2 and sum(sizes) < 900
+
+
+@pytest.mark.parametrize("family", ["chatml", "llama 3", "gemma", "none"])
+def test_words_are_looked_for_where_marks_cannot_be_set(family):
+    """The conversation uses code points of every block of marks, or the template looks at what is marked."""
+    taken = "".join(map(chr, (0xFDD0, 0xFFF80, 0x10FF80)))
+    tokenizer = tokenizer_of(family)
+    example = encode(conversation("user", f"assistant {taken}", "assistant", "user"), tokenizer)
+    end = FAMILIES[family][2]
+    assert trained_text(example, tokenizer) == f"assistant {taken}{end}user{end}"
+    looking = CHATML.replace("{{ m.content }}", "{{ 'Q: ' if m.content[:4] == 'user' }}{{ m.content }}")
+    example = encode(conversation("user", "assistant", "a", "user"), tokenizer_of("chatml"), template=looking)
+    assert trained_text(example, tokenizer_of("chatml")) == "assistant<|im_end|>Q: user<|im_end|>"

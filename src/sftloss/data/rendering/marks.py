@@ -158,15 +158,15 @@ def spellings(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((text, *as_json, html.escape(text), repr(text)[1:-1])))
 
 
-def search(text: str, pieces: Sequence[Piece], answers: set[int], header: str) -> list[Place | None]:
-    """Places of pieces in a text without marks: one after the other, those of the answers behind a `header`."""
+def search(text: str, pieces: Sequence[Piece], headers: Mapping[int, Sequence[str]]) -> list[Place | None]:
+    """Places of pieces in a text without marks: one after the other, each message behind the first of its headers."""
     places: list[Place | None] = []
     at, owner = 0, -1
     for piece in pieces:
-        start = at
-        if piece.message != owner and piece.message in answers and header:
-            start = max(text.find(header, at), at)
-        ways = [(text.find(way, start), way) for way in spellings(piece.text)] if piece.is_marked else []
+        if piece.message != owner:
+            starts = ((text.find(header, at), header) for header in headers.get(piece.message, ()) if header)
+            at = next((start + len(header) for start, header in starts if start >= 0), at)
+        ways = [(text.find(way, at), way) for way in spellings(piece.text)] if piece.is_marked else []
         begin, way = min((one for one in ways if one[0] >= 0), default=(-1, ""))
         places.append((begin, begin + len(way)) if begin >= 0 else None)
         at, owner = (begin + len(way) if begin >= 0 else at), piece.message

@@ -157,9 +157,9 @@ class Template:
 
     def show(self, messages: Sequence[Message], tools: Tools, style: Style, **options: Any) -> Shown:
         """The messages rendered as they are. If marks change the rendering, the pieces are looked for."""
-        plain = self.apply(dressed(messages, style, Marks(None)), tools, **options)
-        block = free_block(messages)
-        for inside in (False, True):
+        listed, block = Marks(None, inside=True), free_block(messages)
+        plain = self.apply(dressed(messages, style, listed), tools, **options)
+        for inside in (False, True) if block is not None else ():
             marks = Marks(block, inside)
             marked = dressed(messages, style, marks)
             try:
@@ -168,9 +168,15 @@ class Template:
                 continue
             if text == plain:
                 return Shown(text, tuple(marks.pieces), tuple(places))
-        answers = {number for number, message in enumerate(messages) if message.role == "assistant"}
-        header = self.frame.opener if "frame" in self.__dict__ else ""
-        return Shown(plain, tuple(marks.pieces), tuple(search(plain, marks.pieces, answers, header)))
+        headers: dict[int, Sequence[str]] = {}
+        if "frame" in self.__dict__:  # while the frame is learned there are none
+            asks, opener = self.frame.header, self.frame.opener
+            known = {
+                "user": (asks, "".join(_PART.findall(asks)[-3:])),
+                "assistant": (opener, opener.split("<think>")[0]),
+            }
+            headers = {number: known.get(message.role, ()) for number, message in enumerate(messages)}
+        return Shown(plain, tuple(listed.pieces), tuple(search(plain, listed.pieces, headers)))
 
     def style(self, messages: Sequence[Message]) -> Style:
         """The style for a conversation; only what it holds is tried."""
