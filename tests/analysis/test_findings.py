@@ -11,7 +11,7 @@ from sftloss.analysis.signal.frames import open_study
 from sftloss.analysis.signal.rules import findings_of_study
 from sftloss.analysis.signal.views import AnalysisOptions
 from sftloss.document import Interval
-from sftloss.numbers import Estimate, decide
+from sftloss.numbers import Estimate, data_to_decide, decide
 from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN, Normalization, micro_batch_mean
 
 
@@ -287,4 +287,16 @@ def test_one_group_under_two_names_is_one_finding_and_others_are_named():
     assert finding.sentence.startswith("The task 'easy' (the same rows as the source 'easy.jsonl') has 10 %")
     assert (
         finding.sentence.endswith("The shares of the task 'hard' differ as much.") and finding.rows[0] == "data.jsonl:2"
+    )
+
+
+def test_an_inconclusive_policy_says_how_much_data_would_decide():
+    """The interval reaches 0.4 from the value, the edge of the region is 0.2 from it: four times as much data."""
+    assert data_to_decide(Estimate(1.3, Interval(0.9, 1.7)), 1.0) == 4.0
+    assert data_to_decide(Estimate(1.1, Interval(0.9, 1.3)), 1.0) > 100
+    rng = np.random.default_rng(4)
+    few = [{"p": rng.uniform(0.05, 0.95, rng.integers(5, 60)), "task": "ab"[i % 2]} for i in range(40)]
+    sentence = found(few, policy="per-task")["NORM003"].sentence
+    assert "inconclusive" in sentence and (
+        "times as many examples would decide" in sentence or "at the edge" in sentence
     )

@@ -63,6 +63,22 @@ def decide(estimate: Estimate, target: float, *, margin: float = 0.1) -> str:
     return "off target" if low > margin or high < -margin else "inconclusive"
 
 
+def data_to_decide(estimate: Estimate, target: float, *, margin: float = 0.1) -> float:
+    """How many times as much data :func:`decide` needs, if the value stays and the interval shrinks with its root.
+
+    Infinite where the value lies at the edge of the region, NaN where there is no interval.
+
+    Example:
+        >>> data_to_decide(Estimate(1.3, Interval(0.9, 1.7)), 1.0)
+        4.0
+    """
+    if estimate.interval is None or not estimate.is_defined:
+        return math.nan
+    distance = abs(abs(estimate.value - target) - margin)
+    width = max(estimate.interval.high - estimate.value, estimate.value - estimate.interval.low)
+    return round((width / distance) ** 2, 9) if distance > 0 else math.inf
+
+
 @cache
 def t_quantile(level: float, df: float) -> float:
     """Half-width of a two-sided interval of coverage ``level``, in standard errors: Student's t.

@@ -20,11 +20,12 @@ from sftloss.analysis.signal.sections.length import is_bad_fit, length_law, leng
 from sftloss.analysis.signal.sections.tokens import band_shares
 from sftloss.analysis.signal.token_groups import BAND_NAMES, band_key
 from sftloss.document import Cure
-from sftloss.numbers import Estimate, cannot_tell, decide, ratio_estimates
+from sftloss.numbers import Estimate, cannot_tell, data_to_decide, decide, ratio_estimates
 from sftloss.rules import Evidence, Rule
 from sftloss.words import listed, number, percent
 
 ENDS_LOW, ENDS_HIGH = 0.8, 1.25  # expected over actual ends, beyond which stopping is off
+_MOST_DATA = 100  # times as much data, beyond which nobody has it
 _NAMED = 5  # further groups that are named
 
 
@@ -176,7 +177,7 @@ def _policy(study: SignalStudy) -> Evidence | None:
         detail = reason or law.reason or "no interval"
     else:
         detail = f"the elasticity of the signal (level {level}) in length is {with_interval(law)}"
-        detail += f", the policy asks for {TARGETS[wanted]:.0f} \u00b1 0.1"
+        detail += f", the policy asks for {TARGETS[wanted]:.0f} \u00b1 0.1{_more_data(law, TARGETS[wanted])}"
         if is_bad_fit(study, study.view, level):
             # a mean slope on target may hide lengths that are all off it
             verdict = "inconclusive" if verdict == "on target" else verdict
@@ -191,6 +192,16 @@ def _policy(study: SignalStudy) -> Evidence | None:
         severity="warning" if is_off else "info",
         cure=_cure(study, law.value, TARGETS[wanted]) if is_off else "",
     )
+
+
+def _more_data(estimate: Estimate, target: float) -> str:
+    """How much data would decide, as a clause; empty where the interval decides."""
+    if decide(estimate, target) != "inconclusive":
+        return ""
+    times = data_to_decide(estimate, target)
+    if times > _MOST_DATA:
+        return "; the value is at the edge of what the policy allows, and more data would hardly decide"
+    return f"; about {number(max(2.0, math.ceil(times)))} times as many examples would decide"
 
 
 def _cure(study: SignalStudy, slope: float, target: float) -> Cure:
@@ -217,7 +228,7 @@ def _task_policy(study: SignalStudy) -> Evidence:
     verdict = "off target" if is_off else "on target" if verdicts == {"on target"} else "inconclusive"
     return Evidence(
         f"Policy per-task: {verdict}; the task '{of.labels[worst]}' has {with_interval(estimates[worst])} times an "
-        "equal share of the signal.",
+        f"equal share of the signal{_more_data(estimates[worst], 1.0)}.",
         estimates[worst].value,
         estimates[worst].interval,
         "times an equal share",
