@@ -169,8 +169,10 @@ def test_inspect_of_a_real_file_uses_every_row_and_raises_no_mask_fault(inspect,
     if not (REAL / name).exists():
         pytest.skip(f"{name} is not in ../shared/data, it is not ours to ship")
     count = min(count, 1000)
-    document = json.loads(inspect("--json", "-", "--max-examples", 1000, data=REAL / name).stdout)
+    document = json.loads(
+        inspect("--json", "-", "--max-examples", 1000, "--max-length", 100_000, data=REAL / name).stdout
+    )
     assert document["headlines"][0].startswith(f"{count:,} of {count:,} rows")
     asking = {f["id"] for f in document["findings"] if f["severity"] != "info"}
-    # copies are in the files; the bundled template has no place for tools
-    assert asking <= {"DATA102", "DATA107"}
+    # copies and placeholders are in the files; the bundled template has no place for tools, its model a short context
+    assert asking <= {"DATA102", "DATA107", "DATA111", "DATA112"}

@@ -280,7 +280,7 @@ def _finish(record: Record, draft: _Draft, how: Encoding, context: int | None) -
     count = size if how.max_length is None else min(size, how.max_length)
     notes = draft.notes
     if context is not None and count > context:
-        if count > _HOPELESS * context:
+        if how.max_length is None and count > _HOPELESS * context:
             cure = f"give {mention('max_length', context)}"
             raise BadRow("too-long", f"its {count:,} tokens are many times the model's context of {context:,}; {cure}")
         notes = (*notes, f"longer: {context:,}")
