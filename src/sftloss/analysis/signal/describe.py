@@ -96,7 +96,8 @@ def _method(study: SignalStudy) -> Section:
         "all coefficients sum to 1.",
         *LEVELS.values(),
         "The levels disagree; each section names its own. None is the gradient of the parameters.",
-        "Intervals: 95 %, percentile bootstrap over examples with Poisson weights, the same replicates for all groups.",
+        "Intervals: 95 %, studentized bootstrap over prompts (examples with the same first prompt together), the same "
+        "draws for all groups. A share of fewer than 10 of them has none.",
         "Verdicts on a policy use a region of practical equivalence of \u00b1 0.1, not a test against zero.",
     )
     lead = f"Signal is reported at level {study.options.level} unless a section says otherwise."
