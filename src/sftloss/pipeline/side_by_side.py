@@ -15,7 +15,7 @@ from sftloss.pipeline.folder import TABLE
 if TYPE_CHECKING:
     from sftloss.document import ColumnKind
 
-MOST = 12  # numbers of tables that are listed
+LISTED_NUMBERS = 12  # numbers of tables that are listed
 _COMPARED = ("percent", "nats", "ratio")
 _LEFT_OUT = ("answer", "influential", "gradient-factor")  # sentences, other examples in each run, facts of a loss
 
@@ -73,9 +73,15 @@ def _from_tables(one: Document, other: Document, labels: tuple[str, str], at: in
             Column("difference_low", "difference, low", kind),
             Column("difference_high", "difference, high", kind),
         )
-        note = f"{len(rows) - MOST:,} smaller differences are in the two reports." if len(rows) > MOST else ""
+        note = (
+            f"{len(rows) - LISTED_NUMBERS:,} smaller differences are in the two reports."
+            if len(rows) > LISTED_NUMBERS
+            else ""
+        )
         if rows:
-            tables.append(Table(f"differences-{kind}", f"{name} that differ most", heads, tuple(rows[:MOST]), note))
+            tables.append(
+                Table(f"differences-{kind}", f"{name} that differ most", heads, tuple(rows[:LISTED_NUMBERS]), note)
+            )
     lead = f"{len(found):,} numbers of tables that both reports have differ." if found else "No table differs."
     notes = (
         () if is_paired else ("The intervals treat the runs as independent. Where rows are in both they are too wide.",)

@@ -27,7 +27,7 @@ from sftloss.errors import DataError
 from sftloss.rules import findings_of
 from sftloss.words import number, percent
 
-MOST = 6  # normalizations in the answer
+ANSWER_RULES = 6  # normalizations in the answer
 
 
 def describe_lengths(
@@ -93,7 +93,7 @@ def _answer(study: LengthStudy) -> Section:
             *map(cell, (of.given_prompt, of.bound.value, of.largest_shift)),
             fixes.alpha(rule.alpha) if rule.micro_batch is None else None,
         )
-        for rule, of in ranges[:MOST]
+        for rule, of in ranges[:ANSWER_RULES]
     )
     columns = (
         Column("normalization", "normalization"),
@@ -102,7 +102,7 @@ def _answer(study: LengthStudy) -> Section:
         Column("shift", "shift at the bound", "percent"),
         Column("how", "setting"),
     )
-    note = f"{len(ranges) - MOST} more are in Predicted output length." if len(ranges) > MOST else ""
+    note = f"{len(ranges) - ANSWER_RULES} more are in Predicted output length." if len(ranges) > ANSWER_RULES else ""
     table = Table("answer", f"Predicted mean length ({unit})", columns, rows, note)
     return Section("answer", "Answer", lead, charts=(means_chart(study),), tables=(table,), notes=(WHERE_IN_THE_RANGE,))
 

@@ -1,4 +1,4 @@
-"""The findings about output length, one rule each: the predicted range, and whether the data can show more."""
+"""The findings that need lengths alone, one rule each: the predicted range of answers, and few examples with most signal."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from importlib import resources
 
 from sftloss.document import Document, by_severity
 from sftloss.report.format import count_line
-from sftloss.report.page.view import Limits, Values, finding_view, view
+from sftloss.report.page.view import PageLimits, Values, finding_view, view
 from sftloss.report.text import clean, prose
 
 if typing.TYPE_CHECKING:
@@ -18,9 +18,9 @@ if typing.TYPE_CHECKING:
 
 MAX_BYTES = 1_500_000
 _LADDER = (
-    Limits(),
-    Limits(rows=30, data_rows=25, tokens=200, strips=6, cell=200),
-    Limits(rows=12, data_rows=8, tokens=60, strips=2, cell=80),
+    PageLimits(),
+    PageLimits(rows=30, data_rows=25, tokens=200, strips=6, cell=200),
+    PageLimits(rows=12, data_rows=8, tokens=60, strips=2, cell=80),
 )
 
 
@@ -51,7 +51,7 @@ def render_page(template: str, values: Values) -> str:
     return _environment().get_template(template).render(**values, **fixed)
 
 
-def within_budget(name: str, render: Callable[[Limits], str]) -> str:
+def within_budget(name: str, render: Callable[[PageLimits], str]) -> str:
     """The fullest page that `render` makes of at most `MAX_BYTES`, showing fewer rows and tokens until it fits.
 
     Raises:
@@ -142,7 +142,7 @@ def render_comparison(documents: Sequence[Document], labels: Sequence[str], diff
         "facts": _fact_rows(documents),
     }
 
-    def page(limits: Limits) -> str:
+    def page(limits: PageLimits) -> str:
         views = [
             view(document, limits, prefix=f"d{i}-", others=[*documents[:i], *documents[i + 1 :]])
             for i, document in enumerate(documents)

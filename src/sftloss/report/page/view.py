@@ -25,7 +25,7 @@ _COMMAND = re.compile(r"(?:^|(?<=: ))(?:sftloss|torchrun|python|pip) \S", re.MUL
 
 
 @dataclass(frozen=True)
-class Limits:
+class PageLimits:
     """How much a page shows. The JSON keeps everything."""
 
     rows: int = 60
@@ -47,13 +47,13 @@ def _cell_class(shown: ShownTable, index: int) -> str:
     return "w" if max((len(row[index].text) for row in shown.rows), default=0) > 14 else "s"
 
 
-def _cell(text: str, limits: Limits) -> str | list[str]:
+def _cell(text: str, limits: PageLimits) -> str | list[str]:
     """A text, or the words of one that holds flags: those must not be broken at their hyphens."""
     text = shorten(prose(text), limits.cell)
     return text.split(" ") if "--" in text else text
 
 
-def _table(table: Table, limits: Limits) -> Values:
+def _table(table: Table, limits: PageLimits) -> Values:
     shown = show(table, limits.rows)
     return {
         "title": clean(table.title),
@@ -115,7 +115,7 @@ def _sentence(text: str) -> str:
     return text if not text or text[-1] in ".!?:;…" else f"{text}."
 
 
-def _chart(chart: Chart, prefix: str, limits: Limits, context: _Context) -> Values:
+def _chart(chart: Chart, prefix: str, limits: PageLimits, context: _Context) -> Values:
     from markupsafe import Markup
 
     # the only text of the page that is not escaped by the template: our own SVG, escaped by its XML writer
@@ -123,7 +123,7 @@ def _chart(chart: Chart, prefix: str, limits: Limits, context: _Context) -> Valu
     picture: Markup = Markup(drawing)
     has_interval = any(bound is not None for series in chart.series for bound in series.low or ())
     drawn = {"line": "shaded", "bar": "thin line", "point": "line"}[chart.kind]
-    data = _table(context.numbers or chart_table(chart), Limits(rows=limits.data_rows, cell=limits.cell))
+    data = _table(context.numbers or chart_table(chart), PageLimits(rows=limits.data_rows, cell=limits.cell))
     return {
         "title": clean(chart.title),
         # said once: where it is the section's lead it stays in the picture, for those who cannot see it
@@ -135,7 +135,7 @@ def _chart(chart: Chart, prefix: str, limits: Limits, context: _Context) -> Valu
     }
 
 
-def _tokens(strip: TokenStrip, roles: list[str], limits: Limits) -> list[Values]:
+def _tokens(strip: TokenStrip, roles: list[str], limits: PageLimits) -> list[Values]:
     measures = strip.measures[: len(LETTERS)]
     tokens = []
     for i, token in enumerate(strip.tokens[: limits.tokens]):
@@ -151,7 +151,7 @@ def _tokens(strip: TokenStrip, roles: list[str], limits: Limits) -> list[Values]
     return tokens
 
 
-def _strip_groups(strips: Sequence[TokenStrip], limits: Limits) -> list[Values]:
+def _strip_groups(strips: Sequence[TokenStrip], limits: PageLimits) -> list[Values]:
     """Strips that share their measures share one switch and one legend."""
     groups: dict[tuple[str, ...], list[TokenStrip]] = {}
     for strip in strips[: limits.strips]:
@@ -179,7 +179,7 @@ def _strip_groups(strips: Sequence[TokenStrip], limits: Limits) -> list[Values]:
     return shown
 
 
-def _section(section: Section, prefix: str, limits: Limits, others: Sequence[Section] = ()) -> Values:
+def _section(section: Section, prefix: str, limits: PageLimits, others: Sequence[Section] = ()) -> Values:
     name, _, meaning = clean(section.level).partition(":")  # the short name for the badge, and what it means
     titles = {chart.title for chart in section.charts}
     folded = {table.title: table for table in section.tables if len(table.rows) > _FOLDED and table.title in titles}
@@ -249,13 +249,13 @@ def _pairs(pairs: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
 
 
 def view(
-    document: Document, limits: Limits | None = None, *, prefix: str = "", others: Sequence[Document] = ()
+    document: Document, limits: PageLimits | None = None, *, prefix: str = "", others: Sequence[Document] = ()
 ) -> Values:
     """Everything the template needs for one document; `prefix` keeps the ids of two documents on a page apart.
 
     The charts of `others` with the same ids share their scales with this document's.
     """
-    limits = limits or Limits()
+    limits = limits or PageLimits()
     findings = by_severity(document.findings)
     at = _anchors([f.id for f in findings], f"{prefix}f-")
     beside: dict[str, list[Section]] = {}

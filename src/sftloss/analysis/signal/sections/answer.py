@@ -24,7 +24,7 @@ from sftloss.words import number, percent
 Advice = tuple[str, str, str, Estimate, Cure]
 """The wish, what to do then, the observation it rests on, the number of that observation, a setting or words."""
 
-MOST = 6  # lines of the table
+ANSWER_LINES = 6  # lines of the table
 _LEAST = 0.02  # a share that moves by less is not told
 _STRIKING = 0.1  # a group whose share moves less is not what a reader must know first
 _BANDS = {
@@ -45,7 +45,7 @@ class _Part:
 
 def answer_section(study: SignalStudy) -> Section:
     """At most six ways to train in a table, and the parts of the data that they treat most differently in a chart."""
-    ways, parts = study.ways[:MOST], _parts(study)
+    ways, parts = study.ways[:ANSWER_LINES], _parts(study)
     rows = tuple(_row(study, parts, at, way) for at, way in enumerate(ways))
     columns = (
         Column("way", "trained with"),
@@ -55,8 +55,8 @@ def answer_section(study: SignalStudy) -> Section:
         Column("next", "read next"),
     )
     note = "The first line compares with the shares of the tokens, each other line with the first line."
-    if len(study.ways) > MOST:
-        note += f" {len(study.ways) - MOST} more are in Losses compared."
+    if len(study.ways) > ANSWER_LINES:
+        note += f" {len(study.ways) - ANSWER_LINES} more are in Losses compared."
     table = Table("answer", "Ways to train", columns, rows, note)
     notes = ("This shows what each choice weighs. Only training shows which one is best: sftloss compare.",)
     lead, level = _lead(parts, ways), LEVELS[study.options.level]
@@ -65,7 +65,7 @@ def answer_section(study: SignalStudy) -> Section:
 
 def _parts(study: SignalStudy) -> list[_Part]:
     """Halves of the examples by length, bands of confidence, and groups of the data."""
-    ways, level = study.ways[:MOST], study.options.level
+    ways, level = study.ways[:ANSWER_LINES], study.options.level
     per_example = np.stack([study.column("count"), *(study.signal(way, level) for way in ways)], axis=1)
 
     total = per_example.sum(axis=0)
@@ -170,7 +170,7 @@ def _group_line(study: SignalStudy) -> str:
             farthest, line = max(moves(study, of)), group_sentence(study, of, column)
     if line:
         return line
-    half, views = _parts(study)[0].shares, [view for view in study.views if view in study.ways[:MOST]]
+    half, views = _parts(study)[0].shares, [view for view in study.views if view in study.ways[:ANSWER_LINES]]
     signals = [float(half[1 + study.ways.index(view)]) for view in views]
     return (
         f"The shorter half of the examples has {percent(half[0])} of the tokens and {percent(signals[0])} of the "

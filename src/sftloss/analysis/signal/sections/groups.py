@@ -11,7 +11,7 @@ from sftloss.analysis.signal.views import LEVELS
 from sftloss.document import Section
 from sftloss.numbers import Codes, Floats
 
-MOST = 20  # groups shown; the smallest are added up
+SHOWN_GROUPS = 20  # groups shown; the smallest are added up
 TITLES = {"task": "Tasks", "language": "Languages", "source": "Sources"}
 
 
@@ -23,11 +23,14 @@ def group_codes(study: SignalStudy, column: str) -> tuple[Codes, list[str]] | No
     if len(names) < 2:
         return None
     names = [label_of(column, name) for name in names]
-    if len(names) > MOST:
+    if len(names) > SHOWN_GROUPS:
         order = np.argsort(-np.bincount(codes), kind="stable")
         place = np.empty(len(names), dtype=np.int64)
-        place[order] = np.minimum(np.arange(len(names)), MOST - 1)
-        codes, names = place[codes], [*(names[i] for i in order[: MOST - 1]), f"{len(names) - MOST + 1} smaller groups"]
+        place[order] = np.minimum(np.arange(len(names)), SHOWN_GROUPS - 1)
+        codes, names = (
+            place[codes],
+            [*(names[i] for i in order[: SHOWN_GROUPS - 1]), f"{len(names) - SHOWN_GROUPS + 1} smaller groups"],
+        )
     return codes, names
 
 
