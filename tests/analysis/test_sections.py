@@ -12,7 +12,7 @@ from tests.analysis.tables import MemoryTable, make_table, random_examples
 
 from sftloss.analysis.signal.describe import describe_signal
 from sftloss.analysis.signal.frames import open_study
-from sftloss.analysis.signal.sections.groups import MOST, group_shares
+from sftloss.analysis.signal.sections.groups import SHOWN_GROUPS, group_shares
 from sftloss.analysis.signal.sections.length import appendix_section, length_section, tilt_section
 from sftloss.analysis.signal.sections.tokens import BAND_NAMES, confidence_section, positions_section, roles_section
 from sftloss.analysis.signal.views import AnalysisOptions
@@ -258,7 +258,7 @@ def test_strips_show_texts_weights_and_at_most_so_many_tokens(document, table):
 def test_many_groups_are_shown_up_to_a_limit():
     examples = [{"p": [0.5] * (3 + i % 5), "task": f"t{i % 50}"} for i in range(200)]
     of = group_shares(open_study(make_table(examples), OPTIONS), "task")
-    assert len(of.labels) == MOST and of.labels[-1] == "31 smaller groups"
+    assert len(of.labels) == SHOWN_GROUPS and of.labels[-1] == "31 smaller groups"
     assert of.column("tokens").sum() == pytest.approx(1.0)
 
 

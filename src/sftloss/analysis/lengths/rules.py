@@ -1,4 +1,4 @@
-"""The findings that need lengths alone, one rule each: the predicted range of answers, and few examples with most signal."""
+"""The findings that need lengths alone: the predicted range of answers, and few examples with most of the signal."""
 
 from __future__ import annotations
 
