@@ -102,7 +102,7 @@ def test_placeholders_are_a_finding():
 def test_rows_longer_than_the_context_are_a_finding_and_hopeless_ones_are_refused():
     tokenizer = tiny_tokenizer([])
     tokenizer.model_max_length = 64
-    rows = [PAIR, PAIR | {"response": "a" * 100}, PAIR | {"response": "a" * 5000}]
+    rows = [PAIR, PAIR | {"response": "a" * 100}, PAIR | {"response": "a b " * 30_000}]
     findings = found(rows, tokenizer)
     assert findings["DATA112"].rows == ("row 1",) and "64 tokens" in findings["DATA112"].sentence
     assert findings["DATA057"].rows == ("row 2",)

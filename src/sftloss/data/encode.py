@@ -26,6 +26,7 @@ from sftloss.roles import PROMPT, RESPONSE, UNKNOWN
 _ROLE_OF = {"user": 0, "assistant": 1, "system": 2, "developer": 2, "tool": 3, "function": 3, "ipython": 3}
 PLAIN_TEXT = "plain text"
 _MOST_TEMPLATES = 64
+_MANY = 100_000  # tokens of a row that any machine runs
 _HOPELESS = 16  # times the context of the model: such a row is no example, and running it would take minutes
 
 
@@ -280,7 +281,7 @@ def _finish(record: Record, draft: _Draft, how: Encoding, context: int | None) -
     count = size if how.max_length is None else min(size, how.max_length)
     notes = draft.notes
     if context is not None and count > context:
-        if how.max_length is None and count > _HOPELESS * context:
+        if how.max_length is None and count > max(_HOPELESS * context, _MANY):
             cure = f"give {mention('max_length', context)}"
             raise BadRow("too-long", f"its {count:,} tokens are many times the model's context of {context:,}; {cure}")
         notes = (*notes, f"longer: {context:,}")
