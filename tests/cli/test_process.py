@@ -84,7 +84,7 @@ def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("reader", ["head -n 1", "true"])
+@pytest.mark.parametrize("reader", ["head -n 1", pytest.param("true", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("verb", ["losses", "inspect", "inspect --json -", "lengths", "analyze --help"])
 def test_a_reader_that_leaves_early_is_no_error(tmp_path, verb, reader):
     """Exit code 1 would mean a finding."""

@@ -56,8 +56,8 @@ def lengths(
     Example:
         >>> rows = [{"prompt": "a number", "response": text} for text in ("7", "seven", "it is 7")]
         >>> report = lengths(rows)
-        >>> report.document.headlines[2]
-        'Dividing by length favours short answers. A sum, or one token mean over all data, favours neither.'
+        >>> report.document.headlines[0].split(":")[0]
+        'This data cannot tell how far a normalization moves the output length'
     """
     from sftloss.analysis import LengthColumns, LengthOptions, describe_lengths, row_lengths
     from sftloss.data import Examples, encoding_of
