@@ -32,6 +32,7 @@ def test_the_demo_is_a_report_that_opens_with_its_answer_and_headlines(tmp_path)
     assert done.stderr == f"wrote {tmp_path / 'demo' / 'report.html'}\n"
 
 
+@pytest.mark.slow
 def test_no_bar_and_no_colour_where_streams_are_files(tmp_path):
     data = write_rows(tmp_path / "d.jsonl")
     done = sftloss("analyze", "-m", MODEL, "-d", data, "-o", tmp_path / "out", "--json", "-")
@@ -40,6 +41,7 @@ def test_no_bar_and_no_colour_where_streams_are_files(tmp_path):
     assert "\x1b" not in done.stdout
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_130_and_resumes_to_the_same_report(tmp_path):
     """Ctrl-C between two parts of the table; what was written is used, the rest is computed."""
     data = write_rows(tmp_path / "d.jsonl", ROWS * 40)

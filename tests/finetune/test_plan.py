@@ -43,7 +43,8 @@ print(json.dumps([told, resident("VmHWM") - before]))
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from /proc, on Linux")
-@pytest.mark.parametrize("rows", [pytest.param(2, marks=pytest.mark.slow), 32])
+@pytest.mark.parametrize("rows", [2, 32])
+@pytest.mark.slow
 def test_the_memory_told_is_what_a_run_takes(rows: int, tmp_path: Path) -> None:
     """Two rows are parameters and optimizer, thirty-two are activations too; a rule of thumb is within half."""
     done = subprocess.run(

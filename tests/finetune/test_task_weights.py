@@ -97,7 +97,8 @@ def test_micro_batches_do_not_change_the_trained_weights(batch: int, accumulatio
     assert furthest(one.model.state_dict(), other.model) < 1e-10
 
 
-@pytest.mark.parametrize("tasks", [TASKS, pytest.param("gradient_balance", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tasks", [TASKS, "gradient_balance"])
 def test_two_ranks_end_where_one_process_ends(tmp_path: Path, tasks: str) -> None:
     """54 rows are no multiple of 2 x 4: a rank's last batch is filled up with rows of no task."""
     fields = {**RANKED, "tasks": tasks}
