@@ -112,6 +112,7 @@ def test_two_ranks_log_what_one_process_logs(ranks: Path, alone: Any) -> None:
         assert ours == pytest.approx(theirs, rel=1e-5)  # the Trainer keeps losses in float32
 
 
+@pytest.mark.slow
 def test_two_ranks_with_the_batch_of_one_do_not(ranks: Path) -> None:
     """The negative control: a launcher that started one process would end here."""
     one = here(None, batch_size=4, grad_accum=1, **RANKED)
