@@ -6,8 +6,9 @@ HOSTS ?= .venv-hosts
 WORKERS ?= 2
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-# two workers with one thread each beat two that fight for the same cores
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+# two workers with one thread each beat two that fight for the same cores; a file is one worker's, so that the processes
+# its tests share are started once
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: demo demo-real test test-all test-hosts check format clean help
 .DEFAULT_GOAL := help

@@ -31,15 +31,6 @@ needs = {
 collect_ignore = [file for file, package in needs.items() if not importlib.util.find_spec(package)]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a fixture of their module run in one worker: its processes are started once."""
-    for item in items:
-        fixtures = getattr(item, "_fixtureinfo", None)
-        if fixtures and any(one[-1].scope == "module" for one in fixtures.name2fixturedefs.values()):
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Where `make test-hosts` has installed what these tests need, one that skips has failed."""
