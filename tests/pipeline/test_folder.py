@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,22 @@ def test_an_analysis_that_fails_leaves_the_report_it_would_have_replaced(
     monkeypatch.setattr("sftloss.analysis.table.measure.batch_tokens", lambda *a: 1 / 0)
     assert run(*measured, "--overwrite").exit_code == 5
     assert contents(tmp_path / "out") == before
+
+
+def test_a_table_that_cannot_take_its_place_leaves_the_earlier_one(
+    measured: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, replace = contents(tmp_path / "out" / "table"), os.replace
+
+    def fails(source: Path, target: Path) -> None:
+        if Path(source).name == ".table.next":
+            raise OSError("no")
+        replace(source, target)
+
+    write_rows(tmp_path / "d.jsonl", ROWS[:3])
+    monkeypatch.setattr("os.replace", fails)
+    assert run(*measured, "--overwrite").exit_code == 5
+    assert contents(tmp_path / "out" / "table") == before
 
 
 def test_an_analysis_that_was_killed_while_it_replaced_another_is_continued(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftloss.errors import ConfigError, mention
-from sftloss.files import OptionPath, check_outputs, locked, write_all_atomic
+from sftloss.files import OptionPath, check_outputs, locked, put_folder, write_all_atomic
 from sftloss.models import read_places
 from sftloss.pipeline.run import Run
 
@@ -39,9 +38,7 @@ class ReportFolder:
         if self.table.name == _NEXT and self.table.exists():
             old = self.root / TABLE
             _refuse_foreign(old)
-            if old.exists():
-                shutil.rmtree(old)
-            os.replace(self.table, old)
+            put_folder(self.table, old)
         write_all_atomic({self.root / DATA: report.to_json(), self.root / PAGE: report.to_html()})
 
 
