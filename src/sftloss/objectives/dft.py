@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sftloss.objectives.reading import finite
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -48,5 +48,5 @@ def dft(stats: TokenStats) -> Float[Tensor, " tokens"]:
         (arXiv:2508.05629).
     """
     # p log p is 0 in the limit; 0 * -inf, of a target that the logits rule out, would be NaN
-    logprob = stats.target_logprob.clamp(min=torch.finfo(stats.target_logprob.dtype).min)
+    logprob = finite(stats.target_logprob)
     return -logprob.detach().exp() * logprob

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sftloss.objectives.reading import finite
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -59,5 +60,5 @@ def focal(stats: TokenStats, *, gamma: float = 2.0, alpha: float = 1.0) -> Float
     if not 0 < alpha < math.inf:
         raise ValueError(f"focal: alpha must be finite and > 0, got {alpha}.")
     # (1-p)^gamma from log(1-p), exact near p = 1; -inf (no other finite logit) times gamma = 0 would be NaN
-    log_q = stats.other_logprob.clamp(min=torch.finfo(stats.other_logprob.dtype).min)
+    log_q = finite(stats.other_logprob)
     return -alpha * torch.exp(gamma * log_q) * stats.target_logprob

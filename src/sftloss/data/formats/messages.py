@@ -7,7 +7,7 @@ from typing import Any
 
 from sftloss.data.examples import Message
 from sftloss.data.formats.format import Format, RawRow, way_out
-from sftloss.data.formats.turns import turns
+from sftloss.data.formats.turns import first_of, turns
 from sftloss.data.reasons import BadRow
 
 CHATS = ("messages", "conversations", "conversation")
@@ -15,7 +15,7 @@ CHATS = ("messages", "conversations", "conversation")
 
 def chat_of(row: RawRow) -> Any:
     """The first chat column that is not null."""
-    return next((row[key] for key in CHATS if row.get(key) is not None), None)
+    return first_of(row, CHATS)
 
 
 def conversation(row: RawRow) -> list[Message]:

@@ -57,7 +57,7 @@ def _turn(turn: Any, where: str) -> Message:
         raise BadRow("non-string-content", f"{where} is {excerpt(turn, 40)}, not an object with role and content")
     if turn.get("train_detail"):
         raise BadRow("unsupported-content", f"{where} has train_detail; split the message and give each part its train")
-    role, content, weight = _role(turn, where), _first(turn, _CONTENT), message_weight(turn, where)
+    role, content, weight = _role(turn, where), first_of(turn, _CONTENT), message_weight(turn, where)
     if role == "function_call":
         return Message("assistant", "", weight, tool_calls(content, where))
     calls = turn.get("tool_calls") or turn.get("function_call")
@@ -73,13 +73,13 @@ def _turn(turn: Any, where: str) -> Message:
     return Message(role, content, parts.weight(weight, where), parts.calls, parts.reasoning or None, extra)
 
 
-def _first(holder: Mapping[str, Any], keys: Sequence[str]) -> Any:
+def first_of(holder: Mapping[str, Any], keys: Sequence[str]) -> Any:
     """The first value that is not null."""
     return next((holder[key] for key in keys if holder.get(key) is not None), None)
 
 
 def _role(turn: Mapping[str, Any], where: str) -> str:
-    name = _first(turn, ("role", "from"))
+    name = first_of(turn, ("role", "from"))
     role = _ROLES.get(name) or _ROLES.get(name.strip().casefold()) if isinstance(name, str) else None
     if role is None:
         shown = "no role" if name is None else f"the role {excerpt(name, 40)}"
@@ -88,7 +88,7 @@ def _role(turn: Mapping[str, Any], where: str) -> str:
 
 
 def _reasoning(turn: Mapping[str, Any], where: str) -> str:
-    value = _first(turn, _REASONING)
+    value = first_of(turn, _REASONING)
     if not isinstance(value, str | None):
         raise BadRow("non-string-content", f"the reasoning of {where} is {excerpt(value, 40)}, not a text")
     return value or ""
@@ -157,7 +157,7 @@ def _result(content: Any, where: str) -> str:
 
 
 def _block_text(block: Mapping[str, Any], keys: Sequence[str], where: str) -> str:
-    value = _first(block, keys)
+    value = first_of(block, keys)
     if not isinstance(value, str):
         raise BadRow("non-string-content", f"a text block of {where} holds {excerpt(value, 40)}, not a text")
     return value
