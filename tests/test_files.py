@@ -30,6 +30,19 @@ def test_write_atomic_keeps_the_old_file_when_writing_fails(tmp_path: Path, monk
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_full_disk_is_reported_with_the_name_that_the_user_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full_disk(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    source = tmp_path / ".place.new"
+    source.mkdir()
+    (source / "part").write_text("half")
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space") as error:
+        put_folder(source, tmp_path / "place")
+    assert error.value.filename == str(tmp_path / "place" / "part") and not (tmp_path / "place").exists()
+
+
 def test_write_atomic_writes_equal_bytes_and_ordinary_permissions(tmp_path: Path):
     path = write_atomic(tmp_path / "a.txt", "eins\nzwei\n长\n")
     assert path.read_bytes() == "eins\nzwei\n长\n".encode()

@@ -202,7 +202,7 @@ def put_folder(source: Path, target: Path) -> None:
         OSError: If a rename fails. The older `target` is then back in its place.
     """
     for path in [*source.rglob("*"), source]:
-        _flush(path)
+        _flush(path, target / path.relative_to(source))
     old = _beside(target, "old") if target.exists() else None
     if old is not None:
         os.replace(target, old)
@@ -322,11 +322,13 @@ def _write(target: Path, temporary: Path, content: str | bytes) -> None:
         raise OSError(error.errno, error.strerror or str(error), str(target)) from error
 
 
-def _flush(path: Path) -> None:
+def _flush(path: Path, name: Path | None = None) -> None:
+    """Flush a file or folder to disk; an error names it, or `name`, under which it will be known."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        # some file systems cannot flush a folder; the rename is atomic all the same
-        with suppress(*([OSError] if path.is_dir() else [])):
-            os.fsync(handle)
+        os.fsync(handle)
+    except OSError as error:
+        if not path.is_dir():  # some file systems cannot flush a folder; the rename is atomic all the same
+            raise OSError(error.errno, error.strerror or str(error), str(name or path)) from error
     finally:
         os.close(handle)
