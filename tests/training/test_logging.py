@@ -20,6 +20,7 @@ from sftloss.training import Loss, Pass, TaskFactors, attach, collate_rows, with
 from sftloss.training.batch.tokens import read_tokens
 from sftloss.training.watch.signal import logit_signal
 from sftloss.training.watch.spikes import FEWEST, SpikeWatch
+from sftloss.training.watch.sums import filter_warning
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")
@@ -143,6 +144,13 @@ def test_gradients_stay_within_a_losss_tolerance_and_the_log_has_their_error() -
     assert log["filter_kept"] < 0.2 and 0 < log["filter_dropped"] < 0.01 and log["filter_error"] < 1e-2
     for name in ("lm_head.weight", "model.embed_tokens.weight"):
         assert 0 < relative_error({name: steps[1e-2][name]}, {name: steps[0.0][name]}) < 1e-2
+
+
+def test_a_warning_names_what_a_filter_did_to_the_gradients_where_it_was_too_much() -> None:
+    usual = {"filter_kept": 0.1, "filter_dropped": 0.005, "filter_error": 2e-3}
+    assert filter_warning(usual, 2.5e-3) is None and filter_warning({}, 0.0) is None
+    assert "they err by 0.002" in (filter_warning(usual, 1e-3) or "")
+    assert "7.0% of their mass" in (filter_warning({**usual, "filter_dropped": 0.07}, 2.5e-3) or "")
 
 
 @pytest.mark.parametrize("tolerance", [-1e-3, 1.0, float("nan")])

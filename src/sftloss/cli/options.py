@@ -37,6 +37,12 @@ ROLES_FLAG = Flag(
 NORMALIZER_FLAG = Flag(
     "What the sum of a step is divided by: weights, sequences, tokens, or a number.", panel=LOSS, takes_numbers=True
 )
+TOLERANCE_FLAG = Flag(
+    "Relative error the gradients may have, e.g. 2.5e-3: the output head's gradient products leave out the vocabulary "
+    "columns that matter little, which is faster for a trained model. 0 is exact.",
+    panel=LOSS,
+    minimum=0,
+)
 TASKS_FLAG = Flag(
     "Strategy that weights the tasks named in the data: uncertainty, 'dwa(temperature=2)', 'static(qa=2, code=0.5)'.",
     panel=LOSS,
@@ -133,6 +139,7 @@ class LossOptions:
     normalization: str = option("token-mean", NORMALIZATION_FLAG)
     roles: dict[str, str] = option({}, ROLES_FLAG)
     normalizer: str = option("weights", NORMALIZER_FLAG)
+    tolerance: float = option(0.0, TOLERANCE_FLAG)
     tasks: str | None = option(None, TASKS_FLAG)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from sftloss.errors import ConfigError, DataError, mention
 from sftloss.files import plain, put_folder, read_seal, remove_own, seal, verify_folder
+from sftloss.finetune.recipe import Recipe
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -85,7 +86,7 @@ def agree(checkpoint: Path, facts: Mapping[str, Any]) -> None:
     before, now = read_seal(checkpoint), plain(facts)
     other_output = f"give the same, or another {mention('output')}"
     for name, value in now["recipe"].items():
-        earlier = before.get("recipe", {}).get(name)
+        earlier = before.get("recipe", {}).get(name, getattr(Recipe, name, None))  # a field newer than the checkpoint
         if earlier != value:
             problem = f"{checkpoint} was trained with {mention(name, earlier)}, this run has {value!r}"
             raise ConfigError(problem, cure=other_output)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from sftloss.objectives import objective as read_objective
 from sftloss.objectives import with_no_extras
 from sftloss.ranks import launched_as
 from sftloss.training import Loss, attachment_of
+from sftloss.training.watch.sums import filter_warning
 from sftloss.version import package_versions
 
+_LOG = logging.getLogger("sftloss.finetune")
 _PACKAGES = ("sftloss", "python", "torch", "transformers", "accelerate", "tokenizers", "peft")
 
 
@@ -100,7 +103,8 @@ def loss_of(recipe: Recipe) -> Loss:
         read_choice(recipe.tasks)  # its weights are made when the data has named the tasks
     try:
         objective = with_no_extras(read_objective(recipe.loss))
-        return Loss(objective, normalization=recipe.normalization, roles=recipe.roles, normalizer=recipe.normalizer)
+        shared = {name: getattr(recipe, name) for name in ("normalization", "roles", "normalizer", "tolerance")}
+        return Loss(objective, **shared)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error), option="loss") from None
 
@@ -180,11 +184,15 @@ def _finish(trainer: Any, work: Work, checkpoint: Path | None, seconds: float) -
     model = trainer.accelerator.unwrap_model(trainer.model)
     attachment, history = attachment_of(model), tuple(trainer.state.log_history)
     # in the lines of the log, and since the last of them
-    counted = [*history, {} if attachment is None else attachment.metrics("train")]
+    rest = {} if attachment is None else attachment.metrics("train")
+    if warning := filter_warning(rest, work.recipe.tolerance):
+        _LOG.warning("%s", warning)
+    counted = [*history, rest]
     facts = {
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "tokens": {name: round(sum(one.get(f"{name}_tokens", 0.0) for one in counted)) for name in ("seen", "trained")},
+        "filter": _filter_facts(counted),
         "resumed_from": None if checkpoint is None else checkpoint.name,
         "ranks": trainer.args.world_size,
         "best": {"step": work.best.step, "loss": work.best.loss} if work.recipe.keep_best else None,
@@ -208,3 +216,13 @@ def _finish(trainer: Any, work: Work, checkpoint: Path | None, seconds: float) -
         attachment.detach()
     place = work.folder.root if work.folder.stays else None
     return Outcome(place, model.eval(), history, work.metrics, trainer.state.global_step, facts)
+
+
+def _filter_facts(log: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """What gradient filtering left out, means over the trained tokens of the lines of the log; None without it."""
+    lines = [line for line in log if "filter_error" in line]
+    tokens = sum(line["trained_tokens"] for line in lines)
+    names = ("kept", "dropped", "error")
+    if not tokens:
+        return None
+    return {name: sum(line[f"filter_{name}"] * line["trained_tokens"] for line in lines) / tokens for name in names}

@@ -28,8 +28,9 @@ class Outcome:
         steps: Optimizer steps in all.
         facts: The content of `train.json`: versions, command, data with its account of rows, ranks, and under
             ``tokens`` how many the passes were given (``seen``, all but padding) and how many of them had a weight
-            (``trained``); where tasks are weighted, under ``tasks`` their last weights, losses and shares; with
-            `keep_best` under ``best`` the step handed out and its held-out loss.
+            (``trained``); under ``filter`` what a tolerance left out (``kept``, ``dropped`` and ``error`` of
+            ``TokenStats.filtered``), None without one; where tasks are weighted, under ``tasks`` their last weights,
+            losses and shares; with `keep_best` under ``best`` the step handed out and its held-out loss.
     """
 
     folder: Path | None

@@ -67,7 +67,7 @@ class Recipe:
             :class:`sftloss.data.Encoding`.
         packing: Whether examples share rows of `max_length` tokens, kept apart by their positions.
         loss: An objective, ``"cross_entropy + 1e-4 * z_loss"``.
-        normalization, roles, normalizer: As in :class:`sftloss.training.Loss`.
+        normalization, roles, normalizer, tolerance: As in :class:`sftloss.training.Loss`.
         tasks: Strategy that weights the tasks named in the data, ``"uncertainty"``, ``"dwa(temperature=2)"``,
             ``"static(qa=2, code=0.5)"``, each also with ``base``, ``low``, ``high``, ``warmup_steps``, ``window`` and
             ``on_nonfinite`` of :class:`sftloss.tasks.Rules`, and ``conflicts=true`` or ``layerwise=true`` of
@@ -128,6 +128,7 @@ class Recipe:
     normalization: str | float = "token-mean"
     roles: Mapping[str, float] | None = None
     normalizer: str | float = "weights"
+    tolerance: float = 0.0
     tasks: str | None = None
     batch_size: int = 8
     grad_accum: int = 1
@@ -170,6 +171,8 @@ class Recipe:
                 value = getattr(self, name)
                 if value is not None and not least <= value < float("inf"):
                     raise ConfigError(f"must be at least {least}, got {value}", option=name)
+        if not 0 <= self.tolerance < 1:
+            raise ConfigError(f"must be at least 0 and below 1, got {self.tolerance}", option="tolerance")
         if not self.eval_share < 1 or (self.eval_share and self.eval_data is not None):
             problem = f"must be a share of the data below 1, in place of {mention('eval_data')}"
             raise ConfigError(problem, option="eval_share")

@@ -18,6 +18,7 @@ from sftloss.cli.options import (
     OUTPUT,
     ROLES_FLAG,
     TASKS_FLAG,
+    TOLERANCE_FLAG,
     TRAINING,
     DataOptions,
     LossListOptions,
@@ -76,6 +77,7 @@ class CompareOptions:
     tasks: tuple[str, ...] = option((), TASKS_FLAG)
     roles: dict[str, str] = option({}, ROLES_FLAG)
     normalizer: str = option("weights", NORMALIZER_FLAG)
+    tolerance: float = option(0.0, TOLERANCE_FLAG)
     seeds: int = option(
         5, "Number of seeds; every arm is trained once with each. Fewer than 3 allow no verdict, 3 or 4 find only very "
         "large differences.", panel=LOSS, minimum=1,

@@ -154,6 +154,12 @@ def _print_outcome(outcome: Any, options: TrainOptions, verbosity: Verbosity) ->
         if conflicts is not None and conflicts["steps"]:
             rate, cosine = conflicts["conflict_rate"], conflicts["mean_cosine"]
             typer.echo(f"gradients of two tasks conflicted in {rate:.1%} of the pairs, mean cosine {cosine:+.3f}")
+    if filtered := outcome.facts["filter"]:
+        kept, dropped, error = filtered.values()
+        typer.echo(
+            f"the head's gradient products took {kept:.1%} of the vocabulary columns; {dropped:.2%} of their mass "
+            f"was replaced, and they err by {error:.2g} (measured)"
+        )
     best = outcome.facts["best"]
     chosen = "" if best is None else f": step {best['step']}, which has the lowest held-out loss, {best['loss']:.4g}"
     print_note(f"wrote {outcome.folder}/model after {outcome.steps} steps{chosen}", verbosity)

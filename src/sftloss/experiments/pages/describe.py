@@ -81,6 +81,7 @@ def _facts(experiment: Experiment, results: Results) -> tuple[tuple[str, str], .
         ("held-out rows", f"{len(first.groups.task):,}"),
         ("each training", f"{first.steps:,} steps, {_tokens(results)}"),
         ("seeds", ", ".join(map(str, results.seeds))),
+        *((("tolerance of the gradients", f"{recipe.tolerance:g}"),) if recipe.tolerance else ()),
         ("first arm", results.reference),
     )
 

@@ -26,6 +26,7 @@ from sftloss.training.hosts.trl import columns_of, pack_with_columns
 from sftloss.training.loss import Loss, as_loss
 from sftloss.training.state import read_state, write_state
 from sftloss.training.step import Step, step_total
+from sftloss.training.watch.sums import filter_warning
 
 _LOG = logging.getLogger("sftloss.training")
 _Trainer: Any = object
@@ -185,6 +186,8 @@ class LossTrainer(_Trainer):
                     "ignored or every weight 0, so its loss of 0 means nothing.",
                     self.state.global_step,
                 )
+            if warning := filter_warning(metrics, self.training_loss.tolerance):
+                _LOG.warning("%s", warning)
             logs.update({name: value for name, value in metrics.items() if name != "loss"})
             logs.update(self.training_loss.task_factor.metrics())
         super().log(logs, *args, **kwargs)

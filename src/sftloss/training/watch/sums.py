@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ _SUMS = (
     *("seen_tokens", "loss", "total", "spikes", "tokens_without_signal"),
     *("filtered_tokens", "filter_kept", "filter_dropped", "filter_error"),
 )
+_MUCH_DROPPED = 0.05  # of the mass of the gradients
 _GROUPS = len(ROLES) + LOGGED_TASKS + 1
 _SIZE = len(_SUMS) + 2 * _GROUPS
 
@@ -143,6 +144,17 @@ class TokenSums:
         for labels, where in ((ROLES, slice(len(ROLES))), (tasks, slice(len(ROLES), None))):
             out |= _divided(f"{name}_share", labels, amounts[where], coefficients[where])
         return out
+
+
+def filter_warning(metrics: Mapping[str, float], tolerance: float) -> str | None:
+    """Return a sentence where the filter changed the gradients too much, by the means of a line of the log."""
+    error, dropped = metrics.get("filter_error", 0.0), metrics.get("filter_dropped", 0.0)
+    if error <= tolerance and dropped <= _MUCH_DROPPED:
+        return None
+    return (
+        f"sftloss: the gradients were filtered too much: {dropped:.1%} of their mass was left out and replaced, and "
+        f"they err by {error:.2g}, measured, with a tolerance of {tolerance:g}. Give a smaller tolerance, or 0."
+    )
 
 
 def _filtering(seen: Pass, tokens: Tensor) -> list[Tensor]:
