@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sftloss.numbers.bootstrap import by_unit, poisson_weights, resampling_units
 from sftloss.numbers.correlation import Correlation, partial_spearman, pearson, spearman
+from sftloss.numbers.dependence import dependence
 from sftloss.numbers.elasticity import BAD_FIT, cannot_tell, elasticity, misfit, theil_sen
 from sftloss.numbers.estimate import Codes, Estimate, Floats, data_to_decide, decide, t_quantile
 from sftloss.numbers.group_sums import GroupSums
@@ -36,6 +37,7 @@ __all__ = [
     "concentration_index",
     "data_to_decide",
     "decide",
+    "dependence",
     "elasticity",
     "gini",
     "kakwani",

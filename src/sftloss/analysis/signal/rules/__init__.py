@@ -1,15 +1,15 @@
-"""The findings of an analysis, one rule each: masks and data, output length, the declared policy, shares of signal."""
+"""The findings of an analysis, one rule each: masks and data, output length, the policy, shares of signal, noise."""
 
 from __future__ import annotations
 
 from sftloss.analysis.lengths.rules import DATA103, NORM001, NORM002
 from sftloss.analysis.signal.frames import SignalStudy
-from sftloss.analysis.signal.rules import mask, shares
+from sftloss.analysis.signal.rules import mask, noise, shares
 from sftloss.document import Finding, by_severity
 from sftloss.rules import Rule, findings_of
 
 ABOUT_LENGTH = (DATA103, NORM001, NORM002)
-SIGNAL_RULES: tuple[Rule[SignalStudy], ...] = (*mask.MASK_RULES, *shares.SHARES_RULES)
+SIGNAL_RULES: tuple[Rule[SignalStudy], ...] = (*mask.MASK_RULES, *shares.SHARES_RULES, noise.SIG004)
 
 
 def findings_of_study(study: SignalStudy) -> tuple[Finding, ...]:
