@@ -206,6 +206,18 @@ def test_a_model_that_hardly_knows_the_data_is_told_apart_from_wrong_labels():
     assert finding.severity == "info" and "hardly knows this data" in finding.sentence and not finding.rows
 
 
+def test_exact_copies_are_found_with_their_signal_as_by_the_mask_audit():
+    examples = clean(100)
+    for i, example in enumerate(examples):
+        example["token"] = np.random.default_rng(i).integers(5, 90, len(example["p"]))
+    examples += [dict(example) for example in examples[:25]]
+    finding = found(examples)["DATA102"]
+    assert finding.sentence.startswith("25 of 125 examples (20 %) repeat an earlier one exactly. They get ")
+    assert finding.rows[0] == "data.jsonl:101" and finding.severity == "warning"
+    # what is cut off may differ
+    assert "DATA102" not in found([example | {"truncated": 3} for example in examples])
+
+
 def test_findings_are_sorted_by_severity():
     examples = clean()
     for example in examples[:70]:

@@ -92,6 +92,7 @@ def _facts(columns: frozenset[str]) -> list[pl.Expr]:
         (trained & pl.col("is_end")).sum().alias("ends"),
         pl.when(trained & ~answer).then(pl.col("u")).otherwise(0.0).sum().alias("other_roles"),
         pl.col("is_broken").sum().alias("nonfinite"),
+        pl.struct("position", "token", "u").hash().bitwise_xor().alias("content"),
         pl.col("token").filter(at_first).first().alias("first_token"),
         pl.col("target_logprob").filter(at_first).first().cast(pl.Float64).exp().alias("first_p"),
     ]

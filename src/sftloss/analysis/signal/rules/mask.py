@@ -103,6 +103,24 @@ def _other_roles_trained(study: SignalStudy) -> Evidence | None:
     return Evidence(sentence, share, spread, "share of weight", rows, severity, cure=fixes.ANSWERS_ONLY)
 
 
+def _repeated(study: SignalStudy) -> Evidence | None:
+    """DATA102: examples with the tokens of an earlier one, trained alike. What is cut off may differ."""
+    known = np.flatnonzero((study.size > 0) & ~study.cut)
+    first = known[np.unique(study.base["content"].to_numpy()[known], return_index=True)[1]]
+    again = np.setdiff1d(known, first)
+    if not len(again):
+        return None
+    signal, level = study.signal(study.view, study.options.level), study.options.level
+    is_again = np.isin(np.arange(len(signal)), again)
+    share, spread = share_of(study, is_again, np.ones(len(signal)))
+    sentence = (
+        f"{len(again):,} of {len(signal):,} examples ({percent(share)}) repeat an earlier one exactly. They get "
+        f"{percent(float(signal[again].sum() / (signal.sum() or 1.0)))} of the training signal (level {level})."
+    )
+    severity: Severity = "warning" if share > 0.01 else "info"
+    return Evidence(sentence, share, spread, "share of examples", rows_where(study, is_again), severity)
+
+
 def _not_finite(study: SignalStudy) -> Evidence | None:
     bad = study.column("nonfinite")
     if not bad.any():
@@ -128,4 +146,5 @@ MASK_RULES: tuple[Rule[SignalStudy], ...] = (
     rule_of(INSPECT_RULES, "MASK005").on(_opener_trained),
     rule_of(ROW_RULES, "MASK007").on(_truncated),
     rule_of(INSPECT_RULES, "MASK010").on(_other_roles_trained),
+    rule_of(INSPECT_RULES, "DATA102").on(_repeated),
 )
