@@ -217,9 +217,22 @@ def test_encode_notes_what_the_template_loses_or_moves():
 
 
 def test_encode_refuses_what_the_template_refuses_with_its_words():
-    with pytest.raises(RowError, match="System role not supported") as caught:
-        encode(conversation("a", "b", system="s"), tokenizer_of("gemma"))
+    template = "{% if messages[0].content == 'a' %}{{ raise_exception('Too short a question') }}{% endif %}" + CHATML
+    with pytest.raises(RowError, match="Too short a question") as caught:
+        encode(conversation("a", "b", "c", "d"), tokenizer_of("gemma"), template=template)
     assert caught.value.reason == "template-error"
+
+
+def test_encode_writes_what_the_template_refuses_in_a_shape_that_it_takes():
+    """Gemma's template has no system role and needs turns that alternate; every word keeps its role and its weight."""
+    tokenizer = tokenizer_of("gemma")
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "user", "content": "b"},
+                {"role": "assistant", "content": "c", "weight": 0}, {"role": "assistant", "content": "d"}]  # fmt: skip
+    example = encode(next(iter(read_records([{"messages": messages}]))), tokenizer)
+    assert [note.partition(":")[0] for note in example.notes] == ["adapted"]
+    assert "s\n\na\n\nb<end_of_turn>" in tokenizer.decode(example.input_ids)
+    assert words_of(example, tokenizer, "system") == "s"
+    assert trained_text(example, tokenizer) == "\n\nd<end_of_turn>"
 
 
 def test_encode_trains_the_token_in_which_an_answer_melts_into_its_opener():
@@ -377,7 +390,8 @@ def test_encode_refuses_a_length_that_leaves_nothing_to_predict():
 
 def test_examples_count_the_rows_they_refuse():
     tokenizer = tokenizer_of("gemma")
-    rows = [conversation("a", "b"), conversation("a", "b", system="s"), conversation("c", "d")]
+    first = Record(HERE, messages=(Message("assistant", "s"), *conversation("a", "b").messages))
+    rows = [conversation("a", "b"), first, conversation("c", "d")]
     examples = Examples(rows, tokenizer)
     assert len(list(examples)) == 2
     assert examples.account.refused == {"template-error": 1} and examples.account.rows == 3

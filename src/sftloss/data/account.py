@@ -223,6 +223,7 @@ _DETAILS = {
     "opener_differs": "the generation prompt ends with {}, and the answers do not begin with it",
     "join_differs": "answers end with {}, in the middle of a conversation and at its end",
     "moved": "a message is not in its place",
+    "adapted": "{}",
 }
 
 NOTE_RULES: tuple[Rule[Account], ...] = (
@@ -258,6 +259,14 @@ NOTE_RULES: tuple[Rule[Account], ...] = (
         "The chat template has no form for calls, so an agent that runs this model has to look for JSON in its text.",
         "",
         partial(_noted, ("calls_as_text",), "have their tool calls written as JSON into the text of the answer"),
+    ),
+    Rule(
+        "DATA114",
+        "info",
+        "Conversations that the chat template takes only in another shape",
+        "An agent that runs this model has to write its conversations in the same way.",
+        "write the data so; or use a template that has a form for it: --template",
+        partial(_noted, ("adapted",), "are refused by the chat template as they are and are written in another shape"),
     ),
     Rule(
         "DATA112",

@@ -211,14 +211,13 @@ def _draft_of(record: Record, template: Template, how: Encoding) -> _Draft:
 
 
 def _from_messages(record: Record, template: Template, think_weight: float) -> _Draft:
-    messages = record.messages or ()
-    if not messages:
+    if not record.messages:
         raise BadRow("nothing-trained", "the conversation is empty; give it at least one answer")
-    rendering = render(template, messages, [dict(tool) for tool in record.tools] if record.tools else None)
+    rendering = render(template, record.messages, [dict(tool) for tool in record.tools] if record.tools else None)
     ids = rendering.input_ids
     roles, weights, is_end = [PROMPT] * len(ids), [0.0] * len(ids), [False] * len(ids)
     for span in rendering.spans:
-        message, size = messages[span.message], span.stop - span.start
+        message, size = rendering.messages[span.message], span.stop - span.start
         role = _ROLE_OF.get(message.role, PROMPT)
         weight = message.weight if message.weight is not None else float(role == RESPONSE)
         roles[span.start : span.stop] = [role] * size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import combinations, groupby
 from typing import Any
 
 from sftloss.data.examples import Message
@@ -19,47 +19,60 @@ _Rows = list[list[Message]]
 
 
 def cure_of(template: Template, messages: _Messages, tools: Tools, attempt: Callable[..., Any]) -> str:
-    """The first cure with which `attempt` succeeds, as a clause: another template, another spelling, or both."""
+    """The first cure with which `attempt` succeeds, as a clause: another template, another spelling, or both.
+
+    The cure that worked last is tried first, so that a file of one fault costs one attempt a row.
+    """
     name = training_template(template.text(tools))
     templates, named = [("", template)], f"give {mention('template', name)}, TRL's template for training this family"
     if name is not None:
-        templates.append((named, Template(template.tokenizer, trl_templates()[name], template.kwargs)))
-    candidates = [(named, "", templates[-1][1], [list(messages)])] if name is not None else []
-    for other, candidate in templates:
-        candidates += [(other, sentence, candidate, change(messages)) for change, sentence in _CHANGES]
-    for other, sentence, candidate, rows in candidates:
+        if "training" not in template.learned:
+            template.learned["training"] = Template(template.tokenizer, trl_templates()[name], template.kwargs)
+        templates.append((named, template.learned["training"]))
+    changes = [(), *((one,) for one in _CHANGES), *combinations(_CHANGES, 2)]
+    candidates = [(other, candidate, of) for of in changes for other, candidate in templates if of or other]
+    last: int | None = template.learned.get("cure")
+    order = sorted(range(len(candidates)), key=lambda i: i != last)
+    for i in order:
+        sentence, candidate, of = candidates[i]
+        rows = [list(messages)]
+        for change, _ in of:
+            rows = [changed for row in rows for changed in change(row)]
         try:
             for row in rows:
                 attempt(candidate, row, tools)
         except BadRow:
             continue
-        return " and ".join(filter(None, (sentence, other)))
+        template.learned["cure"] = i
+        return " and ".join(filter(None, (*(words for _, words in of), sentence)))
     return f"write the conversation as the template expects it, or give another {mention('template')}"
 
 
-def _system_in_user(messages: _Messages) -> _Rows:
-    system = "\n\n".join(message.content for message in messages if message.role == "system")
-    others = [message for message in messages if message.role != "system"]
-    if system and others and others[0].role == "user":
-        others[0] = replace(others[0], content=f"{system}\n\n{others[0].content}")
-    return [others]
+def _joined(messages: _Messages) -> list[Message]:
+    groups = (list(group) for _, group in groupby(messages, key=lambda message: message.role))
+    return [replace(group[0], content="\n\n".join(message.content for message in group)) for group in groups]
 
 
 def _one_call_each(messages: _Messages) -> _Rows:
-    results = iter([message for message in messages if message.role == "tool"])
+    """The conversation with one tool call a message, each followed by its result: by its id, else by the order."""
     split: list[Message] = []
-    for message in messages:
+    at = 0
+    while at < len(messages):
+        message, at = messages[at], at + 1
+        if len(message.tool_calls) < 2:
+            split.append(message)
+            continue
+        results: list[Message] = []
+        while at < len(messages) and messages[at].role == "tool":
+            results.append(messages[at])
+            at += 1
         for i, call in enumerate(message.tool_calls):
-            split.append(replace(message if not i else Message("assistant", ""), tool_calls=(call,)))
-            if result := next(results, None):
-                split.append(result)
-        split += [] if message.tool_calls or message.role == "tool" else [message]
+            split.append(replace(message if not i else Message("assistant", "", message.weight), tool_calls=(call,)))
+            if results:
+                own = (r for r in results if r.extra.get("tool_call_id", "") == call.get("id"))
+                split.append(results.pop(results.index(next(own, results[0]))))
+        split += results
     return [split]
-
-
-def _joined(messages: _Messages) -> _Rows:
-    groups = (list(group) for _, group in groupby(messages, key=lambda message: message.role))
-    return [[replace(group[0], content="\n\n".join(message.content for message in group)) for group in groups]]
 
 
 def _from_first_user(messages: _Messages) -> _Rows:
@@ -73,7 +86,7 @@ def _calls_as_text(messages: _Messages) -> _Rows:
         calls = [json.dumps(call.get("function", call), default=str) for call in message.tool_calls]
         role = "user" if message.role == "tool" else message.role
         changed.append(replace(message, role=role, content="\n".join([message.content, *calls]).strip(), tool_calls=()))
-    return _joined(changed)
+    return [_joined(changed)]
 
 
 def _one_answer_a_row(messages: _Messages) -> _Rows:
@@ -94,9 +107,7 @@ def _without_reasoning(messages: _Messages) -> _Rows:
 
 
 _CHANGES: tuple[tuple[Callable[[_Messages], _Rows], str], ...] = (
-    (_system_in_user, "put the system text into the first message of the user"),
     (_one_call_each, "write one tool call a message, each followed by its result"),
-    (_joined, "join consecutive messages of one role"),
     (_from_first_user, "begin the conversation with a message of the user"),
     (
         _one_answer_a_row,

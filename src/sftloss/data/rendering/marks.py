@@ -19,6 +19,10 @@ Place = tuple[int, int]
 _BLOCKS = (0xFDD0, 0xFFF80, 0x10FF80)
 _DIGITS = 16
 _THINK = re.compile(r"(</?think>)")
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+
+JOINER = "\n\n"
+"""What stands between the contents of messages that are joined."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,15 @@ class Style:
         reasoning: Reasoning is a field of its own, not a part of the content.
         calls: Arguments of tool calls are objects, JSON strings, or the calls are JSON text in the content.
         empty: A message of nothing but calls has an empty content, not none.
+        as_user: Messages of these kinds (`kind_of`) are the user's, and consecutive messages of one role are joined.
+            None leaves every message as it is.
     """
 
     blocks: bool = False
     reasoning: bool = True
     calls: Literal["object", "string", "text"] = "object"
     empty: bool = True
+    as_user: frozenset[str] | None = None
 
 
 @dataclass
@@ -109,7 +116,32 @@ def free_block(messages: Sequence[Message]) -> int | None:
 
 def dressed(messages: Sequence[Message], style: Style, marks: Marks) -> list[dict[str, Any]]:
     """The messages in the shape that a template takes; what it has no field for goes into the content as text."""
-    return [_dressed(message, number, style, marks) for number, message in enumerate(messages)]
+    ready: list[dict[str, Any]] = []
+    for number, message in enumerate(messages):
+        one = _dressed(message, number, style, marks)
+        if style.as_user is not None and kind_of(message, number) in style.as_user:
+            one["role"] = "user"
+        if style.as_user is not None and ready and _can_join(ready[-1], one):
+            ready[-1] |= {"content": _joined(ready[-1]["content"], one["content"])}
+        else:
+            ready.append(one)
+    return ready
+
+
+def kind_of(message: Message, number: int) -> str:
+    """The role of a message; of a system text that is not the first message, ``"late system"``."""
+    return "late system" if message.role == "system" and number else message.role
+
+
+def _can_join(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two messages are of one role, and the second is nothing but content."""
+    return one["role"] == other["role"] and "tool_calls" not in one and not other.keys() & {"tool_calls", *_THOUGHTS}
+
+
+def _joined(one: Any, other: Any) -> Any:
+    if isinstance(one, str):
+        return one + JOINER + other
+    return [{"type": "text", "text": one[0]["text"] + JOINER + other[0]["text"]}]
 
 
 def _dressed(message: Message, number: int, style: Style, marks: Marks) -> dict[str, Any]:
@@ -117,7 +149,7 @@ def _dressed(message: Message, number: int, style: Style, marks: Marks) -> dict[
     thought, content = "", message.content
     if message.reasoning and style.reasoning:
         shown = marks.mark(number, "reasoning", message.reasoning)
-        ready |= dict.fromkeys(("reasoning_content", "reasoning", "thinking"), shown)
+        ready |= dict.fromkeys(_THOUGHTS, shown)
     elif message.reasoning:
         thought = f"<think>\n{marks.mark(number, 'reasoning', message.reasoning)}\n</think>\n\n"
     text = thought + _content(content, number, message.role, marks)

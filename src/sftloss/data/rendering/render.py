@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 from sftloss.data.examples import Message
 from sftloss.data.reasons import BadRow, excerpt
+from sftloss.data.rendering.adaptations import adaptations
 from sftloss.data.rendering.cures import cure_of
-from sftloss.data.rendering.marks import Marks, Place, dressed
+from sftloss.data.rendering.marks import JOINER, Marks, Place, dressed
 from sftloss.data.rendering.template import GENERATION_TAG, MOST, Shown, Template, Tools, common
 
 TAGS, POSITIONS = "generation tags", "positions"
@@ -31,8 +33,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Rendering:
-    """A conversation as tokens; what is in no span is the template's own. `thoughts` are the reasoning in answers."""
+    """A conversation as tokens; what is in no span is the template's own. `thoughts` are the reasoning in answers.
 
+    The `messages` are those that were rendered: the conversation's own, or what `adaptations` made of them.
+    """
+
+    messages: Sequence[Message]
     input_ids: list[int]
     spans: tuple[Span, ...]
     method: str
@@ -44,7 +50,8 @@ def render(template: Template, messages: Sequence[Message], tools: Tools = None)
     """Render a conversation and find the tokens of each message by their position.
 
     The words of every message are marked, rendered and looked up. An answer begins behind the template's generation
-    prompt, or as much of it as stands there, and ends with the first end-of-turn token behind its last word.
+    prompt, or as much of it as stands there, and ends with the first end-of-turn token behind its last word. A
+    conversation that the template refuses is written in another shape (`adaptations`) if it takes that one.
 
     Raises:
         BadRow: If the template refuses the conversation, a part of a trained answer is not in what it renders, or the
@@ -53,14 +60,34 @@ def render(template: Template, messages: Sequence[Message], tools: Tools = None)
     try:
         return _rendering(template, messages, tools)
     except BadRow as fault:
-        key = (fault.reason, fault.detail.split("(")[0], frozenset(message.role for message in messages))
-        if key not in template.learned:
-            template.learned[key] = cure_of(template, messages, tools, _rendering)
-        raise BadRow(fault.reason, f"{fault.detail}; {template.learned[key]}") from fault
+        try:
+            return _adapted(template, messages, tools, fault)
+        except BadRow:
+            raise BadRow(fault.reason, f"{fault.detail}; {cure_of(template, messages, tools, _any)}") from fault
 
 
-def _rendering(template: Template, messages: Sequence[Message], tools: Tools) -> Rendering:
-    style = template.style(messages)
+def _any(template: Template, messages: Sequence[Message], tools: Tools) -> Rendering:
+    """The rendering of a conversation as it is, or as an adaptation of it."""
+    try:
+        return _rendering(template, messages, tools)
+    except BadRow as fault:
+        return _adapted(template, messages, tools, fault)
+
+
+def _adapted(template: Template, messages: Sequence[Message], tools: Tools, fault: BadRow) -> Rendering:
+    """The rendering of the first adaptation that the template takes; the fault where it takes none."""
+    ways = adaptations(messages, template.style(messages)) if fault.reason == "template-error" else ()
+    for one in ways:
+        with suppress(BadRow):
+            rendering = _rendering(template, one.messages, tools, one.as_user)
+            return replace(rendering, notes=(*rendering.notes, f"adapted: {one.sentence}"))
+    raise fault
+
+
+def _rendering(
+    template: Template, messages: Sequence[Message], tools: Tools, as_user: frozenset[str] | None = None
+) -> Rendering:
+    style = replace(template.style(messages), as_user=as_user)
     try:
         _ = template.frame  # known before it is needed to look for words
         shown = template.show(messages, tools, style)
@@ -93,7 +120,7 @@ def _rendering(template: Template, messages: Sequence[Message], tools: Tools) ->
             if is_whole and any(mask[s.start] and mask[s.start - 1] for s in spans if _is_answer(messages, s)):
                 notes.append("opener_in_tags")
     thoughts = tuple(place for piece, place in answers if piece.kind == "reasoning")
-    return Rendering(input_ids, spans, method, tuple(dict.fromkeys(notes)), thoughts)
+    return Rendering(messages, input_ids, spans, method, tuple(dict.fromkeys(notes)), thoughts)
 
 
 def _name(tool: Mapping[str, Any]) -> str:
@@ -178,7 +205,7 @@ def _start(template: Template, messages: Sequence[Message], number: int, gap: st
     """Where an answer begins in the text between the last word before it and its own first word."""
     before = messages[number - 1].role if number else ""
     if before == "assistant" and not gap.strip():  # an answer that goes on in the same turn
-        return len(gap)
+        return 0 if gap == JOINER else len(gap)
     prompt = (template.result_prompt or "") if before == "tool" else ""
     if prompt and gap.startswith(prompt):
         return len(prompt)
