@@ -95,12 +95,14 @@ def _two_passes(hidden: Tensor, call: LossCall) -> tuple[Tensor, TokenStats]:
     # a coefficient that learns has the token's loss as its gradient, at 0 too
     is_counted = call.targets != IGNORED if call.coefficients.requires_grad else call.is_counted
     targets = torch.where(is_counted, call.targets, IGNORED)
-    stats = token_statistics(hidden, call.backend.head, targets, fields=call.returned, plan=call.plan)
-    losses = call.objective(replace(stats, extras=call.extras))
+    stats = token_statistics(
+        hidden, call.backend.head, targets, fields=call.returned, extras=call.extras, plan=call.plan
+    )
+    losses = call.objective(stats)
     # a dropped token's loss and coefficient may be anything: where keeps them out of value and gradient
     coefficients = torch.where(is_counted, call.coefficients, 0.0)
     terms = torch.where(is_counted, losses, 0.0).double() * coefficients
     # the sum over no token connects a loss that reads no statistic to the graph
     loss = terms.sum().to(losses.dtype) + stats.target_logprob[:0].sum()
     detached = {name: value.detach() for name, value in stats.fields.items()}
-    return loss, replace(stats, fields=detached, extras=call.extras)
+    return loss, replace(stats, fields=detached)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ import torch.distributed as dist
 from tests.launching import conclude
 from tests.objectives.rows import ENGINE_ROWS
 from tests.statistics.test_engine import everything, make_head, make_tokens, reference
+from tests.statistics.test_further import candidate_ids, everything_further
+from tests.statistics.test_further import reference as further_reference
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard as Rows
 from torch.distributed.tensor import distribute_tensor
@@ -64,6 +67,19 @@ def law(kind: str, plan: Plan, how: str, objective: Any = everything) -> float:
     got = torch.autograd.grad(loss * UPSTREAM, [again, *leaves])
     expected = [true[0], *(mine(t) for t in true[1:])]
     return max([error(loss, wanted), *(error(g, t) for g, t in zip(got, expected, strict=True))])
+
+
+def further(plan: Plan) -> float:
+    """The statistics that take a number or candidates."""
+    head, (hidden, targets, c) = make_head("softcap"), make_tokens()
+    extras = {"candidate_ids": candidate_ids(targets)}
+    c[3] = 0
+    wanted = further_reference(hidden, head, targets, c, extras)
+    true = torch.autograd.grad(wanted * UPSTREAM, (hidden, head.weight))
+    part, leaves, mine = cut(head, "group")
+    loss, _ = weighted_loss(hidden, part, targets, c, everything_further, extras=extras, plan=plan)
+    got = torch.autograd.grad(loss * UPSTREAM, (hidden, leaves[0]))
+    return max(error(loss, wanted), error(got[0], true[0]), error(got[1], mine(true[1])))
 
 
 def statistics() -> float:
@@ -192,6 +208,7 @@ def main(out: str) -> None:
     for name, function in ENGINE_ROWS.items():
         cases[f"{name}, one pass"] = lambda f=function: law("bias", PLANS["one pass"], "group", f)  # type: ignore[misc]
         cases[f"{name}, two passes"] = lambda f=function: law("bias", PLANS["two passes"], "group", f)  # type: ignore[misc]
+    cases |= {f"further, {name}": partial(further, plan) for name, plan in PLANS.items()}
     cases |= {"statistics": statistics, "measured": measured, "drawn": drawn}
     cases |= {"far apart": far_apart, "not summed": not_summed}
     for name, case in cases.items():

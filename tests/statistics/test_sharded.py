@@ -16,6 +16,7 @@ PLANS = ("one pass", "two passes")
 EXACT = [
     *(f"{kind}, {plan}, {how}" for kind in KINDS for plan in PLANS for how in ("DTensor", "group")),
     *(f"{name}, {plan}" for name in ENGINE_ROWS for plan in PLANS),
+    *(f"further, {plan}" for plan in PLANS),
     "statistics",
     "measured",
     "drawn",

@@ -47,15 +47,15 @@ def checked_plan(caller: str, plan: Plan | None) -> Plan:
 
 
 class _Recorder(dict[str, Tensor]):
-    """A dict that records which entries are read."""
+    """A dict that records which entries are read; those that `values` computes when they are read too."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__(values)
-        self.read: set[str] = set()
+        self.values_read, self.read = values, set[str]()
 
     def __getitem__(self, name: str) -> Tensor:
         self.read.add(name)
-        return super().__getitem__(name)
+        return self.values_read[name]
 
 
 class Reading(NamedTuple):
@@ -80,7 +80,7 @@ def read_objective(objective: Objective, extras: Mapping[str, Tensor]) -> Readin
     for name, value in extras.items():
         rows = torch.cat([value[:4], value.new_zeros(1, *value.shape[1:])])
         samples[name] = rows[four % max(len(value[:4]), 1)]
-    stats = from_logits(torch.tensor(_LOGITS, device=device), four % 3)
+    stats = from_logits(torch.tensor(_LOGITS, device=device), four % 3, extras=samples)
     recorder = _Recorder(stats.fields)
     whole = objective(TokenStats(recorder, 4, samples))
     with torch.no_grad():

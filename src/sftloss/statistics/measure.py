@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock, PlainBackend
 from sftloss.statistics.backends.rows import RowGradient, RowNumbers, present, row_gradient, statistics_of
-from sftloss.statistics.checks import check_inputs, checked_plan
+from sftloss.statistics.checks import check_inputs, checked_plan, read_objective
 from sftloss.statistics.head import Head
 from sftloss.statistics.one_pass import read_chunk
 from sftloss.statistics.plan import Buffers, Plan, cuts
 from sftloss.statistics.sharded import total
-from sftloss.statistics.tokens import FIELDS, IGNORED, Counted, Objective, TokenStats, check_type
+from sftloss.statistics.tokens import CANDIDATE_IDS, FIELDS, IGNORED, Counted, Objective, TokenStats, check_type
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def measure_tokens(
     targets: Int[Tensor, " tokens"],
     objectives: Mapping[str, Objective],
     *,
+    extras: Mapping[str, Tensor] | None = None,
     plan: Plan | None = None,
 ) -> tuple[TokenStats, dict[str, TokenSignal]]:
     """Every statistic of every token, and the logit gradient of each objective, from one product with the head.
@@ -50,10 +51,12 @@ def measure_tokens(
         head: The output head.
         targets: ``(tokens,)``, aligned with `hidden`; ``-100`` gives zeros.
         objectives: Tokenwise objectives by name.
+        extras: What they read of each token, first axis ``tokens``.
         plan: How many tokens at a time.
 
     Returns:
-        The statistics (all fields) and, by objective, its :class:`TokenSignal`. No gradient flows.
+        The statistics (``FIELDS`` and what the objectives read) and, by objective, its :class:`TokenSignal`. No
+        gradient flows.
 
     Example:
         >>> from sftloss.objectives import cross_entropy
@@ -66,27 +69,36 @@ def measure_tokens(
     for name, objective in objectives.items():
         cure = f"Write sftloss.objective({objective!r})."
         check_type("measure_tokens", f"objectives[{name!r}]", objective, Callable, cure)  # type: ignore[arg-type]
-    plan, counted = checked_plan("measure_tokens", plan), Counted.of(targets != IGNORED)
+    plan, counted, extras = checked_plan("measure_tokens", plan), Counted.of(targets != IGNORED), extras or {}
+    read = {name for objective in objectives.values() for name in read_objective(objective, extras).fields}
+    fields = tuple(dict.fromkeys((*FIELDS, *sorted(read))))
     backend = PlainBackend.of(hidden, head)
     buffers, pieces = Buffers(hidden, backend.dtype), []
     step = plan.chunk(len(counted), head.common, backend.dtype.itemsize, is_device=backend.is_device)
     for piece in cuts(len(counted), step):
-        chunk = Chunk(counted.take(hidden, piece).to(backend.dtype), counted.take(targets, piece))
-        blocks, numbers = read_chunk(backend, chunk, FIELDS, buffers, Keep(shifted=True, is_whole=True), plan)
-        pieces.append(_measured(backend, blocks, numbers, objectives))
+        rows = {name: counted.take(value, piece) for name, value in extras.items()}
+        states = counted.take(hidden, piece).to(backend.dtype)
+        chunk = Chunk(states, counted.take(targets, piece), rows.get(CANDIDATE_IDS))
+        blocks, numbers = read_chunk(backend, chunk, fields, buffers, Keep(shifted=True, is_whole=True), plan)
+        pieces.append(_measured(backend, blocks, numbers, objectives, fields, rows))
     columns = {name: counted.put(torch.cat([values[name] for values in pieces])) for name in pieces[0]}
-    stats = TokenStats({name: columns[name] for name in FIELDS}, backend.vocab_size)
+    stats = TokenStats({name: columns[name] for name in fields}, backend.vocab_size, extras)
     return stats, {n: TokenSignal(columns[f"loss:{n}"], columns[f"l1:{n}"], columns[f"l2:{n}"]) for n in objectives}
 
 
 def _measured(
-    backend: PlainBackend, blocks: list[LogitBlock], numbers: RowNumbers, objectives: Mapping[str, Objective]
+    backend: PlainBackend,
+    blocks: list[LogitBlock],
+    numbers: RowNumbers,
+    objectives: Mapping[str, Objective],
+    fields: Sequence[str],
+    extras: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Return every statistic of a chunk, and of each objective `loss:name`, `l1:name` and `l2:name`."""
-    columns, leaves = statistics_of(numbers, FIELDS), numbers.leaves()
+    columns, leaves = statistics_of(numbers, fields), numbers.leaves()
     for name, objective in objectives.items():
         with torch.enable_grad():
-            losses = objective(TokenStats(statistics_of(leaves, FIELDS), backend.vocab_size))
+            losses = objective(TokenStats(statistics_of(leaves, fields), backend.vocab_size, extras))
         grad = row_gradient([losses], [torch.ones_like(losses)], leaves)
         columns[f"loss:{name}"] = losses.detach()
         columns[f"l1:{name}"], columns[f"l2:{name}"] = _norms(backend, blocks, numbers, grad)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from sftloss.statistics.backends.backend import Backend
-from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock
+from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock, start_sums
 from sftloss.statistics.backends.rows import (
     FREE,
     RowGradient,
     RowNumbers,
-    Sums,
+    needs_shifted_logits,
     row_gradient,
     statistics_of,
 )
@@ -24,7 +24,7 @@ from sftloss.statistics.plan import Buffers, Plan, cuts, is_small
 from sftloss.statistics.products.filtering import GROUP, Filter, Group
 from sftloss.statistics.products.gradients import Gradients, Wanted, in_dtypes
 from sftloss.statistics.sharded import merge
-from sftloss.statistics.tokens import IGNORED, Counted, Filtered, Objective, TokenStats
+from sftloss.statistics.tokens import CANDIDATE_IDS, IGNORED, Counted, Filtered, Objective, TokenStats
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class _Walk:
             has_both_signs = bool((c < 0).any() & (c > 0).any())
             self.signs = torch.where(c < 0, -1.0, 1.0).to(backend.dtype) if has_both_signs else None
         self.buffers = Buffers(hidden, backend.dtype)
-        needs_shifted = not {"entropy", "collision"}.isdisjoint(call.fields)
+        needs_shifted = needs_shifted_logits(call.fields)
         has_cap = backend.head.softcap is not None
         self.keep = Keep(any(wanted) and needs_shifted, any(wanted) and has_cap, is_whole=True)
 
@@ -127,8 +127,9 @@ class _Walk:
     def _chunk(self, piece: slice) -> tuple[dict[str, Tensor], Tensor]:
         """Return the statistics and the loss of one chunk; add its gradients."""
         take, call = self.counted.take, self.call
-        chunk = Chunk(take(self.hidden, piece).to(self.backend.product), take(call.targets, piece))
         extras = {name: take(value, piece) for name, value in call.extras.items()}
+        hidden, targets = take(self.hidden, piece).to(self.backend.product), take(call.targets, piece)
+        chunk = Chunk(hidden, targets, extras.get(CANDIDATE_IDS))
         c = take(self.coefficients, piece)
         blocks, numbers = read_chunk(self.backend, chunk, call.returned, self.buffers, self.keep, call.plan)
         leaves = numbers.leaves()
@@ -196,7 +197,7 @@ def read_chunk(
 ) -> tuple[list[LogitBlock], RowNumbers]:
     """Read the blocks of a chunk of tokens, and finish the numbers of its rows."""
     tokens, head, dtype = chunk.hidden.shape[0], backend.head, backend.dtype
-    sums = Sums.start(fields, tokens, chunk.hidden, dtype)
+    sums = start_sums(fields, chunk, head, dtype)
     columns = list(plan.column_blocks(tokens, head.weight.shape[0], dtype.itemsize, is_device=backend.is_device))
     if is_small(tokens, columns):
         keep = keep._replace(is_whole=False)

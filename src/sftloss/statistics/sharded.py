@@ -15,6 +15,8 @@ from torch import Tensor
 
 from sftloss.statistics.backends.rows import Sums
 
+_COMMON = ("rate", "own", "ids")  # sums that are the same on every rank
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -65,13 +67,15 @@ def merge(sums: Sums, shard: Shard | None, targets: Tensor) -> Sums:
     """
     if shard is None:
         return sums
-    mine = {name: value for name, value in vars(sums).items() if value is not None}
-    # a float32 tells ids apart up to 16 million
-    stacked = torch.stack([targets.to(sums.m.dtype), *mine.values()])
+    mine = {name: value for name, value in vars(sums).items() if value is not None and name not in _COMMON}
+    # a float32 tells ids apart up to 16 million; a row of each number, several rows of those with several a token
+    rows = [value.reshape(len(value), -1).t() for value in mine.values()]
+    stacked = torch.cat([targets.to(sums.m.dtype)[None], *rows])
     every = stacked.new_empty(torch.distributed.get_world_size(shard.group), *stacked.shape)
     torch.distributed.all_gather(list(every.unbind()), stacked, group=shard.group)
-    ids, *columns = every.unbind(dim=1)
-    part = dict(zip(mine, columns, strict=True))
+    ids, *columns = every.split([1, *map(len, rows)], dim=1)
+    ids = ids[:, 0]
+    part = {name: column[:, 0] if mine[name].ndim == 1 else column for name, column in zip(mine, columns, strict=True)}
     m = part["m"].amax(dim=0)
     drop = part["m"] - m
     shrink = drop.exp()
@@ -94,6 +98,14 @@ def merge(sums: Sums, shard: Shard | None, targets: Tensor) -> Sums:
     if "z" in part:
         out["z"] = (part["z"] + part["count"] * drop).sum(dim=0)
         out["count"] = part["count"].sum(dim=0)
+    if sums.rate is not None:
+        out["tempered"] = ((drop * sums.rate).exp() * part["tempered"]).sum(dim=0)
+    if sums.top is not None:
+        out["top"] = part["top"].flatten(0, 1).topk(sums.top.shape[1], dim=0).values.t()
+    if sums.above is not None:
+        out["above"] = part["above"].sum(dim=0)
+    if sums.candidates is not None:
+        out["candidates"] = part["candidates"].amax(dim=0).t()
     return replace(sums, **out)
 
 

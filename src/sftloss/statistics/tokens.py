@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +16,18 @@ IGNORED = -100
 DIFFERENTIABLE = ("target_logprob", "logsumexp", "entropy", "mean_logprob", "collision", "other_logprob")
 DETACHED = ("off_target_sq", "is_top1", "max_logprob")
 FIELDS = DIFFERENTIABLE + DETACHED
+FURTHER = ("top_mass", "top_entropy", "tempered_logprob", "rank", "candidate_logprob")
+"""Statistics that are computed only where an objective reads them or a caller names them.
+
+A field is spelled like a call, ``"top_entropy(20)"``, so that a list of names says all there is to compute.
+"""
+
+CANDIDATE_IDS = "candidate_ids"
+"""The extra that holds the candidates of each token, ``(tokens, K)`` ids."""
+
+_SPELLING = re.compile(r"(top_mass|top_entropy|tempered_logprob)\(([^()]+)\)|rank|candidate_logprob")
+_PLAIN = (*FIELDS, *FURTHER[3:])
+_ALL = (*FIELDS, *(name if name in _PLAIN else f"{name}(number)" for name in FURTHER))
 
 
 @dataclass(frozen=True)
@@ -52,8 +66,18 @@ class TokenStats:
     ``max_logprob``    :math:`\max_j \log p_j`                     no
     ================== =========================================== ==============
 
+    Five more are computed only where they are read:
+
+    ========================= ================================================ =====
+    ``rank``                  1 + how many tokens have a larger logit          no
+    ``top_mass(k)``           sum of the k largest :math:`p_j`                 no
+    ``top_entropy(k)``        entropy of these k, renormalized to sum 1        no
+    ``tempered_logprob(t)``   :math:`\log p_y` of the softmax of z / t         yes
+    ``candidate_logprob``     :math:`\log p_c` of the batch's candidates       yes
+    ========================= ================================================ =====
+
     Attributes:
-        fields: The computed statistics by name, each of shape ``(tokens,)``.
+        fields: The computed statistics by name, each of shape ``(tokens,)``, ``candidate_logprob`` ``(tokens, K)``.
         vocab_size: Number of finite logits of a row: an int, or a tensor that broadcasts over the tokens.
         extras: A caller's own tensors, first axis ``tokens``, such as the log-probability of a reference model.
         filtered: What gradient filtering left out; None where the gradients are exact.
@@ -64,11 +88,55 @@ class TokenStats:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     filtered: Filtered | None = None
 
+    def top_mass(self, k: int) -> Tensor:
+        r"""Probability of the k likeliest tokens together; no gradient flows.
+
+        The k largest logits of each row are kept while blocks of the vocabulary are read: exact, and about as costly
+        as ``entropy``. With fewer than k finite logits it is 1.
+
+        Args:
+            k: How many tokens, ``>= 1``.
+        """
+        return self._named(f"top_mass({k})")
+
+    def top_entropy(self, k: int) -> Tensor:
+        r"""Entropy of the k likeliest tokens, whose probabilities are renormalized to a sum of one; no gradient flows.
+
+        .. math:: -\sum_{j \le k} q_j \log q_j, \qquad q_j = p_{(j)} / \sum_{i \le k} p_{(i)}
+
+        In nats, between 0 and log k; as costly as :meth:`top_mass`.
+
+        Args:
+            k: How many tokens, ``>= 1``.
+        """
+        return self._named(f"top_entropy({k})")
+
+    def tempered_logprob(self, temperature: float) -> Tensor:
+        r"""Log-probability of the target at a second temperature, exact near 1 too.
+
+        .. math:: z_y / t - \log \sum_j e^{z_j / t}
+
+        Gradient:
+            :math:`([j = y] - p^t_j) / t` in :math:`z_j`, with :math:`p^t = \operatorname{softmax}(z / t)`. It costs one
+            exponential more of each logit in each direction.
+
+        Args:
+            temperature: The t above, dimensionless, ``> 0``. One loss reads one temperature.
+        """
+        return self._named(f"tempered_logprob({temperature:g})")
+
+    def _named(self, field: str) -> Tensor:
+        check_fields("TokenStats", (field,))
+        return self._computed(field)
+
     def __getattr__(self, name: str) -> Tensor:
-        if name.startswith("__") or name not in FIELDS:
+        if name.startswith("__") or name not in _PLAIN:
             raise AttributeError(
-                f"TokenStats has no statistic {name!r}; choose from {', '.join(FIELDS)}. Whole logits: see map_logits."
+                f"TokenStats has no statistic {name!r}; choose from {', '.join(_ALL)}. Whole logits: see map_logits."
             )
+        return self._computed(name)
+
+    def _computed(self, name: str) -> Tensor:
         try:
             return self.fields[name]
         except KeyError:
@@ -117,6 +185,64 @@ class Counted:
         return value.new_zeros(self.total, *value.shape[1:]).index_copy_(0, self.index, value)
 
 
+class Further(NamedTuple):
+    """What some fields need beyond the five numbers of a row.
+
+    Attributes:
+        top: How many of the largest logits, 0 for none.
+        temperature: The second temperature, or None.
+        is_ranked: Whether the tokens above the target are counted.
+        has_candidates: Whether the logits of candidate ids are picked.
+    """
+
+    top: int = 0
+    temperature: float | None = None
+    is_ranked: bool = False
+    has_candidates: bool = False
+
+
+def split_field(field: str) -> tuple[str, float]:
+    """Return the name and the number of a field; the number is 0 where it takes none.
+
+    Example:
+        >>> split_field("top_entropy(20)")
+        ('top_entropy', 20.0)
+    """
+    name, _, number = field.rstrip(")").partition("(")
+    return name, float(number) if number else 0.0
+
+
+def is_further(field: str) -> bool:
+    """Whether a field is one of these, with a number that it can take."""
+    if not _SPELLING.fullmatch(field):
+        return False
+    try:
+        name, number = split_field(field)
+    except ValueError:
+        return False
+    return number >= 1 and number.is_integer() if name.startswith("top_") else name in FURTHER[3:] or 0 < number < 1e6
+
+
+def further_of(fields: Collection[str]) -> Further:
+    """Return what the named statistics need together.
+
+    Raises:
+        ValueError: If they name two temperatures: a call computes one.
+    """
+    parts = [split_field(field) for field in fields if is_further(field)]
+    temperatures = {number for name, number in parts if name == "tempered_logprob"}
+    if len(temperatures) > 1:
+        both = " and ".join(f"{number:g}" for number in sorted(temperatures))
+        raise ValueError(f"sftloss: one loss reads temperatures {both}; a call computes one second temperature.")
+    names = {name for name, _ in parts}
+    return Further(
+        top=max((int(number) for name, number in parts if name.startswith("top_")), default=0),
+        temperature=next(iter(temperatures), None),
+        is_ranked="rank" in names,
+        has_candidates="candidate_logprob" in names,
+    )
+
+
 def check_type(caller: str, name: str, value: object, kind: type, cure: str) -> None:
     """Refuse an argument of another type in one sentence, as a ``TypeError``."""
     if not isinstance(value, kind):
@@ -125,9 +251,9 @@ def check_type(caller: str, name: str, value: object, kind: type, cure: str) -> 
 
 def check_fields(caller: str, fields: Collection[str]) -> None:
     """Refuse the name of a statistic that does not exist."""
-    unknown = sorted(set(fields) - set(FIELDS))
+    unknown = sorted(name for name in set(fields) - set(FIELDS) if not is_further(name))
     if unknown:
-        raise ValueError(f"{caller}: there is no statistic {unknown[0]!r}; choose from {', '.join(FIELDS)}.")
+        raise ValueError(f"{caller}: there is no statistic {unknown[0]!r}; choose from {', '.join(_ALL)}.")
 
 
 def check_ids(caller: str, targets: Tensor, tokens: int, vocab: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,14 +11,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sftloss.statistics.backends.backend import Backend, backend_of
-from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock
-from sftloss.statistics.backends.rows import FREE, RowGradient, RowNumbers, Sums, row_gradient, sliced, statistics_of
+from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock, start_sums
+from sftloss.statistics.backends.rows import (
+    FREE,
+    RowGradient,
+    RowNumbers,
+    needs_shifted_logits,
+    row_gradient,
+    sliced,
+    statistics_of,
+)
 from sftloss.statistics.checks import check_inputs, checked_plan, not_traced, refuse_second_order
 from sftloss.statistics.head import Head
 from sftloss.statistics.plan import Buffers, Plan, cuts
 from sftloss.statistics.products.gradients import Gradients, Wanted, in_dtypes
 from sftloss.statistics.sharded import merge
-from sftloss.statistics.tokens import FIELDS, IGNORED, Counted, TokenStats, check_fields
+from sftloss.statistics.tokens import CANDIDATE_IDS, FIELDS, IGNORED, Counted, TokenStats, check_fields
 
 
 @not_traced
@@ -28,6 +36,7 @@ def token_statistics(
     targets: Int[Tensor, " tokens"],
     *,
     fields: Collection[str] = FIELDS,
+    extras: Mapping[str, Tensor] | None = None,
     plan: Plan | None = None,
 ) -> TokenStats:
     r"""Statistics of every token without holding the logits: differentiable, recomputed in backward.
@@ -39,6 +48,7 @@ def token_statistics(
         head: The output head.
         targets: ``(tokens,)``, already shifted; ``-100`` is ignored (statistics 0, gradient 0).
         fields: Statistics to compute; the cheapest set is ``("target_logprob", "logsumexp")``.
+        extras: Your own tensors, first axis ``tokens``, handed on as ``stats.extras``; ``candidate_ids`` are read.
         plan: Tile sizes.
 
     Returns:
@@ -59,9 +69,10 @@ def token_statistics(
     check_inputs("token_statistics", hidden, head, targets)
     check_fields("token_statistics", fields)
     names = tuple(dict.fromkeys((*FREE, *fields)))
-    request = _Request(backend_of(hidden, head), targets, names, checked_plan("token_statistics", plan))
+    plan, extras = checked_plan("token_statistics", plan), extras or {}
+    request = _Request(backend_of(hidden, head), targets, names, plan, extras.get(CANDIDATE_IDS))
     values = _TwoPass.apply(hidden, head.weight, head.bias, head.low_rank, request)
-    return TokenStats(dict(zip(names, values, strict=True)), request.backend.vocab_size)
+    return TokenStats(dict(zip(names, values, strict=True)), request.backend.vocab_size, extras)
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,7 @@ class _Request:
     targets: Tensor
     fields: tuple[str, ...]
     plan: Plan
+    ids: Tensor | None  # the candidates
 
     def tiles(self, tokens: int) -> Iterator[tuple[slice, slice]]:
         """Yield the tokens and the columns of every tile, one sweep over the vocabulary for each super-chunk."""
@@ -90,7 +102,8 @@ class _TwoPass(torch.autograd.Function):
         backend = request.backend
         ctx.counted = counted = Counted.of(request.targets != IGNORED, known=request.plan.counted)
         with torch.autocast(hidden.device.type, enabled=False):
-            chunk = Chunk(counted.take(hidden).to(backend.product), counted.take(request.targets))
+            ids = None if request.ids is None else counted.take(request.ids)
+            chunk = Chunk(counted.take(hidden).to(backend.product), counted.take(request.targets), ids)
             numbers, block = _read(chunk, request)
         # logits that are one tile stay for backward, which then needs no fourth product
         ctx.block = block if any(ctx.needs_input_grad[:4]) else None
@@ -121,9 +134,9 @@ def _read(chunk: Chunk, request: _Request) -> tuple[RowNumbers, LogitBlock | Non
     """Return the numbers of every row; and the block, where it is the only one and its gradient needs no more."""
     backend, tokens = request.backend, chunk.hidden.shape[0]
     buffers = Buffers(chunk.hidden, backend.dtype)
-    sums = Sums.start(request.fields, tokens, chunk.hidden, backend.dtype)
+    sums = start_sums(request.fields, chunk, backend.head, backend.dtype)
     tiles = list(request.tiles(tokens))
-    is_kept = len(tiles) == 1 and {"entropy", "collision"}.isdisjoint(request.fields)
+    is_kept = len(tiles) == 1 and not needs_shifted_logits(request.fields)
     keep = Keep(slope=is_kept and backend.head.softcap is not None)
     for rows, columns in tiles:
         part = Chunk(chunk.hidden[rows], chunk.targets[rows])
@@ -144,8 +157,7 @@ def _write(
     backend, tokens = request.backend, chunk.hidden.shape[0]
     is_single = tokens <= request.plan.tile(tokens, 1, 1)[0]
     gradients = Gradients(backend.head, wanted, chunk.hidden, tokens, backend.dtype, is_written_once=is_single)
-    needs_shifted = grad.rest_entropy is not None or grad.rest_collision is not None
-    buffers, keep = Buffers(chunk.hidden, backend.dtype), Keep(needs_shifted, backend.head.softcap is not None)
+    buffers, keep = Buffers(chunk.hidden, backend.dtype), Keep(grad.needs_shifted, backend.head.softcap is not None)
     for rows, columns in request.tiles(tokens):
         part = Chunk(chunk.hidden[rows], chunk.targets[rows])
         block = kept or backend.recompute(part, columns, numbers.m[rows], buffers, keep)

@@ -5,26 +5,28 @@ The target's own logit is taken out first and never enters a sum. The sums of bl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sftloss.statistics.backends.rows import FAR, GradientFormula, RowGradient, RowNumbers, Sums, sliced
+from sftloss.statistics.backends.further import add_order, add_tempered, local_ids, take_candidates
+from sftloss.statistics.backends.rows import FAR, GradientFormula, RowGradient, RowNumbers, Sums, present, sliced
 from sftloss.statistics.head import Head
 from sftloss.statistics.plan import Buffers
-from sftloss.statistics.products.logits import compute_dtype, project, vocabulary
+from sftloss.statistics.products.logits import compute_dtype, project, target_logits, vocabulary
 
 _CACHE_BYTES = 2 * 2**20  # of a block that one thread goes over several times while it is in the thread's cache
 
 
 class Chunk(NamedTuple):
-    """Some tokens: their hidden states in the dtype of the products, and their targets."""
+    """Some tokens: their hidden states in the dtype of the products, their targets and, where read, candidates."""
 
     hidden: Tensor
     targets: Tensor
+    ids: Tensor | None = None
 
 
 class Keep(NamedTuple):
@@ -67,6 +69,7 @@ class PlainBackend:
     def read(self, chunk: Chunk, columns: slice, sums: Sums, buffers: Buffers, keep: Keep) -> LogitBlock:
         block = self._multiplied(chunk, columns, buffers, keep)
         z, out = block.value, block.out
+        take_candidates(z, self.head.start + columns.start, sums)
         hole = self._take_target(block, sums.target)
         for rows in _cached(z):
             spare = None if out is None else out[rows]
@@ -83,8 +86,10 @@ class PlainBackend:
 
     def write(self, block: LogitBlock, numbers: RowNumbers, grad: RowGradient) -> Tensor:
         # the block is centred at its own m, and log S moves with m
-        log_sum = numbers.log_sum + (numbers.m - block.centre).clamp(max=-FAR)
-        formula = GradientFormula.of(replace(numbers, m=block.centre, log_sum=log_sum), grad, self.vocab_size)
+        moved = (numbers.m - block.centre).clamp(max=-FAR)
+        tempered = None if numbers.tempered is None else numbers.tempered + moved * present(numbers.rate)
+        numbers = replace(numbers, m=block.centre, log_sum=numbers.log_sum + moved, tempered=tempered)
+        formula = GradientFormula.of(numbers, grad, self.vocab_size)
         in_vocab = None if self.in_vocab is None else self.in_vocab[block.columns]
         dz = block.value if block.out is None else block.out
         for rows in _cached(dz):
@@ -94,6 +99,9 @@ class PlainBackend:
             _rows_to_gradient(dz[rows], shifted, sliced(formula, rows), in_vocab)
         inside, column = self._column(block)
         dz.scatter_(1, column, torch.where(inside, formula.target[:, None], dz.gather(1, column)))
+        if grad.candidates is not None:
+            inside, column = local_ids(present(numbers.ids), self.head.start + block.columns.start, dz.shape[1])
+            dz.scatter_add_(1, column, torch.where(inside, grad.candidates, 0.0))
         return dz if block.slope is None else dz.mul_(block.slope)
 
     def _multiplied(self, chunk: Chunk, columns: slice, buffers: Buffers, keep: Keep) -> LogitBlock:
@@ -123,9 +131,15 @@ class PlainBackend:
 
     def _column(self, block: LogitBlock) -> tuple[Tensor, Tensor]:
         """Return whether the block holds the target of each row, and its column there (any column where not)."""
-        local = (block.chunk.targets - (self.head.start + block.columns.start))[:, None]
-        width = block.value.shape[1]
-        return (local >= 0) & (local < width), local.clamp(0, width - 1)
+        return local_ids(block.chunk.targets[:, None], self.head.start + block.columns.start, block.value.shape[1])
+
+
+def start_sums(fields: Collection[str], chunk: Chunk, head: Head, dtype: torch.dtype) -> Sums:
+    """Return the sums of a chunk before its first block, with the target's logit where a rank is counted."""
+    sums = Sums.start(fields, len(chunk.hidden), chunk.hidden, dtype, chunk.ids)
+    if sums.own is not None:
+        sums.own.copy_(target_logits(chunk.hidden, head, chunk.targets, dtype))
+    return sums
 
 
 def _cached(block: Tensor) -> Iterator[slice]:
@@ -149,7 +163,9 @@ def _add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tens
     """
     m = torch.maximum(sums.m, z.amax(dim=1))
     drop = sums.m - m
+    add_order(z, sums)
     z -= m[:, None]
+    add_tempered(z, drop, sums)
     if sums.z is not None and sums.count is not None:
         total, count = _finite_sum(z, hole, has_banned)
         sums.z += sums.count * drop + total
@@ -199,6 +215,10 @@ def _finite_sum(z: Tensor, hole: Tensor, has_banned: bool) -> tuple[Tensor, Tens
 def _rows_to_gradient(exp: Tensor, shifted: Tensor | None, formula: GradientFormula, in_vocab: Tensor | None) -> None:
     """Turn exp(z - m) of some rows into the gradient off the target, in place; `shifted` is overwritten too."""
     factor = (formula.scale * formula.inverse)[:, None]
+    tempered = None
+    if formula.tempered is not None:
+        assert shifted is not None
+        tempered = (shifted * present(formula.rate)[:, None]).exp_().mul_(formula.tempered[:, None])
     if formula.entropy is not None or formula.squared is not None:
         assert shifted is not None
         if formula.entropy is None:
@@ -209,6 +229,8 @@ def _rows_to_gradient(exp: Tensor, shifted: Tensor | None, formula: GradientForm
             shifted.addcmul_(exp, (formula.squared * formula.inverse)[:, None])
         factor = shifted
     exp *= factor
+    if tempered is not None:
+        exp += tempered
     if formula.constant is None:
         return
     if in_vocab is None:

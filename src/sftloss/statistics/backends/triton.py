@@ -17,8 +17,9 @@ import triton.language as tl
 from torch import Tensor
 
 from sftloss.statistics.backends import rows
+from sftloss.statistics.backends.further import add_order, add_tempered, is_further, local_ids, take_candidates
 from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock
-from sftloss.statistics.backends.rows import GradientFormula, RowGradient, RowNumbers, Sums
+from sftloss.statistics.backends.rows import GradientFormula, RowGradient, RowNumbers, Sums, present
 from sftloss.statistics.head import Head
 from sftloss.statistics.plan import Buffers
 from sftloss.statistics.products import logits as products
@@ -48,9 +49,15 @@ class TritonBackend:
         return cls(head, dtype, product, products.vocabulary(head, dtype)[1])
 
     def read(self, chunk: Chunk, columns: slice, sums: Sums, buffers: Buffers, keep: Keep) -> LogitBlock:
-        block = self.recompute(chunk, columns, sums.m, buffers, keep)
+        block, before = self.recompute(chunk, columns, sums.m, buffers, keep), sums.m.clone()
         if block.value.shape[0]:
-            _read[(block.value.shape[0],)](*self._inputs(block), *vars(sums).values(), **self._options(block))
+            five = (sums.m, sums.exp, sums.target, sums.exp_z, sums.exp_sq, sums.z, sums.count)
+            _read[(block.value.shape[0],)](*self._inputs(block), *five, **self._options(block))
+        if is_further(sums):
+            z, _ = self._logits(block)
+            take_candidates(z, self.head.start + columns.start, sums)
+            add_order(self._without_target(z, block), sums)
+            add_tempered(z.sub_(sums.m[:, None]), before - sums.m, sums)
         return block
 
     def recompute(self, chunk: Chunk, columns: slice, m: Tensor, buffers: Buffers, keep: Keep) -> LogitBlock:
@@ -66,11 +73,42 @@ class TritonBackend:
             GradientFormula.of(numbers, grad, self.vocab_size),
         )
         tokens, columns = out.shape
+        further = self._further(block, numbers, grad, formula)  # before its place is written over
         if tokens:
-            values = (None if value is None else value.contiguous() for value in vars(formula).values())
+            seven: list[Tensor | None] = [formula.m, formula.inverse, formula.scale, formula.target]
+            seven += [formula.entropy, formula.squared, formula.constant]
+            values = (None if value is None else value.contiguous() for value in seven)
             grid = (tokens, triton.cdiv(columns, _width(columns)))
             _write[grid](*self._inputs(block), out, out.stride(0), *values, **self._options(block))
-        return out
+        return out if further is None else out.add_(further)
+
+    def _logits(self, block: LogitBlock) -> tuple[Tensor, Tensor | None]:
+        """Return a copy of a block as logits, and their slope under a softcap."""
+        z = block.value.clone()
+        slope = None if self.head.softcap is None else torch.empty_like(z)
+        products.finish_logits(z, self.head, block.columns, slope)
+        return z, slope
+
+    def _without_target(self, z: Tensor, block: LogitBlock) -> Tensor:
+        inside, column = local_ids(block.chunk.targets[:, None], self.head.start + block.columns.start, z.shape[1])
+        return z.scatter_(1, column, torch.where(inside, float("-inf"), z.gather(1, column)))
+
+    def _further(
+        self, block: LogitBlock, numbers: RowNumbers, grad: RowGradient, formula: GradientFormula
+    ) -> Tensor | None:
+        """Return what the second temperature and the candidates add to the gradient of a block, None if nothing."""
+        if grad.tempered is None and grad.candidates is None:
+            return None
+        z, slope = self._logits(block)
+        dz = self._without_target(z, block).sub_(formula.m[:, None])
+        if formula.tempered is None:
+            dz.zero_()
+        else:
+            dz.mul_(present(formula.rate)[:, None]).exp_().mul_(formula.tempered[:, None])
+        if grad.candidates is not None:
+            inside, column = local_ids(present(numbers.ids), self.head.start + block.columns.start, dz.shape[1])
+            dz.scatter_add_(1, column, torch.where(inside, grad.candidates, 0.0))
+        return dz if slope is None else dz.mul_(slope)
 
     def _inputs(self, block: LogitBlock) -> tuple[Tensor | int | None, ...]:
         """Return what both kernels read: the product (its rows may be spaced, its columns not), bias and targets."""

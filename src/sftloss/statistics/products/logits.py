@@ -48,6 +48,11 @@ def product(hidden: Tensor, head: Head, columns: slice, out: Tensor) -> None:
 def project(hidden: Tensor, head: Head, columns: slice, out: Tensor, slope: Tensor | None = None) -> None:
     """Write some columns of the logits into `out`, and d(capped)/d(uncapped) into `slope` where it is given."""
     product(hidden, head, columns, out)
+    finish_logits(out, head, columns, slope)
+
+
+def finish_logits(out: Tensor, head: Head, columns: slice, slope: Tensor | None = None) -> None:
+    """Turn the bare product into the logits, in place: bias, scale, softcap; `slope` as in :func:`project`."""
     if head.bias is not None:
         out += head.bias.detach()[columns].to(out.dtype)
     if head.scale != 1.0:
@@ -58,6 +63,23 @@ def project(hidden: Tensor, head: Head, columns: slice, out: Tensor, slope: Tens
     if slope is not None:
         torch.square(out, out=slope).neg_().add_(1.0)
     out *= head.softcap
+
+
+def target_logits(hidden: Tensor, head: Head, targets: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return each token's logit of its own target, from one row of the head; the same on every rank of a shard."""
+    local = (targets - head.start).long()
+    inside, at = (local >= 0) & (local < head.weight.shape[0]), local.clamp(0, head.weight.shape[0] - 1)
+    parts = [(hidden[:, read].to(dtype) * factor.detach()[at].to(dtype)).sum(dim=1) for read, factor in head.factors]
+    z = sum(parts[1:], start=parts[0])
+    if head.bias is not None:
+        z = z + head.bias.detach()[at].to(dtype)
+    z = z * head.scale
+    if head.softcap is not None:
+        z = head.softcap * torch.tanh(z / head.softcap)
+    z = torch.where(inside, z, float("-inf"))
+    if head.shard is not None:
+        torch.distributed.all_reduce(z, torch.distributed.ReduceOp.MAX, group=head.shard.group)
+    return z
 
 
 def vocabulary(head: Head, dtype: torch.dtype) -> tuple[Tensor | None, int | Tensor]:
