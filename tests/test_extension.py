@@ -48,7 +48,8 @@ def tempered(stats: TokenStats, *, power: float = 0.5) -> Float[Tensor, " tokens
 '''
 
 STRATEGY = '''
-from sftloss.tasks.strategies.pieces import check_range, log, smoothed_loss, zeros
+from sftloss.errors import check_range
+from sftloss.tasks.strategies.pieces import log, smoothed_loss, zeros
 from sftloss.tasks.strategies.strategy import Strategy, recorded
 
 

@@ -7,6 +7,7 @@ An error holds what it is about, and whoever shows it spells the options: ``str(
 from __future__ import annotations
 
 import errno
+import math
 import re
 import traceback
 from collections.abc import Callable
@@ -50,6 +51,35 @@ def as_flag(option: str, value: str | None = None) -> str:
     """An option as the command line writes it."""
     flag = f"--{option.replace('_', '-')}"
     return flag if value in (None, "True") else f"{flag} {value}"
+
+
+def check_range(owner: str, **values: tuple[float, str]) -> None:
+    """Check hyper-parameters of an objective or a strategy, each given with its limit.
+
+    Args:
+        owner: Name of the objective or strategy.
+        values: By name a value and ``"> 0"``, ``">= 1"``, ``"in [0, 1)"``, or ``"any number"``.
+
+    Raises:
+        ValueError: If a value is outside its limit, infinite or NaN.
+
+    Example:
+        >>> check_range("coba", tau=(5.0, "> 0"), decay=(1.0, "in [0, 1)"))
+        Traceback (most recent call last):
+        ValueError: coba: decay must be finite and in [0, 1), got 1.0.
+    """
+    for name, (value, limit) in values.items():
+        low, high, is_open, is_open_above = -math.inf, math.inf, False, False
+        if bounds := re.fullmatch(r"in ([\[(])(\S+), (\S+)([\])])", limit):
+            low, high, is_open, is_open_above = float(bounds[2]), float(bounds[3]), bounds[1] == "(", bounds[4] == ")"
+        elif bound := re.fullmatch(r"(>=?) (\S+)", limit):
+            low, is_open = float(bound[2]), bound[1] == ">"
+        is_above = value > low if is_open else value >= low
+        is_below = value < high if is_open_above else value <= high
+        if not (math.isfinite(value) and is_above and is_below):
+            raise ValueError(
+                f"{owner}: {name} must be finite{'' if math.isinf(low) else f' and {limit}'}, got {value}."
+            )
 
 
 def spelled(text: str, spell: Spell) -> str:

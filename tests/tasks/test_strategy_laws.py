@@ -434,8 +434,23 @@ def test_gradient_balance_gives_a_task_without_gradient_no_weight_for_it():
     assert_close(weights, torch.tensor([2 / 3, 1.0, 4 / 3], dtype=torch.float64))
 
 
-def test_grad_norm_weights_minimise_its_objective():
-    """sum |w n - G r^alpha| is 0 at the closed form, with G of those weights."""
+@pytest.mark.parametrize("alpha, gap", [(0.0, 0.01), (1.0, 0.01), (1.5, 0.1)])
+def test_the_steps_of_grad_norm_as_published_end_at_or_near_the_closed_form(alpha, gap):
+    """w_k follows the gradient of |w_k n_k - G r_k^alpha| with G held fixed, then all are rescaled to their sum."""
+    norms, losses = torch.tensor([2.0, 1.0, 0.5]).double(), torch.tensor([0.8, 1.0, 1.4]).double()
+    rates, weights, late = losses / losses.mean(), torch.ones(3).double(), []
+    for step in range(3000):
+        pulls = weights * norms
+        weights = weights - 2e-3 * norms * torch.sign(pulls - pulls.mean() * rates**alpha)
+        weights = 3 * weights / weights.sum()
+        late += [weights] if step >= 1500 else []
+    chosen = STRATEGIES["grad_norm"](alpha=alpha, decay=0.0, reference_steps=1)
+    seen = [Observation(one, torch.ones(3), torch.diag(norms**2)) for one in (torch.ones(3).double(), losses)]
+    closed = chosen.weights(run(chosen, seen, tasks=3))
+    assert_close(torch.stack(late).mean(0) / 3, closed / closed.sum(), rtol=gap, atol=0)
+
+
+def test_grad_norm_pulls_are_in_proportion_to_how_far_tasks_lag():
     norms, alpha = torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64), 1.5
     first, later = [2.0, 2.0, 2.0], [1.0, 1.5, 2.0]
     chosen = STRATEGIES["grad_norm"](alpha=alpha, decay=0.0, reference_steps=1)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number
+from sftloss.errors import check_range
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -50,7 +50,6 @@ def agce(stats: TokenStats, *, a: float = 1.0, q: float = 2.0) -> Float[Tensor, 
     Source:
         Zhou et al., *Asymmetric Loss Functions for Learning with Noisy Labels*, 2021, AGCE (arXiv:2106.03110).
     """
-    check_number("agce", "a", a, is_above=True)
-    check_number("agce", "q", q, is_above=True)
+    check_range("agce", a=(a, "> 0"), q=(q, "> 0"))
     at_one = math.pow(a + 1, q)
     return (at_one - torch.pow(a + stats.target_logprob.exp(), q)) / q

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number, log_of_rest
+from sftloss.errors import check_range
+from sftloss.objectives.reading import log_of_rest
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -50,7 +51,7 @@ def dco(stats: TokenStats, *, samples: int = 8) -> Float[Tensor, " tokens"]:
         Reasoning*, 2025 (arXiv:2502.07154). There p is the probability of a whole answer; here it is that of each
         token, which limits confidence token by token.
     """
-    check_number("dco", "samples", samples, low=1)
+    check_range("dco", samples=(samples, ">= 1"))
     log_p = stats.target_logprob
     tiny = log_p < -60  # there the chance is N p to all digits, and p itself may have underflowed
     chance = -torch.expm1(samples * log_of_rest(torch.where(tiny, -1.0, log_p)))

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number
+from sftloss.errors import check_range
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -49,5 +49,5 @@ def dice(stats: TokenStats, *, gamma: float = 1.0) -> Float[Tensor, " tokens"]:
         self-adjusting factor :math:`(1 - p)^\alpha` is left out: differentiated, it turns the gate negative above p = 1
         / (1 + alpha), and targets there are unlearned. Its code has alpha = 0 by default too.
     """
-    check_number("dice", "gamma", gamma)
+    check_range("dice", gamma=(gamma, ">= 0"))
     return -torch.expm1(stats.target_logprob) / (stats.target_logprob.exp() + 1 + gamma)

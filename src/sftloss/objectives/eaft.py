@@ -5,7 +5,8 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number, finite
+from sftloss.errors import check_range
+from sftloss.objectives.reading import finite
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -63,7 +64,7 @@ def eaft(stats: TokenStats, *, alpha: float = 1.0, scale: str = "paper") -> Floa
         LLaMA-Factory divides by 3.0, Axolotl does not divide: the same learning rate then means a step three times as
         large.
     """
-    check_number("eaft", "alpha", alpha)
+    check_range("eaft", alpha=(alpha, ">= 0"))
     if scale not in SCALES:
         raise ValueError(f"eaft: scale must be {', '.join(map(repr, SCALES))}, got {scale!r}.")
     weight = (stats.entropy.detach().clamp(min=0) / SCALES[scale]) ** alpha

@@ -3,7 +3,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number
+from sftloss.errors import check_range
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -47,5 +47,5 @@ def exponentiated_ce(stats: TokenStats, *, gamma: float = 2.0) -> Float[Tensor, 
         generalizes the quadratic cross-entropy (gamma = 2) of *Gradient as a Foundation for Building a Loss Function*,
         section III.B.
     """
-    check_number("exponentiated_ce", "gamma", gamma, low=1)
+    check_range("exponentiated_ce", gamma=(gamma, ">= 1"))
     return (-stats.target_logprob).clamp(min=0) ** gamma

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sftloss.errors import check_range
 from sftloss.objectives.reading import finite
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
@@ -55,10 +54,7 @@ def focal(stats: TokenStats, *, gamma: float = 2.0, alpha: float = 1.0) -> Float
         Lin et al., *Focal Loss for Dense Object Detection*, 2017, eq. 4, and eq. 5 for alpha (arXiv:1708.02002).
         There one sigmoid; here one softmax target.
     """
-    if not 0 <= gamma < math.inf:
-        raise ValueError(f"focal: gamma must be finite and >= 0, got {gamma}.")
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"focal: alpha must be finite and > 0, got {alpha}.")
+    check_range("focal", gamma=(gamma, ">= 0"), alpha=(alpha, "> 0"))
     # (1-p)^gamma from log(1-p), exact near p = 1; -inf (no other finite logit) times gamma = 0 would be NaN
     log_q = finite(stats.other_logprob)
     return -alpha * torch.exp(gamma * log_q) * stats.target_logprob

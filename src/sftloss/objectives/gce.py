@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number
+from sftloss.errors import check_range
 from sftloss.objectives.record import ObjectiveRecord, PublishedLoss
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -61,6 +61,6 @@ def gce(stats: TokenStats, *, q: float = 0.7) -> Float[Tensor, " tokens"]:
         the loss :math:`L_q` with q = 0.7 (arXiv:1805.07836). Their truncated loss, which leaves out targets below a
         probability, is ``profit`` with its own `q`.
     """
-    check_number("gce", "q", q)
+    check_range("gce", q=(q, ">= 0"))
     # 1 - p^q as -expm1(q log p): exact near p = 1 and for a small q
     return -torch.expm1(q * stats.target_logprob) / q if q else -stats.target_logprob

@@ -3,7 +3,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number, finite
+from sftloss.errors import check_range
+from sftloss.objectives.reading import finite
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -47,6 +48,6 @@ def gold(stats: TokenStats, *, floor: float = 0.1) -> Float[Tensor, " tokens"]:
         of a slightly older copy of the model, kept at or above ``iw_min``, and a reward from a second model multiplies
         it; here p is the model's own and the reward is 1. Rewards of examples or tokens are weights.
     """
-    check_number("gold", "floor", floor, high=1)
+    check_range("gold", floor=(floor, "in [0, 1]"))
     log_p = finite(stats.target_logprob)
     return -log_p.detach().exp().clamp(min=floor) * log_p

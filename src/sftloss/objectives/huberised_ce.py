@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number
+from sftloss.errors import check_range
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -52,7 +52,7 @@ def huberised_ce(stats: TokenStats, *, tau: float = 10.0) -> Float[Tensor, " tok
         Menon et al., *Can gradient clipping mitigate label noise?*, ICLR 2020, the partially Huberised cross-entropy
         (openreview.net/forum?id=rklB76EKPr).
     """
-    check_number("huberised_ce", "tau", tau, low=1)
+    check_range("huberised_ce", tau=(tau, ">= 1"))
     log_p = stats.target_logprob
     line = math.log(tau) + 1 - tau * log_p.exp()
     return torch.where(log_p >= -math.log(tau), -log_p, line)

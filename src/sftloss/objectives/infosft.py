@@ -5,7 +5,8 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number, finite
+from sftloss.errors import check_range
+from sftloss.objectives.reading import finite
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -51,7 +52,7 @@ def infosft(stats: TokenStats, *, threshold: float = 0.93) -> Float[Tensor, " to
         Sabbaghi et al., *InfoSFT: Learn More and Forget Less with Information-Aware Token Weighting*, 2026
         (arXiv:2605.14967), with P = 0.93 and the model in training as in its code.
     """
-    check_number("infosft", "threshold", threshold, 0.5, 1 - 1e-9, is_above=True)
+    check_range("infosft", threshold=(threshold, "in (0.5, 1)"))
     log_p = finite(stats.target_logprob)
     fixed = log_p.detach()
     logit = fixed - finite(stats.other_logprob).detach()

@@ -3,7 +3,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number
+from sftloss.errors import check_range
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -46,5 +46,5 @@ def inverse_focal(stats: TokenStats, *, gamma: float = 1.0) -> Float[Tensor, " t
         Wang et al., *Rethinking Calibration of Deep Neural Networks: Do Not Be Afraid of Overconfidence*, NeurIPS 2021,
         section 5.2. For language models it is a ``loss_type`` of qlora-pipe (github.com/tdrussell/qlora-pipe/pull/29).
     """
-    check_number("inverse_focal", "gamma", gamma)
+    check_range("inverse_focal", gamma=(gamma, ">= 0"))
     return -((1 + stats.target_logprob.exp()) ** gamma) * stats.target_logprob

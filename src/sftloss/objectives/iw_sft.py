@@ -5,7 +5,8 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number, finite, read_extra
+from sftloss.errors import check_range
+from sftloss.objectives.reading import finite, read_extra
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -61,9 +62,7 @@ def iw_sft(
         2025 (arXiv:2507.12856). Its code has this form for tokens, within [0.2, 1.8], and one weight a sequence, from
         the mean of log p / p_r, within [0, 16]; that one mixes the tokens of a sequence and is not included.
     """
-    check_number("iw_sft", "temperature", temperature)
-    check_number("iw_sft", "low", low, high=1)
-    check_number("iw_sft", "high", high, low=1)
+    check_range("iw_sft", temperature=(temperature, ">= 0"), low=(low, "in [0, 1]"), high=(high, ">= 1"))
     log_p = finite(stats.target_logprob)
     ratio = temperature * (log_p.detach() - read_extra(stats, "iw_sft", "reference_logprob"))
     # bounded as a logarithm: its exponential may be too large for a float

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number
+from sftloss.errors import check_range
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -55,7 +55,7 @@ def jensen_shannon(stats: TokenStats, *, weight: float = 0.5) -> Float[Tensor, "
         (arXiv:2105.04522), the loss of two distributions. Their third, a second augmented view of the input, has no
         counterpart for tokens.
     """
-    check_number("jensen_shannon", "weight", weight, 0, 1 - 1e-9, is_above=True)
+    check_range("jensen_shannon", weight=(weight, "in (0, 1)"))
     log_p = stats.target_logprob
     p, log_rest = log_p.exp(), math.log1p(-weight)
     log_m = torch.log1p((1 - weight) * torch.expm1(log_p))  # of m at the target, 1 - (1 - weight) (1 - p)

@@ -5,7 +5,8 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number, log_of_rest
+from sftloss.errors import check_range
+from sftloss.objectives.reading import log_of_rest
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -51,7 +52,7 @@ def label_relaxation(stats: TokenStats, *, alpha: float = 0.1) -> Float[Tensor, 
         Lienen and Huellermeier, *From Label Smoothing to Label Relaxation*, AAAI 2021: the divergence from the nearest
         distribution that gives the target at least :math:`1 - \alpha`.
     """
-    check_number("label_relaxation", "alpha", alpha, high=0.99)
+    check_range("label_relaxation", alpha=(alpha, "in [0, 0.99]"))
     if alpha == 0:
         return -stats.target_logprob
     log_p = stats.target_logprob.clamp(max=math.log1p(-alpha))  # the loss is 0 at p = 1 - alpha and stays so

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number
+from sftloss.errors import check_range
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -49,6 +49,6 @@ def luffy(stats: TokenStats, *, gamma: float = 0.1) -> Float[Tensor, " tokens"]:
         of its off-policy part, with gamma = 0.1 (arXiv:2504.14945). The constant makes the loss 0 at p = 1; the
         on-policy part is reinforcement learning and not included.
     """
-    check_number("luffy", "gamma", gamma, is_above=True)
+    check_range("luffy", gamma=(gamma, "> 0"))
     p = stats.target_logprob.exp()
     return -gamma * torch.expm1(stats.target_logprob) / ((1 + gamma) * (p + gamma))

@@ -3,7 +3,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number
+from sftloss.errors import check_range
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -48,5 +48,5 @@ def mile(stats: TokenStats, *, gamma: float = 1.0) -> Float[Tensor, " tokens"]:
         Models*, 2023, with gamma = 1 (arXiv:2310.19531). Implementations also divide by the mean weight of the batch,
         which makes the value depend on how a step is cut; here the normalizer is that of the loss.
     """
-    check_number("mile", "gamma", gamma)
+    check_range("mile", gamma=(gamma, ">= 0"))
     return -((1 + stats.entropy.detach()) ** gamma) * stats.target_logprob

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sftloss.errors import check_range
 from sftloss.objectives.record import ObjectiveRecord, PublishedLoss
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -61,7 +60,6 @@ def poly_1(stats: TokenStats, *, epsilon: float = 1.0) -> Float[Tensor, " tokens
         Leng et al., *PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions*, 2022, Poly-1:
         :math:`-\log P_t + \varepsilon_1 (1 - P_t)` (arXiv:2204.12511).
     """
-    if not -1 <= epsilon < math.inf:
-        raise ValueError(f"poly_1: epsilon must be finite and >= -1, got {epsilon}.")
+    check_range("poly_1", epsilon=(epsilon, ">= -1"))
     # 1 - p as -expm1(log p): as exact near p = 1 as log p is, and 0 where a token is ignored (log p = 0)
     return -stats.target_logprob - epsilon * torch.expm1(stats.target_logprob)

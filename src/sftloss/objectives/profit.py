@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number
+from sftloss.errors import check_range
 from sftloss.objectives.record import ObjectiveRecord, PublishedLoss
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -64,9 +64,7 @@ def profit(stats: TokenStats, *, low: float = 0.1, high: float = 1.0, q: float =
         (low=0.3, high=0.7). The thresholds of Li et al. (arXiv:2510.00526) train 1 - p inside the range, not
         cross-entropy: q = 1.
     """
-    check_number("profit", "low", low, high=1)
-    check_number("profit", "high", high, low, 1)
-    check_number("profit", "q", q)
+    check_range("profit", low=(low, "in [0, 1]"), high=(high, f"in [{low:g}, 1]"), q=(q, ">= 0"))
     log_p = stats.target_logprob
     losses = -torch.expm1(q * log_p) / q if q else -log_p
     is_trained = (log_p >= (math.log(low) if low else -math.inf)) & (log_p <= (math.log(high) if high else -math.inf))

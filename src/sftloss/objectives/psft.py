@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number, read_extra
+from sftloss.errors import check_range
+from sftloss.objectives.reading import read_extra
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -54,7 +55,7 @@ def psft(stats: TokenStats, *, high: float = 0.28) -> Float[Tensor, " tokens"]:
         advantage of 1, -min(r, clip(r, 1 - 0.2, 1 + 0.28)); the lower bound never acts then, and 1 is added here so
         that no change costs 0.
     """
-    check_number("psft", "high", high, is_above=True)
+    check_range("psft", high=(high, "> 0"))
     log_ratio = stats.target_logprob - read_extra(stats, "psft", "old_logprob")
     # bounded as a logarithm: its exponential may be too large for a float
     return -torch.expm1(log_ratio.clamp(max=math.log1p(high)))

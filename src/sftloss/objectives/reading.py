@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -28,20 +26,6 @@ def read_extra(stats: TokenStats, objective: str, name: str) -> Float[Tensor, " 
     if name not in stats.extras:
         raise KeyError(f"{objective} reads {name!r}, one number a token, which the batch does not hold.")
     return stats.extras[name].detach().to(stats.target_logprob.dtype)
-
-
-def check_number(
-    objective: str, name: str, value: float, low: float = 0.0, high: float = math.inf, *, is_above: bool = False
-) -> None:
-    """Refuse a hyper-parameter outside ``[low, high]``, or outside ``(low, high]`` where `is_above`.
-
-    Raises:
-        ValueError: If it is outside, or not finite.
-    """
-    if not (low < value if is_above else low <= value) or not value <= high or math.isinf(value):
-        bounds = [f"{'>' if is_above else '>='} {low:g}"] if math.isfinite(low) else []
-        bounds += [f"<= {high:g}" if math.isfinite(high) else "finite"]
-        raise ValueError(f"{objective}: {name} must be {' and '.join(bounds)}, got {value}.")
 
 
 def log_of_rest(logprob: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number, read_extra
+from sftloss.errors import check_range
+from sftloss.objectives.reading import read_extra
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -54,7 +53,7 @@ def rho_1(stats: TokenStats, *, threshold: float = 0.0) -> Float[Tensor, " token
         keeps the top share of a batch by this excess loss; a share mixes the tokens of a batch, so here a threshold
         stands for it.
     """
-    check_number("rho_1", "threshold", threshold, low=-math.inf)
+    check_range("rho_1", threshold=(threshold, "any number"))
     log_p = stats.target_logprob
     excess = read_extra(stats, "rho_1", "reference_logprob") - log_p
     return torch.where(excess >= threshold, -log_p, 0.0)

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number, read_extra
+from sftloss.errors import check_range
+from sftloss.objectives.reading import read_extra
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -54,7 +53,7 @@ def ss_token(stats: TokenStats, *, threshold: float = 0.0) -> Float[Tensor, " to
         (arXiv:2510.18250), its retrospective excess loss. It keeps a share of 0.6 by half this number and half the
         attention a token receives; here the first half alone, with a threshold, since a share mixes tokens.
     """
-    check_number("ss_token", "threshold", threshold, low=-math.inf)
+    check_range("ss_token", threshold=(threshold, "any number"))
     log_p = stats.target_logprob
     fall = log_p - read_extra(stats, "ss_token", "reference_logprob")
     return torch.where(fall >= threshold, -log_p, 0.0)

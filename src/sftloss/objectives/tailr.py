@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number, finite
+from sftloss.errors import check_range
+from sftloss.objectives.reading import finite
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -51,8 +52,7 @@ def tailr(stats: TokenStats, *, gamma: float = 0.1, floor: float = 0.0) -> Float
         Ji et al., *Tailoring Language Generation Models under Total Variation Distance*, 2023 (arXiv:2302.13344). The
         `floor` is its code's ``density_min_weight``, 0 there too unless set.
     """
-    check_number("tailr", "gamma", gamma, high=1)
-    check_number("tailr", "floor", floor, high=1)
+    check_range("tailr", gamma=(gamma, "in [0, 1]"), floor=(floor, "in [0, 1]"))
     log_p = finite(stats.target_logprob)
     fixed = log_p.detach()
     log_gamma, log_rest = (math.log(share) if share else -math.inf for share in (gamma, 1 - gamma))

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.reading import check_number
+from sftloss.errors import check_range
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -50,6 +50,6 @@ def taylor_ce(stats: TokenStats, *, terms: int = 2) -> Float[Tensor, " tokens"]:
         Feng et al., *Can Cross Entropy Loss Be Robust to Label Noise?*, IJCAI 2020, the Taylor cross-entropy loss of
         order t.
     """
-    check_number("taylor_ce", "terms", terms, low=1)
+    check_range("taylor_ce", terms=(terms, ">= 1"))
     rest = -torch.expm1(stats.target_logprob)
     return sum((rest**k / k for k in range(2, terms + 1)), start=rest)

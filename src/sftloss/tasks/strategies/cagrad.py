@@ -3,9 +3,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sftloss.errors import check_range
 from sftloss.tasks.gramian import UNRESOLVED, Gramian, Weights, complementary, scaled, unsolved
 from sftloss.tasks.strategies.of_gramian import GramianMethod
-from sftloss.tasks.strategies.pieces import check_range
 
 
 @GramianMethod

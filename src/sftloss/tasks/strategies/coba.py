@@ -3,9 +3,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sftloss.errors import check_range
 from sftloss.tasks.strategies.pieces import (
     SMALLEST,
-    check_range,
     neutral_where_unknown,
     oldest_first,
     rings,

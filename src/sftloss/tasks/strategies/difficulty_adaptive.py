@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import SMALLEST, check_range, smoothed_loss, zeros
+from sftloss.errors import check_range
+from sftloss.tasks.strategies.pieces import SMALLEST, smoothed_loss, zeros
 from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from sftloss.tasks.strategies.pieces import check_range, zeros
+from sftloss.errors import check_range
+from sftloss.tasks.strategies.pieces import zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 

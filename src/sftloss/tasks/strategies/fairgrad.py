@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+from sftloss.errors import check_range
 from sftloss.tasks.gramian import Gramian, Weights, balance, scaled
 from sftloss.tasks.strategies.of_gramian import GramianMethod
-from sftloss.tasks.strategies.pieces import check_range
 
 
 @GramianMethod

@@ -3,7 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import check_range, log, zeros
+from sftloss.errors import check_range
+from sftloss.tasks.strategies.pieces import log, zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8  # Adam's own, as in the authors' code

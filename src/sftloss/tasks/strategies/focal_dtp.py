@@ -3,7 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import check_range, exponential_mean, zeros
+from sftloss.errors import check_range
+from sftloss.tasks.strategies.pieces import exponential_mean, zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 _EDGE = 1e-6

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from sftloss.tasks.strategies.pieces import check_range, log_norm, zeros
+from sftloss.errors import check_range
+from sftloss.tasks.strategies.pieces import log_norm, zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sftloss.errors import check_range
 from sftloss.tasks.gramian import Weights, on_present
-from sftloss.tasks.strategies.pieces import check_range, zeros
+from sftloss.tasks.strategies.pieces import zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, StrategyRecord
 
 

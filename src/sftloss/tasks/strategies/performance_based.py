@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import change, check_range, neutral_where_unknown, observe_slope, slope_fields
+from sftloss.errors import check_range
+from sftloss.tasks.strategies.pieces import change, neutral_where_unknown, observe_slope, slope_fields
 from sftloss.tasks.strategies.strategy import State, Strategy, recorded
 
 

@@ -1,4 +1,4 @@
-"""Pieces that strategies are made of: smoothed losses, windows and slopes, and checks of hyper-parameters."""
+"""Pieces that strategies are made of: smoothed losses, windows and slopes."""
 
 from __future__ import annotations
 
@@ -95,19 +95,3 @@ def neutral_where_unknown(log_weights: Tensor, known: Tensor) -> Tensor:
     """A task without a full window gets the mean log weight of the others, so it is neither favoured nor starved."""
     mean = torch.where(known, log_weights, 0).sum() / known.sum().clamp(min=1)
     return torch.where(known, log_weights, mean)
-
-
-_LIMITS: dict[str, Callable[[float], bool]] = {
-    "> 0": lambda value: 0 < value < float("inf"),
-    ">= 0": lambda value: 0 <= value < float("inf"),
-    ">= 1": lambda value: 1 <= value < float("inf"),
-    ">= 2": lambda value: 2 <= value < float("inf"),
-    "in [0, 1)": lambda value: 0 <= value < 1,
-}
-
-
-def check_range(name: str, **values: tuple[float, str]) -> None:
-    """Check hyper-parameters, each given with its limit: ``check_range("coba", tau=(tau, "> 0"))``."""
-    for key, (value, limit) in values.items():
-        if not _LIMITS[limit](value):
-            raise ValueError(f"{name}: {key} must be finite and {limit}, got {value}.")

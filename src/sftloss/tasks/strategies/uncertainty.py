@@ -3,7 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sftloss.tasks.strategies.pieces import SMALLEST, check_range, smoothed_loss, zeros
+from sftloss.errors import check_range
+from sftloss.tasks.strategies.pieces import SMALLEST, smoothed_loss, zeros
 from sftloss.tasks.strategies.strategy import Observation, State, Strategy, recorded
 
 FORMS = ("classification", "regression", "liebel")
