@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sftloss.analysis.lengths.forecast import TaskForecast
+from sftloss.analysis.lengths.forecast import LengthRange
 from sftloss.experiments.experiment import Arm, Experiment, Trial
 from sftloss.experiments.metrics import Bin, Gap, Ratio
 from sftloss.experiments.run.results import Answer, ArmResult, Point, RowGroups
@@ -52,9 +52,9 @@ def arm_result(trial: Trial, shift: float, digest: str = "d") -> ArmResult:
         reference_lengths=tuple(int(n) for n in size),
         groups=RowGroups(("add", "copy") * (ROWS // 2), ("en", "en", "zh") * (ROWS // 3), tuple(range(ROWS))),
         forecasts={
-            "": TaskForecast(4.0, 3.5, 3.0),
-            "add": TaskForecast(2.0, 2.0, 1.5),
-            "copy": TaskForecast(6.0, 5.0, 4.0),
+            "": LengthRange(4.0, 3.5, 3.0),
+            "add": LengthRange(2.0, 2.0, 1.5),
+            "copy": LengthRange(6.0, 5.0, 4.0),
         },
         versions={"torch": "2"},
     )

@@ -7,7 +7,7 @@ from sftloss.analysis.lengths.describe import describe_lengths
 from sftloss.analysis.lengths.forecast import (
     LengthForecast,
     LengthOptions,
-    TaskForecast,
+    LengthRange,
     forecasts_by_task,
     length_forecasts,
 )
@@ -25,11 +25,11 @@ __all__ = [
     "LengthColumns",
     "LengthForecast",
     "LengthOptions",
+    "LengthRange",
     "Lengths",
     "MeasuredTable",
     "RowLengths",
     "Settings",
-    "TaskForecast",
     "View",
     "alpha_for_length",
     "describe_lengths",

@@ -90,7 +90,7 @@ def _answer(study: LengthStudy) -> Section:
     rows = tuple(
         (
             rule.name,
-            *map(cell, (of.given_prompt, of.bound.value, of.largest_shift)),
+            *map(cell, (of.within_prompt, of.whole, of.largest_shift)),
             fixes.alpha(rule.alpha) if rule.micro_batch is None else None,
         )
         for rule, of in ranges[:ANSWER_RULES]

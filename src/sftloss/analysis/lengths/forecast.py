@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.answers import Answers, Resampling, are_counted, ready
 from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
+from sftloss.document import Interval
 from sftloss.errors import ConfigError, mention
 from sftloss.numbers import Codes, Estimate, Floats, kish_ess
 from sftloss.numbers.bootstrap import REPLICATES
@@ -161,32 +162,39 @@ class LengthRange:
 
     Attributes:
         data: Mean output length of the data.
-        given_prompt: The mean at the optimum on the training prompts. It is the data's where no prompt has answers of
-            several lengths.
-        bound: The mean if prompts leave the length open.
+        within_prompt: The mean at the optimum on the training prompts. It is the data's where no prompt has answers of
+            several lengths, or prompts are not known.
+        whole: The mean if prompts leave the length open: the bound of the shift.
+        interval: Of the bound.
         cannot_tell: Why the data cannot show how much prompts leave open; empty where it can.
     """
 
     data: float
-    given_prompt: float
-    bound: Estimate
+    within_prompt: float
+    whole: float
+    interval: Interval | None = None
     cannot_tell: str = ""
 
     @property
     def largest_shift(self) -> float:
         """The shift at the bound, as a share of the data's mean."""
-        return self.bound.value / self.data - 1.0
+        return self.whole / self.data - 1.0
 
     @property
     def is_shown(self) -> bool:
         """Whether the data itself shows a shift of 5 % or more."""
-        return not self.cannot_tell and abs(self.given_prompt / self.data - 1.0) >= LEAST_SHIFT
+        return not self.cannot_tell and abs(self.within_prompt / self.data - 1.0) >= LEAST_SHIFT
 
     def words(self, unit: str = "") -> str:
         """The range in words: "14 tokens within prompts, 4.98 at the bound"."""
-        first, last = number(self.given_prompt), number(self.bound.value)
+        first, last = number(self.within_prompt), number(self.whole)
         unit = f" {unit}" if unit else ""
         return f"{first}{unit}" if first == last else f"{first}{unit} {WITHIN}, {last} at the bound"
+
+
+def _range(one: LengthForecast, data: float, cannot_tell: str = "") -> LengthRange:
+    within = data if one.within_prompt is None else one.within_prompt.value
+    return LengthRange(data, within, one.unconditional.value, one.unconditional.interval, cannot_tell)
 
 
 @dataclass(frozen=True)
@@ -222,9 +230,7 @@ class LengthStudy:
 
     def range_of(self, rule: Normalization) -> LengthRange:
         """The range of the mean under one normalization."""
-        one, data = self.forecast(rule), self.data.value
-        given = data if one.within_prompt is None else one.within_prompt.value
-        return LengthRange(data, given, one.unconditional, self.reason)
+        return _range(self.forecast(rule), self.data.value, self.reason)
 
     @cached_property
     def data(self) -> Estimate:
@@ -247,23 +253,7 @@ class LengthStudy:
         return () if self.origins is None else self.origins(ids)
 
 
-@dataclass(frozen=True)
-class TaskForecast:
-    """Mean answer lengths of one task: the data's, and those predicted under one normalization.
-
-    Attributes:
-        data: Mean length of the training answers.
-        within_prompt: Predicted mean where length varies only among the answers the data has to one prompt; NaN
-            where prompts are not known.
-        whole: Predicted mean if the prompt says nothing about length: the bound of the shift.
-    """
-
-    data: float
-    within_prompt: float
-    whole: float
-
-
-def forecasts_by_task(lengths: Lengths, rule: Normalization) -> dict[str, TaskForecast]:
+def forecasts_by_task(lengths: Lengths, rule: Normalization) -> dict[str, LengthRange]:
     """The predicted mean answer length of each task, and under the empty name of all of them.
 
     Tasks whose answers are all cut off are left out. The weight of an answer is that of its example among all
@@ -279,13 +269,13 @@ def forecasts_by_task(lengths: Lengths, rule: Normalization) -> dict[str, TaskFo
     answers, codes = ready(lengths), codes[are_counted(lengths)]
     chosen = {"": np.ones(len(codes), dtype=bool)}
     chosen |= {name: codes == code for code, name in enumerate(lengths.task_names) if name is not None}
-    return {name: _task_forecast(answers.only(keep), rule) for name, keep in chosen.items() if keep.any()}
-
-
-def _task_forecast(answers: Answers, rule: Normalization) -> TaskForecast:
-    one = forecast(answers, rule, Resampling(answers.units, replicates=0))
-    within = math.nan if one.within_prompt is None else one.within_prompt.value
-    return TaskForecast(float(answers.output.mean()), within, one.unconditional.value)
+    ranges = {}
+    for name, keep in chosen.items():
+        if keep.any():
+            part = answers.only(keep)
+            one = forecast(part, rule, Resampling(part.units, replicates=0))
+            ranges[name] = _range(one, float(part.output.mean()))
+    return ranges
 
 
 def bin_sums(codes: Codes, values: Floats, count: int = 0) -> Floats:

@@ -50,7 +50,7 @@ def _shifted(study: LengthStudy, rule: Normalization, subject: str) -> Evidence 
     severity: Severity = "warning" if is_used and of.is_shown else "info"
     # whoever trains with micro-batches names them; other normalizations are compared without being used
     cure = None if is_used or rule.micro_batch is not None else ""
-    return Evidence(sentence, of.bound.value, of.bound.interval, f"{unit} at the bound", severity=severity, cure=cure)
+    return Evidence(sentence, of.whole, of.interval, f"{unit} at the bound", severity=severity, cure=cure)
 
 
 def _concentrated(study: LengthStudy) -> Evidence | None:

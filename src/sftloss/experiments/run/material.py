@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sftloss.analysis.lengths.collect import lengths_of
-from sftloss.analysis.lengths.forecast import TaskForecast, forecasts_by_task
+from sftloss.analysis.lengths.forecast import LengthRange, forecasts_by_task
 from sftloss.data import Example, Examples, Record, encoding_of, read_records
 from sftloss.data.account import ROW_RULES
 from sftloss.data.demo import demo_tokenizer
@@ -140,7 +140,7 @@ def _encoded(records: Iterable[Record], recipe: Recipe, tokenizer: Any) -> Encod
     return EncodedRows(tuple(record for record, _ in pairs), tuple(example for _, example in pairs), findings)
 
 
-def forecasts(rows: EncodedRows, recipe: Recipe) -> dict[str, TaskForecast]:
+def forecasts(rows: EncodedRows, recipe: Recipe) -> dict[str, LengthRange]:
     """Mean answer length that the recipe's normalization teaches, by task; the empty name is all rows.
 
     It is the forecast of `sftloss lengths`, with T read as training reads it: whatever the recipe's roles weight.

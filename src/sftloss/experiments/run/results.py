@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sftloss.analysis.lengths.forecast import TaskForecast
+from sftloss.analysis.lengths.forecast import LengthRange
 from sftloss.document import Command, Finding
 from sftloss.errors import ConfigError, DataError, mention
 from sftloss.experiments.experiment import Arm, Experiment, Trial, digest_of
@@ -102,7 +102,7 @@ class ArmResult:
     reference_lengths: tuple[int, ...]
     groups: RowGroups
     forgetting: Mapping[str, Metric] = field(default_factory=dict)
-    forecasts: Mapping[str, TaskForecast] = field(default_factory=dict)
+    forecasts: Mapping[str, LengthRange] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     is_sampled: bool = True
     end_reliability: tuple[Bin, ...] = ()
@@ -215,7 +215,7 @@ def _read(values: dict[str, Any]) -> ArmResult:
         "reference_lengths": tuple,
         "curve": lambda points: tuple(Point(*point) for point in points),
         "row_findings": lambda all: tuple(Finding(**{**one, "rows": tuple(one["rows"])}) for one in all),
-        "forecasts": lambda tasks: {name: TaskForecast(**one) for name, one in tasks.items()},
+        "forecasts": lambda tasks: {name: LengthRange(**one) for name, one in tasks.items()},
         **dict.fromkeys(("metrics", "forgetting"), lambda all: {key: read_metric(one) for key, one in all.items()}),
         **dict.fromkeys(("reliability", "end_reliability"), lambda bins: tuple(Bin(*one) for one in bins)),
     }

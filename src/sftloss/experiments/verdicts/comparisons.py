@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from sftloss.analysis.lengths.forecast import TaskForecast
+from sftloss.analysis.lengths.forecast import LengthRange
 from sftloss.document import Interval
 from sftloss.experiments.experiment import Arm, Trial, arm_labels
 from sftloss.experiments.metrics import Gap, Mean, Ratio, crossed_mean, linearised, paired_difference
@@ -273,7 +273,7 @@ class Results:
         return prompts if len(prompts) == count else None  # the second data file has other rows
 
 
-def _tilt(forecast: TaskForecast | None, *, is_bound: bool = False) -> float | None:
+def _tilt(forecast: LengthRange | None, *, is_bound: bool = False) -> float | None:
     """Predicted mean length over the training data's."""
     if forecast is None or not forecast.data > 0:
         return None

@@ -228,7 +228,7 @@ def _about_length(study: SignalStudy) -> Iterator[Advice]:
         ):
             of = study.lengths.range_of(normalization)
             because = f"the predicted mean is {of.words('tokens')}, the data has {number(of.data)}"
-            yield wish, then, because, of.bound, fixes.alpha(normalization.alpha)
+            yield wish, then, because, Estimate(of.whole, of.interval), fixes.alpha(normalization.alpha)
     if not cannot_tell(study.size):
         yield from _equal_signal(study)
 
