@@ -108,26 +108,69 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return source
 
 
-def python(path: Path, *arguments: str, cwd: Path = ROOT, status: int = 0) -> str:
+ONE_AFTER_ANOTHER = """
+import contextlib, io, json, os, runpy, sys
+
+results = []
+os.chdir(sys.argv[1])
+for module, *arguments in json.load(sys.stdin):
+    out, errors, sys.argv, status = io.StringIO(), io.StringIO(), [module, *arguments], 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        try:
+            if module == "sftloss":
+                __import__("sftloss.cli").cli.main()
+            else:
+                runpy.run_module(module, run_name="__main__")
+        except SystemExit as end:
+            status = end.code or 0
+    results.append([status, out.getvalue(), errors.getvalue()])
+print(json.dumps(results))
+"""
+
+
+def python(path: Path, *arguments: str, cwd: Path = ROOT, stdin: str | None = None) -> str:
     """What a new interpreter prints, with `path` before every other place of packages."""
     environment = {**os.environ, "PYTHONPATH": str(path), "COLUMNS": "200"}
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
-    assert done.returncode == status, (done.stdout + done.stderr)[-3000:]
-    return done.stderr if status else done.stdout
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, input=stdin
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
 
 
-def test_the_command_line_and_the_pages_have_the_new_objective_and_strategy(source: Path, tmp_path: Path) -> None:
-    (tmp_path / "docs").mkdir()
-    for page in ("objectives.md", "multitask.md"):
-        shutil.copy(ROOT / "docs" / page, tmp_path / "docs" / page)
-    command = "from sftloss.cli import main; main()"
-    assert re.search(r"^tempered\(power=0.5\) +Cross-entropy times", python(source, "-c", command, "losses"), re.M)
-    assert "gradient: Cross-entropy's times p^a." in python(source, "-c", command, "losses", "tempered")
-    for room in ("objectives", "tasks"):
-        python(source, "-m", f"sftloss.{room}", cwd=tmp_path)
-    assert "| `tempered(power=0.5)` | 0.1 |" in (tmp_path / "docs" / "objectives.md").read_text()
-    assert "## `tempered`" in (tmp_path / "docs" / "objectives.md").read_text()
-    assert "| `rooted(decay=0.9)` | losses | More weight" in (tmp_path / "docs" / "multitask.md").read_text()
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with copies of the generated pages, and a row in the new format."""
+    folder = tmp_path_factory.mktemp("pages")
+    (folder / "docs").mkdir()
+    for page in ("objectives.md", "multitask.md", "inspect.md", "findings.md"):
+        shutil.copy(ROOT / "docs" / page, folder / "docs" / page)
+    (folder / "rows.jsonl").write_text('{"ask": "2 + 2?", "tell": "4"}\n')
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outputs(source: Path, pages: Path) -> dict[str, tuple[int, str, str]]:
+    """Exit code, stdout and stderr of each command; one interpreter runs them all."""
+    pytest.importorskip("transformers")
+    inspect = ["sftloss", "inspect", "--model", "demo", "--data", "rows.jsonl"]
+    commands = {
+        "losses": ["sftloss", "losses"],
+        "one loss": ["sftloss", "losses", "tempered"],
+        "inspect": [*inspect, "--json", "-"],
+        "refused": [*inspect, "--format", "nonsense"],
+        **{room: [f"sftloss.{room}"] for room in ("objectives", "tasks", "data.formats", "findings")},
+    }
+    output = python(source, "-c", ONE_AFTER_ANOTHER, str(pages), stdin=json.dumps(list(commands.values())))
+    return dict(zip(commands, json.loads(output), strict=True))
+
+
+def test_the_command_line_and_the_pages_have_the_new_objective_and_strategy(source, pages, outputs) -> None:
+    assert re.search(r"^tempered\(power=0.5\) +Cross-entropy times", outputs["losses"][1], re.M)
+    assert "gradient: Cross-entropy's times p^a." in outputs["one loss"][1]
+    assert "| `tempered(power=0.5)` | 0.1 |" in (pages / "docs" / "objectives.md").read_text()
+    assert "## `tempered`" in (pages / "docs" / "objectives.md").read_text()
+    assert "| `rooted(decay=0.9)` | losses | More weight" in (pages / "docs" / "multitask.md").read_text()
     for room, name in (("objectives", "tempered"), ("tasks/strategies", "rooted")):
         assert f" import {name} as {name}\n" in (source / "sftloss" / room / "__init__.py").read_text()
     output = python(
@@ -138,42 +181,29 @@ def test_the_command_line_and_the_pages_have_the_new_objective_and_strategy(sour
     assert output == "2 * tempered\n"
 
 
-def test_the_command_line_and_the_pages_have_the_new_format_and_finding(source: Path, tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    (tmp_path / "docs").mkdir()
-    for page in ("inspect.md", "findings.md"):
-        shutil.copy(ROOT / "docs" / page, tmp_path / "docs" / page)
-    (tmp_path / "rows.jsonl").write_text('{"ask": "2 + 2?", "tell": "4"}\n')
-    command = "from sftloss.cli import main; main()"
-    words = ("inspect", "--model", "demo", "--data", str(tmp_path / "rows.jsonl"), "--json", "-")
-    report = json.loads(python(source, "-c", command, *words))
+def test_the_command_line_and_the_pages_have_the_new_format_and_finding(pages, outputs) -> None:
+    report = json.loads(outputs["inspect"][1])
     assert report["headlines"][0].startswith("1 of 1 rows can be trained on")
     assert [one["sentence"] for one in report["findings"] if one["id"] == "DATA999"] == ["The data has 1 rows."]
-    refused = python(source, "-c", command, *words[:5], "--format", "nonsense", status=2)
-    assert ", ask/tell, " in refused
-    for room in ("data.formats", "findings"):
-        python(source, "-m", f"sftloss.{room}", cwd=tmp_path)
-    assert '| `ask/tell` | `ask` and `tell` | `{"ask": "2 + 2?", "tell": "4"}` |' in _page(tmp_path, "inspect.md")
+    assert outputs["refused"][0] == 2 and ", ask/tell, " in outputs["refused"][2]
+    assert '| `ask/tell` | `ask` and `tell` | `{"ask": "2 + 2?", "tell": "4"}` |' in _page(pages, "inspect.md")
     row = "| DATA999 | warning | Tiny data | Little can be learned. | add rows | inspect |"
-    assert row in _page(tmp_path, "findings.md")
+    assert row in _page(pages, "findings.md")
 
 
 def _page(folder: Path, name: str) -> str:
     return (folder / "docs" / name).read_text(encoding="utf-8")
 
 
-def test_the_laws_run_over_the_new_format_and_finding(source: Path) -> None:
-    files = ("tests/test_findings.py", "tests/data/test_formats_registry.py")
-    output = python(source, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "DATA999 or ask/tell", *files)
-    assert int(re.search(r"(\d+) passed", output)[1]) == 2
-
-
-def test_the_laws_run_over_the_new_objective_and_strategy(source: Path) -> None:
-    files = ("tests/test_laws.py", "tests/objectives/test_values.py", "tests/tasks/test_strategy_laws.py")
-    # its gradient is by intention not the derivative of its value
-    asked = "(tempered or rooted) and not gradcheck"
-    output = python(source, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", asked, *files)
-    assert int(re.search(r"(\d+) passed", output)[1]) > 40
+def test_the_laws_run_over_all_that_is_new(source: Path) -> None:
+    files = ["tests/test_findings.py", "tests/data/test_formats_registry.py", "tests/test_laws.py"]
+    files += ["tests/objectives/test_values.py", "tests/tasks/test_strategy_laws.py"]
+    # the gradient of the new objective is by intention not the derivative of its value
+    chosen = "DATA999 or ask/tell or ((tempered or rooted) and not gradcheck)"
+    output = python(source, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "-k", chosen, *files)
+    passed = re.findall(r"^PASSED (.*)", output, re.M)
+    for name, count in {"DATA999": 1, "ask/tell": 1, "tempered": 20, "rooted": 5}.items():
+        assert sum(name in line for line in passed) >= count, (name, len(passed))
 
 
 def test_a_file_in_the_working_directory_gives_a_loss_and_a_strategy(tmp_path: Path) -> None:
