@@ -19,7 +19,7 @@ FILES = {
     "gsm8k_train.jsonl": 7473,
 }
 FAMILIES = ("llama", "gpt2", "qwen3", "gemma2")
-FAST = {("alpaca_en_demo.json", "llama"), ("glaive_toolcall_en_demo.json", "gemma2"), ("v1_sft_demo.jsonl", "gpt2")}
+FAST = {("alpaca_en_demo.json", "llama"), ("glaive_toolcall_en_demo.json", "gpt2")}
 CASES = [
     pytest.param(file, family, marks=() if (file, family) in FAST else pytest.mark.slow, id=f"{file}-{family}")
     for file in FILES

@@ -87,7 +87,14 @@ def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("reader", ["head -n 1", pytest.param("true", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("verb", ["losses", "inspect", "inspect --json -", "lengths", "analyze --help"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "losses",
+        "inspect --json -",
+        *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("inspect", "lengths", "analyze --help")),
+    ],
+)
 def test_a_reader_that_leaves_early_is_no_error(tmp_path, verb, reader):
     """Exit code 1 would mean a finding."""
     data = write_rows(tmp_path / "d.jsonl", ROWS * 20)

@@ -15,6 +15,7 @@ pytest.importorskip("accelerate")
 RUN: dict[str, Any] = {**PLANTED, "grad_accum": 1, "dropout": 0.0, "eval_share": 0.0, "eval_every": None}
 
 
+@pytest.mark.slow
 def test_a_spike_not_yet_in_the_log_is_told_by_the_run_that_goes_on(tmp_path: Path) -> None:
     """It comes in step 28, which is saved; the run is killed before line 30 of the log."""
     data = write_planted(tmp_path / "rows.jsonl")

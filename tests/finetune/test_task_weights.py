@@ -32,6 +32,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     """Weights, losses and shares of every task are in the log, which is equal too."""
     finish(start(tmp_path, kill_at=7, tasks=TASKS), code=-signal.SIGKILL)

@@ -287,7 +287,9 @@ def test_a_loss_that_rises_slowly_is_reported_once(
     assert caplog.text.count("sftloss: the loss rises: the median of the last 32 micro-batches is") == 1
 
 
-@pytest.mark.parametrize("noise", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize(
+    "noise", [pytest.param(0.1, marks=pytest.mark.slow), pytest.param(0.3, marks=pytest.mark.slow), 0.5]
+)
 def test_a_steady_or_falling_loss_does_not_rise(noise: float, caplog: pytest.LogCaptureFixture) -> None:
     draw, watch = random.Random(4), SpikeWatch()
     with caplog.at_level(logging.WARNING, "sftloss.training"):

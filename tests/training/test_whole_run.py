@@ -53,7 +53,7 @@ def test_whole_run_with_another_loss_is_not(truth: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "more"),
-    [(torch.float32, {"bf16": True}), (torch.bfloat16, {})],
+    [pytest.param(torch.float32, {"bf16": True}, marks=pytest.mark.slow), (torch.bfloat16, {})],
     ids=["autocast", "bfloat16 weights"],
 )
 def test_whole_run_in_bfloat16_errs_at_most_twice_what_the_trainers_own_does(
@@ -92,7 +92,11 @@ def test_whole_run_with_an_fp16_scaler_errs_at_most_twice_what_the_models_own_do
     assert 1e-5 < relative_error(ours, exact) <= 2 * relative_error(own, exact)
 
 
-@pytest.mark.parametrize("more", [{}, {"padding_free": True}, {"packing": True, "max_length": 24}], ids=str)
+@pytest.mark.parametrize(
+    "more",
+    [{}, pytest.param({"padding_free": True}, marks=pytest.mark.slow), {"packing": True, "max_length": 24}],
+    ids=str,
+)
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the packages below TRL
 def test_whole_run_is_trls_own_to_rounding(more: dict[str, Any], tmp_path: Path) -> None:
