@@ -141,7 +141,7 @@ def _encoded(records: Iterable[Record], recipe: Recipe, tokenizer: Any) -> Encod
 
 
 def forecasts(rows: EncodedRows, recipe: Recipe) -> dict[str, LengthRange]:
-    """Mean answer length that the recipe's normalization teaches, by task; the empty name is all rows.
+    """Range of the mean answer length under the recipe's normalization, by task; the empty name is all rows.
 
     It is the forecast of `sftloss lengths`, with T read as training reads it: whatever the recipe's roles weight.
     """

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sftloss.analysis.lengths.forecast import WITHIN
 from sftloss.document import Command, Cure, Finding, Interval
 from sftloss.experiments.experiment import Arm, Experiment
 from sftloss.experiments.verdicts.comparisons import ENOUGH_SEEDS, LEAST_TILT, Comparison, Results, least_seeds
@@ -232,10 +233,14 @@ def comparison_headlines(on: Verdicts) -> tuple[str, ...]:
 def _length_line(results: Results) -> tuple[str, ...]:
     parts = []
     for arm in results.arms[1:]:
-        predicted, generated = results.predicted_length(arm), results.relative(arm, "length_ratio")
-        if predicted is not None and generated is not None and abs(predicted - 1.0) >= LEAST_TILT:
-            parts.append(f"{results.names[arm]} {predicted:.2f}× predicted, {generated.value:.2f}× generated")
-    return (f"Answer length relative to {results.reference}: {'; '.join(parts)}.",) if parts else ()
+        within, bound = results.predicted_length(arm), results.predicted_length(arm, is_bound=True)
+        generated = results.relative(arm, "length_ratio")
+        if within is None or bound is None or generated is None:
+            continue
+        if max(abs(within - 1.0), abs(bound - 1.0)) >= LEAST_TILT:
+            predicted = f"predicted {within:.2f}× {WITHIN}, {bound:.2f}× at the bound"
+            parts.append(f"{results.names[arm]} {predicted}; generated {generated.value:.2f}×")
+    return (f"Mean answer length over that of {results.reference}: {'. '.join(parts)}.",) if parts else ()
 
 
 def difference_sentence(one: Comparison, results: Results) -> str:
