@@ -39,7 +39,7 @@ def call(argument: Any, name: str = "toolname", id: str = "abcdefghi") -> dict[s
     return {"id": id, "type": "function", "function": {"name": name, "arguments": {"q": argument}}}
 
 
-def result(text: str, id: str = "abcdefghi", name: str = "toolname") -> dict[str, Any]:
+def result(text: Any, id: str = "abcdefghi", name: str = "toolname") -> dict[str, Any]:
     return {"role": "tool", "content": text, "tool_call_id": id, "name": name}
 
 
@@ -102,6 +102,40 @@ CONVERSATIONS: dict[str, dict[str, Any]] = {
                      answer("Wmore", reasoning_content="Wrethought")]
     },
     "user weight": {"messages": [user("Wask") | {"weight": 1}, answer("Wtell")]},
+    "reasoning inline, turns": {
+        "messages": [user("Wask"), answer("<think>\nWthought\n</think>\n\nWtell"), user("Wagain"),
+                     answer("<think>\nWrethought\n</think>\n\nWmore")]
+    },
+    "empty thoughts": {
+        "messages": [user("Wask"), answer("<think>\n\n</think>\n\nWtell"), user("Wagain"),
+                     answer("<think>\n\n</think>\n\nWmore")]
+    },
+    "result as data": {
+        "messages": [user("Wask"), answer("", tool_calls=[call("Warg")]), result({"value": ["Wresult", 3]}),
+                     answer("Wtell")],
+        "tools": [TOOL],
+    },
+    "result in blocks": {
+        "messages": [user("Wask"), answer("", tool_calls=[call("Warg")]), result([{"type": "text", "text": "Wresult"}]),
+                     answer("Wtell")],
+        "tools": [TOOL],
+    },
+    "foreign ids": {
+        "messages": [user("Wask"), answer(None, tool_calls=[call("Warg", id="call_1")]), result("Wresult", "call_1"),
+                     answer("Wtell")],
+        "tools": [TOOL],
+    },
+    "no ids, no tools": {
+        "messages": [user("Wask"), {"role": "assistant", "tool_calls": [{"function": {"name": "toolname",
+                     "arguments": '{"q": "Warg"}'}}]}, {"role": "tool", "content": "Wresult"}, answer("Wtell")]
+    },
+    "nulls": {
+        "messages": [user("Wask") | {"tool_calls": None, "name": None, "reasoning_content": None},
+                     answer("Wtell", tool_calls=None, reasoning_content=None, tool_call_id=None)],
+        "tools": None,
+    },
+    "ends with a user": {"messages": [user("Wask"), answer("Wtell"), user("Wagain")]},
+    "names": {"messages": [user("Wask") | {"name": "Bob"}, answer("Wtell", name="Ann")]},
     "short words": {"messages": [user("user"), answer("assistant"), user("a"), answer("user")]},
 }  # fmt: skip
 _TAGS = re.compile(r"<[|｜][^<>\s]+[|｜]>|<(?:start|end)_of_turn>|<\|\w+>|<\w+\|>|<end_of_utterance>|\[/?INST\]|</?s>")

@@ -64,6 +64,8 @@ def _turn(turn: Any, where: str) -> Message:
     parts = _Parts(tool_calls(calls, where) if calls else (), _reasoning(turn, where))
     if isinstance(content, str):
         parts.texts.append(content)
+    elif role == "tool" and _is_data(content):
+        parts.texts.append(json.dumps(content, ensure_ascii=False))
     elif content is not None:
         role = parts.add_blocks(content, role, where)
     elif role != "assistant":  # an assistant without content is judged with the whole row: its calls may be the answer
@@ -147,13 +149,23 @@ class _Parts:
             raise BadRow("unsupported-content", f"{where} has a block of type {excerpt(kind, 40)}; write it as text")
 
 
+def _is_data(content: Any) -> bool:
+    """Whether the result of a tool is data, which becomes JSON, and neither a text nor blocks."""
+    blocks = content if isinstance(content, list | tuple) else [content]
+    types = (*_TEXT_BLOCKS, *_MEDIA_BLOCKS, "tool_result")
+    is_text = all(
+        isinstance(block, str) or isinstance(block, Mapping) and block.get("type") in types for block in blocks
+    )
+    return content is not None and not (is_text and blocks)
+
+
 def _result(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
+    if _is_data(content):
+        return json.dumps(content, ensure_ascii=False)
     blocks = content if isinstance(content, list | tuple) else [content]
-    if not all(isinstance(block, Mapping) and block.get("type") == "text" for block in blocks):
-        raise BadRow("unsupported-content", f"a tool result in {where} is not text; write it as text")
-    return "".join(_block_text(block, _TEXT_KEYS, where) for block in blocks)
+    return "".join(block if isinstance(block, str) else _block_text(block, _TEXT_KEYS, where) for block in blocks)
 
 
 def _block_text(block: Mapping[str, Any], keys: Sequence[str], where: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import combinations, groupby
 from typing import Any
 
@@ -16,36 +18,60 @@ from sftloss.errors import mention
 
 _Messages = Sequence[Message]
 _Rows = list[list[Message]]
+_Change = tuple[Callable[[_Messages], _Rows], str]
+_MOST_TRIES = 3
 
 
-def cure_of(template: Template, messages: _Messages, tools: Tools, attempt: Callable[..., Any]) -> str:
+@dataclass(frozen=True)
+class _Candidate:
+    """A template with tools and with changes of the messages, and what the user has to do for it."""
+
+    words: str
+    template: Template
+    tools: Tools
+    changes: tuple[_Change, ...] = ()
+
+
+def cure_of(template: Template, messages: _Messages, tools: Tools, fault: BadRow, attempt: Callable[..., Any]) -> str:
     """The first cure with which `attempt` succeeds, as a clause: another template, another spelling, or both.
 
-    The cure that worked last is tried first, so that a file of one fault costs one attempt a row.
+    The cure that worked last is tried first, and a fault that no cure mended a few times is not tried again, so that a
+    file of refused rows costs little.
     """
+    kind = ("no cure", fault.reason, fault.detail.split("(")[0], frozenset(message.role for message in messages))
+    if template.learned.get(kind, 0) < _MOST_TRIES:
+        candidates = _candidates(template, messages, tools)
+        last: int | None = template.learned.get("cure")
+        for i in sorted(range(len(candidates)), key=lambda i: i != last):
+            one = candidates[i]
+            rows = [list(messages)]
+            for change, _ in one.changes:
+                rows = [changed for row in rows for changed in change(row)]
+            if not rows or not all(rows):
+                continue
+            with suppress(BadRow):
+                for row in rows:
+                    attempt(one.template, row, one.tools)
+                template.learned["cure"] = i
+                return " and ".join(filter(None, (*(words for _, words in one.changes), one.words)))
+        template.learned[kind] = template.learned.get(kind, 0) + 1
+    if variable := re.search("'(.+)' is undefined", fault.detail):
+        return f"give the template its variable {variable[1]}: {mention('chat_template_kwargs')}"
+    return f"write the conversation as the template expects it, or give another {mention('template')}"
+
+
+def _candidates(template: Template, messages: _Messages, tools: Tools) -> list[_Candidate]:
     name = training_template(template.text(tools))
-    templates, named = [("", template)], f"give {mention('template', name)}, TRL's template for training this family"
+    others = [_Candidate("", template, tools)]
     if name is not None:
         if "training" not in template.learned:
             template.learned["training"] = Template(template.tokenizer, trl_templates()[name], template.kwargs)
-        templates.append((named, template.learned["training"]))
+        words = f"give {mention('template', name)}, TRL's template for training this family"
+        others.append(_Candidate(words, template.learned["training"], tools))
+    if tools:
+        others.append(_Candidate("leave out the column of tools, which this template cannot write", template, None))
     changes = [(), *((one,) for one in _CHANGES), *combinations(_CHANGES, 2)]
-    candidates = [(other, candidate, of) for of in changes for other, candidate in templates if of or other]
-    last: int | None = template.learned.get("cure")
-    order = sorted(range(len(candidates)), key=lambda i: i != last)
-    for i in order:
-        sentence, candidate, of = candidates[i]
-        rows = [list(messages)]
-        for change, _ in of:
-            rows = [changed for row in rows for changed in change(row)]
-        try:
-            for row in rows:
-                attempt(candidate, row, tools)
-        except BadRow:
-            continue
-        template.learned["cure"] = i
-        return " and ".join(filter(None, (*(words for _, words in of), sentence)))
-    return f"write the conversation as the template expects it, or give another {mention('template')}"
+    return [replace(other, changes=of) for of in changes for other in others if of or other.words]
 
 
 def _joined(messages: _Messages) -> list[Message]:
@@ -106,7 +132,11 @@ def _without_reasoning(messages: _Messages) -> _Rows:
     return [[replace(m, reasoning=None, content=m.content.rpartition("</think>")[2]) for m in messages]]
 
 
-_CHANGES: tuple[tuple[Callable[[_Messages], _Rows], str], ...] = (
+def _without_empty(messages: _Messages) -> _Rows:
+    return [[message for message in messages if message.content or message.tool_calls or message.reasoning]]
+
+
+_CHANGES: tuple[_Change, ...] = (
     (_one_call_each, "write one tool call a message, each followed by its result"),
     (_from_first_user, "begin the conversation with a message of the user"),
     (
@@ -119,4 +149,5 @@ _CHANGES: tuple[tuple[Callable[[_Messages], _Rows], str], ...] = (
     ),
     (_calls_alone, "leave out the text beside the tool calls"),
     (_without_reasoning, "leave out the reasoning"),
+    (_without_empty, "leave out messages that hold nothing"),
 )

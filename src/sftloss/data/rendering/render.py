@@ -63,7 +63,8 @@ def render(template: Template, messages: Sequence[Message], tools: Tools = None)
         try:
             return _adapted(template, messages, tools, fault)
         except BadRow:
-            raise BadRow(fault.reason, f"{fault.detail}; {cure_of(template, messages, tools, _any)}") from fault
+            cure = cure_of(template, messages, tools, fault, _any)
+            raise BadRow(fault.reason, f"{fault.detail}; {cure}") from fault
 
 
 def _any(template: Template, messages: Sequence[Message], tools: Tools) -> Rendering:
@@ -186,7 +187,8 @@ def _parts(template: Template, messages: Sequence[Message], shown: Shown, notes:
             close, has_end = (end[1], True) if end else (0, False)
             if not has_end and group[-1][1].kind in ("call", "argument"):
                 close, has_end = template.close_of_call(tail)
-            if not has_end and edge == len(shown.text):
+            after = messages[number + 1].role if number + 1 < len(messages) else ""
+            if not has_end and (edge == len(shown.text) or after == "user"):
                 notes.append("no_end_token")
             parts.append(_Part(number, start, stop + close, has_end))
         elif end and not tail[: end[0]].strip():

@@ -80,8 +80,8 @@ class Scaffold:
 def scaffold_of(template: Template) -> Scaffold:
     """Learn the scaffold from short conversations, once; what the template refuses stays unknown."""
     if "scaffold" not in template.learned:
-        known = map(template.tokenizer.convert_tokens_to_ids, template.frame.ends)
-        ends = eos_ids(template.tokenizer) | template.special.intersection(known)
+        known = {str(template.tokenizer.decode([i])): i for i in template.special}
+        ends = eos_ids(template.tokenizer) | {known[end] for end in template.frame.ends if end in known}
         tags = bool(GENERATION_TAG.search(template.text()))
         template.learned["scaffold"] = Scaffold(_openers(template), ends, template.special, not template.is_plain, tags)
     scaffold: Scaffold = template.learned["scaffold"]

@@ -74,6 +74,8 @@ class Shown:
     def lost(self) -> Iterator[Piece]:
         """Pieces that are not in the text, or not as they were."""
         for piece, place in zip(self.pieces, self.places, strict=True):
+            if not piece.text.strip():  # an empty thought: templates trim
+                continue
             if piece.is_marked:
                 is_there = place is not None and any(way in self.text[slice(*place)] for way in spellings(piece.text))
             else:  # a number, a truth value or nothing: as JSON, as Python
@@ -151,9 +153,14 @@ class Template:
             self._runs_away[text] = runs_away(text, {**self.tokenizer.special_tokens_map, **self.kwargs})
         if self._runs_away[text]:
             raise ValueError(f"it makes more than {MOST:,} characters of two words")
-        return self.tokenizer.apply_chat_template(
-            list(messages), tools=tools, chat_template=text, **({"tokenize": False} | options), **self.kwargs
-        )
+        options = {"tokenize": False} | options | self.kwargs
+        try:
+            return self.tokenizer.apply_chat_template(list(messages), tools=tools, chat_template=text, **options)
+        except TypeError:
+            if tools is not None:
+                raise
+            # a template for tools alone, which goes through them
+            return self.tokenizer.apply_chat_template(list(messages), tools=[], chat_template=text, **options)
 
     def show(self, messages: Sequence[Message], tools: Tools, style: Style, **options: Any) -> Shown:
         """The messages rendered as they are. If marks change the rendering, the pieces are looked for."""
@@ -245,10 +252,23 @@ class Template:
             shared = middle[len(middle) - common(middle, header, backwards=True) :]
             shared = shared.removeprefix(after) if after.strip() else shared  # the end of a default system text
             middle = middle.removesuffix(shared)
+        run = self._run(middle, after)
+        if len(run) > 1 and "".join(run) in last:
+            return Frame(opener, after, header, self._ends("".join(run), run[-1]), None)
         ends = [self._end(middle, after), self._end(last, after)]
         if not any(ends):  # no special token: what both have in common
             ends = [middle[: common(middle, last)].strip()] * 2
         return Frame(opener, after, header, self._ends(*ends), (ends[0], ends[1]) if ends[0] != ends[1] else None)
+
+    def _run(self, tail: str, after: str) -> list[str]:
+        """Special tokens that directly follow each other from the end of a turn on, each of them an end."""
+        run: list[str] = []
+        shared = {*self._special.findall(after), self.tokenizer.eos_token}
+        at = tail.find(first) if (first := self._end(tail, after)) in shared else -1
+        while at >= 0 and (match := self._special.match(tail, at)) and match[0] in shared:
+            run.append(match[0])
+            at = match.end()
+        return run
 
     def _end(self, tail: str, after: str) -> str:
         """The first special token of a tail that also ends other turns or the sequence, else the first."""
