@@ -33,7 +33,7 @@ from benchmarks.common import ROOT, print_table, provenance, ratios, timed, writ
 from benchmarks.floors import FLOORS, Problem, floor
 from sftloss.loss import weighted_loss
 from sftloss.statistics import Head, Plan, one_pass
-from sftloss.statistics.products import filtering
+from sftloss.statistics.products import chunks, filtering
 
 TOLERANCES = (1e-3, 2.5e-3, 1e-2)
 BFLOAT16 = 1.7e-3  # what rounding the exact gradients to bfloat16 errs by
@@ -131,7 +131,7 @@ def without_correction(coefficient: float) -> Iterator[None]:
     """Filter by an epsilon on |dz| and replace nothing, inside."""
     with (
         patch.object(one_pass, "Filter", _NoCorrection),
-        patch.object(one_pass, "Group", _Largest),
+        patch.object(chunks, "Group", _Largest),
         patch.object(_NoCorrection, "coefficient", coefficient),
     ):
         yield

@@ -87,8 +87,8 @@ def weighted_loss(
             raise ValueError(f"{caller}: this objective needs two passes, because {why}. Use Plan(mode='auto').")
         return _two_passes(hidden, call)
     loss, *values = OnePass.apply(hidden, head.weight, head.bias, head.low_rank, call)
-    filtered = call.filtered[0] if call.filtered else None
-    return loss, TokenStats(dict(zip(call.returned, values, strict=True)), call.backend.vocab_size, extras, filtered)
+    fields = dict(zip(call.returned, values, strict=True))
+    return loss, TokenStats(fields, call.backend.vocab_size, extras, call.filtered)
 
 
 def _two_passes(hidden: Tensor, call: LossCall) -> tuple[Tensor, TokenStats]:

@@ -114,6 +114,32 @@ def far_apart() -> float:
     return max(error(got[0], true[0]), error(got[1], mine(true[1])))
 
 
+def filtered(mode: str) -> dict[str, float]:
+    """A head of 3000 columns in two or more shards, filtered: errors over the tolerance, and of the sums of dz."""
+    generator = torch.Generator().manual_seed(0)
+    weight, hidden = (torch.randn(n, 24, dtype=torch.float64, generator=generator) for n in (3000, 300))
+    weight, hidden = 2 * weight, hidden.requires_grad_()
+    weight[:, 0] = 1.0
+    targets, c = (hidden @ weight.t()).argmax(1), torch.full((300,), 1 / 300, dtype=torch.float64)
+    rank, rows = dist.get_rank(), 3000 // dist.get_world_size()
+    gradients, plan, report = {}, Plan(mode, tokens=150, tolerance=0.01), None  # type: ignore[arg-type]
+    for part in (slice(0, 3000), slice(rank * rows, (rank + 1) * rows)):
+        is_whole = part.stop - part.start == 3000
+        own = weight[part].clone().requires_grad_()
+        head = Head(own, shard=None if is_whole else Shard(part.start, 3000, dist.group.WORLD))
+        loss, stats = weighted_loss(hidden, head, targets, c, plan=replace(plan, tolerance=0.0) if is_whole else plan)
+        gradients[is_whole], report = torch.autograd.grad(loss, (hidden, own)), stats.filtered
+    (whole, d_weight), (ours, d_own) = gradients[True], gradients[False]
+    pairs = ((ours, whole), (d_own, d_weight[rank * rows : (rank + 1) * rows]))
+    assert report is not None
+    return {
+        "over the tolerance": max(float((a - b).norm() / b.norm()) for a, b in pairs) / 0.01,
+        "mass": float((ours - whole)[:, 0].abs().max() / whole.abs().max()),
+        "kept": report.kept,
+        "reported": report.error,
+    }
+
+
 def not_summed() -> float:
     """The negative control: every rank takes its shard for a head of its own."""
     head, (hidden, targets, c) = make_head("plain"), make_tokens()
@@ -222,6 +248,7 @@ def main(out: str) -> None:
         "two passes": collectives("plain", Plan("two_pass", tokens=3, columns=2)),
     }
     results["same tokens"] = same_tokens()
+    results["filtered"] = {mode: filtered(mode) for mode in ("one_pass", "two_pass")}
     conclude(results, out)
 
 

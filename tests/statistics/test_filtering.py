@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.testing import assert_close
 
 from sftloss.loss import weighted_loss
 from sftloss.objectives import objective
-from sftloss.statistics import Head, Plan
+from sftloss.statistics import Head, Plan, TokenStats, map_logits
 from sftloss.statistics.tokens import Filtered
 
 TOKENS, WIDTH, RANK, VOCAB = 300, 24, 3, 4000
@@ -91,19 +92,54 @@ def test_errors_stay_below_the_tolerance_and_no_row_or_column_loses_mass(express
     exact = data.gradients(Plan(tokens=128), expression, softcap=softcap, scale=1.5)
     for columns in (None, 500):
         plan = Plan(tokens=128, columns=columns, tolerance=0.01)
-        ours, filtered = data.run(plan, expression, softcap=softcap, scale=1.5)
-        for name in ("loss", "logprob"):
-            assert_close(ours[name], exact[name], rtol=1e-12, atol=0)
-        assert_close(ours["bias"], exact["bias"], rtol=1e-10, atol=1e-14)
-        # h = 1 and W = 1 in the first column: there the gradients are the sums of the rows and of the columns of dz
-        for name in ("hidden", "weight"):
-            assert_close(ours[name][:, 0], exact[name][:, 0], rtol=1e-10, atol=1e-13)
-        assert_close(ours["low_rank"][:, 0], exact["low_rank"][:, 0], rtol=1e-10, atol=1e-13)
-        for name in ("hidden", "weight", "low_rank"):
-            assert relative(ours[name], exact[name]) <= 0.01
-        assert filtered is not None
-        assert filtered.error <= 0.01
-        assert filtered.kept < 0.9
+        assert_laws(data.run(plan, expression, softcap=softcap, scale=1.5), exact)
+
+
+def assert_laws(run: tuple[dict[str, torch.Tensor], Filtered | None], exact: dict[str, torch.Tensor]) -> None:
+    """Loss and statistics are exact, no row or column loses mass, and the error is below 0.01."""
+    ours, filtered = run
+    for name in ("loss", "logprob"):
+        assert_close(ours[name], exact[name], rtol=1e-12, atol=0)
+    assert_close(ours["bias"], exact["bias"], rtol=1e-10, atol=1e-14)
+    # h = 1 and W = 1 in the first column: there the gradients are the sums of the rows and of the columns of dz
+    for name in ("hidden", "weight", "low_rank"):
+        assert_close(ours[name][:, 0], exact[name][:, 0], rtol=1e-10, atol=1e-13)
+        assert relative(ours[name], exact[name]) <= 0.01
+    assert filtered is not None
+    assert filtered.error <= 0.01
+    assert filtered.kept < 0.9
+
+
+@pytest.mark.parametrize("both_signs", [False, True])
+@pytest.mark.parametrize("plan", [{}, {"tokens": 128, "columns": 500}], ids=["one kept tile", "recomputed"])
+def test_two_passes_keep_the_same_laws(plan: dict, both_signs: bool) -> None:
+    data = problem(both_signs=both_signs)
+    for expression in ("cross_entropy", "cross_entropy + 0.1 * entropy_bonus"):
+        exact = data.gradients(Plan("two_pass"), expression, softcap=60.0)
+        assert_laws(data.run(Plan("two_pass", tolerance=0.01, **plan), expression, softcap=60.0), exact)
+
+
+def test_an_objective_that_mixes_tokens_is_filtered_in_two_passes() -> None:
+    def sharpest(stats: TokenStats) -> torch.Tensor:
+        """Each token in proportion to its share of the whole loss."""
+        return -stats.target_logprob * (-stats.target_logprob).softmax(dim=0).detach() * len(stats.target_logprob)
+
+    sharpest.mixes_tokens = True  # type: ignore[attr-defined]
+    data, results = problem(), {}
+    for tolerance in (0.0, 0.01):
+        hidden, head = data.tensors["hidden"], Head(data.tensors["weight"], low_rank=data.tensors["low_rank"])
+        plan = Plan(tolerance=tolerance)
+        loss, stats = weighted_loss(hidden, head, data.targets, data.coefficients, sharpest, plan=plan)
+        assert stats.filtered is None  # until the backward pass has run
+        results[tolerance] = torch.autograd.grad(loss, (hidden, head.weight))
+        assert (stats.filtered is not None) == bool(tolerance)
+    for ours, exact in zip(results[0.01], results[0.0], strict=True):
+        assert 0 < relative(ours, exact) <= 0.01
+
+
+def test_map_logits_refuses_a_tolerance() -> None:
+    with pytest.raises(ValueError, match="map_logits: Plan.tolerance=.* have both signs"):
+        map_logits(lambda z: z.amax(1), (torch.zeros(2, 3), Head(torch.zeros(4, 3))), plan=Plan(tolerance=0.01))
 
 
 def test_most_columns_of_a_peaked_distribution_take_no_part() -> None:
@@ -115,13 +151,16 @@ def test_most_columns_of_a_peaked_distribution_take_no_part() -> None:
 
 
 @pytest.mark.parametrize("tolerance", [2.5e-3, 0.03])
+@pytest.mark.parametrize("mode", ["one_pass", "two_pass"])
 @pytest.mark.parametrize(
     ("kind", "vocab"), [("flat", 4000), ("one token", 4000), ("heavy tail", 4000), ("heavy tail", 256_000)]
 )
-def test_adversarial_distributions_keep_the_tolerance_in_float32(kind: str, vocab: int, tolerance: float) -> None:
+def test_adversarial_distributions_keep_the_tolerance_in_float32(
+    kind: str, vocab: int, mode: Any, tolerance: float
+) -> None:
     data = problem(kind, vocab=vocab, tokens=64 if vocab > VOCAB else TOKENS, dtype=torch.float32)
-    exact = data.gradients(Plan())
-    ours, filtered = data.run(Plan(tolerance=tolerance))
+    exact = data.gradients(Plan(mode))
+    ours, filtered = data.run(Plan(mode, tolerance=tolerance))
     assert filtered is not None
     for name in ("hidden", "weight"):
         # the estimate is random: it was within a fifth of the error on all of these
@@ -150,9 +189,10 @@ def test_what_needs_no_gradient_is_left_alone(frozen: str) -> None:
         assert 0 < relative(ours[name], exact[name]) <= 0.01
 
 
-def test_no_tolerance_is_the_exact_engine_bit_for_bit() -> None:
+@pytest.mark.parametrize("mode", ["one_pass", "two_pass"])
+def test_no_tolerance_is_the_exact_engine_bit_for_bit(mode: Any) -> None:
     data = problem()
-    exact, (ours, filtered) = data.gradients(Plan()), data.run(Plan(tolerance=0.0))
+    exact, (ours, filtered) = data.gradients(Plan(mode)), data.run(Plan(mode, tolerance=0.0))
     assert filtered is None
     assert all(torch.equal(ours[name], exact[name]) for name in exact)
 
@@ -189,7 +229,7 @@ def test_a_second_backward_pass_filters_again() -> None:
     ("arguments", "message"),
     [
         ({"tolerance": 1.0}, "at least 0 and below 1"),
-        ({"mode": "two_pass", "tolerance": 0.1}, "two passes are exact"),
+        ({"tolerance": -0.1}, "at least 0 and below 1"),
     ],
 )
 def test_impossible_filters_are_refused(arguments: dict, message: str) -> None:

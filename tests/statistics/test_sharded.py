@@ -54,6 +54,15 @@ def test_chunk_costs_one_collective_and_a_call_one_more(found: dict[str, Any]) -
     assert calls["two passes"] == ["all_gather", "all_reduce"]
 
 
+@pytest.mark.parametrize("mode", ["one_pass", "two_pass"])
+def test_each_shard_is_filtered_within_the_tolerance_of_the_whole(mode: str, found: dict[str, Any]) -> None:
+    got = found["filtered"][mode]
+    assert 0.1 < got["over the tolerance"] <= 1
+    assert got["mass"] < 1e-10
+    assert got["kept"] < 0.9
+    assert 0 < got["reported"] <= 0.01
+
+
 def test_ranks_with_different_batches_are_told_so(found: dict[str, Any]) -> None:
     assert "hold different targets at token 0" in found["same tokens"]
 

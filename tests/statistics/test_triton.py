@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -207,8 +208,16 @@ def test_the_kernels_give_the_same_bits_each_time_and_change_no_input(plan: Plan
     assert all(torch.equal(a, b) for a, b in zip((*first, *before), (*second, *data), strict=True))
 
 
-@pytest.mark.parametrize(("dtype", "columns"), [(torch.float64, None), (torch.bfloat16, None), (torch.bfloat16, 64)])
-def test_filtered_gradients_come_from_the_kernels_too(dtype: torch.dtype, columns: int | None) -> None:
+@pytest.mark.parametrize(
+    ("mode", "dtype", "columns"),
+    [
+        ("one_pass", torch.float64, None),
+        ("one_pass", torch.bfloat16, 64),
+        ("two_pass", torch.float64, 64),
+        ("two_pass", torch.bfloat16, None),
+    ],
+)
+def test_filtered_gradients_come_from_the_kernels_too(mode: Any, dtype: torch.dtype, columns: int | None) -> None:
     hidden, weight, _, c = (t.to(DEVICE) for t in inputs(9, 5, 160))
     weight = 6 * weight
     targets = (hidden @ weight.t()).argmax(dim=1)
@@ -216,7 +225,7 @@ def test_filtered_gradients_come_from_the_kernels_too(dtype: torch.dtype, column
     low, weight = hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()
     exact, ours, filtered = [], [], []
     for tolerance, values in ((0.0, exact), (0.05, ours)):
-        plan = Plan(tokens=5, columns=columns, tolerance=tolerance)
+        plan = Plan(mode, tokens=5, columns=columns, tolerance=tolerance)
         loss, stats = weighted_loss(low, Head(weight), targets, c, plan=plan)
         values += torch.autograd.grad(loss, (low, weight))
         filtered.append(stats.filtered)

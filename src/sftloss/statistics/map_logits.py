@@ -43,8 +43,8 @@ def map_logits(
 
     Raises:
         TypeError: If an argument is of another type.
-        ValueError: If there is no source, tokens do not agree, a head is a shard, or `function` does not give one
-            value a token.
+        ValueError: If there is no source, tokens do not agree, a head is a shard, the plan has a tolerance, or
+            `function` does not give one value a token.
 
     Gradient:
         Exact, in the hidden states and head tensors of every source that require one: a teacher under
@@ -72,8 +72,15 @@ def map_logits(
     for value in rows:
         if value.shape[:1] != (tokens,):
             raise ValueError(f"map_logits: rows must have {tokens} tokens like hidden, got {tuple(value.shape)}.")
+    plan = checked_plan("map_logits", plan)
+    if plan.tolerance:
+        raise ValueError(
+            "map_logits: Plan(tolerance=...) filters gradients whose entries off the target have one sign in each row. "
+            "Those of a function of whole distributions have both signs, so a matrix of rank one cannot replace what "
+            "is left out. Leave tolerance at 0."
+        )
     width = sum(head.weight.shape[0] * compute_dtype(hidden).itemsize for hidden, head in sources)
-    step = max(1, checked_plan("map_logits", plan).chunk(tokens, 1, width))
+    step = max(1, plan.chunk(tokens, 1, width))
     call = _Call(function, tuple(head for _, head in sources), tuple(rows), tuple(cuts(tokens, step)))
     flat = [tensor for hidden, head in sources for tensor in (hidden, head.weight, head.bias, head.low_rank)]
     out: Tensor = _MapLogits.apply(call, *flat)

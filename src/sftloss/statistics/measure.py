@@ -13,8 +13,8 @@ from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock, PlainBack
 from sftloss.statistics.backends.rows import RowGradient, RowNumbers, present, row_gradient, statistics_of
 from sftloss.statistics.checks import check_inputs, checked_plan, read_objective
 from sftloss.statistics.head import Head
-from sftloss.statistics.one_pass import read_chunk
 from sftloss.statistics.plan import Buffers, Plan, cuts
+from sftloss.statistics.products.chunks import read_chunk
 from sftloss.statistics.sharded import total
 from sftloss.statistics.tokens import CANDIDATE_IDS, FIELDS, IGNORED, Counted, Objective, TokenStats, check_type
 

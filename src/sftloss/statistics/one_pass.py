@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,20 +10,13 @@ import torch
 from torch import Tensor
 
 from sftloss.statistics.backends.backend import Backend
-from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock, start_sums
-from sftloss.statistics.backends.rows import (
-    FREE,
-    RowGradient,
-    RowNumbers,
-    needs_shifted_logits,
-    row_gradient,
-    statistics_of,
-)
+from sftloss.statistics.backends.plain import Chunk, Keep
+from sftloss.statistics.backends.rows import FREE, needs_shifted_logits, row_gradient, statistics_of
 from sftloss.statistics.checks import refuse_second_order
-from sftloss.statistics.plan import Buffers, Plan, cuts, is_small
-from sftloss.statistics.products.filtering import GROUP, Filter, Group
+from sftloss.statistics.plan import Buffers, Plan, cuts
+from sftloss.statistics.products.chunks import add_chunk, read_chunk
+from sftloss.statistics.products.filtering import Filter
 from sftloss.statistics.products.gradients import Gradients, Wanted, in_dtypes
-from sftloss.statistics.sharded import merge
 from sftloss.statistics.tokens import CANDIDATE_IDS, IGNORED, Counted, Filtered, Objective, TokenStats
 
 
@@ -92,16 +85,11 @@ class _Walk:
         # where dz is rounded it must be of order one
         self.unit = largest if backend.product != backend.dtype else torch.ones_like(largest)
         self.coefficients = c / self.unit
-        is_whole, learns = backend.head.shard is None, wanted.hidden or wanted.weight or wanted.low_rank
-        is_filtered = call.plan.tolerance > 0 and is_whole and learns
+        is_filtered = call.plan.tolerance > 0 and wanted.has_products
         self.gradients = Gradients(
             backend.head, wanted, hidden, len(self.counted), backend.dtype, starts_at_zero=is_filtered
         )
-        self.filter: Filter | None = None
-        if is_filtered:
-            self.filter = Filter(call.plan.tolerance, self.gradients, backend.product)
-            has_both_signs = bool((c < 0).any() & (c > 0).any())
-            self.signs = torch.where(c < 0, -1.0, 1.0).to(backend.dtype) if has_both_signs else None
+        self.filter = Filter(call.plan.tolerance, self.gradients, backend.product) if is_filtered else None
         self.buffers = Buffers(hidden, backend.dtype)
         needs_shifted = needs_shifted_logits(call.fields)
         has_cap = backend.head.softcap is not None
@@ -121,7 +109,7 @@ class _Walk:
             stats = [self.counted.put(torch.cat([values[name] for values in pieces])) for name in call.returned]
             if self.filter is not None:
                 self.filter.correct(at_least=1)
-                call.filtered[:] = [self.filter.report(self.coefficients)]
+                call.filtered[:] = [self.filter.report(float(self.coefficients.abs().sum()))]
             return (loss * self.unit).to(backend.dtype), stats, self.gradients.finish(self.counted), self.unit
 
     def _chunk(self, piece: slice) -> tuple[dict[str, Tensor], Tensor]:
@@ -138,68 +126,5 @@ class _Walk:
             losses = call.objective(TokenStats(values, self.backend.vocab_size, extras))
         if self.gradients.is_wanted:
             grad = row_gradient([losses], [c.to(losses.dtype)], leaves)
-            d_hidden = whole = self.gradients.of_tokens(piece)
-            columns = [block.columns for block in blocks]
-            if whole is not None and not (self.backend.is_device or is_small(whole.shape[0], columns)):
-                # column by column, as the logits lie
-                d_hidden = self.buffers.take("d_hidden", whole.shape[1], whole.shape[0]).t()
-            if self.filter is not None:
-                self._add_filtered(self.filter, blocks, (numbers, grad), d_hidden, piece)
-            else:
-                for block in blocks:
-                    dz = self.backend.write(block, numbers, grad)
-                    self.gradients.add(dz, chunk.hidden, d_hidden, piece, block.columns)
-            if whole is not None and d_hidden is not None and d_hidden is not whole:
-                whole.copy_(d_hidden)
-            if self.filter is not None:
-                self.filter.correct()
+            add_chunk(self.backend, blocks, (numbers, grad), self.gradients, piece, self.buffers, self.filter)
         return {name: value.detach() for name, value in values.items()}, (losses.detach().double() * c).sum()
-
-    def _add_filtered(
-        self,
-        state: Filter,
-        blocks: list[LogitBlock],
-        formula: tuple[RowNumbers, RowGradient],
-        d_hidden: Tensor | None,
-        piece: slice,
-    ) -> None:
-        """Write the whole dz of a chunk, then add the gradient of a group of its tokens at a time."""
-        chunk = blocks[0].chunk
-        signs = None if self.signs is None else self.counted.take(self.signs, piece)
-        parts = cuts(len(chunk.hidden), GROUP) if state.is_on else ()
-        groups = [Group(rows, chunk.hidden[rows], None if signs is None else signs[rows], state) for rows in parts]
-        for block in blocks:
-            dz = self.backend.write(block, *formula)
-            if not state.is_on:
-                self.gradients.add(dz, chunk.hidden, d_hidden, piece, block.columns)
-                continue
-            for group in groups:
-                group.add(dz[group.rows], block.columns)
-            if block.out is not None and len(blocks) > 1:
-                dz = block.value.copy_(dz)  # the next block overwrites `out`
-        if not groups:
-            state.skip(len(chunk.hidden))
-            return
-        # the blocks are neighbours in one piece of memory
-        if len(blocks) > 1:
-            first, size = blocks[0].value, (len(dz), blocks[-1].columns.stop)
-            dz = first.as_strided(size, first.stride(), first.storage_offset())
-        for group in groups:
-            mine = None if d_hidden is None else d_hidden[group.rows]
-            if not state.finish(group, dz[group.rows], mine, piece.start):
-                for block in blocks:
-                    part = dz[group.rows, block.columns].to(self.backend.product)
-                    self.gradients.add(part, group.hidden, mine, piece, block.columns)
-
-
-def read_chunk(
-    backend: Backend, chunk: Chunk, fields: Collection[str], buffers: Buffers, keep: Keep, plan: Plan
-) -> tuple[list[LogitBlock], RowNumbers]:
-    """Read the blocks of a chunk of tokens, and finish the numbers of its rows."""
-    tokens, head, dtype = chunk.hidden.shape[0], backend.head, backend.dtype
-    sums = start_sums(fields, chunk, head, dtype)
-    columns = list(plan.column_blocks(tokens, head.weight.shape[0], dtype.itemsize, is_device=backend.is_device))
-    if is_small(tokens, columns):
-        keep = keep._replace(is_whole=False)
-    blocks = [backend.read(chunk, part, sums, buffers, keep) for part in columns]
-    return blocks, merge(sums, head.shard, chunk.targets).numbers(backend.vocab_size)

@@ -34,13 +34,13 @@ class Plan:
         tokens: Tokens in a chunk or a tile, or None to choose by memory.
         columns: Vocabulary columns in a block or a tile, or None to choose by memory.
         fields: Statistics to return beside those the objective reads and those that are free.
-        tolerance: Gradient filtering in one pass, 0 for none. The relative error that the gradients of the hidden
-            states and of the head may have (Frobenius norm), such as 2.5e-3; rounding to bfloat16 errs by 1.7e-3.
+        tolerance: Gradient filtering, 0 for none. The relative error that the gradients of the hidden states and of
+            the head may have (Frobenius norm), such as 2.5e-3; rounding to bfloat16 errs by 1.7e-3.
             Vocabulary columns that matter little for a group of tokens take no part in their gradient products, and a
             matrix of rank one with the same row sums and column sums replaces them. Random probes measure the error
             and so choose the columns; where too many matter, the gradients are exact. `TokenStats.filtered` reports
-            what was left out. Loss, statistics and the bias's gradient stay exact. Two passes and sharded heads
-            leave nothing out.
+            what was left out. Loss, statistics and the bias's gradient stay exact. In two passes, backward then holds
+            the logits of a chunk of tokens, as one pass does. `map_logits` refuses it.
         counted: Number of tokens with a target and a coefficient, where the host knows it. On a GPU it saves the one
             wait of a call, which finds the tokens that count. A wrong number raises.
 
@@ -66,8 +66,6 @@ class Plan:
         check_fields("Plan", self.fields)
         if not 0 <= self.tolerance < 1:
             raise ValueError(f"Plan: tolerance must be at least 0 and below 1, got {self.tolerance}.")
-        if self.tolerance and self.mode == "two_pass":
-            raise ValueError("Plan: tolerance is for one pass; two passes are exact.")
 
     def chunk(self, tokens: int, vocab: int, logit_bytes: int, *, is_device: bool = False) -> int:
         """Return the number of tokens in a chunk of one pass; chunks are of nearly equal size."""

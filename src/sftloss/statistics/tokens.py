@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -32,15 +32,16 @@ _ALL = (*FIELDS, *(name if name in _PLAIN else f"{name}(number)" for name in FUR
 
 @dataclass(frozen=True)
 class Filtered:
-    """What gradient filtering left out of one call (`Plan(tolerance=...)`).
+    """What gradient filtering left out of one call (`Plan(tolerance=...)`); on a shard, of its columns.
 
     Attributes:
         kept: Share of the vocabulary columns that took part in the gradient products, mean over the tokens; 1 where
             filtering did not pay.
-        dropped: Mass of the logit gradients that was left out and replaced, over the mass of the coefficients. For
-            cross-entropy this is the mean probability of the tokens left out.
+        dropped: Mass of the logit gradients that was left out and replaced, over the mass of the coefficients (in two
+            passes, of the gradient in the statistics). For cross-entropy this is the mean probability of the tokens
+            left out.
         error: Estimated relative error of the gradients (Frobenius norm), the largest over the hidden states and the
-            tensors of the head; on a shard, of its part.
+            tensors of the head.
     """
 
     kept: float
@@ -80,13 +81,18 @@ class TokenStats:
         fields: The computed statistics by name, each of shape ``(tokens,)``, ``candidate_logprob`` ``(tokens, K)``.
         vocab_size: Number of finite logits of a row: an int, or a tensor that broadcasts over the tokens.
         extras: A caller's own tensors, first axis ``tokens``, such as the log-probability of a reference model.
-        filtered: What gradient filtering left out; None where the gradients are exact.
+        filter_reports: What gradient filtering left out, the latest last; empty where the gradients are exact.
     """
 
     fields: Mapping[str, Tensor]
     vocab_size: int | Tensor = 0
     extras: Mapping[str, Tensor] = field(default_factory=dict)
-    filtered: Filtered | None = None
+    filter_reports: Sequence[Filtered] = ()
+
+    @property
+    def filtered(self) -> Filtered | None:
+        """What gradient filtering left out; None where the gradients are exact. Two passes filter in backward."""
+        return self.filter_reports[-1] if self.filter_reports else None
 
     def top_mass(self, k: int) -> Tensor:
         r"""Probability of the k likeliest tokens together; no gradient flows.

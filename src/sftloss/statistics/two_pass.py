@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,9 +24,11 @@ from sftloss.statistics.backends.rows import (
 from sftloss.statistics.checks import check_inputs, checked_plan, not_traced, refuse_second_order
 from sftloss.statistics.head import Head
 from sftloss.statistics.plan import Buffers, Plan, cuts
+from sftloss.statistics.products.chunks import add_chunk, recompute_chunk
+from sftloss.statistics.products.filtering import Filter
 from sftloss.statistics.products.gradients import Gradients, Wanted, in_dtypes
 from sftloss.statistics.sharded import merge
-from sftloss.statistics.tokens import CANDIDATE_IDS, FIELDS, IGNORED, Counted, TokenStats, check_fields
+from sftloss.statistics.tokens import CANDIDATE_IDS, FIELDS, IGNORED, Counted, Filtered, TokenStats, check_fields
 
 
 @not_traced
@@ -49,7 +51,7 @@ def token_statistics(
         targets: ``(tokens,)``, already shifted; ``-100`` is ignored (statistics 0, gradient 0).
         fields: Statistics to compute; the cheapest set is ``("target_logprob", "logsumexp")``.
         extras: Your own tensors, first axis ``tokens``, handed on as ``stats.extras``; ``candidate_ids`` are read.
-        plan: Tile sizes.
+        plan: Tile sizes, and the tolerance of the gradients.
 
     Returns:
         :class:`TokenStats`, each field ``(tokens,)``, in nats.
@@ -59,7 +61,8 @@ def token_statistics(
         ValueError: If shapes, dtypes, devices, ids or names of statistics cannot be right.
 
     Gradient:
-        Exact, in `hidden` and every tensor of `head` that requires one. Second derivatives raise.
+        Exact, in `hidden` and every tensor of `head` that requires one, unless the plan has a tolerance. Second
+        derivatives raise.
 
     Example:
         >>> stats = token_statistics(torch.zeros(1, 2), Head(torch.zeros(4, 2)), torch.tensor([1]))
@@ -72,7 +75,8 @@ def token_statistics(
     plan, extras = checked_plan("token_statistics", plan), extras or {}
     request = _Request(backend_of(hidden, head), targets, names, plan, extras.get(CANDIDATE_IDS))
     values = _TwoPass.apply(hidden, head.weight, head.bias, head.low_rank, request)
-    return TokenStats(dict(zip(names, values, strict=True)), request.backend.vocab_size, extras)
+    fields = dict(zip(names, values, strict=True))
+    return TokenStats(fields, request.backend.vocab_size, extras, request.filtered)
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class _Request:
     fields: tuple[str, ...]
     plan: Plan
     ids: Tensor | None  # the candidates
+    filtered: list[Filtered] = field(default_factory=list)  # filled by each backward pass
 
     def tiles(self, tokens: int) -> Iterator[tuple[slice, slice]]:
         """Yield the tokens and the columns of every tile, one sweep over the vocabulary for each super-chunk."""
@@ -126,7 +131,12 @@ class _TwoPass(torch.autograd.Function):
         with torch.autocast(inputs[0].device.type, enabled=False):
             chunk = Chunk(counted.take(inputs[0]).to(request.backend.product), counted.take(request.targets))
             block, ctx.block = ctx.block, None  # its gradient overwrites it: a second backward pass multiplies again
-            gradients = _write(chunk, request, numbers, grad, Wanted(*ctx.needs_input_grad[:4]), block)
+            wanted = Wanted(*ctx.needs_input_grad[:4])
+            if request.plan.tolerance and wanted.has_products:
+                mass = sum(float(up.abs().sum()) for up in upstream if up is not None)
+                gradients = _write_filtered(chunk, request, (numbers, grad), wanted, block, mass)
+            else:
+                gradients = _write(chunk, request, numbers, grad, wanted, block)
             return *in_dtypes(gradients.finish(counted), inputs), None
 
 
@@ -157,10 +167,42 @@ def _write(
     backend, tokens = request.backend, chunk.hidden.shape[0]
     is_single = tokens <= request.plan.tile(tokens, 1, 1)[0]
     gradients = Gradients(backend.head, wanted, chunk.hidden, tokens, backend.dtype, is_written_once=is_single)
-    buffers, keep = Buffers(chunk.hidden, backend.dtype), Keep(grad.needs_shifted, backend.head.softcap is not None)
+    buffers, keep = Buffers(chunk.hidden, backend.dtype), _kept(backend, grad)
     for rows, columns in request.tiles(tokens):
         part = Chunk(chunk.hidden[rows], chunk.targets[rows])
         block = kept or backend.recompute(part, columns, numbers.m[rows], buffers, keep)
         dz = backend.write(block, sliced(numbers, rows), sliced(grad, rows))
         gradients.add(dz, part.hidden, gradients.of_tokens(rows), rows, columns)
     return gradients
+
+
+def _write_filtered(
+    chunk: Chunk,
+    request: _Request,
+    formula: tuple[RowNumbers, RowGradient],
+    wanted: Wanted,
+    kept: LogitBlock | None,
+    mass: float,
+) -> Gradients:
+    """Recompute a chunk of tokens at a time, whose filter reads all its columns, and sum the filtered gradients."""
+    backend, plan, tokens = request.backend, request.plan, chunk.hidden.shape[0]
+    gradients = Gradients(backend.head, wanted, chunk.hidden, tokens, backend.dtype, starts_at_zero=True)
+    state = Filter(plan.tolerance, gradients, backend.product)
+    buffers, keep = Buffers(chunk.hidden, backend.dtype), _kept(backend, formula[1])._replace(is_whole=True)
+    step = plan.chunk(tokens, backend.head.common, backend.dtype.itemsize, is_device=backend.is_device)
+    for piece in cuts(tokens, step if kept is None else max(tokens, 1)):
+        part = Chunk(chunk.hidden[piece], chunk.targets[piece])
+        numbers, grad = sliced(formula[0], piece), sliced(formula[1], piece)
+        if kept is None:
+            blocks = recompute_chunk(backend, part, numbers.m, buffers, keep, plan)
+        else:
+            blocks = [replace(kept, chunk=part)]
+        add_chunk(backend, blocks, (numbers, grad), gradients, piece, buffers, state)
+    state.correct(at_least=1)
+    request.filtered.append(state.report(mass))
+    return gradients
+
+
+def _kept(backend: Backend, grad: RowGradient) -> Keep:
+    """What of recomputed logits their gradient needs."""
+    return Keep(grad.needs_shifted, backend.head.softcap is not None)

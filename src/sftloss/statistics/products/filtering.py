@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sftloss.statistics.products.gradients import Gradients
 from sftloss.statistics.products.logits import factor_blocks, multiply
+from sftloss.statistics.sharded import total
 from sftloss.statistics.tokens import Filtered
 
 GROUP = 256  # tokens filtered together: more of them need more columns, fewer make slower products
@@ -91,6 +92,7 @@ class Filter:
         self.tolerance = tolerance
         self.threshold: float | None = None  # of a column's score
         self.is_on = True
+        self.ranks = 1 if head.shard is None else torch.distributed.get_world_size(head.shard.group)
         generator = torch.Generator().manual_seed(0)
         self.probes = [(read, self._probe(factor.shape[1], generator)) for read, factor in head.factors]
         self.wanted = [gradient is not None for gradient in gradients.factors]
@@ -119,16 +121,25 @@ class Filter:
         blocks = factor_blocks(head, self.product, slice(0, len(head.weight)))
         return torch.cat([x.t().contiguous() @ factors[k][1].t() for _, factors in blocks], dim=1)
 
+    def end_chunk(self) -> None:
+        """Add the corrections where they pay; stop on every rank where one rank of a sharded head has stopped."""
+        self.correct()
+        if self.gradients.head.shard is not None:
+            are_on = total(torch.tensor(float(self.is_on), device=self.device), self.gradients.head.shard)
+            self.is_on = float(are_on) == self.ranks
+
     def finish(self, group: Group, dz: Tensor, d_hidden: Tensor | None, start: int) -> bool:
         """Add the filtered gradient of a group whose dz has been read; return False where filtering does not pay.
 
         `start` is the first token of the chunk among all.
         """
-        attempt = self._choose(group, dz) if self.is_on else None
+        # every rank must take part in the sum, whatever it has decided
+        whole = total(group.of_rows[1:].clone(), self.gradients.head.shard)
+        attempt = self._choose(group, dz, whole) if self.is_on else None
         if attempt is None:
             self.is_on = False
             self.skip(len(dz))
-            self._add_to_sums(group, None)
+            self._add_to_sums(group, whole, None)
             return False
         if self.gradients.bias is not None:
             self.gradients.bias.add_(group.of_columns[0], alpha=self.gradients.head.scale)
@@ -143,7 +154,7 @@ class Filter:
         self.tokens += len(dz)
         self.kept += len(dz) * len(attempt.chosen) / max(dz.shape[1], 1)
         self.mass += float(attempt.dropped.abs().sum())
-        self._add_to_sums(group, attempt)
+        self._add_to_sums(group, whole, attempt)
         return True
 
     def skip(self, tokens: int) -> None:
@@ -151,10 +162,10 @@ class Filter:
         self.kept += tokens
         self.tokens += tokens
 
-    def _add_to_sums(self, group: Group, attempt: _Attempt | None) -> None:
+    def _add_to_sums(self, group: Group, whole: Tensor, attempt: _Attempt | None) -> None:
         """Add the probes of a group to those of the whole gradients."""
         self.of_weight += group.probed
-        rows = [group.of_rows[1:]]
+        rows = [whole]
         if attempt is not None:
             self.of_error += attempt.of_columns
             rows.append(attempt.of_rows)
@@ -167,9 +178,13 @@ class Filter:
         squares = _squares(value, self.sizes[1])
         return [square for square, is_wanted in zip(squares, self.wanted, strict=True) if is_wanted]
 
-    def _choose(self, group: Group, dz: Tensor) -> _Attempt | None:
-        """Find a threshold that keeps the error below the tolerance; None where too many columns remain."""
-        wholes = _squares(group.of_rows[1:], self.sizes[0]) + self._of_factors(self.of_weight + group.probed)
+    def _choose(self, group: Group, dz: Tensor, whole: Tensor) -> _Attempt | None:
+        """Find a threshold that keeps the error below the tolerance; None where too many columns remain.
+
+        `whole` is the probed gradient of the hidden states, to which the errors of all ranks add up.
+        """
+        wholes = [square / self.ranks for square in _squares(whole, self.sizes[0])]
+        wholes += self._of_factors(self.of_weight + group.probed)
         scores = group.scores()
         if self.threshold is None:
             self.threshold = _first_threshold(scores, _FIRST * self.tolerance)
@@ -244,15 +259,15 @@ class Filter:
                         gradients.hidden[term.tokens, read].addr_(term.row, moved, alpha=head.scale)
         self.corrections = []
 
-    def report(self, coefficients: Tensor) -> Filtered:
-        """Return what the call left out, in proportion to the coefficients of its tokens."""
-        whole, error = self.squares
+    def report(self, mass: float) -> Filtered:
+        """Return what the call left out, the dropped mass in proportion to this one."""
+        whole, error = self.squares[0], total(self.squares[1].to(self.device), self.gradients.head.shard)
         pairs = [(float(a), float(b)) for a, b in zip(error, whole, strict=True)]
         ours, theirs = self._of_factors(self.of_error), self._of_factors(self.of_weight)
         pairs += [(float(a), float(b)) for a, b in zip(ours, theirs, strict=True)]
         worst = max((math.sqrt(a / b) for a, b in pairs if b > 0), default=0.0)
-        mass = self.mass / max(float(coefficients.abs().sum()), 1e-300)
-        return Filtered(kept=self.kept / max(self.tokens, 1), dropped=mass, error=worst)
+        dropped = self.mass / mass if mass else 0.0
+        return Filtered(kept=self.kept / max(self.tokens, 1), dropped=dropped, error=worst)
 
 
 def _first_threshold(scores: Tensor, error: float) -> float:

@@ -22,6 +22,11 @@ class Wanted(NamedTuple):
     bias: bool
     low_rank: bool
 
+    @property
+    def has_products(self) -> bool:
+        """Whether a gradient takes a matrix product."""
+        return self.hidden or self.weight or self.low_rank
+
 
 class Gradients:
     """Gradients of a fused loss, summed in `dtype` block by block on the device of `like`; None where not wanted.
