@@ -25,8 +25,8 @@ def meeting(shard: tuple[int, int], patience: float) -> Iterator[Callable[[], No
         patience: Seconds in which all ranks must have joined; their models may load at different speeds.
 
     Raises:
-        ConfigError: If a rank does not join in time.
-        MachineError: If one ends before a meeting.
+        ConfigError: If the environment is not that of a launcher.
+        MachineError: If a rank does not join in time, or ends before a meeting.
     """
     rank, world = shard
     if world == 1:
@@ -62,8 +62,10 @@ def _join(shard: tuple[int, int], patience: timedelta) -> Any:
     rank, world = shard
     try:
         dist.init_process_group("gloo", rank=rank, world_size=world, timeout=patience)
-    except (RuntimeError, ValueError) as error:  # ValueError: no MASTER_ADDR, this is no launcher's process
-        raise ConfigError(
+    except (RuntimeError, ValueError) as error:
+        # ValueError: no MASTER_ADDR, so no launcher started this process
+        kind = ConfigError if isinstance(error, ValueError) else MachineError
+        raise kind(
             f"rank {rank} of {world}: not all ranks came within {patience.total_seconds():g} s, so a shard of the data "
             "is missing",
             cure=f"start every rank, as torchrun does ({quoted(error, 120)})",
