@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -84,3 +86,9 @@ def test_other_seeds_or_rows_are_refused():
         paired_difference([one], [one, one])
     with pytest.raises(ValueError, match="same held-out rows"):
         paired_difference([one], [two])
+
+
+def test_examples_that_agree_have_no_skewness():
+    """Seeds differ and examples do not: the interval is of the seeds alone."""
+    mean = crossed_mean(np.array([[2.0, 2.0], [0.5, 0.5]]))
+    assert mean.value == 1.25 and mean.parts[0].skewness == 0.0 and math.isfinite(mean.interval().low)

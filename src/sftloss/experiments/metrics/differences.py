@@ -163,7 +163,8 @@ def crossed_mean(table: Floats, bound: float = 0.0) -> Mean:
         return Mean(value, (VariancePart(0.0, count - 1, bound=bound),), seeds)
     of_examples = table.mean(axis=0) - table.mean()
     # of a measure with a bound the examples added at its ends stand for the tail that was not seen
-    skewness = 0.0 if bound else float((of_examples**3).mean() / max((of_examples**2).mean(), 1e-300) ** 1.5)
+    cubed = float((of_examples**2).mean()) ** 1.5
+    skewness = 0.0 if bound or not cubed else float((of_examples**3).mean()) / cubed
     return Mean(value, (replace(parts[0], skewness=skewness, bound=bound), *parts[1:]), seeds)
 
 
