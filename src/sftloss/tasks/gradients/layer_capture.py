@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from sftloss.tasks.gradients.hooks import Following
 
 _SUM_ERROR = 0.05  # of the norm: bfloat16 activations err by less, a missing token or module by more
 
@@ -76,19 +79,27 @@ def _is_known(module: nn.Module) -> bool:
 def capturing(layers: Layers, take: Take, ids: Tensor, *, verify: bool) -> Iterator[None]:
     """Place hooks for one forward and backward pass, and remove them afterwards, whatever happens."""
     check = _Check(layers, take)
-    places = _Places(ids)
-    receiver = check.take if verify else take
-    handles = [layer.module.register_forward_hook(_after_forward(layer, receiver, places)) for layer in layers.layers]
-    if verify:
-        # a parameter's own hook has the gradient before any reduction over ranks
-        handles += [p.register_hook(partial(check.compare, i)) for i, p in enumerate(layers.parameters)]
+    receiver, places = check.take if verify else take, _Places(ids)
+    layer_of = {layer.module: layer for layer in layers.layers}
+
+    def split(module: nn.Module, inputs: Tensor, delta: Tensor) -> None:
+        parts = _Parts(inputs.flatten(0, delta.dim() - 2), delta.reshape(-1, delta.shape[-1]), places.of(delta))
+        if type(module) is nn.Linear:
+            _split_linear(layer_of[module], receiver, parts)
+        else:
+            with following.closed():
+                _rerun(layer_of[module], receiver, parts)
+
+    following = Following(split)
+    # a parameter's own hook has the gradient before any reduction over ranks
+    handles = [p.register_hook(partial(check.compare, i)) for i, p in enumerate(layers.parameters) if verify]
     try:
-        yield
+        with following.placed(layer_of):
+            yield
     finally:
         for handle in handles:
             handle.remove()
-        places.is_open = False
-    if places.is_waiting:
+    if following.is_waiting:
         raise ValueError("TaskGradients: a forward pass was followed and no backward pass; run both within capture.")
     if check.wrong:
         raise ValueError(
@@ -122,24 +133,11 @@ class _Check:
 class _Places:
     """Where each task's tokens are, computed once for each shape of activations; tokens of no task are
     task -1, the last row of what collects them.
-
-    Attributes:
-        is_open: Whether the pass goes on; hooks on a graph that was kept live longer.
-        is_waiting: Whether there have been activations and none of their gradients.
     """
 
     def __init__(self, ids: Tensor) -> None:
-        self.ids, self.is_open, self.is_waiting = ids, True, False
+        self.ids = ids
         self.places: dict[tuple[tuple[int, ...], torch.device], list[tuple[int, Tensor]]] = {}
-
-    @contextmanager
-    def closed(self) -> Iterator[None]:
-        """Follow nothing meanwhile."""
-        self.is_open = False
-        try:
-            yield
-        finally:
-            self.is_open = True
 
     def of(self, activations: Tensor) -> list[tuple[int, Tensor]]:
         shape = tuple(activations.shape[:-1])
@@ -159,42 +157,31 @@ class _Places:
         return self.places[shape, activations.device]
 
 
-def _after_forward(layer: Layer, take: Take, places: _Places) -> Callable[..., None]:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        # no gradient in the first of two forwards of a reentrant checkpoint; closed while a layer is run once more
-        if not output.requires_grad or not places.is_open:
-            return
-        where, tokens = places.of(output), output.dim() - 1
-        a = inputs[0].detach().flatten(0, tokens - 1)
-        places.is_waiting = True
+class _Parts(NamedTuple):
+    """Inputs of a layer and gradients of its outputs, a row a token, and the rows of each task."""
 
-        def on_gradient(delta: Tensor) -> None:
-            if not places.is_open:
-                return
-            places.is_waiting = False
-            rows = delta.reshape(-1, delta.shape[-1])
-            if type(module) is not nn.Linear:
-                with places.closed():
-                    _rerun(layer, take, [(task, a[at], rows[at]) for task, at in where])
-                return
-            exact = torch.promote_types(module.weight.dtype, torch.float32)
-            if "weight" in layer.indices:
-                take(layer.indices["weight"], ((task, rows[at].to(exact).T @ a[at].to(exact)) for task, at in where))
-            if "bias" in layer.indices:
-                take(layer.indices["bias"], ((task, rows[at].to(exact).sum(0)) for task, at in where))
-
-        output.register_hook(on_gradient)
-
-    return hook
+    inputs: Tensor
+    delta: Tensor
+    where: list[tuple[int, Tensor]]
 
 
-def _rerun(layer: Layer, take: Take, parts: Iterable[tuple[int, Tensor, Tensor]]) -> None:
-    """Run a norm or an embedding, which is cheap, once more on each task's tokens: ``(task, inputs, gradients)``."""
+def _split_linear(layer: Layer, take: Take, parts: _Parts) -> None:
+    a, rows, where = parts
+    exact = torch.promote_types(layer.module.weight.dtype, torch.float32)  # type: ignore[union-attr, arg-type]
+    if "weight" in layer.indices:
+        take(layer.indices["weight"], ((task, rows[at].to(exact).T @ a[at].to(exact)) for task, at in where))
+    if "bias" in layer.indices:
+        take(layer.indices["bias"], ((task, rows[at].to(exact).sum(0)) for task, at in where))
+
+
+def _rerun(layer: Layer, take: Take, parts: _Parts) -> None:
+    """Run a norm or an embedding, which is cheap, once more on each task's tokens."""
     gradients: list[tuple[int, tuple[Tensor, ...]]] = []
     with torch.enable_grad():
-        for task, inputs, delta in parts:
+        for task, at in parts.where:
             fresh = {name: p.detach().requires_grad_() for name, p in layer.module.named_parameters()}
-            output = torch.func.functional_call(layer.module, fresh, (inputs,))
-            gradients.append((task, torch.autograd.grad(output, [fresh[name] for name in layer.indices], delta)))
+            output = torch.func.functional_call(layer.module, fresh, (parts.inputs[at],))
+            wanted = [fresh[name] for name in layer.indices]
+            gradients.append((task, torch.autograd.grad(output, wanted, parts.delta[at])))
     for place, i in enumerate(layer.indices.values()):
         take(i, [(task, of_task[place]) for task, of_task in gradients])
