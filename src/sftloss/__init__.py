@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sftloss.statistics import Head, Plan, TokenStats, from_logits, map_logits, token_statistics
     from sftloss.tasks import MultiTaskLoss
     from sftloss.testing import check_accumulation, check_loop, check_trainer
-    from sftloss.training import Loss, attach, detach, with_loss
+    from sftloss.training import Loss, attach, detach, per_example_gradients, with_loss
 
 __all__ = [
     "Head",
@@ -68,6 +68,7 @@ __all__ = [
     "numbers",
     "objective",
     "objectives",
+    "per_example_gradients",
     "pipeline",
     "report",
     "statistics",
@@ -100,6 +101,7 @@ _ROOM_OF = {
     "lengths": "pipeline",
     "map_logits": "statistics",
     "objective": "objectives",
+    "per_example_gradients": "training",
     "token_statistics": "statistics",
     "weighted_loss": "loss",
     "with_loss": "training",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +52,7 @@ class OnePass(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, low_rank: Tensor | None, call: LossCall
     ) -> tuple[Tensor, ...]:
         ctx.call, ctx.wanted = call, Wanted(*ctx.needs_input_grad[:4])
-        loss, stats, ctx.gradients, ctx.unit = _Walk(hidden, call, ctx.wanted).run()
+        loss, stats, ctx.gradients, ctx.unit = Walk(hidden, call, ctx.wanted).run()
         ctx.save_for_backward(hidden, weight, bias, low_rank)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*stats)
@@ -65,14 +65,14 @@ class OnePass(torch.autograd.Function):
             return None, None, None, None, None
         inputs, gradients, ctx.gradients = ctx.saved_tensors, ctx.gradients, None
         if gradients is None:  # a second backward through a retained graph: the first one took the buffers
-            gradients = _Walk(inputs[0], ctx.call, ctx.wanted).run()[2]
+            gradients = Walk(inputs[0], ctx.call, ctx.wanted).run()[2]
         factor = upstream * ctx.unit
         if ctx.call.backend.is_device or factor != 1:  # to look there is to wait for the device
             gradients = tuple(None if value is None else value.mul_(factor) for value in gradients)
         return *in_dtypes(gradients, inputs), None
 
 
-class _Walk:
+class Walk:
     """One walk over the tokens that count, chunk by chunk; the gradients are those of sum (c / unit) f."""
 
     def __init__(self, hidden: Tensor, call: LossCall, wanted: Wanted) -> None:
@@ -102,7 +102,7 @@ class _Walk:
         pieces: list[dict[str, Tensor]] = []
         step = call.plan.chunk(tokens, backend.head.common, backend.dtype.itemsize, is_device=backend.is_device)
         with torch.autocast(loss.device.type, enabled=False), torch.no_grad():
-            for piece in cuts(tokens, step):
+            for piece in self.pieces(step):
                 values, share = self._chunk(piece)
                 loss += share
                 pieces.append(values)
@@ -111,6 +111,10 @@ class _Walk:
                 self.filter.correct(at_least=1)
                 call.filtered[:] = [self.filter.report(float(self.coefficients.abs().sum()))]
             return (loss * self.unit).to(backend.dtype), stats, self.gradients.finish(self.counted), self.unit
+
+    def pieces(self, step: int) -> Iterable[slice]:
+        """The tokens that count, in chunks of about `step`."""
+        return cuts(len(self.counted), step)
 
     def _chunk(self, piece: slice) -> tuple[dict[str, Tensor], Tensor]:
         """Return the statistics and the loss of one chunk; add its gradients."""

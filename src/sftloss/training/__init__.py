@@ -6,6 +6,7 @@ from sftloss.training.attach import attach, attachment_of, detach
 from sftloss.training.attachment import Attachment
 from sftloss.training.batch.collate import collate_rows, inputs_of
 from sftloss.training.batch.tokens import weigh_batch
+from sftloss.training.gradients.per_example import ExampleGradients, per_example_gradients
 from sftloss.training.hosts.trainer import LossTrainer, with_loss
 from sftloss.training.loss import Loss
 from sftloss.training.passes import Pass
@@ -15,6 +16,7 @@ from sftloss.training.tasks.weighting import TaskWeighting
 
 __all__ = [
     "Attachment",
+    "ExampleGradients",
     "Loss",
     "LossTrainer",
     "Pass",
@@ -27,6 +29,7 @@ __all__ = [
     "collate_rows",
     "detach",
     "inputs_of",
+    "per_example_gradients",
     "step_total",
     "weigh_batch",
     "with_loss",

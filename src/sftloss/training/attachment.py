@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from sftloss.decoder.head import (
     read_head,
 )
 from sftloss.decoder.loading import first_line
-from sftloss.decoder.port import HeadForm, ModelPort
+from sftloss.decoder.port import HeadForm, ModelPass, ModelPort
 from sftloss.errors import ModelError
 from sftloss.loss import weighted_loss
 from sftloss.statistics import Head
@@ -45,6 +45,15 @@ MARK = "_sftloss_attachment"
 """Name under which a model holds its attachment."""
 
 _OURS = (*BATCH_KEYS, "output_logits", "num_items_in_batch", "shift_labels")
+
+
+class Opened(NamedTuple):
+    """A forward pass up to the head: what the model returned, the tokens, and the two factors of the logits."""
+
+    done: ModelPass
+    tokens: Tokens
+    states: Tensor
+    head: Head
 
 
 class Attachment:
@@ -164,12 +173,20 @@ class Attachment:
         keep_logits = batch.get("output_logits")
         if keep_logits is None:
             keep_logits = not self.model.training
-        inputs = _without(batch, (*_OURS, *self.loss.extras))
-        inputs |= {name: batch[name] for name in ("labels", "shift_labels") if batch.get(name) is not None}
         if self._is_proving:
-            return self._prove(inputs)
-        done = self.port.run(self.model, self.own_forward(), inputs, self.form, bool(keep_logits))
-        tokens, hidden = read_tokens(self.loss, batch), local_hidden(done.hidden)
+            return self._prove(self._inputs(batch, self.loss))
+        done, tokens, states, head = self.open(batch, self.loss, keep_logits=bool(keep_logits))
+        step = self._step_of(batch, tokens)
+        value = self._loss(states, head, tokens, step, batch)
+        if done.added_loss is not None and not self.loss.task_factor.is_repeating:
+            value = value + done.added_loss.to(value.device) / step.micro_batches
+        return self.port.result(done, value, batch)
+
+    def open(self, batch: Mapping[str, Any], loss: Loss, *, keep_logits: bool = False) -> Opened:
+        """Run the model up to its head, and read the tokens of a loss."""
+        inputs = self._inputs(batch, loss)
+        done = self.port.run(self.model, self.own_forward(), inputs, self.form, keep_logits)
+        tokens, hidden = read_tokens(loss, batch), local_hidden(done.hidden)
         if hidden.shape[:2].numel() != tokens.targets.numel():
             raise ValueError(
                 f"sftloss: the decoder gave {tuple(hidden.shape[:2])} positions for labels of "
@@ -177,11 +194,12 @@ class Attachment:
             )
         states, head = read_head(self.port.head_layer(self.model), hidden.flatten(0, 1), self.form)
         refuse_outside(tokens, batch.get("row_ids"), head.vocab)
-        step = self._step_of(batch, tokens)
-        value = self._loss(states, head, tokens, step, batch)
-        if done.added_loss is not None and not self.loss.task_factor.is_repeating:
-            value = value + done.added_loss.to(value.device) / step.micro_batches
-        return self.port.result(done, value, batch)
+        return Opened(done, tokens, states, head)
+
+    def _inputs(self, batch: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
+        """What the model itself takes of a batch, and its labels."""
+        inputs = _without(batch, (*_OURS, *loss.extras))
+        return inputs | {name: batch[name] for name in ("labels", "shift_labels") if batch.get(name) is not None}
 
     def _prove(self, inputs: Mapping[str, Any]) -> Any:
         done = self.port.run(self.model, self.own_forward(), inputs, self.form, True)

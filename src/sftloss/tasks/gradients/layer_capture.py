@@ -167,7 +167,7 @@ class _Parts(NamedTuple):
 
 def _split_linear(layer: Layer, take: Take, parts: _Parts) -> None:
     a, rows, where = parts
-    exact = torch.promote_types(layer.module.weight.dtype, torch.float32)  # type: ignore[union-attr, arg-type]
+    exact = torch.promote_types(layer.module.weight.dtype, torch.float32)  # type: ignore[arg-type]
     if "weight" in layer.indices:
         take(layer.indices["weight"], ((task, rows[at].to(exact).T @ a[at].to(exact)) for task, at in where))
     if "bias" in layer.indices:

@@ -1,0 +1,233 @@
+"""The gradient norm of each example in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from sftloss.decoder.ports import unwrapped
+from sftloss.errors import ModelError
+from sftloss.statistics import Objective
+from sftloss.training.attach import attach, attachment_of
+from sftloss.training.attachment import Attachment
+from sftloss.training.batch.tokens import read_tokens
+from sftloss.training.gradients.coverage import Coverage, Followed, followed
+from sftloss.training.gradients.layout import Layout
+from sftloss.training.gradients.norms import Norms, Question, norms_by_hooks, norms_by_loop, rows_of
+from sftloss.training.loss import Loss, as_loss
+from sftloss.training.step import Step, contribution
+
+_VERIFIED: WeakKeyDictionary[nn.Module, set[tuple[str, ...]]] = WeakKeyDictionary()
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of a norm; lower precision errs by its own rounding
+_LOW_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class ExampleGradients:
+    """Norms of the examples' gradients under one loss; a row, or a document of a packed row, is an example.
+
+    Attributes:
+        norms: Norm of each example's gradient, ``(examples,)``, float64, in nats over the weights' unit. The gradient
+            is that of the example's part of the batch's loss, so it has the loss's normalization.
+        by_layer: The norms of each layer group, such as ``"transformer.h.0"``; the squares of an example add up to
+            the square of its norm.
+        losses: Part of each example in the batch's loss, ``(examples,)``, float64, in nats.
+        rows: Row of each example, ``(examples,)``.
+        coverage: Share of the trained weights that the norms hold, and whether a loop was needed.
+    """
+
+    norms: Float[Tensor, " examples"]
+    by_layer: Mapping[str, Float[Tensor, " examples"]]
+    losses: Float[Tensor, " examples"]
+    rows: Int[Tensor, " examples"]
+    coverage: Coverage
+
+    def scaled(self, factors: Float[Tensor, " examples"]) -> ExampleGradients:
+        """Return the norms where each example's loss is multiplied by a factor, which needs no further pass.
+
+        Example:
+            A token mean over 30 tokens in two examples, and the mean over the examples instead:
+
+            >>> lengths = torch.tensor([10.0, 20.0])
+            >>> of_examples = of_tokens.scaled(30 / (2 * lengths))                     # doctest: +SKIP
+        """
+        factors = factors.to(self.norms)
+        by_layer = {name: value * factors.abs() for name, value in self.by_layer.items()}
+        return replace(self, norms=self.norms * factors.abs(), by_layer=by_layer, losses=self.losses * factors)
+
+
+def per_example_gradients(
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    loss: Loss | str | Objective | None = None,
+    *,
+    uncovered: str = "loop",
+) -> ExampleGradients:
+    r"""Exact gradient norm of each example, :math:`\lVert \nabla_\theta \sum_{i \in e} c_i f(s_i) \rVert_2`.
+
+    One forward and one backward pass over the batch, in which no gradient of a parameter is formed and no logits are
+    held. ``.grad`` stays as it is. The first call for a model also checks two examples against their own backward
+    passes.
+
+    Args:
+        model: A causal language model, alone or in its wrappers, with a loss attached or not.
+        batch: What the model is trained with: ``input_ids``, ``labels``, ``attention_mask`` or packed
+            ``position_ids``, and what the loss reads (:func:`sftloss.training.read_tokens`).
+        loss: The loss, or just its objective; by default the attached one, or else cross-entropy.
+        uncovered: What to do where hooks cannot follow a trained weight (experts in one tensor, a raw parameter):
+            ``"loop"`` runs one backward pass an example, ``"leave_out"`` returns the norms of the others. The coverage
+            of the result has the names in both cases.
+
+    Returns:
+        The norms, in total and by layer group, the losses, and the coverage.
+
+    Raises:
+        ModelError: If the loss cannot be attached to the model, or its parameters are sharded.
+        ValueError: If `uncovered` is neither, nothing is trained, or the batch cannot be read.
+
+    Gradient:
+        None flows through the result. What the model adds to its loss itself (a router loss) mixes examples and is
+        left out. Under DDP each rank gets its own examples.
+
+    Example:
+        >>> gradients = sftloss.per_example_gradients(model, batch, "cross_entropy")   # doctest: +SKIP
+        >>> gradients.norms, str(gradients.coverage)                                   # doctest: +SKIP
+
+    Source:
+        Goodfellow 2015 (arXiv:1510.01799); Li et al. 2021 (arXiv:2110.05679); the cheaper form of each layer as in
+        Bu et al. 2022 (arXiv:2205.10683). The term between tied embeddings is our derivation.
+    """
+    if uncovered not in ("loop", "leave_out"):
+        raise ValueError(f"per_example_gradients: uncovered must be 'loop' or 'leave_out', got {uncovered!r}.")
+    with attached(model, loss) as attachment:
+        layers = followed(attachment.model, attachment.port.head_layer(attachment.model))
+        _refuse(attachment.model, layers)
+        question = question_of(attachment, batch, attachment.loss if loss is None else as_loss(loss))
+        if layers.uncovered and uncovered == "loop":
+            names = ", ".join(layers.uncovered[:3]) + ", ..." * (len(layers.uncovered) > 3)
+            return _loop(attachment, layers, question, f"hooks cannot follow {names}")
+        reason = "" if uncovered == "leave_out" else _verify(attachment, layers, question)
+        if reason:
+            return _loop(attachment, layers, question, reason)
+        norms = norms_by_hooks(attachment, layers, question)
+        if norms.uncovered:
+            layers.uncovered += norms.uncovered
+            if uncovered == "loop":
+                return _loop(attachment, layers, question, f"{norms.uncovered[0]} is not read token by token")
+        return _result(norms, question, layers.coverage())
+
+
+@contextmanager
+def attached(model: nn.Module, loss: Loss | str | Objective | None) -> Iterator[Attachment]:
+    """The loss at work in the model, or one that is attached for the time being."""
+    attachment = attachment_of(model)
+    if attachment is not None:
+        yield attachment
+        return
+    attachment = attach(unwrapped(model)[-1], Loss() if loss is None else as_loss(loss))
+    try:
+        yield attachment
+    finally:
+        attachment.detach()
+
+
+def question_of(attachment: Attachment, batch: Mapping[str, Any], loss: Loss) -> Question:
+    """Read coefficients and examples of a batch."""
+    tokens = read_tokens(loss, batch)
+    step = batch.get("num_items_in_batch")
+    if step is None:
+        factors = loss.task_factor.outside_of_a_step(attachment.model.training)
+        step = Step(contribution(loss, tokens, factors), factors)
+    elif not isinstance(step, Step):
+        step = Step(torch.as_tensor(step, dtype=torch.float64))
+    device = attachment.port.input_device(attachment.model)
+    return Question(batch, loss, step.coefficients(tokens).to(device), Layout.of(tokens, batch, device))
+
+
+def _refuse(model: nn.Module, layers: Followed) -> None:
+    if not layers.sizes:
+        raise ValueError("per_example_gradients: no parameter of the model requires a gradient.")
+    if any(isinstance(p, DTensor) for p in model.parameters()):
+        raise ModelError("per_example_gradients: the model's parameters are sharded; give a model that is whole.")
+
+
+def _verify(attachment: Attachment, layers: Followed, question: Question) -> str:
+    """Compare two examples with their own backward passes, once for a model and its trained parameters.
+
+    A kernel that passes a layer's module by is found here. Dropout is off, because it draws anew in each pass.
+
+    Returns:
+        What differs, or nothing.
+    """
+    model, key = attachment.model, tuple(sorted(layers.sizes))
+    if key in _VERIFIED.get(model, ()):
+        return ""
+    layout = question.layout
+    trained = layout.sum((question.coefficients != 0).double())
+    sizes = layout.sum(torch.ones_like(question.coefficients))
+    order = torch.where(trained > 0, sizes, float("inf")).argsort()
+    chosen = [int(i) for i in order[:2] if trained[i] > 0]
+    if not chosen:
+        return ""
+    rows = sorted({int(layout.rows[i]) for i in chosen})
+    part = _part(question, rows)
+    examples = [i for i in range(part.layout.count) if trained[_in_rows(layout, rows)[i]] > 0][:2]
+    with _without_dropout(model):
+        ours, theirs = norms_by_hooks(attachment, layers, part), norms_by_loop(attachment, part, examples)
+    if ours.uncovered:
+        return f"{ours.uncovered[0]} is not read token by token"
+    dtype = next(p.dtype for p in model.parameters() if p.requires_grad)
+    total = sum(theirs.squares.values()).sqrt()  # type: ignore[union-attr]
+    for group, squares in theirs.squares.items():
+        mine = ours.squares.get(group, torch.zeros_like(squares)).clamp(min=0).sqrt()
+        error = ((mine - squares.sqrt()).abs() / total.clamp(min=torch.finfo(torch.float64).tiny))[examples]
+        if not bool((error <= _TOLERANCE.get(dtype, _LOW_TOLERANCE)).all()):
+            return f"the gradient of {group} is not that of its layers' inputs and outputs"
+    _VERIFIED.setdefault(model, set()).add(key)
+    return ""
+
+
+def _in_rows(layout: Layout, rows: Sequence[int]) -> list[int]:
+    return [i for row in rows for i in range(layout.count) if int(layout.rows[i]) == row]
+
+
+def _part(question: Question, rows: list[int]) -> Question:
+    """Some rows of a question."""
+    count, columns = question.layout.shape
+    batch = rows_of(question.batch, rows, count)
+    device = question.coefficients.device
+    c = question.coefficients.view(count, columns)[rows].reshape(-1)
+    layout = Layout.of(read_tokens(question.loss, batch), batch, device)
+    return Question(batch, question.loss, c, layout)
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    active = [m for m in model.modules() if m.training and "Dropout" in type(m).__name__]
+    attention = [m for m in model.modules() if m.training and hasattr(m, "attention_dropout")]
+    for module in [*active, *attention]:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in [*active, *attention]:
+            module.training = True
+
+
+def _loop(attachment: Attachment, layers: Followed, question: Question, reason: str) -> ExampleGradients:
+    return _result(norms_by_loop(attachment, question), question, layers.coverage(reason))
+
+
+def _result(norms: Norms, question: Question, coverage: Coverage) -> ExampleGradients:
+    squares = {name: value.clamp(min=0) for name, value in norms.squares.items()}
+    total = torch.stack([*squares.values()]).sum(0)
+    by_layer = {name: value.sqrt() for name, value in squares.items()}
+    return ExampleGradients(total.sqrt(), by_layer, norms.losses, question.layout.rows, coverage)

@@ -1,0 +1,177 @@
+"""Norms from one backward pass are those of a backward pass for each example."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.training.cases import VOCAB, model_of, ragged_rows, without
+from torch import Tensor, nn
+
+from sftloss import per_example_gradients
+from sftloss.decoder import PlainPort
+from sftloss.training import Loss, attach, collate_rows
+from sftloss.training.gradients.norms import norms_by_loop
+from sftloss.training.gradients.per_example import ExampleGradients, attached, question_of
+
+pytest.importorskip("transformers")
+pytestmark = [
+    # peft 0.21 asks transformers 5.23 by a name that will go
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*tie_word_embeddings:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*tied.*:UserWarning"),
+]
+
+ROWS = without(ragged_rows(5), "token_weights", "tasks", "row_ids")
+BATCH = collate_rows(ROWS, pad_id=0)
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
+
+
+def held_to_the_loop(model: nn.Module, batch: dict[str, Any], loss: Any = "cross_entropy") -> ExampleGradients:
+    """The norms by hooks, after each layer group's were compared with the loop's."""
+    gradients = per_example_gradients(model, batch, loss)
+    with attached(model, loss) as attachment:
+        by_loop = norms_by_loop(attachment, question_of(attachment, batch, attachment.loss))
+    tolerance = TOLERANCE[next(model.parameters()).dtype]
+    total = torch.stack([*by_loop.squares.values()]).sum(0).sqrt()
+    assert bool((total > 0).all())
+    assert float(((gradients.norms - total) / total).abs().max()) <= tolerance
+    for group, squares in by_loop.squares.items():
+        assert float(((gradients.by_layer[group] - squares.sqrt()) / total).abs().max()) <= tolerance, group
+    assert torch.allclose(gradients.losses, by_loop.losses, rtol=1e-6)
+    assert gradients.coverage.share == 1 and not gradients.coverage.reason
+    assert all(p.grad is None for p in model.parameters())
+    return gradients
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2", "qwen3", "gemma2", "phi", "cohere"])
+def test_norms_are_those_of_a_loop(family: str, tied: bool, dtype: torch.dtype, monkeypatch: Any) -> None:
+    if dtype == torch.float64:  # the norms of these two take a step in float32 whatever the model's dtype
+        monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        if family == "cohere":
+            pytest.skip("its norm rounds to float32")
+    held_to_the_loop(model_of(family, dtype=dtype, tie_word_embeddings=tied), BATCH, "focal(gamma=2)")
+
+
+def test_rows_without_padding_and_left_padded_rows() -> None:
+    model = model_of(tie_word_embeddings=True)
+    ids = torch.randint(3, VOCAB, (3, 9), generator=torch.Generator().manual_seed(0))
+    held_to_the_loop(model, {"input_ids": ids, "labels": ids})
+    left = {"input_ids": ids, "labels": ids.clone(), "attention_mask": torch.ones_like(ids)}
+    left["attention_mask"][0, :4], left["labels"][0, :5] = 0, -100
+    held_to_the_loop(model, left)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_documents_of_a_packed_row_have_the_norms_they_have_as_rows(tied: bool) -> None:
+    model = model_of("llama", tie_word_embeddings=tied)
+    gradients = held_to_the_loop(model, collate_rows(ROWS, pad_id=0, packed=True))
+    assert torch.allclose(gradients.norms, per_example_gradients(model, BATCH).norms, rtol=1e-10)
+    assert gradients.rows.tolist() == [0] * len(ROWS)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing_changes_nothing(use_reentrant: bool) -> None:
+    model = model_of("gpt2", tie_word_embeddings=True)
+    plain = per_example_gradients(model, BATCH)
+    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+    assert torch.allclose(per_example_gradients(model, BATCH).norms, plain.norms, rtol=1e-12)
+
+
+@pytest.mark.parametrize("target", [["q_proj", "down_proj"], ["q_proj", "lm_head"]])
+def test_adapters(target: list[str]) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=target, r=2, init_lora_weights=False)
+    model = peft.get_peft_model(model_of("llama"), config)
+    with_names = per_example_gradients(model, BATCH)
+    held_to_the_loop(model, BATCH)
+    assert all("lora" not in name or ".layers." not in name for name in with_names.by_layer)
+
+
+def test_long_examples_take_the_direct_form_and_several_chunks(monkeypatch: Any) -> None:
+    """More tokens than columns, and a head whose chunks hold less than one example."""
+    monkeypatch.setattr("sftloss.statistics.plan._CHUNK_ROWS", 32)
+    monkeypatch.setattr("sftloss.statistics.plan._CHUNK_BYTES", 1)
+    ids = torch.randint(3, VOCAB, (2, 100), generator=torch.Generator().manual_seed(0))
+    for family in ("gpt2", "phi"):
+        held_to_the_loop(model_of(family), {"input_ids": ids, "labels": ids})
+
+
+def test_another_normalization_by_scaling() -> None:
+    model = model_of("gpt2")
+    of_tokens = per_example_gradients(model, BATCH, Loss())
+    lengths = (BATCH["labels"][:, 1:] != -100).sum(1)
+    of_examples = per_example_gradients(model, BATCH, Loss(normalization="example-mean"))
+    factors = lengths.sum() / (len(lengths) * lengths.double())
+    assert torch.allclose(of_tokens.scaled(factors).norms, of_examples.norms, rtol=1e-12)
+
+
+class Shared(nn.Module):
+    """One layer that is called twice, two layers of one weight, and perhaps something that hooks cannot follow."""
+
+    def __init__(self, kind: str = "") -> None:
+        super().__init__()
+        self.embedding, self.twice, self.norm = nn.Embedding(VOCAB, 8), nn.Linear(8, 8), nn.LayerNorm(8)
+        self.first, self.second = nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)
+        self.second.weight = self.first.weight
+        self.head, self.kind = nn.Linear(8, VOCAB), kind
+        self.raw = nn.Parameter(torch.ones(8)) if kind == "raw" else None
+
+    def body(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        x = x + torch.tanh(self.twice(torch.tanh(self.twice(x)))).cumsum(1)
+        if self.kind == "bypassed":
+            return self.norm(x + torch.tanh(nn.functional.linear(x, self.first.weight)))
+        x = x + torch.tanh(self.second(torch.tanh(self.first(x))))
+        return self.norm(x if self.raw is None else x * self.raw)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(self.body(input_ids))
+
+
+def shared(kind: str = "") -> Any:
+    torch.manual_seed(0)
+    model = Shared(kind).double()
+    attach(model, "cross_entropy", port=PlainPort(lambda model, batch: model.body(batch["input_ids"]), head="head"))
+    return model
+
+
+def test_a_layer_called_twice_and_two_layers_of_one_weight() -> None:
+    held_to_the_loop(shared(), BATCH)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("raw", "hooks cannot follow raw"), ("bypassed", "the gradient of first is not that of")]
+)
+def test_what_is_not_covered_falls_back_to_a_loop_and_is_named(kind: str, reason: str) -> None:
+    model = shared(kind)
+    gradients = per_example_gradients(model, BATCH)
+    with attached(model, None) as attachment:
+        by_loop = norms_by_loop(attachment, question_of(attachment, BATCH, attachment.loss))
+    assert torch.equal(gradients.norms, torch.stack([*by_loop.squares.values()]).sum(0).sqrt())
+    assert reason in gradients.coverage.reason and gradients.coverage.share == 1
+    assert "one backward pass an example, because" in str(gradients.coverage)
+
+
+def test_uncovered_weights_may_be_left_out() -> None:
+    coverage = per_example_gradients(shared("raw"), BATCH, uncovered="leave_out").coverage
+    assert coverage.uncovered == ("raw",) and coverage.trained - coverage.covered == 8 and not coverage.reason
+    with pytest.raises(ValueError, match="uncovered must be 'loop' or 'leave_out'"):
+        per_example_gradients(shared(), BATCH, uncovered="ignore")
+
+
+def test_experts_fall_back_to_a_loop() -> None:
+    coverage = per_example_gradients(model_of("mixtral"), BATCH).coverage
+    assert "experts" in coverage.reason and coverage.share == 1
+
+
+def test_no_gradient_of_a_parameter_is_formed() -> None:
+    model, formed = model_of("gpt2", dtype=torch.float32), []
+    per_example_gradients(model, BATCH)  # the first call compares with the loop
+    for p in model.parameters():
+        p.register_hook(formed.append)
+    per_example_gradients(model, BATCH)
+    assert not formed and all(p.requires_grad for p in model.parameters())
