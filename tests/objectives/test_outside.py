@@ -176,11 +176,13 @@ def test_objective_that_reads_the_batch_says_so_and_names_what_is_missing() -> N
 
 
 def test_commands_refuse_an_objective_that_reads_the_batch_in_one_sentence() -> None:
-    message = "reads reference_logprob of each token, which no command computes yet"
+    message = "reads reference_logprob of each token; give reference, the folder that sftloss reference writes"
     with pytest.raises(ConfigError, match=message):
         read_objectives(["dft + 0.05 * k3_anchor"])
     with pytest.raises(ConfigError, match=message):
         loss_of(Recipe(loss="prift"))
+    with pytest.raises(ConfigError, match="reads is_negative of each token, which no command computes yet"):
+        loss_of(Recipe(loss="unlikelihood", reference=("folder",)))
 
 
 def test_a_name_without_a_colon_imports_no_module(here: Path) -> None:

@@ -14,6 +14,7 @@ from sftloss.cli.verbs.env import EnvOptions, env
 from sftloss.cli.verbs.inspect import InspectFlags, inspect
 from sftloss.cli.verbs.lengths import LengthsOptions, lengths
 from sftloss.cli.verbs.losses import LossesOptions, losses
+from sftloss.cli.verbs.reference import ReferenceOptions, reference
 from sftloss.cli.verbs.report import ReportOptions, SchemaOptions, report, schema
 from sftloss.cli.verbs.study import VERBS as STUDIES
 from sftloss.cli.verbs.study import StudyOptions
@@ -47,7 +48,8 @@ def _root(
 
 _COMMANDS: dict[Callable[..., int | None], type] = {
     analyze: AnalyzeOptions, compare: CompareOptions, demo: DemoOptions, inspect: InspectFlags, train: TrainOptions,
-    report: ReportOptions, lengths: LengthsOptions, losses: LossesOptions, schema: SchemaOptions, env: EnvOptions,
+    reference: ReferenceOptions, report: ReportOptions, lengths: LengthsOptions, losses: LossesOptions,
+    schema: SchemaOptions, env: EnvOptions,
 }  # fmt: skip
 SCHEMAS: dict[str, type] = {verb.__name__: options for verb, options in _COMMANDS.items()}
 """The options of each verb, by its name."""

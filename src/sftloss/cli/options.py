@@ -21,6 +21,12 @@ LOSS_FLAG = Flag(
     panel=LOSS,
     metavar="EXPR",
 )
+REFERENCE_FLAG = Flag(
+    "Folder of a reference model's values, which sftloss reference writes, for objectives that read them.",
+    panel=LOSS,
+    metavar="DIR",
+    reads=True,
+)
 NORMALIZATION_FLAG = Flag(
     "How an optimizer step averages over tokens: token-mean, example-mean, sqrt, or an exponent of the length (0 is "
     "token-mean, 1 is example-mean).",
@@ -136,6 +142,7 @@ class LossOptions:
     """One loss to train with."""
 
     loss: str = option("cross_entropy", LOSS_FLAG)
+    reference: tuple[str, ...] = option((), REFERENCE_FLAG)
     normalization: str = option("token-mean", NORMALIZATION_FLAG)
     roles: dict[str, str] = option({}, ROLES_FLAG)
     normalizer: str = option("weights", NORMALIZER_FLAG)

@@ -51,14 +51,14 @@ def first_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int
     return bins
 
 
-def align(values: Shaped[Tensor, " tokens"], last: float | bool) -> Shaped[Tensor, " tokens"]:
+def align(values: Shaped[Tensor, "tokens ..."], last: float | bool) -> Shaped[Tensor, "tokens ..."]:
     """What the position before each token predicts: the values of the next token, and `last` at the end.
 
     Example:
         >>> align(torch.tensor([5, 6, 7]), -100)
         tensor([   6,    7, -100])
     """
-    return torch.cat([values[1:], values.new_full((min(len(values), 1),), last)])
+    return torch.cat([values[1:], values.new_full((min(len(values), 1), *values.shape[1:]), last)])
 
 
 def collate(rows: Sequence[Sequence[Example]], *, pad_id: int, packed: bool = False) -> Batch:

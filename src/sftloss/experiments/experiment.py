@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sftloss.errors import ConfigError, mention
-from sftloss.files import file_digest
+from sftloss.files import SEAL, file_digest
 from sftloss.finetune import Lora, Recipe, read_choice
 from sftloss.models import GENERATED, SCRATCH
 
@@ -196,7 +196,8 @@ class Experiment:
         from sftloss.pipeline import read_normalization
         from sftloss.pipeline.question import read_objectives
 
-        losses = tuple(read_objectives(self.losses or (self.recipe.loss,)))
+        has_reference = bool(self.recipe.reference)
+        losses = tuple(read_objectives(self.losses or (self.recipe.loss,), has_reference=has_reference))
         rules = tuple(map(read_normalization, self.normalizations or (str(self.recipe.normalization),)))
         weightings = tuple("" if text == UNWEIGHTED else _checked(text) for text in self.tasks)
         arms = dict.fromkeys(
@@ -224,7 +225,8 @@ class Experiment:
         recipe = {k: v for k, v in self.recipe.identity().items() if k not in _OF_AN_ARM and v != default[k]}
         own = {name: value for name, value in self.plain().items() if name not in (*_ARMS, "recipe")}
         sources = {name: getattr(self.recipe, name) for name in ("data", "eval_data", "model", "tokenizer")}
-        sources["forget_data"] = self.forget_data
+        sources |= {"forget_data": self.forget_data}
+        sources |= {f"reference_{i}": str(Path(v) / SEAL) for i, v in enumerate(self.recipe.reference)}
         return {**recipe, **own, **{f"{k}_content": _content(v) for k, v in sources.items()}, "result_format": _FORMAT}
 
     def digest(self) -> str:

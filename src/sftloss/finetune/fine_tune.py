@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sftloss.data import encoding_of
 from sftloss.data.tokenizer import pad_id_of
 from sftloss.errors import ConfigError, DataError, mention
 from sftloss.finetune.checkpoint import agree, checkpoints, chosen_checkpoint, verify
@@ -20,8 +21,9 @@ from sftloss.finetune.task_weights import read_choice, weighted
 from sftloss.finetune.trainer import Work, trainer_class
 from sftloss.finetune.watch import Groups
 from sftloss.objectives import objective as read_objective
-from sftloss.objectives import with_no_extras
+from sftloss.objectives import with_known_extras
 from sftloss.ranks import launched_as
+from sftloss.reference import References, open_references
 from sftloss.training import Loss, attachment_of
 from sftloss.training.watch.sums import filter_warning
 from sftloss.version import package_versions
@@ -73,11 +75,12 @@ def fine_tune(
         model, tokenizer = model_and_tokenizer(recipe, model, tokenizer)
         data, held_out = data_of(recipe, tokenizer, rows, eval_rows)
         check_vocabulary(model.config, data, held_out)
+        references = references_of(recipe, loss, tokenizer, data, held_out)
         if on_rows is not None:
             on_rows(rows_accounts(data, held_out))
         loss = weighted(loss, recipe, data)
         groups = () if held_out is None else tuple(Groups(loss, held_out.examples, of) for of in ("task", "language"))
-        work = Work(recipe, loss, data, held_out, folder, groups)
+        work = Work(recipe, loss, data, held_out, folder, groups, references)
         trainer = _trainer(work, model, tokenizer, checkpoint, callbacks)
         work.facts = identity(recipe, data, held_out, trainer.args.world_size)
         if checkpoint is not None:
@@ -102,7 +105,7 @@ def loss_of(recipe: Recipe) -> Loss:
     if recipe.tasks is not None:
         read_choice(recipe.tasks)  # its weights are made when the data has named the tasks
     try:
-        objective = with_no_extras(read_objective(recipe.loss))
+        objective = with_known_extras(read_objective(recipe.loss), has_reference=bool(recipe.reference))
         shared = {name: getattr(recipe, name) for name in ("normalization", "roles", "normalizer", "tolerance")}
         return Loss(objective, **shared)
     except (TypeError, ValueError) as error:
@@ -126,6 +129,22 @@ def data_of(recipe: Recipe, tokenizer: Any, rows: Any = None, eval_rows: Any = N
     return (pack(data, recipe.max_length) if recipe.packing and recipe.max_length else data), held_out
 
 
+def references_of(
+    recipe: Recipe, loss: Loss, tokenizer: Any, data: DataSet, held_out: DataSet | None
+) -> References | None:
+    """The reference models' values that the loss reads, there for every row; None where it reads none.
+
+    Raises:
+        ConfigError: If they do not fit the run.
+        DataError: If a row has none, or a file is damaged.
+    """
+    if not recipe.reference or not loss.extras:
+        return None
+    references = open_references(recipe.reference, tokenizer, encoding_of(recipe))
+    references.check([*data.examples, *(() if held_out is None else held_out.examples)], loss.extras)
+    return references
+
+
 def _trainer(work: Work, model: Any, tokenizer: Any, checkpoint: Path | None, callbacks: Sequence[Any]) -> Any:
     from transformers import PrinterCallback
 
@@ -138,7 +157,9 @@ def _trainer(work: Work, model: Any, tokenizer: Any, checkpoint: Path | None, ca
         args=training_arguments(recipe, root, has_eval=has_eval, is_new=checkpoint is None),
         train_dataset=work.data,
         eval_dataset=work.held_out,
-        data_collator=Collator(pad_id_of(tokenizer), recipe.packing, work.data.names("task")),
+        data_collator=Collator(
+            pad_id_of(tokenizer), recipe.packing, work.data.names("task"), work.references, work.loss.extras
+        ),
         processing_class=tokenizer,
         callbacks=[RunCallback(work), *callbacks],
     )

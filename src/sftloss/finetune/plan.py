@@ -69,12 +69,13 @@ def plan(recipe: Recipe, *, ranks: int = 1) -> TrainingPlan:
         >>> plan(Recipe(model="demo", data="demo")).counts["steps"]
         75
     """
-    from sftloss.finetune.fine_tune import data_of, loss_of
+    from sftloss.finetune.fine_tune import data_of, loss_of, references_of
 
     loss = loss_of(recipe)
     model, tokenizer = _outline(recipe)
     data, held_out = data_of(recipe, tokenizer)
     check_vocabulary(model.config, data, held_out)
+    references_of(recipe, loss, tokenizer, data, held_out)
     weighted(loss, recipe, data)
     batches = ceil(len(data) / (recipe.batch_size * ranks))
     counts = {

@@ -67,6 +67,7 @@ class Recipe:
             :class:`sftloss.data.Encoding`.
         packing: Whether examples share rows of `max_length` tokens, kept apart by their positions.
         loss: An objective, ``"cross_entropy + 1e-4 * z_loss"``.
+        reference: Folders of values of reference models that the objective reads, as ``sftloss reference`` writes them.
         normalization, roles, normalizer, tolerance: As in :class:`sftloss.training.Loss`.
         tasks: Strategy that weights the tasks named in the data, ``"uncertainty"``, ``"dwa(temperature=2)"``,
             ``"static(qa=2, code=0.5)"``, each also with ``base``, ``low``, ``high``, ``warmup_steps``, ``window`` and
@@ -125,6 +126,7 @@ class Recipe:
     think_weight: float | None = None
     packing: bool = False
     loss: str = "cross_entropy"
+    reference: tuple[str, ...] = ()
     normalization: str | float = "token-mean"
     roles: Mapping[str, float] | None = None
     normalizer: str | float = "weights"

@@ -17,6 +17,7 @@ from sftloss.data.overlap import overlap_findings
 from sftloss.data.reasons import ROW_REASONS
 from sftloss.errors import ConfigError, DataError, mention
 from sftloss.finetune.recipe import Recipe
+from sftloss.reference import References
 from sftloss.roles import RESPONSE
 from sftloss.rules import findings_of
 from sftloss.training import inputs_of
@@ -253,11 +254,14 @@ class Order:
 
 @dataclass(frozen=True)
 class Collator:
-    """Rows to what an attached model takes, with `example_ids` and, where the data has tasks, `tasks`."""
+    """Rows to what an attached model takes, with `example_ids`, where the data has tasks with `tasks`, and with the
+    columns `extras` of the reference models."""
 
     pad_id: int
     packed: bool = False
     tasks: tuple[str, ...] = ()
+    references: References | None = None
+    extras: tuple[str, ...] = ()
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         examples = [[example for _, example in row] for row in rows]
@@ -265,6 +269,8 @@ class Collator:
         batch = collate(examples, pad_id=self.pad_id, packed=packed)
         inputs = inputs_of(batch)
         inputs["example_ids"] = _spread([i for row in rows for i, _ in row], batch.segments)
+        if self.references is not None:
+            inputs |= self.references.lay(batch, self.extras)
         if self.tasks:
             index = {name: i for i, name in enumerate(self.tasks)}
             inputs["tasks"] = _spread([index.get(e.task or "", -1) for e in batch.examples], batch.segments)

@@ -19,6 +19,7 @@ from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet, Order
 from sftloss.finetune.watch import Best, Groups, NotedSpikes, flat
 from sftloss.ranks import reduce_over_ranks, world_size
+from sftloss.reference import References
 from sftloss.training import Loss, attachment_of, with_loss
 
 _NAMED = ("loss", "cross_entropy", "entropy", "token_accuracy", "trained_tokens")
@@ -76,6 +77,7 @@ class Work:
         folder: Where results go.
         facts: What a checkpoint must agree with: ``recipe``, ``data``, ``held_out``, ``ranks``.
         groups: Observers of the evaluation by task and by language.
+        references: The reference models' values that the loss reads.
         spikes: Spikes of the loss since the last line of the log.
         stop: Whether the run was asked to stop.
         metrics: Of the latest evaluation, as :class:`Outcome` has them.
@@ -89,6 +91,7 @@ class Work:
     held_out: DataSet | None
     folder: RunFolder
     groups: tuple[Groups, ...] = ()
+    references: References | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     spikes: NotedSpikes = field(default_factory=NotedSpikes)
     stop: Stop = field(default_factory=Stop)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sftloss.objectives.description import Description, description, descriptions
 from sftloss.objectives.expression import objective
 from sftloss.objectives.record import OBJECTIVES, Objective, ObjectiveRecord, in_listing_order
-from sftloss.objectives.terms import ObjectiveSum, Term, extras_of, objective_function, plug_in_names, with_no_extras
+from sftloss.objectives.terms import ObjectiveSum, Term, extras_of, objective_function, plug_in_names, with_known_extras
 from sftloss.registry import functions_with_records
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ __all__ = [
     "objective_function",
     "objective",
     "plug_in_names",
-    "with_no_extras",
+    "with_known_extras",
 ]
 __all__ += OBJECTIVES
 __all__.sort()

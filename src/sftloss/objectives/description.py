@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sftloss.docstrings import Docstring, docstring_of, plain_formula, plain_text
-from sftloss.objectives.record import OBJECTIVES, ObjectiveRecord, hyper_parameters, objective_record
+from sftloss.objectives.record import (
+    OBJECTIVES,
+    ObjectiveRecord,
+    are_stored,
+    hyper_parameters,
+    objective_record,
+)
 from sftloss.statistics import FIELDS
 
 
@@ -64,7 +70,10 @@ class Description:
 
 def _on_batches(extras: tuple[str, ...]) -> str:
     """Return which tensors a batch has to hold, in one sentence."""
-    return f"{', '.join(extras)}, laid out as the labels are. Train in Python, where you make the batches."
+    source = (
+        "Make them with sftloss reference." if are_stored(extras) else "Train in Python, where you make the batches."
+    )
+    return f"{', '.join(extras)}, laid out as the labels are. {source}"
 
 
 _SECTIONS = ("gradient", "helps", "harms", "source")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,6 +59,11 @@ def objective_record(name: str, function: Callable[..., Tensor]) -> ObjectiveRec
     """Return the record of an objective; one that has none is written by its name alone."""
     record = record_of(function)
     return record if isinstance(record, ObjectiveRecord) else ObjectiveRecord((name,))
+
+
+def are_stored(extras: Sequence[str]) -> bool:
+    """Whether ``sftloss reference`` stores all of these batch tensors."""
+    return all(name.endswith(("_logprob", "_entropy", "candidate_ids")) for name in extras)
 
 
 def in_listing_order(functions: dict[str, Callable[..., Tensor]]) -> dict[str, Callable[..., Tensor]]:

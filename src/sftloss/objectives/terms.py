@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sftloss.objectives.record import OBJECTIVES, objective_record
+from sftloss.errors import mention
+from sftloss.objectives.record import OBJECTIVES, are_stored, objective_record
 from sftloss.registry import function_named, plug_ins
 from sftloss.statistics import TokenStats, from_logits
 
@@ -120,18 +121,25 @@ def refuse_further_arguments(function: Callable[..., Tensor], hyper_parameters: 
         raise ValueError(f"{name} needs {', '.join(missing)} beside its first argument. {_TAKES}")
 
 
-def with_no_extras(objective: ObjectiveSum) -> ObjectiveSum:
+def with_known_extras(objective: ObjectiveSum, *, has_reference: bool) -> ObjectiveSum:
     """Return the objective.
 
+    Args:
+        objective: What is to be computed by a command.
+        has_reference: Whether stored values of a reference model are at hand.
+
     Raises:
-        ValueError: If it reads batch tensors, which only a batch made in Python holds.
+        ValueError: If it reads batch tensors that the command does not have.
     """
-    if extras := extras_of(objective):
-        raise ValueError(
-            f"objective: {objective} reads {' and '.join(extras)} of each token, which no command computes yet; train "
-            "in Python with sftloss.Loss and put it into the batches."
-        )
-    return objective
+    extras = extras_of(objective)
+    if not extras or (has_reference and are_stored(extras)):
+        return objective
+    reads = f"objective: {objective} reads {' and '.join(extras)} of each token"
+    if are_stored(extras):
+        raise ValueError(f"{reads}; give {mention('reference')}, the folder that sftloss reference writes.")
+    raise ValueError(
+        f"{reads}, which no command computes yet; train in Python with sftloss.Loss and put it into the batches."
+    )
 
 
 def plug_in_names() -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from sftloss.pipeline.demo import demo
 from sftloss.pipeline.inspect import inspect
 from sftloss.pipeline.lengths import lengths
 from sftloss.pipeline.question import read_normalization, read_role_weights, step_normalizations
+from sftloss.pipeline.reference import store_reference
 from sftloss.pipeline.run import Run
 from sftloss.pipeline.side_by_side import side_by_side
 
@@ -24,5 +25,6 @@ __all__ = [
     "read_role_weights",
     "side_by_side",
     "step_normalizations",
+    "store_reference",
     "take_part",
 ]

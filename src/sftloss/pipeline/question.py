@@ -13,20 +13,24 @@ if TYPE_CHECKING:
     from sftloss.weights.normalization import Batches
 
 
-def read_objectives(losses: Sequence[str]) -> Mapping[str, Callable[..., Any]]:
+def read_objectives(losses: Sequence[str], *, has_reference: bool = False) -> Mapping[str, Callable[..., Any]]:
     """Objectives by their normal spelling, the first one first, each once.
+
+    Args:
+        losses: The objectives as expressions.
+        has_reference: Whether stored values of a reference model are at hand, which some objectives read.
 
     Raises:
         ConfigError: If there is none, or one cannot be read; the message names the place.
     """
-    from sftloss.objectives import objective, with_no_extras
+    from sftloss.objectives import objective, with_known_extras
 
     if not losses:
         raise ConfigError("empty", option="losses", cure="name at least one objective (see: sftloss losses)")
     by_name = {}
     for text in [losses] if isinstance(losses, str) else losses:
         try:
-            read = with_no_extras(objective(text))
+            read = with_known_extras(objective(text), has_reference=has_reference)
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error), option="losses") from None
         by_name[str(read)] = read

@@ -18,6 +18,12 @@ from sftloss.errors import ConfigError
 if TYPE_CHECKING:
     from sftloss.objectives import Description
 
+_OF_BATCHES = {
+    "With --reference, since they read values of a reference model (see: sftloss reference --help)": True,
+    "In Python only, since they read a tensor of each batch": False,
+}
+"""What stands before the objectives that read the batch, and whether `sftloss reference` stores what they read."""
+
 
 @dataclass(frozen=True)
 class LossesOptions:
@@ -40,8 +46,11 @@ def losses(options: LossesOptions, verbosity: Verbosity) -> None:
         width = max(len(entry.signature) for entry in entries)
         for entry in entries:
             typer.echo(f"{entry.signature:<{width}}  {entry.text()['summary']}")
-        of_batches = ", ".join(entry.name for entry in entries if entry.record.extras)
-        typer.echo(f"\nIn Python only, since they read a tensor of each batch: {of_batches}.")
+        from sftloss.objectives.record import are_stored
+
+        for sentence, is_stored in _OF_BATCHES.items():
+            names = [e.name for e in entries if e.record.extras and are_stored(e.record.extras) == is_stored]
+            typer.echo(f"\n{sentence}: {', '.join(names)}.")
         typer.echo('Objectives add: --loss "cross_entropy + 1e-4 * z_loss". Your own: --loss my_module:my_loss')
 
 
@@ -72,9 +81,11 @@ def _row(entry: Description) -> dict[str, Any]:
 
 
 def _in_full(entry: Description) -> str:
+    from sftloss.objectives.record import are_stored
+
     summary, *parts = entry.text().items()
     parts += [("equals cross-entropy at", entry.neutral or "nowhere")]
-    written = 'sftloss.Loss("{}")' if entry.record.extras else '--loss "{}"'
+    written = '--loss "{}"' if are_stored(entry.record.extras) else 'sftloss.Loss("{}")'
     parts += [("example", written.format(example)) for example in entry.record.examples]
     width = min(shutil.get_terminal_size().columns, 110)
     paragraphs = [f"{title}: {text}" for title, text in parts if text]

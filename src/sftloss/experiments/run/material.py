@@ -151,7 +151,8 @@ def forecasts(rows: EncodedRows, recipe: Recipe) -> dict[str, LengthRange]:
 
 def _sizes(rows: EncodedRows, recipe: Recipe) -> Iterator[float]:
     """T of each row: the sum of its token weights in training before it is divided by the length."""
-    plain = replace(recipe, normalization="token-mean", packing=False)  # T is of each example, packed or not
+    # T is of each example, packed or not, and whatever the objective reads
+    plain = replace(recipe, loss="cross_entropy", normalization="token-mean", packing=False)
     data, collate, loss = data_of(plain, None, rows.examples)[0], Collator(0), loss_of(plain)
     for begin in range(0, len(data), _AT_ONCE):
         inputs = collate([data[i] for i in range(begin, min(begin + _AT_ONCE, len(data)))])

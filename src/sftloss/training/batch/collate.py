@@ -24,7 +24,9 @@ _COLUMNS: Mapping[str, tuple[torch.dtype, float]] = {
 }
 
 
-def collate_rows(rows: Sequence[Mapping[str, Any]], *, pad_id: int, packed: bool = False) -> dict[str, Any]:
+def collate_rows(
+    rows: Sequence[Mapping[str, Any]], *, pad_id: int, packed: bool = False, extras: Sequence[str] = ()
+) -> dict[str, Any]:
     """One batch from tokenised rows, padded at the right, or all in one row without padding.
 
     Bind `pad_id` with `functools.partial` and give it to a Trainer or a DataLoader.
@@ -34,6 +36,7 @@ def collate_rows(rows: Sequence[Mapping[str, Any]], *, pad_id: int, packed: bool
             `roles`, `example_weights` (one number), `tasks` (one index), `row_ids`. All rows have the same columns.
         pad_id: Token id of the padding.
         packed: Whether all rows share one, kept apart by position ids; there is no attention mask then.
+        extras: Further columns that the loss reads (``loss.extras``), with one value or K values a token.
 
     Returns:
         Keyword arguments of the model.
@@ -53,7 +56,7 @@ def collate_rows(rows: Sequence[Mapping[str, Any]], *, pad_id: int, packed: bool
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
     width = int(lengths.sum() if packed else lengths.max())
     names = ("token_weights", "roles", "example_weights", "tasks", "row_ids")
-    batch = lay_columns(rows, ("input_ids", "labels", *names), width, is_flat=packed)
+    batch = lay_columns(rows, ("input_ids", "labels", *names, *extras), width, is_flat=packed)
     if packed:
         batch["position_ids"] = torch.cat([torch.arange(length) for length in lengths])[None]
     else:
@@ -105,7 +108,7 @@ def lay_columns(
             continue
         parts = [_cut(part, length, keeps_end) for part, length in zip(parts, lengths, strict=True)]
         parts = [torch.cat(parts)] if is_flat else parts
-        batch[name] = torch.full((len(parts), width), padding, dtype=parts[0].dtype)
+        batch[name] = torch.full((len(parts), width, *parts[0].shape[1:]), padding, dtype=parts[0].dtype)
         for row, part in zip(batch[name], parts, strict=True):
             row[: len(part)] = part
     return batch

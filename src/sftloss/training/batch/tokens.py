@@ -114,7 +114,7 @@ def weigh_batch(loss: Loss, batch: Mapping[str, Any]) -> dict[str, Any]:
         "tasks": tokens.tasks,
         **tokens.extras,
     }
-    out |= {name: value.view(labels.shape) for name, value in aligned.items() if value is not None}
+    out |= {n: value.view(*labels.shape, *value.shape[1:]) for n, value in aligned.items() if value is not None}
     if out.get("position_ids") is None:
         out["position_ids"] = torch.arange(labels.shape[1], device=labels.device).expand(labels.shape)
     return out
@@ -138,9 +138,9 @@ def _flat(batch: Mapping[str, Any], name: str, labels: Tensor) -> Tensor:
     value: Tensor | None = batch.get(name)
     if value is None:
         raise ValueError(f"sftloss: the loss reads {name!r} of each token, which the batch does not hold.")
-    if value.shape != labels.shape:
+    if value.shape[:2] != labels.shape:
         raise ValueError(f"sftloss: {name} has shape {tuple(value.shape)}, labels {tuple(labels.shape)}.")
-    return value.reshape(-1)
+    return value.flatten(0, 1)
 
 
 def _segments(batch: Mapping[str, Any], labels: Tensor) -> Int[Tensor, " tokens"]:

@@ -1,0 +1,17 @@
+"""What a reference model says of each token: stored once beside the data, read in training by row."""
+
+from __future__ import annotations
+
+from sftloss.reference.read import References, open_references
+from sftloss.reference.store import NAMES, Kept, ReferenceWriter, row_key, vocabulary_identity, writing
+
+__all__ = [
+    "NAMES",
+    "Kept",
+    "ReferenceWriter",
+    "References",
+    "open_references",
+    "row_key",
+    "vocabulary_identity",
+    "writing",
+]
