@@ -153,8 +153,9 @@ def test_shards_of_the_vocabulary_merge_exactly(function: Callable) -> None:
 @every_objective
 def test_the_statistics_returned_are_those_of_the_same_pass(function: Callable) -> None:
     hidden, weight, targets, c = inputs()
-    loss, stats = weighted_loss(hidden, Head(weight), targets, c, function, extras=made_up_extras(function, c))
-    again = token_statistics(hidden, Head(weight), targets)
+    extras = made_up_extras(function, c)
+    loss, stats = weighted_loss(hidden, Head(weight), targets, c, function, extras=extras)
+    again = token_statistics(hidden, Head(weight), targets, fields=tuple(stats.fields), extras=extras)
     for name, value in stats.fields.items():
         assert not value.requires_grad
         assert_close(value, again.fields[name], rtol=1e-10, atol=1e-12)

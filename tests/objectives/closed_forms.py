@@ -218,6 +218,94 @@ def normalized_ce(z: Tensor, y: Tensor) -> Tensor:
     return (cross_entropy(z, y) + loss * (real / vocab - softmax(z))) / -mean
 
 
+def eaft_top(z: Tensor, y: Tensor, *, k: int = 20, alpha: float = 1.0, scale: str = "paper") -> Tensor:
+    divisor = {"paper": math.log(k), "llama_factory": 3.0, "axolotl": 1.0}[scale]
+    top = z.topk(min(k, z.shape[1]), dim=1).values
+    return (entropy(top) / divisor) ** alpha * cross_entropy(z, y)
+
+
+def sed_sft(z: Tensor, y: Tensor, *, weight: float = 0.2, k: int = 2, threshold: float = 0.95) -> Tensor:
+    p, mass = target_probability(z, y), softmax(z).topk(k, dim=1).values.sum(dim=1, keepdim=True)
+    return (1 - 2 * weight * p * (p - 0.5) * (mass < threshold)) * cross_entropy(z, y)
+
+
+def gem(z: Tensor, y: Tensor, *, beta: float = 0.7) -> Tensor:
+    return softmax(z / beta) - one_hot(z, y)
+
+
+def target_sft(z: Tensor, y: Tensor, *, gamma: float = 0.8, temperature: float = 0.7) -> Tensor:
+    return softmax(z) - gamma * one_hot(z, y) - (1 - gamma) * softmax(z / temperature)
+
+
+def at_candidates(z: Tensor, ids: Tensor, values: Tensor) -> Tensor:
+    """Values at the candidates' places, 0 elsewhere, also where one is not in the vocabulary."""
+    return torch.zeros_like(z).scatter_add(1, ids.clamp(min=0), torch.where(is_there(z, ids), values, 0.0))
+
+
+def is_there(z: Tensor, ids: Tensor) -> Tensor:
+    return (ids >= 0) & torch.isfinite(z.gather(1, ids.clamp(min=0)))
+
+
+def unlikelihood_context(z: Tensor, y: Tensor, *, candidate_ids: Tensor, alpha: float = 1.0) -> Tensor:
+    p_c = softmax(z).gather(1, candidate_ids.clamp(min=0))
+    odds = torch.where(candidate_ids >= 0, p_c / (1 - p_c), 0.0)
+    push = at_candidates(z, candidate_ids, odds) - odds.sum(dim=1, keepdim=True) * softmax(z)
+    return cross_entropy(z, y) + alpha * push
+
+
+def number_token(
+    z: Tensor,
+    y: Tensor,
+    *,
+    candidate_ids: Tensor,
+    candidate_value: Tensor,
+    target_value: Tensor,
+    weight: float = 0.3,
+    convention: str = "package",
+) -> Tensor:
+    p, distance = softmax(z), (candidate_value - target_value[:, None]).abs()
+    if convention == "package":
+        far = 1.01 * (candidate_value.amax(dim=1) - candidate_value.amin(dim=1))[:, None]
+        b = at_candidates(z, candidate_ids, distance - far) + far
+    else:
+        p = p * at_candidates(z, candidate_ids, torch.ones_like(distance))
+        p, b = p / p.sum(dim=1, keepdim=True), at_candidates(z, candidate_ids, distance)
+    return cross_entropy(z, y) + weight * p * (b - (p * b).sum(dim=1, keepdim=True))
+
+
+def idk(z: Tensor, y: Tensor, *, candidate_ids: Tensor, upper: float = 0.5) -> Tensor:
+    share = upper * (1 - target_probability(z, y) / softmax(z).amax(dim=1, keepdim=True))
+    first, total = candidate_ids[:, :1], 1 - share * ~is_there(z, candidate_ids[:, :1])
+    return total * softmax(z) - (1 - share) * one_hot(z, y) - at_candidates(z, first, share)
+
+
+def distillation(z: Tensor, y: Tensor, *, candidate_ids: Tensor, teacher_logprob: Tensor) -> Tensor:
+    q = at_candidates(z, candidate_ids, teacher_logprob.exp())
+    return softmax(z) - q / q.sum(dim=1, keepdim=True)
+
+
+def talr(z: Tensor, y: Tensor, *, tau: float = 1.0, floor: float = 0.0) -> Tensor:
+    return (target_probability(z, y) ** (1 / tau)).clamp(min=floor) * cross_entropy(z, y)
+
+
+def symmetric_ce(z: Tensor, y: Tensor, *, alpha: float = 0.1, beta: float = 1.0, log_zero: float = -4.0) -> Tensor:
+    return (alpha - beta * log_zero * target_probability(z, y)) * cross_entropy(z, y)
+
+
+def loss_truncation(z: Tensor, y: Tensor, *, threshold: float = 5.0) -> Tensor:
+    return torch.where(-target_probability(z, y).log() <= threshold, 1.0, 0.0) * cross_entropy(z, y)
+
+
+def aul(z: Tensor, y: Tensor, *, a: float = 2.0, q: float = 2.0) -> Tensor:
+    p = target_probability(z, y)
+    return p * (a - p) ** (q - 1) * cross_entropy(z, y)
+
+
+def ael(z: Tensor, y: Tensor, *, a: float = 2.0) -> Tensor:
+    p = target_probability(z, y)
+    return p / a * (-p / a).exp() * cross_entropy(z, y)
+
+
 CLOSED_FORMS: dict[str, ClosedForm] = {
     name: function
     for name, function in vars().copy().items()

@@ -24,11 +24,15 @@ LAW_ROWS: dict[str, Callable[..., Tensor]] = {
 
 def made_up_extras(function: Callable[..., Tensor], like: Tensor) -> Mapping[str, Tensor]:
     """Return the batch tensors that an objective reads, drawn at random and laid out as `like`; often none."""
-    generator = torch.Generator().manual_seed(11)
+    generator = torch.Generator("cpu").manual_seed(11)
     extras = {}
     for name in extras_of(function):
-        drawn = torch.rand(len(like), generator=generator, dtype=torch.float64)
+        size = (len(like), 3) if name.startswith(("candidate_", "teacher_")) else (len(like),)
+        drawn = torch.rand(size, generator=generator, dtype=torch.float64, device="cpu")
         extras[name] = ((drawn < 0.5).double() if name.startswith("is_") else -4 * drawn).to(like)
+        if name == "candidate_ids":  # of the first three ids, each once in a row, and here and there none
+            ids = drawn.argsort(dim=1)
+            extras[name] = torch.where(drawn < 0.1, -100, ids).to(like.device)
     return extras
 
 

@@ -62,6 +62,19 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("label_relaxation", {"alpha": 0.5}),
     ("label_relaxation", {"alpha": 0.0}),
     ("agce", {"a": 0.1, "q": 0.5}),
+    ("eaft_top", {"k": 3, "alpha": 2.0}),
+    ("eaft_top", {"scale": "llama_factory"}),
+    ("sed_sft", {"weight": 3.0, "k": 3}),
+    ("gem", {"beta": 2.0}),
+    ("target_sft", {"gamma": 0.0, "temperature": 1.5}),
+    ("unlikelihood_context", {"alpha": 0.3}),
+    ("number_token", {"convention": "paper"}),
+    ("idk", {"upper": 1.0}),
+    ("talr", {"tau": 0.5, "floor": 0.2}),
+    ("symmetric_ce", {"alpha": 6.0, "beta": 0.1, "log_zero": -9.21}),
+    ("loss_truncation", {"threshold": 1.0}),
+    ("aul", {"a": 3.0, "q": 0.5}),
+    ("ael", {"a": 0.5}),
 ]
 
 
@@ -117,6 +130,13 @@ SAME_GRADIENT = [
     ("huberised_ce(tau=1e9)", "cross_entropy"),
     ("jensen_shannon(weight=1e-9)", "cross_entropy"),
     ("poly_1(epsilon=-1) + dft", "cross_entropy"),
+    ("symmetric_ce(alpha=0.1, beta=1, log_zero=-4)", "0.1 * poly_1(epsilon=40)"),
+    ("talr(tau=2)", "gce(q=0.5)"),
+    ("aul(q=1)", "dft"),
+    ("loss_truncation(threshold=0.6931471805599453)", "profit(low=0.5)"),
+    ("gem(beta=1)", "cross_entropy"),
+    ("target_sft(gamma=0.5, temperature=1)", "0.5 * cross_entropy"),
+    ("eaft_top(k=9)", "eaft(scale='axolotl') / 2.1972245773362196"),
 ]
 
 
@@ -208,7 +228,11 @@ def test_focal_keeps_its_precision_where_one_minus_p_is_below_float32_epsilon() 
 def test_one_possible_token_has_loss_zero_or_its_logit_and_a_finite_gradient(name: str) -> None:
     """log(1 - p) may be -inf: there is no other token."""
     logits = torch.tensor([[0.0, float("-inf")]], requires_grad=True)
-    certain = {extra: torch.zeros(1) for extra in extras_of(OBJECTIVES[name])}  # the reference model is certain too
+    wide = ("candidate_", "teacher_")
+    sizes = {extra: (1, 1) if extra.startswith(wide) else (1,) for extra in extras_of(OBJECTIVES[name])}
+    certain = {extra: torch.zeros(size) for extra, size in sizes.items()}  # the reference model is certain too
+    if "candidate_ids" in certain:
+        certain["candidate_ids"] = torch.tensor([[1 if name == "unlikelihood_context" else 0]])
     loss = OBJECTIVES[name](from_logits(logits, torch.tensor([0]), extras=certain))
     assert loss.abs().max() < 1e-6  # the log of one, through a floor that keeps it finite
     assert torch.isfinite(gradient(loss, logits)).all()
@@ -233,7 +257,8 @@ def test_dft_of_an_impossible_target_is_zero_not_nan() -> None:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_ignored_token_has_loss_zero_and_no_gradient(name: str) -> None:
     logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    extras = {extra: torch.tensor([-1.0, 0.0, -2.0]) for extra in extras_of(OBJECTIVES[name])}
+    extras = made_up_extras(OBJECTIVES[name], torch.zeros(3))
+    extras = {extra: value * torch.tensor([1, 0, 1]) if value.ndim == 1 else value for extra, value in extras.items()}
     loss = OBJECTIVES[name](from_logits(logits, torch.tensor([1, -100, 2]), extras=extras))
     assert loss[1].item() == 0
     assert gradient(loss, logits)[1].abs().max() == 0

@@ -166,7 +166,7 @@ def test_an_objective_that_reads_extras_is_checked_where_they_are(here: Path) ->
 def test_objective_that_reads_the_batch_says_so_and_names_what_is_missing() -> None:
     assert extras_of(objective("cross_entropy + 0.1 * k3_anchor + psft")) == ("reference_logprob", "old_logprob")
     assert Loss("prift").extras == ("reference_logprob",) and Loss("dft", extras=("mine",)).extras == ("mine",)
-    with pytest.raises(KeyError, match="prift reads 'reference_logprob', one number a token, which the batch does not"):
+    with pytest.raises(KeyError, match="prift reads 'reference_logprob' of each token, which the batch does not"):
         weighted_loss(torch.zeros(2, 3), Head(torch.zeros(4, 3)), torch.tensor([1, 2]), torch.ones(2), "prift")
     batch = {"labels": torch.tensor([[-100, 1, 2]])}
     with pytest.raises(ValueError, match="the loss reads 'reference_logprob' of each token, which the batch does not"):

@@ -14,9 +14,10 @@ from tests.paths import ROOT
 from sftloss import objectives
 from sftloss.docstrings import replace_region
 from sftloss.objectives import OBJECTIVES, cross_entropy, objective
-from sftloss.objectives.page import objective_regions
+from sftloss.objectives.page import objective_regions, with_count
 from sftloss.registry import with_imports
 from sftloss.statistics import FIELDS, from_logits
+from sftloss.statistics.tokens import FURTHER
 
 DOCS = ROOT / "docs" / "objectives.md"
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
@@ -42,6 +43,14 @@ def test_the_committed_page_is_what_the_docstrings_give() -> None:
         assert replace_region(page, name, text) == page, "run: python -m sftloss.objectives"
 
 
+def test_the_readme_counts_them() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{len(OBJECTIVES)} objectives" in readme and with_count(readme) == readme, (
+        "run: python -m sftloss.objectives"
+    )
+    assert len(OBJECTIVES) >= 45
+
+
 def test_the_imports_for_type_checkers_are_complete() -> None:
     source = (ROOT / "src" / "sftloss" / "objectives" / "__init__.py").read_text(encoding="utf-8")
     assert with_imports(source, OBJECTIVES) == source, "run: python -m sftloss.objectives"
@@ -56,9 +65,10 @@ def test_docstring_has_every_section_and_names_the_statistics_it_reads(name: str
     assert ".. math::" in text
     can_fail = ENTRIES[name].hyper_parameters or ENTRIES[name].record.extras
     assert bool(can_fail) == ("Raises:" in text)
-    named = {field for field in FIELDS if f"``{field}``" in text}
+    fields = (*FIELDS, *FURTHER)
+    named = {field for field in fields if f"``{field}``" in text}
     body = inspect.getsource(OBJECTIVES[name]).rpartition('"""')[2]
-    assert named == {field for field in FIELDS if f"stats.{field}" in body}
+    assert named == {field for field in fields if f"stats.{field}" in body}
 
 
 @every_objective
@@ -86,7 +96,8 @@ def test_examples_and_the_neutral_setting_can_be_read(name: str) -> None:
 def test_record_names_the_batch_tensors_that_are_read(name: str) -> None:
     body = inspect.getsource(OBJECTIVES[name]).rpartition('"""')[2]
     extras = ENTRIES[name].record.extras
-    assert set(extras) == set(re.findall(rf'read_extra\(stats, "{name}", "(\w+)"\)', body))
+    read = re.findall(rf'read_extra\(stats, "{name}", "(\w+)"\)', body)
+    assert set(extras) == {*read, *(["candidate_ids"] if "stats.candidate_logprob" in body else [])}
     assert all(f"``{extra}``" in (inspect.getdoc(OBJECTIVES[name]) or "") for extra in extras)
 
 

@@ -182,7 +182,7 @@ def test_a_number_that_makes_no_sense_is_refused() -> None:
 
 def test_candidates_have_to_be_there_and_of_the_right_kind() -> None:
     call = (torch.zeros(2, 2), Head(torch.zeros(5, 2)), torch.tensor([0, 1]), torch.ones(2))
-    with pytest.raises(ValueError, match="candidate_logprob needs extras"):
+    with pytest.raises(KeyError, match="reads 'candidate_ids'"):
         weighted_loss(*call, lambda s: s.candidate_logprob.sum(1))
     for ids in (torch.zeros(2, dtype=torch.long), torch.zeros(2, 3)):
         with pytest.raises(ValueError, match="candidate_ids must be \\(tokens, K\\) integer ids"):

@@ -17,6 +17,7 @@ from sftloss.objectives.record import (
     objective_record,
 )
 from sftloss.statistics import FIELDS
+from sftloss.statistics.tokens import FURTHER
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Description:
     @property
     def reads(self) -> tuple[str, ...]:
         """The token statistics it reads, as its docstring names them."""
-        return tuple(name for name in FIELDS if f"``{name}``" in self.docstring.sections.get("Args", ""))
+        return tuple(name for name in (*FIELDS, *FURTHER) if f"``{name}``" in self.docstring.sections.get("Args", ""))
 
     def text(self) -> dict[str, str]:
         """Return each part as plain text on one line, by title: summary, formula, hyper-parameters, sections."""

@@ -20,10 +20,17 @@ PROBABILITIES = (0.01, 0.1, 0.5, 0.9, 0.99)
 
 
 def rewrite_objectives_page() -> None:
-    """Rewrite the page and the imports; run it in the root of the repository."""
+    """Rewrite the page, the README's count and the imports; run it in the root of the repository."""
     write_regions(Path("docs/objectives.md"), objective_regions())
+    readme = Path("README.md")
+    readme.write_text(with_count(readme.read_text(encoding="utf-8")), encoding="utf-8")
     room = Path(__file__).with_name("__init__.py")
     room.write_text(with_imports(room.read_text(encoding="utf-8"), OBJECTIVES), encoding="utf-8")
+
+
+def with_count(text: str) -> str:
+    """Return a text in which ``12 objectives`` has the number there is."""
+    return re.sub(r"\b\d+ objectives\b", f"{len(OBJECTIVES)} objectives", text)
 
 
 def objective_regions() -> dict[str, str]:

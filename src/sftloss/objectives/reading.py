@@ -18,14 +18,20 @@ def finite(logprob: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
 
 
 def read_extra(stats: TokenStats, objective: str, name: str) -> Float[Tensor, " tokens"]:
-    """Return a batch tensor of one number a token, in the dtype of the statistics and held fixed.
+    """Return a batch tensor of one number a token, or several, in the dtype of the statistics and held fixed.
 
     Raises:
         KeyError: If the batch does not hold it.
     """
     if name not in stats.extras:
-        raise KeyError(f"{objective} reads {name!r}, one number a token, which the batch does not hold.")
+        raise KeyError(f"{objective} reads {name!r} of each token, which the batch does not hold.")
     return stats.extras[name].detach().to(stats.target_logprob.dtype)
+
+
+def where_counted(stats: TokenStats, losses: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    """Return the losses, 0 at ignored tokens: only there log p and log(1 - p) are both 0."""
+    is_ignored = (stats.target_logprob == 0) & (stats.other_logprob == 0)
+    return torch.where(is_ignored, 0.0, losses)
 
 
 def log_of_rest(logprob: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:

@@ -145,7 +145,9 @@ class TokenStats:
     def _computed(self, name: str) -> Tensor:
         try:
             return self.fields[name]
-        except KeyError:
+        except KeyError as error:
+            if error.args != (name,):  # not computed for want of something else
+                raise
             raise AttributeError(
                 f"TokenStats: {name!r} was not computed, only {', '.join(self.fields)}. Ask for it with fields=, "
                 "or in weighted_loss with plan=Plan(fields=(...))."

@@ -102,7 +102,8 @@ class Sums:
         """The sums that the named statistics are made of, before the first block; `ids` are the candidates.
 
         Raises:
-            ValueError: If candidates are read and there are none, or two temperatures are.
+            KeyError: If candidates are read and there are none.
+            ValueError: If two temperatures are read.
         """
 
         def full(value: float = 0.0, *columns: int) -> Tensor:
@@ -119,7 +120,9 @@ class Sums:
             sums.own, sums.above = full(float("-inf")), full()
         if further.has_candidates:
             if ids is None:
-                raise ValueError("sftloss: candidate_logprob needs extras['candidate_ids'], (tokens, K) token ids.")
+                raise KeyError(
+                    "candidate_logprob reads 'candidate_ids', (tokens, K) ids, which the batch does not hold."
+                )
             if ids.ndim != 2 or ids.is_floating_point():
                 kind = f"{ids.dtype} of shape {tuple(ids.shape)}"
                 raise ValueError(f"sftloss: candidate_ids must be (tokens, K) integer ids, got {kind}.")
