@@ -15,8 +15,9 @@ from tests.training.cases import VOCAB, definition, gradients, model_of, ragged_
 
 from sftloss.decoder import open_decoder
 from sftloss.errors import ModelError
-from sftloss.objectives import objective
-from sftloss.training import Loss, TaskFactors, attach, attachment_of, collate_rows, detach, step_total
+from sftloss.objectives import context_candidates, objective
+from sftloss.training import Loss, TaskFactors, attach, attachment_of, collate_rows, detach, step_total, weigh_batch
+from sftloss.training.batch.tokens import read_tokens
 
 pytest.importorskip("transformers")
 # peft 0.21 asks transformers 5.23 by a name that will go
@@ -363,3 +364,15 @@ def test_label_outside_the_vocabulary_is_named_with_its_row(label: int, packed: 
     rows[3]["labels"][2] = label
     with pytest.raises(ValueError, match=rf"data\.jsonl:4 has the label {label}, .* ends at 60; use -100"):
         model(**collate_rows(rows, pad_id=0, packed=packed))
+
+
+def test_tensor_with_several_columns_a_token_travels_with_the_labels() -> None:
+    labels = torch.tensor([[-100, 4, 5, 6], [-100, 7, 8, -100]])
+    batch = {"labels": labels, "candidate_ids": context_candidates(labels.clamp(min=0), labels, last=2)}
+    loss = Loss(objective="unlikelihood_context")
+    tokens = read_tokens(loss, batch)
+    assert tokens.extras["candidate_ids"].tolist()[:3] == [[0, -100], [4, 0], [5, 4]]  # of the labels 4, 5 and 6
+    weighed = read_tokens(loss, weigh_batch(loss, batch))
+    assert torch.equal(weighed.extras["candidate_ids"], tokens.extras["candidate_ids"])
+    with pytest.raises(ValueError, match="candidate_ids has shape"):
+        read_tokens(loss, {**batch, "candidate_ids": batch["candidate_ids"][:, 1:]})

@@ -43,7 +43,7 @@ class ObjectiveRecord:
         is_term: Whether it is a term to add to a loss, and no loss to train on alone.
         is_detached: Whether a factor is held fixed (a stop-gradient), so that the gradient is not the derivative of
             the value.
-        extras: Names of the batch tensors it reads as ``stats.extras``, one number a token.
+        extras: Names of the batch tensors it reads as ``stats.extras``, one number a token or several.
         published: Other published losses that are this objective at certain hyper-parameters.
     """
 

@@ -23,7 +23,7 @@ class Tokens:
         weights: u of each token, ``(tokens,)``, float64; 0 where nothing is trained.
         segments: Sequence of each token, ``(tokens,)``; negative is padding.
         groups: Task of each token, -1 where it is not trained; None where no factor multiplies by task.
-        extras: Further tensors, ``(tokens,)`` each.
+        extras: Further tensors, first axis ``tokens``.
         columns: Length of a row.
         roles: Role code of each target, for the log; None where neither batch nor loss distinguishes roles.
         tasks: Task of each token as the batch has it, for the log; None where the batch has none.
