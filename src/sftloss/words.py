@@ -72,6 +72,29 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
+def agreeing(count: int, predicate: str) -> str:
+    """A predicate in the plural, with its verb in the singular where the count is 1.
+
+    Example:
+        >>> agreeing(1, "have no answer"), agreeing(1, "repeat a row"), agreeing(3, "are empty")
+        ('has no answer', 'repeats a row', 'are empty')
+    """
+    verb, _, rest = predicate.partition(" ")
+    if count == 1:
+        verb = {"are": "is", "have": "has", "do": "does"}.get(verb, f"{verb}s")
+    return f"{verb} {rest}".strip()
+
+
+def part_of(count: int, whole: int, noun: str, predicate: str) -> str:
+    """How many of a whole, with its share: the subject and the predicate of a sentence.
+
+    Example:
+        >>> part_of(1, 1000, "rows", "have no answer")
+        '1 of 1,000 rows (0.1 %) has no answer'
+    """
+    return f"{count:,} of {whole:,} {noun} ({percent(count / whole)}) {agreeing(count, predicate)}"
+
+
 def listed(names: Sequence[str]) -> str:
     """Names in a sentence.
 

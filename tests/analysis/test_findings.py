@@ -212,7 +212,7 @@ def test_exact_copies_are_found_with_their_signal_as_by_the_mask_audit():
         example["token"] = np.random.default_rng(i).integers(5, 90, len(example["p"]))
     examples += [dict(example) for example in examples[:25]]
     finding = found(examples)["DATA102"]
-    assert finding.sentence.startswith("25 of 125 examples (20 %) repeat an earlier one exactly. They get ")
+    assert finding.sentence.startswith("25 of 125 examples (20 %) repeat an earlier one exactly. Their part of ")
     assert finding.rows[0] == "data.jsonl:101" and finding.severity == "warning"
     # what is cut off may differ
     assert "DATA102" not in found([example | {"truncated": 3} for example in examples])

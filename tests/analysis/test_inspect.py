@@ -238,7 +238,7 @@ def test_mask007_is_what_truncation_takes():
     finding = found([*CLEAN[:8], long, longer], max_length=60)["MASK007"]
     assert finding.value == 0.2 and finding.severity == "warning"
     assert (
-        "1 lose every trained token" in finding.sentence and "1 lose the end of their last answer" in finding.sentence
+        "1 loses every trained token" in finding.sentence and "1 loses the end of their last answer" in finding.sentence
     )
     assert finding.rows == ("row 9", "row 8")
 

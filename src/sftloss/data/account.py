@@ -13,7 +13,7 @@ from sftloss.data.reasons import ROW_REASONS, Reason, excerpt, plain_detail
 from sftloss.document import Severity
 from sftloss.errors import DataError, mention
 from sftloss.rules import Evidence, Rule
-from sftloss.words import percent
+from sftloss.words import agreeing, part_of
 
 MOST_ORIGINS = 10
 MOSTLY = 0.5
@@ -162,16 +162,12 @@ class Account:
         return (("data", f"{self.source}{formats}"), ("rows used", f"{self.used:,} of {first}{self.rows:,}"))
 
 
-def _of(count: int, account: Account) -> str:
-    return f"{count:,} of {account.rows:,} rows ({percent(count / account.rows)})"
-
-
 def _reason(reason: Reason, account: Account) -> Evidence | None:
     """Rows of one reason."""
     count = account.reasons.counts[reason.name]
     if not count:
         return None
-    share, sentence = count / account.rows, f"{_of(count, account)} {reason.sentence}"
+    share, sentence = count / account.rows, part_of(count, account.rows, "rows", reason.sentence)
     severity: Severity = "error" if share > MOSTLY else "warning"
     if reason.stage == "kept":
         severity = "warning" if share > 0.01 else "info"
@@ -185,11 +181,12 @@ def _truncated(reason: Reason, account: Account) -> Evidence | None:
     gone, cut = account.reasons.counts[reason.name], account.truncated
     if not gone + cut:
         return None
-    share = (gone + cut) / account.rows
+    share, lost = (gone + cut) / account.rows, account.cuts.counts["end lost"]
     severity: Severity = "error" if gone > MOSTLY * account.rows else "warning" if gone or share > 0.01 else "info"
     sentence = (
-        f"{_of(gone + cut, account)} are truncated: {gone:,} lose every trained token and are left out, "
-        f"{account.cuts.counts['end lost']:,} lose the end of their last answer."
+        f"{part_of(gone + cut, account.rows, 'rows', 'are truncated')}: {gone:,} {agreeing(gone, 'lose')} every "
+        f"trained token and {agreeing(gone, 'are')} left out, {lost:,} {agreeing(lost, 'lose')} the end of their last "
+        "answer."
     )
     rows = (*account.reasons.rows(reason.name), *account.cuts.rows("end lost", "end kept"))[:MOST_ORIGINS]
     return Evidence(sentence, share, None, "share", rows, severity)
@@ -202,7 +199,7 @@ def _noted(kinds: tuple[str, ...], sentence: str, account: Account) -> Evidence 
         return None
     notes = [note.partition(": ") for note, _ in account.noted.most_common() if note.partition(":")[0] in kinds]
     details = "; ".join(_DETAILS[kind].format(detail) for kind, _, detail in notes[:4] if kind in _DETAILS)
-    text = f"{_of(count, account)} {sentence}{f': {details}' if details else ''}."
+    text = f"{part_of(count, account.rows, 'rows', sentence)}{f': {details}' if details else ''}."
     return Evidence(text, count / account.rows, None, "share", account.notes.rows(*kinds))
 
 

@@ -211,6 +211,7 @@ def with_run(document: Document, command: Command | None) -> Document:
     if "--model" not in flags or "--data" not in flags:
         return document
     # an earlier report is never overwritten unasked, so the next one needs a folder of its own
-    flags["--output"] = flags.get("--output", "sftloss-report") + "-next"
+    if "--output" in flags or command is not None and command.verb == "analyze":
+        flags["--output"] = flags.get("--output", "sftloss-report") + "-next"
     inputs, own = (tuple((name, flags[name]) for name in names if name in flags) for names in (_INPUTS, _ANALYZE_ONLY))
     return with_commands(document, lambda one: one.on(inputs, own if one.verb == "analyze" else ()))

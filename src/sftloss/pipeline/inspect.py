@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sftloss.pipeline.analyze import with_run
 from sftloss.pipeline.folder import folder
 from sftloss.pipeline.run import Run, records_of
 
@@ -43,7 +44,7 @@ def inspect(
         >>> rows = [{"prompt": "copy: red", "response": "red"}, {"prompt": "copy: fig"}]
         >>> report = inspect(rows, demo_tokenizer())
         >>> report.document.headlines[0]
-        '1 of 2 rows can be trained on; 2 of 13 tokens are trained (15 %).'
+        '1 of 2 rows can be trained on; 2 of 13 tokens are trained (15 %), 2 an example.'
         >>> [(finding.id, finding.rows) for finding in report.document.findings]
         [('DATA009', ('row 1',))]
     """
@@ -56,6 +57,7 @@ def inspect(
     with folder(run, rows, resumes=False) as place:
         records = records_of(rows, run, on_error=policy)
         document = inspect_records(records, tokenizer, question, progress=run.progress, **encoding_of(run))
+        document = with_run(document, run.command)
         report = Report(replace(document, provenance=(*run.provenance, *document.provenance)))
         place.write(report)
     return report

@@ -21,7 +21,7 @@ def _percent(share: float) -> str:
         return "0.0 %"
     if size < 0.001:
         return "<0.001 %"
-    return f"{100 * share:.1f} %" if size >= 1 else f"{100 * share:.2g} %"
+    return f"{100 * share:.1f} %" if size >= 1 else f"{100 * share:.2f} %" if size >= 0.1 else f"{100 * share:.2g} %"
 
 
 def _ratio(value: float) -> str:
@@ -102,15 +102,12 @@ def finding_number(finding: Finding) -> tuple[str, str]:
     suffix = "" if unit in _UNIT_KINDS or not unit else unit if unit in _GLUED else f" {unit}"
     write = percent if kind == "percent" else lambda value: format_cell(value, kind)  # as the sentence writes it
     shown = write(finding.value) + (f" {of}" if of else suffix)
-    if finding.interval is None:
+    ends = () if finding.interval is None else (finding.interval.low, finding.interval.high)
+    texts = tuple(write(end) if math.isfinite(end) else "?" for end in ends)
+    if finding.interval is None or set(texts) == {write(finding.value)}:  # none, or narrower than what is written
         is_told = re.search(rf"(?<![\d.,]){re.escape(write(finding.value))}(?!\d)", finding.sentence)
         return "" if is_told else shown, ""
-    low, high = (
-        write(bound) if math.isfinite(bound) else "?" for bound in (finding.interval.low, finding.interval.high)
-    )
-    if low == high == write(finding.value):  # narrower than what is written
-        return shown, ""
-    return shown, f"{100 * finding.interval.level:g} % interval {low} to {high}"
+    return shown, f"{100 * finding.interval.level:g} % interval {texts[0]} to {texts[1]}"
 
 
 @dataclass(frozen=True)

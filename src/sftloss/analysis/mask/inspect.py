@@ -16,6 +16,7 @@ import numpy as np
 from sftloss.analysis.mask.audit import Audit, answer_text, audit
 from sftloss.analysis.mask.rules import INSPECT_RULES, NO_LANGUAGE, Inspection
 from sftloss.analysis.mask.sections import (
+    answer_section,
     languages_section,
     lengths_section,
     refused_section,
@@ -27,7 +28,6 @@ from sftloss.analysis.mask.tally import MaskTally
 from sftloss.data import Account, Example, Examples, Record, Records, account, script_of
 from sftloss.data.rendering.scaffold import Scaffold
 from sftloss.document import Document, Finding, TokenStrip, by_severity
-from sftloss.roles import RESPONSE
 from sftloss.rules import findings_of
 from sftloss.words import number, percent
 
@@ -129,11 +129,12 @@ def _document(collected: _Pass, rows: Account, options: InspectOptions, how: Map
     sections = [totals_section(tally, rows, batch_size=options.batch_size, grad_accum=options.grad_accum)]
     if tally.examples:
         strips = (*collected.shown, *collected.faulty)
-        sections = [trained_section(tally, strips), *sections, lengths_section(tally)]
+        answer = answer_section(tally, rows, findings)
+        sections = [answer, trained_section(tally, strips), *sections, lengths_section(tally)]
     optional = (languages_section(tally), refused_section(rows))
     return Document(
         f"What is trained in {PurePath(rows.source).name}",
-        _headlines(tally, rows.rows, findings),
+        (_headline(tally, rows.rows),),
         findings,
         (*sections, *(section for section in optional if section is not None)),
         _facts(collected, rows.source, how),
@@ -153,20 +154,12 @@ def _findings(collected: _Pass, rows: Account) -> tuple[Finding, ...]:
     return by_severity(findings)
 
 
-def _headlines(tally: MaskTally, rows: int, findings: tuple[Finding, ...]) -> tuple[str, ...]:
+def _headline(tally: MaskTally, rows: int) -> str:
     if not tally.examples:
-        return (f"None of the {rows:,} rows can be trained on.",)
-    trained = tally.ledger.numbers("trained")
-    roles = tally.by_role[:, 1]
-    wrong = sum(finding.severity != "info" for finding in findings)
-    asks = "finding asks" if wrong == 1 else "findings ask"
+        return f"None of the {rows:,} rows can be trained on."
     return (
         f"{tally.examples:,} of {rows:,} rows can be trained on; {tally.trained:,} of {tally.tokens:,} tokens are "
-        f"trained ({percent(tally.trained / tally.tokens)}).",
-        f"{percent(float(roles[RESPONSE] / roles.sum()))} of the trained tokens are answers, "
-        f"{number(float(trained.mean()))} tokens an example; "
-        f"{percent(tally.with_end / tally.examples)} of the examples train their end.",
-        f"{wrong} {asks} for a change." if wrong else "Nothing here asks for a change.",
+        f"trained ({percent(tally.trained / tally.tokens)}), {number(tally.trained / tally.examples)} an example."
     )
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from sftloss.analysis.lengths.rules import DATA103
 from sftloss.analysis.lengths.tilt import conflicting
 from sftloss.analysis.mask.tally import MaskTally
@@ -19,7 +17,7 @@ from sftloss.data.rendering.render import POSITIONS
 from sftloss.data.rendering.scaffold import Scaffold
 from sftloss.document import Severity
 from sftloss.rules import Evidence, Rule
-from sftloss.words import percent
+from sftloss.words import part_of, percent
 
 NO_LANGUAGE = ("script:none", "script:Mixed", "script:Other")
 """Scripts that name no language."""
@@ -42,10 +40,6 @@ class Inspection:
     pads_with_end: bool
 
 
-def _of(count: int, whole: int, noun: str = "rows") -> str:
-    return f"{count:,} of {whole:,} {noun} ({percent(count / whole)})"
-
-
 def _graded(share: float) -> Severity:
     return "error" if share > MOSTLY else "warning"
 
@@ -56,7 +50,9 @@ def _counted(fault: str, sentence: str, inspection: Inspection) -> Evidence | No
     if not (count := tally.faults.counts[fault]):
         return None
     severity = _graded(count / tally.examples) if fault.startswith("MASK") else "warning"
-    return Evidence(f"{_of(count, rows)} {sentence}.", count / rows, None, "share", tally.faults.rows(fault), severity)
+    return Evidence(
+        f"{part_of(count, rows, 'rows', sentence)}.", count / rows, None, "share", tally.faults.rows(fault), severity
+    )
 
 
 def _tags(inspection: Inspection) -> Evidence | None:
@@ -103,23 +99,23 @@ def _others(inspection: Inspection) -> Evidence | None:
     part = f"{percent(tally.strays / tally.trained)} of the trained tokens"
     places = tally.faults.rows(fault)
     if accident:
-        sentence = f"{_of(count, rows)} train tokens of the user or the system. They are {part}."
+        train = part_of(count, rows, "rows", "train tokens of the user or the system")
+        sentence = f"{train}. They are {part}."
         return Evidence(sentence, count / rows, None, "share", places, _graded(count / tally.examples))
-    sentence = f"{_of(count, rows)} train tokens outside answers, as weights in the data ask for: {part}."
+    train = part_of(count, rows, "rows", "train tokens outside answers")
+    sentence = f"{train}, as weights in the data ask for: {part}."
     return Evidence(sentence, count / rows, None, "share", places, "info")
 
 
 def _repeated(inspection: Inspection) -> Evidence | None:
     """DATA102: the same row twice."""
-    ledger = inspection.tally.ledger
-    rows = ledger.numbers("contents")
-    _, first = np.unique(rows, return_index=True)
-    again = np.setdiff1d(np.arange(len(rows)), first)
+    tally = inspection.tally
+    again = tally.copies
     if not len(again):
         return None
-    share = len(again) / len(rows)
-    places = tuple(ledger.origin(int(i)) for i in again[:MOST_ORIGINS])
-    sentence = f"{_of(len(again), len(rows))} repeat an earlier row exactly."
+    share = len(again) / tally.examples
+    places = tuple(tally.ledger.origin(int(i)) for i in again[:MOST_ORIGINS])
+    sentence = f"{part_of(len(again), tally.examples, 'rows', 'repeat an earlier row exactly')}."
     return Evidence(sentence, share, None, "share", places, "warning" if share > 0.01 else "info")
 
 
@@ -132,7 +128,7 @@ def _conflicts(inspection: Inspection) -> Evidence | None:
     if not (count := int(differ.sum())):
         return None
     sentence = (
-        f"{_of(count, len(prompts), 'answers')} share their prompt with a different answer; "
+        f"{part_of(count, len(prompts), 'answers', 'share their prompt with a different answer')}; "
         f"{int(unequal.sum()):,} of them with one of another length."
     )
     at = list(dict.fromkeys(owners[has_prompt][differ].tolist()))
@@ -151,7 +147,9 @@ def _languages(inspection: Inspection) -> Evidence | None:
     if not crossed:
         return Evidence(sentence)
     pair = tally.crossings.counts.most_common(1)[0][0].replace("script:", "")
-    sentence += f" In {_of(crossed, whole)} prompt and answer differ, mostly {pair}."
+    sentence += (
+        f" In {crossed:,} of {whole:,} rows ({percent(crossed / whole)}) prompt and answer differ, mostly {pair}."
+    )
     places = [str(origin) for origins in tally.crossings.origins.values() for origin in origins]
     return Evidence(sentence, crossed / whole, None, "share", tuple(places[:MOST_ORIGINS]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -13,15 +14,43 @@ from sftloss.analysis.shared.shares import cell
 from sftloss.data import ROW_REASONS, Account, Example
 from sftloss.data.reasons import plain_detail
 from sftloss.data.tokenizer import characters
-from sftloss.document import Cell, Chart, Column, Section, Series, Table, TokenStrip
+from sftloss.document import Cell, Chart, Column, Command, Finding, Section, Series, Table, TokenStrip
 from sftloss.roles import ROLES
-from sftloss.words import number, percent
+from sftloss.words import counted, number, percent
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 _NAMES = ("least", "10 %", "median", "90 %", "99 %", "most")
 LONGEST_TRAINED, LONGEST_UNTRAINED = 60, 36
 
 _Piece = tuple[str, str, float]
+
+
+def answer_section(tally: MaskTally, account: Account, findings: Sequence[Finding]) -> Section:
+    """The verdict, what was checked with its number, what to do about it, and the next command."""
+    cures = {finding.id: finding.fix for finding in findings if finding.severity != "info"}
+    lead, command = "These rows can be trained on as they are: no finding asks for a change.", Command("analyze")
+    if cures:
+        asks = f"{counted(len(cures), 'finding')} {'asks' if len(cures) == 1 else 'ask'}"
+        lead, command = f"Change the data or the options first: {asks} for it.", Command("inspect")
+    cut = int((tally.ledger.numbers("whole") > tally.ledger.numbers("tokens")).sum())
+
+    def row(checked: str, result: str, *ids: str) -> tuple[Cell, ...]:
+        return checked, result, next((cures[id] for id in ids if id in cures), "")
+
+    refused = {ROW_REASONS[name].code for name in account.refused} - {"MASK007"}
+    in_answers = percent(float(tally.by_role[ROLES.index("response"), 1] / tally.trained))
+    with_end = percent(tally.with_end / tally.examples)
+    rows = (
+        row("rows that can be trained on", f"{tally.examples:,} of {account.rows:,}", *sorted(refused)),
+        row("examples cut off", f"{cut:,} of {tally.examples:,}", "MASK007"),
+        row("examples that train their end", with_end, "MASK003", "MASK008"),
+        row("trained tokens in answers", in_answers, "MASK010", "MASK002", "MASK012"),
+        row("exact copies of earlier rows", f"{len(tally.copies):,} of {tally.examples:,}", "DATA102"),
+        ("next", "see what each loss trains" if not cures else "check again after the change", command),
+    )
+    columns = (Column("checked", "checked"), Column("result", "result"), Column("do", "what to do"))
+    table = Table("answer", "What was checked", columns, rows)
+    return Section("answer", "Answer", lead, charts=(_histogram(tally),), tables=(table,))
 
 
 def trained_section(tally: MaskTally, strips: tuple[TokenStrip, ...]) -> Section:
@@ -75,7 +104,7 @@ def totals_section(tally: MaskTally, account: Account, *, batch_size: int | None
 
 
 def lengths_section(tally: MaskTally) -> Section:
-    """Quantiles of prompt and response length, and a histogram on doubling bins."""
+    """Quantiles of prompt and response length."""
     whole, trained = tally.ledger.numbers("tokens"), tally.ledger.numbers("trained")
     kinds = (("trained", trained), ("not trained", whole - trained), ("all tokens", whole))
     columns = (
@@ -93,13 +122,17 @@ def lengths_section(tally: MaskTally) -> Section:
         f"An example trains {number(float(np.median(trained)))} tokens at the median, {int(trained.max()):,} at most; "
         f"the longest has {int(whole.max()):,} tokens."
     )
-    return Section("lengths", "Lengths", lead, charts=(_histogram(kinds[:2]),), tables=(table,))
+    return Section("lengths", "Lengths", lead, tables=(table,))
 
 
-def _histogram(kinds: tuple[tuple[str, np.ndarray], ...]) -> Chart:
+def _histogram(tally: MaskTally) -> Chart:
+    whole, trained = tally.ledger.numbers("tokens"), tally.ledger.numbers("trained")
+    kinds = (("trained", trained), ("not trained", whole - trained))
     top = max(int(lengths.max()) for _, lengths in kinds)
-    edges = [0, 1, *(2**k for k in range(1, max(1, top).bit_length() + 1))]
-    names = tuple(str(a) if b - a == 1 else f"{a} to {b - 1}" for a, b in zip(edges, edges[1:], strict=False))
+    least = max(1, min(int(lengths.min()) for _, lengths in kinds))  # a length of 0 has a bar only where there is one
+    powers = [2**k for k in range(least.bit_length() - 1, max(1, top).bit_length() + 1)]
+    edges = [0, *powers] if any((lengths == 0).any() for _, lengths in kinds) else powers
+    names = tuple(str(a) if b - a == 1 else f"{a:,} to {b - 1:,}" for a, b in zip(edges, edges[1:], strict=False))
     series, most = [], []
     for name, lengths in kinds:
         counts, _ = np.histogram(lengths, [edge - 0.5 for edge in edges])

@@ -6,6 +6,7 @@ import hashlib
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +121,12 @@ class MaskTally:
     @property
     def examples(self) -> int:
         return len(self.ledger.tokens)
+
+    @cached_property
+    def copies(self) -> NDArray[np.int64]:
+        """The examples that repeat an earlier one exactly; read it after the pass."""
+        rows = self.ledger.numbers("contents")
+        return np.setdiff1d(np.arange(len(rows)), np.unique(rows, return_index=True)[1])
 
     @property
     def tokens(self) -> int:

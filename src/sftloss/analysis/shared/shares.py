@@ -88,6 +88,12 @@ class Shares:
             return Estimate(0.0)
         return self.estimates[self.labels.index(label)][self.columns.index(column)]
 
+    def without(self, label: str) -> Shares:
+        """The same shares, one group not shown."""
+        keep = [at for at, name in enumerate(self.labels) if name != label]
+        names, estimates = tuple(self.labels[at] for at in keep), tuple(self.estimates[at] for at in keep)
+        return replace(self, labels=names, estimates=estimates)
+
     def ratio(self, group: int, top: str, bottom: str) -> Estimate:
         """A group's share of one column over its share of another: 1 is its part."""
         return self.sums.ratio_of_shares(group, self.columns.index(top), self.columns.index(bottom))

@@ -182,32 +182,33 @@ def _draw_marks(layout: _Layout) -> None:
         (axes.set_xlim if across else axes.set_ylim)(min(0.0, bounds[0]), bounds[1])
 
 
-def _fits_below(labels: list[str]) -> bool:
+def _fits_below(labels: list[str], width: float) -> bool:
     """Whether category labels can stand side by side under their bars, on two lines at most."""
-    room = int((WIDTH - 70) / max(1, len(labels)) / COLUMN)
+    room = int((width - 70) / max(1, len(labels)) / COLUMN)
     words = max((columns(word) for label in labels for word in label.split()), default=0)
     return words <= room - 1 and all(len(wrap(label, max(room - 1, 1), lines=9)) <= 2 for label in labels)
 
 
-def _is_horizontal(chart: Chart) -> bool:
+def _is_horizontal(chart: Chart, width: float) -> bool:
     xs = positions(chart)
     is_words = any(isinstance(x, str) for x in xs)
-    return chart.kind == "point" or (chart.kind == "bar" and is_words and not _fits_below([clean(str(x)) for x in xs]))
+    labels = [clean(str(x)) for x in xs]
+    return chart.kind == "point" or (chart.kind == "bar" and is_words and not _fits_below(labels, width))
 
 
-def _layout(chart: Chart, axes: Axes) -> _Layout:
+def _layout(chart: Chart, axes: Axes, width: float) -> _Layout:
     xs = positions(chart)
     is_categorical = any(isinstance(x, str) for x in xs) or chart.scale_x == "category" or chart.kind == "point"
     is_categorical = is_categorical or (chart.kind == "bar" and chart.scale_x == "log")
     places = {x: float(i) if is_categorical else float(x) for i, x in enumerate(xs)}
-    return _Layout(axes, chart, places, is_categorical, _is_horizontal(chart))
+    return _Layout(axes, chart, places, is_categorical, _is_horizontal(chart, width))
 
 
 _DRAW = {"line": _draw_line, "bar": _draw_bar, "point": _draw_marks}
 
 
 def _height(chart: Chart, width: float) -> float:
-    if not _is_horizontal(chart):
+    if not _is_horizontal(chart, width):
         return HEIGHT
     xs = positions(chart)
     series = max(1, sum(not s.is_reference for s in chart.series))
@@ -237,7 +238,7 @@ def render_chart(chart: Chart, *, prefix: str, alongside: Sequence[Chart] = (), 
     with _quiet_settings():
         figure = Figure(figsize=(width / 72, height / 72), dpi=72, facecolor="none")
         axes = figure.add_subplot(facecolor="none")
-        layout = _layout(chart, axes)
+        layout = _layout(chart, axes, width)
         (_draw_marks if draws_dots(chart) else _DRAW[chart.kind])(layout)
         if layout.is_categorical and not layout.is_horizontal and chart.kind == "bar" and layout.places:
             axes.set_xlim(-0.5, len(layout.places) - 0.5)

@@ -186,7 +186,7 @@ def _section(section: Section, prefix: str, limits: PageLimits, others: Sequence
     charts = []
     for i, chart in enumerate(section.charts):
         alongside = tuple(c for other in others for c in other.charts if c.id == chart.id and c.kind == chart.kind)
-        width = COMPACT if section.id == "answer" and chart.kind == "point" else WIDTH
+        width = COMPACT if section.id == "answer" else WIDTH
         context = _Context(section.lead, folded.get(chart.title), alongside, width)
         charts.append(_chart(chart, f"{prefix}-c{i}", limits, context))
     return {

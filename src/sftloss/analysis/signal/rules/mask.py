@@ -13,7 +13,7 @@ from sftloss.data.account import ROW_RULES
 from sftloss.document import Interval, Severity
 from sftloss.numbers import Estimate, by_unit, share_estimates
 from sftloss.rules import Evidence, Rule, rule_of
-from sftloss.words import counted, percent
+from sftloss.words import agreeing, counted, part_of, percent
 
 MOST_ROWS = 10
 
@@ -38,7 +38,7 @@ def _nothing_trained(study: SignalStudy) -> Evidence | None:
     if not empty.any():
         return None
     share, spread = share_of(study, empty, np.ones(len(empty)))
-    sentence = f"{int(empty.sum()):,} of {len(empty):,} examples ({percent(share)}) train no token at all."
+    sentence = f"{part_of(int(empty.sum()), len(empty), 'examples', 'train no token at all')}."
     severity: Severity | None = "error" if share > 0.5 else None
     rows = rows_where(study, empty)
     return Evidence(sentence, share, spread, "share of examples", rows, severity, cure=fixes.INSPECT)
@@ -85,7 +85,8 @@ def _truncated(study: SignalStudy) -> Evidence | None:
         return None
     share, spread = share_of(study, cut, np.ones(len(cut)))
     lost = int((cut & (study.column("ends") == 0)).sum())
-    sentence = f"{counted(int(cut.sum()), 'example')} ({percent(share)}) are cut off; {lost:,} of them train no end."
+    cut_off = part_of(int(cut.sum()), len(cut), "examples", "are cut off")
+    sentence = f"{cut_off}; {lost:,} of them {agreeing(lost, 'train')} no end."
     severity: Severity = "warning" if share > 0.01 else "info"
     rows = rows_where(study, cut)
     return Evidence(sentence, share, spread, "share of examples", rows, severity, cure=fixes.LONGER)
@@ -114,8 +115,8 @@ def _repeated(study: SignalStudy) -> Evidence | None:
     is_again = np.isin(np.arange(len(signal)), again)
     share, spread = share_of(study, is_again, np.ones(len(signal)))
     sentence = (
-        f"{len(again):,} of {len(signal):,} examples ({percent(share)}) repeat an earlier one exactly. They get "
-        f"{percent(float(signal[again].sum() / (signal.sum() or 1.0)))} of the training signal (level {level})."
+        f"{part_of(len(again), len(signal), 'examples', 'repeat an earlier one exactly')}. Their part of the training "
+        f"signal is {percent(float(signal[again].sum() / (signal.sum() or 1.0)))} (level {level})."
     )
     severity: Severity = "warning" if share > 0.01 else "info"
     return Evidence(sentence, share, spread, "share of examples", rows_where(study, is_again), severity)

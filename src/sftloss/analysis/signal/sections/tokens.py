@@ -129,7 +129,10 @@ def positions_section(study: SignalStudy) -> Section:
     ):
         tables.append(share_table(of, id=key, title=title, first="trained tokens", signals=_signals(study)))
         x_label = "from the first trained token"
-        charts.append(share_chart(of, id=f"{key}-shares", title=title, x_label=x_label, signals=_signals(study)))
+        # all later tokens together have nearly everything: beside them the first ones would be flat
+        charts.append(
+            share_chart(of.without("later"), id=f"{key}-shares", title=title, x_label=x_label, signals=_signals(study))
+        )
     notes = ("Positions count from an example's first trained token to its last.", _calibration(study))
     tables.append(_ends_table(study))
     title, level = "Positions and the end", LEVELS[study.options.level]
