@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # its tests share are started once
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo demo-real test test-all test-hosts check format clean help
+.PHONY: demo demo-real test test-all test-hosts studies-check check format clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test      the tests, in minutes"
 	@echo "make test-all  also the slow ones"
 	@echo "make test-hosts  those that skip without DeepSpeed, Axolotl, ms-swift, bitsandbytes or a tracker"
+	@echo "make studies-check  every study of studies/ at reduced size; fails where a direction disagrees with its record"
 	@echo "make check     style, types and import direction"
 	@echo "make format    rewrite the code in the house style"
 	@echo "make clean     remove caches, builds and demo reports"
@@ -50,6 +51,18 @@ HOST_TESTS := tests/training/test_zero.py tests/finetune/test_zero.py tests/trai
 test-hosts: $(HOSTS)/.sftloss-hosts
 	@echo "test-hosts: what needs other frameworks, one worker"
 	@OMP_NUM_THREADS=1 SFTLOSS_HOSTS=1 $(HOSTS)/bin/python -m pytest --timeout 900 $(HOST_TESTS)
+
+# other seeds and half the steps; each prints its directions beside those of the record
+studies-check: $(VENV)/.sftloss-cli
+	@echo "studies-check: every study at reduced size, $(WORKERS) workers, about a quarter of an hour"
+	@failed=; for record in studies/*.json; do \
+		name=$$(basename $$record .json); \
+		if [ $$name = real_data ] && [ ! -f real/train.jsonl ]; then \
+			echo "real_data: skipped, there is no folder real (examples/compare_real.py writes it)"; continue; \
+		fi; \
+		echo "$$name:"; \
+		OMP_NUM_THREADS=1 $(BIN)/sftloss study $$name --check $$record --workers $(WORKERS) --quiet || failed="$$failed $$name"; \
+	done; [ -z "$$failed" ] || { echo "studies-check: failed:$$failed"; exit 1; }
 
 check: $(VENV)/.sftloss-dev
 	@echo "check: style (ruff), types (mypy), import direction (import-linter)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sftloss.experiments.check import Direction, check_study
 from sftloss.experiments.comparison import compare
 from sftloss.experiments.experiment import Arm, Experiment, scratch_recipe
 from sftloss.experiments.metrics.generation import Generated, Sampling, generate
@@ -12,11 +13,13 @@ from sftloss.experiments.studies import STUDIES, Study, run_study, study_page
 __all__ = [
     "STUDIES",
     "Arm",
+    "Direction",
     "Execution",
     "Experiment",
     "Generated",
     "Sampling",
     "Study",
+    "check_study",
     "compare",
     "experiment_document",
     "generate",

@@ -9,7 +9,7 @@ from sftloss.document import Command
 from sftloss.errors import ConfigError
 from sftloss.experiments.experiment import Experiment, Trial
 from sftloss.experiments.pages.describe import experiment_document
-from sftloss.experiments.run.results import SHARED, read_answers
+from sftloss.experiments.run.results import RATES, SHARED, read_answers
 from sftloss.experiments.run.runner import Execution, run_arms
 from sftloss.files import OptionPath, check_outputs, locked
 from sftloss.models import read_places
@@ -56,7 +56,7 @@ def compare(
     names = {name: getattr(recipe, name) or "" for name in ("model", "tokenizer", "data", "eval_data")}
     inputs = [place for name, value in (names | {"forget_data": experiment.forget_data or ""}).items()
               for place in read_places(name, value)]  # fmt: skip
-    check_outputs(inputs, [OptionPath("output", folder / name) for name in (PAGE, DATA, TEXT, SHARED, "arms")])
+    check_outputs(inputs, [OptionPath("output", folder / name) for name in (PAGE, DATA, TEXT, SHARED, RATES, "arms")])
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

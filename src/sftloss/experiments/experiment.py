@@ -19,7 +19,7 @@ from sftloss.models import GENERATED, SCRATCH
 UNWEIGHTED = "none"
 _ARMS = ("losses", "normalizations", "prompt_weights", "tasks", "seeds")
 _OF_AN_ARM = ("loss", "normalization", "tasks", "seed")  # fields of the recipe that each arm sets
-_FORMAT = 3  # of result.json; a folder of another format is refused
+_FORMAT = 4  # of result.json; a folder of another format is refused
 
 # fields of the recipe that the experiment or its execution decides
 _UNUSED = (
@@ -120,6 +120,10 @@ class Experiment:
         max_new_tokens: Largest length of a generated answer.
         samples: Answers sampled for each held-out prompt. 0: greedy answers only.
         temperature: Temperature of the samples. 1 is the distribution that the model learned.
+        learning_rates: Peak learning rates tried for each arm with a seed of its own. The rate with the lowest
+            held-out loss on rows that judge no arm is used. Empty: the recipe's rate for all arms.
+        length_rows: Rows of each task whose answers are measured at every point of the learning curve: of training
+            prompts, and of held-out prompts that training does not have. 0: none.
 
     Raises:
         ConfigError: If nothing can be compared: no seed, no held-out rows, a field of the recipe that is not used.
@@ -149,6 +153,8 @@ class Experiment:
     max_new_tokens: int = 64
     samples: int = 4
     temperature: float = 1.0
+    learning_rates: tuple[float, ...] = ()
+    length_rows: int = 0
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -164,6 +170,11 @@ class Experiment:
                 )
         elif self.recipe.eval_share:
             raise ConfigError("generated data has held-out rows of its own", option="eval_share", cure="leave it out")
+        if len(self.learning_rates) == 1 or any(not rate > 0 for rate in self.learning_rates):
+            raise ConfigError(
+                "give at least two positive rates to choose from", option="learning_rates",
+                cure=f"give one rate as {mention('learning_rate')}",
+            )  # fmt: skip
         if any(weight < 0 for weight in self.prompt_weights):
             raise ConfigError(f"must be at least 0, got {min(self.prompt_weights):g}", option="prompt_weights")
         if self.prompt_weights and self.recipe.roles is not None:

@@ -12,6 +12,8 @@ from sftloss.document import Command, Document
 from sftloss.errors import ConfigError
 from sftloss.experiments.comparison import compare
 from sftloss.experiments.experiment import Experiment, scratch_recipe
+from sftloss.experiments.pages.method import LEARNING_RATE, METHOD
+from sftloss.experiments.pages.steps import STEPS
 from sftloss.experiments.run.runner import Execution
 from sftloss.files import write_atomic
 from sftloss.report import Report, render_markdown
@@ -19,7 +21,8 @@ from sftloss.report.markdown import escape
 from sftloss.words import listed
 
 _BASE = Experiment(scratch_recipe(max_examples=4000, max_steps=600), eval_rows=320, max_new_tokens=48)
-_DIFFERENT, _UNJUDGED = "different", "too few seeds"
+_SHORT = replace(_BASE, recipe=replace(_BASE.recipe, max_steps=400))
+DIFFERENT, _UNJUDGED = "different", "too few seeds"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,13 @@ class Study:
     experiment: Experiment
     claim: Claim | None = None
 
+    def answer(self, document: Document) -> str:
+        """The answer in words: the claim against the verdicts, or what was measured; then how rates were chosen."""
+        leads = {section.id: section.lead for section in document.sections}
+        measured = leads.get(STEPS) or leads.get("comparison-tasks")
+        outcome = measured if measured and not self.claim else claim_answer(document, self.claim)
+        return f"{outcome} Learning rate: {_method(document)[LEARNING_RATE]}."
+
 
 # fixed weights first (equal ones of task means, the plain mean over tokens, by size), then weights that follow losses,
 # random ones, and those that follow gradients
@@ -73,15 +83,36 @@ _ALL = (
         "length repairs this. The arithmetic says the opposite: the sum keeps the lengths of the data, and dividing by "
         "the length teaches shorter answers wherever one prompt has answers of several lengths. Here models are "
         "trained with the exponents 0 (token mean), 0.5 (sqrt) and 1 (example mean) of the length.",
-        replace(_BASE, normalizations=("token-mean", "sqrt", "example-mean"), seeds=tuple(range(8))),
+        replace(_BASE, normalizations=("token-mean", "sqrt", "example-mean"), learning_rates=(1e-3, 3e-3, 1e-2)),
         Claim("dividing by the length makes answers longer", "answer length", "higher"),
+    ),
+    Study(
+        "length-by-step",
+        "When and for which prompts the answer length moves",
+        "The forecast of `sftloss lengths` is about the optimum and has two ends: the mean if only answers to one "
+        "prompt are compared, and the bound if the prompt says nothing about length. Here a small model is trained for "
+        "many passes over few rows, with the token mean and the example mean. In `some` one prompt has answers of many "
+        "lengths; in `summarise` and `translate` the prompt determines the length. Answers to training prompts and to "
+        "new ones are measured at several steps, sampled and greedy.",
+        Experiment(
+            scratch_recipe(max_examples=600, max_steps=480),
+            normalizations=("token-mean", "example-mean"),
+            noise=0.0,
+            data_tasks=("some", "summarise", "translate"),
+            eval_rows=240,
+            points=8,
+            max_new_tokens=48,
+            length_rows=48,
+        ),
     ),
     Study(
         "focal",
         "Focal loss against cross-entropy",
         "Focal loss is said to help with hard tokens, because it weights easy ones down. Here one training answer in "
         "ten is wrong on purpose, so that hard tokens are not always worth learning.",
-        replace(_BASE, losses=("cross_entropy", "focal(gamma=1)", "focal(gamma=2)"), noise=0.1),
+        replace(
+            _SHORT, losses=("cross_entropy", "focal(gamma=1)", "focal(gamma=2)"), noise=0.1, learning_rates=(3e-3, 1e-2)
+        ),
         Claim("focal loss gives more right answers", "right answers", "higher"),
     ),
     Study(
@@ -90,7 +121,7 @@ _ALL = (
         "The tokens of the prompt can be trained too, with a weight relative to the answer's tokens: 0 trains answers "
         "alone, 1 trains both alike, and 0.1 is sometimes recommended for instruction data. The normalizer is the sum "
         "of the weights, so the weight does not change the learning rate.",
-        replace(_BASE, prompt_weights=(0.0, 0.1, 1.0)),
+        replace(_SHORT, prompt_weights=(0.0, 0.1, 1.0)),
         Claim("training the instruction too gives more right answers", "right answers", "higher"),
     ),
     Study(
@@ -106,14 +137,38 @@ _ALL = (
         "its steps are not counted. The settings of the strategies were chosen in four runs before this one.",
         Experiment(
             # a sum of task means has larger gradients, so clipping would treat arms differently
-            scratch_recipe(max_examples=1600, max_steps=160, max_grad_norm=0.0),
+            scratch_recipe(max_examples=800, max_steps=80, max_grad_norm=0.0),
             tasks=_WEIGHTINGS,
             data_tasks=("multitask",),
             noise=0.0,  # the strategies' settings were chosen on right answers
-            eval_rows=320,
-            points=8,
+            eval_rows=200,
+            points=4,
             samples=0,
             max_new_tokens=32,
+        ),
+    ),
+    Study(
+        "real_data",
+        "Two losses and two normalizations on GSM8K and Alpaca",
+        "The other studies are of generated tasks. Here a small model learns from rows of GSM8K and Alpaca with "
+        "questions and answers of at most 400 characters, which `python examples/compare_real.py gsm8k=FILE "
+        "alpaca=FILE --output real` writes. No prompt has two answers, so the data cannot tell by how much a "
+        "normalization changes the length. The results are about a short training of a tiny model, not about a model "
+        "that can reason. The page shows no text of the data.",
+        Experiment(
+            scratch_recipe(
+                tokenizer="real/tokenizer",
+                data="real/train.jsonl",
+                eval_data="real/held_out.jsonl",
+                batch_size=8,
+                learning_rate=4e-3,
+                max_steps=300,
+            ),
+            losses=("cross_entropy", "focal(gamma=2)"),
+            normalizations=("token-mean", "example-mean"),
+            width=96,
+            samples=2,
+            max_new_tokens=256,
         ),
     ),
 )
@@ -133,6 +188,17 @@ DEMO = Experiment(
 """What `sftloss demo --compare` trains: two losses, two normalizations, five seeds, a tiny Llama from scratch."""
 
 
+def study_named(name: str) -> Study:
+    """The study with this name.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if name not in STUDIES:
+        raise ConfigError(f"there is no study {name!r}", cure=f"there are {', '.join(STUDIES)}")
+    return STUDIES[name]
+
+
 def run_study(name: str, *, output: str | Path, execution: Execution | None = None) -> Report:
     """Run a study; write ``<name>.json`` and ``<name>.md`` beside the report, as `studies/` holds them.
 
@@ -142,10 +208,8 @@ def run_study(name: str, *, output: str | Path, execution: Execution | None = No
     Example:
         >>> run_study("length", output="study-length")   # doctest: +SKIP
     """
-    if name not in STUDIES:
-        raise ConfigError(f"there is no study {name!r}", cure=f"there are {', '.join(STUDIES)}")
-    command = Command("study", ((name, ""),), inputs=())
-    report = compare(STUDIES[name].experiment, output=output, execution=execution, command=command)
+    study, command = study_named(name), Command("study", ((name, ""),), inputs=())
+    report = compare(study.experiment, output=output, execution=execution, command=command)
     folder = Path(output).expanduser()
     report.to_json(folder / f"{name}.json")
     write_atomic(folder / f"{name}.md", study_page(name, report.document))
@@ -158,22 +222,24 @@ def study_page(name: str, document: Document) -> str:
     sections = tuple(section for section in document.sections if section.id != "outputs")
     title, _, body = render_markdown(replace(document, title=study.title, sections=sections)).partition("\n")
     origin = f"This page is written by `sftloss study {name}` from [{name}.json]({name}.json)."
-    answer = "" if study.claim is None else f"**Answer.** {escape(claim_answer(document, study.claim))}\n\n"
-    return f"{title}\n\n{study.question}\n\n{answer}{origin}\n{body}"
+    answer = f"**Answer.** {escape(study.answer(document))}"
+    return f"{title}\n\n{study.question}\n\n{answer}\n\n{origin}\n{body}"
 
 
-def claim_answer(document: Document, claim: Claim) -> str:
+def claim_answer(document: Document, claim: Claim | None) -> str:
     """Whether the intervals support the claim, contradict it or neither; then all other differences that they show.
 
-    Where arms disagree, both sides are named.
+    Where arms disagree, both sides are named. Without a claim, the differences alone.
     """
-    judged = [row for row in _comparison_rows(document) if row["verdict"] != _UNJUDGED]
+    judged = [row for row in table_rows(document, "comparisons") if row["verdict"] != _UNJUDGED]
     if not judged:
         return "There are too few seeds for any verdict."
-    about = [row for row in judged if row["measure"].startswith(claim.measure)]
-    sentences = [f"The claim that {claim.statement} is {_support(about, claim)}."]
+    sentences = []
+    if claim is not None:
+        about = [row for row in judged if row["measure"].startswith(claim.measure)]
+        sentences.append(f"The claim that {claim.statement} is {_support(about, claim)}.")
     sentences += [finding.sentence for finding in document.findings if finding.id == "CMP010"]
-    different = {row["measure"] for row in judged if row["verdict"] == _DIFFERENT}
+    different = {row["measure"] for row in judged if row["verdict"] == DIFFERENT}
     equal = tuple(dict.fromkeys(row["measure"] for row in judged if row["measure"] not in different))
     if equal:
         sentences.append(f"No difference is shown in {listed(equal)}.")
@@ -181,20 +247,28 @@ def claim_answer(document: Document, claim: Claim) -> str:
 
 
 def _support(rows: Sequence[dict[str, Any]], claim: Claim) -> str:
-    different = [row for row in rows if row["verdict"] == _DIFFERENT]
+    different = [row for row in rows if row["verdict"] == DIFFERENT]
     supporting = tuple(row["arm"] for row in different if (row["difference"] > 0) == (claim.direction == "higher"))
     contradicting = tuple(row["arm"] for row in different if row["arm"] not in supporting)
     if not different:
         return "neither supported nor contradicted: no difference is shown"
-    rest = tuple(row["arm"] for row in rows if row["verdict"] != _DIFFERENT)
+    rest = tuple(row["arm"] for row in rows if row["verdict"] != DIFFERENT)
     sides = (("supported", supporting), ("contradicted", contradicting))
     where = " and ".join(f"{word} for {listed(arms)}" for word, arms in sides if arms)
     return where + (f"; no difference is shown for {listed(rest)}" if rest else "")
 
 
-def _comparison_rows(document: Document) -> list[dict[str, Any]]:
-    """The rows of the table of all comparisons."""
-    tables = [table for section in document.sections for table in section.tables if table.id == "comparisons"]
+def table_rows(document: Document, id: str) -> list[dict[str, Any]]:
+    """The rows of the tables whose id begins so, each by the keys of the columns, with the table's title."""
     return [
-        dict(zip((column.key for column in table.columns), row, strict=True)) for table in tables for row in table.rows
+        {"title": table.title, **dict(zip((column.key for column in table.columns), row, strict=True))}
+        for section in document.sections
+        for table in section.tables
+        if table.id.startswith(id)
+        for row in table.rows
     ]
+
+
+def _method(document: Document) -> dict[str, str]:
+    """The rows of the table of the method."""
+    return {row["what"]: row["value"] for row in table_rows(document, METHOD)}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sftloss.report import Report
 
 EVALUATION, PROCESSES = "Evaluation", "Processes"
-COMPARE_RESULTS = ("report.html", "report.json", "report.md", "experiment.json", "arms")
+COMPARE_RESULTS = ("report.html", "report.json", "report.md", "experiment.json", "rates", "arms")
 
 
 _HELP = {

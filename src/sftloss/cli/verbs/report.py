@@ -59,7 +59,7 @@ def report(options: ReportOptions, verbosity: Verbosity) -> None:
     folders = [Path(name) if Path(name).is_dir() else None for name in options.run]
     files = [Path(name) / "report.json" if Path(name).is_dir() else Path(name) for name in options.run]
     labels = options.label or tuple(_label(Path(name)) for name in options.run)
-    documents = [_document(file) for file in files]
+    documents = [read_document(file) for file in files]
     with folder(Run(**vars(options.folder)), resumes=False) as place:
         differences = Report(side_by_side(documents, labels, folders))
         if place.root is not None:
@@ -80,7 +80,7 @@ def _label(run: Path) -> str:
     return run.resolve().name if run.suffix != ".json" else run.resolve().parent.name
 
 
-def _document(file: Path) -> Document:
+def read_document(file: Path) -> Document:
     from sftloss.report import from_json
 
     try:

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sftloss.document import Command, Document, Section
+from sftloss.document import Command, Document
 from sftloss.experiments.experiment import Arm, Experiment
-from sftloss.experiments.pages import groups, lengths, metrics, tasks, verdicts
+from sftloss.experiments.pages import groups, lengths, method, metrics, steps, tasks, verdicts
 from sftloss.experiments.run.results import Answer
 from sftloss.experiments.verdicts.comparisons import Results, comparisons
 from sftloss.experiments.verdicts.findings import Verdicts, comparison_findings, comparison_headlines
-from sftloss.models import DESCRIPTIONS
-
-_METHOD = (
-    "Arms with the same seed start from the same weights and are trained on the same rows in the same order, so on "
-    "the same number of tokens. Only the loss, the normalization or a weighting differs.",
-    "Differences are paired by seed and example. Their standard error comes from a two-way analysis of variance in "
-    "which seeds and examples (rows with one prompt together) are both drawn at random, each with its own Student "
-    "quantile, and corrected for skewed differences of examples. It holds for seeds and examples like these, not for "
-    "other models, data or training lengths. Where few examples decide a difference, it says so.",
-    "All comparisons of all measures share one error rate (Bonferroni), and a verdict is an interval that excludes "
-    "zero. Tables of groups and of further metrics are not part of this and get no verdicts.",
-)
 
 
 def experiment_document(
@@ -47,6 +35,7 @@ def experiment_document(
         metrics.metrics_section(results),
         metrics.curves_section(results),
         lengths.answer_lengths_section(results),
+        steps.length_steps_section(results),
         groups.groups_section(results),
         groups.difficulty_section(results),
         tasks.task_weights_section(results),
@@ -54,7 +43,7 @@ def experiment_document(
         metrics.calibration_section(results),
         metrics.forgetting_section(results),
         groups.answers_section(results, answers or {}),
-        Section("method", "Method", "What was held equal, and what an interval means.", notes=_METHOD),
+        method.comparison_method(experiment, results),
     )
     return Document(
         f"Comparison of {len(results.arms)} ways to train",
@@ -71,28 +60,15 @@ def experiment_document(
 
 
 def _facts(experiment: Experiment, results: Results) -> tuple[tuple[str, str], ...]:
-    first, recipe = results.first, experiment.recipe
-    shape = f"{experiment.layers} layers of width {experiment.width}"
-    noise = f", {100 * experiment.noise:g}% of the answers wrong on purpose" if experiment.noise else ""
-    pretrained = DESCRIPTIONS.get(recipe.model, recipe.model)
+    first = results.first
+    seen, trained = ({getattr(one, name) for one in results.by_trial.values()} for name in ("tokens", "trained_tokens"))
+    tokens = f"{method.span(seen)} tokens seen, {method.span(trained)} of them trained"
     return (
-        ("model", f"Llama from scratch, {shape}" if experiment.is_scratch else pretrained),
-        ("data", f"{'generated tasks' if experiment.is_generated else recipe.data}{noise}"),
+        ("model", method.model_words(experiment)),
+        ("data", method.data_words(experiment)),
         ("held-out rows", f"{len(first.groups.task):,}"),
-        ("each training", f"{first.steps:,} steps, {_tokens(results)}"),
+        ("each training", f"{first.steps:,} steps, {tokens}"),
         ("seeds", ", ".join(map(str, results.seeds))),
-        *((("tolerance of the gradients", f"{recipe.tolerance:g}"),) if recipe.tolerance else ()),
+        *((("tolerance of the gradients", f"{experiment.recipe.tolerance:g}"),) if experiment.recipe.tolerance else ()),
         ("first arm", results.reference),
     )
-
-
-def _tokens(results: Results) -> str:
-    """Tokens of the training passes and trained tokens; a range where seeds or arms differ."""
-    every = results.by_trial.values()
-    seen, trained = ({getattr(one, name) for one in every} for name in ("tokens", "trained_tokens"))
-    return f"{_range(seen)} tokens seen, {_range(trained)} of them trained"
-
-
-def _range(values: set[int]) -> str:
-    low, high = min(values), max(values)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -60,12 +60,14 @@ def _table(compared: Sequence[Comparison], results: Results) -> Table:
         verdict = "different" if one.is_different else "no difference shown" if one.is_judged else "too few seeds"
         least = None if one.detectable is None else one.measure.scale * one.detectable
         note = FEW_DECIDE.lower() if one.difference.is_fragile else ""
-        rows.append((one.measure.name, results.names[one.arm], *one.in_unit, verdict, least, one.measure.unit, note))
+        rows.append((one.measure.name, results.names[one.arm], *one.in_unit, verdict, one.prompts, least,
+                     one.measure.unit, note))  # fmt: skip
     columns = (
         Column("measure", "measure"),
         Column("arm", "arm"),
         *triple_columns("difference", "difference", help="Arm minus first arm."),
         Column("verdict", "verdict"),
+        Column("prompts", "prompts", "integer", "Different prompts behind the number."),
         Column("detectable", "detectable", "number",
                "Smallest true difference that 80 % of such experiments find; empty where none in range would be."),
         Column("unit", "unit"),

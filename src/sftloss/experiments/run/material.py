@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from sftloss.weights import normalization
 
 TRAIN_ROWS, EVAL_ROWS = 2000, 240
 _AT_ONCE = 64
+_TUNING_SHARE = 0.1  # of the training rows of a file
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,33 @@ def second_draw(experiment: Experiment, tokenizer: Any, known: EncodedRows) -> E
     is_new = [e.prompts not in prompts for e in drawn.examples]
     with_new = {e.task for e, new in zip(drawn.examples, is_new, strict=True) if new}
     return drawn.pick(i for i, e in enumerate(drawn.examples) if is_new[i] or e.task not in with_new)
+
+
+def tuning_rows(experiment: Experiment, tokenizer: Any, known: EncodedRows) -> tuple[EncodedRows, EncodedRows]:
+    """Rows to train on and rows to judge by while a learning rate is chosen. The second judge no arm.
+
+    Of generated data they are a second draw of training questions; of a file, one training row in ten.
+    """
+    if experiment.is_generated:
+        return known, second_draw(experiment, tokenizer, known)
+    return _split(known, replace(experiment.recipe, eval_share=_TUNING_SHARE, seed=experiment.recipe.seed + 1))
+
+
+def traced_rows(rows: Material, count: int) -> dict[str, EncodedRows]:
+    """Rows whose answers are measured during training, the first `count` of each task.
+
+    ``"seen"`` are training rows; ``"unseen"`` are held-out rows with prompts that training does not have.
+    """
+    trained = {example.prompts for example in rows.train.examples}
+    held_out = rows.held_out.pick(i for i, e in enumerate(rows.held_out.examples) if e.prompts not in trained)
+    parts = {"seen": rows.train, "unseen": held_out}
+    chosen: dict[str, EncodedRows] = {}
+    for name, part in parts.items():
+        drawn: Counter[str | None] = Counter()
+        numbered = [drawn.update([e.task]) or drawn[e.task] for e in part.examples]
+        if numbered and count:
+            chosen[name] = part.pick(i for i, number in enumerate(numbered) if number <= count)
+    return chosen
 
 
 def _split(rows: EncodedRows, recipe: Recipe) -> tuple[EncodedRows, EncodedRows]:

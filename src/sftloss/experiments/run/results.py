@@ -19,6 +19,8 @@ from sftloss.experiments.metrics import Bin, Metric, read_metric
 from sftloss.files import write_atomic
 
 RESULT, ANSWERS, TOKENS, SHARED = "result.json", "answers.jsonl", "tokens.safetensors", "experiment.json"
+RATES = "rates"
+"""Folder of the losses by which the learning rate of each arm was chosen."""
 _AGAIN = "remove its folder to train this arm again"
 
 
@@ -44,11 +46,14 @@ class Point(NamedTuple):
         nll: Mean loss of held-out tokens, nats.
         tasks: Metrics of the task weighting at that step (:meth:`sftloss.training.TaskWeighting.metrics`); empty where
             tasks are not weighted.
+        lengths: Mean tokens of the answers to each traced row, by ``"seen greedy"``, ``"seen sampled"``,
+            ``"unseen greedy"`` and ``"unseen sampled"``; empty where no lengths are traced.
     """
 
     step: int
     nll: float
     tasks: Mapping[str, float] = {}
+    lengths: Mapping[str, list[float]] = {}
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,11 @@ class ArmResult:
         end_reliability: Probability of the end against its frequency, by position in the answer.
         scores: Scores of each held-out token; in a file of its own.
         row_findings: Findings about the rows of the training file.
+        learning_rate: The peak learning rate.
+        tuning: Held-out loss with each learning rate that was tried; empty where one was given.
+        train_rows, train_prompts: Rows to train on, and their different prompts.
+        parameters, trained_parameters: Numbers of the model, and those of them that are trained.
+        traced: Task, language and prompt of the rows in :attr:`Point.lengths`, ``"seen"`` and ``"unseen"``.
     """
 
     trial: Trial
@@ -108,6 +118,13 @@ class ArmResult:
     end_reliability: tuple[Bin, ...] = ()
     scores: TokenScores = field(default_factory=TokenScores)
     row_findings: tuple[Finding, ...] = ()
+    learning_rate: float = 0.0
+    tuning: Mapping[str, float] = field(default_factory=dict)
+    train_rows: int = 0
+    train_prompts: int = 0
+    parameters: int = 0
+    trained_parameters: int = 0
+    traced: Mapping[str, RowGroups] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -210,7 +227,8 @@ def _plain(value: Any) -> Any:
 def _read(values: dict[str, Any]) -> ArmResult:
     read: dict[str, Callable[[Any], Any]] = {
         "trial": lambda trial: Trial(Arm(**trial["arm"]), trial["seed"]),
-        "groups": lambda columns: RowGroups(**{name: tuple(column) for name, column in columns.items()}),
+        "groups": _groups,
+        "traced": lambda parts: {name: _groups(columns) for name, columns in parts.items()},
         "lengths": lambda rows: tuple(map(tuple, rows)),
         "reference_lengths": tuple,
         "curve": lambda points: tuple(Point(*point) for point in points),
@@ -220,3 +238,7 @@ def _read(values: dict[str, Any]) -> ArmResult:
         **dict.fromkeys(("reliability", "end_reliability"), lambda bins: tuple(Bin(*one) for one in bins)),
     }
     return ArmResult(**{name: read[name](value) if name in read else value for name, value in values.items()})
+
+
+def _groups(columns: Mapping[str, Any]) -> RowGroups:
+    return RowGroups(**{name: tuple(column) for name, column in columns.items()})

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
 
 from sftloss import version
 from sftloss.data import Example
 from sftloss.data.tasks import check_answer, question, reference_answer
-from sftloss.experiments.experiment import Experiment, Trial
+from sftloss.experiments.experiment import Arm, Experiment, Trial
 from sftloss.experiments.metrics import (
     Metric,
     Sampling,
@@ -32,18 +31,27 @@ from sftloss.experiments.metrics import (
     reliability,
     token_metrics,
 )
-from sftloss.experiments.run.material import EncodedRows, Material, forecasts, material, second_draw, start
-from sftloss.experiments.run.results import Answer, ArmResult, Point, TokenScores, save, trial_folder
+from sftloss.experiments.run.curve import CURVE_ROWS, Curve, held_out_loss
+from sftloss.experiments.run.material import (
+    EncodedRows,
+    Material,
+    forecasts,
+    material,
+    second_draw,
+    start,
+    traced_rows,
+    tuning_rows,
+)
+from sftloss.experiments.run.results import RATES, Answer, ArmResult, TokenScores, save, trial_folder
 from sftloss.files import write_atomic
 from sftloss.finetune import Recipe, fine_tune, read_choice, with_reference
-from sftloss.training import attachment_of
 
-_CURVE_ROWS = 96
 _GREEDY = (
     "exact_match",
     "abstains_unknown",
     "abstains_known",
 )  # of the greedy answers, not of samples
+_TUNING_SEED = 10_000  # no comparison has so many seeds
 _EVALUATIONS = 20  # of held-out losses during training, for weightings that follow them
 
 
@@ -77,10 +85,16 @@ class ArmTrainer:
             model, tokenizer = start(experiment, trial.seed)
             rows, held_out, forget = self._material(tokenizer)
             before = None if forget is None else copy.deepcopy(model).eval()
-            curve = _Curve(experiment.points, held_out.examples[:_CURVE_ROWS], tokenizer, work / "checkpoints")
-            recipe, validation = self._with_needs(self.recipe(trial), model, tokenizer, work / "reference")
+            tuning = self.tuning(trial.arm)
+            traced = traced_rows(self._material(tokenizer), experiment.length_rows)
+            curve = Curve(experiment, held_out.examples[:CURVE_ROWS], tokenizer, work / "checkpoints", traced)
+            recipe = self.recipe(trial)
+            if tuning:
+                recipe = replace(recipe, learning_rate=float(min(tuning, key=tuning.__getitem__)))
+            recipe, validation = self._with_needs(recipe, model, tokenizer, work / "reference")
             inputs = {"model": model, "tokenizer": tokenizer, "rows": rows.examples, "eval_rows": validation}
             outcome = fine_tune(recipe, **inputs, callbacks=(curve,))
+            sizes = [(p.numel(), p.requires_grad) for p in outcome.model.parameters()]
             torch.manual_seed(trial.seed)  # sampled answers do not depend on how long training was
             fields, answers = evaluated(experiment, outcome.model, tokenizer, held_out, trial.seed)
             result = ArmResult(
@@ -95,11 +109,44 @@ class ArmTrainer:
                 forecasts=forecasts(rows, recipe),
                 versions=_versions(),
                 row_findings=rows.findings,
+                learning_rate=recipe.learning_rate,
+                tuning=tuning,
+                train_rows=len(rows.examples),
+                train_prompts=len(set(rows.groups().prompt)),
+                parameters=sum(size for size, _ in sizes),
+                trained_parameters=sum(size for size, is_trained in sizes if is_trained),
+                traced={name: part.groups() for name, part in traced.items()},
                 **fields,
             )
             save(self.folder, result, answers)
             for name in ("checkpoints", "reference"):
                 shutil.rmtree(work / name, ignore_errors=True)
+
+    def tuning(self, arm: Arm) -> dict[str, float]:
+        """Held-out loss of an arm with each learning rate to try, nats per token; empty where one rate is given.
+
+        The rows judge no arm, and the seed is of no other training. Losses are kept in the folder, so that all seeds
+        of an arm use them.
+        """
+        file = self.folder / RATES / f"{arm.slug}.json"
+        if not file.exists() and self.experiment.learning_rates:
+            losses = {f"{rate:g}": self._tuning_loss(arm, rate) for rate in self.experiment.learning_rates}
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, json.dumps(losses))
+        return json.loads(file.read_text(encoding="utf-8")) if self.experiment.learning_rates else {}
+
+    def _tuning_loss(self, arm: Arm, rate: float) -> float:
+        with _deterministic(_TUNING_SEED):
+            model, tokenizer = start(self.experiment, _TUNING_SEED)
+            rows, judges = tuning_rows(self.experiment, tokenizer, self._material(tokenizer).train)
+            trial = Trial(arm, _TUNING_SEED)
+            recipe = replace(self.recipe(trial), learning_rate=rate, output=None, resume=False, report_to=())
+            place = trial_folder(self.folder, trial)
+            recipe, validation = self._with_needs(recipe, model, tokenizer, place)
+            inputs = {"model": model, "tokenizer": tokenizer, "rows": rows.examples, "eval_rows": validation}
+            loss = held_out_loss(fine_tune(recipe, **inputs).model, tokenizer, judges.examples)
+            shutil.rmtree(place, ignore_errors=True)
+            return loss
 
     def recipe(self, trial: Trial) -> Recipe:
         """The recipe of one training. Held-out rows are not part of it, because they judge the arms."""
@@ -178,11 +225,6 @@ def evaluated(
     return fields, tuple(answers)
 
 
-def held_out_loss(model: Any, tokenizer: Any, examples: Sequence[Example]) -> float:
-    """Mean loss of held-out tokens, nats."""
-    return float(np.mean(evaluate_tokens(model, tokenizer, examples).nll))
-
-
 def drift_metrics(before: Any, after: Any, tokenizer: Any, rows: EncodedRows) -> dict[str, Metric]:
     """How far training moved the model on rows of another kind."""
     loss = token_metrics(evaluate_tokens(after, tokenizer, rows.examples))["token_nll"]
@@ -208,34 +250,3 @@ def _versions() -> dict[str, str]:
         source.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
     packages = version.package_versions("torch", "transformers")
     return {**packages, "sftloss": f"{version.__version__}+{source.hexdigest()[:8]}"}
-
-
-class _Curve(TrainerCallback):
-    """Held-out cross-entropy at evenly spaced steps: the same measure for every arm.
-
-    Points are kept beside the checkpoints, so that a resumed training has the earlier points too.
-    """
-
-    def __init__(self, count: int, examples: Sequence[Example], tokenizer: Any, folder: Path) -> None:
-        self.count, self.examples, self.tokenizer = count, examples, tokenizer
-        self.file = folder / "curve.json"
-        self.points: list[Point] = []
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 0:
-            self._measure(kwargs["model"], 0)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        steps = {round(state.max_steps * k / self.count) for k in range(1, self.count + 1)}
-        if state.global_step in steps:
-            self._measure(kwargs["model"], state.global_step)
-
-    def _measure(self, model: Any, step: int) -> None:
-        if not self.points and self.file.exists():
-            earlier = (Point(*point) for point in json.loads(self.file.read_text(encoding="utf-8")))
-            self.points = [point for point in earlier if point.step < step]
-        attachment = attachment_of(model)
-        tasks = {} if attachment is None else attachment.loss.task_factor.metrics()
-        self.points.append(Point(step, held_out_loss(model, self.tokenizer, self.examples), tasks))
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.file, json.dumps(self.points))

@@ -122,6 +122,7 @@ class Comparison:
         difference: Arm minus first arm, over seeds and examples.
         level: Level of the simultaneous interval: 1 - 0.05 / number of comparisons.
         seeds_needed: Fewest seeds for a verdict.
+        prompts: Different prompts of the examples that have a value.
     """
 
     measure: Measure
@@ -129,6 +130,7 @@ class Comparison:
     difference: Mean
     level: float
     seeds_needed: int
+    prompts: int = 0
 
     @property
     def bounds(self) -> Interval | None:
@@ -221,6 +223,14 @@ class Results:
             return paired_difference(ours, firsts, self._groups(ours[0].examples))
         mine, theirs = self._table(arm, key, chosen), self._table(self.arms[0], key, chosen)
         return None if mine is None or theirs is None else crossed_mean(mine - theirs, float(key in _RARE))
+
+    def prompts(self, key: str, chosen: np.ndarray | None = None) -> int:
+        """Different prompts among (some of) the examples that have a value of this metric."""
+        metric = {**self.first.metrics, **self.first.forgetting}[key]
+        has_value = (metric.bottom if isinstance(metric, Ratio) else metric.size) > 0
+        groups = self._groups(metric.examples)
+        codes = np.arange(metric.examples) if groups is None else groups
+        return len(np.unique(codes[has_value if chosen is None else has_value & chosen]))
 
     def relative(self, arm: Arm, key: str, chosen: np.ndarray | None = None) -> Mean | None:
         """The arm's sum as a multiple of the first arm's, over the same examples and seeds."""
@@ -315,4 +325,7 @@ def comparisons(results: Results, measures: Sequence[Measure] | None = None) -> 
     ]
     level = 1.0 - (1.0 - LEVEL) / max(1, len(differences))
     needed = least_seeds(len(results.arms))
-    return tuple(Comparison(measure, arm, difference, level, needed) for measure, arm, difference in differences)
+    return tuple(
+        Comparison(measure, arm, difference, level, needed, results.prompts(measure.key, measure.chosen(results.tasks)))
+        for measure, arm, difference in differences
+    )

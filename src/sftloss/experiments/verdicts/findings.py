@@ -252,7 +252,8 @@ def difference_sentence(one: Comparison, results: Results) -> str:
     judged = "" if not measure.better else ", which is better" if measure.better == more else ", which is worse"
     return (
         f"{results.names[one.arm]}: {measure.name} is {measure.words(abs(value))} {more} than with "
-        f"{results.reference}{judged} (simultaneous interval {number(low)} to {number(high)})."
+        f"{results.reference}{judged} (simultaneous interval {number(low)} to {number(high)}; "
+        f"{counted(one.prompts, 'prompt')}, {counted(len(results.seeds), 'seed')})."
         + (f" {FEW_DECIDE}." if one.difference.is_fragile else "")
     )
 

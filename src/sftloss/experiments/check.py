@@ -1,0 +1,131 @@
+"""Whether a study's recorded directions are found again by a smaller run with other seeds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sftloss.document import Document
+from sftloss.errors import DataError
+from sftloss.experiments.comparison import compare
+from sftloss.experiments.experiment import Experiment, arm_labels
+from sftloss.experiments.pages.steps import STEPS
+from sftloss.experiments.run.runner import Execution
+from sftloss.experiments.studies import DIFFERENT, study_named, table_rows
+from sftloss.words import number
+
+_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A difference of the record and the same difference in the smaller run.
+
+    Attributes:
+        name: Measure and arm.
+        recorded, repeated: The difference from the first arm; of a relative length, what it is above 1.
+    """
+
+    name: str
+    recorded: float
+    repeated: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both have the same sign."""
+        return self.recorded * self.repeated > 0
+
+    def __str__(self) -> str:
+        outcome = "same direction" if self.agrees else "OPPOSITE DIRECTION"
+        return f"{outcome}: {self.name}: {number(self.recorded)} in the record, {number(self.repeated)} again"
+
+
+def check_study(
+    name: str, record: Document, *, output: str | Path | None = None, execution: Execution | None = None
+) -> tuple[Direction, ...]:
+    """Train a study at reduced size and compare its directions with those of the record.
+
+    Three seeds that the study did not use are trained, with half the steps; of many task weightings only those with a
+    recorded difference. A study of lengths by step keeps its steps. The directions are those of the verdicts
+    "different", and of lengths by step whose interval excludes 1 at the first or the last step.
+
+    Args:
+        name: Name of the study.
+        record: Its committed result.
+        output: Folder of the trainings, as in :func:`sftloss.experiments.compare`. None: nothing is kept.
+        execution: Devices, processes, progress.
+
+    Raises:
+        ConfigError: If there is no such study.
+        DataError: If the record has no direction to compare, or is of another study.
+
+    Example:
+        >>> check_study("length", Report.read("studies/length.json").document)   # doctest: +SKIP
+    """
+    recorded = _directions(record)
+    if not recorded:
+        raise DataError(f"the record of {name} shows no difference", cure="there is nothing to check")
+    experiment = reduced(study_named(name).experiment, {arm for _, arm in recorded}, record)
+    with tempfile.TemporaryDirectory(prefix="sftloss-") as temporary:
+        repeated = _values(compare(experiment, output=output or temporary, execution=execution).document)
+    missing = [f"{measure}: {arm}" for measure, arm in recorded if (measure, arm) not in repeated]
+    if missing:
+        raise DataError(f"the record has {missing[0]}, which the study {name} does not measure", cure="make it anew")
+    return tuple(Direction(": ".join(key), value, repeated[key]) for key, value in recorded.items())
+
+
+def reduced(experiment: Experiment, named: Iterable[str], record: Document) -> Experiment:
+    """The experiment with other seeds, half the steps, and of the task weightings the first and those named."""
+    arms, recipe = experiment.arms(), experiment.recipe
+    names = dict(zip(arms, arm_labels(arms), strict=True))
+    kept = {arm.tasks or "none" for arm in arms if arm == arms[0] or names[arm] in set(named)}
+    rates = {float(row["rate"]) for row in table_rows(record, "learning-rates")}
+    if len(rates) == 1:  # the outcome of the choice: nothing is tried again
+        recipe, rates = replace(recipe, learning_rate=rates.pop()), set()
+    if not experiment.length_rows and recipe.max_steps is not None:
+        recipe = replace(recipe, max_steps=recipe.max_steps // 2)
+    first = max(experiment.seeds) + 1
+    return replace(
+        experiment,
+        recipe=recipe,
+        tasks=tuple(task for task in experiment.tasks if task in kept),
+        seeds=tuple(range(first, first + _SEEDS)),
+        samples=min(experiment.samples, 2),
+        learning_rates=tuple(sorted(rates)),
+    )
+
+
+def _directions(record: Document) -> dict[tuple[str, str], float]:
+    """The recorded differences by measure and arm."""
+    different = {
+        (row["measure"], row["arm"]) for row in table_rows(record, "comparisons") if row["verdict"] == DIFFERENT
+    }
+    steps = table_rows(record, STEPS)
+    ends = {row["step"] for row in (*steps[:1], *steps[-1:])}
+    for row in (row for row in steps if row["step"] in ends):
+        for kind, value, low, high in _kinds(row):
+            if value is not None and low is not None and high is not None and not low <= 1.0 <= high:
+                different.add((_length_name(row, kind), row["arm"]))
+    values = _values(record)
+    return {key: values[key] for key in values if key in different}
+
+
+def _values(document: Document) -> dict[tuple[str, str], float]:
+    """Every difference from the first arm, and every relative length minus 1, by measure and arm."""
+    values = {(row["measure"], row["arm"]): row["difference"] for row in table_rows(document, "comparisons")}
+    for row in table_rows(document, STEPS):
+        values |= {(_length_name(row, kind), row["arm"]): value - 1.0
+                   for kind, value, *_ in _kinds(row) if value is not None}  # fmt: skip
+    return values
+
+
+def _kinds(row: dict[str, object]) -> list[tuple[str, float | None, float | None, float | None]]:
+    kinds = [key.removesuffix("_low") for key in row if key.endswith("_low")]
+    return [(kind, row[kind], row[f"{kind}_low"], row[f"{kind}_high"]) for kind in kinds]  # type: ignore[misc]
+
+
+def _length_name(row: dict[str, object], kind: str) -> str:
+    task = str(row["title"]).partition(":")[0]
+    return f"length in {task}, {kind.replace('-', ' ')}, step {row['step']}"
