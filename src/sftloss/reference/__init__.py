@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sftloss.reference.divergence import reference_divergence
 from sftloss.reference.read import References, open_references
 from sftloss.reference.store import NAMES, Kept, ReferenceWriter, row_key, vocabulary_identity, writing
 
@@ -11,6 +12,7 @@ __all__ = [
     "ReferenceWriter",
     "References",
     "open_references",
+    "reference_divergence",
     "row_key",
     "vocabulary_identity",
     "writing",
