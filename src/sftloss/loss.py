@@ -15,6 +15,7 @@ from sftloss.statistics import IGNORED, Head, Objective, Plan, TokenStats, token
 from sftloss.statistics.backends.backend import backend_of
 from sftloss.statistics.checks import check_inputs, checked_plan, not_traced, read_objective
 from sftloss.statistics.one_pass import LossCall, OnePass
+from sftloss.statistics.products.logits import sum_dtype
 from sftloss.statistics.tokens import check_type
 
 
@@ -101,7 +102,7 @@ def _two_passes(hidden: Tensor, call: LossCall) -> tuple[Tensor, TokenStats]:
     losses = call.objective(stats)
     # a dropped token's loss and coefficient may be anything: where keeps them out of value and gradient
     coefficients = torch.where(is_counted, call.coefficients, 0.0)
-    terms = torch.where(is_counted, losses, 0.0).double() * coefficients
+    terms = torch.where(is_counted, losses, 0.0).to(sum_dtype(losses.device)) * coefficients
     # the sum over no token connects a loss that reads no statistic to the graph
     loss = terms.sum().to(losses.dtype) + stats.target_logprob[:0].sum()
     detached = {name: value.detach() for name, value in stats.fields.items()}

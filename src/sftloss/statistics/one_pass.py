@@ -17,6 +17,7 @@ from sftloss.statistics.plan import Buffers, Plan, cuts
 from sftloss.statistics.products.chunks import add_chunk, read_chunk
 from sftloss.statistics.products.filtering import Filter
 from sftloss.statistics.products.gradients import Gradients, Wanted, in_dtypes
+from sftloss.statistics.products.logits import sum_dtype
 from sftloss.statistics.tokens import CANDIDATE_IDS, IGNORED, Counted, Filtered, Objective, TokenStats
 
 
@@ -98,7 +99,7 @@ class Walk:
     def run(self) -> tuple[Tensor, list[Tensor], tuple[Tensor | None, ...], Tensor]:
         """Return the loss, the statistics of `call.returned`, the gradients of the inputs, and their unit."""
         backend, call, tokens = self.backend, self.call, len(self.counted)
-        loss = torch.zeros((), dtype=torch.float64, device=self.hidden.device)
+        loss = torch.zeros((), dtype=sum_dtype(self.hidden.device), device=self.hidden.device)
         pieces: list[dict[str, Tensor]] = []
         step = call.plan.chunk(tokens, backend.head.common, backend.dtype.itemsize, is_device=backend.is_device)
         with torch.autocast(loss.device.type, enabled=False), torch.no_grad():
@@ -131,4 +132,5 @@ class Walk:
         if self.gradients.is_wanted:
             grad = row_gradient([losses], [c.to(losses.dtype)], leaves)
             add_chunk(self.backend, blocks, (numbers, grad), self.gradients, piece, self.buffers, self.filter)
-        return {name: value.detach() for name, value in values.items()}, (losses.detach().double() * c).sum()
+        wide = sum_dtype(c.device)
+        return {name: value.detach() for name, value in values.items()}, (losses.detach().to(wide) * c).sum()

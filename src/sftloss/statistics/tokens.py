@@ -275,7 +275,7 @@ def check_ids(caller: str, targets: Tensor, tokens: int, vocab: int) -> None:
     if targets.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"{caller}: targets must be integer token ids, got {targets.dtype}.")
     if targets.is_cuda or tokens == 0:
-        return  # looking at the values would wait for the device; the gather itself asserts there
+        return  # looking at the values would wait for the device; there, and there alone, the gather itself asserts
     is_outside = (targets != IGNORED) & ((targets < 0) | (targets >= vocab))
     if is_outside.any():
         first = int(torch.nonzero(is_outside)[0, 0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sftloss.training.attach import attach, attachment_of, detach
 from sftloss.training.attachment import Attachment
-from sftloss.training.batch.collate import collate_rows, inputs_of
+from sftloss.training.batch.collate import CountTrained, collate_rows, inputs_of
 from sftloss.training.batch.tokens import weigh_batch
 from sftloss.training.gradients.per_example import ExampleGradients, per_example_gradients
 from sftloss.training.hosts.trainer import LossTrainer, with_loss
@@ -16,6 +16,7 @@ from sftloss.training.tasks.weighting import TaskWeighting
 
 __all__ = [
     "Attachment",
+    "CountTrained",
     "ExampleGradients",
     "Loss",
     "LossTrainer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from types import MethodType
 from typing import Any, NamedTuple
@@ -31,11 +31,11 @@ from sftloss.decoder.loading import first_line
 from sftloss.decoder.port import HeadForm, ModelPass, ModelPort
 from sftloss.errors import ModelError
 from sftloss.loss import weighted_loss
-from sftloss.statistics import Head
+from sftloss.statistics import Head, Plan
 from sftloss.training.batch.exact import Hold, release
 from sftloss.training.batch.tokens import BATCH_KEYS, read_tokens
 from sftloss.training.loss import Loss
-from sftloss.training.passes import Pass, Tokens
+from sftloss.training.passes import Pass, Tokens, Trained
 from sftloss.training.step import Step, contribution, step_total
 from sftloss.training.watch.rows import refuse_outside
 from sftloss.training.watch.spikes import SpikeWatch
@@ -215,8 +215,8 @@ class Attachment:
         loss, device, is_training = self.loss, head.weight.device, self.model.training
         coefficients = step.coefficients(tokens).to(device)
         extras = {name: value.to(device) for name, value in tokens.extras.items()}
-        targets = tokens.targets.to(device)
-        value, stats = weighted_loss(states, head, targets, coefficients, loss.function, extras=extras, plan=loss.plan)
+        targets, plan = tokens.targets.to(device), _plan(loss, tokens, batch.get("trained_tokens"))
+        value, stats = weighted_loss(states, head, targets, coefficients, loss.function, extras=extras, plan=plan)
         seen = Pass(is_training, stats, tokens, coefficients.detach(), value.detach(), batch, loss.function)
         with self._lock:
             if loss.task_factor.is_repeating:
@@ -328,6 +328,17 @@ def own_signature(model: Any) -> inspect.Signature:
     """What the forward pass of the model's class takes, whatever was wrapped around it on this instance."""
     own = inspect.signature(type(model).forward)
     return own.replace(parameters=list(own.parameters.values())[1:])
+
+
+def _plan(loss: Loss, tokens: Tokens, trained: Trained | None) -> Plan:
+    """The plan of a pass, with the number of trained tokens where the host has counted this very batch.
+
+    A compiled model would be compiled again for every number.
+    """
+    if trained is None or loss.task_factor.is_weighting or torch.compiler.is_compiling():
+        return loss.plan
+    is_same = trained.shape == (tokens.targets.numel() // tokens.columns, tokens.columns)
+    return replace(loss.plan, counted=trained.number) if is_same else loss.plan
 
 
 def _without(batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

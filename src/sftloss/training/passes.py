@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,21 @@ class Tokens:
     roles: Int[Tensor, " tokens"] | None = None
     tasks: Int[Tensor, " tokens"] | None = None
     shares: Float[Tensor, " tokens"] | None = None
+
+
+class Trained:
+    """How many tokens of a batch have a weight, and the shape of its labels.
+
+    It is no tuple and no dataclass: Trainers and mixed precision make those anew from their parts.
+    """
+
+    __slots__ = ("number", "shape")
+
+    def __init__(self, number: int, shape: Sequence[int]) -> None:
+        self.number, self.shape = number, tuple(shape)
+
+    def __repr__(self) -> str:
+        return f"Trained({self.number}, {self.shape})"
 
 
 @dataclass(frozen=True)

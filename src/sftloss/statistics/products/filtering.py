@@ -261,7 +261,7 @@ class Filter:
 
     def report(self, mass: float) -> Filtered:
         """Return what the call left out, the dropped mass in proportion to this one."""
-        whole, error = self.squares[0], total(self.squares[1].to(self.device), self.gradients.head.shard)
+        whole, error = self.squares[0], total(self.squares[1].to(self.device, self.dtype), self.gradients.head.shard)
         pairs = [(float(a), float(b)) for a, b in zip(error, whole, strict=True)]
         ours, theirs = self._of_factors(self.of_error), self._of_factors(self.of_weight)
         pairs += [(float(a), float(b)) for a, b in zip(ours, theirs, strict=True)]
@@ -272,7 +272,7 @@ class Filter:
 
 def _first_threshold(scores: Tensor, error: float) -> float:
     """Return the score below which all columns together are this share of all of them, in the sum of the squares."""
-    ordered = scores.double().sort().values
+    ordered = scores.cpu().double().sort().values
     sums = ordered.square().cumsum(0)
     return float(ordered[min(int((sums <= error**2 * sums[-1]).sum()), len(ordered) - 1)])
 

@@ -10,12 +10,18 @@ from torch import Tensor
 from sftloss.statistics.head import Head
 from sftloss.statistics.sharded import total
 
+_WITHOUT_FLOAT64 = ("mps",)
 _CAST_ROWS = 4096  # rows of a low-precision weight held as float32 at a time: 12 MiB at 768 columns
 
 
 def compute_dtype(hidden: Tensor) -> torch.dtype:
     """Return the dtype of the statistics: float32, or float64 for float64."""
     return torch.float64 if hidden.dtype == torch.float64 else torch.float32
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype in which a loss is summed: float64, or float32 on a device without it."""
+    return torch.float32 if device.type in _WITHOUT_FLOAT64 else torch.float64
 
 
 def multiply(out: Tensor, a: Tensor, b: Tensor, *, beta: float = 0.0, alpha: float = 1.0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from sftloss.data import Batch
 from sftloss.statistics import IGNORED
+from sftloss.training.batch.tokens import read_tokens
+from sftloss.training.loss import Loss
+from sftloss.training.passes import Trained
 
 # type of the values and what stands where there is no token; other columns keep their type and are padded with 0
 _COLUMNS: Mapping[str, tuple[torch.dtype, float]] = {
@@ -84,6 +88,39 @@ class CarryColumns:
         names = [name for name in self.names if name not in batch]
         is_flat = bool(getattr(self.collate, "padding_free", False))
         return batch | lay_columns(rows, names, batch["labels"].shape[1], is_flat=is_flat, keeps_end=self.keeps_end)
+
+
+class CountTrained:
+    """Makes batches as `collate` does, and counts in each the tokens that will be trained.
+
+    With this number under ``trained_tokens`` a model on a GPU drops the other tokens without a wait for the device.
+    :func:`with_loss` does it by itself. The batch must reach the model as it is: other labels or weights than those
+    counted raise an error, batches of another shape are counted again on the device.
+
+    Args:
+        collate: A collator.
+        loss: The loss that will be trained. Factors by task may be zero, so with them nothing is counted.
+
+    Example:
+        >>> from functools import partial
+        >>> collate = CountTrained(partial(collate_rows, pad_id=0), Loss())
+        >>> collate([{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}])["trained_tokens"]
+        Trained(2, (1, 3))
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any], loss: Loss) -> None:
+        self.collate, self.is_counting = collate, not loss.task_factor.is_weighting
+        # all that decides which tokens have a weight; an objective need not be picklable, as a worker's collator must
+        self.loss = Loss(normalization=loss.normalization, roles=loss.roles)
+
+    def __call__(self, rows: list[Any]) -> Any:
+        batch = self.collate(rows)
+        labels = next((batch[n] for n in ("shift_labels", "labels") if batch.get(n) is not None), None)
+        if self.is_counting and labels is not None:
+            with suppress(ValueError):  # what cannot be read is refused where the step is counted
+                number = int((read_tokens(self.loss, batch).weights != 0).sum())
+                batch["trained_tokens"] = Trained(number, labels.shape)
+        return batch
 
 
 def lay_columns(

@@ -92,6 +92,7 @@ class FillerCollator:
             return batch
         if real and len(labels) != len(rows):  # all rows in one without padding, where none needs a filler
             return self.collate(real)
+        batch.pop("trained_tokens", None)  # it was counted with the fillers
         untrained = torch.zeros_like(labels, dtype=torch.bool)
         untrained[-len(fillers) :] = True
         # where prompts have a weight, an ignored label alone does not leave a token out

@@ -27,6 +27,7 @@ BATCH_KEYS = (
     "example_ids",
     "loss_weights",
     "sequence_shares",
+    "trained_tokens",
 )
 """Keys of a batch beside those the model takes; see :func:`read_tokens`."""
 
@@ -102,7 +103,7 @@ def weigh_batch(loss: Loss, batch: Mapping[str, Any]) -> dict[str, Any]:
     """
     tokens = read_tokens(loss, batch)
     labels = batch["shift_labels" if batch.get("shift_labels") is not None else "labels"]
-    gone = ("labels", "token_weights", "example_weights", "segments", "roles", "tasks", *loss.extras)
+    gone = ("labels", "token_weights", "example_weights", "segments", "roles", "tasks", "trained_tokens", *loss.extras)
     out = {name: value for name, value in batch.items() if name not in gone}
     is_trained = (tokens.weights != 0).double()
     counts = segment_lengths(is_trained, tokens.segments)

@@ -18,7 +18,7 @@ from sftloss.ranks import reduce_over_ranks
 from sftloss.statistics import Objective
 from sftloss.training.attach import attach, attachment_of
 from sftloss.training.attachment import Attachment
-from sftloss.training.batch.collate import CarryColumns
+from sftloss.training.batch.collate import CarryColumns, CountTrained
 from sftloss.training.batch.exact import hold
 from sftloss.training.batch.fill import Filled, fill
 from sftloss.training.batch.tokens import BATCH_KEYS
@@ -99,12 +99,21 @@ class LossTrainer(_Trainer):
         collator: Any = getattr(self, "data_collator", None)
         if type(collator).__module__.startswith("trl.") and hasattr(collator, "padding_free"):
             keeps_end = getattr(self.args, "truncation_mode", "") == "keep_end"
-            self.data_collator = CarryColumns(collator, self._columns(), keeps_end)
+            collator = CarryColumns(collator, self._columns(), keeps_end)
+        if collator is not None and not self._sends_batches():
+            collator = CountTrained(collator, self.training_loss)
+        self.data_collator = collator
         self.add_callback(LossEvents(self))
 
     def attached(self) -> Attachment:
         """The attachment of the Trainer's model, which `model_init` may have replaced."""
         return attachment_of(self.model) or attach(self.model, self.training_loss)
+
+    def _sends_batches(self) -> bool:
+        """Whether the first rank cuts each batch and sends the parts to the others, which takes tensors alone."""
+        is_sent = self.args.accelerator_config.dispatch_batches
+        is_stream = any(isinstance(data, IterableDataset) for data in (self.train_dataset, self.eval_dataset))
+        return self.args.world_size > 1 and (is_stream if is_sent is None else bool(is_sent))
 
     def _columns(self) -> tuple[str, ...]:
         return (*BATCH_KEYS, *self.training_loss.extras)
