@@ -279,8 +279,8 @@ def idk(z: Tensor, y: Tensor, *, candidate_ids: Tensor, upper: float = 0.5) -> T
     return total * softmax(z) - (1 - share) * one_hot(z, y) - at_candidates(z, first, share)
 
 
-def distillation(z: Tensor, y: Tensor, *, candidate_ids: Tensor, teacher_logprob: Tensor) -> Tensor:
-    q = at_candidates(z, candidate_ids, teacher_logprob.exp())
+def distillation(z: Tensor, y: Tensor, *, candidate_ids: Tensor, reference_candidate_logprob: Tensor) -> Tensor:
+    q = at_candidates(z, candidate_ids, reference_candidate_logprob.exp())
     return softmax(z) - q / q.sum(dim=1, keepdim=True)
 
 

@@ -27,7 +27,7 @@ def made_up_extras(function: Callable[..., Tensor], like: Tensor) -> Mapping[str
     generator = torch.Generator("cpu").manual_seed(11)
     extras = {}
     for name in extras_of(function):
-        size = (len(like), 3) if name.startswith(("candidate_", "teacher_")) else (len(like),)
+        size = (len(like), 3) if "candidate" in name else (len(like),)
         drawn = torch.rand(size, generator=generator, dtype=torch.float64, device="cpu")
         extras[name] = ((drawn < 0.5).double() if name.startswith("is_") else -4 * drawn).to(like)
         if name == "candidate_ids":  # of the first three ids, each once in a row, and here and there none

@@ -13,7 +13,7 @@ from sftloss.statistics import TokenStats
 @attach_record(
     ObjectiveRecord(
         examples=("distillation", "0.5 * cross_entropy + 0.5 * distillation"),
-        extras=("candidate_ids", "teacher_logprob"),
+        extras=("candidate_ids", "reference_candidate_logprob"),
     )
 )
 def distillation(stats: TokenStats) -> Float[Tensor, " tokens"]:
@@ -23,8 +23,9 @@ def distillation(stats: TokenStats) -> Float[Tensor, " tokens"]:
 
     Args:
         stats: Token statistics; reads ``candidate_logprob``, in nats, of the ``candidate_ids`` of the batch,
-            ``(tokens, K)``, and of the batch ``teacher_logprob``, the t above, ``(tokens, K)``, in nats: the teacher's
-            log-probabilities of these ids, renormalized here. Id -100, or -inf, is none.
+            ``(tokens, K)``, and the t above, ``reference_candidate_logprob`` of the batch, ``(tokens, K)``, in nats:
+            the teacher's log-probabilities of these ids, renormalized here. Id -100, or -inf, is none. ``sftloss
+            reference --top-k K`` with the teacher as its model makes both.
 
     Returns:
         Loss of each token, shape ``(tokens,)``, in nats, ``>= 0``. Neither weighted nor reduced. 0 where a token has no
@@ -48,7 +49,8 @@ def distillation(stats: TokenStats) -> Float[Tensor, " tokens"]:
     Example:
         >>> import torch
         >>> from sftloss.statistics import from_logits
-        >>> extras = {"candidate_ids": torch.tensor([[0, 1]]), "teacher_logprob": torch.tensor([[-0.7, -0.7]])}
+        >>> teacher = torch.tensor([[-0.7, -0.7]])
+        >>> extras = {"candidate_ids": torch.tensor([[0, 1]]), "reference_candidate_logprob": teacher}
         >>> distillation(from_logits(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), extras=extras))
         tensor([0.4338])
 
@@ -56,7 +58,7 @@ def distillation(stats: TokenStats) -> Float[Tensor, " tokens"]:
         Hinton et al., *Distilling the Knowledge in a Neural Network*, 2015, at temperature 1 (arXiv:1503.02531), from
         the teacher to the student and on its K likeliest tokens.
     """
-    teacher, log_p = read_extra(stats, "distillation", "teacher_logprob"), stats.candidate_logprob
+    teacher, log_p = read_extra(stats, "distillation", "reference_candidate_logprob"), stats.candidate_logprob
     there = torch.where(log_p > -1e4, teacher, float("-inf"))
     some = there.isfinite().any(dim=1, keepdim=True)
     log_q = torch.where(some, there, 0.0).log_softmax(dim=1)

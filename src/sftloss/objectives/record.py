@@ -62,8 +62,9 @@ def objective_record(name: str, function: Callable[..., Tensor]) -> ObjectiveRec
 
 
 def are_stored(extras: Sequence[str]) -> bool:
-    """Whether ``sftloss reference`` stores all of these batch tensors."""
-    return all(name.endswith(("_logprob", "_entropy", "candidate_ids")) for name in extras)
+    """Whether ``sftloss reference`` stores all of these batch tensors; candidate ids alone are the user's own."""
+    stored = all(name.endswith(("_logprob", "_entropy", "candidate_ids")) for name in extras)
+    return stored and tuple(extras) != ("candidate_ids",)
 
 
 def in_listing_order(functions: dict[str, Callable[..., Tensor]]) -> dict[str, Callable[..., Tensor]]:
