@@ -12,7 +12,7 @@ _DUST = 1e-9  # what is left of a sum that should be zero
 
 
 def number(value: float) -> str:
-    """Three significant digits, no exponent from 0.001 on; whole numbers are written out.
+    """Three significant digits, no exponent from 0.0001 on; whole numbers are written out.
 
     Example:
         >>> number(2.0), number(0.04512), number(12345.6), number(3e-5), number(2e-14)
@@ -25,7 +25,7 @@ def number(value: float) -> str:
     size = abs(value)
     if size < _DUST:
         return "0"
-    if size < 1e-3 or size >= 1e15:
+    if size < 1e-4 or size >= 1e15:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{mantissa}e{int(exponent)}"
     if size >= 999.5 or value == round(value):

@@ -25,6 +25,8 @@ def _percent(share: float) -> str:
 
 
 def _ratio(value: float) -> str:
+    if 0 < abs(value) < 5e-4:
+        return "<0.001×"
     return f"{value:,.2f}×" if value == 0 or 0.095 <= abs(value) < 1e6 else f"{number(value)}×"
 
 
@@ -82,6 +84,10 @@ _UNIT_KINDS = {
 _GLUED = frozenset({"%"})
 
 
+def _times(value: float) -> str:
+    return "less than 0.001" if 0 < value < 5e-4 else number(value)
+
+
 def finding_number(finding: Finding) -> tuple[str, str]:
     """The number of a finding and its interval, as two texts; empty where there is none or the sentence has it.
 
@@ -100,7 +106,7 @@ def finding_number(finding: Finding) -> tuple[str, str]:
         of = ""
     kind = "index" if unit == "elasticity" else _UNIT_KINDS.get(unit, "number")
     suffix = "" if unit in _UNIT_KINDS or not unit else unit if unit in _GLUED else f" {unit}"
-    write = percent if kind == "percent" else lambda value: format_cell(value, kind)  # as the sentence writes it
+    write = percent if kind == "percent" else _times if head == "times" else lambda value: format_cell(value, kind)
     shown = write(finding.value) + (f" {of}" if of else suffix)
     ends = () if finding.interval is None else (finding.interval.low, finding.interval.high)
     texts = tuple(write(end) if math.isfinite(end) else "?" for end in ends)

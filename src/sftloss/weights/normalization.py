@@ -78,4 +78,4 @@ def normalization(choice: str | float | Normalization) -> Normalization:
 
 def micro_batch_mean(sequences: int, batches: Batches = "random") -> Normalization:
     """Token means of micro-batches of `sequences`, averaged: what plain gradient accumulation does."""
-    return Normalization(f"token mean of {sequences}", micro_batch=sequences, batches=batches)
+    return Normalization(f"token mean of {sequences:,}", micro_batch=sequences, batches=batches)

@@ -89,7 +89,7 @@ class LengthOptions:
         per_rank = self.batch_size * self.grad_accum
         # where one size is several things, the last named, the widest, is what it is
         named = {self.batch_size: "micro-batch", per_rank: "one rank's step", per_rank * self.ranks: "whole step"}
-        return tuple(Normalization(f"token mean of {k} ({what})", 0.0, k, self.batches) for k, what in named.items())
+        return tuple(Normalization(f"token mean of {k:,} ({what})", 0.0, k, self.batches) for k, what in named.items())
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ ALL_CUT = "The lengths of the answers are not known: all of them are cut off."
 def as_clause(normalization: Normalization) -> str:
     """A clause after "if" or "when": "every example is averaged first"."""
     if normalization.micro_batch is not None:
-        return f"every micro-batch of {normalization.micro_batch} {_BATCHES[normalization.batches]} is averaged first"
+        return f"every micro-batch of {normalization.micro_batch:,} {_BATCHES[normalization.batches]} is averaged first"
     return _CLAUSES.get(normalization.alpha, f"every example is divided by {_length(normalization.alpha)}")
 
 
 def as_subject(normalization: Normalization) -> str:
     """The same as the subject of a sentence: "Averaging every example first"."""
     if normalization.micro_batch is not None:
-        return f"Averaging every micro-batch of {normalization.micro_batch} {_BATCHES[normalization.batches]} first"
+        return f"Averaging every micro-batch of {normalization.micro_batch:,} {_BATCHES[normalization.batches]} first"
     return _SUBJECTS.get(normalization.alpha, f"Dividing every example by {_length(normalization.alpha)}")
 
 
