@@ -218,3 +218,15 @@ def test_hub_option_that_is_none_is_a_config_error(text):
     """With the options there are."""
     with pytest.raises(ConfigError, match="is not one of config=..., split=..., revision=..."):
         HubName.parse(text)
+
+
+def test_a_dataset_at_hand_drops_the_nulls_that_arrow_filled_in():
+    datasets = pytest.importorskip("datasets")
+    calls = [[{"function": {"name": "f", "arguments": arguments}}] for arguments in ({"a": "1"}, {"b": 2})]
+    rows = [
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": call}]}
+        for call in calls
+    ]
+    records = read_records(datasets.Dataset.from_list(rows))
+    arguments = [record.messages[1].tool_calls[0]["function"]["arguments"] for record in records]
+    assert arguments == [{"a": "1"}, {"b": 2}]

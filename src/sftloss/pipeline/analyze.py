@@ -8,14 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftloss.document import Command, Document, by_severity, with_commands
+from sftloss.document import Command, Document, Finding, by_severity, with_commands
 from sftloss.errors import ConfigError, mention
 from sftloss.models import weights_note
 from sftloss.pipeline.folder import check_folder, folder, table_of
 from sftloss.pipeline.meeting import meeting
 from sftloss.pipeline.question import read_objectives
 from sftloss.pipeline.run import Run, records_of
-from sftloss.rules import findings_of
 from sftloss.version import package_versions
 
 # the flags by which any verb reads the same rows with the same model
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sftloss.analysis import AnalysisOptions, MeasuredTable
+    from sftloss.analysis.mask.inspect import Inspected
     from sftloss.data import Examples
     from sftloss.report import Report
 
@@ -78,7 +78,6 @@ def analyze(
         >>> print(report)                                                                       # doctest: +SKIP
     """
     from sftloss.analysis import AnalysisOptions, describe_signal_with_frames
-    from sftloss.data.account import ROW_RULES
     from sftloss.data.tokenizer import pieces
     from sftloss.report import Report
 
@@ -100,13 +99,10 @@ def analyze(
                 cure=f"choose an {mention('output')} that all ranks share, then start again with {mention('resume')}",
             )
         document, frames = describe_signal_with_frames(
-            table, question, decode=partial(pieces, tokenizer=tokenizer), facts=_facts(model, examples, run)
+            table, question, decode=partial(pieces, tokenizer=tokenizer), facts=_facts(model, examples.examples, run)
         )
         document = with_run(document, run.command)
-        rows_findings = findings_of(ROW_RULES, examples.account)
-        is_cut = any(finding.id == "MASK007" for finding in rows_findings)  # it counts the rows left out too
-        measured = (one for one in document.findings if not (is_cut and one.id == "MASK007"))
-        findings = by_severity((*measured, *rows_findings))
+        findings = _with_inspected(document.findings, examples.findings(), has_roles=bool(question.role_weights))
         report = Report(
             replace(document, findings=findings, provenance=(*_provenance(run), *document.provenance)),
             frames,
@@ -151,13 +147,14 @@ def check(rows: str | Path | Iterable[Mapping[str, Any]], *, losses: Sequence[st
         check_folder(run, rows)
 
 
-def _examples(rows: Any, run: Run, tokenizer: Any) -> Examples:
+def _examples(rows: Any, run: Run, tokenizer: Any) -> Inspected:
+    from sftloss.analysis.mask.inspect import Inspected
     from sftloss.data import Examples, encoding_of
 
-    return Examples(records_of(rows, run), tokenizer, **encoding_of(run))
+    return Inspected(Examples(records_of(rows, run), tokenizer, **encoding_of(run)), tokenizer)
 
 
-def _measured(model: Any, tokenizer: Any, examples: Examples, by_name: Mapping[str, Any], place: Any) -> MeasuredTable:
+def _measured(model: Any, tokenizer: Any, examples: Inspected, by_name: Mapping[str, Any], place: Any) -> MeasuredTable:
     from sftloss.analysis import Settings, file_identity, measure, tokenizer_identity
     from sftloss.data import batches, encoding_of
     from sftloss.data.rendering.families import read_template
@@ -184,6 +181,29 @@ def _check_hidden(model: Any) -> None:
     opened = open_decoder(model)
     if opened.head is None:
         raise ConfigError(f"S2 reads the last layer, and {opened.reason}", option="level", cure="choose S0 or S1")
+
+
+def _with_inspected(
+    measured: Sequence[Finding], inspected: Sequence[Finding], *, has_roles: bool
+) -> tuple[Finding, ...]:
+    """The findings of the table, and those that `inspect` reports about the same rows, which it alone decides on.
+
+    Where both count the same share, the table's own wording stays, which has intervals and the share of the signal.
+    With weights by role the table alone holds what is trained of other roles.
+    """
+    from sftloss.analysis.mask.rules import INSPECT_RULES
+    from sftloss.data.account import ROW_RULES
+
+    decided = {rule.id for rule in ROW_RULES} | {rule.id for rule in INSPECT_RULES}
+    decided -= {"MASK010"} if has_roles else set()
+    by_id = {finding.id: finding for finding in measured}
+    kept = [finding for finding in measured if finding.id not in decided]
+    for finding in inspected:
+        own = by_id.get(finding.id)
+        if finding.id in decided:
+            is_same = own is not None and finding.id != "MASK007" and own.value == finding.value
+            kept.append(replace(own, severity=finding.severity) if own is not None and is_same else finding)
+    return by_severity(kept)
 
 
 def _facts(model: Any, examples: Examples, run: Run) -> tuple[tuple[str, str], ...]:

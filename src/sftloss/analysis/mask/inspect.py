@@ -6,8 +6,9 @@ One pass over the rows. It keeps counters, the first ten places of each fault an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
@@ -50,22 +51,49 @@ class InspectOptions:
 
 
 @dataclass
-class _Pass:
-    """What is collected in one pass over the examples."""
+class Inspected:
+    """Examples on their way, and what an inspection collects of them; `findings` are those of the latest loop.
 
+    `inspect` and `analyze` both go through it, so that they cannot differ about the same rows.
+    """
+
+    examples: Examples
     tokenizer: Any
-    scaffold: Scaffold
-    shown_at_most: int
+    shown_at_most: int = 0
     tally: MaskTally = field(default_factory=MaskTally)
     shown: list[TokenStrip] = field(default_factory=list)
     faulty: list[TokenStrip] = field(default_factory=list)
     shown_faults: set[str] = field(default_factory=set)
 
-    def __post_init__(self) -> None:
-        words = {str(self.tokenizer.decode([i])) for i in self.scaffold.special} - {""}
-        self._control = re.compile("|".join(map(re.escape, sorted(words)))) if words else None
+    @cached_property
+    def scaffold(self) -> Scaffold:
+        return self.examples.scaffold
 
-    def add(self, record: Record, example: Example) -> None:
+    @cached_property
+    def _control(self) -> re.Pattern[str] | None:
+        words = {str(self.tokenizer.decode([i])) for i in self.scaffold.special} - {""}
+        return re.compile("|".join(map(re.escape, sorted(words)))) if words else None
+
+    def __iter__(self) -> Iterator[Example]:
+        self.tally, self.shown, self.faulty, self.shown_faults = MaskTally(), [], [], set()
+        for record, example in self.examples.pairs():
+            self._add(record, example)
+            yield example
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What the rows and their masks show, in the order of severity."""
+        rows, pad_id = self.examples.account, self.tokenizer.pad_token_id
+        pads_with_end = pad_id is not None and pad_id in self.scaffold.ends
+        findings = [*findings_of(account.ROW_RULES, rows)]
+        whole = self.tally.ledger.numbers("whole")
+        if len(whole):
+            most, longest = int(np.quantile(whole, 0.99, method="inverted_cdf")), int(whole.max())
+            longer = f"--max-length {most} keeps 99 % of these examples whole, {longest} all; or drop the rows cut off"
+            findings = [replace(one, fix=longer) if one.id == "MASK007" else one for one in findings]
+            findings += findings_of(INSPECT_RULES, Inspection(self.tally, rows, self.scaffold, pads_with_end))
+        return by_severity(findings)
+
+    def _add(self, record: Record, example: Example) -> None:
         audited = audit(example, record, self.scaffold, pad_id=self.tokenizer.pad_token_id)
         self.tally.add(record, example, audited)
         if self._control and any(self._control.search(m.content) for m in record.messages or ()):
@@ -114,18 +142,16 @@ def inspect_records(
         DataError: If there is no row at all, or as the policy of the records demands.
     """
     options = options or InspectOptions()
-    examples = Examples(records, tokenizer, **how)
-    collected = _Pass(tokenizer, examples.scaffold, options.examples)
-    for done, (record, example) in enumerate(examples.pairs(), start=1):
-        collected.add(record, example)
+    collected = Inspected(Examples(records, tokenizer, **how), tokenizer, options.examples)
+    for done, _ in enumerate(collected, start=1):
         if progress is not None and done % _PROGRESS_EVERY == 0:
             progress(done, None)
-    return _document(collected, examples.account, options, how)
+    return _document(collected, collected.examples.account, options, how)
 
 
-def _document(collected: _Pass, rows: Account, options: InspectOptions, how: Mapping[str, Any]) -> Document:
+def _document(collected: Inspected, rows: Account, options: InspectOptions, how: Mapping[str, Any]) -> Document:
     tally = collected.tally
-    findings = _findings(collected, rows)
+    findings = collected.findings()
     sections = [totals_section(tally, rows, batch_size=options.batch_size, grad_accum=options.grad_accum)]
     if tally.examples:
         strips = (*collected.shown, *collected.faulty)
@@ -141,19 +167,6 @@ def _document(collected: _Pass, rows: Account, options: InspectOptions, how: Map
     )
 
 
-def _findings(collected: _Pass, rows: Account) -> tuple[Finding, ...]:
-    tokenizer, scaffold = collected.tokenizer, collected.scaffold
-    pads_with_end = tokenizer.pad_token_id is not None and tokenizer.pad_token_id in scaffold.ends
-    findings = [*findings_of(account.ROW_RULES, rows)]
-    whole = collected.tally.ledger.numbers("whole")
-    if len(whole):
-        most, longest = int(np.quantile(whole, 0.99, method="inverted_cdf")), int(whole.max())
-        longer = f"--max-length {most} keeps 99 % of these examples whole, {longest} all; or drop the rows cut off"
-        findings = [replace(one, fix=longer) if one.id == "MASK007" else one for one in findings]
-        findings += findings_of(INSPECT_RULES, Inspection(collected.tally, rows, scaffold, pads_with_end))
-    return by_severity(findings)
-
-
 def _headline(tally: MaskTally, rows: int) -> str:
     if not tally.examples:
         return f"None of the {rows:,} rows can be trained on."
@@ -163,7 +176,7 @@ def _headline(tally: MaskTally, rows: int) -> str:
     )
 
 
-def _facts(collected: _Pass, source: str, how: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _facts(collected: Inspected, source: str, how: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     tokenizer, scaffold = collected.tokenizer, collected.scaffold
     tags = "with generation tags" if scaffold.has_tags else "without generation tags"
     template, max_length = how.get("template"), how.get("max_length")

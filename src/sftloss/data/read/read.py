@@ -15,7 +15,14 @@ from sftloss.data.examples import Origin, Record
 from sftloss.data.formats.record import Shape, to_record
 from sftloss.data.read.csv_rows import read_csv
 from sftloss.data.read.json_rows import MAX_LINE_BYTES, read_json
-from sftloss.data.read.tables import HubName, is_saved_dataset, read_hub, read_parquet, read_saved_dataset
+from sftloss.data.read.tables import (
+    HubName,
+    is_saved_dataset,
+    read_hub,
+    read_parquet,
+    read_saved_dataset,
+    without_nulls,
+)
 from sftloss.data.reasons import BadRow, RowError, excerpt
 from sftloss.errors import ConfigError, DataError
 
@@ -163,7 +170,9 @@ def _open(source: Any, line_bytes: int) -> Iterator[tuple[Origin, Any, str | Non
     if isinstance(source, HubName):
         parts: Iterable[Any] = [(None, read_hub(source))]
     elif not isinstance(source, Path):
-        parts = [(None, ((Origin("rows", number), row) for number, row in enumerate(source)))]
+        is_table = type(source).__module__.partition(".")[0] == "datasets"
+        rows_at_hand = map(without_nulls, source) if is_table else source
+        parts = [(None, ((Origin("rows", number), row) for number, row in enumerate(rows_at_hand)))]
     elif not source.is_dir():
         parts = [(None, _read_file(source, line_bytes))]
     elif is_saved_dataset(source):

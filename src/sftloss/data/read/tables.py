@@ -35,7 +35,7 @@ def read_parquet(path: Path) -> Iterator[StoredRow]:
         height = frame.select(pl.len()).collect().item()
         for start in range(0, height, _SLICE):
             for columns in frame.slice(start, _SLICE).collect().iter_rows(named=True):
-                yield Origin(str(path), row), _without_nulls(columns)
+                yield Origin(str(path), row), without_nulls(columns)
                 row += 1
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from None
@@ -50,13 +50,13 @@ def read_parquet(path: Path) -> Iterator[StoredRow]:
         raise DataError(f"{path}: the file has no rows.")
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
     """A table gives every struct all keys of its column; only those with a value were in the data."""
     if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
     # token ids are long and flat: look into a list only where it can hold a struct
     if isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value[:1]):
-        return [_without_nulls(inner) for inner in value]
+        return [without_nulls(inner) for inner in value]
     return value
 
 
@@ -140,4 +140,4 @@ def _split_of(loaded: Any, name: str, split: str | None) -> Any:
 
 def _rows(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[StoredRow]:
     for number, row in enumerate(rows):
-        yield Origin(name, number), _without_nulls(dict(row))
+        yield Origin(name, number), without_nulls(dict(row))
