@@ -17,6 +17,7 @@ from tests.tiny_models import tiny_model  # noqa: E402
 
 from sftloss.data import Example, Examples, batches, collate  # noqa: E402
 from sftloss.errors import ConfigError, DataError  # noqa: E402
+from sftloss.objectives import distillation, extras_of  # noqa: E402
 from sftloss.pipeline import Run, store_reference  # noqa: E402
 from sftloss.reference import Kept, References, ReferenceWriter, open_references, row_key, writing  # noqa: E402
 
@@ -67,7 +68,7 @@ def test_a_batch_has_the_values_of_its_targets_padded_and_packed(examples: list[
     padded = collate([[examples[0]], [examples[4]]], pad_id=0)
     packed = collate([[examples[4], examples[0]]], pad_id=0, packed=True)
     for batch in (padded, packed):
-        laid = stored.lay(batch, ALL)
+        laid = stored.lay(batch, ALL).extras
         assert laid["candidate_ids"].shape == (*batch.targets.shape, 3)
         for number, example in enumerate(batch.examples):
             row = stored.columns(example.input_ids)
@@ -135,6 +136,18 @@ def test_several_folders_are_one(model: Any, stored: References, examples: list[
     assert both.names == (*ALL, "old_logprob") and torch.equal(row["old_logprob"], row["reference_logprob"])
     with pytest.raises(DataError, match=r"rows:0|row 0: this row has no values in .*old \(made from rows\)"):
         both.check([added], ["old_logprob"])
+
+
+def test_a_teacher_is_stored_as_distillation_reads_it(model: Any, stored: References, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a teacher is read by its likeliest tokens; give top_k"):
+        Kept(name="teacher")
+    teacher = store_reference(
+        model, TOKENIZER, ROWS, kept=Kept(3, name="teacher"), run=Run(output=tmp_path / "teacher", tokens_per_batch=64)
+    )
+    assert teacher.names == extras_of(distillation)
+    (example, *_) = Examples(ROWS, TOKENIZER)
+    row, other = teacher.columns(example.input_ids), stored.columns(example.input_ids)
+    assert torch.equal(row["teacher_logprob"], other["reference_candidate_logprob"])
 
 
 def test_another_row_is_refused_with_its_place_and_the_cure(stored: References) -> None:

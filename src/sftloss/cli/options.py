@@ -156,6 +156,7 @@ class LossListOptions:
 
     loss: tuple[str, ...] = option(("cross_entropy",), replace(LOSS_FLAG, argument="losses"))
     normalization: tuple[str, ...] = option(("token-mean",), NORMALIZATION_FLAG)
+    reference: tuple[str, ...] = option((), REFERENCE_FLAG)
 
 
 @dataclass(frozen=True)

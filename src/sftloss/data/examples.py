@@ -147,6 +147,7 @@ class Batch:
         is_end: bool ``(rows, columns)``, whether the target ends a turn or the sequence.
         segments: int64 ``(rows, columns)``, index into `examples`, -1 on padding.
         examples: the examples in the batch.
+        extras: further columns of the targets, ``(rows, columns)`` or ``(rows, columns, K)``, by name.
     """
 
     input_ids: Tensor
@@ -158,3 +159,4 @@ class Batch:
     is_end: Tensor
     segments: Tensor
     examples: tuple[Example, ...]
+    extras: Mapping[str, Tensor] = field(default_factory=dict)

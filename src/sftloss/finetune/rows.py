@@ -267,10 +267,10 @@ class Collator:
         examples = [[example for _, example in row] for row in rows]
         packed = self.packed and any(len(row) > 1 for row in rows)
         batch = collate(examples, pad_id=self.pad_id, packed=packed)
+        if self.references is not None:
+            batch = self.references.lay(batch, self.extras)
         inputs = inputs_of(batch)
         inputs["example_ids"] = _spread([i for row in rows for i, _ in row], batch.segments)
-        if self.references is not None:
-            inputs |= self.references.lay(batch, self.extras)
         if self.tasks:
             index = {name: i for i, name in enumerate(self.tasks)}
             inputs["tasks"] = _spread([index.get(e.task or "", -1) for e in batch.examples], batch.segments)

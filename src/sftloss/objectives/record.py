@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -61,10 +62,16 @@ def objective_record(name: str, function: Callable[..., Tensor]) -> ObjectiveRec
     return record if isinstance(record, ObjectiveRecord) else ObjectiveRecord((name,))
 
 
+_STORED = re.compile(r"(reference|old)_(logprob|entropy|candidate_logprob)|teacher_logprob")
+
+
 def are_stored(extras: Sequence[str]) -> bool:
-    """Whether ``sftloss reference`` stores all of these batch tensors; candidate ids alone are the user's own."""
-    stored = all(name.endswith(("_logprob", "_entropy", "candidate_ids")) for name in extras)
-    return stored and tuple(extras) != ("candidate_ids",)
+    """Whether ``sftloss reference`` stores all the batch tensors of an objective.
+
+    Candidate ids by themselves are the user's own; beside log-probabilities of them they are a model's likeliest ids.
+    """
+    of_a_model = "teacher_logprob" in extras or any(name.endswith("_candidate_logprob") for name in extras)
+    return all(_STORED.fullmatch(name) or (name == "candidate_ids" and of_a_model) for name in extras)
 
 
 def in_listing_order(functions: dict[str, Callable[..., Tensor]]) -> dict[str, Callable[..., Tensor]]:

@@ -132,10 +132,11 @@ def with_known_extras(objective: ObjectiveSum, *, has_reference: bool) -> Object
         ValueError: If it reads batch tensors that the command does not have.
     """
     extras = extras_of(objective)
-    if not extras or (has_reference and are_stored(extras)):
+    is_stored = all(are_stored(extras_of(objective_function(term.name))) for term in objective.terms)
+    if not extras or (has_reference and is_stored):
         return objective
     reads = f"objective: {objective} reads {' and '.join(extras)} of each token"
-    if are_stored(extras):
+    if is_stored:
         raise ValueError(f"{reads}; give {mention('reference')}, the folder that sftloss reference writes.")
     raise ValueError(
         f"{reads}, which no command computes yet; train in Python with sftloss.Loss and put it into the batches."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,14 +31,15 @@ _INPUTS = (
     "--chat-template-kwargs",
     "--think-weight",
 )
-_ANALYZE_ONLY = ("--roles", "--level", "--output")
+_ANALYZE_ONLY = ("--roles", "--level", "--output", "--reference")
 
 if TYPE_CHECKING:
     from torch import nn
 
     from sftloss.analysis import AnalysisOptions, MeasuredTable
     from sftloss.analysis.mask.inspect import Inspected
-    from sftloss.data import Examples
+    from sftloss.data import Batch, Example, Examples
+    from sftloss.reference import References
     from sftloss.report import Report
 
 
@@ -81,7 +82,11 @@ def analyze(
     from sftloss.data.tokenizer import pieces
     from sftloss.report import Report
 
-    run, question, by_name = run or Run(), question or AnalysisOptions(), read_objectives(losses)
+    run, question, by_name = (
+        run or Run(),
+        question or AnalysisOptions(),
+        read_objectives(losses, has_reference=bool(run.reference)),
+    )
     rank, world = run.shard
     if rank != 0:
         raise ConfigError(f"rank {rank} of {world} makes no report", option="shard", cure="call take_part there")
@@ -131,7 +136,7 @@ def take_part(
     """
     if run.output is None or run.shard[0] == 0:
         raise ConfigError("only ranks from 1 on take part, with the output folder of rank 0", option="shard")
-    by_name = read_objectives(losses)
+    by_name = read_objectives(losses, has_reference=bool(run.reference))
     examples = _examples(rows, run, tokenizer)
     with meeting(run.shard, run.rank_timeout) as meet:
         meet()
@@ -141,7 +146,8 @@ def take_part(
 
 def check(rows: str | Path | Iterable[Mapping[str, Any]], *, losses: Sequence[str], run: Run) -> None:
     """Raise what `analyze` would raise before it touches the model: a model may take minutes to load."""
-    read_objectives(losses)
+    by_name = read_objectives(losses, has_reference=bool(run.reference))
+    _references(by_name, run, None)
     _examples(rows, run, None)
     if run.shard[0] == 0:
         check_folder(run, rows)
@@ -170,8 +176,30 @@ def _measured(model: Any, tokenizer: Any, examples: Inspected, by_name: Mapping[
         "reading": [run.max_examples, run.format, dict(run.columns), *encoding.values()],
     }
     grouped = partial(batches, pad_id=pad_id_of(tokenizer), tokens_per_batch=run.tokens_per_batch)
+    references, names = _references(by_name, run, tokenizer)
+    if references is not None:
+        identity["reference"] = [{n: f[n] for n in ("name", "model", "files")} for f in references.facts]
+
+    def laid(stream: Iterator[Example]) -> Iterator[Batch]:
+        return (one if references is None else references.lay(one, names) for one in grouped(stream))
+
     settings = Settings(identity=identity, shard=run.shard, progress=run.progress)
-    return measure(open_decoder(model), examples, by_name, directory, batch=grouped, settings=settings)
+    return measure(open_decoder(model), examples, by_name, directory, batch=laid, settings=settings)
+
+
+def _references(by_name: Mapping[str, Any], run: Run, tokenizer: Any) -> tuple[References | None, tuple[str, ...]]:
+    """The reference models' values, and the columns of them that the objectives read; None where they read none."""
+    from sftloss.data import encoding_of
+    from sftloss.objectives import extras_of
+
+    names = tuple(dict.fromkeys(name for objective in by_name.values() for name in extras_of(objective)))
+    if not names:
+        return None, ()
+    from sftloss.reference import open_references
+
+    references = open_references(run.reference, tokenizer, encoding_of(run))
+    references.check_names(names)
+    return references, names
 
 
 def _check_hidden(model: Any) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """Which rows are analyzed, how much at a time, and where the results go. Nothing here changes a loss.
+    """Which rows are analyzed, how much at a time, and where the results go.
 
     Attributes:
         columns: The data's own names of its columns, as ``{"prompt": "q", "response": "a"}``.
@@ -26,6 +26,7 @@ class Run:
         max_examples: Examples read, from the start; None reads all.
         max_length, truncate, template, chat_template_kwargs, think_weight: How rows become tokens, as in
             :class:`sftloss.data.Encoding`.
+        reference: Folders of values of reference models that the objectives read, as ``sftloss reference`` writes them.
         tokens_per_batch: Tokens of one forward pass, padding included; lower it where memory is short.
         output: Folder for ``report.html``, ``report.json`` and ``table/``; None writes nothing that stays.
         overwrite: Replace an earlier report in `output`. Files of other names there are never touched.
@@ -46,6 +47,7 @@ class Run:
     template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     think_weight: float | None = None
+    reference: tuple[str | Path, ...] = ()
     tokens_per_batch: int = 4096
     output: str | Path | None = None
     overwrite: bool = False

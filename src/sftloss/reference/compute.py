@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,10 +56,6 @@ def batch_columns(decoder: Decoder, batch: Batch, kept: Kept) -> list[dict[str, 
         cure = f"give a smaller {mention('tokens_per_batch')}; what is on disk stays"
         raise ModelError(f"no memory for a batch of {shape} tokens", cure=cure) from error
     segments = batch.segments[is_target]
-    bad = segments[~values[kept.columns[0]].isfinite()]
-    if len(bad):
-        where, cure = batch.examples[int(bad[0])].origin, "leave the row out, or use another model"
-        raise DataError("a log-probability under the reference model is not finite", where=where, cure=cure)
     counts = torch.bincount(segments, minlength=len(batch.examples)).tolist()
     parts = [value.split(counts) for value in values.values()]
     rows = ([torch.cat([part.new_zeros(1, *part.shape[1:]), part]) for part in row] for row in zip(*parts, strict=True))
@@ -72,15 +69,21 @@ def _target_values(decoder: Decoder, batch: Batch, is_target: Tensor, kept: Kept
     rows = decoder.logits(*inputs) if head is None else decoder.hidden(*inputs)
     rows, targets = rows[is_target.to(rows.device)], batch.targets[is_target].to(rows.device)
     stats: TokenStats
+    values: dict[str, Any]
     if head is None:
         stats = from_logits(rows, targets, fields=fields)
     else:
         stats = token_statistics(rows, head, targets, fields=fields)
-    values = [stats.target_logprob, *([stats.entropy] if kept.has_entropy else ())]
+    if not stats.target_logprob.isfinite().all():
+        bad = batch.segments[is_target][~stats.target_logprob.isfinite().cpu()]
+        where, cure = batch.examples[int(bad[0])].origin, "leave the row out, or use another model"
+        raise DataError("a log-probability under the reference model is not finite", where=where, cure=cure)
+    values = {f"{kept.name}_logprob": stats.target_logprob, f"{kept.name}_entropy": stats.fields.get("entropy")}
     if kept.top_k:
-        values += _likeliest(rows, head, stats.logsumexp, kept.top_k)
-    cast = (value.cpu() if value.dtype == torch.int32 else value.cpu().float() for value in values)
-    return dict(zip(kept.columns, cast, strict=True))
+        top = _likeliest(rows, head, stats.logsumexp, kept.top_k)
+        values |= dict(zip(kept.columns[-2:], top, strict=True))
+    columns = {name: values[name].cpu() for name in kept.columns}
+    return {name: value.float() if value.is_floating_point() else value for name, value in columns.items()}
 
 
 def _likeliest(rows: Tensor, head: Head | None, logsumexp: Tensor, count: int) -> list[Tensor]:

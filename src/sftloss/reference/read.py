@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,8 @@ class References:
         ids = torch.as_tensor(input_ids)
         return {name: self._column(ids, name, where) for name in (self.names if names is None else names)}
 
-    def lay(self, batch: Batch, names: Sequence[str]) -> dict[str, Tensor]:
-        """The values of a batch, ``(rows, columns)`` or ``(rows, columns, K)``, aligned with its targets.
+    def lay(self, batch: Batch, names: Sequence[str]) -> Batch:
+        """The batch with these columns as `extras`, aligned with its targets.
 
         Raises:
             ConfigError, DataError: As :meth:`columns`.
@@ -125,7 +126,7 @@ class References:
             values = torch.cat([align(row[name], 0) for row in rows])
             laid[name] = values.new_zeros(*batch.segments.shape, *values.shape[1:])
             laid[name][batch.segments >= 0] = values  # examples stand in a batch in their order
-        return laid
+        return replace(batch, extras={**batch.extras, **laid})
 
     def check(self, examples: Iterable[Example], names: Sequence[str]) -> None:
         """Refuse rows without values, before anything is computed.

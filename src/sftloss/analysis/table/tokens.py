@@ -58,11 +58,13 @@ def target_statistics(
     if decoder.head is None:
         rows = decoder.logits(*inputs)
         rows = rows[is_target.to(rows.device)]
-        stats, signals = measure_logits(rows, targets.to(rows.device), objectives)
+        extras = {name: value[is_target].to(rows.device) for name, value in batch.extras.items()}
+        stats, signals = measure_logits(rows, targets.to(rows.device), objectives, extras=extras)
         return stats, signals, None, rows[:, ends.to(rows.device)].float()
     hidden = decoder.hidden(*inputs)
     hidden = hidden[is_target.to(hidden.device)]
-    stats, signals = measure_tokens(hidden, decoder.head, targets.to(hidden.device), objectives)
+    extras = {name: value[is_target].to(hidden.device) for name, value in batch.extras.items()}
+    stats, signals = measure_tokens(hidden, decoder.head, targets.to(hidden.device), objectives, extras=extras)
     norms = torch.linalg.vector_norm(hidden.float(), dim=1)
     return stats, signals, norms, _rows_of(decoder.head, ends).logits(hidden.float())
 
@@ -87,7 +89,7 @@ def _end_logprob(batch: Batch, is_target: Tensor, ends: Tensor, logits: Tensor) 
 
 
 def measure_logits(
-    logits: Tensor, targets: Tensor, objectives: Objectives
+    logits: Tensor, targets: Tensor, objectives: Objectives, *, extras: Mapping[str, Tensor] | None = None
 ) -> tuple[TokenStats, Mapping[str, TokenSignal]]:
     """`measure_tokens` for models whose head cannot be read: from their logits, by autograd, a chunk at a time.
 
@@ -95,6 +97,7 @@ def measure_logits(
         logits: ``(tokens, vocab)``.
         targets: ``(tokens,)``.
         objectives: Tokenwise objectives by name.
+        extras: What they read of each token, first axis ``tokens``.
 
     Returns:
         As :func:`sftloss.statistics.measure_tokens`.
@@ -105,7 +108,7 @@ def measure_logits(
         piece = slice(start, start + step)
         with torch.enable_grad():
             z = logits[piece].detach().to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
-            stats = from_logits(z, targets[piece])
+            stats = from_logits(z, targets[piece], extras={n: value[piece] for n, value in (extras or {}).items()})
             losses = {name: objective(stats) for name, objective in objectives.items()}
         part = {name: getattr(stats, name).detach() for name in FIELDS}
         part["vocab"] = torch.as_tensor(stats.vocab_size, device=z.device).expand(z.shape[0])

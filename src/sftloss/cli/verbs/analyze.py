@@ -78,6 +78,7 @@ def analyze(options: AnalyzeOptions, verbosity: Verbosity) -> int:
             **options.data.reading,
             **vars(options.folder),
             resume=options.resume,
+            reference=options.losses.reference,
             tokens_per_batch=options.tokens_per_batch,
             rank_timeout=options.rank_timeout,
             shard=shard,

@@ -16,7 +16,6 @@ from sftloss.cli.options import (
     MODEL,
     NORMALIZER_FLAG,
     OUTPUT,
-    REFERENCE_FLAG,
     ROLES_FLAG,
     TASKS_FLAG,
     TOLERANCE_FLAG,
@@ -76,7 +75,6 @@ class CompareOptions:
         argument="prompt_weights",
     )  # fmt: skip
     tasks: tuple[str, ...] = option((), TASKS_FLAG)
-    reference: tuple[str, ...] = option((), REFERENCE_FLAG)
     roles: dict[str, str] = option({}, ROLES_FLAG)
     normalizer: str = option("weights", NORMALIZER_FLAG)
     tolerance: float = option(0.0, TOLERANCE_FLAG)

@@ -165,6 +165,7 @@ def inputs_of(batch: Batch) -> dict[str, Any]:
         "token_weights": batch.weights,
         "roles": torch.where(batch.segments >= 0, batch.roles.long(), -1),
         "segments": batch.segments,
+        **batch.extras,
         "row_ids": [name[0] if len(name) == 1 else name for name in names],  # of a packed row, one name a sequence
     }
 
