@@ -6,8 +6,8 @@ The contenders are our one backward pass, a loop of backward passes over rows cu
     OMP_NUM_THREADS=1 python -m benchmarks.gradients                       # 128, 512 and 2048 tokens, equal and ragged
     OMP_NUM_THREADS=1 python -m benchmarks.gradients --lengths 128 --untied
 
-A step is the model's own forward pass with its loss, and backward; no optimizer. Errors are relative to a loop in float64.
-Contenders take turns, each round in another order, and a ratio is between runs of the same round. It is of the
+A step is the model's own forward pass with its loss, and backward; no optimizer. Errors are relative to a loop in
+float64. Contenders take turns, each round in another order, and a ratio is between runs of the same round. It is of the
 processor's time: another load on the machine hardly changes it.
 """
 

@@ -7,6 +7,7 @@ from sftloss.training.attachment import Attachment
 from sftloss.training.batch.collate import CountTrained, collate_rows, inputs_of
 from sftloss.training.batch.tokens import weigh_batch
 from sftloss.training.gradients.per_example import ExampleGradients, per_example_gradients
+from sftloss.training.gradients.shares import AdditiveShares, additive_shares
 from sftloss.training.hosts.trainer import LossTrainer, with_loss
 from sftloss.training.loss import Loss
 from sftloss.training.passes import Pass
@@ -15,6 +16,7 @@ from sftloss.training.tasks.factors import TaskFactor, TaskFactors
 from sftloss.training.tasks.weighting import TaskWeighting
 
 __all__ = [
+    "AdditiveShares",
     "Attachment",
     "CountTrained",
     "ExampleGradients",
@@ -25,6 +27,7 @@ __all__ = [
     "TaskFactor",
     "TaskFactors",
     "TaskWeighting",
+    "additive_shares",
     "attach",
     "attachment_of",
     "collate_rows",

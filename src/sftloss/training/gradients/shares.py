@@ -1,0 +1,285 @@
+"""How much each example and token helps an update: its share of the loss's decrease along the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from sftloss.loss import weighted_loss
+from sftloss.statistics import IGNORED, Objective, TokenStats, from_logits, token_statistics
+from sftloss.statistics.checks import read_objective
+from sftloss.training.attachment import Attachment
+from sftloss.training.batch.tokens import read_tokens
+from sftloss.training.gradients.norms import Question
+from sftloss.training.gradients.per_example import attached, question_of
+from sftloss.training.loss import Loss
+from sftloss.training.step import Step, contribution
+
+_STEP = 2e-4  # of the parameters' norm: the length of a finite step
+_CHUNK_BYTES = 1 << 26  # of logits at a time in forward mode
+_EPSILON = 1e-8  # of Adam
+
+
+@dataclass(frozen=True)
+class AdditiveShares:
+    """Shares <g_i, u> / <G, u> of a batch's examples and tokens in the update direction u.
+
+    Attributes:
+        examples: By batch, the share of each example, ``(examples,)``; all of them add up to 1. A negative share is of
+            an example that pushes against the step.
+        tokens: By batch, the share of each token, ``(tokens,)``.
+        decrease: <G, u>: first-order decrease of the loss for a unit step along u, in nats.
+        method: ``"forward mode"`` or ``"finite difference"``.
+        error: Relative difference between the sum of <g_i, u> and <G, u> from the gradient itself.
+    """
+
+    examples: Sequence[Float[Tensor, " examples"]]
+    tokens: Sequence[Float[Tensor, " tokens"]]
+    decrease: float
+    method: str
+    error: float
+
+    @property
+    def negative(self) -> float:
+        """Share of examples that push against the step."""
+        return float((torch.cat([*self.examples]) < 0).double().mean())
+
+
+class Direction(NamedTuple):
+    """The gradient G of a loss and the direction u of its update, by name of the parameter."""
+
+    gradient: Mapping[str, Tensor]
+    update: Mapping[str, Tensor]
+
+    @property
+    def decrease(self) -> float:
+        """<G, u>."""
+        return inner_product(self.gradient, self.update)
+
+
+def additive_shares(
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Any]],
+    loss: Loss | str | Objective | None = None,
+    *,
+    optimizer: str | torch.optim.Optimizer = "sgd",
+) -> AdditiveShares:
+    r"""Share of each example and token in an update: :math:`\langle g_i, u\rangle / \langle G, u\rangle`.
+
+    G is the gradient of the whole loss over all batches, which takes one ordinary pass. The products take one pass in
+    forward mode, with the model's eager attention. Where an operation has no forward mode they take a finite
+    difference of two forward passes; see `error`.
+
+    Args:
+        model: A causal language model, with a loss attached or not. Given back as it was.
+        batches: The micro-batches of one step.
+        loss: The loss; by default the attached one, or else cross-entropy.
+        optimizer: ``"sgd"``: u is G. ``"adam"``: u is the first step of Adam, G over its absolute value. An optimizer:
+            u is G over the root of its second moments.
+
+    Returns:
+        The shares, which add up to 1.
+
+    Raises:
+        ValueError: If the optimizer is neither, or the gradient is zero.
+
+    Example:
+        >>> shares = additive_shares(model, [batch], "cross_entropy")                # doctest: +SKIP
+        >>> shares.examples[0], shares.negative                                      # doctest: +SKIP
+
+    Source:
+        Pruthi et al., *Estimating Training Data Influence by Tracing Gradient Descent*, 2020 (arXiv:2002.08484).
+    """
+    with attached(model, loss) as attachment:
+        chosen = attachment.loss if loss is None else loss if isinstance(loss, Loss) else Loss(loss)
+        steps = with_one_step(attachment, batches, chosen)
+        gradient = gradient_of(attachment, steps, chosen)
+        direction = Direction(gradient, update_of(attachment.model, gradient, optimizer))
+        questions = [question_of(attachment, batch, chosen) for batch in steps]
+        return shares_along(attachment, questions, direction)
+
+
+def with_one_step(attachment: Attachment, batches: Sequence[Mapping[str, Any]], loss: Loss) -> list[dict[str, Any]]:
+    """The batches with the normalizer of all of them, unless they name one."""
+    if all(batch.get("num_items_in_batch") is not None for batch in batches):
+        return [dict(batch) for batch in batches]
+    factors = loss.task_factor.outside_of_a_step(attachment.model.training)
+    parts = [contribution(loss, read_tokens(loss, batch), factors) for batch in batches]
+    total = torch.stack(parts).sum(0) if isinstance(loss.normalizer, str) else parts[0]
+    return [{**batch, "num_items_in_batch": Step(total, factors)} for batch in batches]
+
+
+def gradient_of(attachment: Attachment, batches: Iterable[Mapping[str, Any]], loss: Loss) -> dict[str, Tensor]:
+    """Gradient of the batches' loss by name of the trained parameter. ``.grad`` stays as it is."""
+    named = {name: p for name, p in attachment.model.named_parameters() if p.requires_grad}
+    total = {name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for name, p in named.items()}
+    for batch in batches:
+        question = question_of(attachment, batch, loss)
+        opened = attachment.open(batch, loss)
+        device = opened.head.weight.device
+        extras = {name: value.to(device) for name, value in opened.tokens.extras.items()}
+        c, targets = question.coefficients.to(device), opened.tokens.targets.to(device)
+        value, _ = weighted_loss(opened.states, opened.head, targets, c, loss.function, extras=extras)
+        gradients = torch.autograd.grad(value, [*named.values()], allow_unused=True)
+        for name, gradient in zip(named, gradients, strict=True):
+            if gradient is not None:
+                total[name] += gradient
+    return total
+
+
+def update_of(
+    model: nn.Module, gradient: Mapping[str, Tensor], optimizer: str | torch.optim.Optimizer
+) -> Mapping[str, Tensor]:
+    """The direction in which an optimizer moves for a gradient, without momentum and up to the learning rate."""
+    if optimizer == "sgd":
+        return gradient
+    if optimizer == "adam":
+        return {name: g / (g.abs() + _EPSILON) for name, g in gradient.items()}
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(f"additive_shares: optimizer must be 'sgd', 'adam' or an optimizer, got {optimizer!r}.")
+    named, update = dict(model.named_parameters()), {}
+    for name, g in gradient.items():
+        state = optimizer.state.get(named[name], {})
+        second = state.get("exp_avg_sq")
+        update[name] = g if second is None else g / (second.to(g).sqrt() + _EPSILON)
+    return update
+
+
+def inner_product(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """Inner product of two gradients, in float64."""
+    return float(sum((a[name].double() * b[name].double()).sum() for name in a))
+
+
+def shares_along(attachment: Attachment, questions: Sequence[Question], direction: Direction) -> AdditiveShares:
+    """Shares of the examples of some batches that make up one step."""
+    products, method = [], ""
+    for question in questions:
+        slopes, method = token_slopes(attachment, question, direction.update)
+        products.append(slopes * question.coefficients)
+    total = float(torch.cat(products).sum())
+    expected = direction.decrease
+    if total == 0 or expected == 0:
+        raise ValueError("additive_shares: the gradient is zero, so there are no shares.")
+    tokens = [product / total for product in products]
+    examples = [question.layout.sum(share) for question, share in zip(questions, tokens, strict=True)]
+    return AdditiveShares(examples, tokens, expected, method, abs(total - expected) / abs(expected))
+
+
+def token_slopes(
+    attachment: Attachment, question: Question, update: Mapping[str, Tensor]
+) -> tuple[Float[Tensor, " tokens"], str]:
+    """Derivative of each token's objective along `update`, ``(tokens,)`` in float64, and how it was made."""
+    is_counted = question.coefficients != 0
+    try:
+        with _eager_attention(attachment.model):
+            return _forward_mode(attachment, question, update, is_counted), "forward mode"
+    except (NotImplementedError, RuntimeError, ValueError):  # an operation of the model has no forward mode
+        return _finite_difference(attachment, question, update, is_counted), "finite difference"
+
+
+@contextmanager
+def _eager_attention(model: Any) -> Iterator[None]:
+    """The same attention in plain operations, which have a forward mode."""
+    before = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if before in (None, "eager") or not hasattr(model, "set_attn_implementation"):
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _forward_mode(
+    attachment: Attachment, question: Question, update: Mapping[str, Tensor], is_counted: Tensor
+) -> Tensor:
+    with torch.no_grad(), forward_ad.dual_level(), _replaced(attachment.model, _dual(update)):
+        opened = attachment.open(question.batch, question.loss)
+        at = is_counted.to(opened.states.device).nonzero()[:, 0]
+        targets = opened.tokens.targets.to(at.device)[at]
+        extras = {name: value.to(at.device)[at] for name, value in opened.tokens.extras.items()}
+        states, pieces = opened.states[at], []
+        step = max(1, _CHUNK_BYTES // (4 * opened.head.vocab))
+        for start in range(0, len(at), step):
+            piece = slice(start, start + step)
+            z, tangent = forward_ad.unpack_dual(opened.head.logits(states[piece]))
+            mine = {name: value[piece] for name, value in extras.items()}
+            pieces.append(_slopes(z, tangent, targets[piece], question.loss.function, mine))
+    out = question.coefficients.new_zeros(is_counted.shape, dtype=torch.float64)
+    return out.index_copy_(0, at.to(out.device), torch.cat(pieces).to(out.device)) if pieces else out
+
+
+def _slopes(
+    z: Tensor, tangent: Tensor | None, targets: Tensor, objective: Objective, extras: Mapping[str, Tensor]
+) -> Tensor:
+    """<d f / d z, tangent> of each row."""
+    with torch.enable_grad():
+        leaf = z.detach().to(torch.promote_types(z.dtype, torch.float32)).requires_grad_()
+        losses = objective(from_logits(leaf, targets, extras=extras))
+        (dz,) = torch.autograd.grad(losses.sum(), leaf)
+    return losses.new_zeros(len(z)).double() if tangent is None else (dz * tangent).sum(1, dtype=torch.float64)
+
+
+def _finite_difference(
+    attachment: Attachment, question: Question, update: Mapping[str, Tensor], is_counted: Tensor
+) -> Tensor:
+    """Central difference of the losses between two points on the line along `update`."""
+    named = dict(attachment.model.named_parameters())
+    length = inner_product(update, update) ** 0.5
+    size = sum(float(named[name].detach().double().square().sum()) for name in update) ** 0.5
+    step = (torch.finfo(next(iter(named.values())).dtype).eps / torch.finfo(torch.float32).eps) ** (1 / 3)
+    step *= _STEP * size / length
+    losses = []
+    for sign in (1.0, -1.0):
+        moved = {name: (named[name].detach() + sign * step * u).to(named[name].dtype) for name, u in update.items()}
+        with torch.no_grad(), _replaced(attachment.model, lambda name, p, moved=moved: moved.get(name, p)):  # type: ignore[misc]
+            losses.append(_token_losses(attachment, question, is_counted))
+    slopes: Tensor = (losses[0] - losses[1]) / (2 * step)
+    return slopes
+
+
+def _token_losses(attachment: Attachment, question: Question, is_counted: Tensor) -> Tensor:
+    opened, objective = attachment.open(question.batch, question.loss), question.loss.function
+    device = opened.head.weight.device
+    extras = {name: value.to(device) for name, value in opened.tokens.extras.items()}
+    counted = is_counted.to(device)
+    targets = torch.where(counted, opened.tokens.targets.to(device), IGNORED)
+    fields = tuple(sorted(read_objective(objective, extras).fields))
+    stats = token_statistics(opened.states, opened.head, targets, fields=fields)
+    losses = objective(TokenStats(stats.fields, stats.vocab_size, extras))
+    counted_losses: Tensor = torch.where(counted, losses, 0.0)
+    return counted_losses.double().to(is_counted.device)
+
+
+def _dual(update: Mapping[str, Tensor]) -> Callable[[str, Tensor], Tensor]:
+    def make(name: str, p: Tensor) -> Tensor:
+        return forward_ad.make_dual(p.detach(), update[name].to(p.dtype)) if name in update else p
+
+    return make
+
+
+@contextmanager
+def _replaced(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
+    """Tensors in the place of the model's parameters; every layer that shares one gets the same tensor."""
+    made: dict[int, Tensor] = {}
+    for name, p in model.named_parameters():
+        made[id(p)] = make(name, p)
+    places = [(module, key, p) for module in model.modules() for key, p in module._parameters.items() if p is not None]
+    try:
+        for module, key, p in places:
+            del module._parameters[key]
+            setattr(module, key, made[id(p)])
+        yield
+    finally:
+        for module, key, p in places:
+            if key in vars(module):
+                delattr(module, key)
+            module._parameters[key] = p
