@@ -415,8 +415,10 @@ def test_encode_weighs_the_reasoning_of_an_answer(as_field):
     )
     record = Record(HERE, messages=(Message("user", "q"), answer))
     half = encode(record, tokenizer, think_weight=0.5)
-    assert tokenizer.decode(half.input_ids[half.weights == 0.5]).strip() == "why"
-    assert "why" not in trained_text(encode(record, tokenizer, think_weight=0), tokenizer)
+    assert tokenizer.decode(half.input_ids[half.weights == 0.5]) == "<think>\nwhy\n</think>\n\n"
+    assert trained_text(encode(record, tokenizer, think_weight=0), tokenizer) == "a<|im_end|>"
+    dropped = tokenizer.decode(encode(record, tokenizer, thinking="drop").input_ids)
+    assert dropped == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
 
 
 def test_a_template_gets_the_variables_of_the_row_over_those_of_the_option():

@@ -129,6 +129,10 @@ class DataOptions:
     think_weight: float | None = option(
         None, "Factor of the weight of the reasoning in answers; 0 leaves it untrained.", panel=DATA, minimum=0
     )
+    thinking: str = option(
+        "keep", "Whether answers keep their reasoning; drop leaves it out of the text.", panel=DATA,
+        choices=("keep", "drop"),
+    )  # fmt: skip
 
     @property
     def reading(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from sftloss.data.examples import Example, Record, answer_spans
 from sftloss.data.formats.tokens import tokens
 from sftloss.data.read.read import Records, read_records
 from sftloss.data.reasons import BadRow, RowError
+from sftloss.data.rendering.cures import without_reasoning
 from sftloss.data.rendering.render import render
 from sftloss.data.rendering.scaffold import Scaffold, roles_of, scaffold_of
 from sftloss.data.rendering.template import TAKEN, Template
@@ -53,7 +54,8 @@ class Encoding:
             of the tokenizer's names.
         chat_template_kwargs: Variables for the chat template, as ``{"enable_thinking": False}``; a row's own, in its
             column ``chat_template_kwargs``, win.
-        think_weight: Factor of the weight of the reasoning in answers; 0 leaves it untrained, None is 1.
+        think_weight: Factor of the weight of the reasoning in answers, tags included; 0 leaves it untrained, None is 1.
+        thinking: ``"keep"``, or ``"drop"`` to leave the reasoning out of all answers before they are rendered.
     """
 
     max_length: int | None = None
@@ -61,6 +63,7 @@ class Encoding:
     template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     think_weight: float | None = None
+    thinking: str = "keep"
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length < 2:
@@ -68,6 +71,8 @@ class Encoding:
             raise ValueError(problem)
         if self.truncate not in ("start", "end"):
             raise ConfigError(f"must be start or end, got {self.truncate!r}", option="truncate")
+        if self.thinking not in ("keep", "drop"):
+            raise ConfigError(f"must be keep or drop, got {self.thinking!r}", option="thinking")
         if self.think_weight is not None and not 0 <= self.think_weight < float("inf"):
             raise ConfigError(f"must be a finite number >= 0, got {self.think_weight}", option="think_weight")
         if taken := sorted(TAKEN & set(self.chat_template_kwargs)):
@@ -200,7 +205,10 @@ class Examples:
 
 def _draft_of(record: Record, template: Template, how: Encoding) -> _Draft:
     if record.messages is not None:
-        return _from_messages(record, template, 1.0 if how.think_weight is None else how.think_weight)
+        messages = without_reasoning(record.messages) if how.thinking == "drop" else record.messages
+        return _from_messages(
+            replace(record, messages=tuple(messages)), template, 1.0 if how.think_weight is None else how.think_weight
+        )
     if record.text is not None:
         return _with_roles(_from_text(record.text, template.tokenizer), template, RESPONSE)
     if record.tokens is not None:

@@ -63,8 +63,8 @@ class Recipe:
         eval_share: Share of `data` to hold out in place of `eval_data`, by seed; rows with equal prompts stay together.
         columns, format, on_error: How the data is read, as in :func:`sftloss.data.read_records`.
         max_examples: Number of examples to read, from the start.
-        max_length, truncate, template, chat_template_kwargs, think_weight: How rows become tokens, as in
-            :class:`sftloss.data.Encoding`.
+        max_length, truncate, template, chat_template_kwargs, think_weight, thinking: How rows become tokens, as
+            in :class:`sftloss.data.Encoding`.
         packing: Whether examples share rows of `max_length` tokens, kept apart by their positions.
         loss: An objective, ``"cross_entropy + 1e-4 * z_loss"``.
         reference: Folders of values of reference models that the objective reads, as ``sftloss reference`` writes them.
@@ -124,6 +124,7 @@ class Recipe:
     template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     think_weight: float | None = None
+    thinking: str = "keep"
     packing: bool = False
     loss: str = "cross_entropy"
     reference: tuple[str, ...] = ()

@@ -30,6 +30,7 @@ _INPUTS = (
     "--template",
     "--chat-template-kwargs",
     "--think-weight",
+    "--thinking",
 )
 _ANALYZE_ONLY = ("--roles", "--level", "--output", "--reference")
 

@@ -24,8 +24,8 @@ class Run:
         on_error: What an unusable row does: ``"report"`` counts it and refuses data that is mostly unusable,
             ``"skip"`` counts it, ``"raise"`` stops at the first.
         max_examples: Examples read, from the start; None reads all.
-        max_length, truncate, template, chat_template_kwargs, think_weight: How rows become tokens, as in
-            :class:`sftloss.data.Encoding`.
+        max_length, truncate, template, chat_template_kwargs, think_weight, thinking: How rows become tokens, as
+            in :class:`sftloss.data.Encoding`.
         reference: Folders of values of reference models that the objectives read, as ``sftloss reference`` writes them.
         tokens_per_batch: Tokens of one forward pass, padding included; lower it where memory is short.
         output: Folder for ``report.html``, ``report.json`` and ``table/``; None writes nothing that stays.
@@ -47,6 +47,7 @@ class Run:
     template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     think_weight: float | None = None
+    thinking: str = "keep"
     reference: tuple[str | Path, ...] = ()
     tokens_per_batch: int = 4096
     output: str | Path | None = None

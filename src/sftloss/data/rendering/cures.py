@@ -128,8 +128,14 @@ def _calls_alone(messages: _Messages) -> _Rows:
     return [[replace(message, content="") if message.tool_calls else message for message in messages]]
 
 
-def _without_reasoning(messages: _Messages) -> _Rows:
-    return [[replace(m, reasoning=None, content=m.content.rpartition("</think>")[2]) for m in messages]]
+def without_reasoning(messages: _Messages) -> list[Message]:
+    """The messages without the reasoning of answers, which is a field or stands before ``</think>`` in the content."""
+    return [
+        replace(m, reasoning=None, content=re.sub(r"^.*</think>\s*", "", m.content, flags=re.DOTALL))
+        if m.role == "assistant"
+        else m
+        for m in messages
+    ]
 
 
 def _without_empty(messages: _Messages) -> _Rows:
@@ -148,6 +154,6 @@ _CHANGES: tuple[_Change, ...] = (
         "write tool calls into the text of the answer and their results into the message of the user that follows",
     ),
     (_calls_alone, "leave out the text beside the tool calls"),
-    (_without_reasoning, "leave out the reasoning"),
+    (lambda messages: [without_reasoning(messages)], f"leave out the reasoning with {mention('thinking', 'drop')}"),
     (_without_empty, "leave out messages that hold nothing"),
 )

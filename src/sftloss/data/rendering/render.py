@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +19,8 @@ from sftloss.data.rendering.template import GENERATION_TAG, MOST, Shown, Templat
 
 TAGS, POSITIONS = "generation tags", "positions"
 _NOUNS = {"reasoning": "reasoning", "call": "tool call", "argument": "tool call"}
+_THINK_BLOCK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+_CLOSE = re.compile(r"\s*(?:<[^<>]*>|\[/[A-Z_]+\])\s*")
 _TEXTS = {"assistant": "words", "tool": "result"}
 
 
@@ -33,9 +36,15 @@ class Span:
 
 @dataclass(frozen=True)
 class Rendering:
-    """A conversation as tokens; what is in no span is the template's own. `thoughts` are the reasoning in answers.
+    """A conversation as tokens; what is in no span is the template's own.
 
-    The `messages` are those that were rendered: the conversation's own, or what `adaptations` made of them.
+    Attributes:
+        messages: Those that were rendered: the conversation's own, or what `adaptations` made of them.
+        input_ids: The tokens.
+        spans: The words of messages.
+        method: How the trained tokens of answers were found.
+        notes: What is not rendered, or rendered otherwise.
+        thoughts: The reasoning in answers, with its tags.
     """
 
     messages: Sequence[Message]
@@ -120,7 +129,7 @@ def _rendering(
             is_whole = not any(note.startswith("opener_differs") for note in notes)
             if is_whole and any(mask[s.start] and mask[s.start - 1] for s in spans if _is_answer(messages, s)):
                 notes.append("opener_in_tags")
-    thoughts = tuple(place for piece, place in answers if piece.kind == "reasoning")
+    thoughts = tuple(_tokens(block, stops) for block in _blocks(messages, shown, parts))
     return Rendering(messages, input_ids, spans, method, tuple(dict.fromkeys(notes)), thoughts)
 
 
@@ -223,6 +232,32 @@ def _start(template: Template, messages: Sequence[Message], number: int, gap: st
     if begin[1].strip():
         notes.append(f"opener_differs: {excerpt(begin[1].strip(), 40)}")
     return begin[0]
+
+
+def _blocks(messages: Sequence[Message], shown: Shown, parts: Sequence[_Part]) -> Iterator[Place]:
+    """The reasoning in answers, with the tags around each block and the whitespace behind it, in the order of the text.
+
+    A block begins where the answer begins, or behind the words before it, for only its tag can stand between.
+    """
+    for part in parts:
+        if messages[part.message].role != "assistant":
+            continue
+        pairs = zip(shown.pieces, shown.places, strict=True)
+        placed = sorted((place, piece) for piece, place in pairs if place is not None and piece.message == part.message)
+        tagged = [match.span() for match in _THINK_BLOCK.finditer(shown.text, part.start, part.stop)]
+        if (close := _CLOSE.match(shown.text, part.start, part.stop)) and "</think>" in close[0]:
+            tagged.append(close.span())  # the generation prompt has opened a block, which is empty
+        edges = [part.start, *(place[1] for place, _ in placed)]
+        for (place, piece), edge in zip(placed, edges, strict=False):
+            if piece.kind == "reasoning":
+                close = _CLOSE.match(shown.text, place[1], part.stop)
+                opened = shown.text.rfind("<think>", edge, place[0])
+                tagged.append((max(edge, opened), close.end() if close else place[1]))
+        stop = part.start
+        for first, last in sorted(tagged):
+            if last > max(stop, first):
+                yield max(stop, first), last
+                stop = last
 
 
 def _tokens(place: Place, stops: Sequence[int]) -> tuple[int, int]:
