@@ -1,7 +1,7 @@
 """Plain PyTorch as a device without our kernels runs it (xpu, mps, a GPU without Triton), acted out on a CPU.
 
-Chunks and tiles have a device's sizes, nothing waits for the device where the number of tokens is known, tokens that do
-not count are not multiplied, and on a device without float64 nothing is float64.
+Chunks and tiles have a device's sizes, tokens that do not count are not multiplied, on a GPU nothing waits for the
+device where their number is known, and on a device without float64 nothing is float64.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sftloss.loss
 from sftloss.loss import weighted_loss
 from sftloss.objectives import cross_entropy
-from sftloss.statistics import Head, Plan, checks, token_statistics
+from sftloss.statistics import Head, Plan, checks, map_logits, measure_tokens, token_statistics
 from sftloss.statistics.backends.plain import PlainBackend
 from sftloss.statistics.checks import Reading
 from sftloss.statistics.products import logits
@@ -104,4 +104,6 @@ def test_a_device_without_float64_computes_the_same(mode: Any, monkeypatch: pyte
         loss, _ = weighted_loss(hidden, head, targets, c, everything, plan=Plan(mode))
         (got,) = torch.autograd.grad(loss, hidden)
         token_statistics(hidden, head, targets)
+        measure_tokens(hidden, head, targets, {"ce": cross_entropy})
+        map_logits(lambda z: z.logsumexp(1), (hidden, head)).sum().backward()
     assert_close(got, wanted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,6 +46,14 @@ def test_attached_cross_entropy_is_the_mean_over_the_models_own_logits(family: s
     if not rest:  # with router losses the gradient has a part that `definition` lacks
         assert relative_error(gradients(model), expected) < tolerance
     assert attachment.metrics()["cross_entropy"] == pytest.approx(float(truth.detach()), abs=1e-6)
+
+
+def test_a_device_without_float64_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of()
+    on_mps = SimpleNamespace(device=torch.device("mps"))
+    monkeypatch.setattr(type(model), "parameters", lambda self, recurse=True: iter([on_mps]))
+    with pytest.raises(ModelError, match="on mps: weights and sums are float64.*device='cpu'"):
+        attach(model, "cross_entropy")
 
 
 def test_router_losses_are_kept() -> None:

@@ -132,7 +132,7 @@ def relative_distance(ours: Tensor, own: Tensor) -> float:
     """Root-mean-square difference, relative; columns that are -inf on both sides are equal, NaN is never close."""
     if ours.shape != own.shape:
         return float("inf")
-    ours, own = ours.double().cpu(), own.double().cpu()
+    ours, own = ours.cpu().double(), own.cpu().double()  # MPS has no float64
     difference = torch.where(ours == own, 0.0, ours - own)
     size = own[own.isfinite()].norm().clamp(min=torch.finfo(torch.float64).tiny)
     distance = float(difference.norm() / size)

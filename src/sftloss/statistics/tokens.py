@@ -168,10 +168,11 @@ class Counted:
     def of(cls, is_counted: Tensor, *, known: int | None = None) -> Counted:
         """Find the tokens that count. Without their `known` number, a GPU is waited for once.
 
-        A wrong number raises; on a GPU later, when the device gets there.
+        A wrong number raises; on a GPU later, when the device gets there. Devices other than CPU and CUDA are waited
+        for in any case, because they may lack the operation that takes the number.
         """
         total = is_counted.shape[0]
-        if known is None:
+        if known is None or is_counted.device.type not in ("cpu", "cuda"):
             index = torch.nonzero(is_counted)[:, 0]
         else:
             problem = f"Plan: counted={known} is not the number of tokens with a target and a coefficient."

@@ -6,7 +6,7 @@ from torch import nn
 
 from sftloss.decoder.port import ModelPort
 from sftloss.decoder.ports import port_of, unwrapped
-from sftloss.errors import ModelError
+from sftloss.errors import ModelError, mention
 from sftloss.statistics import Objective
 from sftloss.training.attachment import MARK, Attachment
 from sftloss.training.loss import Loss, as_loss
@@ -30,7 +30,7 @@ def attach(model: nn.Module, loss: Loss | str | Objective, *, port: ModelPort | 
 
     Raises:
         ModelError: If the head's product is not the model's own logits (an adapter other than LoRA on the head, a
-            packed weight), the model already has a loss attached, or is wrapped in `nn.DataParallel`.
+            packed weight), the model already has a loss attached, is wrapped in `nn.DataParallel`, or is on MPS.
 
     Example:
         >>> attachment = attach(model, "cross_entropy + 1e-4 * z_loss")        # doctest: +SKIP
@@ -42,6 +42,9 @@ def attach(model: nn.Module, loss: Loss | str | Objective, *, port: ModelPort | 
     base = chain[-1]
     if vars(base).get(MARK) is not None:
         raise ModelError("this model has a loss attached already", cure="detach it first")
+    if any(p.device.type == "mps" for p in base.parameters()):
+        problem = "a loss cannot be attached on mps: weights and sums are float64, which it does not have"
+        raise ModelError(problem, cure=f"train with {mention('device', 'cpu')}")
     outside = [module for module in chain[:-1] if hasattr(module, "get_base_model")]
     attachment = Attachment(base, as_loss(loss), port or port_of(base), [*outside, base])
     try:
