@@ -3,9 +3,11 @@
     python -m benchmarks.analyze                                  # GPT-2 small, random weights, 2 losses measured
     python -m benchmarks.analyze --json benchmarks/results/analyze_cpu.json
     python -m benchmarks.analyze --skip-memory --rounds 3
+    python -m benchmarks.analyze --data alpaca.json --examples 80 --rounds 2    # a real model and real rows
 
 Speed: the bare forward is ``model(input_ids).logits`` as anyone would run it, on the very batches the analysis takes;
-the analysis is the whole of `measure`, with every token a target and the table on disk. The contenders take turns in
+the analysis is the whole of `measure`, with the table on disk, and every token a target where rows are made up. With
+``--data`` the model is SmolLM2-135M-Instruct and the answers of the file are the targets. The contenders take turns in
 one process, each round in another order. The figures are ratios of wall time, and of processor time, which other work
 on the machine disturbs less. Memory: peak resident size of measuring with a tiny model and of describing a written
 table, each in a process of its own, at 1, 10 and 100 times the rows.
@@ -14,11 +16,13 @@ table, each in a process of its own, at 1, 10 and 100 times the rows.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +30,10 @@ import torch
 
 from benchmarks.common import CLOCKS, in_fresh_process, print_table, provenance, ratios, resident_mib, timed, write_json
 from sftloss.analysis import MeasuredTable, Settings, describe_signal, measure
-from sftloss.data import batches
+from sftloss.data import Examples, batches, read_records
 from sftloss.data.examples import Batch, Example, Origin
-from sftloss.decoder import open_decoder
+from sftloss.data.tokenizer import pad_id_of
+from sftloss.decoder import load_model, open_decoder
 from sftloss.objectives import objective
 
 LOSSES: dict[str, tuple[str, ...]] = {
@@ -72,7 +77,8 @@ def examples(count: int, length: int, vocab: int) -> Iterator[Example]:
 def bare(model: Any, cut: list[Batch]) -> None:
     with torch.no_grad():
         for batch in cut:
-            assert model(batch.input_ids).logits is not None
+            given = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "position_ids")}
+            assert model(**given).logits is not None
 
 
 def analysis(decoder: Any, data: list[Example], losses: Iterable[str], cut: Callable[..., Any]) -> None:
@@ -80,15 +86,21 @@ def analysis(decoder: Any, data: list[Example], losses: Iterable[str], cut: Call
         measure(decoder, data, {name: objective(name) for name in losses}, Path(directory) / "t", batch=cut)
 
 
-def speed(rounds: int, count: int, length: int, tokens_per_batch: int) -> dict[str, Any]:
+def speed(rounds: int, count: int, length: int, tokens_per_batch: int, source: str | None) -> dict[str, Any]:
     """Return tokens per second of the analysis, as ratios to the bare forward pass of the same round."""
-    model = gpt2_small()
-    data = list(examples(count, length, model.config.vocab_size))
+    if source is None:
+        model, pad_id, title = gpt2_small(), 0, "GPT-2 small, 124M, random weights, float32"
+        data = list(examples(count, length, model.config.vocab_size))
+    else:
+        model, tokenizer = load_model("smollm2", dtype=torch.float32)
+        pad_id, title = pad_id_of(tokenizer), "SmolLM2-135M-Instruct, float32"
+        data = list(islice(Examples(read_records(source), tokenizer), count))
     tokens = sum(len(example.input_ids) for example in data)
-    cut = partial(batches, pad_id=0, tokens_per_batch=tokens_per_batch)
+    cut = partial(batches, pad_id=pad_id, tokens_per_batch=tokens_per_batch)
     decoder, batches_of_data = open_decoder(model), list(cut(iter(data)))
     runs: dict[str, Callable[[], None]] = {"bare forward": partial(bare, model, batches_of_data)}
-    runs |= {name: partial(analysis, decoder, data, losses, cut) for name, losses in LOSSES.items()}
+    chosen = LOSSES if source is None else {"cross_entropy": LOSSES["cross_entropy"]}
+    runs |= {name: partial(analysis, decoder, data, losses, cut) for name, losses in chosen.items()}
     seconds = timed(runs, rounds)
     rows: dict[str, dict[str, Any]] = {}
     table: dict[str, dict[str, Any]] = {}
@@ -99,8 +111,8 @@ def speed(rounds: int, count: int, length: int, tokens_per_batch: int) -> dict[s
         rows[name] |= {f"speed_over_bare_{clock}: median, min, max": spread[clock] for clock in CLOCKS}
         table[name] = {"tokens / s": per_second} | {f"of the bare speed, {clock}": spread[clock] for clock in CLOCKS}
     print_table(f"Speed of the analysis, {tokens} tokens, {rounds} rounds", table)
-    shape = {"examples": count, "length": length, "tokens": tokens, "tokens_per_batch": tokens_per_batch}
-    return {"model": "GPT-2 small, 124M, random weights, float32", **shape, "rounds": rounds, "contenders": rows}
+    shape = {"examples": len(data), "tokens": tokens, "tokens_per_batch": tokens_per_batch}
+    return {"model": title, **shape, "rounds": rounds, "load": round(os.getloadavg()[0], 1), "contenders": rows}
 
 
 def measure_here(count: int, directory: str) -> dict[str, float]:
@@ -143,6 +155,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--examples", type=int, default=8)
     parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--data", help="file with answers; the model is then SmolLM2, and memory is left out")
     parser.add_argument("--tokens-per-batch", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--skip-memory", action="store_true")
@@ -151,8 +164,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     record: dict[str, Any] = dict(provenance("analyze"))
-    record["speed"] = speed(args.rounds, args.examples, args.length, args.tokens_per_batch)
-    if not args.skip_memory:
+    record["speed"] = speed(args.rounds, args.examples, args.length, args.tokens_per_batch, args.data)
+    if not (args.skip_memory or args.data):
         record["memory"] = memory(tuple(args.memory_examples * times for times in (1, 10, 100)))
     write_json(args.json, record)
 
