@@ -29,10 +29,15 @@ PUBLIC = sorted(
 )
 
 
+def modules_of(code: str) -> set[str]:
+    """Modules that `code` loads in a new interpreter."""
+    command = [sys.executable, "-c", f"import sys\n{code}\nprint(*sys.modules)"]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split())
+
+
 def loaded_by(code: str) -> set[str]:
     """Top-level packages that `code` loads in a new interpreter."""
-    told = f"import sys\n{code}\nprint('\\n'.join({{name.split('.')[0] for name in sys.modules}}))"
-    return set(subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split())
+    return {name.split(".")[0] for name in modules_of(code)}
 
 
 def test_imports_point_one_way():
@@ -55,9 +60,21 @@ def test_the_core_needs_torch_and_jaxtyping_only():
 
 
 def test_help_loads_neither_torch_nor_transformers():
-    """Help must be instant; the two together take seconds."""
-    code = "from sftloss.cli.app import app\ntry:\n    app(['analyze', '--help'])\nexcept SystemExit: pass"
-    assert not loaded_by(code) & {"torch", "transformers", "polars", "matplotlib", "numpy", "yaml", "jinja2"}
+    """Help must be instant; the two together take seconds. It loads 200 modules, nearly all of them Python's."""
+    code = "from sftloss.cli.app import app\nfor words in (['--help'], ['analyze', '--help']):\n"
+    modules = modules_of(f"{code}    try: app(words)\n    except SystemExit: pass")
+    loaded = {name.split(".")[0] for name in modules}
+    assert not loaded & {"torch", "transformers", "polars", "matplotlib", "numpy", "yaml", "jinja2", "rich"}
+    assert len(modules) < 300
+
+
+@pytest.mark.slow
+def test_before_the_first_batch_an_analysis_loads_little_beside_the_model():
+    """transformers loads about 3000 modules for a Llama, which takes seconds; ours are a tenth of that."""
+    model = "import transformers.models.llama.modeling_llama, transformers.models.auto.modeling_auto"
+    ours = "import sftloss.cli.app, sftloss.pipeline.analyze, sftloss.analysis.table.tokens"
+    new = loaded_by(ours) - loaded_by(model) - set(sys.stdlib_module_names)
+    assert new <= {"sftloss", "polars", "_polars_runtime_32", "jaxtyping", "typer", "annotated_doc", "shellingham"}
 
 
 @pytest.mark.parametrize("name", PUBLIC)
