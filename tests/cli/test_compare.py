@@ -15,9 +15,10 @@ from tests.paths import ROOT
 from sftloss.cli.verbs.compare import CompareOptions, experiment_of
 from sftloss.cli.verbs.train import TrainOptions
 from sftloss.config import command_line, options_of, resolve
-from sftloss.experiments import STUDIES, Experiment, study_page
+from sftloss.experiments import STUDIES, Experiment, pretrained_study, study_page
 from sftloss.experiments.pages.describe import experiment_document
 from sftloss.experiments.studies import DEMO
+from sftloss.experiments.verdicts.comparisons import least_seeds
 from sftloss.finetune import Lora, Recipe
 from sftloss.report import from_json
 
@@ -163,7 +164,7 @@ def test_a_study_can_differ_in_one_thing_only(name):
     assert sum(len(set(column)) > 1 for column in zip(*(arm.parts for arm in plan.arms()), strict=True)) == 1
 
 
-OLD = {"length", "focal", "instruction-response", "multitask", "real_data"}  # records of an earlier form
+OLD = {"focal", "instruction-response", "multitask", "real_data"}  # records of an earlier form
 COMMITTED = sorted(file for file in (ROOT / "studies").glob("*.json") if file.stem not in OLD)
 
 
@@ -171,6 +172,29 @@ COMMITTED = sorted(file for file in (ROOT / "studies").glob("*.json") if file.st
 def test_a_page_of_a_study_says_what_its_result_says(file):
     page = file.with_suffix(".md").read_text(encoding="utf-8")
     assert page == study_page(file.stem, from_json(file.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("name", ["length", "objectives"])
+def test_a_study_of_a_pretrained_model_is_a_plan(name):
+    study = pretrained_study(name, "rows.jsonl", "other.jsonl")
+    plan = study.experiment
+    assert len(plan.seeds) >= least_seeds(len(plan.arms())) and plan.recipe.lora is not None
+    assert study.name == f"smollm2-{name}" and plan.forget_data == "other.jsonl" and plan.recipe.data == "rows.jsonl"
+    assert Experiment.read(plan.plain()) == plan
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("objectives",), "--model smollm2"),
+        (("length", "--data", "x.jsonl"), "--model smollm2"),
+        (("length", "--model", "smollm2"), "--data"),
+        (("focal", "--model", "smollm2", "--data", ROOT / "pyproject.toml"), "length, objectives"),
+    ],
+)
+def test_a_study_that_cannot_be_run_says_what_is_missing(words, told):
+    result = run("study", *words)
+    assert result.exit_code == 2 and told in result.stderr
 
 
 def test_every_study_has_a_result():

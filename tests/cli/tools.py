@@ -24,13 +24,14 @@ def run(*words: object) -> Result:
     """The result of `sftloss WORDS`, with stdout and stderr apart; every flag that an error names must exist."""
     result = CliRunner().invoke(app, [str(word) for word in words])
     if result.exit_code in (2, 3, 4) and result.stderr.startswith("sftloss: "):
-        check_flags(result.stderr, flags_of(str(words[0])))
+        verb = words[:2] if words[0] == "study" else words[:1]
+        check_flags(result.stderr, flags_of(*map(str, verb)))
     return result
 
 
-def flags_of(verb: str) -> set[str]:
+def flags_of(*verb: str) -> set[str]:
     """Every flag in the help of a verb."""
-    return set(FLAG.findall(CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"}).stdout))
+    return set(FLAG.findall(CliRunner().invoke(app, [*verb, "--help"], env={"COLUMNS": "200"}).stdout))
 
 
 def check_flags(sentence: str, flags: set[str]) -> None:

@@ -171,3 +171,10 @@ def test_traced_rows_are_some_of_each_task_and_unseen_ones_are_new():
     trained = {example.prompts for example in rows.train.examples}
     assert not any(example.prompts in trained for example in parts["unseen"].examples)
     assert traced_rows(rows, 0) == {}
+
+
+def test_rows_without_a_task_are_one_table():
+    given = traced((0.5, 0.8))
+    groups = {"seen": RowGroups(("",) * 8, ("",) * 8, tuple(range(8)))}
+    document = experiment_document(BY_LENGTH, with_results(given, traced=groups))
+    assert table(document, "length-steps-").rows[0][4] == pytest.approx(0.5, abs=1e-3)

@@ -7,8 +7,9 @@ from sftloss.experiments.comparison import compare
 from sftloss.experiments.experiment import Arm, Experiment, scratch_recipe
 from sftloss.experiments.metrics.generation import Generated, Sampling, generate
 from sftloss.experiments.pages.describe import experiment_document
+from sftloss.experiments.pretrained import pretrained_study
 from sftloss.experiments.run.runner import Execution
-from sftloss.experiments.studies import STUDIES, Study, run_study, study_page
+from sftloss.experiments.studies import STUDIES, Study, run_study, study_named, study_page
 
 __all__ = [
     "STUDIES",
@@ -23,7 +24,9 @@ __all__ = [
     "compare",
     "experiment_document",
     "generate",
+    "pretrained_study",
     "run_study",
     "scratch_recipe",
+    "study_named",
     "study_page",
 ]

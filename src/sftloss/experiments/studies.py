@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from sftloss.document import Command, Document
+from sftloss.document import Command, Document, Flags
 from sftloss.errors import ConfigError
 from sftloss.experiments.comparison import compare
 from sftloss.experiments.experiment import Experiment, scratch_recipe
@@ -48,7 +48,8 @@ class Study:
         name, title: Name of its command, title of its page.
         question: What is claimed, and what is trained to test it.
         experiment: What is compared.
-        claim: The claim that the verdicts are held against; None: the headlines are the answer.
+        claim: The claim that the verdicts are held against; None: what was measured is the answer.
+        command: Words of its command after ``sftloss study``, where they are not the name alone.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Study:
     question: str
     experiment: Experiment
     claim: Claim | None = None
+    command: Flags = ()
 
     def answer(self, document: Document) -> str:
         """The answer in words: the claim against the verdicts, or what was measured; then how rates were chosen."""
@@ -199,7 +201,7 @@ def study_named(name: str) -> Study:
     return STUDIES[name]
 
 
-def run_study(name: str, *, output: str | Path, execution: Execution | None = None) -> Report:
+def run_study(study: str | Study, *, output: str | Path, execution: Execution | None = None) -> Report:
     """Run a study; write ``<name>.json`` and ``<name>.md`` beside the report, as `studies/` holds them.
 
     Raises:
@@ -208,20 +210,23 @@ def run_study(name: str, *, output: str | Path, execution: Execution | None = No
     Example:
         >>> run_study("length", output="study-length")   # doctest: +SKIP
     """
-    study, command = study_named(name), Command("study", ((name, ""),), inputs=())
+    study = study_named(study) if isinstance(study, str) else study
+    command = Command("study", study.command or ((study.name, ""),), inputs=())
     report = compare(study.experiment, output=output, execution=execution, command=command)
     folder = Path(output).expanduser()
-    report.to_json(folder / f"{name}.json")
-    write_atomic(folder / f"{name}.md", study_page(name, report.document))
+    report.to_json(folder / f"{study.name}.json")
+    write_atomic(folder / f"{study.name}.md", study_page(study, report.document))
     return report
 
 
-def study_page(name: str, document: Document) -> str:
+def study_page(study: str | Study, document: Document) -> str:
     """The page of a study in Markdown: the question, the answer, then the result; every number is the document's."""
-    study = STUDIES[name]
+    study = study_named(study) if isinstance(study, str) else study
+    name = study.name
     sections = tuple(section for section in document.sections if section.id != "outputs")
     title, _, body = render_markdown(replace(document, title=study.title, sections=sections)).partition("\n")
-    origin = f"This page is written by `sftloss study {name}` from [{name}.json]({name}.json)."
+    command = dict(document.provenance).get("command", f"sftloss study {name}")
+    origin = f"This page is written by `{command}` from [{name}.json]({name}.json)."
     answer = f"**Answer.** {escape(study.answer(document))}"
     return f"{title}\n\n{study.question}\n\n{answer}\n\n{origin}\n{body}"
 

@@ -8,19 +8,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sftloss.cli.exit import FINDINGS
-from sftloss.cli.options import JSON_FLAG, OUTPUT, Verbosity
+from sftloss.cli.options import DATA, JSON_FLAG, MODEL, OUTPUT, Verbosity
 from sftloss.cli.verbs.compare import COMPARE_RESULTS, ExecutionOptions, execution_of, print_brief
 from sftloss.cli.verbs.report import read_document
 from sftloss.config import option, part
+from sftloss.errors import ConfigError, mention
+from sftloss.models import SMOLLM2
 
 if TYPE_CHECKING:
-    from sftloss.experiments import Execution
+    from sftloss.experiments import Execution, Study
 
 
 @dataclass(frozen=True)
 class StudyOptions:
     """Flags of every study; what is trained is fixed."""
 
+    model: str | None = option(
+        None, "Pretrained model of the study (length, objectives) in place of small models from scratch.", panel=MODEL,
+        choices=(SMOLLM2,),
+    )  # fmt: skip
+    data: str | None = option(
+        None, "Data to train the pretrained model on; one row in ten judges.", panel=DATA, metavar="FILE|DIR|NAME",
+        reads=True,
+    )  # fmt: skip
+    forget_data: str | None = option(
+        None, "Other data; the report shows how far training moved the pretrained model on it.", panel=DATA,
+        metavar="FILE|DIR|NAME", reads=True,
+    )  # fmt: skip
     output: str | None = option(
         None, "Folder of the trainings, the report, the result and its page; finished trainings in it are kept "
         "(default: sftloss-study-NAME).", panel=OUTPUT, short="-o", metavar="DIR", writes=COMPARE_RESULTS,
@@ -39,6 +53,7 @@ _QUESTIONS = {
     "length-by-step": "When does the length of answers move, and for which prompts? Measures answers during training.",
     "focal": "Does focal loss help? Compares it with cross-entropy; some training answers are wrong on purpose.",
     "instruction-response": "Should the instruction be trained too? Trains with prompt weights 0, 0.1 and 1.",
+    "objectives": "Which objective suits a pretrained model? Compares eight of them; needs --model smollm2.",
     "multitask": "Do task weights that move help? Compares every strategy with equal weights, task by task.",
     "real_data": "What do focal loss and the example mean do on real rows? examples/compare_real.py writes the rows.",
 }
@@ -53,8 +68,9 @@ def _verb(name: str) -> Callable[[StudyOptions, Verbosity], int]:
         execution = execution_of(options.execution, verbosity)
         if options.check is not None:
             return _check(name, options, execution)
-        output = options.output or f"sftloss-study-{name}"
-        report = run_study(name, output=output, execution=execution)
+        study = _study(name, options)
+        output = options.output or f"sftloss-study-{study.name}"
+        report = run_study(study, output=output, execution=execution)
         print_brief(report, json=options.json)
         print_note(f"wrote {output}/report.html", verbosity)
         return 0
@@ -63,11 +79,26 @@ def _verb(name: str) -> Callable[[StudyOptions, Verbosity], int]:
     return run
 
 
+def _study(name: str, options: StudyOptions) -> Study:
+    from sftloss.experiments import pretrained_study, study_named
+
+    if options.model is None:
+        if options.data or options.forget_data or name == "objectives":
+            cure = f"give {mention('model', SMOLLM2)}"
+            raise ConfigError("data is for the studies of a pretrained model, as objectives is", cure=cure)
+        return study_named(name)
+    if options.data is None:
+        raise ConfigError("a pretrained model needs rows to train on", option="data", cure="give a file")
+    return pretrained_study(name, options.data, options.forget_data)
+
+
 def _check(name: str, options: StudyOptions, execution: Execution) -> int:
     """Print each direction beside the recorded one; 1 where one disagrees."""
     from sftloss.cli.show import print_text
     from sftloss.experiments import check_study
 
+    if options.model is not None:
+        raise ConfigError("only studies from scratch are checked", option="model", cure="leave it out")
     record = read_document(Path(options.check or ""))
     directions = check_study(name, record, output=options.output, execution=execution)
     print_text("".join(f"{direction}\n" for direction in directions))

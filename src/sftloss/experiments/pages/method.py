@@ -151,7 +151,7 @@ def _budget(experiment: Experiment, results: Results) -> str:
     tried = len(experiment.learning_rates) * len(results.arms)
     rest = f", and {tried} to choose learning rates" if tried else ""
     return (
-        f"{results.first.steps:,} steps a training, {passes} passes over the rows, {span(seen)} tokens seen, "
+        f"{counted(results.first.steps, 'step')} a training, {passes} passes over the rows, {span(seen)} tokens seen, "
         f"{span(trained)} of them trained; {len(results.by_trial)} trainings{rest}"
     )
 

@@ -64,7 +64,7 @@ def _steps(results: Results) -> tuple[int, ...]:
 def _relative(parts: Mapping[str, Results], arm: Arm, task: str, kind: str, step: int) -> Triple:
     """Length over the first arm's with its interval; empty where there are no such rows."""
     part = parts.get(kind.split()[0])
-    if part is None or task not in part.task_names:
+    if part is None or task not in part.first.groups.task:
         return EMPTY
     return mean_cells(part.relative(arm, f"{kind} {step}", part.tasks == task), (0.0, np.inf))
 
@@ -86,7 +86,9 @@ def _table(results: Results, parts: Mapping[str, Results], task: str) -> Table:
     )
     prompts = {name: len(set(np.asarray(part.first.groups.prompt)[part.tasks == task])) for name, part in parts.items()}
     counts = ", ".join(counted(count, f"{name} prompt") for name, count in prompts.items())
-    return Table(f"{STEPS}-{task}", f"{task}: length relative to {results.reference} ({counts})", columns, rows)
+    return Table(
+        f"{STEPS}-{task}", f"{task or 'all rows'}: length relative to {results.reference} ({counts})", columns, rows
+    )
 
 
 def _sentence(results: Results, parts: Mapping[str, Results], task: str) -> str:
@@ -103,7 +105,7 @@ def _sentence(results: Results, parts: Mapping[str, Results], task: str) -> str:
             prompts, way = kind.split()
             words = f"{way} answers to {prompts} prompts {first} at step {steps[0]:,}, {last} at step {steps[-1]:,}"
             reports.append(words[0].upper() + words[1:] + ".")
-    return f"{task}, where {what}{forecast}. {' '.join(reports)}"
+    return f"{task or 'All rows'}, where {what}{forecast}. {' '.join(reports)}"
 
 
 def _words(cells: Triple) -> str:
@@ -126,7 +128,7 @@ def _chart(results: Results, parts: Mapping[str, Results], task: str) -> Chart:
         if level is not None:
             series.append(Series(label, xs, (level,) * len(xs), is_reference=True))
     return Chart(
-        f"{STEPS}-{task}", "line", f"{task}: answer length with {results.names[arm]}", "optimizer step",
+        f"{STEPS}-{task}", "line", f"{task or 'all rows'}: answer length with {results.names[arm]}", "optimizer step",
         f"length over that with {results.reference}", tuple(series), _sentence(results, parts, task),
         format_x="integer", format_y="ratio", bounds="95 % interval",
     )  # fmt: skip
