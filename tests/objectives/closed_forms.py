@@ -306,6 +306,61 @@ def ael(z: Tensor, y: Tensor, *, a: float = 2.0) -> Tensor:
     return p / a * (-p / a).exp() * cross_entropy(z, y)
 
 
+def groups(z: Tensor, ids: Tensor, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """p, the reference and p by group at each token of the vocabulary: candidates alone, the others as one."""
+    floor, p = torch.finfo(z.dtype).eps, softmax(z)
+    r = at_candidates(z, ids, reference.exp())
+    r = r / r.sum(dim=1, keepdim=True).clamp(min=1)
+    is_rest = at_candidates(z, ids, torch.ones_like(reference)) == 0
+    rest_p, rest_r = ((1 - (v * ~is_rest).sum(dim=1, keepdim=True)).clamp(min=floor) for v in (p, r))
+    return p, torch.where(is_rest, rest_r, r), torch.where(is_rest, rest_p, p)
+
+
+def kl_anchor(
+    z: Tensor, y: Tensor, *, candidate_ids: Tensor, reference_candidate_logprob: Tensor, direction: str = "forward"
+) -> Tensor:
+    p, r, by_group = groups(z, candidate_ids, reference_candidate_logprob)
+    share = torch.where(p > 0, p / by_group, 0.0)  # of a token in its group
+    if direction == "forward":
+        return p * (share * r).sum(dim=1, keepdim=True) - share * r
+    gain = torch.where(p > 0, by_group.log() - r.log(), 0.0)
+    return p * (gain - (p * gain).sum(dim=1, keepdim=True))
+
+
+def k2_anchor(z: Tensor, y: Tensor, *, reference_logprob: Tensor) -> Tensor:
+    difference = target_probability(z, y).log() - reference_logprob[:, None]
+    return -difference.clamp(-10, 10) * cross_entropy(z, y)
+
+
+def token_cleaning(
+    z: Tensor, y: Tensor, *, reference_logprob: Tensor, old_logprob: Tensor, threshold: float = 0.0
+) -> Tensor:
+    return (reference_logprob - old_logprob >= threshold)[:, None] * cross_entropy(z, y)
+
+
+def eksft(
+    z: Tensor,
+    y: Tensor,
+    *,
+    candidate_ids: Tensor,
+    reference_candidate_logprob: Tensor,
+    entropy: float = 1.0,
+    kl: float = 0.1,
+    entropy_weight: float = 0.05,
+    kl_weight: float = 0.05,
+) -> Tensor:
+    p, r, by_group = groups(z, candidate_ids, reference_candidate_logprob)
+    gain = torch.where(p > 0, by_group.log() - r.log(), 0.0)
+    distance = (p * gain).sum(dim=1, keepdim=True)
+    log_p = torch.where(p > 0, p.log(), 0.0)
+    h = -(p * log_p).sum(dim=1, keepdim=True)
+    size = torch.isfinite(z).sum(dim=1, keepdim=True).to(z.dtype).log()
+    is_unsure, is_away = h >= entropy, distance >= kl
+    of_entropy, of_distance = -p * (log_p + h), p * (gain - distance)
+    parts = entropy_weight * (is_unsure * of_entropy / size), kl_weight * (is_away * of_distance)
+    return ~(is_unsure | is_away) * cross_entropy(z, y) - parts[0] + parts[1]
+
+
 CLOSED_FORMS: dict[str, ClosedForm] = {
     name: function
     for name, function in vars().copy().items()

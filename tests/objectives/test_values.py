@@ -87,6 +87,7 @@ def test_every_objective_has_a_neutral_setting_or_is_known_to_have_none() -> Non
     gates |= {"jensen_shannon", "agce", "flsd", "normalized_ce"}
     gates |= {"talr", "aul", "ael", "loss_truncation"}
     comparing = {"distillation", "brier", "spherical", "prift", "psft", "rho_1", "ss_token", "unlikelihood"}
+    comparing |= {"token_cleaning", "eksft"}
     assert {name for name, entry in ENTRIES.items() if entry.neutral is None} == gates | comparing
 
 
@@ -101,7 +102,7 @@ def test_every_objective_gives_one_number_a_token_whatever_their_order(name: str
     assert_close(OBJECTIVES[name](from_logits(logits[order], targets[order], extras=moved)), loss[order])
 
 
-@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"entropy_bonus", "psft", "target_sft"}))
+@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"entropy_bonus", "psft", "target_sft", "eksft"}))
 def test_losses_are_never_negative(name: str) -> None:
     assert (OBJECTIVES[name](with_extras(name)) >= 0).all()
 
@@ -175,6 +176,10 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("loss_truncation", {"threshold": math.inf}, "loss_truncation: threshold must be"),
     ("aul", {"a": 1.0}, "aul: a must be finite and > 1"),
     ("ael", {"a": 0.0}, "ael: a must be finite and > 0"),
+    ("kl_anchor", {"direction": "both"}, "kl_anchor: direction must be 'forward' or 'reverse', got 'both'."),
+    ("token_cleaning", {"threshold": math.nan}, "token_cleaning: threshold must be"),
+    ("eksft", {"kl": 0.0}, "eksft: kl must be finite and > 0"),
+    ("eksft", {"kl_weight": -1.0}, "eksft: kl_weight must be"),
     ("label_smoothing", {"convention": "torch"}, "label_smoothing: convention must be 'uniform' or 'others'"),
 ]
 

@@ -17,7 +17,7 @@ from tests.tiny_models import tiny_model  # noqa: E402
 
 from sftloss.data import Example, Examples, batches, collate  # noqa: E402
 from sftloss.errors import ConfigError, DataError  # noqa: E402
-from sftloss.objectives import distillation, extras_of  # noqa: E402
+from sftloss.objectives import distillation, extras_of, kl_anchor  # noqa: E402
 from sftloss.pipeline import Run, store_reference  # noqa: E402
 from sftloss.reference import Kept, References, ReferenceWriter, open_references, row_key, writing  # noqa: E402
 
@@ -138,16 +138,9 @@ def test_several_folders_are_one(model: Any, stored: References, examples: list[
         both.check([added], ["old_logprob"])
 
 
-def test_a_teacher_is_stored_as_distillation_reads_it(model: Any, stored: References, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="a teacher is read by its likeliest tokens; give top_k"):
-        Kept(name="teacher")
-    teacher = store_reference(
-        model, TOKENIZER, ROWS, kept=Kept(3, name="teacher"), run=Run(output=tmp_path / "teacher", tokens_per_batch=64)
-    )
-    assert teacher.names == extras_of(distillation)
-    (example, *_) = Examples(ROWS, TOKENIZER)
-    row, other = teacher.columns(example.input_ids), stored.columns(example.input_ids)
-    assert torch.equal(row["teacher_logprob"], other["reference_candidate_logprob"])
+def test_the_likeliest_tokens_are_stored_as_objectives_read_them(stored: References) -> None:
+    for function in (distillation, kl_anchor):
+        assert set(extras_of(function)) <= set(stored.names)
 
 
 def test_another_row_is_refused_with_its_place_and_the_cure(stored: References) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sftloss.objectives.distillation import distillation as distillation
     from sftloss.objectives.eaft import eaft as eaft
     from sftloss.objectives.eaft_top import eaft_top as eaft_top
+    from sftloss.objectives.eksft import eksft as eksft
     from sftloss.objectives.entropy_bonus import entropy_bonus as entropy_bonus
     from sftloss.objectives.exponentiated_ce import exponentiated_ce as exponentiated_ce
     from sftloss.objectives.flsd import flsd as flsd
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
     from sftloss.objectives.inverse_focal import inverse_focal as inverse_focal
     from sftloss.objectives.iw_sft import iw_sft as iw_sft
     from sftloss.objectives.jensen_shannon import jensen_shannon as jensen_shannon
+    from sftloss.objectives.k2_anchor import k2_anchor as k2_anchor
     from sftloss.objectives.k3_anchor import k3_anchor as k3_anchor
+    from sftloss.objectives.kl_anchor import kl_anchor as kl_anchor
     from sftloss.objectives.label_relaxation import label_relaxation as label_relaxation
     from sftloss.objectives.label_smoothing import label_smoothing as label_smoothing
     from sftloss.objectives.loss_truncation import loss_truncation as loss_truncation
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from sftloss.objectives.talr import talr as talr
     from sftloss.objectives.target_sft import target_sft as target_sft
     from sftloss.objectives.taylor_ce import taylor_ce as taylor_ce
+    from sftloss.objectives.token_cleaning import token_cleaning as token_cleaning
     from sftloss.objectives.unlikelihood import unlikelihood as unlikelihood
     from sftloss.objectives.unlikelihood_context import unlikelihood_context as unlikelihood_context
     from sftloss.objectives.z_loss import z_loss as z_loss

@@ -28,6 +28,30 @@ def read_extra(stats: TokenStats, objective: str, name: str) -> Float[Tensor, " 
     return stats.extras[name].detach().to(stats.target_logprob.dtype)
 
 
+def candidates_and_rest(
+    logprob: Float[Tensor, "tokens k"], reference: Float[Tensor, "tokens k"]
+) -> tuple[Float[Tensor, "tokens k1"], Float[Tensor, "tokens k1"]]:
+    """Return log-probabilities of K candidates and of all other tokens together: the model's and a reference's.
+
+    Where there is no candidate, both are the lowest number. A rest below the precision of the dtype counts as that, and
+    a reference whose candidates sum to more than 1 is scaled to 1.
+    """
+    none, tiny = torch.finfo(logprob.dtype).min, torch.finfo(logprob.dtype).eps
+    is_there = logprob > -1e4
+    log_r = torch.where(is_there, reference, none)
+    log_r = log_r - log_r.exp().sum(dim=1, keepdim=True).clamp(min=1).log()
+    pairs = []
+    for values in (torch.where(is_there, logprob, none), torch.where(is_there, log_r, none)):
+        rest = (1 - values.exp().sum(dim=1, keepdim=True)).clamp(min=tiny).log()
+        pairs.append(torch.cat([values, rest], dim=1))
+    return pairs[0], pairs[1]
+
+
+def divergence(log_p: Float[Tensor, "tokens k1"], log_q: Float[Tensor, "tokens k1"]) -> Float[Tensor, " tokens"]:
+    """Return KL(p, q) of distributions over the same few groups of tokens, in nats."""
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+
+
 def where_counted(stats: TokenStats, losses: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
     """Return the losses, 0 at ignored tokens: only there log p and log(1 - p) are both 0."""
     is_ignored = (stats.target_logprob == 0) & (stats.other_logprob == 0)

@@ -62,7 +62,7 @@ def objective_record(name: str, function: Callable[..., Tensor]) -> ObjectiveRec
     return record if isinstance(record, ObjectiveRecord) else ObjectiveRecord((name,))
 
 
-_STORED = re.compile(r"(reference|old)_(logprob|entropy|candidate_logprob)|teacher_logprob")
+_STORED = re.compile(r"(reference|old)_(logprob|entropy|candidate_logprob)")
 
 
 def are_stored(extras: Sequence[str]) -> bool:
@@ -70,7 +70,7 @@ def are_stored(extras: Sequence[str]) -> bool:
 
     Candidate ids by themselves are the user's own; beside log-probabilities of them they are a model's likeliest ids.
     """
-    of_a_model = "teacher_logprob" in extras or any(name.endswith("_candidate_logprob") for name in extras)
+    of_a_model = any(name.endswith("_candidate_logprob") for name in extras)
     return all(_STORED.fullmatch(name) or (name == "candidate_ids" and of_a_model) for name in extras)
 
 

@@ -22,9 +22,8 @@ from sftloss.files import locked, put_folder, read_seal, seal, strangers, write_
 KIND = "reference"
 """The entry ``kind`` of the manifest."""
 
-NAMES = ("reference", "old", "teacher")
-"""Names under which objectives read values: ``reference_logprob``, ``old_logprob`` of the model before training, or
-``teacher_logprob`` of the K likeliest tokens."""
+NAMES = ("reference", "old")
+"""Names under which objectives read values: ``reference_logprob``, or ``old_logprob`` of the model before training."""
 
 CANDIDATES = "candidate_ids"
 """The column of the K likeliest tokens of the reference model."""
@@ -41,8 +40,7 @@ class Kept:
     Attributes:
         top_k: Number of likeliest tokens whose ids and log-probabilities are stored; 0 stores none.
         has_entropy: Whether the entropy is stored.
-        name: How objectives read the values: ``"reference"``, ``"old"`` for the model before training, or ``"teacher"``
-            for a model to learn from, of which only the K likeliest tokens are stored.
+        name: How objectives read the values: ``"reference"``, or ``"old"`` for the model before training.
     """
 
     top_k: int = 0
@@ -54,16 +52,10 @@ class Kept:
             raise ConfigError(f"must be at least 0, got {self.top_k}", option="top_k")
         if self.name not in NAMES:
             raise ConfigError(f"must be {' or '.join(NAMES)}, got {self.name!r}", option="name")
-        if self.name == "teacher" and not self.top_k:
-            raise ConfigError(
-                "a teacher is read by its likeliest tokens", option="name", cure=f"give {mention('top_k')}"
-            )
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the stored columns, as objectives read them from a batch."""
-        if self.name == "teacher":
-            return (CANDIDATES, "teacher_logprob")
         top = (CANDIDATES, f"{self.name}_candidate_logprob") if self.top_k else ()
         return (f"{self.name}_logprob", *((f"{self.name}_entropy",) if self.has_entropy else ()), *top)
 

@@ -29,8 +29,8 @@ class ReferenceOptions:
     )  # fmt: skip
     entropy: bool = option(False, "Store the entropy of each token too.", panel=VALUES)
     name: str = option(
-        "reference", "Name under which objectives read the values: reference, old for the model before training, or "
-        "teacher for a model to learn from (with --top-k).", panel=VALUES, choices=("reference", "old", "teacher"),
+        "reference", "Name under which objectives read the values: reference, or old for the model before training.",
+        panel=VALUES, choices=("reference", "old"),
     )  # fmt: skip
     device: DeviceOptions = part(DeviceOptions(device="cpu"))
     tokens_per_batch: int = option(4096, "Tokens per forward pass, padding included.", panel=DEVICE, minimum=1)
