@@ -15,6 +15,7 @@ from sftloss.data import Examples, read_records
 from sftloss.data.account import ROW_RULES
 from sftloss.data.demo import demo_tokenizer
 from sftloss.data.overlap import overlap, overlap_findings
+from sftloss.data.rendering import limits, template
 from sftloss.errors import DataError
 from sftloss.rules import findings_of
 
@@ -165,6 +166,16 @@ RUNAWAYS = {
 def test_a_template_that_runs_away_is_refused_before_it_is_tokenised(amount):
     tokenizer = tiny_tokenizer([], chat_template="{% for m in messages %}{{ m.content }}{% endfor %}" + amount)
     assert found([PAIR], tokenizer)["DATA051"].sentence.count("characters") == 1
+
+
+@pytest.mark.parametrize("condition", ["true", "messages | length > 3"])
+def test_a_template_that_loops_without_a_word_is_stopped_and_not_tried_again(monkeypatch, condition):
+    for module in (limits, template):
+        monkeypatch.setattr(module, "SECONDS", 0.1)
+    text = f"{{% if {condition} %}}{LOOP * 3}{'{% endfor %}' * 3}{{% endif %}}"
+    rows = [{"messages": 2 * [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}] * 9
+    sentence = found(rows, tiny_tokenizer([], chat_template=text))["DATA051"].sentence
+    assert "9 of 9 rows" in sentence and "it takes more than" in sentence
 
 
 def test_inspect_and_analyze_give_tokens_the_same_roles():

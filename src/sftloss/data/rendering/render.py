@@ -14,8 +14,9 @@ from sftloss.data.examples import Message
 from sftloss.data.reasons import BadRow, excerpt
 from sftloss.data.rendering.adaptations import adaptations
 from sftloss.data.rendering.cures import cure_of
+from sftloss.data.rendering.limits import MOST
 from sftloss.data.rendering.marks import JOINER, Marks, Place, dressed
-from sftloss.data.rendering.template import GENERATION_TAG, MOST, Shown, Template, Tools, common
+from sftloss.data.rendering.template import GENERATION_TAG, Shown, Template, Tools, common
 
 TAGS, POSITIONS = "generation tags", "positions"
 _NOUNS = {"reasoning": "reasoning", "call": "tool call", "argument": "tool call"}

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import accumulate, product, takewhile
+from functools import cached_property, partial
+from itertools import product, takewhile
 from typing import Any
 
 from sftloss.data.examples import Message
 from sftloss.data.rendering.families import read_template
+from sftloss.data.rendering.limits import SECONDS, runs_away, within
 from sftloss.data.rendering.marks import Marks, Piece, Place, Style, dressed, free_block, search, spellings
 from sftloss.data.tokenizer import special_ids
 
@@ -40,9 +40,6 @@ TAKEN = frozenset({"messages", "conversation", "tools", "chat_template", "add_ge
     "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens",
 }  # fmt: skip
 """Arguments of `apply_chat_template`, which cannot be variables of a template."""
-
-MOST = 1_000_000
-"""Characters that a template may add to a conversation."""
 
 Tools = Sequence[Mapping[str, Any]] | None
 
@@ -137,7 +134,7 @@ class Template:
         if self.is_plain:
             self.kwargs["opening_bos"] = tokenizer.bos_token if _adds_bos(tokenizer) else ""
         self.special = special_ids(tokenizer)
-        self._runs_away: dict[str, bool] = {}
+        self._runs_away: dict[str, str] = {}
         self.learned: dict[Any, Any] = {}  # what others learn about it
         words = sorted((str(tokenizer.decode([i])) for i in self.special), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, filter(None, words))) or "(?!)")
@@ -150,17 +147,22 @@ class Template:
         """What `tokenizer.apply_chat_template` gives; it raises whatever the template raises."""
         text = self.text(tools)
         if text not in self._runs_away:
-            self._runs_away[text] = runs_away(text, {**self.tokenizer.special_tokens_map, **self.kwargs})
-        if self._runs_away[text]:
-            raise ValueError(f"it makes more than {MOST:,} characters of two words")
+            variables = {**self.tokenizer.special_tokens_map, **self.kwargs}
+            messages_tried = [{"role": message.role, "content": message.content} for message in (ASK, TELL)]
+            self._runs_away[text] = runs_away(text, messages_tried, variables)
+        if why := self._runs_away[text]:
+            raise ValueError(why)
         options = {"tokenize": False} | options | self.kwargs
+        apply = partial(self.tokenizer.apply_chat_template, list(messages), chat_template=text, **options)
         try:
-            return self.tokenizer.apply_chat_template(list(messages), tools=tools, chat_template=text, **options)
+            return within(10 * SECONDS, partial(apply, tools=tools))
+        except TimeoutError as error:  # it is not tried on other rows
+            self._runs_away[text] = f"{error} for a conversation"
+            raise ValueError(self._runs_away[text]) from error
         except TypeError:
             if tools is not None:
                 raise
-            # a template for tools alone, which goes through them
-            return self.tokenizer.apply_chat_template(list(messages), tools=[], chat_template=text, **options)
+            return within(10 * SECONDS, partial(apply, tools=[]))  # a template for tools alone, which goes through them
 
     def show(self, messages: Sequence[Message], tools: Tools, style: Style, **options: Any) -> Shown:
         """The messages rendered as they are. If marks change the rendering, the pieces are looked for."""
@@ -304,19 +306,6 @@ class Template:
         for i in range(len(ids)):  # without offsets: the decoded beginning
             stops.append(len(self.tokenizer.decode(ids[: i + 1])))
         return ids, stops
-
-
-def runs_away(text: str, variables: Mapping[str, Any]) -> bool:
-    """Render two short messages bit by bit: whether the template makes more of them than any model could read."""
-    try:
-        from transformers.utils.chat_template_utils import _compile_jinja_template as compiled
-    except ImportError:  # not public; without it a template is bounded only after it was rendered
-        return False
-    messages = [{"role": message.role, "content": message.content} for message in (ASK, TELL)]
-    with suppress(Exception):  # it needs other messages; what it makes of those of a row is seen when that is rendered
-        parts = compiled(text).generate(messages=messages, tools=None, add_generation_prompt=False, **variables)
-        return any(size > MOST for size in accumulate(map(len, parts)))
-    return False
 
 
 def common(one: str, two: str, *, backwards: bool = False) -> int:
