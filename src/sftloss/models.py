@@ -19,7 +19,7 @@ DEMO, SMOLLM2, SCRATCH = "demo", "smollm2", "scratch"
 GENERATED = "generated"
 """The name of built-in data."""
 
-_BESIDE = ("report.html", "report.json", "report.md", "train.json", "history.jsonl")
+_BESIDE = ("report.html", "report.json", "report.md", "train.json", "history.jsonl", "curve.html")
 
 DEMO_FOLDER = Path(__file__).parent / "data" / "demo_model"
 """The shipped checkpoint: safetensors, config and tokenizer, made by `scripts/make_demo_model.py`."""

@@ -95,6 +95,18 @@ def part_of(count: int, whole: int, noun: str, predicate: str) -> str:
     return f"{count:,} of {whole:,} {noun} ({percent(count / whole)}) {agreeing(count, predicate)}"
 
 
+def duration(seconds: float) -> str:
+    """A time that is estimated.
+
+    Example:
+        >>> duration(42.3), duration(400), duration(9000)
+        ('42 s', '7 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
 def listed(names: Sequence[str]) -> str:
     """Names in a sentence.
 

@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from sftloss.cli.log import log_to_stderr
+from sftloss.cli.show import ProgressLines
 
 OURS, OTHER = logging.getLogger("sftloss.training"), logging.getLogger("sftlossy.other")
 
@@ -51,3 +52,15 @@ def test_a_record_that_cannot_be_said_stops_nothing(capsys: pytest.CaptureFixtur
         OURS.warning("row %d", 4)
     told = capsys.readouterr().err
     assert "Logging error" in told and told.endswith("sftloss: row 4\n")
+
+
+def test_progress_without_a_terminal_is_a_line_every_ten_seconds_with_speed_and_time_left() -> None:
+    lines: list[str] = []
+    seconds = iter([50.0, 55.0, 60.0, 65.0, 71.0])
+    progress = ProgressLines("measuring", "tokens", lines.append, clock=lambda: next(seconds))
+    for done, total in ((1000, 9000), (2000, 9000), (3000, 9000), (4000, 9000), (5000, None)):
+        progress(done, total)
+    assert lines == [
+        "measuring: 3,000 of about 9,000 tokens, 200 tokens/s, about 30 s left",
+        "measuring: 5,000 tokens, 190 tokens/s",
+    ]

@@ -36,11 +36,12 @@ def test_train_writes_a_model_a_history_and_where_they_came_from(tmp_path: Path)
     assert all(0 < line["filter_error"] <= 0.05 for line in lines if "loss" in line)
     assert told["filter"]["kept"] < 1 and "of their mass was replaced" in done.stdout
     assert (tmp_path / "out" / "model" / "tokenizer.json").is_file()
+    assert "<svg" in (tmp_path / "out" / "curve.html").read_text(encoding="utf-8")
     assert not list((tmp_path / "out").rglob("training_args.bin"))
     from sftloss.decoder import load_model
 
     load_model(tmp_path / "out" / "model")
-    assert "held out" in done.stdout and "step 3/3" in done.stderr
+    assert "held out" in done.stdout and "step 3/3" in done.stderr and " tokens/s" in done.stderr
 
 
 def test_tasks_are_weighted_logged_and_shown(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from sftloss.cli.exit import FINDINGS, drop_output
 from sftloss.cli.options import ShowOptions, Verbosity
+from sftloss.words import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _WIDEST = 500  # columns; the environment may set COLUMNS to any number, and tables become as wide
 _SEVERITIES = ("info", "warning", "error")
+_LINE_EVERY = 10.0  # seconds
 
 
 def print_note(text: str, verbosity: Verbosity) -> None:
@@ -83,16 +86,58 @@ def hide_progress_bars() -> None:
     logging.disable_progress_bar()
 
 
+class ProgressLines:
+    """Progress as lines of text, for a stderr that is no terminal: one every ten seconds.
+
+    Args:
+        label: What is done, "measuring".
+        unit: What is counted, in the plural.
+        write: Called with each line.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self, label: str, unit: str, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.label, self.unit, self.write, self.clock = label, unit, write, clock
+        self.first: tuple[int, float] | None = None
+        self.written = 0.0
+
+    def __call__(self, done: int, total: int | None) -> None:
+        now = self.clock()
+        if self.first is None:  # loading a model is no progress
+            self.first, self.written = (done, now), now
+        if now - self.written < _LINE_EVERY:
+            return
+        self.written = now
+        rate = (done - self.first[0]) / (now - self.first[1])
+        text = f"{self.label}: {done:,}{f' of about {total:,}' if total else ''} {self.unit}"
+        if rate > 0:
+            text += f", {rate:,.0f} {self.unit}/s"
+            text += f", about {duration(max(total - done, 0) / rate)} left" if total else ""
+        self.write(text)
+
+
 @contextmanager
-def progress_bar(label: str, verbosity: Verbosity) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar on stderr; nothing where stderr is no terminal or the user asked for quiet."""
+def progress_bar(label: str, verbosity: Verbosity, unit: str = "rows") -> Iterator[Callable[[int, int | None], None]]:
+    """Progress on stderr: a bar with speed and time left, or lines where stderr is no terminal; nothing if quiet."""
     hide_progress_bars()
-    if verbosity.quiet or not sys.stderr.isatty():
+    if verbosity.quiet:
         yield lambda done, total: None
         return
+    if not sys.stderr.isatty():
+        yield ProgressLines(label, unit, lambda text: print_note(text, verbosity))
+        return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None, speed="")
+
+        def update(done: int, total: int | None) -> None:
+            speed = bar.tasks[0].speed
+            shown = f"{done:,} {unit}" + (f", {speed:,.0f}/s" if speed else "")
+            bar.update(task, completed=done, total=total, speed=shown)
+
+        yield update

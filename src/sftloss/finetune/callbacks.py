@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sftloss.files import json_lines, write_atomic
+from sftloss.words import duration
 
 if TYPE_CHECKING:
     from sftloss.finetune.trainer import Work
@@ -69,7 +71,7 @@ class RunCallback(TrainerCallback):
 
 
 class LogLines(TrainerCallback):
-    """One line of text for each line of the log, on rank 0.
+    """One line of text for each line of the log, on rank 0: losses, tokens a second, the time left.
 
     Args:
         write: Called with the line.
@@ -77,6 +79,12 @@ class LogLines(TrainerCallback):
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self.write = write
+        self.began = self.last = (0, 0.0)  # step and time
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.began = self.last = (state.global_step, time.monotonic())
 
     def on_log(
         self,
@@ -89,4 +97,15 @@ class LogLines(TrainerCallback):
         values = {name: (logs or {})[name] for name in _SHOWN if name in (logs or {})}
         if values and state.is_world_process_zero:
             text = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
-            self.write(f"step {state.global_step}/{state.max_steps}  {text}")
+            self.write(f"step {state.global_step}/{state.max_steps}  {text}{self._speed(state, logs or {})}")
+
+    def _speed(self, state: TrainerState, logs: Mapping[str, Any]) -> str:
+        """Tokens a second since the last line of training, and the time that is left at the pace so far."""
+        now, step = time.monotonic(), state.global_step
+        if "loss" not in logs or step <= self.began[0]:
+            return ""
+        tokens, seconds = logs.get("seen_tokens", 0.0), now - self.last[1]
+        self.last = (step, now)
+        left = (state.max_steps - step) * (now - self.began[1]) / (step - self.began[0])
+        speed = f"  {tokens / seconds:,.0f} tokens/s" if tokens and seconds > 0 else ""
+        return f"{speed}  {duration(left)} left" if step < state.max_steps else speed

@@ -28,7 +28,7 @@ from sftloss.finetune.checkpoint import checkpoints
 from sftloss.finetune.recipe import Recipe
 from sftloss.models import read_places
 
-RUN_RESULTS = ("model", "history.jsonl", "train.json", "checkpoints", ".next")
+RUN_RESULTS = ("model", "history.jsonl", "train.json", "curve.html", "checkpoints", ".next")
 """The files and folders of a run, in its output folder."""
 
 _NEXT = ".next"

@@ -21,6 +21,7 @@ from sftloss.reference import References
 from sftloss.roles import RESPONSE
 from sftloss.rules import findings_of
 from sftloss.training import inputs_of
+from sftloss.words import counted
 
 Row = tuple[tuple[int, Example], ...]
 
@@ -158,10 +159,9 @@ def account_lines(account: Mapping[str, Any]) -> list[str]:
         places = ", ".join(reason["first"][:3])
         lines.append(f"  {reason['rows']:,} refused ({name}): {reason['reason']}. First: {places}.")
     if account["truncated"]:
-        lines.append(
-            f"  {account['tokens_cut']:,} tokens are cut off; {account['end_of_answer_lost']:,} rows lose the end of "
-            "their last answer."
-        )
+        lost, tokens = account["end_of_answer_lost"], counted(account["tokens_cut"], "token")
+        lose = "row loses the end of its last answer" if lost == 1 else "rows lose the end of their last answer"
+        lines.append(f"  {tokens} cut off; {lost:,} {lose}.")
     lines += [f"  {sentence}" for sentence in account["findings"]]
     if account["is_cut_short"]:
         lines.append(f"  Rows behind the first {account['read']:,} are left out ({mention('max_examples')}).")

@@ -6,6 +6,7 @@ Heavy rooms load when a pipeline runs, not when this package is imported.
 from __future__ import annotations
 
 from sftloss.pipeline.analyze import analyze, check, take_part
+from sftloss.pipeline.curve import training_curve
 from sftloss.pipeline.demo import demo
 from sftloss.pipeline.inspect import inspect
 from sftloss.pipeline.lengths import lengths
@@ -27,4 +28,5 @@ __all__ = [
     "step_normalizations",
     "store_reference",
     "take_part",
+    "training_curve",
 ]

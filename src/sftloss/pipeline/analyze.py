@@ -184,7 +184,7 @@ def _measured(model: Any, tokenizer: Any, examples: Inspected, by_name: Mapping[
     def laid(stream: Iterator[Example]) -> Iterator[Batch]:
         return (one if references is None else references.lay(one, names) for one in grouped(stream))
 
-    settings = Settings(identity=identity, shard=run.shard, progress=run.progress)
+    settings = Settings(identity=identity, shard=run.shard, progress=run.progress, expected=_count(rows, run))
     return measure(open_decoder(model), examples, by_name, directory, batch=laid, settings=settings)
 
 
@@ -201,6 +201,17 @@ def _references(by_name: Mapping[str, Any], run: Run, tokenizer: Any) -> tuple[R
     references = open_references(run.reference, tokenizer, encoding_of(run))
     references.check_names(names)
     return references, names
+
+
+def _count(rows: Any, run: Run) -> int | None:
+    """The number of usable rows, where progress is shown: read once more, which takes little time beside the model."""
+    is_local = Path(rows).exists() if isinstance(rows, str | Path) else isinstance(rows, Sequence)
+    if run.progress is None or not is_local:
+        return None
+    try:
+        return sum(1 for _ in records_of(rows, run, on_error="count"))
+    except Exception:  # whatever is wrong is reported by the pass that measures
+        return None
 
 
 def _check_hidden(model: Any) -> None:

@@ -48,6 +48,7 @@ class Settings:
             same whatever the world size, and so is every number of the table.
         progress: Called after each batch with (tokens done, tokens in all or None where unknown), all shards together
             if they are equally fast.
+        expected: About how many examples there are; tokens in all are then estimated from those done.
         part_tokens: A part is written when this many rows are waiting: the memory held.
         part_seconds: A part is written when its first row is this old: what a killed run loses.
     """
@@ -55,6 +56,7 @@ class Settings:
     identity: Mapping[str, Any] = field(default_factory=dict)
     shard: tuple[int, int] = (0, 1)
     progress: Callable[[int, int | None], None] | None = None
+    expected: int | None = None
     part_tokens: int = 200_000
     part_seconds: float = 20.0
 
@@ -132,7 +134,7 @@ class _Run:
         self.written = time.monotonic()
 
     def over(self, batch: Callable[[Iterator[Example]], Iterable[Batch]], examples: Iterable[Example]) -> None:
-        rank, world = self.settings.shard
+        (rank, world), expected, done = self.settings.shard, self.settings.expected, 0
         total = None
         if isinstance(examples, (list, tuple)):
             total = sum(example.input_ids.numel() for example in examples)
@@ -141,8 +143,10 @@ class _Run:
             if turn % world == rank:
                 self._add(group, numbers)
             self.tokens_done += sum(example.input_ids.numel() for example in group.examples)
+            done += len(group.examples)
             if self.settings.progress is not None:
-                self.settings.progress(self.tokens_done, total)
+                estimate = total if expected is None else round(self.tokens_done * max(expected, done) / done)
+                self.settings.progress(self.tokens_done, estimate)
         self._flush()
 
     def _numbered(self, examples: Iterable[Example]) -> Iterator[Example]:

@@ -73,7 +73,8 @@ def analyze(options: AnalyzeOptions, verbosity: Verbosity) -> int:
 
     shard, losses = launched_as(), options.losses.loss
     question = _question(options)
-    with progress_bar("measuring", verbosity if shard.rank == 0 else replace(verbosity, quiet=True)) as progress:
+    shown = verbosity if shard.rank == 0 else replace(verbosity, quiet=True)
+    with progress_bar("measuring", shown, "tokens") as progress:
         run = Run(
             **options.data.reading,
             **vars(options.folder),

@@ -45,7 +45,7 @@ def _analyze(options: DemoOptions, output: str, verbosity: Verbosity) -> Report:
     from sftloss.cli.show import print_report, progress_bar
     from sftloss.pipeline import Run, demo
 
-    with progress_bar("measuring", verbosity) as progress:
+    with progress_bar("measuring", verbosity, "tokens") as progress:
         command = Command("demo", inputs=())
         report = demo(Run(output=output, overwrite=options.folder.overwrite, progress=progress, command=command))
     print_report(report, json=options.show.json, markdown=options.show.markdown)

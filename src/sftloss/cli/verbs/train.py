@@ -28,6 +28,7 @@ from sftloss.cli.options import (
 from sftloss.config import command_line, option, part, to_yaml, values_of
 from sftloss.errors import as_flag, spelled
 from sftloss.files import write_atomic
+from sftloss.words import counted
 
 if TYPE_CHECKING:
     from sftloss.finetune import Recipe
@@ -136,9 +137,11 @@ def _print_rows(accounts: Sequence[Mapping[str, Any]], verbosity: Verbosity) -> 
 
 
 def _print_outcome(outcome: Any, options: TrainOptions, verbosity: Verbosity) -> None:
-    """The evaluation and the task weights as tables, or everything as JSON."""
+    """The curve as a page; the evaluation and the task weights as tables, or everything as JSON."""
     from sftloss.cli.show import print_note, print_text
+    from sftloss.pipeline import training_curve
 
+    training_curve(outcome.history, outcome.facts).to_html(outcome.folder / "curve.html")
     if options.json is not None:
         text = (outcome.folder / "train.json").read_text(encoding="utf-8")
         if options.json == "-":
@@ -162,7 +165,8 @@ def _print_outcome(outcome: Any, options: TrainOptions, verbosity: Verbosity) ->
         )
     best = outcome.facts["best"]
     chosen = "" if best is None else f": step {best['step']}, which has the lowest held-out loss, {best['loss']:.4g}"
-    print_note(f"wrote {outcome.folder}/model after {outcome.steps} steps{chosen}", verbosity)
+    steps = counted(outcome.steps, "step")
+    print_note(f"wrote {outcome.folder}/model and curve.html after {steps}{chosen}", verbosity)
 
 
 def _print_table(head: str, columns: Mapping[str, tuple[str, str]], rows: Mapping[str, Mapping[str, Any]]) -> None:
