@@ -14,7 +14,7 @@ from tests.paths import ROOT
 from sftloss import objectives
 from sftloss.docstrings import replace_region
 from sftloss.objectives import OBJECTIVES, cross_entropy, objective
-from sftloss.objectives.page import objective_regions, with_count
+from sftloss.objectives.page import gate_picture, objective_regions, with_count
 from sftloss.registry import with_imports
 from sftloss.statistics import FIELDS, from_logits
 from sftloss.statistics.tokens import FURTHER
@@ -41,6 +41,11 @@ def test_the_committed_page_is_what_the_docstrings_give() -> None:
     page = DOCS.read_text(encoding="utf-8")
     for name, text in objective_regions().items():
         assert replace_region(page, name, text) == page, "run: python -m sftloss.objectives"
+
+
+def test_the_committed_picture_is_that_of_the_gates() -> None:
+    committed = (DOCS.parent / "gates.svg").read_text(encoding="utf-8")
+    assert committed == gate_picture(), "run: python -m sftloss.objectives"
 
 
 def test_the_readme_counts_them() -> None:

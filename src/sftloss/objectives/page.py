@@ -6,26 +6,31 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from sftloss.docstrings import markdown, write_regions
 from sftloss.objectives.description import Description, descriptions
 from sftloss.objectives.expression import objective
+from sftloss.objectives.gate import gate_sheet, gates
 from sftloss.objectives.record import OBJECTIVES
 from sftloss.registry import with_imports
-from sftloss.statistics import from_logits
 
 PROBABILITIES = (0.01, 0.1, 0.5, 0.9, 0.99)
 
 
 def rewrite_objectives_page() -> None:
-    """Rewrite the page, the README's count and the imports; run it in the root of the repository."""
+    """Rewrite the page, its picture, the README's count and the imports; run it in the root of the repository."""
     write_regions(Path("docs/objectives.md"), objective_regions())
+    Path("docs/gates.svg").write_text(gate_picture(), encoding="utf-8")
     readme = Path("README.md")
     readme.write_text(with_count(readme.read_text(encoding="utf-8")), encoding="utf-8")
     room = Path(__file__).with_name("__init__.py")
     room.write_text(with_imports(room.read_text(encoding="utf-8"), OBJECTIVES), encoding="utf-8")
+
+
+def gate_picture() -> str:
+    """Return docs/gates.svg, the gates of all objectives that have one."""
+    return gate_sheet({entry.name: _usual(entry) for entry in descriptions()})
 
 
 def with_count(text: str) -> str:
@@ -43,26 +48,9 @@ def objective_regions() -> dict[str, str]:
     }
 
 
-def gates(loss: Callable[..., Tensor]) -> list[float] | None:
-    """Return the factor on cross-entropy's gradient at each of ``PROBABILITIES`` of the target.
-
-    None where the target's probability does not determine the gradient: such an objective acts on the whole
-    distribution, or reads it.
-    """
-    factors = [_gates(loss, torch.tensor(rest)) for rest in ([0.2, 0.3, 0.5], [0.9, 0.06, 0.04])]
-    first, second = factors
-    return None if first is None or second is None or not torch.allclose(first, second) else first.tolist()
-
-
-def _gates(loss: Callable[..., Tensor], rest: Tensor) -> Tensor | None:
-    """Return the factors where the other tokens share the remaining probability as `rest` says; None if none fits."""
-    p = torch.tensor(PROBABILITIES, dtype=torch.float64)[:, None] + 1e-9  # a threshold at one of them is reached
-    probabilities = torch.cat([p, (1 - p) * rest], dim=1)
-    logits = probabilities.log().requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(from_logits(logits, torch.zeros(len(p), dtype=torch.long))).sum(), logits)
-    plain = probabilities - torch.tensor([1.0, 0.0, 0.0, 0.0])
-    gate = gradient[:, :1] / plain[:, :1]
-    return gate[:, 0] if torch.allclose(gradient, gate * plain) else None
+def _usual(entry: Description) -> Callable[..., Tensor]:
+    """The objective as it is usually written; a term without the cross-entropy that it is added to."""
+    return OBJECTIVES[entry.name] if entry.record.is_term else objective(entry.record.examples[0])
 
 
 def _table_head() -> list[str]:
@@ -74,7 +62,7 @@ def _table_head() -> list[str]:
 def _gate_row(entry: Description) -> str:
     extras, factors = entry.record.extras, None
     if not extras:
-        factors = gates(OBJECTIVES[entry.name] if entry.record.is_term else objective(entry.record.examples[0]))
+        factors = gates(_usual(entry), PROBABILITIES)
     reason = f"it depends on `{extras[0]}`" if extras else "it depends on the whole distribution"
     cells = [f"no gate of p alone: {reason}", *[""] * (len(PROBABILITIES) - 1)]
     if factors is not None:
@@ -107,7 +95,8 @@ def _entry(entry: Description) -> str:
         for name, default in entry.hyper_parameters.items()
     ]
     parts += ["\n".join(words)] if words else []
-    parts.append(f"**Reads** {_names(entry.reads)}.")
+    parts += [f"**Gate** {entry.gate}"] if entry.gate else []
+    parts.append(f"**Reads** {_names(entry.reads)}. **Costs** {entry.cost}.")
     if entry.record.extras:
         parts[-1] += f" From each batch {_names(entry.record.extras)}, laid out as the labels are."
     for title in ("Gradient", "Helps", "Harms", "Source"):
