@@ -338,6 +338,31 @@ def token_cleaning(
     return (reference_logprob - old_logprob >= threshold)[:, None] * cross_entropy(z, y)
 
 
+def gift(
+    z: Tensor,
+    y: Tensor,
+    *,
+    reference_logprob: Tensor,
+    candidate_ids: Tensor,
+    reference_candidate_logprob: Tensor,
+    candidate_is_target: Tensor,
+    beta: float = 20.0,
+) -> Tensor:
+    p, tiny = softmax(z), torch.finfo(z.dtype).eps
+    others = at_candidates(z, candidate_ids, (~candidate_is_target).to(z.dtype))
+    r = at_candidates(z, candidate_ids, reference_candidate_logprob.exp() * ~candidate_is_target)
+    r_y = reference_logprob.exp()[:, None]
+    rest_r = (1 - r_y - r.sum(dim=1, keepdim=True)).clamp(min=tiny)
+    total = r_y * math.exp(beta) + r.sum(dim=1, keepdim=True) + rest_r
+    p_y = target_probability(z, y)
+    rest_p = 1 - p_y - (others * p).sum(dim=1, keepdim=True)
+    is_open = rest_p > tiny
+    q_y, q, q_rest = r_y * math.exp(beta) / total, r / total, rest_r / total
+    push = (cross_entropy(z, y) * q_y) + q.sum(dim=1, keepdim=True) * p - q
+    inside = p_y * (one_hot(z, y) - p) + others * p - p * (others * p).sum(dim=1, keepdim=True)
+    return push + torch.where(is_open, q_rest * inside / rest_p, 0.0)
+
+
 def eksft(
     z: Tensor,
     y: Tensor,

@@ -30,6 +30,8 @@ def made_up_extras(function: Callable[..., Tensor], like: Tensor) -> Mapping[str
         size = (len(like), 3) if "candidate" in name else (len(like),)
         drawn = torch.rand(size, generator=generator, dtype=torch.float64, device="cpu")
         extras[name] = ((drawn < 0.5).double() if name.startswith("is_") else -4 * drawn).to(like)
+        if name == "candidate_is_target":  # here and there the first
+            extras[name] = (torch.arange(3) < (drawn[:, :1] < 0.3)).to(like.device)
         if name == "candidate_ids":  # of the first three ids, each once in a row, and here and there none
             ids = drawn.argsort(dim=1)
             extras[name] = torch.where(drawn < 0.1, -100, ids).to(like.device)

@@ -30,6 +30,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("label_smoothing", {"epsilon": 0.3, "convention": "others"}),
     ("label_smoothing", {"epsilon": 1.0}),
     ("kl_anchor", {"direction": "reverse"}),
+    ("gift", {"beta": 1.0}),
     ("eksft", {"entropy": 0.5, "kl": 2.0}),
     ("eksft", {"entropy": 9.0, "kl": 9.0}),
     ("focal", {"gamma": 0.5, "alpha": 0.25}),

@@ -177,6 +177,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("aul", {"a": 1.0}, "aul: a must be finite and > 1"),
     ("ael", {"a": 0.0}, "ael: a must be finite and > 0"),
     ("kl_anchor", {"direction": "both"}, "kl_anchor: direction must be 'forward' or 'reverse', got 'both'."),
+    ("gift", {"beta": -1.0}, "gift: beta must be finite and >= 0"),
     ("token_cleaning", {"threshold": math.nan}, "token_cleaning: threshold must be"),
     ("eksft", {"kl": 0.0}, "eksft: kl must be finite and > 0"),
     ("eksft", {"kl_weight": -1.0}, "eksft: kl_weight must be"),

@@ -17,13 +17,15 @@ from tests.tiny_models import tiny_model  # noqa: E402
 
 from sftloss.data import Example, Examples, batches, collate  # noqa: E402
 from sftloss.errors import ConfigError, DataError  # noqa: E402
-from sftloss.objectives import distillation, extras_of, kl_anchor  # noqa: E402
+from sftloss.objectives import distillation, extras_of, gift, kl_anchor  # noqa: E402
 from sftloss.pipeline import Run, store_reference  # noqa: E402
 from sftloss.reference import Kept, References, ReferenceWriter, open_references, row_key, writing  # noqa: E402
 
 ROWS = [{"prompt": f"ask {n}", "completion": "answer " * (1 + n % 5)} for n in range(12)]
 TOKENIZER = tiny_tokenizer([])
-ALL = ("reference_logprob", "reference_entropy", "candidate_ids", "reference_candidate_logprob")
+ALL = (
+    "reference_logprob", "reference_entropy", "candidate_ids", "reference_candidate_logprob", "candidate_is_target",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,7 @@ def test_stored_values_are_those_of_the_model(model: Any, examples: list[Example
         torch.testing.assert_close(columns["reference_entropy"][1:], -(before.exp() * before).sum(1), **close)
         torch.testing.assert_close(columns["reference_candidate_logprob"][1:], top.values, **close)
         assert (columns["candidate_ids"][1:] == top.indices).all()
+        assert (columns["candidate_is_target"][1:] == (top.indices == example.input_ids[1:, None])).all()
 
 
 def test_a_batch_has_the_values_of_its_targets_padded_and_packed(examples: list[Example], stored: References) -> None:
@@ -139,7 +142,7 @@ def test_several_folders_are_one(model: Any, stored: References, examples: list[
 
 
 def test_the_likeliest_tokens_are_stored_as_objectives_read_them(stored: References) -> None:
-    for function in (distillation, kl_anchor):
+    for function in (distillation, kl_anchor, gift):
         assert set(extras_of(function)) <= set(stored.names)
 
 

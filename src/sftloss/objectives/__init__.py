@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sftloss.objectives.focal import focal as focal
     from sftloss.objectives.gce import gce as gce
     from sftloss.objectives.gem import gem as gem
+    from sftloss.objectives.gift import gift as gift
     from sftloss.objectives.gold import gold as gold
     from sftloss.objectives.huberised_ce import huberised_ce as huberised_ce
     from sftloss.objectives.idk import idk as idk

@@ -71,7 +71,9 @@ def are_stored(extras: Sequence[str]) -> bool:
     Candidate ids by themselves are the user's own; beside log-probabilities of them they are a model's likeliest ids.
     """
     of_a_model = any(name.endswith("_candidate_logprob") for name in extras)
-    return all(_STORED.fullmatch(name) or (name == "candidate_ids" and of_a_model) for name in extras)
+    return all(
+        _STORED.fullmatch(name) or (name in ("candidate_ids", "candidate_is_target") and of_a_model) for name in extras
+    )
 
 
 def in_listing_order(functions: dict[str, Callable[..., Tensor]]) -> dict[str, Callable[..., Tensor]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from sftloss.data import Batch, Example, align
 from sftloss.errors import ConfigError, DataError, mention
 from sftloss.files import read_seal, verify_folder
-from sftloss.reference.store import KIND, row_key, vocabulary_identity
+from sftloss.reference.store import CANDIDATES, IS_TARGET, KIND, row_key, vocabulary_identity
 
 _AGAIN = "make it again with sftloss reference"
 _READING = ("max_length", "truncate", "template", "chat_template_kwargs")
@@ -37,7 +37,8 @@ class _Store:
         if not is_reference:
             raise ConfigError(f"{folder} holds no values of a reference model", option="reference", cure=_AGAIN)
         self.folder, self._files = folder, dict[str, Any]()
-        self.columns: tuple[str, ...] = tuple(self.facts["columns"])
+        stored = tuple(self.facts["columns"])
+        self.columns: tuple[str, ...] = (*stored, IS_TARGET) if CANDIDATES in stored else stored
         self.parts = sorted(name for name in self.facts["files"] if name.endswith(".safetensors"))
         keys, where = [np.zeros(0, np.int64)], [np.zeros((0, 3), np.int64)]
         for number, name in enumerate(self.parts):
@@ -175,7 +176,9 @@ class References:
         stores = self._holders(name)
         for store in stores:
             if (place := store.rows(ids)) is not None:
-                return store.column(place, name)
+                is_made = name == IS_TARGET
+                values = store.column(place, CANDIDATES if is_made else name)
+                return values == ids[:, None] if is_made else values
         raise _missing_row(stores, where)
 
     def _holders(self, name: str) -> list[_Store]:

@@ -25,8 +25,8 @@ KIND = "reference"
 NAMES = ("reference", "old")
 """Names under which objectives read values: ``reference_logprob``, or ``old_logprob`` of the model before training."""
 
-CANDIDATES = "candidate_ids"
-"""The column of the K likeliest tokens of the reference model."""
+CANDIDATES, IS_TARGET = "candidate_ids", "candidate_is_target"
+"""The column of the K likeliest tokens of the reference model, and which of them is the target (made when read)."""
 
 _UNFINISHED = "unfinished.json"
 _PART = re.compile(r"part-(\d{6})\.safetensors")
