@@ -48,7 +48,9 @@ class Case:
 
     def row_losses(self, model: Any) -> Tensor:
         """Each row's part of the batch's loss; right padding needs no mask under causal attention."""
-        logits = model(input_ids=self.batch["input_ids"], use_cache=False).logits[:, :-1]
+        ids = self.batch["input_ids"]
+        positions = torch.arange(ids.shape[1]).expand(ids.shape)  # one row for all would have no gradient by row
+        logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits[:, :-1]
         targets = self.batch["labels"][:, 1:]
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         return losses.view(targets.shape).sum(1) / self.count

@@ -9,6 +9,7 @@ from typing import Any
 from sftloss.analysis.lengths.rules import LENGTHS_RULES
 from sftloss.analysis.mask.rules import INSPECT_RULES
 from sftloss.analysis.signal.rules import SIGNAL_RULES
+from sftloss.analysis.signal.rules.gradient import GRADIENT_RULES
 from sftloss.data.account import ROW_RULES
 from sftloss.data.overlap import OVERLAP_RULES
 from sftloss.docstrings import write_regions
@@ -19,7 +20,7 @@ SOURCES: Mapping[str, tuple[Rule[Any], ...]] = {
     "rows": ROW_RULES,
     "inspect": INSPECT_RULES,
     "lengths": LENGTHS_RULES,
-    "analyze": SIGNAL_RULES,
+    "analyze": (*SIGNAL_RULES, *GRADIENT_RULES),
     "compare": (*COMPARE_RULES, *OVERLAP_RULES),
 }
 """The rules by what they judge: `rows` are read by every command, the others are commands."""

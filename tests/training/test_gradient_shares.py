@@ -10,9 +10,10 @@ from tests.training.cases import model_of, ragged_rows, without
 from torch import Tensor
 
 from sftloss.loss import weighted_loss
+from sftloss.numbers import noise_scale
 from sftloss.training import Loss, collate_rows
 from sftloss.training.gradients import shares as module
-from sftloss.training.gradients.noise import group_cosines, noise_scale
+from sftloss.training.gradients.cosines import group_cosines
 from sftloss.training.gradients.per_example import attached, per_example_gradients, question_of
 from sftloss.training.gradients.shares import additive_shares, gradient_of, inner_product, update_of, with_one_step
 
@@ -92,12 +93,12 @@ def test_noise_scale_is_that_of_the_examples_covariance() -> None:
     with attached(model, loss) as attachment:
         whole = gradient_of(attachment, [batch], loss)
     vectors = gradients.norms.square().sum() * len(ROWS), inner_product(whole, whole)
-    scale = noise_scale(gradients.norms, vectors[1] ** 0.5)
+    scale = noise_scale(gradients.norms.numpy(), vectors[1] ** 0.5)
     count = len(ROWS)
     assert scale.noise == pytest.approx(float((count * vectors[0] / count - vectors[1]) * count / (count - 1)))
     assert scale.signal == pytest.approx(vectors[1] - scale.noise / count)
     with pytest.raises(ValueError, match="at least two examples"):
-        noise_scale(torch.ones(1), 1.0)
+        noise_scale([1.0], 1.0)
 
 
 def test_cosines_of_groups_and_the_whole_gradient() -> None:

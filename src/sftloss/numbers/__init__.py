@@ -22,6 +22,7 @@ from sftloss.numbers.inequality import (
     top_share,
     weighted_quantile,
 )
+from sftloss.numbers.noise_scale import NoiseScale, noise_scale
 from sftloss.numbers.studentized import ratio_estimates, share_estimates, studentized
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Estimate",
     "Floats",
     "GroupSums",
+    "NoiseScale",
     "by_unit",
     "cannot_tell",
     "concentration_curve",
@@ -43,6 +45,7 @@ __all__ = [
     "kakwani",
     "kish_ess",
     "misfit",
+    "noise_scale",
     "partial_spearman",
     "pearson",
     "poisson_weights",

@@ -83,16 +83,16 @@ def analyze(
     from sftloss.data.tokenizer import pieces
     from sftloss.report import Report
 
-    run, question, by_name = (
-        run or Run(),
-        question or AnalysisOptions(),
-        read_objectives(losses, has_reference=bool(run.reference)),
-    )
+    run, question = run or Run(), question or AnalysisOptions()
+    by_name = read_objectives(losses, has_reference=bool(run.reference))
     rank, world = run.shard
     if rank != 0:
         raise ConfigError(f"rank {rank} of {world} makes no report", option="shard", cure="call take_part there")
     if question.level == "S2":
         _check_hidden(model)
+    if question.signal != "table":
+        _check_gradients(run)
+        rows = rows if isinstance(rows, str | Path) else list(rows)  # they are read twice
     examples = _examples(rows, run, tokenizer)
     with folder(run, rows) as place:
         with meeting(run.shard, run.rank_timeout) as meet:
@@ -105,7 +105,11 @@ def analyze(
                 cure=f"choose an {mention('output')} that all ranks share, then start again with {mention('resume')}",
             )
         document, frames = describe_signal_with_frames(
-            table, question, decode=partial(pieces, tokenizer=tokenizer), facts=_facts(model, examples.examples, run)
+            table,
+            question,
+            decode=partial(pieces, tokenizer=tokenizer),
+            facts=_facts(model, examples.examples, run),
+            gradients=_gradients(model, tokenizer, examples.examples, (by_name, question, run, place.table)),
         )
         document = with_run(document, run.command)
         findings = _with_inspected(document.findings, examples.findings(), has_roles=bool(question.role_weights))
@@ -212,6 +216,24 @@ def _count(rows: Any, run: Run) -> int | None:
         return sum(1 for _ in records_of(rows, run, on_error="count"))
     except Exception:  # whatever is wrong is reported by the pass that measures
         return None
+
+
+def _gradients(model: Any, tokenizer: Any, examples: Examples, rest: Any) -> Any:
+    """What measures the gradients that the question wants, or None."""
+    from sftloss.pipeline.gradients import GradientSource
+
+    by_name, question, run, table = rest
+    if question.signal == "table":
+        return None
+    objective = by_name[question.objective or next(iter(by_name))]
+    return GradientSource(model, tokenizer, examples, objective, run, table).measure
+
+
+def _check_gradients(run: Run) -> None:
+    if run.shard[1] > 1:
+        raise ConfigError(
+            "gradients of parameters are measured by one process", option="signal", cure="run without torchrun"
+        )
 
 
 def _check_hidden(model: Any) -> None:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 PAGE, DATA, TABLE = "report.html", "report.json", "table"
 _NEXT = ".table.next"
-_OF_TABLE = re.compile(r"manifest\.json|(parts|done)-[\w-]+\.json|\.lock-\d+|\.?(tokens|examples)-[\w.-]+")
+_OF_TABLE = re.compile(
+    r"manifest\.json|gradients-norms\.jsonl|(parts|done)-[\w-]+\.json|\.lock-\d+|\.?(tokens|examples)-[\w.-]+"
+)
 
 
 @dataclass(frozen=True)

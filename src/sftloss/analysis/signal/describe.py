@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 
 from sftloss.analysis.signal.frames import SignalStudy, SignalTable, open_study
+from sftloss.analysis.signal.gradients import GradientStudy, MeasuredGradients
 from sftloss.analysis.signal.rules import findings_of_study, findings_without_signal
+from sftloss.analysis.signal.rules.gradient import GRADIENT_RULES
 from sftloss.analysis.signal.sections.answer import advice_section, answer_section, signal_headlines
 from sftloss.analysis.signal.sections.compare import Decode, comparison_section, influential_section, strips_section
+from sftloss.analysis.signal.sections.gradient import gradient_section
 from sftloss.analysis.signal.sections.groups import group_section
 from sftloss.analysis.signal.sections.length import appendix_section, length_section, tilt_section
 from sftloss.analysis.signal.sections.tokens import confidence_section, positions_section, roles_section
 from sftloss.analysis.signal.views import LEVELS, AnalysisOptions
-from sftloss.document import Command, Document, Section, Table
+from sftloss.document import Command, Document, Section, Table, by_severity
+from sftloss.rules import findings_of
 
 _FACTS = ("example", "path", "row", "line", "task", "language", "source", "n_tokens", "truncated")
 
@@ -50,10 +55,21 @@ def describe_signal_with_frames(
     *,
     decode: Decode | None = None,
     facts: Sequence[tuple[str, str]] = (),
+    gradients: Callable[[SignalStudy], MeasuredGradients] | None = None,
 ) -> tuple[Document, dict[str, pl.DataFrame]]:
-    """As :func:`describe_signal`, and the same as data frames: each table by its id, and ``examples``, one row each."""
+    """As :func:`describe_signal`, and the same as data frames: each table by its id, and ``examples``, one row each.
+
+    Args:
+        table, options, decode, facts: As :func:`describe_signal`.
+        gradients: Measures the gradients of some examples, once the table is read; None measures none.
+    """
     study = open_study(table, options or AnalysisOptions())
     document = _document(study, decode, facts)
+    if gradients is not None and (study.size > 0).any():
+        measured = GradientStudy(study, gradients(study))
+        findings = by_severity((*document.findings, *findings_of(GRADIENT_RULES, measured)))
+        sections = (*document.sections[:-1], gradient_section(measured, decode), document.sections[-1])
+        document = replace(document, findings=findings, sections=sections)
     return document, _frames(study, document)
 
 
@@ -95,7 +111,7 @@ def _method(study: SignalStudy) -> Section:
         "A token's coefficient is c = u T^-alpha / Z: u its weight, T the sum of its example's weights, Z such that "
         "all coefficients sum to 1.",
         *LEVELS.values(),
-        "The levels disagree; each section names its own. None is the gradient of the parameters.",
+        "The levels disagree; each section names its own. Only S3 is the gradient of the parameters (--signal grad).",
         "Intervals: 95 %, studentized bootstrap over prompts (examples with the same first prompt together), the same "
         "draws for all groups. A share of fewer than 10 of them has none.",
         "Verdicts on a policy use a region of practical equivalence of \u00b1 0.1, not a test against zero.",

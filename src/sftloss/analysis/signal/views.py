@@ -12,6 +12,7 @@ from sftloss.roles import ROLES
 from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization, micro_batch_mean
 
 Level = Literal["S0", "S1", "S2"]
+Signal = Literal["table", "grad", "additive"]
 Policy = Literal["per-token", "per-example", "per-task"]
 
 LEVELS: dict[str, str] = {
@@ -47,6 +48,9 @@ class AnalysisOptions:
         policy: What the user wants each token, example or task to weigh; None states no wish.
         role_weights: Weights by role that replace the data's (a what-if), 0 for one not named; None keeps the data's.
         group_by: What to break down by: task, language, source, where the data has more than one of them.
+        signal: ``"table"`` measures no gradient of parameters; ``"grad"`` adds the norms of some examples' gradients,
+            ``"additive"`` also their shares of the update.
+        signal_examples: How many examples that is, spread evenly over the data.
         strips, strip_tokens: How many examples are shown token by token, and how long.
         top: How many examples are listed.
         replicates, seed: Of the bootstrap.
@@ -60,6 +64,8 @@ class AnalysisOptions:
     policy: Policy | None = None
     role_weights: tuple[tuple[str, float], ...] | None = None
     group_by: tuple[str, ...] = GROUPS
+    signal: Signal = "table"
+    signal_examples: int = 200
     strips: int = 8
     strip_tokens: int = 200
     top: int = 10
@@ -70,6 +76,10 @@ class AnalysisOptions:
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
             raise ConfigError(f"must be one of {', '.join(LEVELS)}, got {self.level!r}", option="level")
+        if self.signal not in ("table", "grad", "additive"):
+            raise ConfigError(f"must be table, grad or additive, got {self.signal!r}", option="signal")
+        if self.signal_examples < 1:
+            raise ConfigError(f"must be at least 1, got {self.signal_examples}", option="signal_examples")
         if self.policy not in (None, "per-token", "per-example", "per-task"):
             raise ConfigError(f"must be per-token, per-example or per-task, got {self.policy!r}", option="policy")
         for group in self.group_by:

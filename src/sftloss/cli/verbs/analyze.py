@@ -38,6 +38,16 @@ class AnalyzeOptions:
         "S1", "Level of the signal: S0 is a token's coefficient, S1 is S0 times the gradient in the logits, S2 is S0 "
         "times the gradient in the last layer.", panel=LOSS, choices=("S0", "S1", "S2"),
     )  # fmt: skip
+    signal: str = option(
+        "table", "What is measured beside the table: grad adds the gradient norm of some examples, additive also their "
+        "shares of the update.", panel=LOSS, choices=("table", "grad", "additive"),
+    )  # fmt: skip
+    signal_examples: int = option(
+        200,
+        "Number of examples whose gradients are measured (with --signal).",
+        panel=LOSS,
+        minimum=1,
+    )
     group_by: tuple[str, ...] = option(
         ("task", "language", "source"), "Group of examples by which the report breaks the shares of the signal down.",
         panel=LOSS, choices=("task", "language", "source"),
@@ -109,6 +119,8 @@ def _question(options: AnalyzeOptions) -> AnalysisOptions:
         level=options.level,  # type: ignore[arg-type]
         policy=options.policy,  # type: ignore[arg-type]
         role_weights=read_role_weights(options.roles),
+        signal=options.signal,  # type: ignore[arg-type]
+        signal_examples=options.signal_examples,
         group_by=options.group_by,
         seed=options.seed,
     )

@@ -1,0 +1,106 @@
+"""Measured gradients of some examples, beside the table's signal of the same examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+
+from sftloss import numbers
+from sftloss.analysis.signal.frames import SignalStudy
+from sftloss.analysis.signal.views import View
+from sftloss.numbers import Codes, Estimate, Floats
+
+
+@dataclass(frozen=True)
+class Cosines:
+    """Cosines between the gradients of groups of examples, ``(groups, groups)``; `column` is what groups them."""
+
+    column: str
+    names: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class MeasuredGradients:
+    """Gradients of the examples of a subset, in the loss that the options name as trained.
+
+    Attributes:
+        examples: Columns ``example`` (its id), ``norm`` (of its tokens' weighted sum, before any normalization) and, in
+            additive mode, ``share`` (of the update under the trained normalization).
+        coverage: The weights that the norms hold, in words.
+        update: How the shares were made, in words; empty where there are none.
+        whole: Norm of the subset's gradient under the trained normalization; NaN without shares.
+        cosines: Between tasks, and between languages, where there are several.
+    """
+
+    examples: pl.DataFrame
+    coverage: str
+    update: str = ""
+    whole: float = float("nan")
+    cosines: tuple[Cosines, ...] = ()
+
+
+@dataclass(frozen=True)
+class GradientStudy:
+    """Measured gradients with the study of the same table."""
+
+    study: SignalStudy
+    measured: MeasuredGradients
+
+    @cached_property
+    def _joined(self) -> pl.DataFrame:
+        ids = pl.DataFrame({"example": self.study.ids, "row": np.arange(len(self.study.ids))})
+        trained = ids.filter(pl.Series(self.study.size > 0))
+        joined = self.measured.examples.join(trained, on="example", how="inner").sort("row")
+        return joined.filter(pl.col("norm").is_finite())
+
+    @property
+    def rows(self) -> Codes:
+        """Rows of the study's `base` that have a measured gradient and train something."""
+        return self._joined["row"].to_numpy().astype(np.int64)
+
+    @property
+    def units(self) -> Codes:
+        """What each is resampled with."""
+        return self.study.units[self.rows]
+
+    @property
+    def size(self) -> Floats:
+        """T of each."""
+        return self.study.size[self.rows]
+
+    def norms(self, view: View | None = None) -> Floats:
+        """Norm of each example's gradient under a normalization, by default the trained one."""
+        rule = (view or self.study.view).normalization
+        return self._joined["norm"].to_numpy() * self.study.factor(rule)[self.rows]
+
+    @property
+    def shares(self) -> Floats | None:
+        """Share of each example in the update, adding up to 1; None where they were not measured."""
+        if "share" not in self._joined.columns:
+            return None
+        values = self._joined["share"].to_numpy().astype(np.float64)
+        return values if np.isfinite(values).all() else None
+
+    @property
+    def mean_loss(self) -> Floats:
+        """Mean loss of the trained tokens of each."""
+        return (self.study.column(f"loss:{self.study.objective}") / np.where(self.study.size > 0, self.study.size, 1))[
+            self.rows
+        ]
+
+    @cached_property
+    def noise_scale(self) -> float:
+        """Gradient noise scale in examples (McCandlish et al. 2018, appendix A); NaN without the whole gradient."""
+        if len(self.rows) < 2 or not np.isfinite(self.measured.whole):
+            return float("nan")
+        return numbers.noise_scale(self.norms(), self.measured.whole).examples
+
+    def law(self, view: View) -> Estimate:
+        """Elasticity of the norm in T, with its interval."""
+        options = self.study.options
+        draws = {"replicates": options.replicates, "seed": options.seed}
+        return numbers.elasticity(self.size, self.norms(view), self.units, **draws)

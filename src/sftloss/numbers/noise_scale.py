@@ -1,0 +1,53 @@
+"""The gradient noise scale: from which batch size on more examples add little."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True)
+class NoiseScale:
+    r"""Gradient noise scale :math:`B = \operatorname{tr}\Sigma / |G|^2`, in examples.
+
+    Attributes:
+        signal: Estimate of |G|^2, the squared norm of the expected gradient.
+        noise: Estimate of the trace of the covariance of one example's gradient.
+    """
+
+    signal: float
+    noise: float
+
+    @property
+    def examples(self) -> float:
+        """Batch size from which more examples give little; infinite where no signal was found."""
+        return self.noise / self.signal if self.signal > 0 else float("inf")
+
+
+def noise_scale(norms: ArrayLike, whole: float) -> NoiseScale:
+    """Unbiased estimates from one batch of N examples.
+
+    Args:
+        norms: Norm of each example's gradient in the batch's loss, as :class:`sftloss.training.ExampleGradients` has
+            them.
+        whole: Norm of the batch's gradient, the sum of the examples'.
+
+    Raises:
+        ValueError: If there are fewer than two examples.
+
+    Example:
+        >>> noise_scale([0.5, 0.5], 1.0).noise          # two equal gradients
+        0.0
+
+    Source:
+        McCandlish et al., *An Empirical Model of Large-Batch Training*, 2018 (arXiv:1812.06162), appendix A.
+    """
+    values = np.asarray(norms, dtype=np.float64)
+    count = values.size
+    if count < 2:
+        raise ValueError(f"noise_scale: needs at least two examples, got {count}.")
+    # an example's part is g / N of its own gradient g, where all count alike
+    of_one, of_all = float(np.mean(values**2)) * count**2, whole**2
+    return NoiseScale((count * of_all - of_one) / (count - 1), (of_one - of_all) / (1 - 1 / count))

@@ -1,0 +1,96 @@
+"""The section and the findings about measured gradients, from numbers that are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from tests.analysis.tables import make_table, random_examples
+
+from sftloss.analysis.signal.describe import describe_signal_with_frames
+from sftloss.analysis.signal.frames import open_study
+from sftloss.analysis.signal.gradients import Cosines, GradientStudy, MeasuredGradients
+from sftloss.analysis.signal.rules.gradient import GRADIENT_RULES
+from sftloss.analysis.signal.sections.gradient import gradient_section
+from sftloss.analysis.signal.views import AnalysisOptions
+from sftloss.errors import ConfigError
+from sftloss.rules import findings_of
+from sftloss.weights import EXAMPLE_MEAN
+
+TABLE = make_table(random_examples(120))
+
+
+def study_of(change: Any = None, *, shares: Any = None, cosines: tuple[Cosines, ...] = (), **options: Any) -> Any:
+    """Norms that follow the root of the length, perhaps changed by a function of these norms."""
+    base = open_study(TABLE, AnalysisOptions(replicates=100, **options))
+    norms = np.sqrt(base.size)
+    norms = norms if change is None else change(norms)
+    frame = pl.DataFrame({"example": base.ids, "norm": norms})
+    whole = float("nan")
+    if shares is not None:
+        frame = frame.with_columns(share=pl.Series(shares(len(norms))))
+        whole = 0.02
+    return GradientStudy(base, MeasuredGradients(frame, "all", "by hand", whole, cosines))
+
+
+def ids_of(study: GradientStudy) -> set[str]:
+    return {finding.id for finding in findings_of(GRADIENT_RULES, study)}
+
+
+def test_elasticity_of_the_norm_under_each_normalization() -> None:
+    study = study_of()
+    laws = {view.normalization.name: study.law(view).value for view in study.study.views}
+    assert laws == pytest.approx({"token mean": 0.5, "example mean": -0.5, "sqrt": 0.0}, abs=1e-6)
+    assert ids_of(study) == set()
+
+
+def test_the_section_has_every_table_and_a_chart() -> None:
+    cosines = (Cosines("task", ("a", "b"), ((1.0, -0.3), (-0.3, 1.0))),)
+    study = study_of(shares=lambda count: np.full(count, 1 / count), cosines=cosines)
+    section = gradient_section(study, lambda ids: [f"<{i}>" for i in ids])
+    names = ["numbers", "deciles", "ratios", "influential", "agreement", "cosines-task"]
+    assert [table.id for table in section.tables] == [f"gradient-{name}" for name in names]
+    assert section.charts[0].series and "S3 parameter gradient" in section.level
+    assert section.lead.startswith("An example of twice the length has 1.41 times the gradient norm.")
+    influential = section.tables[3]
+    assert influential.rows[0][-1].startswith("<") and influential.rows[0][0].startswith("data.jsonl:")
+
+
+def test_the_ratio_of_gradient_and_loss_does_not_depend_on_the_normalization() -> None:
+    tables = [
+        gradient_section(study_of(normalization=rule), None).tables[2]
+        for rule in (AnalysisOptions().normalization, EXAMPLE_MEAN)
+    ]
+    ratio = [[row[-1] for row in table.rows][0] for table in tables]
+    assert ratio[0] == pytest.approx(ratio[1], rel=0.2)  # groups hold several lengths
+
+
+def test_most_of_the_examples_against_the_update() -> None:
+    signs = study_of(shares=lambda count: np.where(np.arange(count) % 2, 3.0, -1.0) / count)
+    (finding,) = [one for one in findings_of(GRADIENT_RULES, signs) if one.id == "SIG002"]
+    assert finding.value == pytest.approx(0.5, abs=0.01) and len(finding.rows) == 10
+
+
+def test_an_outlier_is_named_by_file_and_line() -> None:
+    (finding,) = findings_of(GRADIENT_RULES, study_of(lambda norms: np.where(np.arange(len(norms)) == 7, 500, norms)))
+    assert finding.id == "SIG005" and finding.rows == ("data.jsonl:8",)
+
+
+def test_conflicting_groups_and_a_step_below_the_noise_scale() -> None:
+    cosines = (Cosines("language", ("en", "zh"), ((1.0, -0.4), (-0.4, 1.0))),)
+    study = study_of(shares=lambda count: np.full(count, 1 / count), cosines=cosines, micro_batch=1)
+    assert ids_of(study) == {"SIG006", "SIG007"}
+    sentences = {one.id: one.sentence for one in findings_of(GRADIENT_RULES, study)}
+    assert "'zh' and 'en'" in sentences["SIG006"] or "'en' and 'zh'" in sentences["SIG006"]
+
+
+def test_the_document_and_its_frames_hold_the_section() -> None:
+    options = AnalysisOptions(replicates=50)
+    base = study_of().measured
+    document, frames = describe_signal_with_frames(TABLE, options, gradients=lambda study: base)
+    assert [section.id for section in document.sections][-2:] == ["gradient", "method"]
+    assert frames["gradient-deciles"].height == 10
+    with pytest.raises(ConfigError, match="must be table, grad or additive"):
+        AnalysisOptions(signal="hessian")  # type: ignore[arg-type]
