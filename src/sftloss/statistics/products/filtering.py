@@ -22,7 +22,7 @@ from sftloss.statistics.tokens import Filtered
 GROUP = 256  # tokens filtered together: more of them need more columns, fewer make slower products
 _PROBES = 6  # random directions in which the error of each gradient is measured
 _TERMS = 16  # corrections applied together: each time they read all of W, and read and write all of dW
-_GATHERED = 4096  # columns multiplied at a time
+_GATHERED, _DEVICE_GATHERED = 1024, 16384  # columns multiplied at a time: on a CPU as many as stay in the caches
 _MOST = 0.5  # with more of the columns kept, the whole products are faster
 _TRIES = 4
 _ACCEPTED, _AIMED = 0.8, 0.7  # estimated error over the tolerance: the most, and what the next threshold aims at
@@ -90,6 +90,7 @@ class Filter:
         head, self.dtype = gradients.head, gradients.dtype
         self.gradients, self.product, self.device = gradients, product, head.weight.device
         self.tolerance = tolerance
+        self.gathered = _GATHERED if self.device.type == "cpu" else _DEVICE_GATHERED
         self.threshold: float | None = None  # of a column's score
         self.is_on = True
         self.ranks = 1 if head.shard is None else torch.distributed.get_world_size(head.shard.group)
@@ -204,7 +205,7 @@ class Filter:
     def _attempt(self, group: Group, dz: Tensor, chosen: Tensor, wholes: list[Tensor]) -> _Attempt:
         """Leave out all columns but the chosen ones, and measure the error in the direction of the probes."""
         kept = torch.zeros_like(group.of_rows)
-        for ids in chosen.split(_GATHERED):
+        for ids in chosen.split(self.gathered):
             multiply(kept, self.left.index_select(1, ids), _columns(dz, ids).to(self.product).t(), beta=1.0)
         rows, columns = group.of_rows - kept, group.of_columns.index_fill(1, chosen, 0.0)
         r, q, terms, leading = rows[0], columns[0], [], group.leading
@@ -232,7 +233,7 @@ class Filter:
         head, factors = self.gradients.head, self.gradients.factors
         if d_hidden is not None:
             d_hidden.zero_()
-        for ids in chosen.split(_GATHERED):
+        for ids in chosen.split(self.gathered):
             part = _columns(dz, ids).to(self.product)
             for (read, factor), gradient in zip(head.factors, factors, strict=True):
                 if d_hidden is not None:
