@@ -218,7 +218,8 @@ def _rows_to_gradient(exp: Tensor, shifted: Tensor | None, formula: GradientForm
     tempered = None
     if formula.tempered is not None:
         assert shifted is not None
-        tempered = (shifted * present(formula.rate)[:, None]).exp_().mul_(formula.tempered[:, None])
+        tempered = shifted if formula.entropy is None and formula.squared is None else shifted.clone()
+        tempered.mul_(present(formula.rate)[:, None]).exp_()
     if formula.entropy is not None or formula.squared is not None:
         assert shifted is not None
         if formula.entropy is None:
@@ -230,7 +231,7 @@ def _rows_to_gradient(exp: Tensor, shifted: Tensor | None, formula: GradientForm
         factor = shifted
     exp *= factor
     if tempered is not None:
-        exp += tempered
+        exp.addcmul_(tempered, present(formula.tempered)[:, None])
     if formula.constant is None:
         return
     if in_vocab is None:
