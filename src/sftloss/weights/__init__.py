@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from sftloss.roles import ROLES
 from sftloss.weights.groups import group_coefficients, group_normalizers, group_weights
+from sftloss.weights.languages import byte_factors, temperature_factors, unimax_factors
 from sftloss.weights.lengths import adaptive_length_weights, length_weights, segment_lengths
 from sftloss.weights.normalization import (
     EXAMPLE_MEAN,
@@ -29,6 +30,8 @@ from sftloss.weights.normalization import (
 )
 from sftloss.weights.normalizer import NORMALIZERS, coefficients, normalizer, validate_weights
 from sftloss.weights.positions import position_weights
+from sftloss.weights.presets import Preset, preset
+from sftloss.weights.rewards import reward_weights
 from sftloss.weights.roles import role_weights
 
 __all__ = [
@@ -39,7 +42,9 @@ __all__ = [
     "SQRT",
     "TOKEN_MEAN",
     "Normalization",
+    "Preset",
     "adaptive_length_weights",
+    "byte_factors",
     "coefficients",
     "group_coefficients",
     "group_normalizers",
@@ -49,7 +54,11 @@ __all__ = [
     "normalization",
     "normalizer",
     "position_weights",
+    "preset",
+    "reward_weights",
     "role_weights",
     "segment_lengths",
+    "temperature_factors",
+    "unimax_factors",
     "validate_weights",
 ]
