@@ -16,8 +16,10 @@ from tests.finetune.runs import PLANTED, write_planted
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
+from sftloss.cli.options import recipe_fields
 from sftloss.cli.verbs.train import TrainOptions
 from sftloss.config import options_of
+from sftloss.errors import ConfigError
 from sftloss.finetune import Recipe
 
 DEMO = ("train", "--model", "demo", "--data", "demo", "--device", "cpu")
@@ -182,6 +184,17 @@ def test_a_tracker_without_its_package_is_one_sentence(monkeypatch: pytest.Monke
 def test_an_unknown_loss_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
     done = run("train", "-m", "no/such", "-d", "demo", "--loss", "fokal", "-o", tmp_path / "out")
     assert done.exit_code == 2 and "focal" in done.stderr
+
+
+def test_preset_sets_roles_and_normalizer_and_is_refused_beside_them() -> None:
+    values = {one.name: one.default for one in options_of(TrainOptions)}
+    recipe = recipe_fields({**values, "preset": "wit"})
+    assert recipe["roles"] == {"prompt": 0.2, "response": 0.8} and recipe["normalizer"] == "tokens"
+    assert recipe_fields({**values, "preset": "think=0.3"})["think_weight"] == 0.3
+    with pytest.raises(ConfigError, match="sets .*roles.*, which is given too"):
+        recipe_fields({**values, "preset": "wit", "roles": {"response": "1"}})
+    with pytest.raises(ConfigError, match="there is none called 'witt'"):
+        recipe_fields({**values, "preset": "witt"})
 
 
 def test_flags_and_recipe_have_the_same_defaults() -> None:

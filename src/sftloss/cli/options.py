@@ -40,6 +40,12 @@ ROLES_FLAG = Flag(
     metavar="prompt=0.1,response=1",
     takes_numbers=True,
 )
+PRESET_FLAG = Flag(
+    "Role weights and normalizer, or the weight of reasoning, by a known name: wit, prompt-weight=0.1, "
+    "instruction-modelling, think=0.3.",
+    panel=LOSS,
+    metavar="NAME",
+)
 NORMALIZER_FLAG = Flag(
     "What the sum of a step is divided by: weights, sequences, tokens, or a number.", panel=LOSS, takes_numbers=True
 )
@@ -150,6 +156,7 @@ class LossOptions:
     normalization: str = option("token-mean", NORMALIZATION_FLAG)
     roles: dict[str, str] = option({}, ROLES_FLAG)
     normalizer: str = option("weights", NORMALIZER_FLAG)
+    preset: str | None = option(None, PRESET_FLAG)
     tolerance: float = option(0.0, TOLERANCE_FLAG)
     tasks: str | None = option(None, TASKS_FLAG)
 
@@ -277,7 +284,8 @@ def recipe_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of :class:`sftloss.finetune.Recipe` that these option values give.
 
     Raises:
-        ConfigError: If a weight is not a number, or LoRA options are given without a rank.
+        ConfigError: If a weight is not a number, LoRA options are given without a rank, or a preset is unknown or
+            sets what another option sets too.
     """
     from sftloss.finetune import Lora, Recipe
 
@@ -287,12 +295,29 @@ def recipe_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     recipe["chat_template_kwargs"] = variables(values["chat_template_kwargs"])
     if values["normalizer"].replace(".", "", 1).isdigit():
         recipe["normalizer"] = float(values["normalizer"])
+    if values["preset"] is not None:
+        recipe |= _preset_fields(values["preset"], recipe)
     rank, *rest = (values[f"lora_{name}"] for name in ("r", "alpha", "dropout", "targets"))
     if rank is not None:
         recipe["lora"] = Lora(rank, *rest)
     elif any(rest):
         raise ConfigError("missing, the rank of the adapters", option="lora_r", cure="give it, for example 16")
     return recipe
+
+
+def _preset_fields(text: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a preset sets of a recipe."""
+    from sftloss.weights import preset
+
+    try:
+        chosen = preset(text)
+    except ValueError as error:
+        raise ConfigError(str(error).removeprefix("preset: ").rstrip("."), option="preset") from None
+    settings = chosen.loss or {"think_weight": chosen.think_weight}
+    for name in settings:
+        if recipe.get(name) not in (None, "weights"):
+            raise ConfigError(f"{text} sets {mention(name)}, which is given too", option="preset", cure="leave one out")
+    return settings
 
 
 def variables(texts: Mapping[str, str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from sftloss.cli.options import (
     MODEL,
     NORMALIZER_FLAG,
     OUTPUT,
+    PRESET_FLAG,
     ROLES_FLAG,
     TASKS_FLAG,
     TOLERANCE_FLAG,
@@ -77,6 +78,7 @@ class CompareOptions:
     tasks: tuple[str, ...] = option((), TASKS_FLAG)
     roles: dict[str, str] = option({}, ROLES_FLAG)
     normalizer: str = option("weights", NORMALIZER_FLAG)
+    preset: str | None = option(None, PRESET_FLAG)
     tolerance: float = option(0.0, TOLERANCE_FLAG)
     seeds: int = option(
         5, "Number of seeds; every arm is trained once with each. Fewer than 3 allow no verdict, 3 or 4 find only very "
