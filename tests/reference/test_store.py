@@ -114,7 +114,7 @@ def test_an_interrupted_run_goes_on_and_ends_bit_for_bit_the_same(
 
 
 def test_parts_are_written_as_memory_fills_and_equal_rows_once(tmp_path: Path) -> None:
-    writer = ReferenceWriter(tmp_path, part_bytes=100)
+    writer = ReferenceWriter(tmp_path, part_bytes=3 * (2048 + 40))
     for n in range(40):
         writer.add(n % 20, {"reference_logprob": torch.full((10,), float(n))})
     writer.flush()

@@ -25,8 +25,8 @@ def store_reference(
 ) -> References:
     """Compute a model's log-probability of each token of each row once, and store it.
 
-    Rows that a killed run had finished are not computed again by the same call. Memory is one batch, its hidden states,
-    and 8 bytes a row.
+    Rows that a killed run had finished are not computed again by the same call. Memory is one batch, the rows
+    that wait to be written, and about 100 bytes a row.
 
     Args:
         model: A causal language model, as `transformers` loads it. Given back as it was.

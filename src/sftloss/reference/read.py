@@ -16,6 +16,7 @@ from sftloss.errors import ConfigError, DataError, mention
 from sftloss.files import read_seal, verify_folder
 from sftloss.reference.store import CANDIDATES, IS_TARGET, KIND, row_key, vocabulary_identity
 
+_OPEN = 128  # files held open at a time
 _AGAIN = "make it again with sftloss reference"
 _READING = ("max_length", "truncate", "template", "chat_template_kwargs")
 
@@ -67,6 +68,8 @@ class _Store:
         from safetensors import safe_open
 
         if name not in self._files:
+            if len(self._files) >= _OPEN:
+                self._files.pop(next(iter(self._files)))
             self._files[name] = safe_open(self.folder / name, framework="pt")
         return self._files[name]
 

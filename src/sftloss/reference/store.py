@@ -28,6 +28,7 @@ NAMES = ("reference", "old")
 CANDIDATES, IS_TARGET = "candidate_ids", "candidate_is_target"
 """The column of the K likeliest tokens of the reference model, and which of them is the target (made when read)."""
 
+_ROW_BYTES = 2048  # what a waiting row takes beside its values
 _UNFINISHED = "unfinished.json"
 _PART = re.compile(r"part-(\d{6})\.safetensors")
 _OURS = re.compile(r"part-\d{6}\.safetensors|unfinished\.json|sftloss\.json|\..+\.tmp")
@@ -86,7 +87,7 @@ class ReferenceWriter:
         part_seconds: A part is written when its first row is this old: the time that a killed run loses.
     """
 
-    def __init__(self, folder: Path, *, part_bytes: int = 32 << 20, part_seconds: float = 120.0) -> None:
+    def __init__(self, folder: Path, *, part_bytes: int = 16 << 20, part_seconds: float = 120.0) -> None:
         self.folder, self.part_bytes, self.part_seconds = folder, part_bytes, part_seconds
         self.lengths: dict[int, int] = {}
         self._rows: list[tuple[int, Mapping[str, Tensor]]] = []
@@ -104,7 +105,7 @@ class ReferenceWriter:
         columns = {name: value.cpu() for name, value in columns.items()}
         self.lengths[key] = len(next(iter(columns.values())))
         self._rows.append((key, columns))
-        self._bytes += sum(value.nbytes for value in columns.values())
+        self._bytes += _ROW_BYTES + sum(value.nbytes for value in columns.values())
         if self._bytes >= self.part_bytes or time.monotonic() - self._since > self.part_seconds:
             self.flush()
 
