@@ -14,7 +14,7 @@ import sftloss
 from sftloss.data import Examples, read_records
 from sftloss.data.account import ROW_RULES
 from sftloss.data.demo import demo_tokenizer
-from sftloss.data.overlap import overlap, overlap_findings
+from sftloss.data.overlap import overlap, overlap_findings, refuse_leak
 from sftloss.data.rendering import limits, template
 from sftloss.errors import DataError
 from sftloss.rules import findings_of
@@ -124,6 +124,9 @@ def test_held_out_rows_that_are_trained_on_are_counted():
     (finding,) = overlap_findings(trained, trained)
     assert (finding.id, finding.severity) == ("DATA113", "error")
     assert overlap_findings(trained, Examples(rows[4:], tiny_tokenizer([]))) == ()
+    refuse_leak(overlap_findings(trained, Examples(other, tiny_tokenizer([]))))  # a part of the rows is a warning
+    with pytest.raises(DataError, match=r"DATA113: 1 of 1 held-out rows .* hold out a share of the data by prompt"):
+        refuse_leak(overlap_findings(trained, Examples(other[1:2], tiny_tokenizer([]))))
 
 
 def damaged(folder: Path, kind: str) -> Path:

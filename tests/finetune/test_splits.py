@@ -26,7 +26,7 @@ HARD: dict[str, Any] = {
     "learning_rate": 0.05,
 }
 
-RANKED: dict[str, Any] = {**HARD, "max_examples": 54, "eval_data": "demo", "eval_every": 5}
+RANKED: dict[str, Any] = {**HARD, "max_examples": 68, "eval_share": 0.2, "eval_every": 5}
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:

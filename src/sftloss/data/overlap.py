@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sftloss.data.account import MOST_ORIGINS, MOSTLY
 from sftloss.data.examples import Example
 from sftloss.document import Finding
+from sftloss.errors import DataError, mention
 from sftloss.rules import Evidence, Rule, findings_of
 from sftloss.words import percent
 
@@ -49,7 +50,7 @@ def _leak(seen: Overlap) -> Evidence | None:
         f"{seen.prompts:,} of {seen.rows:,} held-out rows ({percent(share)}) have a prompt that is trained on; "
         f"{seen.equal:,} of them are trained rows word for word."
     )
-    severity = "error" if seen.equal == seen.rows else "warning" if share > 0.01 or seen.prompts > MOSTLY else "info"
+    severity = "error" if seen.prompts == seen.rows else "warning" if share > 0.01 or seen.prompts > MOSTLY else "info"
     return Evidence(sentence, share, None, "share", seen.places, severity)  # type: ignore[arg-type]
 
 
@@ -68,3 +69,16 @@ OVERLAP_RULES: tuple[Rule[Overlap], ...] = (
 def overlap_findings(trained: Iterable[Example], held_out: Iterable[Example]) -> tuple[Finding, ...]:
     """The finding about held-out rows that are trained on, if there are any."""
     return tuple(findings_of(OVERLAP_RULES, overlap(trained, held_out)))
+
+
+def refuse_leak(findings: Iterable[Finding]) -> None:
+    """Stop before training where the findings name held-out rows that measure nothing but what is trained on.
+
+    Raises:
+        DataError: If all held-out rows are trained on, or have a prompt that is.
+    """
+    for finding in findings:
+        if finding.id == "DATA113" and finding.severity == "error":
+            problem = f"{finding.id}: {finding.sentence} {finding.why.removesuffix('.')}"
+            cure = f"give other held-out rows, or hold out a share of the data by prompt: {mention('eval_share', 0.05)}"
+            raise DataError(problem, cure=cure)

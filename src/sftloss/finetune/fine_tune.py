@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sftloss.data import encoding_of
+from sftloss.data.overlap import overlap_findings, refuse_leak
 from sftloss.data.tokenizer import pad_id_of
 from sftloss.errors import ConfigError, DataError, mention
 from sftloss.finetune.checkpoint import agree, checkpoints, chosen_checkpoint, verify
@@ -120,6 +121,7 @@ def data_of(recipe: Recipe, tokenizer: Any, rows: Any = None, eval_rows: Any = N
     held_out = None
     if eval_rows is not None or recipe.eval_data is not None:
         held_out = read(recipe, recipe.eval_data if eval_rows is None else eval_rows, tokenizer)
+        refuse_leak(overlap_findings(data.examples, held_out.examples))
     elif recipe.eval_share:
         data, held_out = hold_out(data, recipe.eval_share, recipe.seed)
     elif recipe.keep_best:

@@ -18,6 +18,7 @@ import torch
 
 from sftloss import version
 from sftloss.data import Example
+from sftloss.data.overlap import refuse_leak
 from sftloss.data.tasks import check_answer, question, reference_answer
 from sftloss.experiments.experiment import Arm, Experiment, Trial
 from sftloss.experiments.metrics import (
@@ -164,6 +165,7 @@ class ArmTrainer:
         """The rows, made once for all arms of this process."""
         if not self._made:
             self._made.append(material(self.experiment, tokenizer))
+            refuse_leak(self._made[0].train.findings)
         return self._made[0]
 
     def _with_needs(
