@@ -183,11 +183,13 @@ def _truncated(reason: Reason, account: Account) -> Evidence | None:
         return None
     share, lost = (gone + cut) / account.rows, account.cuts.counts["end lost"]
     severity: Severity = "error" if gone > MOSTLY * account.rows else "warning" if gone or share > 0.01 else "info"
-    sentence = (
-        f"{part_of(gone + cut, account.rows, 'rows', 'are truncated')}: {gone:,} {agreeing(gone, 'lose')} every "
-        f"trained token and {agreeing(gone, 'are')} left out, {lost:,} {agreeing(lost, 'lose')} the end of their last "
-        "answer."
-    )
+    parts = []
+    if gone:
+        parts.append(f"{gone:,} {agreeing(gone, 'lose')} every trained token and {agreeing(gone, 'are')} left out")
+    if lost:
+        parts.append(f"{lost:,} {agreeing(lost, 'lose')} the end of their last answer")
+    whole = part_of(gone + cut, account.rows, "rows", "are truncated")
+    sentence = f"{whole}: {', '.join(parts)}." if parts else f"{whole}."
     rows = (*account.reasons.rows(reason.name), *account.cuts.rows("end lost", "end kept"))[:MOST_ORIGINS]
     return Evidence(sentence, share, None, "share", rows, severity)
 

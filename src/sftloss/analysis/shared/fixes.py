@@ -17,7 +17,7 @@ FOCAL = Command(
 )
 BY_HAND = "give the rows of the lengths that get too little a weight of their own in the data; the deciles name them"
 TASK_WEIGHTS = "give each task a weight of its own in the data"
-ENDS = "give end tokens a larger weight in the data, then look at generated lengths"
+ENDS = "train, then look at generated lengths; if answers still run on, give end tokens a larger weight in the data"
 
 STEEPEST_ADVICE = 1.5
 """The largest exponent that is ever advised: beyond it a few short examples hold nearly everything."""

@@ -87,7 +87,7 @@ def _lead(study: SignalStudy) -> str:
         return f"This data cannot tell how signal depends on length: {reason}."
     bad = [view for view in study.views if is_bad_fit(study, view, level)]
     laws = [(view, length_law(study, view, level)) for view in study.views if view not in bad]
-    good = [f"{number(2.0**law.value)} under {view.normalization.name}" for view, law in laws if law.is_defined]
+    good = [f"{index(2.0**law.value)} under {view.normalization.name}" for view, law in laws if law.is_defined]
     sentences = []
     if good:
         sentences = [
