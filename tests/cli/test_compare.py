@@ -93,7 +93,7 @@ def test_compare_takes_every_training_option_of_train():
     """Both verbs share their records; what is left out is what a comparison decides by itself."""
     train, compare = ({one.name for one in options_of(schema)} for schema in (TrainOptions, CompareOptions))
     decided = {"seed", "device", "eval_every", "eval_batch_size", "keep", "keep_best", "overwrite", "resume",
-               "resume_from", "dry_run", "logging_every", "report_to", "run_name"}  # fmt: skip
+               "resume_from", "dry_run", "logging_every", "watch_gradients", "report_to", "run_name"}  # fmt: skip
     assert train - compare == decided
     given = {"lora_r": 4, "lora_targets": ("q_proj",), "optimizer": "sgd", "packing": True, "max_length": 64}
     recipe = experiment_of(resolve(CompareOptions, {**given, "normalizer": "tokens"})).recipe

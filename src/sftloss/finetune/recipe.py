@@ -18,12 +18,13 @@ _CHOICES = {
 _LEAST = {
     0: ("learning_rate", "epochs", "weight_decay", "max_grad_norm", "warmup", "eval_share", "seed"),
     1: ("batch_size", "grad_accum", "save_every", "logging_every", "max_steps", "eval_every", "eval_batch_size", "keep",
-        "max_examples"),
+        "max_examples", "watch_gradients"),
     2: ("max_length",),
 }  # fmt: skip
 
 # what may differ between a run and the run that goes on from it: where results go, how often, what is shown
-_MANNER = ("output", "overwrite", "resume", "resume_from", "report_to", "run_name", "logging_every", "save_every")
+_MANNER = ("output", "overwrite", "resume", "resume_from", "report_to", "run_name", "logging_every", "save_every",
+           "watch_gradients")  # fmt: skip
 _FREE = (*_MANNER, "keep", "eval_every", "eval_batch_size", "device", "command")
 
 
@@ -89,6 +90,8 @@ class Recipe:
         lora: Adapters, or None to train every parameter.
         eval_every, save_every, logging_every: Optimizer steps between evaluations (None: one before and one after
             training), between checkpoints and between log lines.
+        watch_gradients: Optimizer steps between two looks at the gradient norms of a micro-batch's examples, which are
+            logged by task, length and role; None is none.
         eval_batch_size: Rows of an evaluation batch; None is `batch_size`.
         keep: Number of newest checkpoints to keep; None keeps all.
         keep_best: Save a checkpoint with every evaluation (in place of `save_every`), keep the one with the lowest
@@ -152,6 +155,7 @@ class Recipe:
     eval_every: int | None = None
     save_every: int = 500
     logging_every: int = 10
+    watch_gradients: int | None = None
     eval_batch_size: int | None = None
     keep: int | None = 2
     keep_best: bool = False

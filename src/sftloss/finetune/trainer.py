@@ -188,4 +188,6 @@ def trainer_class(work: Work) -> Any:
     """A Trainer class for one run."""
     from transformers import Trainer
 
-    return type("Trainer", (RunTrainer, with_loss(Trainer, work.loss)), {"work": work})
+    every = work.recipe.watch_gradients
+    watched = with_loss(Trainer, work.loss, "gradients" if every else None, every or 1)
+    return type("Trainer", (RunTrainer, watched), {"work": work})

@@ -26,6 +26,7 @@ from sftloss.training.hosts.trl import columns_of, pack_with_columns
 from sftloss.training.loss import Loss, as_loss
 from sftloss.training.state import read_state, write_state
 from sftloss.training.step import Step, step_total
+from sftloss.training.watch.gradients import GradientWatch
 from sftloss.training.watch.sums import filter_warning
 
 _LOG = logging.getLogger("sftloss.training")
@@ -33,7 +34,9 @@ _Trainer: Any = object
 _T = TypeVar("_T")
 
 
-def with_loss(trainer: type[_T], loss: Loss | str | Objective) -> type[_T]:
+def with_loss(
+    trainer: type[_T], loss: Loss | str | Objective, watch: str | None = None, watch_every: int = 100
+) -> type[_T]:
     """A Trainer class that trains with a loss: change ``Trainer(...)`` to ``with_loss(Trainer, loss)(...)``.
 
     It is a subclass of :class:`LossTrainer` and `trainer`, which itself stays as it is; it can be subclassed and
@@ -46,6 +49,9 @@ def with_loss(trainer: type[_T], loss: Loss | str | Objective) -> type[_T]:
         trainer: `transformers.Trainer`, `trl.SFTTrainer`, or your own subclass of them. Its `compute_loss` is
             replaced.
         loss: The loss, or just its objective.
+        watch: ``"gradients"`` logs the gradient norms of examples by task, length and role, and names rows whose
+            gradient is far larger than usual; see :class:`sftloss.training.watch.gradients.GradientWatch`.
+        watch_every: Optimizer steps between two such looks, each of about one micro-batch's forward and backward pass.
 
     Returns:
         The subclass, to be constructed with the same arguments.
@@ -57,6 +63,8 @@ def with_loss(trainer: type[_T], loss: Loss | str | Objective) -> type[_T]:
     Example:
         >>> trainer = with_loss(Trainer, "focal(gamma=2)")(model=model, args=args)   # doctest: +SKIP
     """
+    if watch not in (None, "gradients") or watch_every < 1:
+        raise ConfigError(f"with_loss: watch must be 'gradients' or None, every 1 step or more, got {watch!r}.")
     chosen = as_loss(loss)
     names: dict[str, Any] = {
         "__module__": trainer.__module__,
@@ -64,7 +72,8 @@ def with_loss(trainer: type[_T], loss: Loss | str | Objective) -> type[_T]:
         "__doc__": LossTrainer.__doc__,
     }
     bases = (trainer,) if issubclass(trainer, LossTrainer) else (LossTrainer, trainer)
-    names |= {"training_loss": chosen, "_parts": (trainer, chosen)}
+    names |= {"training_loss": chosen, "_parts": (trainer, chosen, watch, watch_every)}
+    names["_watch_every"] = watch_every if watch else None
     subclass: type[_T] = _kind_of(trainer)(trainer.__name__, bases, names)
     return subclass
 
@@ -84,6 +93,8 @@ class LossTrainer(_Trainer):
     loss_is_scaled_for_ga = True
     training_loss: Loss
     _is_predicting = False
+    _watch_every: int | None = None
+    _watch: GradientWatch | None = None
     _resumed_from: str | None = None
     _keeps: Mapping[str, Any] = {}  # name to an object with state_dict and load_state_dict, which checkpoints hold too
 
@@ -92,6 +103,8 @@ class LossTrainer(_Trainer):
 
         super().__init__(*args, **kwargs)
         _check(self)
+        if self._watch_every is not None:
+            self._watch = GradientWatch(self._watch_every)
         self.training_loss.task_factor.check(self.args)
         self.model_accepts_loss_kwargs = True
         if not is_partitioned(self.model):  # else at the first step: only its engine can run the model
@@ -164,6 +177,10 @@ class LossTrainer(_Trainer):
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._watch is not None:
+            inputs = self._prepare_inputs(inputs)
+            step = kwargs.get("num_items_in_batch", args[0] if args else None)
+            self._watch.look(self.attached(), {**inputs, "num_items_in_batch": step}, self.state.global_step)
         with self.training_loss.task_factor.capture(inputs):
             return super().training_step(model, inputs, *args, **kwargs)
 
@@ -199,6 +216,8 @@ class LossTrainer(_Trainer):
                 _LOG.warning("%s", warning)
             logs.update({name: value for name, value in metrics.items() if name != "loss"})
             logs.update(self.training_loss.task_factor.metrics())
+            if self._watch is not None:
+                logs.update(self._watch.take())
         super().log(logs, *args, **kwargs)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

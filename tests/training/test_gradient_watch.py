@@ -1,0 +1,90 @@
+"""Watching gradients logs their norms by group, names outliers, and changes nothing of the training."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.tiny_models import tiny_model
+from tests.training.cases import ragged_rows
+from tests.training.test_trainer import arguments
+
+from sftloss.errors import ConfigError
+from sftloss.training import Loss, attach, collate_rows, per_example_gradients, with_loss
+from sftloss.training.watch.gradients import GradientWatch
+
+transformers = pytest.importorskip("transformers")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning"),
+]
+LOSS = Loss(roles={"prompt": 0.5, "response": 1.0}, tasks=("a", "b"))
+BATCH = collate_rows(ragged_rows(8), pad_id=0)
+
+
+def test_means_by_task_length_and_role() -> None:
+    model = tiny_model("gpt2")
+    attachment, watch = attach(model, LOSS), GradientWatch(every=2)
+    norms = per_example_gradients(model, BATCH).norms
+    watch.look(attachment, BATCH, 1)
+    assert watch.take() == {}
+    watch.look(attachment, BATCH, 2)
+    watch.look(attachment, BATCH, 2)  # the second micro-batch of the step
+    metrics = watch.take()
+    assert metrics["gradient_norm"] == pytest.approx(float(norms.mean()))
+    assert metrics["gradient_norm_max"] == pytest.approx(float(norms.max()))
+    assert metrics["gradient_norm/task_b"] == pytest.approx(float(norms[BATCH["tasks"] == 1].mean()))
+    roles = metrics["gradient_norm/role_prompt"] + metrics["gradient_norm/role_response"]
+    assert roles == pytest.approx(metrics["gradient_norm"])
+    lengths = (BATCH["attention_mask"].sum(1) - 1).tolist()  # prompts are trained too
+    of_eight = [float(norm) for norm, length in zip(norms, lengths, strict=True) if 8 <= length < 16]
+    assert metrics["gradient_norm/length_8"] == pytest.approx(sum(of_eight) / len(of_eight))
+    assert watch.take() == {}
+
+
+def test_a_row_far_above_the_usual_is_named(caplog: Any) -> None:
+    model = tiny_model("gpt2")
+    attachment, watch = attach(model, LOSS), GradientWatch(every=1)
+    for step in range(4):
+        watch.look(attachment, BATCH, step)
+    assert "gradient_outliers" not in watch.take()
+    watch._sizes = type(watch._sizes)([size / 1000 for size in watch._sizes], maxlen=32)
+    with caplog.at_level(logging.WARNING, logger="sftloss.training"):
+        watch.look(attachment, BATCH, 4)
+    assert "data.jsonl:" in watch.take()["gradient_outliers"]
+    assert "unusually large at step 4 for data.jsonl:" in caplog.text
+
+
+def trained(path: Path, **watch: Any) -> tuple[Any, list[torch.Tensor]]:
+    """Three steps of a model with dropout."""
+    torch.manual_seed(0)
+    cls = with_loss(transformers.Trainer, LOSS, **watch)
+    args = arguments(path, batch=4, accumulation=2, max_steps=3, learning_rate=0.01, seed=3)
+    trainer = cls(
+        model=tiny_model("gpt2"),
+        args=args,
+        train_dataset=ragged_rows(8),
+        data_collator=partial(collate_rows, pad_id=0),
+    )
+    trainer.train()
+    return trainer, [p.detach() for p in trainer.model.parameters()]
+
+
+def test_watching_changes_no_bit_of_a_training_with_dropout(tmp_path: Path) -> None:
+    _, plain = trained(tmp_path / "plain")
+    trainer, watched = trained(tmp_path / "watched", watch="gradients", watch_every=2)
+    assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    assert ["gradient_norm/task_a" in line for line in lines] == [True, False, True]
+
+
+def test_the_class_is_pickled_with_its_watch_and_another_word_is_refused() -> None:
+    cls = with_loss(transformers.Trainer, LOSS, watch="gradients", watch_every=7)
+    assert pickle.loads(pickle.dumps(cls))._watch_every == 7
+    with pytest.raises(ConfigError, match="watch must be 'gradients' or None"):
+        with_loss(transformers.Trainer, LOSS, watch="norms")
