@@ -54,7 +54,7 @@ test-hosts: $(HOSTS)/.sftloss-hosts
 
 # other seeds and half the steps; each prints its directions beside those of the record
 studies-check: $(VENV)/.sftloss-cli
-	@echo "studies-check: every study at reduced size, $(WORKERS) workers, about a quarter of an hour"
+	@echo "studies-check: every study at reduced size, $(WORKERS) workers, some minutes each"
 	@failed=; for record in studies/*.json; do \
 		name=$$(basename $$record .json); \
 		if [ $$name = real_data ] && [ ! -f real/train.jsonl ]; then \

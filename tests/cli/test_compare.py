@@ -164,7 +164,7 @@ def test_a_study_can_differ_in_one_thing_only(name):
     assert sum(len(set(column)) > 1 for column in zip(*(arm.parts for arm in plan.arms()), strict=True)) == 1
 
 
-OLD = {"focal", "instruction-response", "multitask", "real_data"}  # records of an earlier form
+OLD = {"instruction-response", "multitask", "real_data"}  # records of an earlier form
 COMMITTED = sorted(file for file in (ROOT / "studies").glob("*.json") if file.stem not in OLD)
 
 

@@ -19,7 +19,7 @@ from sftloss.experiments.pages.describe import experiment_document
 from sftloss.experiments.run.material import material, start, traced_rows, tuning_rows
 from sftloss.experiments.run.results import Point, RowGroups
 from sftloss.experiments.run.train import ArmTrainer
-from sftloss.report import to_json
+from sftloss.report import from_json, to_json
 from sftloss.report.markdown import render_markdown
 
 
@@ -119,9 +119,18 @@ def test_a_direction_is_compared_with_the_record(monkeypatch):
     assert [one.agrees for one in by_step] == [True, True, False, False]
 
 
-def test_a_record_without_a_difference_has_nothing_to_check():
-    with pytest.raises(DataError, match="shows no difference"):
-        check_study("length", experiment_document(BY_LENGTH, results(experiment=BY_LENGTH)))
+def test_a_record_without_a_difference_has_nothing_to_check(tmp_path):
+    record = tmp_path / "length.json"
+    record.write_text(to_json(experiment_document(BY_LENGTH, results(experiment=BY_LENGTH))))
+    result = run("study", "length", "--check", record)
+    assert result.exit_code == 0 and "no direction to compare" in result.stdout
+    with pytest.raises(DataError, match="about nobody, which is no arm"):
+        checks.check_study("length", with_other_arm(record.read_text()))
+
+
+def with_other_arm(text):
+    """The record with a difference of an arm that the study does not have."""
+    return from_json(text.replace('"no difference shown"', '"different"').replace('"example mean"', '"nobody"'))
 
 
 def test_a_check_is_smaller_and_of_other_seeds():

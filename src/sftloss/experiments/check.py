@@ -57,17 +57,24 @@ def check_study(
         output: Folder of the trainings, as in :func:`sftloss.experiments.compare`. None: nothing is kept.
         execution: Devices, processes, progress.
 
+    Returns:
+        A direction for each recorded difference; none where the record shows no difference, and nothing is trained.
+
     Raises:
         ConfigError: If there is no such study.
-        DataError: If the record has no direction to compare, or is of another study.
+        DataError: If the record is of another study.
 
     Example:
-        >>> check_study("length", Report.read("studies/length.json").document)   # doctest: +SKIP
+        >>> check_study("length", from_json(Path("studies/length.json").read_text()))   # doctest: +SKIP
     """
     recorded = _directions(record)
     if not recorded:
-        raise DataError(f"the record of {name} shows no difference", cure="there is nothing to check")
-    experiment = reduced(study_named(name).experiment, {arm for _, arm in recorded}, record)
+        return ()
+    experiment = study_named(name).experiment
+    unknown = {arm for _, arm in recorded} - {*arm_labels(experiment.arms())}
+    if unknown:
+        raise DataError(f"the record is about {min(unknown)}, which is no arm of the study {name}")
+    experiment = reduced(experiment, {arm for _, arm in recorded}, record)
     with tempfile.TemporaryDirectory(prefix="sftloss-") as temporary:
         repeated = _values(compare(experiment, output=output or temporary, execution=execution).document)
     missing = [f"{measure}: {arm}" for measure, arm in recorded if (measure, arm) not in repeated]

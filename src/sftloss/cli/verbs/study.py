@@ -101,7 +101,8 @@ def _check(name: str, options: StudyOptions, execution: Execution) -> int:
         raise ConfigError("only studies from scratch are checked", option="model", cure="leave it out")
     record = read_document(Path(options.check or ""))
     directions = check_study(name, record, output=options.output, execution=execution)
-    print_text("".join(f"{direction}\n" for direction in directions))
+    nothing = "the result shows no difference, so there is no direction to compare"
+    print_text("\n".join(map(str, directions)) or nothing)
     return 0 if all(direction.agrees for direction in directions) else FINDINGS
 
 
