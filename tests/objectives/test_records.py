@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 
 import pytest
@@ -14,6 +15,7 @@ from tests.paths import ROOT
 from sftloss import objectives
 from sftloss.docstrings import replace_region
 from sftloss.objectives import OBJECTIVES, cross_entropy, objective
+from sftloss.objectives.description import COSTS
 from sftloss.objectives.page import gate_picture, objective_regions, with_count
 from sftloss.registry import with_imports
 from sftloss.statistics import FIELDS, from_logits
@@ -54,6 +56,17 @@ def test_the_readme_counts_them() -> None:
         "run: python -m sftloss.objectives"
     )
     assert len(OBJECTIVES) >= 45
+
+
+def test_stated_cost_is_that_of_the_committed_record() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "objectives_cpu.json").read_text(encoding="utf-8"))
+    measured = {name: row["over cross-entropy"][0] for name, row in record["objectives"].items()}
+    assert len(measured.keys() & ENTRIES.keys()) >= 50
+    for name in measured.keys() & ENTRIES.keys():
+        more = max((COSTS.get(field, 0) for field in ENTRIES[name].reads), default=0)
+        assert abs(measured[name] - 1 - more / 100) <= 0.04, f"{name}: {measured[name]}, stated {more} %"
+        is_ordered = any(field.startswith(("top_", "rank")) for field in ENTRIES[name].reads)
+        assert round(measured[name], 2) <= (1.3 if is_ordered else 1.1), name
 
 
 def test_the_imports_for_type_checkers_are_complete() -> None:

@@ -92,9 +92,9 @@ COSTS = {
     "collision": 8,
     "mean_logprob": 1,
     "off_target_sq": 8,
-    "top_mass": 12,
-    "top_entropy": 13,
-    "tempered_logprob": 9,
+    "top_mass": 15,
+    "top_entropy": 15,
+    "tempered_logprob": 8,
     "rank": 10,
     "candidate_logprob": 1,
 }
