@@ -388,6 +388,12 @@ def test_encode_refuses_a_length_that_leaves_nothing_to_predict():
         encode(conversation("a", "b"), tokenizer_of("chatml"), max_length=1)
 
 
+def test_an_end_that_the_answer_brings_is_not_written_twice():
+    tokenizer = tokenizer_of("chatml")
+    assert trained_text(encode(conversation("a", "b<|im_end|>\n"), tokenizer), tokenizer) == "b<|im_end|>"
+    assert trained_text(encode(conversation("a", "b <|im_start|>"), tokenizer), tokenizer) == "b <|im_start|><|im_end|>"
+
+
 def test_examples_count_the_rows_they_refuse():
     tokenizer = tokenizer_of("gemma")
     first = Record(HERE, messages=(Message("assistant", "s"), *conversation("a", "b").messages))

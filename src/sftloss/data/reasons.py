@@ -88,7 +88,7 @@ _ALL = (
     Reason(
         "DATA020",
         "bad-answer",
-        "are answers that the data calls bad (label: false)",
+        "have an answer that the data calls bad (label: false)",
         "drop these rows",
         "read",
         "An answer that the data calls bad would be trained like a good one.",

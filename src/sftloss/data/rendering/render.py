@@ -67,6 +67,7 @@ def render(template: Template, messages: Sequence[Message], tools: Tools = None)
         BadRow: If the template refuses the conversation, a part of a trained answer is not in what it renders, or the
             start of an answer is unknown. The detail names a cure that was tried.
     """
+    messages = [_without_end(message, template) for message in messages]
     try:
         return _rendering(template, messages, tools)
     except BadRow as fault:
@@ -75,6 +76,15 @@ def render(template: Template, messages: Sequence[Message], tools: Tools = None)
         except BadRow:
             cure = cure_of(template, messages, tools, fault, _any)
             raise BadRow(fault.reason, f"{fault.detail}; {cure}") from fault
+
+
+def _without_end(message: Message, template: Template) -> Message:
+    """The message; of an answer without the end token in its text, which the template writes itself."""
+    text = message.content.rstrip()
+    ends = [end for end in template.frame.ends if text.endswith(end) and end in template.tokenizer.all_special_tokens]
+    if message.role != "assistant" or not ends:
+        return message
+    return replace(message, content=text.removesuffix(ends[0]))
 
 
 def _any(template: Template, messages: Sequence[Message], tools: Tools) -> Rendering:
@@ -240,17 +250,20 @@ def _blocks(messages: Sequence[Message], shown: Shown, parts: Sequence[_Part]) -
 
     A block begins where the answer begins, or behind the words before it, for only its tag can stand between.
     """
+    by_message: dict[int, list[tuple[Place, str]]] = {}
+    for piece, place in zip(shown.pieces, shown.places, strict=True):
+        if place is not None:
+            by_message.setdefault(piece.message, []).append((place, piece.kind))
     for part in parts:
         if messages[part.message].role != "assistant":
             continue
-        pairs = zip(shown.pieces, shown.places, strict=True)
-        placed = sorted((place, piece) for piece, place in pairs if place is not None and piece.message == part.message)
+        placed = sorted(by_message[part.message])
         tagged = [match.span() for match in _THINK_BLOCK.finditer(shown.text, part.start, part.stop)]
         if (close := _CLOSE.match(shown.text, part.start, part.stop)) and "</think>" in close[0]:
             tagged.append(close.span())  # the generation prompt has opened a block, which is empty
         edges = [part.start, *(place[1] for place, _ in placed)]
-        for (place, piece), edge in zip(placed, edges, strict=False):
-            if piece.kind == "reasoning":
+        for (place, kind), edge in zip(placed, edges, strict=False):
+            if kind == "reasoning":
                 close = _CLOSE.match(shown.text, place[1], part.stop)
                 opened = shown.text.rfind("<think>", edge, place[0])
                 tagged.append((max(edge, opened), close.end() if close else place[1]))
