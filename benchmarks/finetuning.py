@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +41,10 @@ def row_losses(model: Any, tokenizer: Any, examples: list[Any]) -> tuple[NDArray
 
 
 def trained(recipe: Recipe, tokenizer: Any, train: list[Any], held_out: list[Any]) -> dict[str, Any]:
-    """Return the held-out losses of a run by row, its time and what was filtered."""
-    start = time.perf_counter()
+    """Return the held-out losses of a run by row, and what was filtered."""
     outcome = fine_tune(recipe, tokenizer=tokenizer, rows=train)
-    seconds = time.perf_counter() - start
     losses, _ = row_losses(outcome.model, tokenizer, held_out)
-    return {"losses": losses, "seconds a step": seconds / outcome.steps, "filter": outcome.facts["filter"]}
+    return {"losses": losses, "filter": outcome.facts["filter"]}
 
 
 def difference(losses: NDArray[Any], others: NDArray[Any], tokens: NDArray[Any]) -> dict[str, float]:
@@ -89,7 +86,6 @@ def main() -> None:
         fields: dict[str, Any] = vars(recipe) | changes
         results[name] = result = trained(Recipe(**fields), tokenizer, train, held_out)
         row: dict[str, Any] = {"held-out loss": round(result["losses"].sum() / tokens.sum(), 4)}
-        row["seconds a step"] = round(result["seconds a step"], 2)
         row |= {key: float(f"{value:.2g}") for key, value in (result["filter"] or {}).items()}
         if name != "exact":
             row |= difference(result["losses"], results["exact"]["losses"], tokens)
