@@ -266,3 +266,21 @@ def test_comprehensive_analysis_gives_both_results_and_recommends_nothing():
 def test_sequences_and_logits_that_do_not_fit_are_refused(change):
     with pytest.raises(ValueError, match="analyze_length_bias: "):
         LossFunctionAnalyzer().analyze_length_bias(*change(*generate_test_data(VOCAB, 3)))
+
+
+def test_a_model_of_transformers_takes_one_backward_pass_for_a_batch(monkeypatch):
+    """The same numbers as one pass a sequence."""
+    pytest.importorskip("transformers")
+    from tests.tiny_models import tiny_model
+
+    generator = torch.Generator().manual_seed(0)
+    sequences = [torch.randint(3, 61, (n,), generator=generator) for n in (4, 9, 6, 12, 3, 7, 5, 8, 10)]
+    sequences[1][:4] = -100
+    sequences.append(torch.tensor([5, -100]))
+    model, analyzer = tiny_model("gpt2"), LossFunctionAnalyzer(resamples=10)
+    together = analyzer.analyze_gradient_magnitude_bias(sequences, model)
+    monkeypatch.setattr(LossFunctionAnalyzer, "_gradients_together", lambda *arguments: None)
+    alone = analyzer.analyze_gradient_magnitude_bias(sequences, model)
+    assert together["excluded"] == alone["excluded"] == 1
+    for name, values in alone["per_example"].items():
+        assert together["per_example"][name] == pytest.approx(values, rel=1e-5)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from sftloss.numbers import Estimate
 
 
+_TOGETHER = 8  # sequences of a batch
+
+
 @dataclass(frozen=True)
 class _Loss:
     """An objective, and a function from ones and segments ``(tokens,)`` to the weights of a sequence's tokens."""
@@ -119,7 +122,8 @@ class LossFunctionAnalyzer:
     ) -> dict[str, Any]:
         r"""Relate the norm of a sequence's parameter gradient to its length.
 
-        It runs one backward pass per sequence, for :math:`\sum_t \ell_t`. The gradient of the mean loss is 1/T of it.
+        The loss is :math:`\sum_t \ell_t`; the gradient of the mean loss is 1/T of its own. Models of transformers take
+        one backward pass for several sequences (:func:`sftloss.per_example_gradients`), others one for each.
         The norm of that falls about as :math:`T^{-1/2}`, because nearly independent token gradients cancel in
         the average. This is no bias. No ``.grad`` changes, and every module's training flag is restored.
 
@@ -150,13 +154,13 @@ class LossFunctionAnalyzer:
         if not parameters:
             raise ValueError("analyze_gradient_magnitude_bias: no parameter of the model requires a gradient.")
         modes = {module: module.training for module in model.modules()}
-        table: list[tuple[float, float, float]] = []
         model.train(train_mode)
         try:
-            for sequence in sequences:
-                targets = sequence[1:].to(parameters[0].device)
-                if bool((targets != IGNORED).any()):
-                    table.append(self._gradient_of(model, parameters, sequence.to(parameters[0].device)))
+            device = parameters[0].device
+            kept = [one.to(device) for one in sequences if bool((one[1:] != IGNORED).any())]
+            table = self._gradients_together(model, kept)
+            if table is None:
+                table = [self._gradient_of(model, parameters, one) for one in kept]
         finally:
             for module, was_training in modes.items():
                 module.training = was_training
@@ -268,6 +272,31 @@ class LossFunctionAnalyzer:
                 (slope,) = torch.autograd.grad(value, z, retain_graph=True)
                 pairs.append((float(value.detach()), float(slope.abs().sum(dtype=torch.float64))))
         return pairs
+
+    def _gradients_together(
+        self, model: nn.Module, sequences: Sequence[Tensor]
+    ) -> list[tuple[float, float, float]] | None:
+        """Return :meth:`_gradient_of` of every sequence, from batches; None for a model that no loss is attached to."""
+        from sftloss.errors import ModelError
+        from sftloss.training import Loss, per_example_gradients
+
+        if self.vocab_size is not None or not hasattr(model, "get_output_embeddings"):
+            return None
+        table = []
+        for start in range(0, len(sequences), _TOGETHER):
+            part = sequences[start : start + _TOGETHER]
+            lengths = torch.tensor([one.numel() for one in part], device=part[0].device)
+            labels = nn.utils.rnn.pad_sequence(list(part), batch_first=True, padding_value=IGNORED)
+            mask = torch.arange(labels.shape[1], device=labels.device)[None] < lengths[:, None]
+            batch = {"input_ids": labels.clamp(min=0), "labels": labels, "attention_mask": mask.long()}
+            try:
+                gradients = per_example_gradients(model, batch, Loss(normalizer=1.0))
+            except ModelError:
+                return None
+            counts = (labels[:, 1:] != IGNORED).sum(1).double()
+            losses = gradients.losses.to(counts) / counts
+            table += list(zip(counts.tolist(), losses.tolist(), gradients.norms.tolist(), strict=True))
+        return table
 
     def _gradient_of(
         self, model: nn.Module, parameters: list[nn.Parameter], sequence: Tensor

@@ -107,7 +107,7 @@ def per_example_gradients(
     """
     if uncovered not in ("loop", "leave_out"):
         raise ValueError(f"per_example_gradients: uncovered must be 'loop' or 'leave_out', got {uncovered!r}.")
-    with attached(model, loss) as attachment:
+    with attached(model, loss) as attachment, torch.enable_grad():
         layers = followed(attachment.model, attachment.port.head_layer(attachment.model))
         _refuse(attachment.model, layers)
         question = question_of(attachment, batch, attachment.loss if loss is None else as_loss(loss))

@@ -97,7 +97,7 @@ def additive_shares(
     Source:
         Pruthi et al., *Estimating Training Data Influence by Tracing Gradient Descent*, 2020 (arXiv:2002.08484).
     """
-    with attached(model, loss) as attachment:
+    with attached(model, loss) as attachment, torch.enable_grad():
         chosen = attachment.loss if loss is None else loss if isinstance(loss, Loss) else Loss(loss)
         steps = with_one_step(attachment, batches, chosen)
         gradient = gradient_of(attachment, steps, chosen)
