@@ -116,6 +116,7 @@ def test_what_does_not_fit_is_refused_before_training(of_demo: Path, tmp_path: P
         for run in (fine_tune, plan):
             with pytest.raises(ConfigError, match=problem):
                 run(recipe(of_demo, **more))
+    assert recipe(of_demo, reference="folder").reference == ("folder",)
     (tmp_path / "data.jsonl").write_text('{"prompt": "another", "completion": "row"}')
     with pytest.raises(DataError, match=r"data\.jsonl:1: this row has no values in .*\(made from demo\)"):
         plan(recipe(of_demo, data=str(tmp_path / "data.jsonl")))

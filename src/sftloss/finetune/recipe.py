@@ -68,7 +68,8 @@ class Recipe:
             in :class:`sftloss.data.Encoding`.
         packing: Whether examples share rows of `max_length` tokens, kept apart by their positions.
         loss: An objective, ``"cross_entropy + 1e-4 * z_loss"``.
-        reference: Folders of values of reference models that the objective reads, as ``sftloss reference`` writes them.
+        reference: One or several folders of values of reference models that the objective reads, as written by
+            ``sftloss reference``.
         normalization, roles, normalizer, tolerance: As in :class:`sftloss.training.Loss`.
         tasks: Strategy that weights the tasks named in the data, ``"uncertainty"``, ``"dwa(temperature=2)"``,
             ``"static(qa=2, code=0.5)"``, each also with ``base``, ``low``, ``high``, ``warmup_steps``, ``window`` and
@@ -130,7 +131,7 @@ class Recipe:
     thinking: str = "keep"
     packing: bool = False
     loss: str = "cross_entropy"
-    reference: tuple[str, ...] = ()
+    reference: str | tuple[str, ...] = ()
     normalization: str | float = "token-mean"
     roles: Mapping[str, float] | None = None
     normalizer: str | float = "weights"
@@ -168,6 +169,8 @@ class Recipe:
     command: str = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.reference, str):
+            object.__setattr__(self, "reference", (self.reference,))
         if self.device == "gpu":
             object.__setattr__(self, "device", "cuda")
         for name, allowed in _CHOICES.items():

@@ -48,7 +48,7 @@ class Run:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     think_weight: float | None = None
     thinking: str = "keep"
-    reference: tuple[str | Path, ...] = ()
+    reference: str | Path | tuple[str | Path, ...] = ()
     tokens_per_batch: int = 4096
     output: str | Path | None = None
     overwrite: bool = False

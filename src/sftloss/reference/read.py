@@ -18,7 +18,6 @@ from sftloss.reference.store import CANDIDATES, IS_TARGET, KIND, row_key, vocabu
 
 _OPEN = 128  # files held open at a time
 _AGAIN = "make it again with sftloss reference"
-_READING = ("max_length", "truncate", "template", "chat_template_kwargs")
 
 
 class _Store:
@@ -169,8 +168,8 @@ class References:
                 problem = f"{store.folder} was made with another tokenizer ({store.facts['tokenizer']['size']:,} tokens"
                 problem += f"; this run has {own['size']:,})"
                 raise ConfigError(problem, option="reference", cure="make it again with a model of this tokenizer")
-            for name in _READING if encoding is not None else ():
-                if (was := store.facts["encoding"][name]) != (now := (encoding or {}).get(name)):
+            for name, now in (encoding or {}).items():
+                if name != "think_weight" and (was := store.facts["encoding"].get(name, now)) != now:  # a weight
                     shown = "" if name == "template" else f" ({was}; this run has {now})"
                     problem = f"{store.folder} was made with another {mention(name)}{shown}"
                     raise ConfigError(problem, option="reference", cure=f"{_AGAIN} and the options of this run")
@@ -192,12 +191,12 @@ class References:
 
 
 def open_references(
-    folders: Sequence[str | Path], tokenizer: Any = None, encoding: Mapping[str, Any] | None = None
+    folders: str | Path | Sequence[str | Path], tokenizer: Any = None, encoding: Mapping[str, Any] | None = None
 ) -> References:
     """Open folders that ``sftloss reference`` wrote, after every file was compared with its digest.
 
     Args:
-        folders: The folders; the second may hold other rows or other columns.
+        folders: One folder or several; the second may hold other rows or other columns.
         tokenizer: The tokenizer of the run, which must be that of the reference; None checks nothing.
         encoding: How the run reads its rows (fields of :class:`sftloss.data.Encoding`); None leaves that to the rows.
 
@@ -209,7 +208,7 @@ def open_references(
         >>> references = open_references(["train.jsonl.reference"], tokenizer)        # doctest: +SKIP
         >>> rows = rows.map(lambda row: references.columns(row["input_ids"]))          # doctest: +SKIP
     """
-    references = References(folders)
+    references = References([folders] if isinstance(folders, str | Path) else folders)
     if tokenizer is not None:
         from sftloss.data.rendering.families import read_template
 
