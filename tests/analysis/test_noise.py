@@ -103,9 +103,7 @@ def test_a_task_that_can_be_learned_is_not_named_although_the_model_predicts_not
 
 def test_the_sentence_has_the_three_measurements():
     sentence = finding(NOISE["random digits"], p=0.1).sentence
-    assert (
-        "loses 2.30 nats a token of them; guessing each token by its frequency in these answers loses 2.3" in sentence
-    )
+    assert "loss on them is 2.30 nats a token; that of guessing each token by its frequency in these" in sentence
     assert "in 150 rows (permutation test, p = " in sentence
 
 

@@ -15,7 +15,7 @@ from sftloss.analysis.shared import fixes
 from sftloss.analysis.shared.words import group_name
 from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.sections.groups import group_codes, group_shares
-from sftloss.numbers import Codes, dependence
+from sftloss.numbers import Codes, Estimate, dependence
 from sftloss.roles import RESPONSE, UNKNOWN
 from sftloss.rules import Evidence, Rule
 from sftloss.words import counted, number, percent
@@ -28,7 +28,7 @@ _DEPENDENT = 0.01  # p-value, below which prompts and answers depend on each oth
 
 def _looks_random(study: SignalStudy) -> Evidence | None:
     """The group with most signal whose answers the model predicts no better than frequencies, prompts or not."""
-    for name, signal, rows in sorted(_large_groups(study), key=lambda group: -group[1]):
+    for name, signal, rows in sorted(_large_groups(study), key=lambda group: -group[1].value):
         chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), _MOST_ROWS)).round().astype(np.int64)]
         tokens = _answers_and_prompts(study, chosen)
         words = tokens.filter(pl.col("answer") & ~pl.col("is_end"))
@@ -46,16 +46,16 @@ def _looks_random(study: SignalStudy) -> Evidence | None:
         if p < _DEPENDENT:
             continue
         sentence = (
-            f"{name} gets {percent(signal)} of the training signal (level {study.options.level}), and its answers look "
-            f"random. The model loses {number(loss)} nats a token of them; guessing each token by its frequency in "
-            f"these answers loses {number(guess)}. No relation between prompts and answers was found in "
-            f"{counted(both.height, 'row')} (permutation test, p = {p:.2g})."
+            f"{name} gets {percent(signal.value)} of the training signal (level {study.options.level}), and its "
+            f"answers look random. The model's loss on them is {number(loss)} nats a token; that of guessing each "
+            f"token by its frequency in these answers is {number(guess)}. No relation between prompts and answers was "
+            f"found in {counted(both.height, 'row')} (permutation test, p = {p:.2g})."
         )
-        return Evidence(sentence, signal, None, "share of signal", study.origins(rows[:10]))
+        return Evidence(sentence, signal.value, signal.interval, "share of signal", study.origins(rows[:10]))
     return None
 
 
-def _large_groups(study: SignalStudy) -> Iterator[tuple[str, float, Codes]]:
+def _large_groups(study: SignalStudy) -> Iterator[tuple[str, Estimate, Codes]]:
     """Groups with much of the signal and enough trained rows: name, share of the signal, rows."""
     for column in study.options.group_by:
         coded, of = group_codes(study, column), group_shares(study, column)
@@ -64,7 +64,7 @@ def _large_groups(study: SignalStudy) -> Iterator[tuple[str, float, Codes]]:
         for code, label in enumerate(coded[1]):
             rows = np.flatnonzero((coded[0] == code) & (study.size > 0))
             if len(rows) >= _LEAST_ROWS and of.share(label, study.current) > _MUCH:
-                yield group_name(column, label), of.share(label, study.current), rows
+                yield group_name(column, label), of.estimate(label, study.current), rows
 
 
 def _answers_and_prompts(study: SignalStudy, rows: Codes) -> pl.DataFrame:
