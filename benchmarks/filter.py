@@ -98,7 +98,7 @@ def synthetic_states(tokens: int, width: int = 576, vocab: int = 49152) -> Probl
 
 
 class _Largest:
-    """In the place of a `Group`: the largest |dz| of each column, all that a filter without correction reads."""
+    """In the place of a `TokenGroup`: the largest |dz| of each column, all that a filter without correction reads."""
 
     def __init__(self, rows: slice, hidden: Tensor, signs: Tensor | None, state: filtering.Filter) -> None:
         self.rows, self.hidden = rows, hidden
@@ -131,7 +131,7 @@ def without_correction(coefficient: float) -> Iterator[None]:
     """Filter by an epsilon on |dz| and replace nothing, inside."""
     with (
         patch.object(one_pass, "Filter", _NoCorrection),
-        patch.object(chunks, "Group", _Largest),
+        patch.object(chunks, "TokenGroup", _Largest),
         patch.object(_NoCorrection, "coefficient", coefficient),
     ):
         yield

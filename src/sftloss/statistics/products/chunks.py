@@ -11,7 +11,7 @@ from sftloss.statistics.backends.backend import Backend
 from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock, start_sums
 from sftloss.statistics.backends.rows import RowGradient, RowNumbers
 from sftloss.statistics.plan import Buffers, Plan, cuts, is_small
-from sftloss.statistics.products.filtering import GROUP, Filter, Group
+from sftloss.statistics.products.filtering import GROUP, Filter, TokenGroup
 from sftloss.statistics.products.gradients import Gradients
 from sftloss.statistics.sharded import merge
 
@@ -79,7 +79,7 @@ def _add_filtered(
     """Write the whole dz of a chunk, then add the gradient of a group of its tokens at a time."""
     hidden, upstream = blocks[0].chunk.hidden, formula[1].log_sum
     parts = cuts(len(hidden), GROUP) if state.is_on else ()
-    groups = [Group(rows, hidden[rows], _signs(upstream[rows]), state) for rows in parts]
+    groups = [TokenGroup(rows, hidden[rows], _signs(upstream[rows]), state) for rows in parts]
     for block in blocks:
         dz = backend.write(block, *formula)
         if not groups:

@@ -39,7 +39,7 @@ class Correction(NamedTuple):
     of_factors: list[Tensor | None]  # row^T hidden, for the factors that want a gradient
 
 
-class Group:
+class TokenGroup:
     """Sums over the whole dz of a few tokens, added up block by block: thin products with the probes."""
 
     def __init__(self, rows: slice, hidden: Tensor, signs: Tensor | None, state: Filter) -> None:
@@ -129,7 +129,7 @@ class Filter:
             are_on = total(torch.tensor(float(self.is_on), device=self.device), self.gradients.head.shard)
             self.is_on = float(are_on) == self.ranks
 
-    def finish(self, group: Group, dz: Tensor, d_hidden: Tensor | None, start: int) -> bool:
+    def finish(self, group: TokenGroup, dz: Tensor, d_hidden: Tensor | None, start: int) -> bool:
         """Add the filtered gradient of a group whose dz has been read; return False where filtering does not pay.
 
         `start` is the first token of the chunk among all.
@@ -163,7 +163,7 @@ class Filter:
         self.kept += tokens
         self.tokens += tokens
 
-    def _add_to_sums(self, group: Group, whole: Tensor, attempt: _Attempt | None) -> None:
+    def _add_to_sums(self, group: TokenGroup, whole: Tensor, attempt: _Attempt | None) -> None:
         """Add the probes of a group to those of the whole gradients."""
         self.of_weight += group.probed
         rows = [whole]
@@ -179,7 +179,7 @@ class Filter:
         squares = _squares(value, self.sizes[1])
         return [square for square, is_wanted in zip(squares, self.wanted, strict=True) if is_wanted]
 
-    def _choose(self, group: Group, dz: Tensor, whole: Tensor) -> _Attempt | None:
+    def _choose(self, group: TokenGroup, dz: Tensor, whole: Tensor) -> _Attempt | None:
         """Find a threshold that keeps the error below the tolerance; None where too many columns remain.
 
         `whole` is the probed gradient of the hidden states, to which the errors of all ranks add up.
@@ -202,7 +202,7 @@ class Filter:
                 return attempt
         return None
 
-    def _attempt(self, group: Group, dz: Tensor, chosen: Tensor, wholes: list[Tensor]) -> _Attempt:
+    def _attempt(self, group: TokenGroup, dz: Tensor, chosen: Tensor, wholes: list[Tensor]) -> _Attempt:
         """Leave out all columns but the chosen ones, and measure the error in the direction of the probes."""
         kept = torch.zeros_like(group.of_rows)
         for ids in chosen.split(self.gathered):
@@ -228,7 +228,7 @@ class Filter:
         is_finite = bool(torch.stack(parts).isfinite().all())
         return _Attempt(chosen, r, terms, of_rows, of_columns, worst if is_finite else math.nan)
 
-    def _multiply(self, group: Group, dz: Tensor, d_hidden: Tensor | None, chosen: Tensor) -> None:
+    def _multiply(self, group: TokenGroup, dz: Tensor, d_hidden: Tensor | None, chosen: Tensor) -> None:
         """Add the products of the chosen columns; the gradient of the hidden states overwrites `d_hidden`."""
         head, factors = self.gradients.head, self.gradients.factors
         if d_hidden is not None:
