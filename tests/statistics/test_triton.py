@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.objectives.rows import LAW_ROWS
+from tests.objectives.rows import ENGINE_ROWS, LAW_ROWS, rows_of
 from tests.statistics.test_engine import KINDS, everything, make_head, make_tokens, parameters, reference
 from tests.statistics.test_gradients_by_gap import assert_digits_are_kept
 from tests.test_laws import evaluate, inputs
@@ -92,7 +92,11 @@ def test_rows_of_products_that_lie_apart_change_nothing(plan: Plan, dtype: torch
         assert (b.double() - a).norm() <= tolerance * a.norm()
 
 
-@pytest.mark.parametrize("function", LAW_ROWS.values(), ids=LAW_ROWS)
+# the kernels see which statistics are read, no other difference of objectives
+KINDS_OF_READING = (*ENGINE_ROWS, "sum", "unlikelihood_context", "distillation")
+
+
+@pytest.mark.parametrize("function", rows_of(is_slow=lambda name: name not in KINDS_OF_READING))
 @both_modes
 def test_every_objective_through_the_kernels_is_its_definition(function: Callable, plan: Plan) -> None:
     data = tuple(t.to(DEVICE) for t in inputs(7, 5, 41))
