@@ -436,6 +436,15 @@ def test_losses_lists_every_objective():
     assert {row["name"] for row in json.loads(run("losses", "--json").stdout)} == set(OBJECTIVES)
 
 
+def test_losses_of_a_paper_are_found_by_its_id():
+    assert run("losses", "2508.05629").stdout.startswith("dft  On the Generalization of SFT")
+    assert {row["expression"] for row in json.loads(run("losses", "arXiv:2405.18906", "--json").stdout)} == {
+        "brier",
+        "spherical",
+    }
+    assert "no objective is from arXiv:1234.56789" in run("losses", "1234.56789").stderr
+
+
 def test_env_names_versions_and_no_place():
     text = run("env").stdout
     assert text.startswith("sftloss ") and "torch" in text and "devices: cpu" in text

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sftloss.objectives.candidates import context_candidates
-from sftloss.objectives.description import Description, description, descriptions
+from sftloss.objectives.description import Description, description, descriptions, published_losses
 from sftloss.objectives.expression import objective
 from sftloss.objectives.record import OBJECTIVES, Objective, ObjectiveRecord, in_listing_order
 from sftloss.objectives.terms import ObjectiveSum, Term, extras_of, objective_function, plug_in_names, with_known_extras
@@ -92,6 +92,7 @@ __all__ = [
     "objective_function",
     "objective",
     "plug_in_names",
+    "published_losses",
     "with_known_extras",
 ]
 __all__ += OBJECTIVES

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from sftloss.objectives.gate import gate_line
 from sftloss.objectives.record import (
     OBJECTIVES,
     ObjectiveRecord,
+    PublishedLoss,
     are_stored,
     hyper_parameters,
     objective_record,
@@ -77,6 +79,16 @@ class Description:
             **({"reads from each batch": _on_batches(self.record.extras)} if self.record.extras else {}),
             **{title: plain_text(text) for title, text in sections.items()},
         }
+
+
+def published_losses(entries: Sequence[Description]) -> Iterator[PublishedLoss]:
+    """Yield the loss of each objective's paper, and each loss that is an objective under another name."""
+    for entry in entries:
+        source = " ".join(entry.docstring.sections.get("Source", "").split())
+        paper, title = re.search(r"arXiv:(\d{4}\.\d{5})", source), re.search(r"\*(.+?)\*", source)
+        if paper and title:
+            yield PublishedLoss(paper[1], title[1], entry.record.examples[0])
+        yield from entry.record.published
 
 
 def _on_batches(extras: tuple[str, ...]) -> str:

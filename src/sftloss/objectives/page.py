@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from sftloss.docstrings import markdown, write_regions
-from sftloss.objectives.description import Description, descriptions
+from sftloss.objectives.description import Description, descriptions, published_losses
 from sftloss.objectives.expression import objective
 from sftloss.objectives.gate import gate_sheet, gates
-from sftloss.objectives.record import OBJECTIVES
+from sftloss.objectives.record import OBJECTIVES, PublishedLoss
 from sftloss.registry import with_imports
 
 PROBABILITIES = (0.01, 0.1, 0.5, 0.9, 0.99)
@@ -41,9 +41,10 @@ def with_count(text: str) -> str:
 def objective_regions() -> dict[str, str]:
     """Return the generated regions of the page by name."""
     entries = descriptions()
+    papers = sorted(map(_paper_row, published_losses(entries)))
     return {
         "gates": "\n".join([*_table_head(), *map(_gate_row, entries)]),
-        "papers": "\n".join(["| paper | loss | written |", "|---|---|---|", *sorted(_paper_rows(entries))]),
+        "papers": "\n".join(["| paper | loss | written |", "|---|---|---|", *papers]),
         "entries": "\n\n".join(map(_entry, entries)),
     }
 
@@ -71,19 +72,8 @@ def _gate_row(entry: Description) -> str:
     return f"| `{entry.record.examples[0]}` | {' | '.join(cells)} | {neutral} |"
 
 
-def _paper_rows(entries: Sequence[Description]) -> Iterator[str]:
-    """Yield a row for the paper of each objective, and for each loss that is an objective under another name."""
-    for entry in entries:
-        source = " ".join(entry.docstring.sections["Source"].split())
-        paper, title = re.search(r"arXiv:(\d{4}\.\d{5})", source), re.search(r"\*(.+?)\*", source)
-        if paper and title:
-            yield _paper_row(paper[1], title[1], entry.record.examples[0])
-        for loss in entry.record.published:
-            yield _paper_row(loss.paper, loss.name, loss.expression)
-
-
-def _paper_row(paper: str, name: str, expression: str) -> str:
-    return f"| [{paper}](https://arxiv.org/abs/{paper}) | {name} | `{expression}` |"
+def _paper_row(loss: PublishedLoss) -> str:
+    return f"| [{loss.paper}](https://arxiv.org/abs/{loss.paper}) | {loss.name} | `{loss.expression}` |"
 
 
 def _entry(entry: Description) -> str:

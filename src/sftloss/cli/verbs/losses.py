@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import textwrap
 from dataclasses import asdict, dataclass
@@ -30,13 +31,18 @@ class LossesOptions:
     """Flags of `sftloss losses`."""
 
     name: str | None = option(
-        None, "Objective to describe in full, e.g. focal or my_module:my_loss.", is_positional=True
+        None,
+        "Objective to describe in full, e.g. focal or my_module:my_loss, or the arXiv id of a paper.",
+        is_positional=True,
     )
     json: bool = option(False, "Print the objectives as JSON.")
 
 
 def losses(options: LossesOptions, verbosity: Verbosity) -> None:
     """List the objectives that --loss can name, with their hyper-parameters; give a NAME for its description."""
+    if options.name is not None and re.fullmatch(r"(arXiv:)?\d{4}\.\d{4,5}", options.name):
+        _show_paper(options.name.removeprefix("arXiv:"), as_json=options.json)
+        return
     entries = _all(verbosity) if options.name is None else [_one(options.name)]
     if options.json:
         typer.echo(json.dumps([_row(entry) for entry in entries], indent=2, default=str))
@@ -52,6 +58,17 @@ def losses(options: LossesOptions, verbosity: Verbosity) -> None:
             names = [e.name for e in entries if e.record.extras and are_stored(e.record.extras) == is_stored]
             typer.echo(f"\n{sentence}: {', '.join(names)}.")
         typer.echo('Objectives add: --loss "cross_entropy + 1e-4 * z_loss". Your own: --loss my_module:my_loss')
+
+
+def _show_paper(paper: str, *, as_json: bool) -> None:
+    """Print what to write for the losses of a paper."""
+    from sftloss.objectives import descriptions, published_losses
+
+    losses = [loss for loss in published_losses(descriptions()) if loss.paper == paper]
+    if not losses:
+        raise ConfigError(f"no objective is from arXiv:{paper}", cure="docs/objectives.md lists the papers")
+    rows = [loss._asdict() for loss in losses]
+    typer.echo(json.dumps(rows, indent=2) if as_json else "\n".join(f"{r['expression']}  {r['name']}" for r in rows))
 
 
 def _all(verbosity: Verbosity) -> list[Description]:
