@@ -55,7 +55,7 @@ _QUESTIONS = {
     "instruction-response": "Should the instruction be trained too? Trains with prompt weights 0, 0.1 and 1.",
     "objectives": "Which objective suits a pretrained model? Compares eight of them; needs --model smollm2.",
     "multitask": "Do task weights that move help? Compares every strategy with equal weights, task by task.",
-    "real_data": "What does the example mean do to answers on real rows? examples/compare_real.py writes the rows.",
+    "real_data": "What do focal loss and the example mean do on real rows? examples/compare_real.py writes the rows.",
 }
 
 
