@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tests.data.families import FAMILIES
 from tests.tiny import EOS, tiny_tokenizer
 
 from sftloss.data import RowError, encode, read_records
@@ -138,14 +140,17 @@ CONVERSATIONS: dict[str, dict[str, Any]] = {
     "names": {"messages": [user("Wask") | {"name": "Bob"}, answer("Wtell", name="Ann")]},
     "short words": {"messages": [user("user"), answer("assistant"), user("a"), answer("user")]},
 }  # fmt: skip
-_TAGS = re.compile(r"<[|｜][^<>\s]+[|｜]>|<(?:start|end)_of_turn>|<\|\w+>|<\w+\|>|<end_of_utterance>|\[/?INST\]|</?s>")
+TEMPLATES = {**trl_templates(), **FAMILIES}
+_TAGS = re.compile(
+    r"<seed:[be]os>|\]~b\]|\[e~\[|<eoa>|<[|｜][^<>\s]+[|｜]>|<(?:start|end)_of_turn>|<\|\w+>|<\w+\|>|<end_of_utterance>|\[/?INST\]|</?s>"
+)
 _WORD = re.compile(r"W\w+")
 
 
 @cache
 def tokenizer_of(name: str) -> Any:
     """A byte tokenizer with the special tokens of a template."""
-    text = trl_templates()[name]
+    text = TEMPLATES[name]
     special = [tag for tag in dict.fromkeys(_TAGS.findall(text)) if tag not in (EOS,)]
     return tiny_tokenizer([], vocab_size=300 + len(special), chat_template=text, special=special, bos=True)
 
@@ -227,15 +232,15 @@ def _refusal(error: RowError, record: Any, template: str, tokenizer: Any) -> Out
     return Outcome("refused", error.detail)
 
 
-def table() -> str:
+def table(templates: Iterable[str]) -> str:
     """One row a template, one column a conversation."""
     marks = {"trained": "✓", "noted": "✓ *", "refused": "refused", "wrong": "wrong"}
     lines = ["| template | " + " | ".join(CONVERSATIONS) + " |", "|---" * (len(CONVERSATIONS) + 1) + "|"]
-    for template in trl_templates():
+    for template in templates:
         cells = (marks[judge(template, conversation).state] for conversation in CONVERSATIONS)
         lines.append(f"| `{template}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    write_regions(Path("docs/templates.md"), {"matrix": table()})
+    write_regions(Path("docs/templates.md"), {"matrix": table(trl_templates()), "families": table(FAMILIES)})
