@@ -87,7 +87,9 @@ def test_an_earlier_folder_is_replaced_only_when_asked_to(data: Path, tmp_path: 
 @pytest.mark.slow
 def test_compare_reads_it(stored: Path, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
-    words = ["compare", "-m", MODEL, "-d", data, "--eval-data", data, "--loss", "cross_entropy", *LOSS, "--seeds", 1]
+    held_out = [{"prompt": f"copy: held out {n}", "completion": f"held out {n}"} for n in range(4)]
+    judging = write_rows(tmp_path / "held_out.jsonl", held_out)
+    words = ["compare", "-m", MODEL, "-d", data, "--eval-data", judging, "--loss", "cross_entropy", *LOSS, "--seeds", 1]
     words += ["--max-steps", 1, "--samples", 0, "--max-new-tokens", 1, "-o", tmp_path / "out", "--quiet"]
     refused = run(*words)
     assert refused.exit_code == 2 and "give --reference" in refused.stderr
