@@ -33,7 +33,7 @@ from sftloss.words import counted
 if TYPE_CHECKING:
     from sftloss.finetune import Recipe
 
-_RESULTS = ("model", "history.jsonl", "train.json", "checkpoints", ".next")
+_RESULTS = ("model", "history.jsonl", "train.json", "curve.html", "checkpoints", ".next")
 _METRICS = {
     "loss": ("loss", ".4f"), "cross-entropy": ("cross_entropy", ".4f"), "accuracy": ("token_accuracy", ".1%"),
     "tokens": ("trained_tokens", ",.0f"),
