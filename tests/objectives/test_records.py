@@ -14,11 +14,11 @@ from tests.paths import ROOT
 
 from sftloss import objectives
 from sftloss.docstrings import replace_region
-from sftloss.objectives import OBJECTIVES, cross_entropy, objective
+from sftloss.objectives import OBJECTIVES, cross_entropy, description, objective
 from sftloss.objectives.description import COSTS
 from sftloss.objectives.page import gate_picture, objective_regions, with_count
 from sftloss.registry import with_imports
-from sftloss.statistics import FIELDS, from_logits
+from sftloss.statistics import FIELDS, TokenStats, from_logits
 from sftloss.statistics.tokens import FURTHER
 
 DOCS = ROOT / "docs" / "objectives.md"
@@ -179,3 +179,11 @@ def test_docs_tell_where_the_confidence_penalty_is_lowest() -> None:
         digits = len(str(lowest)) - 2
         assert round(at, digits) == lowest
         assert str(lowest) in DOCS.read_text(encoding="utf-8")
+
+
+def test_own_objective_that_fails_on_made_up_tokens_is_described_without_a_gate() -> None:
+    def picky(stats: TokenStats) -> torch.Tensor:
+        raise RuntimeError("only in my trainer")
+
+    assert description("picky", picky).gate is None
+    assert description("own", lambda stats: -stats.target_logprob.exp()).gate is not None
