@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.launching import torchrun
 from tests.training.cases import VOCAB, model_of, ragged_rows, without
 from torch import Tensor, nn
 
@@ -176,3 +178,9 @@ def test_no_gradient_of_a_parameter_is_formed() -> None:
     with torch.no_grad():
         per_example_gradients(model, BATCH)
     assert not formed and all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.slow
+def test_each_rank_has_the_norms_of_its_own_rows(tmp_path: Path) -> None:
+    found = torchrun("training/gradient_ranks.py", 2, tmp_path / "found.json")
+    assert found["rows"] == 8 and found["error"] < 1e-12
