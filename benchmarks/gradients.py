@@ -120,7 +120,8 @@ def opacus_of(given: Case) -> Callable[[], Tensor]:
     from opacus.grad_sample import GradSampleModuleFastGradientClipping
 
     model = copy.deepcopy(given.model).train()
-    positions = torch.arange(given.batch["input_ids"].shape[1]).expand(given.batch["input_ids"].shape)
+    rows, columns = given.batch["input_ids"].shape
+    positions = torch.arange(columns).repeat(rows, 1)
     wrapped = GradSampleModuleFastGradientClipping(
         model, use_ghost_clipping=True, loss_reduction="sum", max_grad_norm=1.0
     )
