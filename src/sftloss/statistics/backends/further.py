@@ -16,7 +16,7 @@ from sftloss.statistics.backends.rows import Sums, present
 _PIECE = 2**17  # numbers held at a time on a processor: 512 KiB of float32, which stay in a core's cache
 
 
-def is_further(sums: Sums) -> bool:
+def has_further(sums: Sums) -> bool:
     """Whether these sums hold any number beyond the five."""
     return any(value is not None for value in (sums.rate, sums.top, sums.above, sums.ids))
 

@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sftloss.statistics.backends import rows
-from sftloss.statistics.backends.further import add_order, add_tempered, is_further, local_ids, take_candidates
+from sftloss.statistics.backends.further import add_order, add_tempered, has_further, local_ids, take_candidates
 from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock
 from sftloss.statistics.backends.rows import GradientFormula, RowGradient, RowNumbers, Sums, present
 from sftloss.statistics.head import Head
@@ -53,7 +53,7 @@ class TritonBackend:
         if block.value.shape[0]:
             five = (sums.m, sums.exp, sums.target, sums.exp_z, sums.exp_sq, sums.z, sums.count)
             _read[(block.value.shape[0],)](*self._inputs(block), *five, **self._options(block))
-        if is_further(sums):
+        if has_further(sums):
             z, _ = self._logits(block)
             take_candidates(z, self.head.start + columns.start, sums)
             add_order(self._without_target(z, block), sums)
