@@ -145,6 +145,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "docs").mkdir()
     for page in ("objectives.md", "multitask.md", "inspect.md", "findings.md"):
         shutil.copy(ROOT / "docs" / page, folder / "docs" / page)
+    shutil.copy(ROOT / "README.md", folder / "README.md")
     (folder / "rows.jsonl").write_text('{"ask": "2 + 2?", "tell": "4"}\n')
     return folder
 
@@ -170,6 +171,8 @@ def test_the_command_line_and_the_pages_have_the_new_objective_and_strategy(sour
     assert "gradient: Cross-entropy's times p^a." in outputs["one loss"][1]
     assert "| `tempered(power=0.5)` | 0.1 |" in (pages / "docs" / "objectives.md").read_text()
     assert "## `tempered`" in (pages / "docs" / "objectives.md").read_text()
+    before, after = (int(re.search(r"\b(\d+) objectives\b", (at / "README.md").read_text())[1]) for at in (ROOT, pages))
+    assert after == before + 1
     assert "| `rooted(decay=0.9)` | losses | More weight" in (pages / "docs" / "multitask.md").read_text()
     for room, name in (("objectives", "tempered"), ("tasks/strategies", "rooted")):
         assert f" import {name} as {name}\n" in (source / "sftloss" / room / "__init__.py").read_text()

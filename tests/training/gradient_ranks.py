@@ -32,4 +32,5 @@ def main() -> None:
     conclude({"error": error, "rows": len(found)}, sys.argv[1])
 
 
-main()
+if __name__ == "__main__":
+    main()

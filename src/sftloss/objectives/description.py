@@ -133,6 +133,6 @@ def descriptions() -> tuple[Description, ...]:
 
     Example:
         >>> [entry.name for entry in descriptions() if entry.record.is_term]
-        ['entropy_bonus', 'k3_anchor', 'z_loss']
+        ['entropy_bonus', 'k2_anchor', 'k3_anchor', 'kl_anchor', 'z_loss']
     """
     return tuple(description(name, function) for name, function in OBJECTIVES.items())

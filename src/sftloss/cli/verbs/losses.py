@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import textwrap
 from dataclasses import asdict, dataclass
@@ -40,8 +39,9 @@ class LossesOptions:
 
 def losses(options: LossesOptions, verbosity: Verbosity) -> None:
     """List the objectives that --loss can name, with their hyper-parameters; give a NAME for its description."""
-    if options.name is not None and re.fullmatch(r"(arXiv:)?\d{4}\.\d{4,5}", options.name):
-        _show_paper(options.name.removeprefix("arXiv:"), as_json=options.json)
+    paper = (options.name or "").removeprefix("arXiv:")
+    if paper.replace(".", "", 1).isdigit():
+        _show_paper(paper, as_json=options.json)
         return
     entries = _all(verbosity) if options.name is None else [_one(options.name)]
     if options.json:

@@ -156,7 +156,10 @@ def _refuse(model: nn.Module, layers: Followed) -> None:
     if not layers.sizes:
         raise ValueError("per_example_gradients: no parameter of the model requires a gradient.")
     if any(isinstance(p, DTensor) for p in model.parameters()):
-        raise ModelError("per_example_gradients: the model's parameters are sharded; give a model that is whole.")
+        raise ModelError(
+            "the model's parameters are sharded, and gradients by example need whole ones",
+            cure="load the model on one device",
+        )
 
 
 def _verify(attachment: Attachment, layers: Followed, question: Question) -> str:
