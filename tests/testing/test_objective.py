@@ -54,3 +54,9 @@ def test_stop_gradient_is_noticed_and_the_gate_of_the_paper_holds() -> None:
     assert report.is_lawful and report.is_detached and report.reads == ("target_logprob",)
     assert not check_objective(leaky).is_detached
     assert check_objective("focal(gamma=2)", neutral="focal(gamma=0)").is_lawful
+
+
+def test_random_extras_are_the_same_in_every_pass() -> None:
+    """Drawn anew they would differ between a mode and its definition, and a lawful objective would look broken."""
+    report = check_objective("k2_anchor", extras=lambda n: {"reference_logprob": -torch.rand(n)})
+    assert report.is_lawful, str(report)
