@@ -215,6 +215,32 @@ def test_parts_of_another_model_are_not_continued(tmp_path: Path) -> None:
         assert 1 not in writer
 
 
+def test_a_stopped_run_is_not_continued_with_another_number_of_likeliest_tokens(model: Any, tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    def progress(done: int, total: int | None) -> None:
+        raise Stopped
+
+    output = tmp_path / "ref"
+    with pytest.raises(Stopped):
+        run = Run(output=output, tokens_per_batch=64, progress=progress)
+        store_reference(model, TOKENIZER, ROWS, kept=Kept(3), run=run)
+    again = store_reference(model, TOKENIZER, ROWS, kept=Kept(2), run=Run(output=output, tokens_per_batch=64))
+    widths = {again.columns(example.input_ids)["candidate_ids"].shape[1] for example in Examples(ROWS, TOKENIZER)}
+    assert widths == {2}
+
+
+@pytest.mark.parametrize("kept", [Kept(2), Kept(3, name="old")])
+def test_folders_whose_likeliest_tokens_differ_in_name_or_number_are_refused(
+    model: Any, stored: References, tmp_path: Path, kept: Kept
+) -> None:
+    """A batch has one tensor of ids: a second model's log-probabilities would be read at the first one's ids."""
+    store_reference(model, TOKENIZER, ROWS, kept=kept, run=Run(output=tmp_path / "other"))
+    with pytest.raises(ConfigError, match="differ in the name or the number of their likeliest tokens"):
+        open_references([folder_of(stored), tmp_path / "other"])
+
+
 def test_a_model_that_is_not_finite_is_refused_with_the_row(model: Any, tmp_path: Path) -> None:
     broken = tiny_model("llama", len(TOKENIZER))
     with torch.no_grad():

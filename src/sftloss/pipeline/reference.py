@@ -64,6 +64,7 @@ def store_reference(
     facts = {
         "name": kept.name,
         "columns": kept.columns,
+        "top_k": kept.top_k,
         "source": str(rows) if isinstance(rows, str | Path) else "rows",
         "model": model_identity(decoder),
         "tokenizer": vocabulary_identity(tokenizer),

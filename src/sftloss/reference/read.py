@@ -49,6 +49,11 @@ class _Store:
         order = np.argsort(np.concatenate(keys), kind="stable")
         self.keys, self.where = np.concatenate(keys)[order], np.concatenate(where)[order]
 
+    @property
+    def candidates(self) -> tuple[str, int]:
+        """Whose likeliest tokens are stored, and how many of each token."""
+        return self.facts["name"], self._file(self.parts[0]).get_slice(CANDIDATES).get_shape()[1]
+
     def rows(self, input_ids: Tensor) -> tuple[str, slice] | None:
         """The part that holds a row, and its place in it; None where the row is not there."""
         key = row_key(input_ids)
@@ -83,12 +88,19 @@ class References:
         folders: Folders that ``sftloss reference`` wrote. Where several hold a column, each row is looked up in all.
 
     Raises:
-        ConfigError: If a folder is missing or holds something else.
+        ConfigError: If a folder is missing or holds something else, or two hold likeliest tokens of another name or
+            number: a batch has one set of ids.
         DataError: If one is not complete, or a file in it is damaged.
     """
 
     def __init__(self, folders: Sequence[str | Path]) -> None:
         self._stores = [_Store(Path(folder).expanduser()) for folder in folders]
+        with_candidates = [store for store in self._stores if CANDIDATES in store.columns]
+        for one in with_candidates[1:]:
+            first = with_candidates[0]
+            if one.candidates != first.candidates:
+                problem = f"{first.folder} and {one.folder} differ in the name or the number of their likeliest tokens"
+                raise ConfigError(problem, option="reference", cure="store likeliest tokens in one way only")
 
     @property
     def names(self) -> tuple[str, ...]:
