@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,18 @@ def test_a_stopped_run_goes_on_with_the_norms_it_has(tmp_path: Path, monkeypatch
     again = analyze(model, tokenizer, ROWS, question=question, run=run)
     assert len(wanted) == 3
     assert again.frames["gradient-numbers"].equals(first.frames["gradient-numbers"])
+
+
+def test_a_cut_off_line_spoils_no_other(tmp_path: Path) -> None:
+    path, head = tmp_path / module.NORMS, {"objective": "cross_entropy"}
+    assert module._read_norms(path, head) == ({}, "")
+    lines = [json.dumps({"example": n, "norm": 1.0, "coverage": "all"}) for n in range(3)]
+    path.write_text("\n".join([json.dumps(head), *lines[:2], lines[2][:8]]), encoding="utf-8")
+    assert module._read_norms(path, head) == ({0: 1.0, 1: 1.0}, "all")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(lines[2] + "\n")
+    assert module._read_norms(path, head) == ({0: 1.0, 1: 1.0, 2: 1.0}, "all")
+    assert module._read_norms(path, {"objective": "dft"}) == ({}, "")
 
 
 @pytest.mark.parametrize("method", [pytest.param("forward mode", marks=pytest.mark.slow), "finite difference"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ class GradientSource:
 
     Attributes:
         model, tokenizer: As loaded.
-        examples: The examples of the table, in its order; each loop goes through them anew.
+        examples: The examples of the table, in its order.
         objective: The trained objective.
         run: How much at a time.
         table: The folder of the table.
@@ -43,6 +43,7 @@ class GradientSource:
     objective: Callable[..., Any]
     run: Run
     table: Path
+    _picked: dict[int, Example] = field(default_factory=dict, init=False)
 
     def measure(self, study: SignalStudy) -> MeasuredGradients:
         """Norms of the subset, and in additive mode shares and cosines; the model is given back as it was."""
@@ -72,27 +73,22 @@ class GradientSource:
         from sftloss.data import batches
         from sftloss.data.tokenizer import pad_id_of
 
-        wanted, numbers = set(chosen), {}
-
-        def picked() -> Iterator[Example]:
-            for number, example in enumerate(self.examples):
-                if number in wanted:
-                    numbers[id(example)] = number
-                    yield example
-
-        for batch in batches(picked(), pad_id=pad_id_of(self.tokenizer), tokens_per_batch=self.run.tokens_per_batch):
-            yield batch, [numbers[id(example)] for example in batch.examples]
+        numbers = sorted(set(chosen))
+        if missing := set(numbers) - self._picked.keys():  # they are few, and reading all of the data takes time
+            self._picked.update((n, example) for n, example in enumerate(self.examples) if n in missing)
+        number_of = {id(self._picked[number]): number for number in numbers}
+        examples = [self._picked[number] for number in numbers]
+        for batch in batches(examples, pad_id=pad_id_of(self.tokenizer), tokens_per_batch=self.run.tokens_per_batch):
+            yield batch, [number_of[id(example)] for example in batch.examples]
 
     def _norms(self, chosen: list[int], study: SignalStudy) -> tuple[dict[int, float], str]:
         """Norm by example, from the file where it has them; each batch is written as soon as it is done."""
         from sftloss.training import per_example_gradients
 
         head = {"objective": study.objective, "roles": study.options.role_weights}
-        path, coverage = self.table / NORMS, ""
-        known = _read_norms(path, head)
+        path = self.table / NORMS
+        known, coverage = _read_norms(path, head)
         missing = [number for number in chosen if number not in known]
-        if len(known) == 0:
-            path.write_text(json.dumps(head) + "\n", encoding="utf-8")
         with path.open("a", encoding="utf-8") as file:
             done = 0
             for batch, numbers in self._batches(missing):
@@ -105,7 +101,6 @@ class GradientSource:
                 done += batch.input_ids.numel()
                 if self.run.progress is not None:
                     self.run.progress(done, None)
-        coverage = coverage or _coverage_of(path)
         return {number: known[number] for number in chosen}, coverage
 
     def _with_shares(
@@ -119,14 +114,14 @@ class GradientSource:
         from sftloss.training.gradients.shares import Direction, gradient_of, inner_product, shares_along
 
         chosen = examples["example"].to_list()
-        inputs = partial(self._inputs, study=study, loss=loss)
+        inputs = partial(self._inputs, study=study)
         whole: Mapping[str, Any] = {}
         cosines: list[Cosines] = []
         for column in ("task", "language"):
-            found = self._cosines(attachment, loss, study, column, chosen)
-            if found is not None:
-                cosines.append(found[0])
-                whole = found[1]
+            compared = self._cosines(attachment, loss, study, column, chosen)
+            if compared is not None:
+                cosines.append(compared[0])
+                whole = compared[1]
         whole = whole or gradient_of(attachment, (one for one, _ in inputs(chosen)), loss)
         questions, numbers = [], []
         for batch, names in inputs(chosen):
@@ -156,14 +151,12 @@ class GradientSource:
         if not 1 < len(groups) <= _MOST_GROUPS:
             return None
         batches = {
-            name: (one for one, _ in self._inputs(mine, study=study, loss=loss)) for name, mine in groups.items()
+            name: (one for one, _ in self._inputs(mine, study=study)) for name, mine in groups.items()
         }
         labels, values, whole = group_cosines(attachment, batches, loss)
         return Cosines(column, tuple(labels), tuple(map(tuple, values.tolist()))), whole
 
-    def _inputs(
-        self, chosen: list[int], *, study: SignalStudy, loss: Loss
-    ) -> Iterator[tuple[dict[str, Any], list[int]]]:
+    def _inputs(self, chosen: list[int], *, study: SignalStudy) -> Iterator[tuple[dict[str, Any], list[int]]]:
         """Batches as the model takes them, weighted by the trained normalization."""
         import torch
 
@@ -191,22 +184,24 @@ def _subset(study: SignalStudy) -> list[int]:
     return [int(one) for one in trained[np.unique(places)]]
 
 
-def _read_norms(path: Path, head: Mapping[str, Any]) -> dict[int, float]:
-    """Norms of an earlier run of the same loss; the last line may be cut off."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    if not lines or lines[0] != json.dumps(head):
-        path.unlink(missing_ok=True)
-        return {}
-    norms = {}
-    for line in lines[1:]:
+def _read_norms(path: Path, head: Mapping[str, Any]) -> tuple[dict[int, float], str]:
+    """Norms and coverage of an earlier run of the same loss; the file begins anew if there is none.
+
+    A killed run may have left the beginning of a line.
+    """
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    norms: dict[int, float] = {}
+    coverage = ""
+    if text.partition("\n")[0] != json.dumps(head):
+        path.write_text(json.dumps(head) + "\n", encoding="utf-8")
+        return norms, coverage
+    for line in text.splitlines()[1:]:
         try:
             entry = json.loads(line)
         except ValueError:
             continue
         norms[int(entry["example"])] = float(entry["norm"])
-    return norms
-
-
-def _coverage_of(path: Path) -> str:
-    last = path.read_text(encoding="utf-8").splitlines()[-1]
-    return str(json.loads(last).get("coverage", ""))
+        coverage = str(entry["coverage"])
+    if not text.endswith("\n"):
+        path.write_text(f"{text}\n", encoding="utf-8")
+    return norms, coverage
