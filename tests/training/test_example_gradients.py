@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.launching import torchrun
+from tests.tiny_models import tiny_model
 from tests.training.cases import VOCAB, model_of, ragged_rows, without
 from torch import Tensor, nn
 
@@ -91,6 +92,12 @@ def test_adapters(target: list[str]) -> None:
     with_names = per_example_gradients(model, BATCH)
     held_to_the_loop(model, BATCH)
     assert all("lora" not in name or ".layers." not in name for name in with_names.by_layer)
+
+
+def test_dropout_of_attention_does_not_make_the_hooks_look_wrong() -> None:
+    """GPT-2's attention reads the probability of its dropout and its own mode: a loop would run for nothing."""
+    model = tiny_model("gpt2", VOCAB, attn_pdrop=0.5, resid_pdrop=0.5, embd_pdrop=0.5).double().train()
+    assert not per_example_gradients(model, BATCH, "cross_entropy").coverage.reason
 
 
 def test_long_examples_take_the_direct_form_and_several_chunks(monkeypatch: Any) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.cases import model_of, ragged_rows, without
+from tests.tiny_models import tiny_model
+from tests.training.cases import VOCAB, model_of, ragged_rows, without
 from torch import Tensor
 
 from sftloss.loss import weighted_loss
@@ -66,6 +67,15 @@ def test_shares_are_those_of_the_examples_gradients(method: str, optimizer: str,
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(p.grad is None for p in model.parameters())
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_shares_of_a_model_in_training_mode_are_without_dropout(monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "_forward_mode", refused)
+    model = tiny_model("gpt2", VOCAB, attn_pdrop=0.5, resid_pdrop=0.5, embd_pdrop=0.5).double().train()
+    shares = additive_shares(model, BATCHES, LOSS)
+    assert model.training and shares.error < 1e-6
+    without_any = additive_shares(model.eval(), BATCHES, LOSS)
+    assert torch.equal(torch.cat([*shares.examples]), torch.cat([*without_any.examples]))
 
 
 def refused(*arguments: Any) -> Tensor:

@@ -149,23 +149,29 @@ def local_hidden(hidden: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """No gradient and no dropout inside; the modules' own modes are restored afterwards.
+    """No gradient and no dropout inside; the modules' own modes are restored afterwards."""
+    with without_dropout(model), torch.no_grad():
+        yield
 
-    Layers of bitsandbytes stay in training mode: some processors repack them, without a gradient, in the other.
+
+@contextmanager
+def without_dropout(model: nn.Module, *, has_checkpoints: bool = False) -> Iterator[None]:
+    """Evaluation mode inside; the modules' own modes are restored afterwards.
+
+    Layers of bitsandbytes stay in training mode: some processors repack them, without a gradient, in the other. With
+    `has_checkpoints` so do modules with gradient checkpointing, which works in training mode only.
     """
-    training = [module for module in model.modules() if module.training]
-    packed = [module for module in model.modules() if type(module).__module__.startswith("bitsandbytes.")]
+    modes = {module: module.training for module in model.modules()}
     model.eval()
-    for module in packed:
-        module.training = True
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in packed:
-            module.training = False
-        for module in training:
+    for module, is_training in modes.items():
+        is_checkpoint = has_checkpoints and is_training and getattr(module, "gradient_checkpointing", False)
+        if is_checkpoint or type(module).__module__.startswith("bitsandbytes."):
             module.training = True
+    try:
+        yield
+    finally:
+        for module, is_training in modes.items():
+            module.training = is_training
 
 
 def _weight(layer: Any) -> Any:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from sftloss.decoder.head import without_dropout
 from sftloss.decoder.ports import unwrapped
 from sftloss.errors import ModelError
 from sftloss.statistics import Objective
@@ -183,7 +184,7 @@ def _verify(attachment: Attachment, layers: Followed, question: Question) -> str
     rows = sorted({int(layout.rows[i]) for i in chosen})
     part = _part(question, rows)
     examples = [i for i in range(part.layout.count) if trained[_in_rows(layout, rows)[i]] > 0][:2]
-    with _without_dropout(model):
+    with without_dropout(model, has_checkpoints=True):
         ours, theirs = norms_by_hooks(attachment, layers, part), norms_by_loop(attachment, part, examples)
     if ours.uncovered:
         return f"{ours.uncovered[0]} is not read token by token"
@@ -210,19 +211,6 @@ def _part(question: Question, rows: list[int]) -> Question:
     c = question.coefficients.view(count, columns)[rows].reshape(-1)
     layout = Layout.of(read_tokens(question.loss, batch), batch, device)
     return Question(batch, question.loss, c, layout)
-
-
-@contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
-    active = [m for m in model.modules() if m.training and "Dropout" in type(m).__name__]
-    attention = [m for m in model.modules() if m.training and hasattr(m, "attention_dropout")]
-    for module in [*active, *attention]:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in [*active, *attention]:
-            module.training = True
 
 
 def _loop(attachment: Attachment, layers: Followed, question: Question, reason: str) -> ExampleGradients:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from sftloss.decoder.head import without_dropout
 from sftloss.loss import weighted_loss
 from sftloss.statistics import IGNORED, Objective, TokenStats, from_logits, token_statistics
 from sftloss.statistics.checks import read_objective
@@ -19,7 +20,7 @@ from sftloss.training.attachment import Attachment
 from sftloss.training.batch.tokens import read_tokens
 from sftloss.training.gradients.norms import Question
 from sftloss.training.gradients.per_example import attached, question_of
-from sftloss.training.loss import Loss
+from sftloss.training.loss import Loss, as_loss
 from sftloss.training.step import Step, contribution
 
 _STEP = 2e-4  # of the parameters' norm: the length of a finite step
@@ -75,7 +76,7 @@ def additive_shares(
 
     G is the gradient of the whole loss over all batches, which takes one ordinary pass. The products take one pass in
     forward mode, with the model's eager attention. Where an operation has no forward mode they take a finite
-    difference of two forward passes; see `error`.
+    difference of two forward passes; see `error`. Dropout is off in all of them.
 
     Args:
         model: A causal language model, with a loss attached or not. Given back as it was.
@@ -98,12 +99,13 @@ def additive_shares(
         Pruthi et al., *Estimating Training Data Influence by Tracing Gradient Descent*, 2020 (arXiv:2002.08484).
     """
     with attached(model, loss) as attachment, torch.enable_grad():
-        chosen = attachment.loss if loss is None else loss if isinstance(loss, Loss) else Loss(loss)
+        chosen = attachment.loss if loss is None else as_loss(loss)
         steps = with_one_step(attachment, batches, chosen)
-        gradient = gradient_of(attachment, steps, chosen)
-        direction = Direction(gradient, update_of(attachment.model, gradient, optimizer))
-        questions = [question_of(attachment, batch, chosen) for batch in steps]
-        return shares_along(attachment, questions, direction)
+        with without_dropout(attachment.model):
+            gradient = gradient_of(attachment, steps, chosen)
+            direction = Direction(gradient, update_of(attachment.model, gradient, optimizer))
+            questions = [question_of(attachment, batch, chosen) for batch in steps]
+            return shares_along(attachment, questions, direction)
 
 
 def with_one_step(attachment: Attachment, batches: Sequence[Mapping[str, Any]], loss: Loss) -> list[dict[str, Any]]:
@@ -159,14 +161,16 @@ def inner_product(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
 
 def shares_along(attachment: Attachment, questions: Sequence[Question], direction: Direction) -> AdditiveShares:
     """Shares of the examples of some batches that make up one step."""
+    expected = direction.decrease
+    if expected == 0:
+        raise ValueError("additive_shares: the gradient is zero, so there are no shares.")
     products, method = [], ""
     for question in questions:
         slopes, method = token_slopes(attachment, question, direction.update)
         products.append(slopes * question.coefficients)
     total = float(torch.cat(products).sum())
-    expected = direction.decrease
-    if total == 0 or expected == 0:
-        raise ValueError("additive_shares: the gradient is zero, so there are no shares.")
+    if total == 0:
+        raise ValueError("additive_shares: the products with the update add up to 0, so there are no shares.")
     tokens = [product / total for product in products]
     examples = [question.layout.sum(share) for question, share in zip(questions, tokens, strict=True)]
     return AdditiveShares(examples, tokens, expected, method, abs(total - expected) / abs(expected))

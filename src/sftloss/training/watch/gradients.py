@@ -6,13 +6,13 @@ import logging
 import statistics
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from sftloss.decoder.head import without_dropout
 from sftloss.errors import ModelError
 from sftloss.ranks import gather_over_ranks
 from sftloss.roles import ROLES
@@ -53,7 +53,7 @@ class GradientWatch:
             return
         self._last = step
         try:
-            with _evaluating(attachment.model):
+            with without_dropout(attachment.model):  # which would draw numbers that the training would then not draw
                 gradients = per_example_gradients(attachment.model, batch)
         except (ModelError, torch.OutOfMemoryError) as error:
             self._is_off = True
@@ -95,16 +95,17 @@ class GradientWatch:
 
     def _find_outliers(self, norms: list[float], roots: list[float], question: Question, row_ids: Any) -> None:
         usual = statistics.median(self._sizes) if len(self._sizes) >= _LEAST else float("inf")
-        rows, found = question.layout.rows.tolist(), []
+        rows = question.layout.rows.tolist()
+        outliers: list[tuple[float, str]] = []
         for example, (norm, root) in enumerate(zip(norms, roots, strict=True)):
             if root == 0:
                 continue
             size = norm / root
             if usual > 0 and size > _FAR * usual:
                 name = name_of((rows[example], example - rows.index(rows[example])), row_ids)
-                found.append((size / usual, f"{name} ({size / usual:.3g} times the usual)"))
+                outliers.append((size / usual, f"{name} ({size / usual:.3g} times the usual)"))
             self._sizes.append(size)
-        names = [name for _, name in sorted(found, reverse=True)[:_SHOWN]]
+        names = [name for _, name in sorted(outliers, reverse=True)[:_SHOWN]]
         if names:
             self._outliers += names
             _LOG.warning("sftloss: the gradient is unusually large at step %d for %s.", self._last, ", ".join(names))
@@ -143,15 +144,3 @@ def _first(values: Tensor, is_mine: Tensor, coefficients: Tensor) -> Tensor:
     """The value at the first trained token of an example."""
     at = (is_mine & (coefficients != 0)).nonzero()[0, 0]
     return values.to(at.device)[at]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout, which would draw numbers that the training would then not draw."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
