@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from sftloss import per_example_gradients
 from sftloss.decoder import PlainPort
 from sftloss.training import Loss, attach, collate_rows
+from sftloss.training.gradients.layers import embedding_squares, norm_squares
+from sftloss.training.gradients.layout import Layout
 from sftloss.training.gradients.norms import norms_by_loop
 from sftloss.training.gradients.per_example import ExampleGradients, attached, question_of
 
@@ -98,6 +100,18 @@ def test_dropout_of_attention_does_not_make_the_hooks_look_wrong() -> None:
     """GPT-2's attention reads the probability of its dropout and its own mode: a loop would run for nothing."""
     model = tiny_model("gpt2", VOCAB, attn_pdrop=0.5, resid_pdrop=0.5, embd_pdrop=0.5).double().train()
     assert not per_example_gradients(model, BATCH, "cross_entropy").coverage.reason
+
+
+def test_sums_over_many_tokens_keep_their_digits_in_bfloat16() -> None:
+    """bfloat16 has no 601, and on some devices a sum of ones stops at 256."""
+    tokens, embedding, norm = 601, nn.Embedding(5, 1), nn.LayerNorm(1)
+    segments = torch.zeros(1, tokens + 1, dtype=torch.long)
+    segments[0, -1] = -1
+    layout = Layout((1, tokens + 1), segments[0], 1, torch.zeros(1, dtype=torch.long))
+    ones = torch.ones(tokens + 1, 1, dtype=torch.bfloat16)
+    ids = torch.full((tokens + 1,), 3)
+    assert float(embedding_squares(embedding, [(ids, ones)], layout)) == tokens**2
+    assert float(norm_squares(norm, [(ones, ones)], layout, ["bias"])["bias"]) == tokens**2
 
 
 def test_long_examples_take_the_direct_form_and_several_chunks(monkeypatch: Any) -> None:

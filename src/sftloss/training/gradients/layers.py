@@ -86,7 +86,7 @@ def norm_squares(module: nn.Module, calls: Sequence[Call], layout: Layout, names
             part = parts[name]
             assert part is not None
             part = part.flatten(1, -2).sum(1) if part.dim() > 2 else part  # heads, if any
-            sums[name] = sums.get(name, 0) + layout.sum(part)
+            sums[name] = sums.get(name, 0) + layout.sum(_exact(part))
     return {name: _square(value) for name, value in sums.items()}
 
 
@@ -108,7 +108,7 @@ def _normalized(module: nn.Module, inputs: Tensor) -> Tensor:
 def embedding_squares(module: Any, calls: Sequence[Call], layout: Layout) -> Tensor:
     """Squares of an embedding's rows by example, in float64."""
     keys = torch.cat([layout.examples * module.num_embeddings + ids for ids, _ in calls])
-    delta = torch.cat([embedding_delta(module, *call) for call in calls])
+    delta = torch.cat([_exact(embedding_delta(module, *call)) for call in calls])
     is_real = torch.cat([layout.examples >= 0 for _ in calls])
     keys, delta = keys[is_real], delta[is_real]
     unique, place = keys.unique(return_inverse=True)
@@ -127,8 +127,13 @@ def embedding_delta(module: Any, ids: Tensor, delta: Tensor) -> Tensor:
 
 def _in_time(parts: list[Tensor]) -> Tensor:
     """``(n, time, width)``: heads, where there are any, and calls lie behind each other in time."""
-    exact = [part.flatten(1, -2).to(torch.promote_types(part.dtype, torch.float32)) for part in parts]
+    exact = [_exact(part.flatten(1, -2)) for part in parts]
     return exact[0] if len(exact) == 1 else torch.cat(exact, dim=1)
+
+
+def _exact(values: Tensor) -> Tensor:
+    """Return them in float32 or better, so that a sum over many tokens keeps its digits."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _square(values: Tensor) -> Tensor:
