@@ -55,15 +55,19 @@ def _with_ids(messages: Sequence[Message]) -> list[Message]:
         calls: list[Mapping[str, Any]] = []
         for i, call in enumerate(message.tool_calls):
             old = str(call.get("id") or f"{number}.{i}")
-            new = old if _ID.fullmatch(old) else hashlib.blake2b(old.encode(), digest_size=5).hexdigest()[:9]
-            calls.append({**call, "id": new})
+            calls.append({**call, "id": _short_id(old)})
         extra = message.extra
         if message.role == "tool":
             old = str(extra.get("tool_call_id") or "")
-            new = hashlib.blake2b(old.encode(), digest_size=5).hexdigest()[:9]
-            own = old if _ID.fullmatch(old) else new if new in waiting else waiting[0] if waiting else new
+            new = _short_id(old)
+            own = new if _ID.fullmatch(old) or new in waiting or not waiting else waiting[0]
             waiting = [one for one in waiting if one != own]
             extra = {**extra, "tool_call_id": own}
         waiting += [str(call["id"]) for call in calls]
         changed.append(replace(message, tool_calls=tuple(calls), extra=extra))
     return changed
+
+
+def _short_id(old: str) -> str:
+    """An id of nine letters and digits: the old one if it is, else one made from it."""
+    return old if _ID.fullmatch(old) else hashlib.blake2b(old.encode(), digest_size=5).hexdigest()[:9]

@@ -13,6 +13,7 @@ from typing import Any
 from sftloss.data.examples import Message
 from sftloss.data.reasons import BadRow
 from sftloss.data.rendering.families import training_template, trl_templates
+from sftloss.data.rendering.marks import JOINER
 from sftloss.data.rendering.template import Template, Tools
 from sftloss.errors import mention
 
@@ -40,7 +41,7 @@ def cure_of(template: Template, messages: _Messages, tools: Tools, fault: BadRow
     """
     kind = ("no cure", fault.reason, fault.detail.split("(")[0], frozenset(message.role for message in messages))
     if template.learned.get(kind, 0) < _MOST_TRIES:
-        candidates = _candidates(template, messages, tools)
+        candidates = _candidates(template, tools)
         last: int | None = template.learned.get("cure")
         for i in sorted(range(len(candidates)), key=lambda i: i != last):
             one = candidates[i]
@@ -60,7 +61,7 @@ def cure_of(template: Template, messages: _Messages, tools: Tools, fault: BadRow
     return f"write the conversation as the template expects it, or give another {mention('template')}"
 
 
-def _candidates(template: Template, messages: _Messages, tools: Tools) -> list[_Candidate]:
+def _candidates(template: Template, tools: Tools) -> list[_Candidate]:
     name = training_template(template.text(tools))
     others = [_Candidate("", template, tools)]
     if name is not None:
@@ -76,7 +77,7 @@ def _candidates(template: Template, messages: _Messages, tools: Tools) -> list[_
 
 def _joined(messages: _Messages) -> list[Message]:
     groups = (list(group) for _, group in groupby(messages, key=lambda message: message.role))
-    return [replace(group[0], content="\n\n".join(message.content for message in group)) for group in groups]
+    return [replace(group[0], content=JOINER.join(message.content for message in group)) for group in groups]
 
 
 def _one_call_each(messages: _Messages) -> _Rows:

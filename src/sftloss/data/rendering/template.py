@@ -244,13 +244,13 @@ class Template:
             prompt = asking.text[asking.places[0][1] :]
             after = prompt[: common(tail, prompt)]
             opener = prompt[len(after) :]
-        told = self.probe(ASK, TELL, ASK, TELL) or self.probe(ASK, TELL)
-        if told is None or told.places[-1] is None:
+        answered = self.probe(ASK, TELL, ASK, TELL) or self.probe(ASK, TELL)
+        if answered is None or answered.places[-1] is None:
             return Frame(opener, after, header, self._ends(""), None)
-        last = told.text[told.places[-1][1] :]
+        last = answered.text[answered.places[-1][1] :]
         middle = last
-        if len(told.places) == 4 and told.places[1] and told.places[2]:
-            middle = told.text[told.places[1][1] : told.places[2][0]]
+        if len(answered.places) == 4 and answered.places[1] and answered.places[2]:
+            middle = answered.text[answered.places[1][1] : answered.places[2][0]]
             shared = middle[len(middle) - common(middle, header, backwards=True) :]
             shared = shared.removeprefix(after) if after.strip() else shared  # the end of a default system text
             middle = middle.removesuffix(shared)
