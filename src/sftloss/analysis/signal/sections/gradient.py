@@ -30,8 +30,7 @@ def gradient_section(study: GradientStudy, decode: Decode | None) -> Section:
     if len(study.rows) < 3:
         lead = f"Gradients were measured of {counted(len(study.rows), 'trained example')}, too few for any number."
         return Section("gradient", "Gradient of the parameters", lead, LEVEL)
-    deciles, of = _deciles(study)
-    signals = tuple(name for name in of.columns if name not in ("examples", "tokens"))
+    deciles, of, signals = _deciles(study)
     chart = share_chart(
         of, id="gradient-decile-shares", title="Gradient by length", x_label="length T", signals=signals
     )
@@ -85,9 +84,10 @@ def _numbers_table(study: GradientStudy) -> Table:
     return Table("gradient-numbers", "Gradient norm and length", columns, tuple(rows))
 
 
-def _deciles(study: GradientStudy) -> tuple[Table, Shares]:
+def _deciles(study: GradientStudy) -> tuple[Table, Shares, tuple[str, ...]]:
+    """The table of shares by length, the shares, and the names of those columns that are signals."""
     codes, bins = numbers.quantile_bins(study.size)
-    names = [number(a) if a == b else f"{number(a)} to {number(b)}" for a, b in bins]
+    names = [_range(low, high) for low, high in bins]
     columns = ["examples", "tokens", *(view.normalization.name for view in study.study.views)]
     tokens = study.study.column("count")[study.rows]
     values = [np.ones(len(tokens)), tokens, *(study.norms(view) for view in study.study.views)]
@@ -97,9 +97,14 @@ def _deciles(study: GradientStudy) -> tuple[Table, Shares]:
     sums = study.study.new_sums(len(names), len(columns)).add(study.units, np.stack(values, axis=1), codes)
     of = shares(sums, names, columns)
     signals = tuple(columns[2:])
-    return share_table(
+    table = share_table(
         of, id="gradient-deciles", title="Gradient by deciles of length", first="length T", signals=signals
-    ), of
+    )
+    return table, of, signals
+
+
+def _range(low: float, high: float) -> str:
+    return number(low) if low == high else f"{number(low)} to {number(high)}"
 
 
 def _ratios(study: GradientStudy) -> Table:
@@ -118,10 +123,9 @@ def _ratios(study: GradientStudy) -> Table:
     for group, (low, high) in enumerate(bins):
         mine = codes == group
         if mine.any():
-            label = number(low) if low == high else f"{number(low)} to {number(high)}"
             ratio = norms[mine].sum() / losses[mine].sum() if losses[mine].sum() > 0 else float("nan")
             values = (study.mean_loss[mine].mean(), norms[mine].mean(), ratio)
-            rows.append((label, int(mine.sum()), *map(cell, values)))
+            rows.append((_range(low, high), int(mine.sum()), *map(cell, values)))
     return Table("gradient-ratios", "Gradient and loss by length", columns, tuple(rows))
 
 
