@@ -128,10 +128,14 @@ def traced_rows(rows: Material, count: int) -> dict[str, EncodedRows]:
     parts = {"seen": rows.train, "unseen": held_out}
     chosen: dict[str, EncodedRows] = {}
     for name, part in parts.items():
-        drawn: Counter[str | None] = Counter()
-        numbered = [drawn.update([e.task]) or drawn[e.task] for e in part.examples]
-        if numbered and count:
-            chosen[name] = part.pick(i for i, number in enumerate(numbered) if number <= count)
+        of_task: Counter[str | None] = Counter()
+        picked = []
+        for i, example in enumerate(part.examples):
+            if of_task[example.task] < count:
+                of_task[example.task] += 1
+                picked.append(i)
+        if picked:
+            chosen[name] = part.pick(picked)
     return chosen
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -91,7 +91,7 @@ class ArmTrainer:
             curve = Curve(experiment, held_out.examples[:CURVE_ROWS], tokenizer, work / "checkpoints", traced)
             recipe = self.recipe(trial)
             if tuning:
-                recipe = replace(recipe, learning_rate=float(min(tuning, key=tuning.__getitem__)))
+                recipe = replace(recipe, learning_rate=best_rate(tuning))
             recipe, validation = self._with_needs(recipe, model, tokenizer, work / "reference")
             inputs = {"model": model, "tokenizer": tokenizer, "rows": rows.examples, "eval_rows": validation}
             outcome = fine_tune(recipe, **inputs, callbacks=(curve,))
@@ -252,3 +252,13 @@ def _versions() -> dict[str, str]:
         source.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
     packages = version.package_versions("torch", "transformers")
     return {**packages, "sftloss": f"{version.__version__}+{source.hexdigest()[:8]}"}
+
+
+def best_rate(losses: Mapping[str, float]) -> float:
+    """The learning rate with the lowest loss; a diverged training, whose loss is NaN, is never the best.
+
+    Example:
+        >>> best_rate({"0.01": float("nan"), "0.001": 2.0, "0.0001": 2.5})
+        0.001
+    """
+    return float(min(losses, key=lambda rate: math.inf if math.isnan(losses[rate]) else losses[rate]))
