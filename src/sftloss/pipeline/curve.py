@@ -36,9 +36,9 @@ def training_curve(history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any
     steps = counted(max((line["step"] for line in history), default=0), "step")
     lead = f"After {steps}: no line of the log has a loss."
     if points:
-        told = "eval_loss" if "eval_loss" in points else next(iter(points))
-        (first, before), (_, after) = points[told][0], points[told][-1]
-        lead = f"After {steps}: {_CURVES[told]}, {number(after)} nats ({number(before)} at step {first:,})."
+        main = "eval_loss" if "eval_loss" in points else next(iter(points))
+        (first, before), (_, after) = points[main][0], points[main][-1]
+        lead = f"After {steps}: {_CURVES[main]}, {number(after)} nats ({number(before)} at step {first:,})."
     series = tuple(
         Series(_CURVES[key], tuple(float(x) for x, _ in of), tuple(y for _, y in of)) for key, of in points.items()
     )

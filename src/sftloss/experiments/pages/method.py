@@ -157,13 +157,13 @@ def _budget(experiment: Experiment, results: Results) -> str:
 
 
 def _decoding(experiment: Experiment) -> str:
-    greedy = "one greedy answer to each prompt"
+    answers = "one greedy answer to each prompt"
     if experiment.samples:
-        greedy = (
+        answers = (
             f"{counted(experiment.samples, 'answer')} to each prompt sampled at temperature {experiment.temperature:g} "
             "without top-k or top-p, and one greedy answer, which right answers are counted by"
         )
-    return f"{greedy}; at most {experiment.max_new_tokens} tokens"
+    return f"{answers}; at most {experiment.max_new_tokens} tokens"
 
 
 def _decided(experiment: Experiment) -> str:
