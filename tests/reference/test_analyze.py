@@ -15,7 +15,7 @@ from tests.tiny import tiny_tokenizer  # noqa: E402
 from tests.tiny_models import tiny_model  # noqa: E402
 
 from sftloss import analyze  # noqa: E402
-from sftloss.analysis import MeasuredTable  # noqa: E402
+from sftloss.analysis import AnalysisOptions, MeasuredTable  # noqa: E402
 from sftloss.analysis.table.tokens import batch_tokens, measure_logits  # noqa: E402
 from sftloss.data import Examples, collate  # noqa: E402
 from sftloss.decoder import open_decoder  # noqa: E402
@@ -66,6 +66,17 @@ def test_the_table_has_the_loss_that_reads_the_reference(made: tuple[Any, Any, P
     with pytest.raises(ConfigError, match="holds a table of something else"):
         again = Run(output=tmp_path / "out", reference=(own,), tokens_per_batch=64, resume=True)
         analyze(model, tokenizer, ROWS, losses=["cross_entropy", LOSS], run=again)
+
+
+def test_gradients_are_of_the_loss_that_reads_the_reference(made: tuple[Any, Any, Path]) -> None:
+    model, tokenizer, folder = made
+    question = AnalysisOptions(signal="grad", signal_examples=6, replicates=20)
+    run = Run(reference=(folder,))
+    norms = [
+        analyze(model, tokenizer, ROWS, losses=[loss], question=question, run=run).frames["gradient-ratios"]["norm"]
+        for loss in (LOSS, "cross_entropy")
+    ]
+    assert (norms[0] != norms[1]).any()
 
 
 def test_what_does_not_fit_is_refused(made: tuple[Any, Any, Path]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -181,12 +181,12 @@ def _measured(model: Any, tokenizer: Any, examples: Inspected, by_name: Mapping[
         "reading": [run.max_examples, run.format, dict(run.columns), *encoding.values()],
     }
     grouped = partial(batches, pad_id=pad_id_of(tokenizer), tokens_per_batch=run.tokens_per_batch)
-    references, names = _references(by_name, run, tokenizer)
+    references, lay = _laying(by_name, run, tokenizer)
     if references is not None:
         identity["reference"] = [{n: f[n] for n in ("name", "model", "files")} for f in references.facts]
 
     def laid(stream: Iterator[Example]) -> Iterator[Batch]:
-        return (one if references is None else references.lay(one, names) for one in grouped(stream))
+        return map(lay, grouped(stream))
 
     settings = Settings(identity=identity, shard=run.shard, progress=run.progress, expected=_count(rows, run))
     return measure(open_decoder(model), examples, by_name, directory, batch=laid, settings=settings)
@@ -207,6 +207,12 @@ def _references(by_name: Mapping[str, Any], run: Run, tokenizer: Any) -> tuple[R
     return references, names
 
 
+def _laying(by_name: Mapping[str, Any], run: Run, tokenizer: Any) -> tuple[References | None, Callable[[Batch], Batch]]:
+    """The reference models' values, and what adds those that the objectives read to a batch."""
+    references, names = _references(by_name, run, tokenizer)
+    return references, lambda batch: batch if references is None else references.lay(batch, names)
+
+
 def _count(rows: Any, run: Run) -> int | None:
     """The number of usable rows, where progress is shown: read once more, which takes little time beside the model."""
     is_local = Path(rows).exists() if isinstance(rows, str | Path) else isinstance(rows, Sequence)
@@ -225,8 +231,9 @@ def _gradients(model: Any, tokenizer: Any, examples: Examples, rest: Any) -> Any
     by_name, question, run, table = rest
     if question.signal == "table":
         return None
-    objective = by_name[question.objective or next(iter(by_name))]
-    return GradientSource(model, tokenizer, examples, objective, run, table).measure
+    name = question.objective or next(iter(by_name))
+    _, lay = _laying({name: by_name[name]}, run, tokenizer)
+    return GradientSource(model, tokenizer, examples, by_name[name], lay, run, table).measure
 
 
 def _check_gradients(run: Run) -> None:

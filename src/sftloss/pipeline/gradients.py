@@ -33,6 +33,7 @@ class GradientSource:
         model, tokenizer: As loaded.
         examples: The examples of the table, in its order.
         objective: The trained objective.
+        lay: Adds to a batch what the objective reads of reference models.
         run: How much at a time.
         table: The folder of the table.
     """
@@ -41,6 +42,7 @@ class GradientSource:
     tokenizer: Any
     examples: Iterable[Example]
     objective: Callable[..., Any]
+    lay: Callable[[Batch], Batch]
     run: Run
     table: Path
     _picked: dict[int, Example] = field(default_factory=dict, init=False)
@@ -79,7 +81,7 @@ class GradientSource:
         number_of = {id(self._picked[number]): number for number in numbers}
         examples = [self._picked[number] for number in numbers]
         for batch in batches(examples, pad_id=pad_id_of(self.tokenizer), tokens_per_batch=self.run.tokens_per_batch):
-            yield batch, [number_of[id(example)] for example in batch.examples]
+            yield self.lay(batch), [number_of[id(example)] for example in batch.examples]
 
     def _norms(self, chosen: list[int], study: SignalStudy) -> tuple[dict[int, float], str]:
         """Norm by example, from the file where it has them; each batch is written as soon as it is done."""
@@ -150,9 +152,7 @@ class GradientSource:
         groups = {name: mine for name, mine in groups.items() if mine}
         if not 1 < len(groups) <= _MOST_GROUPS:
             return None
-        batches = {
-            name: (one for one, _ in self._inputs(mine, study=study)) for name, mine in groups.items()
-        }
+        batches = {name: (one for one, _ in self._inputs(mine, study=study)) for name, mine in groups.items()}
         labels, values, whole = group_cosines(attachment, batches, loss)
         return Cosines(column, tuple(labels), tuple(map(tuple, values.tolist()))), whole
 
