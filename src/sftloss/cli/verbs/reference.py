@@ -57,8 +57,8 @@ def reference(options: ReferenceOptions, verbosity: Verbosity) -> None:
     kept = Kept(options.top_k, options.entropy, options.name)
     output = options.output or default_output(options.data.data)
     check_output(output, overwrite=options.overwrite)  # a model may take minutes to load
-    name, device = options.model, options.device
-    with progress_bar("computing", verbosity) as progress:
+    source, device = options.model, options.device
+    with progress_bar("computing", verbosity, "tokens") as progress:
         run = Run(
             **options.data.reading,
             output=output,
@@ -68,7 +68,7 @@ def reference(options: ReferenceOptions, verbosity: Verbosity) -> None:
             command=command_line("reference", options),
         )
         model, tokenizer = load_model(
-            name.model, device=device.device, dtype=device.dtype, tokenizer=name.tokenizer, revision=name.revision
+            source.model, device=device.device, dtype=device.dtype, tokenizer=source.tokenizer, revision=source.revision
         )
         stored = store_reference(model, tokenizer, options.data.data, kept=kept, run=run)
     counts = "{tokens:,} tokens in {rows:,} different rows".format(**stored.facts[0])
