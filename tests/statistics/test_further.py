@@ -193,3 +193,11 @@ def test_statistics_travel_with_a_replaced_record() -> None:
     z, targets, ids = rows()
     stats = replace(from_logits(z, targets, extras={"candidate_ids": ids}), vocab_size=5)
     assert stats.rank.shape == (40,) and stats.candidate_logprob.shape == (40, 5)
+
+
+def test_a_temperature_keeps_all_its_digits() -> None:
+    logits, temperature = torch.tensor([[2.0, 0.0, -1.0]], dtype=torch.float64), 0.123456789
+    stats = from_logits(logits, torch.tensor([1]))
+    expected = (logits / temperature).log_softmax(1)[:, 1]
+    torch.testing.assert_close(stats.tempered_logprob(temperature), expected, rtol=1e-12, atol=0)
+    assert torch.equal(stats.tempered_logprob(2.0), stats.tempered_logprob(2))

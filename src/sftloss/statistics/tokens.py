@@ -129,7 +129,8 @@ class TokenStats:
         Args:
             temperature: The t above, dimensionless, ``> 0``. One loss reads one temperature.
         """
-        return self._named(f"tempered_logprob({temperature:g})")
+        exact = float(temperature)  # all of its digits, but 2 for 2.0
+        return self._named(f"tempered_logprob({int(exact) if exact.is_integer() else exact})")
 
     def _named(self, field: str) -> Tensor:
         check_fields("TokenStats", (field,))
