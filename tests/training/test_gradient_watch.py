@@ -47,6 +47,17 @@ def test_means_by_task_length_and_role() -> None:
     assert watch.take() == {}
 
 
+def test_a_loop_is_announced_once_also_where_a_training_goes_on(caplog: Any) -> None:
+    model = tiny_model("gpt2")
+    model.transformer.raw = torch.nn.Parameter(torch.ones(1))  # no layer that hooks can follow
+    attachment, watch = attach(model, LOSS), GradientWatch(every=2)
+    with caplog.at_level(logging.WARNING, "sftloss.training"):
+        watch.look(attachment, BATCH, 10)
+        watch.look(attachment, BATCH, 12)
+    (record,) = caplog.records
+    assert "hooks cannot follow transformer.raw" in record.getMessage()
+
+
 def test_a_row_far_above_the_usual_is_named(caplog: Any) -> None:
     model = tiny_model("gpt2")
     attachment, watch = attach(model, LOSS), GradientWatch(every=1)

@@ -46,6 +46,7 @@ class GradientWatch:
     _outliers: list[str] = field(default_factory=list)
     _last: int = -1
     _is_off: bool = False
+    _has_warned: bool = False
 
     def look(self, attachment: Attachment, batch: Mapping[str, Any], step: int) -> None:
         """Measure this micro-batch, if `step` is one of those and has not been measured."""
@@ -59,7 +60,8 @@ class GradientWatch:
             self._is_off = True
             _LOG.warning("sftloss: gradients are not watched any more: %s", error)
             return
-        if gradients.coverage.reason and step == 0:
+        if gradients.coverage.reason and not self._has_warned:
+            self._has_warned = True
             _LOG.warning("sftloss: watching gradients covers %s.", gradients.coverage)
         question = question_of(attachment, batch, attachment.loss)
         norms = gradients.norms.tolist()
