@@ -13,7 +13,8 @@ from sftloss import analyze, per_example_gradients
 from sftloss.analysis import AnalysisOptions
 from sftloss.data import Examples, batches
 from sftloss.data.demo import demo_model, demo_tokenizer
-from sftloss.pipeline import Run
+from sftloss.errors import ConfigError
+from sftloss.pipeline import Run, check
 from sftloss.pipeline import gradients as module
 from sftloss.training import Loss, inputs_of
 
@@ -85,3 +86,11 @@ def test_shares_add_up_to_one_and_groups_are_compared(method: str, monkeypatch: 
 
 def refused(*arguments: Any) -> torch.Tensor:
     raise NotImplementedError
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_several_ranks_are_refused_on_each_of_them(rank: int) -> None:
+    """Before they meet: a rank that goes on would wait for one that has left."""
+    run, question = Run(output="out", shard=(rank, 2)), AnalysisOptions(signal="grad")
+    with pytest.raises(ConfigError, match="measured by one process"):
+        check([], losses=["cross_entropy"], question=question, run=run)

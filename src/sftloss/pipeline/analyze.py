@@ -149,8 +149,16 @@ def take_part(
         meet()
 
 
-def check(rows: str | Path | Iterable[Mapping[str, Any]], *, losses: Sequence[str], run: Run) -> None:
-    """Raise what `analyze` would raise before it touches the model: a model may take minutes to load."""
+def check(
+    rows: str | Path | Iterable[Mapping[str, Any]],
+    *,
+    losses: Sequence[str],
+    question: AnalysisOptions | None = None,
+    run: Run,
+) -> None:
+    """Raise, on every rank, what `analyze` would raise before it touches the model, which may take minutes to load."""
+    if question is not None and question.signal != "table":
+        _check_gradients(run)
     by_name = read_objectives(losses, has_reference=bool(run.reference))
     _references(by_name, run, None)
     _examples(rows, run, None)

@@ -96,7 +96,7 @@ def analyze(options: AnalyzeOptions, verbosity: Verbosity) -> int:
             progress=progress,
             command=command_line("analyze", options),
         )
-        check(options.data.data, losses=losses, run=run)
+        check(options.data.data, losses=losses, question=question, run=run)
         name, device = options.model, device_of_rank(options.device.device)
         dtype, own, revision = options.device.dtype, name.tokenizer, name.revision
         model, tokenizer = load_model(name.model, device=device, dtype=dtype, tokenizer=own, revision=revision)
