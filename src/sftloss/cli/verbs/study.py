@@ -49,7 +49,7 @@ class StudyOptions:
 
 
 _QUESTIONS = {
-    "length": "Does dividing by the length teach shorter answers? Trains with exponents 0, 0.5 and 1 of the length.",
+    "length": "Does dividing by the length make answers shorter? Trains with exponents 0, 0.5 and 1 of the length.",
     "length-by-step": "When does the length of answers move, and for which prompts? Measures answers during training.",
     "focal": "Does focal loss help? Compares it with cross-entropy; some training answers are wrong on purpose.",
     "instruction-response": "Should the instruction be trained too? Trains with prompt weights 0, 0.1 and 1.",

@@ -5,13 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
+from sftloss.experiments.experiment import Arm
 from sftloss.experiments.pages.tables import chart_lines, grey_note, in_parts, mean_cells, named_arms, triple_columns
 from sftloss.experiments.verdicts.comparisons import LEAST_TILT, Results
 from sftloss.words import number
 
 _BINS = 24
-_PREDICTED = Column(
-    "within", "predicted, given the prompt", "ratio", "If length varies only among the data's answers to one prompt."
+_PREDICTED = (
+    Column(
+        "within",
+        "predicted, given the prompt",
+        "ratio",
+        "If length varies only among the data's answers to one prompt.",
+    ),
+    Column("whole", "predicted bound", "ratio", "If the prompt did not determine length at all."),
 )
 _GENERATED = triple_columns("generated", "generated", "ratio", "Mean tokens over those of the first arm, paired.")
 
@@ -43,13 +50,16 @@ def answer_lengths_section(results: Results) -> Section | None:
 
 def _against_first(results: Results) -> Table:
     rows = tuple(
-        (results.names[arm], results.predicted_length(arm), results.predicted_length(arm, is_bound=True),
-         *mean_cells(results.relative(arm, "length_ratio")))
+        (results.names[arm], *_predicted(results, arm), *mean_cells(results.relative(arm, "length_ratio")))
         for arm in results.arms[1:]
-    )  # fmt: skip
-    bound = Column("whole", "predicted bound", "ratio", "If the prompt did not determine length at all.")
-    columns = (Column("arm", "arm"), _PREDICTED, bound, *_GENERATED)
+    )
+    columns = (Column("arm", "arm"), *_PREDICTED, *_GENERATED)
     return Table("lengths", "Length relative to the first arm: predicted and generated", columns, rows)
+
+
+def _predicted(results: Results, arm: Arm, task: str = "") -> tuple[float | None, float | None]:
+    """Length over the first arm's: given the prompt, and where the prompt determines no length."""
+    return results.predicted_length(arm, task), results.predicted_length(arm, task, is_bound=True)
 
 
 def _tokens(results: Results, reference: float) -> Table:
@@ -72,12 +82,12 @@ def _by_task(results: Results) -> tuple[Table, ...]:
     if len(tasks) < 2 or _shift(results, tasks[0]) < LEAST_TILT:
         return ()
     rows = tuple(
-        (task, results.names[arm], results.predicted_length(arm, task),
+        (task, results.names[arm], *_predicted(results, arm, task),
          *mean_cells(results.relative(arm, "length_ratio", results.tasks == task)))
         for task in tasks
         for arm in results.arms[1:]
     )  # fmt: skip
-    columns = (Column("task", "task"), Column("arm", "arm"), _PREDICTED, *_GENERATED)
+    columns = (Column("task", "task"), Column("arm", "arm"), *_PREDICTED, *_GENERATED)
     return in_parts(Table("lengths-task", "Length relative to the first arm by task", columns, rows))
 
 
