@@ -154,7 +154,9 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
 lookalikes = st.sampled_from(
     ["1e5", "010", "~", "no", "1_000", "12:30:00", "0x1F", ".inf", "<<", "- a", "#", "*a", "é\n"]
 )
-words = st.one_of(lookalikes, st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20))
+# a NUL is refused by name, see below
+characters = st.characters(exclude_categories=("Cs",), exclude_characters="\0")
+words = st.one_of(lookalikes, st.text(characters, min_size=1, max_size=20))
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -169,3 +171,10 @@ def test_printed_options_give_the_same_options_again(tmp_path, model, loss, colu
     path = tmp_path / "again.yaml"
     path.write_text(to_yaml(options), encoding="utf-8", newline="")
     assert resolve(Example, {}, config=path) == options
+
+
+def test_a_nul_is_refused_by_file_line_and_key(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(to_yaml(Example("a\0b", ("cross_entropy",), columns={}, rate=1.0, max_length=None)))
+    with pytest.raises(ConfigError, match=rf"{path}:1: model: .* has a NUL character"):
+        resolve(Example, {}, config=path)
