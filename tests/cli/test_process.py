@@ -61,7 +61,7 @@ def test_an_interrupted_run_is_130_and_resumes_to_the_same_report(tmp_path):
     assert resumed["findings"] == whole["findings"] and resumed["sections"] == whole["sections"]
 
 
-@pytest.mark.parametrize(("is_ignored", "code"), [(True, 0), (False, 130)])
+@pytest.mark.parametrize(("is_ignored", "code"), [(True, 0), pytest.param(False, 130, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_a_run_unless_the_parent_ignores_it(tmp_path, is_ignored, code):
     """Under nohup or in the background of a script SIGINT is ignored, and a child respects that."""
     data, handler = write_rows(tmp_path / "d.jsonl", ROWS * 5), signal.SIG_IGN if is_ignored else signal.SIG_DFL

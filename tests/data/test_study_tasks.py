@@ -104,6 +104,7 @@ def test_a_reference_with_a_final_number_is_checked_by_it():
     assert check_answer(row, "?", "#### 12") == 0.0 == check_answer(row, "?", "no idea")
 
 
+@pytest.mark.slow
 def test_both_languages_and_short_sequences():
     """The demo's tokenizer: a step of 32 rows is a few hundred milliseconds on one core only if rows stay short."""
     tokenizer = demo_tokenizer()

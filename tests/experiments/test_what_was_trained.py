@@ -144,6 +144,7 @@ def test_compare_predicts_the_lengths_that_lengths_predicts(tmp_path: Path) -> N
     assert ours.within_prompt < ours.data - 0.05
 
 
+@pytest.mark.slow
 def test_a_trained_prompt_takes_most_of_the_tilt_away(whole: dict[float, dict[str, Any]], tmp_path: Path) -> None:
     experiment = replace(with_recipe(PROMPTS, max_examples=2000), normalizations=("example-mean",), noise=0.0)
     rows = material(experiment, start(experiment, 0)[1]).train

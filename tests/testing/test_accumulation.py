@@ -149,6 +149,7 @@ def test_loop_is_held_to_the_law() -> None:
         check_loop(lambda *_: None, model_of(), BATCH)
 
 
+@pytest.mark.slow
 def test_loop_is_held_to_the_law_on_two_ranks() -> None:
     """A normalizer counted on each rank is right on one process and wrong on two."""
     script = """
