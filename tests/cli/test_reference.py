@@ -55,7 +55,11 @@ def test_train_reads_it(stored: Path, data: Path, tmp_path: Path) -> None:
             2,
             "was made with another --truncate (end; this run has start)",
         ),
-        (("--reference", "STORED", "--loss", "psft"), 2, "has no old_logprob; make it again with sftloss reference"),
+        (
+            ("--reference", "STORED", "--loss", "psft"),
+            2,
+            "has no old_logprob; make a second folder",
+        ),
         (("--reference", "STORED", "-d", "OTHER"), 3, "other.jsonl:1: this row has no values in"),
         (("--reference", "DATA"), 2, "is a file; give the folder that sftloss reference wrote."),
     ],

@@ -174,7 +174,9 @@ def test_a_folder_that_is_missing_or_another_is_refused(stored: References, tmp_
     (tmp_path / "sftloss.json").write_text(json.dumps({"format": 1, "files": {}}))
     with pytest.raises(ConfigError, match="holds no values of a reference model"):
         open_references([tmp_path])
-    with pytest.raises(ConfigError, match=r"has no old_logprob; make it again with sftloss reference and its option"):
+    with pytest.raises(
+        ConfigError, match="has no old_logprob; make a second folder with sftloss reference and its option name: old"
+    ):
         stored.check_names(["old_logprob"])
 
 

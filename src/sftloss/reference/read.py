@@ -33,7 +33,8 @@ class _Store:
             is_reference = read_seal(folder).get("kind") == KIND
             self.facts = verify_folder(folder) if is_reference else {}
         except DataError as error:
-            raise DataError(error.problem, option="reference", cure=f"{_AGAIN}; the same command continues") from None
+            cure = "remove the folder and make it again with sftloss reference"
+            raise DataError(error.problem, option="reference", cure=cure) from None
         if not is_reference:
             raise ConfigError(f"{folder} holds no values of a reference model", option="reference", cure=_AGAIN)
         self.folder, self._files = folder, dict[str, Any]()
@@ -236,7 +237,7 @@ def _cure_of(name: str) -> str:
         return f"{_AGAIN} and its option top-k, for example 20"
     if name.endswith("_entropy"):
         return f"{_AGAIN} and its option entropy"
-    return f"{_AGAIN} and its option name: {name.partition('_')[0]}"
+    return f"make a second folder with sftloss reference and its option name: {name.partition('_')[0]}"
 
 
 def _missing_row(stores: Sequence[_Store], where: object) -> DataError:

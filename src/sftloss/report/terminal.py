@@ -11,6 +11,7 @@ from sftloss.document import Document, Finding, Section, Table, TokenStrip, by_s
 from sftloss.report.cells import ShownTable, chart_table, show
 from sftloss.report.format import SEVERITIES, count_line, finding_number
 from sftloss.report.text import clean, clean_block, columns, shorten, visible, wrap
+from sftloss.words import counted
 
 if typing.TYPE_CHECKING:
     from rich.console import Console
@@ -182,8 +183,8 @@ def _table(console: Console, table: Table) -> None:
         texts = (str(cell) if has_intervals else cell.text for cell in row[:count])
         grid.add_row(*(_say(console, shorten(text, 200)) for text in texts))
     console.print(grid)
-    hidden = [f"{len(table.rows) - _ROWS:,} more rows"] if len(table.rows) > _ROWS else []
-    hidden += [f"{len(shown.columns) - count} more columns"] if count < len(shown.columns) else []
+    hidden = [counted(len(table.rows) - _ROWS, "more row")] if len(table.rows) > _ROWS else []
+    hidden += [counted(len(shown.columns) - count, "more column")] if count < len(shown.columns) else []
     if hidden:
         console.print(_say(console, f"{' and '.join(hidden)} in the HTML and JSON reports.", "dim"))
     if table.note:

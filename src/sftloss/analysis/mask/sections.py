@@ -31,7 +31,8 @@ def answer_section(tally: MaskTally, account: Account, findings: Sequence[Findin
     lead, command = "These rows can be trained on as they are: no finding asks for a change.", Command("analyze")
     if cures:
         asks = f"{counted(len(cures), 'finding')} {'asks' if len(cures) == 1 else 'ask'}"
-        lead, command = f"Change the data or the options first: {asks} for it.", Command("inspect")
+        lead = f"Change the data or the options first: {asks} for it ({', '.join(cures)}, below)."
+        command = Command("inspect")
     cut = int((tally.ledger.numbers("whole") > tally.ledger.numbers("tokens")).sum())
 
     def row(checked: str, result: str, *ids: str) -> tuple[Cell, ...]:

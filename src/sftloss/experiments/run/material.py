@@ -26,6 +26,9 @@ from sftloss.finetune import Recipe
 from sftloss.finetune.fine_tune import data_of, loss_of
 from sftloss.finetune.rows import Collator, DataSet, hold_out
 from sftloss.finetune.setup import dtype_of, model_name
+from sftloss.objectives import extras_of
+from sftloss.pipeline.question import read_objectives
+from sftloss.reference import open_references
 from sftloss.rules import findings_of
 from sftloss.training.batch.tokens import read_tokens
 from sftloss.weights import normalization
@@ -79,6 +82,7 @@ def material(experiment: Experiment, tokenizer: Any) -> Material:
         train = _generated(experiment, "train", recipe.max_examples or TRAIN_ROWS, tokenizer)
     else:
         train = _from_file(experiment, recipe.data, recipe.max_examples, tokenizer)
+    _check_references(experiment, tokenizer, train)
     if recipe.eval_data is not None:
         held_out = _from_file(experiment, recipe.eval_data, experiment.eval_rows, tokenizer)
     elif recipe.eval_share:
@@ -93,6 +97,15 @@ def material(experiment: Experiment, tokenizer: Any) -> Material:
     return Material(
         train, held_out, None if forget is None else _from_file(experiment, forget, experiment.forget_rows, tokenizer)
     )
+
+
+def _check_references(experiment: Experiment, tokenizer: Any, rows: EncodedRows) -> None:
+    """Refuse stored values of a reference model that do not fit the rows, before the first arm is trained."""
+    recipe = experiment.recipe
+    losses = read_objectives(experiment.losses or (recipe.loss,), has_reference=bool(recipe.reference))
+    names = tuple(dict.fromkeys(name for objective in losses.values() for name in extras_of(objective)))
+    if recipe.reference and names:
+        open_references(recipe.reference, tokenizer, encoding_of(recipe)).check(rows.examples, names)
 
 
 def second_draw(experiment: Experiment, tokenizer: Any, known: EncodedRows) -> EncodedRows:

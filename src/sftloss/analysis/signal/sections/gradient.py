@@ -152,7 +152,8 @@ def _influential(study: GradientStudy, decode: Decode | None) -> Table:
     for at, row, origin in zip(order, chosen, study.study.origins(chosen), strict=True):
         values = (study.mean_loss[at], norms[at] / norms.sum(), *(() if part is None else (part[at],)))
         rows.append((origin, int(study.study.column("count")[row]), *map(cell, values), texts[int(row)]))
-    return Table("gradient-influential", "Examples with the largest gradients", columns, tuple(rows))
+    largest = "gradients" if part is None else "and the most negative shares of the update"
+    return Table("gradient-influential", f"Examples with the largest {largest}", columns, tuple(rows))
 
 
 def _texts(study: GradientStudy, rows: Codes, decode: Decode | None) -> dict[int, str]:
