@@ -99,3 +99,12 @@ def test_compare_reads_it(stored: Path, data: Path, tmp_path: Path) -> None:
     assert refused.exit_code == 2 and "give --reference" in refused.stderr
     result = run(*words, "--reference", stored)
     assert result.exit_code == 0, result.stderr
+
+
+def test_compare_refuses_values_of_other_rows_before_it_trains(stored: Path, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    rows = [{"prompt": f"copy: another {n}", "completion": f"another {n}"} for n in range(6)]
+    words = ["-d", write_rows(tmp_path / "other.jsonl", rows), "--eval-share", 0.4, "--loss", "cross_entropy", *LOSS]
+    result = run("compare", "-m", MODEL, *words, "--max-steps", 1, "-o", tmp_path / "out", "--reference", stored)
+    assert result.exit_code == 3 and "this row has no values in" in result.stderr
+    assert not list((tmp_path / "out").rglob("result.json"))
