@@ -121,3 +121,19 @@ def test_cosines_of_groups_and_the_whole_gradient() -> None:
     assert names == ["a", "b", "c"]
     assert float(cosines[0, 1]) == pytest.approx(expected) and float(cosines[0, 2]) == pytest.approx(1)
     assert all(torch.allclose(whole[name], 2 * parts[0][name] + parts[1][name]) for name in whole)
+
+
+def test_one_batch_or_one_without_labels_is_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"the list of a step's micro-batches; give \[batch\] for one"):
+        additive_shares(model_of(), BATCHES[0], LOSS)
+    with pytest.raises(ValueError, match="the batch has no labels"):
+        per_example_gradients(model_of(), {"input_ids": BATCHES[0]["input_ids"]}, LOSS)
+
+
+def test_memory_that_runs_out_is_not_taken_for_a_missing_forward_mode(monkeypatch: Any) -> None:
+    def too_large(*arguments: Any) -> Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(module, "_forward_mode", too_large)
+    with pytest.raises(torch.OutOfMemoryError):
+        additive_shares(model_of(), BATCHES, LOSS)

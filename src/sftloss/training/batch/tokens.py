@@ -45,7 +45,9 @@ def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
         ValueError: If a tensor is missing or its shape is not the labels'.
     """
     is_aligned = batch.get("shift_labels") is not None
-    labels = batch["shift_labels" if is_aligned else "labels"]
+    labels = batch["shift_labels"] if is_aligned else batch.get("labels")
+    if labels is None:
+        raise ValueError("sftloss: the batch has no labels; give labels as the model takes them, -100 where ignored.")
     if labels.dim() != 2:
         raise ValueError(f"sftloss: labels must be (rows, columns), got shape {tuple(labels.shape)}.")
     _refuse_packed_with_mask(loss, batch)

@@ -98,6 +98,8 @@ def additive_shares(
     Source:
         Pruthi et al., *Estimating Training Data Influence by Tracing Gradient Descent*, 2020 (arXiv:2002.08484).
     """
+    if isinstance(batches, Mapping):
+        raise ValueError("additive_shares: batches must be the list of a step's micro-batches; give [batch] for one.")
     with attached(model, loss) as attachment, torch.enable_grad():
         chosen = attachment.loss if loss is None else as_loss(loss)
         steps = with_one_step(attachment, batches, chosen)
@@ -184,6 +186,8 @@ def token_slopes(
     try:
         with _eager_attention(attachment.model):
             return _forward_mode(attachment, question, update, is_counted), "forward mode"
+    except torch.OutOfMemoryError:
+        raise
     except (NotImplementedError, RuntimeError, ValueError):  # an operation of the model has no forward mode
         return _finite_difference(attachment, question, update, is_counted), "finite difference"
 

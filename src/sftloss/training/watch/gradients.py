@@ -56,7 +56,7 @@ class GradientWatch:
         try:
             with without_dropout(attachment.model):  # which would draw numbers that the training would then not draw
                 gradients = per_example_gradients(attachment.model, batch)
-        except (ModelError, torch.OutOfMemoryError) as error:
+        except (ModelError, ValueError, torch.OutOfMemoryError) as error:  # to watch never ends a training
             self._is_off = True
             _LOG.warning("sftloss: gradients are not watched any more: %s", error)
             return
