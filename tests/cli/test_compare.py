@@ -165,7 +165,7 @@ def test_a_study_can_differ_in_one_thing_only(name):
     assert sum(len(set(column)) > 1 for column in zip(*(arm.parts for arm in plan.arms()), strict=True)) == 1
 
 
-OLD = {"multitask", "real_data"}  # records of an earlier form
+OLD = {"multitask"}  # a record of an earlier form
 COMMITTED = sorted(file for file in (ROOT / "studies").glob("*.json") if file.stem not in OLD)
 
 
