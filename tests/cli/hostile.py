@@ -256,7 +256,7 @@ def _flag_words(verb: str, key: str, value: str, place: Path) -> list[object]:
     data = write_rows(place / "rows.jsonl")
     known: dict[str, list[object]] = {
         "analyze": ["-m", MODEL, "-d", data], "train": ["-m", MODEL, "-d", data, "--dry-run"],
-        "inspect": ["-m", MODEL, "-d", data], "lengths": ["-d", data],
+        "inspect": ["-m", MODEL, "-d", data], "lengths": ["-d", data], "reference": ["-m", MODEL, "-d", data],
     }  # fmt: skip
     return [verb, *known.get(verb, []), f"--{key}", value]
 

@@ -38,7 +38,8 @@ def check_flags(sentence: str, flags: set[str]) -> None:
     """Fail where a sentence names a flag that does not exist, or spells an option as Python does."""
     assert set(FLAG.findall(sentence)) <= flags, sentence
     options = {flag[2:].replace("-", "_") for flag in flags}
-    words = re.findall(r"\b\w+(?==)|\b[a-z]+_[a-z_]+\b", sentence.replace("prompt=", "").replace("response=", ""))
+    plain = re.sub(r"\b(prompt|response|name)=", "", sentence)  # of the example of a pair
+    words = re.findall(r"\b\w+(?==)|\b[a-z]+_[a-z_]+\b", plain)
     assert not set(words) & options, sentence
 
 
