@@ -76,18 +76,20 @@ class ObjectiveSum:
     __repr__ = __str__
 
 
-def extras_of(objective: Callable[..., Tensor]) -> tuple[str, ...]:
-    """Return the names of the batch tensors that an objective declares to read as ``stats.extras``, each once.
+def extras_of(*objectives: Callable[..., Tensor]) -> tuple[str, ...]:
+    """Return the names of the batch tensors that objectives declare to read as ``stats.extras``, each once.
 
     Example:
         >>> from sftloss.objectives import focal
         >>> extras_of(focal)
         ()
     """
-    if isinstance(objective, ObjectiveSum):
-        functions = [objective_function(term.name) for term in objective.terms]
-    else:
-        functions = [objective.func if isinstance(objective, partial) else objective]
+    functions: list[Callable[..., Tensor]] = []
+    for objective in objectives:
+        if isinstance(objective, ObjectiveSum):
+            functions += [objective_function(term.name) for term in objective.terms]
+        else:
+            functions.append(objective.func if isinstance(objective, partial) else objective)
     return tuple(dict.fromkeys(name for function in functions for name in objective_record("", function).extras))
 
 

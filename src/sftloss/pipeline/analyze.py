@@ -205,7 +205,7 @@ def _references(by_name: Mapping[str, Any], run: Run, tokenizer: Any) -> tuple[R
     from sftloss.data import encoding_of
     from sftloss.objectives import extras_of
 
-    names = tuple(dict.fromkeys(name for objective in by_name.values() for name in extras_of(objective)))
+    names = extras_of(*by_name.values())
     if not names:
         return None, ()
     from sftloss.reference import open_references

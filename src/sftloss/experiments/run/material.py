@@ -103,7 +103,7 @@ def _check_references(experiment: Experiment, tokenizer: Any, rows: EncodedRows)
     """Refuse stored values of a reference model that do not fit the rows, before the first arm is trained."""
     recipe = experiment.recipe
     losses = read_objectives(experiment.losses or (recipe.loss,), has_reference=bool(recipe.reference))
-    names = tuple(dict.fromkeys(name for objective in losses.values() for name in extras_of(objective)))
+    names = extras_of(*losses.values())
     if recipe.reference and names:
         open_references(recipe.reference, tokenizer, encoding_of(recipe)).check(rows.examples, names)
 
