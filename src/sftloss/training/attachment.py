@@ -176,7 +176,7 @@ class Attachment:
         if self._is_proving:
             return self._prove(self._inputs(batch, self.loss))
         done, tokens, states, head = self.open(batch, self.loss, keep_logits=bool(keep_logits))
-        step = self._step_of(batch, tokens)
+        step = self.step_of(batch, tokens, self.loss)
         value = self._loss(states, head, tokens, step, batch)
         if done.added_loss is not None and not self.loss.task_factor.is_repeating:
             value = value + done.added_loss.to(value.device) / step.micro_batches
@@ -232,9 +232,9 @@ class Attachment:
                 observe(seen)
         return value * step.ranks
 
-    def _step_of(self, batch: Mapping[str, Any], tokens: Tokens) -> Step:
+    def step_of(self, batch: Mapping[str, Any], tokens: Tokens, loss: Loss) -> Step:
         """The step a pass belongs to; its own where the batch names none."""
-        loss, items = self.loss, batch.get("num_items_in_batch")
+        items = batch.get("num_items_in_batch")
         if isinstance(items, Step):
             if (items.factors is not None) != loss.task_factor.is_weighting:
                 raise ValueError(

@@ -24,7 +24,6 @@ from sftloss.training.gradients.coverage import Coverage, Followed, followed
 from sftloss.training.gradients.layout import Layout
 from sftloss.training.gradients.norms import Norms, Question, norms_by_hooks, norms_by_loop, rows_of
 from sftloss.training.loss import Loss, as_loss
-from sftloss.training.step import Step, contribution
 
 _VERIFIED: WeakKeyDictionary[nn.Module, set[tuple[str, ...]]] = WeakKeyDictionary()
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of a norm; lower precision errs by its own rounding
@@ -143,12 +142,7 @@ def attached(model: nn.Module, loss: Loss | str | Objective | None) -> Iterator[
 def question_of(attachment: Attachment, batch: Mapping[str, Any], loss: Loss) -> Question:
     """Read coefficients and examples of a batch."""
     tokens = read_tokens(loss, batch)
-    step = batch.get("num_items_in_batch")
-    if step is None:
-        factors = loss.task_factor.outside_of_a_step(attachment.model.training)
-        step = Step(contribution(loss, tokens, factors), factors)
-    elif not isinstance(step, Step):
-        step = Step(torch.as_tensor(step, dtype=torch.float64))
+    step = attachment.step_of(batch, tokens, loss)
     device = attachment.port.input_device(attachment.model)
     return Question(batch, loss, step.coefficients(tokens).to(device), Layout.of(tokens, batch, device))
 
