@@ -124,3 +124,8 @@ def test_the_command_is_installed():
     if command is None:
         pytest.skip("sftloss is on the path, but not installed into this environment")
     assert subprocess.run([command, "--version"], capture_output=True, text=True).stdout.startswith("sftloss ")
+
+
+def test_python_m_runs_the_command_line():
+    done = subprocess.run([sys.executable, "-m", "sftloss", "--version"], capture_output=True, text=True)
+    assert done.stdout.startswith("sftloss ")
