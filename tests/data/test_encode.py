@@ -24,7 +24,9 @@ from sftloss.data import (
     encode,
     read_records,
 )
+from sftloss.data.account import NOTE_RULES
 from sftloss.errors import ConfigError
+from sftloss.rules import findings_of
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -458,3 +460,16 @@ def test_words_are_looked_for_where_marks_cannot_be_set(family):
     looking = CHATML.replace("{{ m.content }}", "{{ 'Q: ' if m.content[:4] == 'user' }}{{ m.content }}")
     example = encode(conversation("user", "assistant", "a", "user"), tokenizer_of("chatml"), template=looking)
     assert trained_text(example, tokenizer_of("chatml")) == "assistant<|im_end|>Q: user<|im_end|>"
+
+
+def test_a_weight_for_reasoning_that_no_row_has_is_reported():
+    tokenizer = tiny_tokenizer([], chat_template=CHATML, special=("<|im_start|>", "<|im_end|>"))
+    rows = [{"prompt": "q", "response": "a"}, {"prompt": "q", "response": "<think>\nwhy\n</think>\n\na"}, {"text": "t"}]
+
+    def reported(rows, **how):
+        examples = Examples(rows, tokenizer, **how)
+        assert list(examples)
+        return [finding.id for finding in findings_of(NOTE_RULES, examples.account)]
+
+    assert reported([rows[0], rows[2]], think_weight=0.3) == ["DATA115"]
+    assert reported(rows, think_weight=0.3) == [] == reported(rows[:1])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 import pytest
-import torch
 from torch import Tensor
 
 from sftloss.objectives import OBJECTIVES, descriptions, extras_of, objective
 from sftloss.statistics.checks import read_objective
+from sftloss.testing import random_extras
 
 ENTRIES = {entry.name: entry for entry in descriptions()}
 
@@ -24,18 +24,8 @@ LAW_ROWS: dict[str, Callable[..., Tensor]] = {
 
 def made_up_extras(function: Callable[..., Tensor], like: Tensor) -> Mapping[str, Tensor]:
     """Return the batch tensors that an objective reads, drawn at random and laid out as `like`; often none."""
-    generator = torch.Generator("cpu").manual_seed(11)
-    extras = {}
-    for name in extras_of(function):
-        size = (len(like), 3) if "candidate" in name else (len(like),)
-        drawn = torch.rand(size, generator=generator, dtype=torch.float64, device="cpu")
-        extras[name] = ((drawn < 0.5).double() if name.startswith("is_") else -4 * drawn).to(like)
-        if name == "candidate_is_target":  # here and there the first
-            extras[name] = (torch.arange(3) < (drawn[:, :1] < 0.3)).to(like.device)
-        if name == "candidate_ids":  # of the first three ids, each once in a row, and here and there none
-            ids = drawn.argsort(dim=1)
-            extras[name] = torch.where(drawn < 0.1, -100, ids).to(like.device)
-    return extras
+    extras = random_extras(function, len(like))
+    return {n: value.to(like) if value.is_floating_point() else value.to(like.device) for n, value in extras.items()}
 
 
 def engine_rows() -> Iterator[tuple[str, Callable[..., Tensor]]]:

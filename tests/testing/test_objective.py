@@ -22,6 +22,12 @@ def test_objectives_of_the_package_are_lawful(name: str) -> None:
     assert report.is_detached == ENTRIES[name].record.is_detached
 
 
+def test_declared_extras_are_drawn_and_others_are_asked_for() -> None:
+    assert check_objective("prift").is_lawful
+    with pytest.raises(KeyError, match=r"\(mine\); give them for n tokens: extras=lambda n: "):
+        check_objective(lambda stats: -stats.extras["mine"] * stats.target_logprob)
+
+
 def leaky(stats: TokenStats) -> Tensor:
     return -stats.target_logprob.exp() * stats.target_logprob
 

@@ -211,6 +211,16 @@ def _unseen(account: Account) -> Evidence | None:
     return Evidence(f"No row has the column {', '.join(account.unseen_columns)} that --columns names.")
 
 
+def _thoughtless(account: Account) -> Evidence | None:
+    """No answer has the reasoning whose weight was given."""
+    if not account.used or account.notes.counts["no_thoughts"] < account.used:
+        return None
+    return Evidence(
+        f"No answer of the {account.used:,} rows has reasoning, so its weight (--think-weight, --preset think=W) "
+        "changes nothing."
+    )
+
+
 def _rule(reason: Reason) -> Rule[Account]:
     check = partial(_truncated if reason.name == "truncated-away" else _reason, reason)
     return Rule(reason.code, "warning", f"Rows that {reason.sentence}", reason.why, reason.cure, check)
@@ -274,6 +284,15 @@ NOTE_RULES: tuple[Rule[Account], ...] = (
         "The model was never trained at these positions, or has none: it learns nothing there, or the run stops.",
         "--max-length with the context of the model, or split the rows",
         partial(_noted, ("longer",), "are longer than the context of the model"),
+    ),
+    Rule(
+        "DATA115",
+        "warning",
+        "A weight for reasoning where no row has any",
+        "The run is the same as without it. Reasoning is read from a field of the message (reasoning_content, "
+        "reasoning, thinking) and from <think> ... </think> in front of the answer.",
+        "write the reasoning in one of these forms, or leave the weight out",
+        _thoughtless,
     ),
     Rule(
         "MASK012",

@@ -206,19 +206,19 @@ class Examples:
 def _draft_of(record: Record, template: Template, how: Encoding) -> _Draft:
     if record.messages is not None:
         messages = without_reasoning(record.messages) if how.thinking == "drop" else record.messages
-        return _from_messages(
-            replace(record, messages=tuple(messages)), template, 1.0 if how.think_weight is None else how.think_weight
-        )
+        return _from_messages(replace(record, messages=tuple(messages)), template, how.think_weight)
+    unread = () if how.think_weight is None else ("no_thoughts",)
     if record.text is not None:
-        return _with_roles(_from_text(record.text, template.tokenizer), template, RESPONSE)
+        draft = replace(_from_text(record.text, template.tokenizer), notes=unread)
+        return _with_roles(draft, template, RESPONSE)
     if record.tokens is not None:
-        draft = _from_tokens(record.tokens, template.tokenizer)
+        draft = replace(_from_tokens(record.tokens, template.tokenizer), notes=unread)
         is_named = record.tokens.get("roles") is not None
         return draft if is_named else _with_roles(draft, template, RESPONSE if all(draft.weights) else UNKNOWN)
     raise BadRow("nothing-trained", "the record has no messages, text or tokens; give it one of them")
 
 
-def _from_messages(record: Record, template: Template, think_weight: float) -> _Draft:
+def _from_messages(record: Record, template: Template, think_weight: float | None) -> _Draft:
     if not record.messages:
         raise BadRow("nothing-trained", "the conversation is empty; give it at least one answer")
     rendering = render(template, record.messages, [dict(tool) for tool in record.tools] if record.tools else None)
@@ -232,9 +232,11 @@ def _from_messages(record: Record, template: Template, think_weight: float) -> _
         weights[span.start : span.stop] = [weight] * size
         if span.end is not None:
             is_end[span.end] = True
+    factor = 1.0 if think_weight is None else think_weight
     for start, stop in rendering.thoughts:
-        weights[start:stop] = [weight * think_weight for weight in weights[start:stop]]
-    return _Draft(ids, roles, weights, is_end, rendering.method, rendering.notes)
+        weights[start:stop] = [weight * factor for weight in weights[start:stop]]
+    notes = rendering.notes if think_weight is None or rendering.thoughts else (*rendering.notes, "no_thoughts")
+    return _Draft(ids, roles, weights, is_end, rendering.method, notes)
 
 
 def _with_roles(draft: _Draft, template: Template, other: int) -> _Draft:

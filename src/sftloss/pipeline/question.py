@@ -32,7 +32,7 @@ def read_objectives(losses: Sequence[str], *, has_reference: bool = False) -> Ma
         try:
             read = with_known_extras(objective(text), has_reference=has_reference)
         except (TypeError, ValueError) as error:
-            raise ConfigError(str(error), option="losses") from None
+            raise ConfigError(str(error).removeprefix("objective: "), option="losses") from None
         by_name[str(read)] = read
     return by_name
 

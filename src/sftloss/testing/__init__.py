@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sftloss.testing.accumulation import assert_accumulation, check_accumulation
 from sftloss.testing.loop import check_loop
-from sftloss.testing.objective import LAWS, ObjectiveReport, assert_objective, check_objective
+from sftloss.testing.objective import LAWS, ObjectiveReport, assert_objective, check_objective, random_extras
 from sftloss.testing.report import REASONS, AccumulationReport, SplitResult
 from sftloss.testing.trainer import check_trainer
 
@@ -20,4 +20,5 @@ __all__ = [
     "check_loop",
     "check_objective",
     "check_trainer",
+    "random_extras",
 ]

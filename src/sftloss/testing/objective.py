@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sftloss.loss import weighted_loss
-from sftloss.objectives import cross_entropy
+from sftloss.objectives import cross_entropy, extras_of
 from sftloss.objectives import objective as objective_of
 from sftloss.statistics import Head, Objective, Plan, TokenStats, from_logits
 from sftloss.statistics.checks import read_objective
@@ -67,6 +67,7 @@ def check_objective(
     Args:
         objective: Function of :class:`TokenStats`, an expression, or an import path ``my_module:my_loss``.
         extras: Returns what it reads of a batch for n tokens, as ``lambda n: {"reference_logprob": -torch.rand(n)}``.
+            By default, what its record declares is drawn at random (:func:`random_extras`).
         neutral: The objective at the setting at which it is cross-entropy.
         gate: The factor on cross-entropy's gradient as a function of the target's probability, from your paper. Only
             this finds a stop-gradient that is missing: the value does not show it.
@@ -87,10 +88,14 @@ def check_objective(
         It reads target_logprob.
     """
     function = objective_of(objective) if isinstance(objective, str) else objective
-    made = cache(extras or (lambda tokens: {}))  # random ones are drawn once, so that two passes read the same
+    # random ones are drawn once, so that two passes read the same
+    made = cache(extras or (lambda tokens: random_extras(function, tokens)))
     laws: dict[str, Callable[[], str]] = {}
     try:
         reading = read_objective(function, made(4))
+    except KeyError as error:
+        cure = "give them for n tokens: extras=lambda n: {'NAME': torch.rand(n)}."
+        raise KeyError(f"check_objective: it reads what extras does not hold ({error.args[0]}); {cure}") from None
     except ValueError as error:
         return ObjectiveReport({"tokenwise": str(error)}, ("tokenwise",), (), False)
     laws["tokenwise"] = lambda: "its mark mixes_tokens is set" if reading.mixes_tokens else ""
@@ -109,6 +114,24 @@ def check_objective(
         tuple(sorted(reading.fields)),
         _is_detached(function, made),
     )
+
+
+def random_extras(objective: Objective, tokens: int) -> dict[str, Tensor]:
+    """Return the batch tensors that an objective's record declares, drawn at random, the same at every call.
+
+    Log-probabilities lie between -4 and 0, marks (``is_...``) are 0 or 1, candidates are three of the first three ids.
+    """
+    generator = torch.Generator("cpu").manual_seed(11)
+    extras = {}
+    for name in extras_of(objective):
+        size = (tokens, 3) if "candidate" in name else (tokens,)
+        drawn = torch.rand(size, generator=generator, dtype=torch.float64, device="cpu")
+        extras[name] = (drawn < 0.5).double() if name.startswith("is_") else -4 * drawn
+        if name == "candidate_is_target":  # here and there the first
+            extras[name] = torch.arange(3) < (drawn[:, :1] < 0.3)
+        if name == "candidate_ids":  # each once in a row, and here and there none
+            extras[name] = torch.where(drawn < 0.1, -100, drawn.argsort(dim=1))
+    return extras
 
 
 def assert_objective(objective: Objective | str, **more: object) -> None:

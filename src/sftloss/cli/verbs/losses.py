@@ -89,7 +89,7 @@ def _one(name: str) -> Description:
     try:
         return description(name, objective_function(name))
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(str(error).removeprefix("objective: ")) from None
 
 
 def _row(entry: Description) -> dict[str, Any]:
