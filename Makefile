@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # its tests share are started once
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo demo-real test test-all test-hosts studies-check check format clean help
+.PHONY: demo demo-real test test-all test-hosts studies studies-check docs check format clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,8 @@ help:
 	@echo "make test-all  also the slow ones"
 	@echo "make test-hosts  those that skip without DeepSpeed, Axolotl, ms-swift, bitsandbytes or a tracker"
 	@echo "make studies-check  every study of studies/ at reduced size; fails where a direction disagrees with its record"
+	@echo "make studies   every study at full size, hours; writes the results and pages of studies/ anew"
+	@echo "make docs      the documentation site, into build/site"
 	@echo "make check     style, types and import direction"
 	@echo "make format    rewrite the code in the house style"
 	@echo "make clean     remove caches, builds and demo reports"
@@ -52,6 +54,19 @@ test-hosts: $(HOSTS)/.sftloss-hosts
 	@echo "test-hosts: what needs other frameworks, one worker"
 	@OMP_NUM_THREADS=1 SFTLOSS_HOSTS=1 $(HOSTS)/bin/python -m pytest --timeout 900 $(HOST_TESTS)
 
+# finished trainings of build/studies are kept, so an interrupted run goes on
+studies: $(VENV)/.sftloss-cli
+	@echo "studies: every study at full size, $(WORKERS) workers, some hours; results and pages go to studies/"
+	@for record in studies/*.json; do \
+		name=$$(basename $$record .json); \
+		if [ $$name = real_data ] && [ ! -f real/train.jsonl ]; then \
+			echo "real_data: skipped, there is no folder real (examples/compare_real.py writes it)"; continue; \
+		fi; \
+		echo "$$name:"; \
+		OMP_NUM_THREADS=1 $(BIN)/sftloss study $$name --output build/studies/$$name --workers $(WORKERS) --quiet || exit 1; \
+		cp build/studies/$$name/$$name.json build/studies/$$name/$$name.md studies/ || exit 1; \
+	done
+
 # other seeds and half the steps; each prints its directions beside those of the record
 studies-check: $(VENV)/.sftloss-cli
 	@echo "studies-check: every study at reduced size, $(WORKERS) workers, some minutes each"
@@ -63,6 +78,11 @@ studies-check: $(VENV)/.sftloss-cli
 		echo "$$name:"; \
 		OMP_NUM_THREADS=1 $(BIN)/sftloss study $$name --check $$record --workers $(WORKERS) --quiet || failed="$$failed $$name"; \
 	done; [ -z "$$failed" ] || { echo "studies-check: failed:$$failed"; exit 1; }
+
+docs: $(VENV)/.sftloss-docs
+	@echo "docs: the pages of docs/, of the studies and of the docstrings; they go to build/site"
+	@NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "docs: open build/site/index.html; for the search, $(BIN)/python -m http.server --directory build/site"
 
 check: $(VENV)/.sftloss-dev
 	@echo "check: style (ruff), types (mypy), import direction (import-linter)"
@@ -102,6 +122,11 @@ $(VENV)/.sftloss-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "install: sftloss and what its tests need, into $(VENV) (torch is the large part)"
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[cli,dev]"
 	@touch $@ $(VENV)/.sftloss-cli
+
+$(VENV)/.sftloss-docs: $(VENV)/.sftloss-dev
+	@echo "install: mkdocs-material and a writer of formulas, into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	@touch $@
 
 # a layer over $(VENV): it sees what is there and adds packages of its own
 $(HOSTS)/.sftloss-hosts: constraints-hosts.txt $(VENV)/.sftloss-dev
