@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.common import print_table, provenance, write_json
 from sftloss.loss import weighted_loss
-from sftloss.objectives import OBJECTIVES, cross_entropy, descriptions, extras_of
+from sftloss.objectives import OBJECTIVES, cross_entropy, descriptions, extras_of, sequence_values_of
 from sftloss.statistics import Head, Plan
 
 CANDIDATES = 32
@@ -32,7 +32,7 @@ def extras(function: Callable[..., Tensor], tokens: int, vocab: int) -> Mapping[
     """Return the batch tensors that an objective reads, at random."""
     generator = torch.Generator().manual_seed(1)
     drawn: dict[str, Tensor] = {}
-    for name in extras_of(function):
+    for name in (*extras_of(function), *sequence_values_of(function)):
         size = (tokens, CANDIDATES) if "candidate" in name else (tokens,)
         drawn[name] = -4 * torch.rand(size, generator=generator)
         if name == "candidate_ids":

@@ -284,6 +284,54 @@ def distillation(z: Tensor, y: Tensor, *, candidate_ids: Tensor, reference_candi
     return softmax(z) - q / q.sum(dim=1, keepdim=True)
 
 
+def pear(
+    z: Tensor,
+    y: Tensor,
+    *,
+    reference_logprob: Tensor,
+    later_log_ratio: Tensor,
+    later_tokens: Tensor,
+    whole_log_ratio: Tensor,
+    gamma: float = 0.999,
+    level: str = "token",
+) -> Tensor:
+    weight = gamma**later_tokens * later_log_ratio.exp() if level == "token" else whole_log_ratio.exp()
+    return weight[:, None].clamp(math.exp(-10), math.exp(5)) * cross_entropy(z, y)
+
+
+def iw_sft_sequence(
+    z: Tensor,
+    y: Tensor,
+    *,
+    reference_logprob: Tensor,
+    mean_log_ratio: Tensor,
+    temperature: float = 1.0,
+    high: float = 16.0,
+) -> Tensor:
+    return (mean_log_ratio[:, None].exp() ** temperature).clamp(max=high) * cross_entropy(z, y)
+
+
+def rank_tuner(z: Tensor, y: Tensor, *, q: float = 1.0, highest: float = 100.0) -> Tensor:
+    p = target_probability(z, y)
+    rank, spread = (softmax(z) >= p).sum(dim=1, keepdim=True), 1 + entropy(z).exp() / 4
+    power = (1 + torch.maximum(rank, spread)).log2() ** -2
+    return (p**q * (p * spread) ** -power).clamp(max=highest) * cross_entropy(z, y)
+
+
+def prift_mass(
+    z: Tensor,
+    y: Tensor,
+    *,
+    reference_logprob: Tensor,
+    reference_candidate_logprob: Tensor,
+    candidate_is_target: Tensor,
+    threshold: float = 0.5,
+) -> Tensor:
+    own, others = reference_logprob[:, None].exp(), reference_candidate_logprob.exp()
+    kept = 1 - (others * (others > own) * ~candidate_is_target).sum(dim=1, keepdim=True).clamp(max=1) >= threshold
+    return kept * cross_entropy(z, y)
+
+
 def talr(z: Tensor, y: Tensor, *, tau: float = 1.0, floor: float = 0.0) -> Tensor:
     return (target_probability(z, y) ** (1 / tau)).clamp(min=floor) * cross_entropy(z, y)
 

@@ -21,6 +21,7 @@ from sftloss.objectives import (
     infosft,
     objective,
     poly_1,
+    sequence_values_of,
     z_loss,
 )
 from sftloss.statistics import TokenStats, from_logits
@@ -79,6 +80,12 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("loss_truncation", {"threshold": 1.0}),
     ("aul", {"a": 3.0, "q": 0.5}),
     ("ael", {"a": 0.5}),
+    ("pear", {"gamma": 0.9}),
+    ("pear", {"level": "sequence"}),
+    ("iw_sft_sequence", {"temperature": 2.0, "high": 1.0}),
+    ("rank_tuner", {"q": 0.0}),
+    ("rank_tuner", {"q": 0.5, "highest": 0.4}),
+    ("prift_mass", {"threshold": 0.9}),
 ]
 
 
@@ -232,7 +239,8 @@ def test_focal_keeps_its_precision_where_one_minus_p_is_below_float32_epsilon() 
 def test_one_possible_token_has_loss_zero_or_its_logit_and_a_finite_gradient(name: str) -> None:
     """log(1 - p) may be -inf: there is no other token."""
     logits = torch.tensor([[0.0, float("-inf")]], requires_grad=True)
-    sizes = {extra: (1, 1) if "candidate" in extra else (1,) for extra in extras_of(OBJECTIVES[name])}
+    names = (*extras_of(OBJECTIVES[name]), *sequence_values_of(OBJECTIVES[name]))
+    sizes = {extra: (1, 1) if "candidate" in extra else (1,) for extra in names}
     certain = {extra: torch.zeros(size) for extra, size in sizes.items()}  # the reference model is certain too
     if "candidate_ids" in certain:
         certain["candidate_ids"] = torch.tensor([[1 if name == "unlikelihood_context" else 0]])

@@ -115,7 +115,12 @@ def test_record_names_the_batch_tensors_that_are_read(name: str) -> None:
     body = inspect.getsource(OBJECTIVES[name]).rpartition('"""')[2]
     extras = ENTRIES[name].record.extras
     read = re.findall(rf'read_extra\(stats, "{name}", "(\w+)"\)', body)
-    assert set(extras) == {*read, *(["candidate_ids"] if "stats.candidate_logprob" in body else [])}
+    computed = ENTRIES[name].record.sequence_values
+    assert not computed or "reference_logprob" in extras
+    assert {*extras, *computed} - ({"reference_logprob"} if computed else set()) == {
+        *read,
+        *(["candidate_ids"] if "stats.candidate_logprob" in body else []),
+    }
     assert all(f"``{extra}``" in (inspect.getdoc(OBJECTIVES[name]) or "") for extra in extras)
 
 
@@ -123,6 +128,19 @@ def test_record_names_the_batch_tensors_that_are_read(name: str) -> None:
 def test_record_says_whether_something_is_held_fixed(name: str) -> None:
     body = inspect.getsource(OBJECTIVES[name]).rpartition('"""')[2]
     assert ENTRIES[name].record.is_detached == (".detach()" in body)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("rho_1(share=0.6)", "rho_1(share=...) is not computed: a share of a batch depends on how the step is cut"),
+        ("talr(batch=True)", "the median of a batch depends on how the step is cut"),
+        ("gem(h='log_sigmoid')", "the log-sigmoid of its scripts has half this gradient, so write 0.5 * gem."),
+    ],
+)
+def test_what_a_paper_takes_of_a_batch_is_refused_by_name(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        objective(text)
 
 
 PUBLISHED = {

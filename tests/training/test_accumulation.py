@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.training.cases import chunks, definition, gradients, model_of, ragged_rows, relative_error, without
 
 from sftloss.data import Batch
-from sftloss.training import Loss, TaskFactors, attach, collate_rows, inputs_of, step_total
+from sftloss.statistics import from_logits
+from sftloss.training import Loss, TaskFactors, attach, collate_rows, inputs_of, step_total, weigh_batch
 
 pytest.importorskip("transformers")
 
@@ -194,6 +195,44 @@ def test_batches_of_our_own_data_are_read_aligned() -> None:
 def test_loss_refuses_what_it_cannot_mean(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Loss(**arguments)
+
+
+@pytest.mark.parametrize("text", ["pear", "pear(level='sequence')", "0.5 * dft + iw_sft_sequence"])
+def test_values_of_whole_sequences_are_the_same_in_every_split(text: str) -> None:
+    """The loss is its definition on the logits of each row, padded, packed and in micro-batches."""
+    rows = [{**row, "reference_logprob": -3 * torch.rand(len(row["input_ids"]))} for row in ROWS]
+    pad = partial(collate_rows, pad_id=0, extras=("reference_logprob",))
+    pack = partial(pad, packed=True)
+    model, objective = model_of(), Loss(text).function
+    attachment = attach(model, Loss(text, normalizer=7.0))
+    expected = 0.0
+    for row in rows:
+        with torch.no_grad():
+            logits = model(input_ids=row["input_ids"][None]).logits[0, :-1]
+        targets, reference = row["labels"][1:], row["reference_logprob"][1:].double()
+        logprob = from_logits(logits, targets).target_logprob
+        ratio = torch.where(targets == -100, 0.0, logprob - reference)
+        bounded = ratio.clamp(-0.08, 0.3)
+        is_trained = (targets != -100).double()
+        extras = {
+            "reference_logprob": reference,
+            "mean_log_ratio": (ratio.sum() / is_trained.sum()).expand_as(ratio),
+            "whole_log_ratio": bounded.sum().expand_as(ratio),
+            "later_log_ratio": bounded.flip(0).cumsum(0).flip(0) - bounded,
+            "later_tokens": is_trained.flip(0).cumsum(0).flip(0) - is_trained,
+        }
+        losses = objective(from_logits(logits, targets, extras=extras))
+        expected += float((row["token_weights"][1:] * torch.where(targets == -100, 0.0, losses)).sum()) / 7
+    for micro_batches in ([pad(rows)], [pad(part) for part in chunks(rows, 3)], [pack(rows)]):
+        assert run(model, attachment, micro_batches)[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_slices_of_sequences_have_no_values_of_whole_ones() -> None:
+    rows = [{**row, "reference_logprob": torch.zeros(len(row["input_ids"]))} for row in ROWS]
+    loss, model = Loss("pear"), model_of()
+    attach(model, loss)
+    with pytest.raises(ValueError, match="compares whole sequences, and this rank holds slices of them"):
+        model(**weigh_batch(loss, collate_rows(rows, pad_id=0, extras=loss.extras)))
 
 
 def test_objective_that_mixes_tokens_is_refused() -> None:

@@ -13,7 +13,15 @@ from sftloss.objectives.candidates import context_candidates
 from sftloss.objectives.description import Description, description, descriptions, published_losses
 from sftloss.objectives.expression import objective
 from sftloss.objectives.record import OBJECTIVES, Objective, ObjectiveRecord, in_listing_order
-from sftloss.objectives.terms import ObjectiveSum, Term, extras_of, objective_function, plug_in_names, with_known_extras
+from sftloss.objectives.terms import (
+    ObjectiveSum,
+    Term,
+    extras_of,
+    objective_function,
+    plug_in_names,
+    sequence_values_of,
+    with_known_extras,
+)
 from sftloss.registry import functions_with_records
 
 if TYPE_CHECKING:
@@ -45,6 +53,7 @@ if TYPE_CHECKING:
     from sftloss.objectives.infosft import infosft as infosft
     from sftloss.objectives.inverse_focal import inverse_focal as inverse_focal
     from sftloss.objectives.iw_sft import iw_sft as iw_sft
+    from sftloss.objectives.iw_sft_sequence import iw_sft_sequence as iw_sft_sequence
     from sftloss.objectives.jensen_shannon import jensen_shannon as jensen_shannon
     from sftloss.objectives.k2_anchor import k2_anchor as k2_anchor
     from sftloss.objectives.k3_anchor import k3_anchor as k3_anchor
@@ -56,10 +65,13 @@ if TYPE_CHECKING:
     from sftloss.objectives.mile import mile as mile
     from sftloss.objectives.normalized_ce import normalized_ce as normalized_ce
     from sftloss.objectives.number_token import number_token as number_token
+    from sftloss.objectives.pear import pear as pear
     from sftloss.objectives.poly_1 import poly_1 as poly_1
     from sftloss.objectives.prift import prift as prift
+    from sftloss.objectives.prift_mass import prift_mass as prift_mass
     from sftloss.objectives.profit import profit as profit
     from sftloss.objectives.psft import psft as psft
+    from sftloss.objectives.rank_tuner import rank_tuner as rank_tuner
     from sftloss.objectives.rho_1 import rho_1 as rho_1
     from sftloss.objectives.sed_sft import sed_sft as sed_sft
     from sftloss.objectives.spherical import spherical as spherical
@@ -93,6 +105,7 @@ __all__ = [
     "objective",
     "plug_in_names",
     "published_losses",
+    "sequence_values_of",
     "with_known_extras",
 ]
 __all__ += OBJECTIVES

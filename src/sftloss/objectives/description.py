@@ -77,6 +77,7 @@ class Description:
             **({"gate from p = 0 to 1": self.gate} if self.gate else {}),
             **({"reads": ", ".join(self.reads), "costs": self.cost} if self.reads else {}),
             **({"reads from each batch": _on_batches(self.record.extras)} if self.record.extras else {}),
+            **({"reads from each sequence": _on_sequences(self.record)} if self.record.sequence_values else {}),
             **{title: plain_text(text) for title, text in sections.items()},
         }
 
@@ -97,6 +98,12 @@ def _on_batches(extras: tuple[str, ...]) -> str:
         "Make them with sftloss reference." if are_stored(extras) else "Train in Python, where you make the batches."
     )
     return f"{', '.join(extras)}, laid out as the labels are. {source}"
+
+
+def _on_sequences(record: ObjectiveRecord) -> str:
+    """Return what is computed of whole sequences, in two sentences."""
+    names = ", ".join(record.sequence_values)
+    return f"{names}, which training computes before the loss. That costs one product more with the head, beside three."
 
 
 COSTS = {

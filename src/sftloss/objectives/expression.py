@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeGuard
 
 from torch import Tensor
 
-from sftloss.objectives.record import OBJECTIVES, hyper_parameters
+from sftloss.objectives.record import OBJECTIVES, hyper_parameters, objective_record
 from sftloss.objectives.terms import HyperValue, ObjectiveSum, Term, check_term, objective_function, shortened
 from sftloss.registry import closest, path_of
 
@@ -214,6 +214,9 @@ def _key(name: str, arguments: Mapping[str, _Argument]) -> _Key:
     values: dict[str, HyperValue] = {}
     for key, argument in arguments.items():
         if key not in known:
+            refused = objective_record(name, objective_function(name)).refused
+            if key in refused:
+                raise ValueError(f"objective: {name}({key}=...) is not computed: {refused[key]}.")
             names = ", ".join(known) or "none"
             raise ValueError(f"objective: {name} has no hyper-parameter {key!r}{closest(key, known)}; it has: {names}.")
         values[key] = _value(f"{name}({key}=...)", argument, known[key])

@@ -9,7 +9,13 @@ from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
 
-@attach_record(ObjectiveRecord(examples=("gem",), neutral="gem(beta=1)"))
+@attach_record(
+    ObjectiveRecord(
+        examples=("gem",),
+        neutral="gem(beta=1)",
+        refused={"h": "h is linear here; the log-sigmoid of its scripts has half this gradient, so write 0.5 * gem"},
+    )
+)
 def gem(stats: TokenStats, *, beta: float = 0.7) -> Float[Tensor, " tokens"]:
     r"""Game-theoretic entropy maximization: cross-entropy at a temperature below 1, which keeps the rest alive.
 

@@ -89,6 +89,10 @@ def _entry(entry: Description) -> str:
     parts.append(f"**Reads** {_names(entry.reads)}. **Costs** {entry.cost}.")
     if entry.record.extras:
         parts[-1] += f" From each batch {_names(entry.record.extras)}, laid out as the labels are."
+    if entry.record.sequence_values:
+        parts[-1] += (
+            f" Of each sequence {_names(entry.record.sequence_values)}, which training computes before the loss."
+        )
     for title in ("Gradient", "Helps", "Harms", "Source"):
         parts.append(f"**{title}.** {_on_one_line(docstring.sections[title])}")
     parts.append(f"**Written** {', '.join(f'`{example}`' for example in entry.record.examples)}")

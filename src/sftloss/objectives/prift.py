@@ -46,8 +46,7 @@ def prift(stats: TokenStats) -> Float[Tensor, " tokens"]:
 
     Source:
         Wang et al., *PriFT: Prior-Support Guided Supervised Fine-Tuning*, 2026, PriFT-prob; the reference is the
-        pretrained model (arXiv:2606.09396). PriFT-mass keeps the tokens inside the reference's top mass, which the
-        target's probability alone does not show: a mask computed beforehand is a weight of each token.
+        pretrained model (arXiv:2606.09396). PriFT-mass is ``prift_mass``.
     """
     reference = read_extra(stats, "prift", "reference_logprob")
     return -reference.exp() * stats.target_logprob

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
@@ -31,6 +31,13 @@ class PublishedLoss(NamedTuple):
     expression: str
 
 
+SHARE_OF_A_BATCH = (
+    "a share of a batch depends on how the step is cut into micro-batches and ranks; choose threshold from the "
+    "quantiles of the data instead"
+)
+"""Why the share of tokens that a paper keeps is refused."""
+
+
 @dataclass(frozen=True)
 class ObjectiveRecord:
     """What an objective's file states beside its docstring: how expressions write it.
@@ -45,6 +52,9 @@ class ObjectiveRecord:
         is_detached: Whether a factor is held fixed (a stop-gradient), so that the gradient is not the derivative of
             the value.
         extras: Names of the batch tensors it reads as ``stats.extras``, one number a token or several.
+        sequence_values: Values of :func:`sftloss.weights.sequence_values` that it reads as ``stats.extras`` too. They
+            are computed from the model in training and ``reference_logprob``, before the loss.
+        refused: Hyper-parameters of the paper that are not computed, each with the reason and what to write instead.
         published: Other published losses that are this objective at certain hyper-parameters.
     """
 
@@ -53,6 +63,8 @@ class ObjectiveRecord:
     is_term: bool = False
     is_detached: bool = False
     extras: tuple[str, ...] = ()
+    sequence_values: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
     published: tuple[PublishedLoss, ...] = ()
 
 

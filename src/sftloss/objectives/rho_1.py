@@ -6,12 +6,12 @@ from torch import Tensor
 
 from sftloss.errors import check_range
 from sftloss.objectives.reading import read_extra
-from sftloss.objectives.record import ObjectiveRecord
+from sftloss.objectives.record import SHARE_OF_A_BATCH, ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
 
-@attach_record(ObjectiveRecord(examples=("rho_1",), extras=("reference_logprob",)))
+@attach_record(ObjectiveRecord(examples=("rho_1",), extras=("reference_logprob",), refused={"share": SHARE_OF_A_BATCH}))
 def rho_1(stats: TokenStats, *, threshold: float = 0.0) -> Float[Tensor, " tokens"]:
     r"""Cross-entropy on the tokens that a better reference model finds easier than the model in training.
 

@@ -6,12 +6,14 @@ from torch import Tensor
 
 from sftloss.errors import check_range
 from sftloss.objectives.reading import read_extra
-from sftloss.objectives.record import ObjectiveRecord
+from sftloss.objectives.record import SHARE_OF_A_BATCH, ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
 
-@attach_record(ObjectiveRecord(examples=("ss_token",), extras=("reference_logprob",)))
+@attach_record(
+    ObjectiveRecord(examples=("ss_token",), extras=("reference_logprob",), refused={"share": SHARE_OF_A_BATCH})
+)
 def ss_token(stats: TokenStats, *, threshold: float = 0.0) -> Float[Tensor, " tokens"]:
     r"""Cross-entropy on the tokens whose loss has fallen since an earlier model of the same run.
 

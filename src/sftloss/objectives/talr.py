@@ -10,7 +10,16 @@ from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
 
-@attach_record(ObjectiveRecord(examples=("talr",), is_detached=True))
+@attach_record(
+    ObjectiveRecord(
+        examples=("talr",),
+        is_detached=True,
+        refused={
+            "batch": "the median of a batch depends on how the step is cut into micro-batches and ranks; give tau, for "
+            "example the median of the rows' mean losses that sftloss analyze shows"
+        },
+    )
+)
 def talr(stats: TokenStats, *, tau: float = 1.0, floor: float = 0.0) -> Float[Tensor, " tokens"]:
     r"""Token-adaptive reweighting: cross-entropy times an exponential of its own negative, held fixed.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sftloss.errors import mention
-from sftloss.objectives.record import OBJECTIVES, are_stored, objective_record
+from sftloss.objectives.record import OBJECTIVES, ObjectiveRecord, are_stored, objective_record
 from sftloss.registry import function_named, plug_ins
 from sftloss.statistics import TokenStats, from_logits
 
@@ -84,13 +84,27 @@ def extras_of(*objectives: Callable[..., Tensor]) -> tuple[str, ...]:
         >>> extras_of(focal)
         ()
     """
-    functions: list[Callable[..., Tensor]] = []
+    return tuple(dict.fromkeys(name for record in _records(objectives) for name in record.extras))
+
+
+def sequence_values_of(*objectives: Callable[..., Tensor]) -> tuple[str, ...]:
+    """Return the names of the values of whole sequences that objectives declare to read, each once.
+
+    Example:
+        >>> from sftloss.objectives import iw_sft_sequence
+        >>> sequence_values_of(iw_sft_sequence)
+        ('mean_log_ratio',)
+    """
+    return tuple(dict.fromkeys(name for record in _records(objectives) for name in record.sequence_values))
+
+
+def _records(objectives: Iterable[Callable[..., Tensor]]) -> Iterator[ObjectiveRecord]:
+    """Yield the record of each objective, and of each term of a sum."""
     for objective in objectives:
         if isinstance(objective, ObjectiveSum):
-            functions += [objective_function(term.name) for term in objective.terms]
+            yield from (objective_record("", objective_function(term.name)) for term in objective.terms)
         else:
-            functions.append(objective.func if isinstance(objective, partial) else objective)
-    return tuple(dict.fromkeys(name for function in functions for name in objective_record("", function).extras))
+            yield objective_record("", objective.func if isinstance(objective, partial) else objective)
 
 
 def objective_function(name: str) -> Callable[..., Tensor]:

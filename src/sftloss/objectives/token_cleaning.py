@@ -6,12 +6,16 @@ from torch import Tensor
 
 from sftloss.errors import check_range
 from sftloss.objectives.reading import read_extra
-from sftloss.objectives.record import ObjectiveRecord
+from sftloss.objectives.record import SHARE_OF_A_BATCH, ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
 
-@attach_record(ObjectiveRecord(examples=("token_cleaning",), extras=("reference_logprob", "old_logprob")))
+@attach_record(
+    ObjectiveRecord(
+        examples=("token_cleaning",), extras=("reference_logprob", "old_logprob"), refused={"share": SHARE_OF_A_BATCH}
+    )
+)
 def token_cleaning(stats: TokenStats, *, threshold: float = 0.0) -> Float[Tensor, " tokens"]:
     r"""Cross-entropy on the tokens that fine-tuning a reference model has made likelier.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sftloss.loss import weighted_loss
-from sftloss.objectives import cross_entropy, extras_of
+from sftloss.objectives import cross_entropy, extras_of, sequence_values_of
 from sftloss.objectives import objective as objective_of
 from sftloss.statistics import Head, Objective, Plan, TokenStats, from_logits
 from sftloss.statistics.checks import read_objective
@@ -123,10 +123,12 @@ def random_extras(objective: Objective, tokens: int) -> dict[str, Tensor]:
     """
     generator = torch.Generator("cpu").manual_seed(11)
     extras = {}
-    for name in extras_of(objective):
+    for name in (*extras_of(objective), *sequence_values_of(objective)):
         size = (tokens, 3) if "candidate" in name else (tokens,)
         drawn = torch.rand(size, generator=generator, dtype=torch.float64, device="cpu")
         extras[name] = (drawn < 0.5).double() if name.startswith("is_") else -4 * drawn
+        if name == "later_tokens":
+            extras[name] = (40 * drawn).round()
         if name == "candidate_is_target":  # here and there the first
             extras[name] = torch.arange(3) < (drawn[:, :1] < 0.3)
         if name == "candidate_ids":  # each once in a row, and here and there none

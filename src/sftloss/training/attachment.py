@@ -33,6 +33,7 @@ from sftloss.errors import ModelError
 from sftloss.loss import weighted_loss
 from sftloss.statistics import Head, Plan
 from sftloss.training.batch.exact import Hold, release
+from sftloss.training.batch.sequences import with_sequence_values
 from sftloss.training.batch.tokens import BATCH_KEYS, read_tokens
 from sftloss.training.loss import Loss
 from sftloss.training.passes import Pass, Tokens, Trained
@@ -194,7 +195,7 @@ class Attachment:
             )
         states, head = read_head(self.port.head_layer(self.model), hidden.flatten(0, 1), self.form)
         refuse_outside(tokens, batch.get("row_ids"), head.vocab)
-        return Opened(done, tokens, states, head)
+        return Opened(done, with_sequence_values(loss, tokens, states, head), states, head)
 
     def _inputs(self, batch: Mapping[str, Any], loss: Loss) -> dict[str, Any]:
         """What the model itself takes of a batch, and its labels."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sftloss.objectives import extras_of
+from sftloss.objectives import extras_of, sequence_values_of
 from sftloss.objectives import objective as read_objective
 from sftloss.objectives.terms import refuse_further_arguments
 from sftloss.roles import ROLES
@@ -100,6 +100,11 @@ class Loss:
     def task_factor(self) -> TaskFactor:
         """The factors by task; without tasks those that do nothing."""
         return self.tasks  # type: ignore[return-value]  # names and None were read when the loss was made
+
+    @property
+    def sequence_values(self) -> tuple[str, ...]:
+        """The values of whole sequences that the objective reads, see :func:`sftloss.weights.sequence_values`."""
+        return sequence_values_of(self.function)
 
     @property
     def plan(self) -> Plan:

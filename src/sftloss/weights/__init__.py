@@ -33,12 +33,14 @@ from sftloss.weights.positions import position_weights
 from sftloss.weights.presets import Preset, preset
 from sftloss.weights.rewards import reward_weights
 from sftloss.weights.roles import role_weights
+from sftloss.weights.sequences import SEQUENCE_VALUES, sequence_values
 
 __all__ = [
     "EXAMPLE_MEAN",
     "NORMALIZATIONS",
     "NORMALIZERS",
     "ROLES",
+    "SEQUENCE_VALUES",
     "SQRT",
     "TOKEN_MEAN",
     "Normalization",
@@ -58,6 +60,7 @@ __all__ = [
     "reward_weights",
     "role_weights",
     "segment_lengths",
+    "sequence_values",
     "temperature_factors",
     "unimax_factors",
     "validate_weights",

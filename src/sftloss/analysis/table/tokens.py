@@ -12,7 +12,18 @@ from torch import Tensor
 
 from sftloss.data.examples import Batch
 from sftloss.decoder import Decoder
-from sftloss.statistics import FIELDS, IGNORED, Head, TokenSignal, TokenStats, from_logits, measure_tokens
+from sftloss.objectives import sequence_values_of
+from sftloss.statistics import (
+    FIELDS,
+    IGNORED,
+    Head,
+    TokenSignal,
+    TokenStats,
+    from_logits,
+    measure_tokens,
+    token_statistics,
+)
+from sftloss.weights import sequence_values
 
 Objectives = Mapping[str, Callable[[TokenStats], Tensor]]
 
@@ -59,14 +70,42 @@ def target_statistics(
         rows = decoder.logits(*inputs)
         rows = rows[is_target.to(rows.device)]
         extras = {name: value[is_target].to(rows.device) for name, value in batch.extras.items()}
-        stats, signals = measure_logits(rows, targets.to(rows.device), objectives, extras=extras)
+        targets = targets.to(rows.device)
+        extras |= _sequence_values(batch, is_target, objectives, extras, lambda: measure_logits(rows, targets, {})[0])
+        stats, signals = measure_logits(rows, targets, objectives, extras=extras)
         return stats, signals, None, rows[:, ends.to(rows.device)].float()
     hidden = decoder.hidden(*inputs)
     hidden = hidden[is_target.to(hidden.device)]
     extras = {name: value[is_target].to(hidden.device) for name, value in batch.extras.items()}
-    stats, signals = measure_tokens(hidden, decoder.head, targets.to(hidden.device), objectives, extras=extras)
+    head, targets = decoder.head, targets.to(hidden.device)
+    extras |= _sequence_values(
+        batch,
+        is_target,
+        objectives,
+        extras,
+        lambda: token_statistics(hidden, head, targets, fields=("target_logprob",)),
+    )
+    stats, signals = measure_tokens(hidden, head, targets, objectives, extras=extras)
     norms = torch.linalg.vector_norm(hidden.float(), dim=1)
     return stats, signals, norms, _rows_of(decoder.head, ends).logits(hidden.float())
+
+
+def _sequence_values(
+    batch: Batch,
+    is_target: Tensor,
+    objectives: Objectives,
+    extras: Mapping[str, Tensor],
+    read: Callable[[], TokenStats],
+) -> dict[str, Tensor]:
+    """The values of whole sequences that the objectives read; nothing is computed where they read none."""
+    names = sequence_values_of(*objectives.values())
+    if not names:
+        return {}
+    logprob, segments = read().target_logprob, batch.segments[is_target]
+    is_trained = batch.weights[is_target] != 0
+    reference = extras["reference_logprob"].to(logprob)
+    values = sequence_values(logprob, reference, segments.to(logprob.device), is_trained.to(logprob.device))
+    return {name: values[name] for name in names}
 
 
 def _rows_of(head: Head, ids: Tensor) -> Head:
