@@ -19,8 +19,9 @@ SOURCE = ROOT / "src" / "sftloss"
 NAMED_OTHERWISE = {"yaml": "pyyaml", "markupsafe": "jinja2"}  # markupsafe is a part of jinja2
 # asked for by name where a hub data set or a gguf file is read or adapters are trained, with a sentence where one is
 # missing; the HF Trainer, which asks for accelerate itself, is what `_fill` works inside; so is TRL for its packing;
-# triton comes with torch where torch has a GPU, and without it a GPU gets the plain path
-OPTIONAL = {"accelerate", "datasets", "gguf", "peft", "triton", "trl"}
+# triton comes with torch where torch has a GPU, and without it a GPU gets the plain path; transformers brings
+# huggingface_hub
+OPTIONAL = {"accelerate", "datasets", "gguf", "huggingface_hub", "peft", "triton", "trl"}
 
 
 def requirements(extra: str | None) -> dict[str, str]:

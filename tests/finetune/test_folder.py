@@ -126,6 +126,8 @@ def test_a_model_that_is_trained_into_its_own_folder_is_refused(tmp_path: Path) 
 def test_a_training_that_diverges_leaves_the_earlier_model(tmp_path: Path) -> None:
     here(tmp_path, **SHORT)
     digest, lines = weights_digest(tmp_path), history(tmp_path)
+    facts = json.loads((tmp_path / "train.json").read_text())
+    assert facts["data"]["digest"] in (tmp_path / "model" / "README.md").read_text()  # the model card
     with pytest.raises(DataError, match="loss is not finite"):
         here(tmp_path, **{**SHORT, "max_steps": 6, "save_every": 100, "learning_rate": 1e30}, overwrite=True)
     assert weights_digest(tmp_path) == digest and history(tmp_path) == lines

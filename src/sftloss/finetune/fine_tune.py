@@ -13,9 +13,10 @@ from sftloss.data import encoding_of
 from sftloss.data.overlap import overlap_findings, refuse_leak
 from sftloss.data.tokenizer import pad_id_of
 from sftloss.errors import ConfigError, DataError, mention
+from sftloss.files import write_atomic
 from sftloss.finetune.checkpoint import agree, checkpoints, chosen_checkpoint, verify
 from sftloss.finetune.folder import folder_of
-from sftloss.finetune.outcome import Interrupted, Outcome, identity, model_facts
+from sftloss.finetune.outcome import Interrupted, Outcome, identity, model_card, model_facts
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import Collator, DataSet, check_vocabulary, hold_out, pack, read, rows_accounts
 from sftloss.finetune.setup import check_trackers, model_and_tokenizer, training_arguments
@@ -234,6 +235,7 @@ def _finish(trainer: Any, work: Work, checkpoint: Path | None, seconds: float) -
     if work.folder.stays:
         trainer.save_trained()
         if trainer.args.should_save:
+            write_atomic(work.folder.unfinished / "README.md", model_card(facts))
             work.folder.finish(history, facts)
         trainer.accelerator.wait_for_everyone()
     if attachment is not None:

@@ -1,4 +1,4 @@
-"""The result of a run: the model, its log, and the facts that train.json holds."""
+"""The result of a run: the model, its log, the facts that train.json holds, and the model card made of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sftloss.errors import Spell, as_argument, mention, spelled
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet
 from sftloss.models import weights_note
+from sftloss.version import __version__
 
 
 @dataclass(frozen=True)
@@ -84,3 +85,72 @@ def model_facts(model: Any) -> dict[str, Any]:
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
     }
+
+
+def model_card(facts: Mapping[str, Any]) -> str:
+    """The content of `README.md` beside the trained weights: what was trained on what, in the Hub's format.
+
+    Folders of this machine are named by their last part only.
+
+    Args:
+        facts: The content of `train.json`.
+    """
+    from huggingface_hub import ModelCardData
+
+    recipe, model, held_out = facts["recipe"], facts["model"], facts["held_out"]
+    is_adapter = recipe["lora"] is not None
+    base = _public(recipe["model"] or model["name"] or model["class"])
+    tags = ["sft", "sftloss", *(["lora"] if is_adapter else [])]
+    data = ModelCardData(
+        base_model=base if "/" in base else None,  # only the Hub's names are OWNER/NAME
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=tags,
+    )
+    rows = {
+        "loss": f"`{recipe['loss']}`",
+        "normalization": f"`{recipe['normalization']}`, divided by `{recipe['normalizer']}`",
+        "roles": _pairs(recipe["roles"]),
+        "tasks": recipe["tasks"],
+        "tolerance": recipe["tolerance"] or None,
+        "adapters": _pairs(recipe["lora"]),
+        "trained": f"{model['trained_parameters']:,} of {model['parameters']:,} parameters, {model['dtype']}",
+        "data": _data_line(facts["data"]),
+        "held out": None if held_out is None else _data_line(held_out),
+        "steps": f"{facts['steps']}, each of {recipe['batch_size']} x {recipe['grad_accum']} rows",
+        "ranks": facts["ranks"],
+        "trained tokens": f"{facts['tokens']['trained']:,}",
+        "optimizer": f"{recipe['optimizer']}, learning rate {recipe['learning_rate']:g}, {recipe['schedule']}, "
+        f"seed {recipe['seed']}",
+        "held-out cross-entropy": _in_nats(facts["metrics"].get("cross_entropy")),
+        "held-out loss": _in_nats(facts["metrics"].get("loss")),
+        "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+    }
+    lines = [f"| {name} | {_cell(value)} |" for name, value in rows.items() if value is not None]
+    table = "\n".join(["| | |", "|---|---|", *lines])
+    digest = "The digest is the SHA-256 of the tokens, weights and roles that were trained on."
+    heading = f"# {base}, fine-tuned\n\nTrained with `sftloss train`, sftloss {__version__}."
+    return f"---\n{data.to_yaml()}\n---\n\n{heading}\n\n## Training\n\n{table}\n\n{digest}\n"
+
+
+def _public(name: str) -> str:
+    """A name on the Hub as it is; of a path on this machine the last part."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.is_absolute() or path.exists() or name.count("/") > 1 else name
+
+
+def _data_line(data: Mapping[str, Any]) -> str:
+    counts = f"{data['examples']:,} examples, {data['trained_tokens']:,} trained tokens"
+    return f"{_public(data['source'])}: {counts}, digest `{data['digest']}`"
+
+
+def _pairs(values: Mapping[str, Any] | None) -> str | None:
+    return None if values is None else ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _in_nats(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4g} nats"
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
