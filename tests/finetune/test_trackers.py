@@ -1,10 +1,11 @@
-"""The Trainer's own reporting gets what the run logs: its TensorBoard callback with a writer that remembers, and where
-they are installed (`make test-hosts`) TensorBoard, W&B and trackio, each read back from what it wrote."""
+"""Trackers receive what a run logs, and reports: TensorBoard's callback with a writer that remembers, and where they
+are installed (`make test-hosts`) TensorBoard, W&B and trackio, each read back from what it wrote."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
 import sys
 import types
 from contextlib import closing
@@ -12,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.finetune.runs import entries, finish, here, start
+from tests.finetune.runs import entries, environment, finish, here, start
+from tests.paths import ROOT
+
+from sftloss import Report
+from sftloss.document import Document, Finding
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -124,3 +129,52 @@ def test_trackio_has_it_in_a_local_run(tmp_path: Path, monkeypatch: pytest.Monke
         for name in expected.keys() & line.keys():
             found.setdefault(name, {})[line["train/global_step"]] = line[name]
     assert found == expected
+
+
+REPORT = Report(Document("Tiny", (), (Finding("MASK003", "warning", "Half is masked.", "", "look", 0.5),), ()))
+
+
+@pytest.mark.parametrize(("package", "page"), [("wandb", "Html"), ("trackio", "Markdown")])
+def test_a_report_is_logged_as_page_and_numbers(package: str, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker: Any = types.ModuleType(package)
+    logged: list[dict[str, Any]] = []
+    setattr(tracker, page, lambda content: content if isinstance(content, str) else content.read())
+    run = type("Run", (), {"__module__": f"{package}.run", "log": lambda self, values: logged.append(values)})()
+    monkeypatch.setitem(sys.modules, package, tracker)
+    REPORT.log_to(run, "mask")
+    assert "Half is masked." in logged[0].pop("mask/report")
+    assert logged == [{"mask/errors": 0, "mask/warnings": 1, "mask/infos": 0, "mask/MASK003": 0.5}]
+
+
+def test_a_report_refuses_another_tracker() -> None:
+    with pytest.raises(TypeError, match="one of wandb or trackio, got int of builtins"):
+        REPORT.log_to(3)
+
+
+def test_wandb_takes_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = wandb.init(project="sft", dir=str(tmp_path))
+    REPORT.log_to(run)
+    run.finish()
+    (page,) = tmp_path.rglob("*.html")
+    assert "Half is masked." in page.read_text(encoding="utf-8")
+
+
+TRACKIO = """
+import trackio
+from tests.finetune.test_trackers import REPORT
+REPORT.log_to(trackio.init(project="sft"))
+trackio.finish()
+"""
+
+
+def test_trackio_takes_a_report(tmp_path: Path) -> None:
+    pytest.importorskip("trackio")
+    environ = {**environment(), "TRACKIO_DIR": str(tmp_path)}  # read when trackio is imported
+    subprocess.run([sys.executable, "-c", TRACKIO], env=environ, check=True, cwd=ROOT)
+    (path,) = tmp_path.glob("*.db")
+    with closing(sqlite3.connect(path)) as database:
+        ((values,),) = database.execute("select metrics from metrics")
+    logged = json.loads(values)
+    assert logged["sftloss/MASK003"] == 0.5 and "Half is masked." in json.dumps(logged)

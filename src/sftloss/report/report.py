@@ -8,8 +8,9 @@ import os
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 
-from sftloss.document import Document
+from sftloss.document import Document, Severity, by_severity
 from sftloss.files import write_atomic
 from sftloss.report.format import count_line
 from sftloss.report.json import to_json
@@ -55,6 +56,29 @@ class Report:
     def to_markdown(self, path: Path | None = None) -> str:
         """Markdown for a pull request; also written to `path`, whole or not at all."""
         return _written(render_markdown(self.document), path)
+
+    def log_to(self, run: typing.Any, name: str = "sftloss") -> None:
+        """Log the report to an open run of W&B or trackio: the page, the number of findings, and the value of each.
+
+        Args:
+            run: What ``wandb.init`` or ``trackio.init`` returned.
+            name: What the names of the logged values begin with.
+
+        Raises:
+            TypeError: If the run is of another tracker.
+
+        Example:
+            >>> report.log_to(wandb.init(project="sft"))   # doctest: +SKIP
+        """
+        package = type(run).__module__.partition(".")[0]
+        if package not in ("wandb", "trackio"):
+            raise TypeError(f"log_to: run must be one of wandb or trackio, got {type(run).__qualname__} of {package}.")
+        tracker = import_module(package)
+        page = tracker.Html(io.StringIO(self.to_html())) if package == "wandb" else tracker.Markdown(self.to_markdown())
+        findings = by_severity(self.document.findings)
+        counts = {f"{name}/{level}s": sum(f.severity == level for f in findings) for level in typing.get_args(Severity)}
+        values = {f"{name}/{f.id}": f.value for f in reversed(findings) if f.value is not None}  # the most severe stays
+        run.log({f"{name}/report": page, **counts, **values})
 
     def _repr_html_(self) -> str:
         # a frame of its own: the page's styles stay out of the notebook, and nothing in it may run
