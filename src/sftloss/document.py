@@ -13,6 +13,8 @@ from typing import Literal, get_args
 
 Severity = Literal["error", "warning", "info"]
 ColumnKind = Literal["text", "integer", "number", "index", "percent", "ratio", "nats"]
+LANGUAGES = ("en", "zh")
+"""Of the texts of a document."""
 Flags = tuple[tuple[str, str], ...]
 """Flags and their values, in order; a flag may be repeated, and one without a value has an empty one."""
 
@@ -189,7 +191,8 @@ class Document:
     sections: tuple[Section, ...]
     facts: tuple[tuple[str, str], ...] = ()
     provenance: tuple[tuple[str, str], ...] = ()  # command, versions, seed: shown at the end
-    schema_version: str = field(default="1.2", kw_only=True)
+    language: str = field(default="en", kw_only=True)  # of its texts, one of LANGUAGES; codes and keys are in none
+    schema_version: str = field(default="1.3", kw_only=True)
 
     @property
     def answer(self) -> Section | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from sftloss.cli.language import LANG_FLAG, language_of
 from sftloss.config import Flag, option
 from sftloss.errors import ConfigError, mention
 
@@ -266,6 +267,12 @@ class FolderOptions:
     overwrite: bool = option(
         False, "Replace the earlier results in the output folder when the new ones are complete.", panel=OUTPUT
     )
+    lang: str | None = option(None, LANG_FLAG)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """The folder and the language, as :class:`sftloss.pipeline.Run` takes them."""
+        return vars(self) | {"lang": language_of(self.lang)}
 
 
 @dataclass(frozen=True)
@@ -274,10 +281,8 @@ class ShowOptions:
 
     json: str | None = option(None, JSON_FLAG)
     markdown: str | None = option(None, MARKDOWN_FLAG)
-    fail_on: str = option(
-        "never", "Exit with code 1 where a finding is at least this severe.", panel=OUTPUT,
-        choices=("error", "warning", "never"),
-    )  # fmt: skip
+    fail_on: str = option("never", "Exit with code 1 where a finding is at least this severe.", panel=OUTPUT,
+                          choices=("error", "warning", "never"))  # fmt: skip
 
 
 def recipe_fields(values: Mapping[str, Any]) -> dict[str, Any]:

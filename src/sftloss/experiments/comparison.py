@@ -14,6 +14,7 @@ from sftloss.experiments.run.runner import Execution, run_arms
 from sftloss.files import OptionPath, check_outputs, locked
 from sftloss.models import read_places
 from sftloss.report import Report
+from sftloss.report.language import in_language
 
 PAGE, DATA, TEXT = "report.html", "report.json", "report.md"
 
@@ -24,6 +25,7 @@ def compare(
     output: str | Path | None = None,
     execution: Execution | None = None,
     command: Command | None = None,
+    lang: str = "en",
 ) -> Report:
     """Train every arm of an experiment, evaluate all arms alike, and report which differences the data supports.
 
@@ -35,6 +37,7 @@ def compare(
         output: Folder of the trainings, ``report.html``, ``report.json`` and ``report.md``. None: nothing is kept.
         execution: Devices, processes, progress.
         command: The command line that asked for it, shown in the report.
+        lang: Language of the report, ``"en"`` or ``"zh"``.
 
     Returns:
         The report: verdicts with intervals, then what they rest on.
@@ -51,7 +54,7 @@ def compare(
     experiment.arms()  # refuse before a folder is made
     if output is None:
         with tempfile.TemporaryDirectory(prefix="sftloss-") as temporary:
-            return _report(experiment, Path(temporary), execution or Execution(), command)
+            return _report(experiment, Path(temporary), execution or Execution(), command, lang)
     folder, recipe = Path(output).expanduser(), experiment.recipe
     names = {name: getattr(recipe, name) or "" for name in ("model", "tokenizer", "data", "eval_data")}
     inputs = [place for name, value in (names | {"forget_data": experiment.forget_data or ""}).items()
@@ -65,14 +68,19 @@ def compare(
         ) from None
     busy = ConfigError(f"{folder}: another run writes there now", option="output", cure="choose another")
     with locked(folder / ".lock", busy):
-        report = _report(experiment, folder, execution or Execution(), command)
-        report.to_json(folder / DATA)
-        report.to_markdown(folder / TEXT)
-        report.to_html(folder / PAGE)
+        report = _report(experiment, folder, execution or Execution(), command, lang)
+        write_report(report, folder)
     return report
 
 
-def _report(experiment: Experiment, folder: Path, execution: Execution, command: Command | None) -> Report:
+def write_report(report: Report, folder: Path) -> None:
+    """Write the three forms of a report of a comparison."""
+    report.to_json(folder / DATA)
+    report.to_markdown(folder / TEXT)
+    report.to_html(folder / PAGE)
+
+
+def _report(experiment: Experiment, folder: Path, execution: Execution, command: Command | None, lang: str) -> Report:
     results = run_arms(experiment, folder, execution)
     answers = {arm: read_answers(folder, Trial(arm, experiment.seeds[0])) for arm in results.arms}
-    return Report(experiment_document(experiment, results, answers, command=command))
+    return Report(in_language(experiment_document(experiment, results, answers, command=command), lang))

@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 from sftloss.document import Command, Document, Flags
 from sftloss.errors import ConfigError
-from sftloss.experiments.comparison import compare
+from sftloss.experiments.comparison import compare, write_report
 from sftloss.experiments.experiment import Experiment, scratch_recipe
 from sftloss.experiments.pages.method import LEARNING_RATE, METHOD
 from sftloss.experiments.pages.steps import STEPS
 from sftloss.experiments.run.runner import Execution
 from sftloss.files import write_atomic
 from sftloss.report import Report, render_markdown
+from sftloss.report.language import in_language
 from sftloss.report.markdown import escape
 from sftloss.words import listed
 
@@ -199,8 +200,12 @@ def study_named(name: str) -> Study:
     return STUDIES[name]
 
 
-def run_study(study: str | Study, *, output: str | Path, execution: Execution | None = None) -> Report:
+def run_study(
+    study: str | Study, *, output: str | Path, execution: Execution | None = None, lang: str = "en"
+) -> Report:
     """Run a study; write ``<name>.json`` and ``<name>.md`` beside the report, as `studies/` holds them.
+
+    Those two are in English whatever the language of the report is, because programs read them.
 
     Raises:
         ConfigError: If there is no such study, or `output` holds another experiment.
@@ -214,6 +219,9 @@ def run_study(study: str | Study, *, output: str | Path, execution: Execution | 
     folder = Path(output).expanduser()
     report.to_json(folder / f"{study.name}.json")
     write_atomic(folder / f"{study.name}.md", study_page(study, report.document))
+    if lang != "en":
+        report = Report(in_language(report.document, lang))
+        write_report(report, folder)
     return report
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from sftloss.document import LANGUAGES
 from sftloss.logits import (
     analyze_length_normalization_effects,
     compare_focal_vs_standard_loss,
@@ -12,7 +13,6 @@ from sftloss.logits import (
     demonstrate_multitask_loss,
     test_instruction_response_loss,
 )
-from sftloss.logits.words import LANGUAGES
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m sftloss.logits", description="Print all demonstrations.")

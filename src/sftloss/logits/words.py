@@ -10,7 +10,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-LANGUAGES = ("en", "zh")
+from sftloss.document import LANGUAGES
+
 TableRow = dict[str, Any]
 
 

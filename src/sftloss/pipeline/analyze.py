@@ -82,6 +82,7 @@ def analyze(
     from sftloss.analysis import AnalysisOptions, describe_signal_with_frames
     from sftloss.data.tokenizer import pieces
     from sftloss.report import Report
+    from sftloss.report.language import in_language
 
     run, question = run or Run(), question or AnalysisOptions()
     by_name = read_objectives(losses, has_reference=bool(run.reference))
@@ -113,10 +114,8 @@ def analyze(
         )
         document = with_run(document, run.command)
         findings = _with_inspected(document.findings, examples.findings(), has_roles=bool(question.role_weights))
-        report = Report(
-            replace(document, findings=findings, provenance=(*_provenance(run), *document.provenance)),
-            frames,
-        )
+        document = replace(document, findings=findings, provenance=(*_provenance(run), *document.provenance))
+        report = Report(in_language(document, run.lang), frames)
         place.write(report)
     return report
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from sftloss.document import Chart, Column, Document, Section, Series, Table
 from sftloss.report import Report
+from sftloss.report.language import in_language
 from sftloss.words import counted, number
 
 _CURVES = {
@@ -17,12 +18,13 @@ _CURVES = {
 }
 
 
-def training_curve(history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Report:
+def training_curve(history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], lang: str = "en") -> Report:
     """The curves of a run.
 
     Args:
         history: The lines of ``history.jsonl``, each with its `step`.
         facts: ``train.json``.
+        lang: Language of the page.
 
     Example:
         >>> lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}]
@@ -57,9 +59,8 @@ def training_curve(history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any
     named = tuple((key.replace("_", " "), str(value)) for key, value in shown.items() if value is not None)
     answer = Section("answer", "Answer", lead, charts=charts, tables=tables)
     command = facts.get("command")
-    return Report(
-        Document("Training", (), (), (answer,), named, (("command", command),) if command else ()),
-    )
+    document = Document("Training", (), (), (answer,), named, (("command", command),) if command else ())
+    return Report(in_language(document, lang))
 
 
 def _are_equal(points: Mapping[str, Sequence[tuple[int, float]]], key: str) -> bool:

@@ -51,6 +51,7 @@ def inspect(
     from sftloss.analysis.mask.inspect import inspect_records
     from sftloss.data import encoding_of
     from sftloss.report import Report
+    from sftloss.report.language import in_language
 
     run = run or Run()
     policy = "raise" if run.on_error == "raise" else "count"
@@ -58,6 +59,7 @@ def inspect(
         records = records_of(rows, run, on_error=policy)
         document = inspect_records(records, tokenizer, question, progress=run.progress, **encoding_of(run))
         document = with_run(document, run.command)
-        report = Report(replace(document, provenance=(*run.provenance, *document.provenance)))
+        document = replace(document, provenance=(*run.provenance, *document.provenance))
+        report = Report(in_language(document, run.lang))
         place.write(report)
     return report

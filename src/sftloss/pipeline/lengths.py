@@ -63,6 +63,7 @@ def lengths(
     from sftloss.data import Examples, encoding_of
     from sftloss.data.account import ROW_RULES
     from sftloss.report import Report
+    from sftloss.report.language import in_language
 
     run, question = run or Run(), question or LengthOptions()
     if unit not in _UNITS:
@@ -83,7 +84,8 @@ def lengths(
         lengths_of_rows = measured.columns.lengths()
         document = describe_lengths(lengths_of_rows, question, origins=measured.origins, facts=records.account.facts())
         findings = by_severity((*document.findings, *findings_of(ROW_RULES, records.account)))
-        report = Report(replace(document, findings=findings, provenance=(*run.provenance, *document.provenance)))
+        document = replace(document, findings=findings, provenance=(*run.provenance, *document.provenance))
+        report = Report(in_language(document, run.lang))
         place.write(report)
     return report
 

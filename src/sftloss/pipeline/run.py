@@ -36,6 +36,7 @@ class Run:
             rank, rank 0 :func:`analyze` and the others :func:`take_part`, and `output` is a folder that all can see.
         rank_timeout: Seconds in which all ranks must have joined.
         command: The command line that asks for this run, for the report's provenance.
+        lang: Language of the report, ``"en"`` or ``"zh"``.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class Run:
     shard: tuple[int, int] = (0, 1)
     rank_timeout: float = 600.0
     command: Command | None = None
+    lang: str = "en"
 
     @property
     def provenance(self) -> tuple[tuple[str, str], ...]:

@@ -7,6 +7,7 @@ import re
 from sftloss.document import Document, Finding, Section, Table, by_severity
 from sftloss.report.cells import show
 from sftloss.report.format import SEVERITIES, finding_number
+from sftloss.report.language import translated
 from sftloss.report.text import clean, clean_block, shorten
 
 _ROWS = 12  # of a table; the JSON has all
@@ -25,7 +26,7 @@ def escape(text: str) -> str:
     return re.sub(r"^(\s*\d*)([-+=.)])(?=\s|$|\2)", r"\1\\\2", text)
 
 
-def _table(table: Table) -> list[str]:
+def _table(table: Table, language: str) -> list[str]:
     shown = show(table, _ROWS)
     places = range(len(shown.columns))
     lines = [f"**{escape(table.title)}**", ""]
@@ -34,7 +35,7 @@ def _table(table: Table) -> list[str]:
     for row in shown.rows:
         lines.append("| " + " | ".join(escape(shorten(str(cell), _CELL)) for cell in row) + " |")
     hidden = len(table.rows) - len(shown.rows)
-    note = [f"{hidden:,} more rows are in the JSON."] if hidden > 0 else []
+    note = [translated(f"{hidden:,} more rows are in the JSON.", language)] if hidden > 0 else []
     note += [escape(table.note)] if table.note else []
     return [*lines, "", *([" ".join(note), ""] if note else [])]
 
@@ -45,13 +46,14 @@ def _fence(text: str) -> list[str]:
     return [fence, code, fence]
 
 
-def _findings(findings: tuple[Finding, ...]) -> list[str]:
+def _findings(findings: tuple[Finding, ...], language: str) -> list[str]:
     if not findings:
-        return ["Nothing was found that needs attention.", ""]
-    lines = ["| Severity | Id | Finding | Number |", "| :--- | :--- | :--- | ---: |"]
+        return [translated("Nothing was found that needs attention.", language), ""]
+    heads = (translated(head, language) for head in ("Severity", "Id", "Finding", "Number"))
+    lines = [f"| {' | '.join(heads)} |", "| :--- | :--- | :--- | ---: |"]
     for finding in findings:
-        number = " ".join(part for part in finding_number(finding) if part)
-        cells = (SEVERITIES[finding.severity].word, finding.id, finding.sentence, number)
+        number = " ".join(translated(part, language) for part in finding_number(finding) if part)
+        cells = (translated(SEVERITIES[finding.severity].word, language), finding.id, finding.sentence, number)
         lines.append("| " + " | ".join(escape(cell) for cell in cells) + " |")
     lines.append("")
     for finding in (f for f in findings if f.fix):
@@ -59,11 +61,11 @@ def _findings(findings: tuple[Finding, ...]) -> list[str]:
     return lines
 
 
-def _section(section: Section) -> list[str]:
+def _section(section: Section, language: str) -> list[str]:
     level = f" ({escape(section.level.partition(':')[0])})" if section.level else ""
     lines = [f"## {escape(section.title)}{level}", "", escape(section.lead), ""]
     for table in section.tables:
-        lines += _table(table)
+        lines += _table(table, language)
     for note in section.notes:
         lines += [escape(note), ""]
     return lines
@@ -74,14 +76,15 @@ def render_markdown(document: Document) -> str:
 
     Every text is escaped; control and ANSI characters are removed. Tables are cut at twelve rows.
     """
+    language = document.language
     lines = [f"# {escape(document.title)}", ""]
-    lines += _section(document.answer) if document.answer else []
+    lines += _section(document.answer, language) if document.answer else []
     lines += [*(f"- {escape(headline)}" for headline in document.headlines), ""]
-    lines += ["## Findings", "", *_findings(by_severity(document.findings))]
+    lines += [f"## {translated('Findings', language)}", "", *_findings(by_severity(document.findings), language)]
     for section in document.details:
-        lines += _section(section)
+        lines += _section(section, language)
     facts = document.facts + document.provenance
     if facts:
-        lines += ["## Provenance", ""]
+        lines += [f"## {translated('Provenance', language)}", ""]
         lines += [f"- {escape(label)}: {escape(value)}" for label, value in facts]
     return "\n".join(lines).rstrip() + "\n"

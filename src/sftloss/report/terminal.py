@@ -10,6 +10,7 @@ from itertools import groupby
 from sftloss.document import Document, Finding, Section, Table, TokenStrip, by_severity
 from sftloss.report.cells import ShownTable, chart_table, show
 from sftloss.report.format import SEVERITIES, count_line, finding_number
+from sftloss.report.language import translated
 from sftloss.report.text import clean, clean_block, columns, shorten, visible, wrap
 from sftloss.words import counted
 
@@ -43,34 +44,37 @@ def _encodable(line: Text, console: Console) -> Text:
 def render_terminal(document: Document, console: Console) -> None:
     """Print `document` to a rich console. Colour, width and encoding are the console's (it honours ``NO_COLOR``)."""
     if document.answer:
-        _answer(console, document.answer)
+        _answer(console, document.answer, document.language)
         console.print()
     for headline in document.headlines:
         console.print(_say(console, clean(headline), "bold"))
     console.print(_say(console, f"\n{clean(document.title)}", "bold underline"))
     findings = by_severity(document.findings)
-    console.print(_say(console, f"Findings: {count_line(findings)}", "bold"))
+    language = document.language
+    console.print(_say(console, translated(f"Findings: {count_line(findings)}", language), "bold"))
     for finding in findings:
-        _finding(console, finding)
+        _finding(console, finding, language)
     sections, rest = _summary(document)
     for section in sections:
-        _section(console, section)
-    render_mask([strip for section in sections for strip in section.strips], console)
+        _section(console, section, language)
+    render_mask([strip for section in sections for strip in section.strips], console, language)
     if rest:
         console.print()
         line = f"Also in the HTML and JSON reports: {', '.join(clean(title) for title in rest)}."
-        console.print(_say(console, line, "dim"))
+        console.print(_say(console, translated(line, language), "dim"))
     if document.facts:
         console.print()
         console.print(_say(console, "; ".join(f"{clean(k)} {clean(v)}" for k, v in document.facts), "dim"))
 
 
-def _finding(console: Console, finding: Finding) -> None:
+def _finding(console: Console, finding: Finding, language: str) -> None:
     severity = SEVERITIES[finding.severity]
-    number, interval = finding_number(finding)
+    number, interval = (translated(part, language) for part in finding_number(finding))
     is_unicode = (console.encoding or "").lower().startswith("utf")
     line = _say(console, severity.shape if is_unicode else severity.ascii, severity.style)
-    line.append(" ").append_text(_say(console, f"{severity.word} {clean(finding.id)}", severity.style))
+    line.append(" ").append_text(
+        _say(console, f"{translated(severity.word, language)} {clean(finding.id)}", severity.style)
+    )
     line.append("  ").append_text(_say(console, clean(finding.sentence)))
     console.print()
     console.print(line)
@@ -81,7 +85,7 @@ def _finding(console: Console, finding: Finding) -> None:
     if finding.rows:
         rows = ", ".join(clean(row) for row in finding.rows[:3])
         more = f" and {len(finding.rows) - 3} more" if len(finding.rows) > 3 else ""
-        _indented(console, f"rows: {rows}{more}", "dim")
+        _indented(console, translated(f"rows: {rows}{more}", language), "dim")
 
 
 def _indented(console: Console, text: str, style: str) -> None:
@@ -90,23 +94,23 @@ def _indented(console: Console, text: str, style: str) -> None:
         console.print("  ", line, sep="")
 
 
-def _section(console: Console, section: Section) -> None:
+def _section(console: Console, section: Section, language: str) -> None:
     console.print()
     level = f"  [{clean(section.level).partition(':')[0]}]" if section.level else ""
     console.print(_say(console, clean(section.title) + level, "bold underline"))
     console.print(_say(console, clean(section.lead)))
     # a chart stands in only where a section has no table: a terminal shows its numbers, not its picture
     for table in section.tables or tuple(chart_table(chart) for chart in section.charts):
-        (_advice if table.id == "advice" else _table)(console, table)
+        (_advice if table.id == "advice" else _table)(console, table, language)
 
 
-def _answer(console: Console, section: Section) -> None:
+def _answer(console: Console, section: Section, language: str) -> None:
     """The lead, and a few lines a row where its cells are sentences, too long for columns."""
     console.print(_say(console, clean(section.lead), "bold"))
     for table in section.tables:
         shown = show(table, _ROWS)
         if all(columns(cell.text) <= _SHORT for row in shown.rows for cell in row[1:]):
-            _table(console, table)
+            _table(console, table, language)
             continue
         for first, *rest in shown.rows:
             console.print(_say(console, f"\n{first}", "bold"))
@@ -118,13 +122,14 @@ def _answer(console: Console, section: Section) -> None:
         console.print(_say(console, clean(note), "dim"))
 
 
-def _advice(console: Console, table: Table) -> None:
+def _advice(console: Console, table: Table, language: str) -> None:
     """Each row as a sentence, and how to follow it: a terminal is too narrow for its table."""
     keys = [column.key for column in table.columns]
     for row in table.rows:
         cell = {key: "" if value is None else clean(str(value)) for key, value in zip(keys, row, strict=True)}
         console.print()
-        console.print(_say(console, f"For {cell['premise']}: {cell['advice']}; {cell['because']}."))
+        sentence = f"For {cell['premise']}: {cell['advice']}; {cell['because']}."
+        console.print(_say(console, translated(sentence, language)))
         if cell["fix"]:
             _indented(console, cell["fix"], "cyan")
 
@@ -164,7 +169,7 @@ def _fitting(shown: ShownTable, width: int) -> tuple[list[int], bool]:
     return needed, has_intervals
 
 
-def _table(console: Console, table: Table) -> None:
+def _table(console: Console, table: Table, language: str) -> None:
     from rich import box
     from rich.table import Table as Grid
 
@@ -186,7 +191,8 @@ def _table(console: Console, table: Table) -> None:
     hidden = [counted(len(table.rows) - _ROWS, "more row")] if len(table.rows) > _ROWS else []
     hidden += [counted(len(shown.columns) - count, "more column")] if count < len(shown.columns) else []
     if hidden:
-        console.print(_say(console, f"{' and '.join(hidden)} in the HTML and JSON reports.", "dim"))
+        line = f"{' and '.join(hidden)} in the HTML and JSON reports."
+        console.print(_say(console, translated(line, language), "dim"))
     if table.note:
         console.print(_say(console, clean(table.note), "dim"))
 
@@ -200,12 +206,13 @@ def _summary(document: Document) -> tuple[tuple[Section, ...], tuple[str, ...]]:
     return tuple(short), tuple(s.title for s in document.sections if s.id in _SECTIONS)
 
 
-def render_mask(strips: Sequence[TokenStrip], console: Console) -> None:
+def render_mask(strips: Sequence[TokenStrip], console: Console, language: str = "en") -> None:
     """Print what is trained in each example. Without colours trained tokens stand in brackets.
 
     Args:
         strips: Examples whose first measure is the weight.
         console: Colour and encoding are the console's (it honours ``NO_COLOR``).
+        language: Of the heading and the legend.
     """
     from rich.text import Text
 
@@ -215,8 +222,8 @@ def render_mask(strips: Sequence[TokenStrip], console: Console) -> None:
     letters = ", ".join(f"{role[0].upper()} {role}" for role in dict.fromkeys(r for s in strips for r in s.roles))
     legend = "[trained] not trained" if is_plain else "green is trained, dim is not"
     console.print()
-    console.print(Text("Examples token by token", style="bold underline"))
-    console.print(Text(f"{legend}; {letters}"))
+    console.print(Text(translated("Examples token by token", language), style="bold underline"))
+    console.print(Text(f"{translated(legend, language)}; {letters}"))
     for strip in strips:
         console.print()
         console.print(_encodable(Text(clean(strip.title), style="bold"), console))

@@ -34,6 +34,19 @@ def prose(text: str) -> str:
     return _TOGETHER.sub("\u00a0", clean(text))
 
 
+def ended(text: str) -> str:
+    """A sentence of ours with a full stop, where it ends in no mark.
+
+    Example:
+        >>> ended("Read it"), ended("Why?"), ended("阅读文档")
+        ('Read it.', 'Why?', '阅读文档。')
+    """
+    text = text.rstrip()
+    if not text or text[-1] in ".!?:;…。！？：；":
+        return text
+    return text + ("。" if columns(text[-1]) == 2 else ".")
+
+
 def clean_block(text: str) -> str:
     """As :func:`clean`, keeping line breaks (command lines, code)."""
     return "\n".join(clean(line) for line in text.replace("\r\n", "\n").split("\n"))

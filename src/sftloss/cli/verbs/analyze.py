@@ -87,7 +87,7 @@ def analyze(options: AnalyzeOptions, verbosity: Verbosity) -> int:
     with progress_bar("measuring", shown, "tokens") as progress:
         run = Run(
             **options.data.reading,
-            **vars(options.folder),
+            **options.folder.place,
             resume=options.resume,
             reference=options.losses.reference,
             tokens_per_batch=options.tokens_per_batch,

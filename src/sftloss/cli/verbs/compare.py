@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sftloss.cli.language import LANG_FLAG, language_of
 from sftloss.cli.options import (
     DATA,
     EVAL_DATA_FLAG,
@@ -128,6 +129,7 @@ class CompareOptions:
         "sftloss-compare", "Folder of the trainings and the report; finished trainings in it are kept.", panel=OUTPUT,
         short="-o", metavar="DIR", writes=COMPARE_RESULTS,
     )  # fmt: skip
+    lang: str | None = option(None, LANG_FLAG)
     json: str | None = option(None, JSON_FLAG)
     markdown: str | None = option(None, MARKDOWN_FLAG)
 
@@ -147,7 +149,8 @@ def compare(options: CompareOptions, verbosity: Verbosity) -> None:
     experiment = experiment_of(options)
     hide_progress_bars()
     execution = execution_of(options.execution, verbosity, save_every=options.save_every)
-    report = compare(experiment, output=options.output, execution=execution, command=command_line("compare", options))
+    command, lang = command_line("compare", options), language_of(options.lang)
+    report = compare(experiment, output=options.output, execution=execution, command=command, lang=lang)
     print_brief(report, json=options.json, markdown=options.markdown)
     print_note(f"wrote {options.output}/report.html", verbosity)
 

@@ -47,7 +47,7 @@ def _analyze(options: DemoOptions, output: str, verbosity: Verbosity) -> Report:
 
     with progress_bar("measuring", verbosity, "tokens") as progress:
         command = Command("demo", inputs=())
-        report = demo(Run(output=output, overwrite=options.folder.overwrite, progress=progress, command=command))
+        report = demo(Run(**options.folder.place | {"output": output}, progress=progress, command=command))
     print_report(report, json=options.show.json, markdown=options.show.markdown)
     return report
 
@@ -62,6 +62,6 @@ def _compare(options: DemoOptions, output: str, verbosity: Verbosity) -> Report:
     # results do not depend on it: every process computes on one core
     execution = execution_of(ExecutionOptions(workers=min(2, os.cpu_count() or 1)), verbosity)
     command = Command("demo", (("--compare", ""),), inputs=())
-    report = compare(DEMO, output=output, execution=execution, command=command)
+    report = compare(DEMO, output=output, execution=execution, command=command, lang=options.folder.place["lang"])
     print_brief(report, json=options.show.json, markdown=options.show.markdown)
     return report

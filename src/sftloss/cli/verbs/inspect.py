@@ -58,7 +58,7 @@ def inspect(options: InspectFlags, verbosity: Verbosity) -> int:
     question = InspectOptions(options.examples, options.step.batch_size, options.step.grad_accum)
     with progress_bar("reading", verbosity) as progress:
         command = command_line("inspect", options)
-        run = Run(**options.data.reading, **vars(folder), progress=progress, command=command)
+        run = Run(**options.data.reading, **folder.place, progress=progress, command=command)
         tokenizer = load_tokenizer(name, revision=options.model.revision)
         report = inspect(options.data.data, tokenizer, question=question, run=run)
     if show.json == "-":
@@ -88,4 +88,4 @@ def _print(report: Report, options: InspectFlags, show: ShowOptions) -> None:
         console.print(to_yaml(options), markup=False)
         sections = tuple(section for section in sections if section.id == "totals")
     render_terminal(replace(document, sections=sections), console)
-    render_mask(strips[: options.examples] if options.dry_run else strips, console)
+    render_mask(strips[: options.examples] if options.dry_run else strips, console, document.language)

@@ -72,7 +72,7 @@ def lengths(options: LengthsOptions, verbosity: Verbosity) -> int:
     )
     with progress_bar("reading", verbosity) as progress:
         command = command_line("lengths", options)
-        run = Run(**options.data.reading, **vars(options.folder), progress=progress, command=command)
+        run = Run(**options.data.reading, **options.folder.place, progress=progress, command=command)
         tokenizer = load_tokenizer(name, revision=options.model.revision) if name else None
         report = lengths(options.data.data, tokenizer, unit=options.unit or "characters", question=question, run=run)
     return conclude(report, options.show, options.folder.output, verbosity)

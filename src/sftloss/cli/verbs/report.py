@@ -50,6 +50,7 @@ def report(options: ReportOptions, verbosity: Verbosity) -> None:
     from sftloss.pipeline import Run, side_by_side
     from sftloss.pipeline.folder import DATA, PAGE, folder
     from sftloss.report import Report, render_comparison
+    from sftloss.report.language import in_language
 
     if len(options.run) < 2:
         raise ConfigError("a comparison needs at least two runs", cure="for example: sftloss report before after")
@@ -59,9 +60,10 @@ def report(options: ReportOptions, verbosity: Verbosity) -> None:
     folders = [Path(name) if Path(name).is_dir() else None for name in options.run]
     files = [Path(name) / "report.json" if Path(name).is_dir() else Path(name) for name in options.run]
     labels = options.label or tuple(_label(Path(name)) for name in options.run)
-    documents = [read_document(file) for file in files]
-    with folder(Run(**vars(options.folder)), resumes=False) as place:
-        differences = Report(side_by_side(documents, labels, folders))
+    run = Run(**options.folder.place)
+    documents = [in_language(read_document(file), run.lang) for file in files]
+    with folder(run, resumes=False) as place:
+        differences = Report(in_language(side_by_side(documents, labels, folders), run.lang))
         if place.root is not None:
             page = render_comparison(documents, labels, differences.document)
             write_all_atomic({place.root / DATA: differences.to_json(), place.root / PAGE: page})

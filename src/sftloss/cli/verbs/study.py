@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sftloss.cli.exit import FINDINGS
+from sftloss.cli.language import LANG_FLAG, language_of
 from sftloss.cli.options import DATA, JSON_FLAG, MODEL, OUTPUT, Verbosity
 from sftloss.cli.verbs.compare import COMPARE_RESULTS, ExecutionOptions, execution_of, print_brief
 from sftloss.cli.verbs.report import read_document
@@ -45,6 +46,7 @@ class StudyOptions:
         "directions are compared with those of the result; the exit code is 1 where one disagrees.", metavar="FILE",
         reads=True,
     )  # fmt: skip
+    lang: str | None = option(None, LANG_FLAG)
     json: str | None = option(None, JSON_FLAG)
 
 
@@ -70,7 +72,7 @@ def _verb(name: str) -> Callable[[StudyOptions, Verbosity], int]:
             return _check(name, options, execution)
         study = _study(name, options)
         output = options.output or f"sftloss-study-{study.name}"
-        report = run_study(study, output=output, execution=execution)
+        report = run_study(study, output=output, execution=execution, lang=language_of(options.lang))
         print_brief(report, json=options.json)
         print_note(f"wrote {output}/report.html", verbosity)
         return 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sftloss.cli.language import language_of
 from sftloss.cli.options import (
     EVAL_DATA_FLAG,
     EVAL_SHARE_FLAG,
@@ -144,8 +145,10 @@ def _print_outcome(outcome: Any, options: TrainOptions, verbosity: Verbosity) ->
     """The curve as a page; the evaluation and the task weights as tables, or everything as JSON."""
     from sftloss.cli.show import print_note, print_text
     from sftloss.pipeline import training_curve
+    from sftloss.report.language import translated
 
-    training_curve(outcome.history, outcome.facts).to_html(outcome.folder / "curve.html")
+    lang = language_of(options.folder.lang)
+    training_curve(outcome.history, outcome.facts, lang).to_html(outcome.folder / "curve.html")
     if options.json is not None:
         text = (outcome.folder / "train.json").read_text(encoding="utf-8")
         if options.json == "-":
@@ -154,32 +157,39 @@ def _print_outcome(outcome: Any, options: TrainOptions, verbosity: Verbosity) ->
         write_atomic(options.json, text)
     metrics, tasks = outcome.metrics, outcome.facts["tasks"]
     if metrics:
-        _print_table("held out", _METRICS, {"all": metrics, **metrics.get("tasks", {}), **metrics.get("languages", {})})
+        _print_table(
+            lang, "held out", _METRICS, {"all": metrics, **metrics.get("tasks", {}), **metrics.get("languages", {})}
+        )
     if tasks is not None:
-        _print_table("task", _TASKS, tasks["by_task"])
+        _print_table(lang, "task", _TASKS, tasks["by_task"])
         conflicts = tasks["conflicts"]
         if conflicts is not None and conflicts["steps"]:
             rate, cosine = conflicts["conflict_rate"], conflicts["mean_cosine"]
-            typer.echo(f"gradients of two tasks conflicted in {rate:.1%} of the pairs, mean cosine {cosine:+.3f}")
+            line = f"gradients of two tasks conflicted in {rate:.1%} of the pairs, mean cosine {cosine:+.3f}"
+            typer.echo(translated(line, lang))
     if filtered := outcome.facts["filter"]:
         kept, dropped, error = filtered.values()
-        typer.echo(
+        line = (
             f"the head's gradient products took {kept:.1%} of the vocabulary columns; {dropped:.2%} of their mass "
             f"was replaced, and they err by {error:.2g} (measured)"
         )
+        typer.echo(translated(line, lang))
     best = outcome.facts["best"]
     chosen = "" if best is None else f": step {best['step']}, which has the lowest held-out loss, {best['loss']:.4g}"
     steps = counted(outcome.steps, "step")
     print_note(f"wrote {outcome.folder}/model and curve.html after {steps}{chosen}", verbosity)
 
 
-def _print_table(head: str, columns: Mapping[str, tuple[str, str]], rows: Mapping[str, Mapping[str, Any]]) -> None:
+def _print_table(
+    lang: str, head: str, columns: Mapping[str, tuple[str, str]], rows: Mapping[str, Mapping[str, Any]]
+) -> None:
     """A table with a line for each row: its name, and for each column the value of a key in a format."""
     from rich.table import Table
 
     from sftloss.cli.show import stdout_console
+    from sftloss.report.language import translated
 
-    table = Table(head, *columns)
+    table = Table(*(translated(text, lang) for text in (head, *columns)))
     for name, row in rows.items():
         cells = ((row.get(key), spec) for key, spec in columns.values())
         table.add_row(name, *("" if value is None else format(value, spec) for value, spec in cells))

@@ -14,6 +14,7 @@ from sftloss.document import Chart, Series
 from sftloss.report.cells import positions
 from sftloss.report.charts.axes import COLUMN, FONT, dress_categories, dress_numbers, finish
 from sftloss.report.charts.svg import SERIES, inline, stand_in
+from sftloss.report.language import translated
 from sftloss.report.text import clean, columns, wrap
 
 if typing.TYPE_CHECKING:
@@ -229,7 +230,9 @@ def _share_scale(axes: Axes, chart: Chart, alongside: Sequence[Chart], *, is_hor
     (axes.set_xlim if is_horizontal else axes.set_ylim)(low, high + margin)
 
 
-def render_chart(chart: Chart, *, prefix: str, alongside: Sequence[Chart] = (), width: float = WIDTH) -> str:
+def render_chart(
+    chart: Chart, *, prefix: str, alongside: Sequence[Chart] = (), width: float = WIDTH, language: str = "en"
+) -> str:
     """The chart as one inline SVG, on one scale with those `alongside`. Equal arguments give equal bytes."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -251,9 +254,8 @@ def render_chart(chart: Chart, *, prefix: str, alongside: Sequence[Chart] = (), 
         if all(math.isnan(y) for series in chart.series for _, y, *_ in _points(series)):
             axes.clear()
             axes.set_axis_off()
-            axes.text(
-                0.5, 0.5, "no data", transform=axes.transAxes, ha="center", color=stand_in("muted"), fontsize=FONT
-            )
+            empty, ink = translated("no data", language), stand_in("muted")
+            axes.text(0.5, 0.5, empty, transform=axes.transAxes, ha="center", color=ink, fontsize=FONT)
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)

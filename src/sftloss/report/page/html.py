@@ -6,10 +6,12 @@ import base64
 import hashlib
 import typing
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import resources
 
 from sftloss.document import Document, by_severity
 from sftloss.report.format import count_line
+from sftloss.report.language import translated
 from sftloss.report.page.view import PageLimits, Values, finding_view, view
 from sftloss.report.text import clean, prose
 
@@ -28,17 +30,19 @@ def _read(name: str) -> str:
     return (resources.files("sftloss.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _environment() -> Environment:
+def _environment(language: str) -> Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     # autoescape for every template, whatever its file is called: all texts of a document are somebody's data
-    return Environment(
+    environment = Environment(
         loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.globals["_"] = partial(translated, language=language)
+    return environment
 
 
-def render_page(template: str, values: Values) -> str:
-    """A template of this room with our stylesheet, script and content policy filled in."""
+def render_page(template: str, values: Values, language: str) -> str:
+    """A template of this room with our stylesheet, script, content policy and its fixed texts in a language."""
     from markupsafe import Markup
 
     script = _read("comfort.js").strip()
@@ -47,8 +51,8 @@ def render_page(template: str, values: Values) -> str:
         f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    fixed = {"policy": policy, "css": Markup(_read("report.css")), "script": Markup(script)}
-    return _environment().get_template(template).render(**values, **fixed)
+    fixed = {"lang": language, "policy": policy, "css": Markup(_read("report.css")), "script": Markup(script)}
+    return _environment(language).get_template(template).render(**values, **fixed)
 
 
 def within_budget(name: str, render: Callable[[PageLimits], str]) -> str:
@@ -80,10 +84,12 @@ def render_html(document: Document) -> str:
     Raises:
         ValueError: If the smallest form of the page is still larger than the budget.
     """
-    counts = count_line(document.findings)
-    return within_budget(
-        "render_html", lambda limits: render_page("page.html", {"doc": view(document, limits), "counts": counts})
-    )
+    counts = translated(count_line(document.findings), document.language)
+
+    def page(limits: PageLimits) -> str:
+        return render_page("page.html", {"doc": view(document, limits), "counts": counts}, document.language)
+
+    return within_budget("render_html", page)
 
 
 def _finding_rows(documents: Sequence[Document]) -> list[Values]:
@@ -91,7 +97,9 @@ def _finding_rows(documents: Sequence[Document]) -> list[Values]:
     every = by_severity(tuple(finding for document in documents for finding in document.findings))
     rows = []
     for name in dict.fromkeys(finding.id for finding in every):
-        cells = [[finding_view(f) for f in by_severity(one.findings) if f.id == name] for one in documents]
+        cells = [
+            [finding_view(f, one.language) for f in by_severity(one.findings) if f.id == name] for one in documents
+        ]
         rows.append({"id": clean(name), "cells": cells})
     return rows
 
@@ -135,9 +143,10 @@ def render_comparison(documents: Sequence[Document], labels: Sequence[str], diff
     if not documents or len(documents) != len(labels):
         raise ValueError(f"render_comparison: got {len(documents)} documents and {len(labels)} labels. Give one each.")
     names = [clean(label) for label in labels]
-    counts = [count_line(document.findings) for document in documents]
+    language = (differences or documents[0]).language
+    counts = [translated(count_line(document.findings), language) for document in documents]
     fixed: Values = {
-        "title": "Comparison of " + ", ".join(names),
+        "title": translated("Comparison of " + ", ".join(names), language),
         "findings": _finding_rows(documents),
         "facts": _fact_rows(documents),
     }
@@ -151,6 +160,6 @@ def render_comparison(documents: Sequence[Document], labels: Sequence[str], diff
         told = view(differences, limits, prefix="differ-")["sections"] if differences else []
         lines = [prose(line) for line in differences.headlines] if differences else []
         parts = {"columns": columns, "sections": _section_rows(views), "differences": told, "headlines": lines}
-        return render_page("comparison.html", fixed | parts)
+        return render_page("comparison.html", fixed | parts, language)
 
     return within_budget("render_comparison", page)

@@ -13,7 +13,8 @@ from sftloss.report.cells import ShownTable, chart_table, show
 from sftloss.report.charts.charts import COMPACT, DASHES, MARKERS, WIDTH, draws_dots, render_chart
 from sftloss.report.charts.svg import SERIES
 from sftloss.report.format import SEVERITIES, bucket, explain_level, finding_number
-from sftloss.report.text import clean, clean_block, prose, shorten, visible
+from sftloss.report.language import translated
+from sftloss.report.text import clean, clean_block, ended, prose, shorten, visible
 
 if typing.TYPE_CHECKING:
     from markupsafe import Markup
@@ -21,7 +22,7 @@ if typing.TYPE_CHECKING:
 Values = dict[str, typing.Any]
 LETTERS = "abcdefgh"  # one a measure of a strip
 _FOLDED = 6  # a longer table that a chart shows whole is opened by those who want its numbers
-_COMMAND = re.compile(r"(?:^|(?<=: ))(?:sftloss|torchrun|python|pip) \S", re.MULTILINE)
+_COMMAND = re.compile(r"(?:^|(?<=: )|(?<=：))(?:sftloss|torchrun|python|pip) \S", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -102,24 +103,23 @@ class _Context:
         numbers: A table of the section with this chart's title: its numbers, better than the chart can tell them.
         alongside: The same chart of other documents, whose values share its scale.
         width: Pixels.
+        language: Of the document.
     """
 
     lead: str = ""
     numbers: Table | None = None
     alongside: tuple[Chart, ...] = ()
     width: float = WIDTH
-
-
-def _sentence(text: str) -> str:
-    text = prose(text).rstrip()
-    return text if not text or text[-1] in ".!?:;…" else f"{text}."
+    language: str = "en"
 
 
 def _chart(chart: Chart, prefix: str, limits: PageLimits, context: _Context) -> Values:
     from markupsafe import Markup
 
     # the only text of the page that is not escaped by the template: our own SVG, escaped by its XML writer
-    drawing = render_chart(chart, prefix=prefix, alongside=context.alongside, width=context.width)
+    drawing = render_chart(
+        chart, prefix=prefix, alongside=context.alongside, width=context.width, language=context.language
+    )
     picture: Markup = Markup(drawing)
     has_interval = any(bound is not None for series in chart.series for bound in series.low or ())
     drawn = {"line": "shaded", "bar": "thin line", "point": "line"}[chart.kind]
@@ -127,10 +127,10 @@ def _chart(chart: Chart, prefix: str, limits: PageLimits, context: _Context) -> 
     return {
         "title": clean(chart.title),
         # said once: where it is the section's lead it stays in the picture, for those who cannot see it
-        "description": "" if chart.description == context.lead else _sentence(chart.description),
+        "description": "" if chart.description == context.lead else ended(prose(chart.description)),
         "svg": picture,
         "legend": _legend(chart),
-        "interval": f"{drawn}: {prose(chart.bounds)}" if has_interval else "",
+        "interval": translated(f"{drawn}: {prose(chart.bounds)}", context.language) if has_interval else "",
         "data": data,
     }
 
@@ -179,7 +179,9 @@ def _strip_groups(strips: Sequence[TokenStrip], limits: PageLimits) -> list[Valu
     return shown
 
 
-def _section(section: Section, prefix: str, limits: PageLimits, others: Sequence[Section] = ()) -> Values:
+def _section(
+    section: Section, prefix: str, limits: PageLimits, language: str, others: Sequence[Section] = ()
+) -> Values:
     name, _, meaning = clean(section.level).partition(":")  # the short name for the badge, and what it means
     titles = {chart.title for chart in section.charts}
     folded = {table.title: table for table in section.tables if len(table.rows) > _FOLDED and table.title in titles}
@@ -187,14 +189,14 @@ def _section(section: Section, prefix: str, limits: PageLimits, others: Sequence
     for i, chart in enumerate(section.charts):
         alongside = tuple(c for other in others for c in other.charts if c.id == chart.id and c.kind == chart.kind)
         width = COMPACT if section.id == "answer" else WIDTH
-        context = _Context(section.lead, folded.get(chart.title), alongside, width)
+        context = _Context(section.lead, folded.get(chart.title), alongside, width, language)
         charts.append(_chart(chart, f"{prefix}-c{i}", limits, context))
     return {
         "anchor": prefix,
         "id": section.id,
         "title": clean(section.title),
         "lead": prose(section.lead),
-        "level": (name.strip(), meaning.strip() or explain_level(name)),
+        "level": (name.strip(), meaning.strip() or translated(explain_level(name), language)),
         "charts": charts,
         "tables": [_table(table, limits) for table in section.tables if folded.get(table.title) is not table],
         "strip_groups": _strip_groups(section.strips, limits),
@@ -210,19 +212,18 @@ def _fix(fix: str) -> Values:
     start = command.start() if command else 0 if "\n" in text else len(text)
     words = prose(text[:start]).strip()
     code = [line.split(" ") for line in text[start:].split("\n")] if text[start:] else []
-    end = "" if words.endswith((".", ":")) or not words else "."
-    return {"words": words[:1].upper() + words[1:] + end, "code": code}
+    return {"words": ended(words[:1].upper() + words[1:]), "code": code}
 
 
-def finding_view(finding: Finding, anchor: str = "") -> Values:
+def finding_view(finding: Finding, language: str, anchor: str = "") -> Values:
     """A finding as the templates read it."""
-    number, interval = finding_number(finding)
+    number, interval = (translated(part, language) for part in finding_number(finding))
     severity = SEVERITIES[finding.severity]
     return {
         "anchor": anchor,
         "id": clean(finding.id),
         "severity": finding.severity,
-        "word": severity.word,
+        "word": translated(severity.word, language),
         "sentence": prose(finding.sentence),
         "number": number,
         "interval": interval,
@@ -263,10 +264,10 @@ def view(
         beside.setdefault(section.id, []).append(section)
     anchors = _anchors([s.id for s in document.sections], f"{prefix}s-")
     sections = [
-        _section(part, anchor, limits, beside.get(part.id, ()))
+        _section(part, anchor, limits, document.language, beside.get(part.id, ()))
         for part, anchor in zip(document.sections, anchors, strict=True)
     ]
-    shown = [finding_view(finding, anchor) for finding, anchor in zip(findings, at, strict=True)]
+    shown = [finding_view(finding, document.language, anchor) for finding, anchor in zip(findings, at, strict=True)]
     return {
         "title": clean(document.title),
         "headlines": [prose(headline) for headline in document.headlines],
