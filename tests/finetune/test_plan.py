@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from tests.finetune.runs import environment
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
+from sftloss.errors import ConfigError
 from sftloss.finetune import Lora, Recipe, plan
+from sftloss.finetune.task_weights import reads_stored
 
 _SCRIPT = """
 import ctypes, json, sys
@@ -70,3 +73,19 @@ def test_adapters_are_what_gradients_and_optimizer_are_told_of() -> None:
     found = plan(Recipe(model="demo", data="demo", max_examples=20, lora=Lora(4, targets=("lm_head",)))).memory
     # the demo model is 64 wide and has 461 tokens
     assert found["gradients"] == 4 * 4 * (64 + 461) and found["optimizer"] == 2 * found["gradients"]
+
+
+def test_text_marked_as_wrong_is_trained_by_a_loss_that_reads_the_marks_or_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": "1+1", "response": "2"}, {"prompt": "1+2", "response": "5", "is_negative": True}]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ConfigError, match=r"1 row has text marked as wrong, the first at .*rows.jsonl:2"):
+        plan(Recipe(model="demo", data=str(data)))
+    for fields in ({"loss": "unlikelihood"}, {"loss": "unlikelihood(alpha=0)"}, {"normalizer": "tokens"}):
+        assert plan(Recipe(model="demo", data=str(data), **fields)).counts["examples"] == 2
+
+
+def test_doremi_reads_stored_values_of_a_reference() -> None:
+    recipe = Recipe(model="demo", data="demo", tasks="doremi", reference=("folder",))
+    assert reads_stored(recipe) and not reads_stored(replace(recipe, tasks="gls"))
+    assert not reads_stored(replace(recipe, reference=()))

@@ -185,9 +185,9 @@ def k3_anchor(z: Tensor, y: Tensor, *, reference_logprob: Tensor) -> Tensor:
     )
 
 
-def unlikelihood(z: Tensor, y: Tensor, *, is_negative: Tensor) -> Tensor:
+def unlikelihood(z: Tensor, y: Tensor, *, is_negative: Tensor, alpha: float = 1.0) -> Tensor:
     p = target_probability(z, y)
-    return torch.where(is_negative[:, None] > 0, -p / (1 - p), 1.0) * cross_entropy(z, y)
+    return torch.where(is_negative[:, None] > 0, -alpha * p / (1 - p), 1.0) * cross_entropy(z, y)
 
 
 def jensen_shannon(z: Tensor, y: Tensor, *, weight: float = 0.5) -> Tensor:

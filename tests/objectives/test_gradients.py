@@ -81,6 +81,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("aul", {"a": 3.0, "q": 0.5}),
     ("ael", {"a": 0.5}),
     ("pear", {"gamma": 0.9}),
+    ("unlikelihood", {"alpha": 0.0}),
+    ("unlikelihood", {"alpha": 0.3}),
     ("pear", {"level": "sequence"}),
     ("iw_sft_sequence", {"temperature": 2.0, "high": 1.0}),
     ("rank_tuner", {"q": 0.0}),

@@ -181,8 +181,9 @@ def test_commands_refuse_an_objective_that_reads_the_batch_in_one_sentence() -> 
         read_objectives(["dft + 0.05 * k3_anchor"])
     with pytest.raises(ConfigError, match=message):
         loss_of(Recipe(loss="prift"))
-    with pytest.raises(ConfigError, match="reads is_negative of each token, which no command computes yet"):
-        loss_of(Recipe(loss="unlikelihood", reference=("folder",)))
+    with pytest.raises(ConfigError, match="which sftloss train and sftloss compare make of the rows, and this command"):
+        read_objectives(["unlikelihood"])
+    assert loss_of(Recipe(loss="unlikelihood")).extras == ("is_negative",)
 
 
 def test_a_name_without_a_colon_imports_no_module(here: Path) -> None:

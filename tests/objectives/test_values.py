@@ -87,7 +87,7 @@ def test_every_objective_has_a_neutral_setting_or_is_known_to_have_none() -> Non
     gates |= {"jensen_shannon", "agce", "flsd", "normalized_ce"}
     gates |= {"talr", "aul", "ael", "loss_truncation"}
     comparing = {"distillation", "brier", "spherical", "prift", "psft", "rho_1", "ss_token", "unlikelihood"}
-    comparing |= {"token_cleaning", "eksft"}
+    comparing |= {"token_cleaning", "eksft", "pear", "rank_tuner"}
     assert {name for name, entry in ENTRIES.items() if entry.neutral is None} == gates | comparing
 
 

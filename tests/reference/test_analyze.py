@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_refused(made: tuple[Any, Any, Path]) -> None:
         check(ROWS, losses=[LOSS], run=Run())
     with pytest.raises(ConfigError, match="has no old_logprob"):
         check(ROWS, losses=["psft"], run=Run(reference=(folder,)))
-    with pytest.raises(ConfigError, match="reads candidate_ids of each token, which no command computes yet"):
+    with pytest.raises(ConfigError, match="reads candidate_ids of each token, which sftloss train and sftloss compare"):
         check(ROWS, losses=["idk"], run=Run(reference=(folder,)))
     with pytest.raises(DataError, match="row 0: this row has no values in"):
         analyze(

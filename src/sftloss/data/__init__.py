@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sftloss.data.account import ON_ERROR, Account, Places
-from sftloss.data.batches import align, batches, collate, first_fit_decreasing
+from sftloss.data.batches import align, batches, collate, first_fit_decreasing, with_columns
 from sftloss.data.encode import Encoding, Examples, encode, encoding_of
 from sftloss.data.examples import Batch, Example, Message, Origin, Record, answer_spans, segment_breaks, spoken_roles
 from sftloss.data.formats import FORMATS, Format, detect_format, register_format
@@ -50,4 +50,5 @@ __all__ = [
     "script_of",
     "segment_breaks",
     "spoken_roles",
+    "with_columns",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -59,6 +60,21 @@ def align(values: Shaped[Tensor, "tokens ..."], last: float | bool) -> Shaped[Te
         tensor([   6,    7, -100])
     """
     return torch.cat([values[1:], values.new_full((min(len(values), 1), *values.shape[1:]), last)])
+
+
+def with_columns(batch: Batch, rows: Sequence[Mapping[str, Tensor]]) -> Batch:
+    """The batch with further columns as extras, aligned with its targets.
+
+    Args:
+        batch: The batch.
+        rows: Of each of its examples the columns by name, laid out as its labels are: value t is of token t.
+    """
+    laid = {}
+    for name in rows[0]:
+        values = torch.cat([align(row[name], 0) for row in rows])
+        laid[name] = values.new_zeros(*batch.segments.shape, *values.shape[1:])
+        laid[name][batch.segments >= 0] = values  # examples stand in a batch in their order
+    return replace(batch, extras={**batch.extras, **laid})
 
 
 def collate(rows: Sequence[Sequence[Example]], *, pad_id: int, packed: bool = False) -> Batch:

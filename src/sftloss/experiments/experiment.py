@@ -208,7 +208,7 @@ class Experiment:
         from sftloss.pipeline.question import read_objectives
 
         has_reference = bool(self.recipe.reference)
-        losses = tuple(read_objectives(self.losses or (self.recipe.loss,), has_reference=has_reference))
+        losses = tuple(read_objectives(self.losses or (self.recipe.loss,), has_reference=has_reference, trains=True))
         rules = tuple(map(read_normalization, self.normalizations or (str(self.recipe.normalization),)))
         weightings = tuple("" if text == UNWEIGHTED else _checked(text) for text in self.tasks)
         arms = dict.fromkeys(

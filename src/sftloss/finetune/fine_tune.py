@@ -18,16 +18,18 @@ from sftloss.finetune.checkpoint import agree, checkpoints, chosen_checkpoint, v
 from sftloss.finetune.folder import folder_of
 from sftloss.finetune.outcome import Interrupted, Outcome, identity, model_card, model_facts
 from sftloss.finetune.recipe import Recipe
-from sftloss.finetune.rows import Collator, DataSet, check_vocabulary, hold_out, pack, read, rows_accounts
+from sftloss.finetune.rows import Collator, DataSet, check_marks, check_vocabulary, hold_out, pack, read, rows_accounts
 from sftloss.finetune.setup import check_trackers, model_and_tokenizer, training_arguments
-from sftloss.finetune.task_weights import read_choice, weighted
+from sftloss.finetune.task_weights import read_choice, reads_stored, weighted
 from sftloss.finetune.trainer import Work, trainer_class
 from sftloss.finetune.watch import Groups
 from sftloss.objectives import objective as read_objective
-from sftloss.objectives import with_known_extras
+from sftloss.objectives import stored_extras_of, with_known_extras
 from sftloss.ranks import launched_as
 from sftloss.reference import References, open_references
 from sftloss.training import Loss, attachment_of
+from sftloss.training.batch.made import made_of
+from sftloss.training.tasks.weighting import REFERENCE
 from sftloss.training.watch.sums import filter_warning
 from sftloss.version import package_versions
 
@@ -78,6 +80,7 @@ def fine_tune(
         model, tokenizer = model_and_tokenizer(recipe, model, tokenizer)
         data, held_out = data_of(recipe, tokenizer, rows, eval_rows)
         check_vocabulary(model.config, data, held_out)
+        check_marks(loss, data, held_out)
         references = references_of(recipe, loss, tokenizer, data, held_out)
         if on_rows is not None:
             on_rows(rows_accounts(data, held_out))
@@ -108,7 +111,7 @@ def loss_of(recipe: Recipe) -> Loss:
     if recipe.tasks is not None:
         read_choice(recipe.tasks)  # its weights are made when the data has named the tasks
     try:
-        objective = with_known_extras(read_objective(recipe.loss), has_reference=bool(recipe.reference))
+        objective = with_known_extras(read_objective(recipe.loss), has_reference=bool(recipe.reference), trains=True)
         shared = {name: getattr(recipe, name) for name in ("normalization", "roles", "normalizer", "tolerance")}
         return Loss(objective, **shared)
     except (TypeError, ValueError) as error:
@@ -142,10 +145,11 @@ def references_of(
         ConfigError: If they do not fit the run.
         DataError: If a row has none, or a file is damaged.
     """
-    if not recipe.reference or not loss.extras:
+    names = stored_extras_of(loss.function) or ((REFERENCE,) if reads_stored(recipe) else ())
+    if not recipe.reference or not names:
         return None
     references = open_references(recipe.reference, tokenizer, encoding_of(recipe))
-    references.check([*data.examples, *(() if held_out is None else held_out.examples)], loss.extras)
+    references.check([*data.examples, *(() if held_out is None else held_out.examples)], names)
     return references
 
 
@@ -154,7 +158,7 @@ def _trainer(work: Work, model: Any, tokenizer: Any, checkpoint: Path | None, ca
 
     from sftloss.finetune.callbacks import RunCallback
 
-    recipe, has_eval = work.recipe, work.held_out is not None
+    recipe, has_eval, made = work.recipe, work.held_out is not None, made_of(work.loss.function, tokenizer)
     root = str(work.folder.root)
     trainer = trainer_class(work)(
         model=model,
@@ -162,7 +166,12 @@ def _trainer(work: Work, model: Any, tokenizer: Any, checkpoint: Path | None, ca
         train_dataset=work.data,
         eval_dataset=work.held_out,
         data_collator=Collator(
-            pad_id_of(tokenizer), recipe.packing, work.data.names("task"), work.references, work.loss.extras
+            pad_id_of(tokenizer),
+            recipe.packing,
+            work.data.names("task"),
+            work.references,
+            tuple(name for name in work.loss.extras if name not in made.names),
+            made,
         ),
         processing_class=tokenizer,
         callbacks=[RunCallback(work), *callbacks],

@@ -15,7 +15,7 @@ from sftloss.data.tokenizer import characters, load_tokenizer
 from sftloss.decoder.loading import as_model_error, check_layers
 from sftloss.document import TokenStrip
 from sftloss.finetune.recipe import Recipe
-from sftloss.finetune.rows import DataSet, check_vocabulary, rows_accounts
+from sftloss.finetune.rows import DataSet, check_marks, check_vocabulary, rows_accounts
 from sftloss.finetune.setup import dtype_of, model_name, with_adapters
 from sftloss.finetune.task_weights import weighted
 from sftloss.models import model_folder
@@ -75,6 +75,7 @@ def plan(recipe: Recipe, *, ranks: int = 1) -> TrainingPlan:
     model, tokenizer = _outline(recipe)
     data, held_out = data_of(recipe, tokenizer)
     check_vocabulary(model.config, data, held_out)
+    check_marks(loss, data, held_out)
     references_of(recipe, loss, tokenizer, data, held_out)
     weighted(loss, recipe, data)
     batches = ceil(len(data) / (recipe.batch_size * ranks))

@@ -20,8 +20,9 @@ from sftloss.finetune.recipe import Recipe
 from sftloss.reference import References
 from sftloss.roles import RESPONSE
 from sftloss.rules import findings_of
-from sftloss.training import inputs_of
-from sftloss.words import counted
+from sftloss.training import Loss, inputs_of
+from sftloss.training.batch.made import Made
+from sftloss.words import agreeing, counted
 
 Row = tuple[tuple[int, Example], ...]
 
@@ -191,6 +192,23 @@ def check_vocabulary(config: Any, *parts: DataSet | None) -> None:
             raise DataError(problem, where=example.origin, cure=cure)
 
 
+def check_marks(loss: Loss, *parts: DataSet | None) -> None:
+    """Refuse rows with text marked as wrong under a loss that would have to divide by weights below zero.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    if "is_negative" in loss.extras or loss.normalizer != "weights":
+        return
+    marked = [e for part in parts if part is not None for e in part.examples if bool((e.weights < 0).any())]
+    if marked:
+        rows = f"{counted(len(marked), 'row')} {agreeing(len(marked), 'have')} text marked as wrong"
+        problem = f"{rows}, the first at {marked[0].origin}, and {loss.objective} does not read the marks"
+        cure = f"lower its probability with {mention('loss', 'unlikelihood')}, leave it out with "
+        cure += f"{mention('loss', 'unlikelihood(alpha=0)')}, or give it a negative gradient with "
+        raise ConfigError(problem, option="loss", cure=f"{cure}{mention('normalizer', 'tokens')}")
+
+
 def hold_out(data: DataSet, share: float, seed: int) -> tuple[DataSet, DataSet]:
     """Two parts, the second about `share` of the rows, by seed; rows with the same prompt are on one side.
 
@@ -255,13 +273,14 @@ class Order:
 @dataclass(frozen=True)
 class Collator:
     """Rows to what an attached model takes, with `example_ids`, where the data has tasks with `tasks`, and with the
-    columns `extras` of the reference models."""
+    columns `extras` of the reference models and those that are `made` of the rows."""
 
     pad_id: int
     packed: bool = False
     tasks: tuple[str, ...] = ()
     references: References | None = None
     extras: tuple[str, ...] = ()
+    made: Made = Made()
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
         examples = [[example for _, example in row] for row in rows]
@@ -269,6 +288,8 @@ class Collator:
         batch = collate(examples, pad_id=self.pad_id, packed=packed)
         if self.references is not None:
             batch = self.references.lay(batch, self.extras)
+        if self.made.names:
+            batch = self.made.lay(batch)
         inputs = inputs_of(batch)
         inputs["example_ids"] = _spread([i for row in rows for i, _ in row], batch.segments)
         if self.tasks:

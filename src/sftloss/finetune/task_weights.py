@@ -16,6 +16,7 @@ from sftloss.finetune.rows import DataSet
 from sftloss.finetune.setup import dtype_of
 from sftloss.tasks import MultiTaskLoss, Rules, strategy_named
 from sftloss.training import Loss, TaskWeighting
+from sftloss.training.tasks.weighting import REFERENCE
 
 _CALL = re.compile(r"\s*([\w.:]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 _FLAGS = ("conflicts", "layerwise")
@@ -31,7 +32,7 @@ class Choice:
         hyper: Its hyper-parameters; for ``static`` the weight of each task by name.
         rules: What holds for every strategy.
         flags: ``conflicts`` and ``layerwise`` of :class:`sftloss.training.TaskWeighting`, where given.
-        reference: For ``doremi``, where the reference model is; written last.
+        reference: For ``doremi``, where the reference model is; written last. None where its values are stored.
     """
 
     strategy: str
@@ -88,6 +89,14 @@ def read_choice(text: str) -> Choice:
     return Choice(name, hyper, rules, {key: value == "true" for key, value in flags.items()}, reference.strip() or None)
 
 
+def reads_stored(recipe: Recipe) -> bool:
+    """Whether the task weights read stored values of a reference model."""
+    if recipe.tasks is None or not recipe.reference:
+        return False
+    choice = read_choice(recipe.tasks)
+    return choice.needs == "excess" and choice.reference is None
+
+
 def weighted(loss: Loss, recipe: Recipe, data: DataSet) -> Loss:
     """The loss with the task weights that the recipe asks for; as it was where it asks for none.
 
@@ -118,12 +127,16 @@ def weighted(loss: Loss, recipe: Recipe, data: DataSet) -> Loss:
         )
     weighting, reference = MultiTaskLoss(names, strategy, rules=choice.rules), None
     if strategy.needs == "excess":
-        if choice.reference is None:
+        if choice.reference is not None:
+            reference = load_model(choice.reference, dtype=dtype_of(recipe))[0]
+        elif reads_stored(recipe):
+            loss = replace(loss, extras=(*loss.extras, REFERENCE))
+        else:
             raise _error(
                 f"{choice.strategy} needs a reference model, one trained on the same tasks with fixed weights",
-                f"name its folder, {choice.strategy}(reference=PATH)",
+                f"name its folder, {choice.strategy}(reference=PATH), or store its values with sftloss reference "
+                f"and give {mention('reference')}",
             )
-        reference = load_model(choice.reference, dtype=dtype_of(recipe))[0]
     return _with(loss, weighting, choice, reference)
 
 

@@ -20,6 +20,7 @@ from sftloss.objectives.terms import (
     objective_function,
     plug_in_names,
     sequence_values_of,
+    stored_extras_of,
     with_known_extras,
 )
 from sftloss.registry import functions_with_records
@@ -106,6 +107,7 @@ __all__ = [
     "plug_in_names",
     "published_losses",
     "sequence_values_of",
+    "stored_extras_of",
     "with_known_extras",
 ]
 __all__ += OBJECTIVES

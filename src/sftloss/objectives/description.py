@@ -76,7 +76,7 @@ class Description:
             **{name: plain_text(meanings.get(name, "")) for name in self.hyper_parameters},
             **({"gate from p = 0 to 1": self.gate} if self.gate else {}),
             **({"reads": ", ".join(self.reads), "costs": self.cost} if self.reads else {}),
-            **({"reads from each batch": _on_batches(self.record.extras)} if self.record.extras else {}),
+            **({"reads from each batch": _on_batches(self.record)} if self.record.extras else {}),
             **({"reads from each sequence": _on_sequences(self.record)} if self.record.sequence_values else {}),
             **{title: plain_text(text) for title, text in sections.items()},
         }
@@ -92,12 +92,20 @@ def published_losses(entries: Sequence[Description]) -> Iterator[PublishedLoss]:
         yield from entry.record.published
 
 
-def _on_batches(extras: tuple[str, ...]) -> str:
-    """Return which tensors a batch has to hold, in one sentence."""
-    source = (
-        "Make them with sftloss reference." if are_stored(extras) else "Train in Python, where you make the batches."
-    )
-    return f"{', '.join(extras)}, laid out as the labels are. {source}"
+_MADE = {
+    "context": "sftloss train makes them of the 32 tokens before.",
+    "marks": "sftloss train makes it of the data: answers, and tokens of rows of token ids, that have "
+    "is_negative: true are marked.",
+    "abstention": "sftloss train makes them of the tokenizer.",
+    "numbers": "sftloss train makes them of the tokenizer and the rows.",
+}
+
+
+def _on_batches(record: ObjectiveRecord) -> str:
+    """Return which tensors a batch has to hold, in one sentence, and what makes them."""
+    source = _MADE.get(record.made, "Train in Python, where you make the batches.")
+    source = "Make them with sftloss reference." if are_stored(record.extras) else source
+    return f"{', '.join(record.extras)}, laid out as the labels are. {source}"
 
 
 def _on_sequences(record: ObjectiveRecord) -> str:

@@ -11,8 +11,12 @@ from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
 
-@attach_record(ObjectiveRecord(examples=("idk",), neutral="idk(upper=0)", is_detached=True, extras=("candidate_ids",)))
-def idk(stats: TokenStats, *, upper: float = 0.5) -> Float[Tensor, " tokens"]:
+@attach_record(
+    ObjectiveRecord(
+        examples=("idk",), neutral="idk(upper=0)", is_detached=True, extras=("candidate_ids",), made="abstention"
+    )
+)
+def idk(stats: TokenStats, *, upper: float = 0.5, token: str = "IDK") -> Float[Tensor, " tokens"]:
     r"""Cross-entropy that moves part of the target to an "I don't know" token where the model prefers another one.
 
     .. math:: \ell_i = -(1 - \lambda_i) \log p_i - \lambda_i \log p_{i,\text{idk}}, \qquad
@@ -22,6 +26,8 @@ def idk(stats: TokenStats, *, upper: float = 0.5) -> Float[Tensor, " tokens"]:
         stats: Token statistics; reads ``target_logprob``, ``max_logprob`` and ``candidate_logprob``, in nats, of the
             ``candidate_ids`` of the batch, ``(tokens, 1)``: the id of the token that abstains.
         upper: The u above, the largest share, in ``[0, 1]``. ``0`` is cross-entropy.
+        token: Name of the abstaining token, for commands, which make ``candidate_ids``: ``"IDK"`` is the token
+            ``[IDK]``, ``<|IDK|>`` or ``IDK``. Where a batch holds the ids, it is not read.
 
     Returns:
         Loss of each token, shape ``(tokens,)``, in nats, ``>= 0``. Neither weighted nor reduced.

@@ -16,6 +16,7 @@ from sftloss.statistics import TokenStats
         examples=("number_token", "number_token(convention='paper')"),
         neutral="number_token(weight=0)",
         extras=("candidate_ids", "candidate_value", "target_value"),
+        made="numbers",
     )
 )
 def number_token(stats: TokenStats, *, weight: float = 0.3, convention: str = "package") -> Float[Tensor, " tokens"]:

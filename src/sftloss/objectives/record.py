@@ -31,6 +31,9 @@ class PublishedLoss(NamedTuple):
     expression: str
 
 
+MAKERS = ("context", "marks", "abstention", "numbers")
+"""What batch tensors are made of: the tokens before, negative weights, a token that abstains, the number tokens."""
+
 SHARE_OF_A_BATCH = (
     "a share of a batch depends on how the step is cut into micro-batches and ranks; choose threshold from the "
     "quantiles of the data instead"
@@ -54,6 +57,7 @@ class ObjectiveRecord:
         extras: Names of the batch tensors it reads as ``stats.extras``, one number a token or several.
         sequence_values: Values of :func:`sftloss.weights.sequence_values` that it reads as ``stats.extras`` too. They
             are computed from the model in training and ``reference_logprob``, before the loss.
+        made: How ``sftloss train`` makes these batch tensors of the rows, one of ``MAKERS``; empty where it cannot.
         refused: Hyper-parameters of the paper that are not computed, each with the reason and what to write instead.
         published: Other published losses that are this objective at certain hyper-parameters.
     """
@@ -64,6 +68,7 @@ class ObjectiveRecord:
     is_detached: bool = False
     extras: tuple[str, ...] = ()
     sequence_values: tuple[str, ...] = ()
+    made: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
     published: tuple[PublishedLoss, ...] = ()
 

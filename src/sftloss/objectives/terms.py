@@ -87,6 +87,18 @@ def extras_of(*objectives: Callable[..., Tensor]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for record in _records(objectives) for name in record.extras))
 
 
+def stored_extras_of(*objectives: Callable[..., Tensor]) -> tuple[str, ...]:
+    """Return those names of :func:`extras_of` that ``sftloss reference`` stores.
+
+    Example:
+        >>> from sftloss.objectives import idk, prift
+        >>> stored_extras_of(idk, prift)
+        ('reference_logprob',)
+    """
+    records = [record for record in _records(objectives) if are_stored(record.extras)]
+    return tuple(dict.fromkeys(name for record in records for name in record.extras))
+
+
 def sequence_values_of(*objectives: Callable[..., Tensor]) -> tuple[str, ...]:
     """Return the names of the values of whole sequences that objectives declare to read, each once.
 
@@ -137,26 +149,32 @@ def refuse_further_arguments(function: Callable[..., Tensor], hyper_parameters: 
         raise ValueError(f"{name} needs {', '.join(missing)} beside its first argument. {_TAKES}")
 
 
-def with_known_extras(objective: ObjectiveSum, *, has_reference: bool) -> ObjectiveSum:
+def with_known_extras(objective: ObjectiveSum, *, has_reference: bool, trains: bool = False) -> ObjectiveSum:
     """Return the objective.
 
     Args:
         objective: What is to be computed by a command.
         has_reference: Whether stored values of a reference model are at hand.
+        trains: Whether the command trains, and so makes batch tensors of the rows.
 
     Raises:
         ValueError: If it reads batch tensors that the command does not have.
     """
-    extras = extras_of(objective)
-    is_stored = all(are_stored(extras_of(objective_function(term.name))) for term in objective.terms)
-    if not extras or (has_reference and is_stored):
-        return objective
-    reads = f"objective: {objective} reads {' and '.join(extras)} of each token"
-    if is_stored:
+    records = [record for record in _records([objective]) if record.extras]
+    stored = [record for record in records if are_stored(record.extras)]
+    others = [record for record in records if record not in stored and not (trains and record.made)]
+    reads = f"objective: {objective} reads {' and '.join(extras_of(objective))} of each token"
+    if any(not record.made for record in others):
+        raise ValueError(
+            f"{reads}, which no command computes yet; train in Python with sftloss.Loss and put it into the batches."
+        )
+    if others:
+        raise ValueError(
+            f"{reads}, which sftloss train and sftloss compare make of the rows, and this command does not."
+        )
+    if stored and not has_reference:
         raise ValueError(f"{reads}; give {mention('reference')}, the folder that sftloss reference writes.")
-    raise ValueError(
-        f"{reads}, which no command computes yet; train in Python with sftloss.Loss and put it into the batches."
-    )
+    return objective
 
 
 def plug_in_names() -> tuple[str, ...]:

@@ -13,7 +13,10 @@ from sftloss.statistics import TokenStats
 
 @attach_record(
     ObjectiveRecord(
-        examples=("unlikelihood_context",), neutral="unlikelihood_context(alpha=0)", extras=("candidate_ids",)
+        examples=("unlikelihood_context",),
+        neutral="unlikelihood_context(alpha=0)",
+        extras=("candidate_ids",),
+        made="context",
     )
 )
 def unlikelihood_context(stats: TokenStats, *, alpha: float = 1.0) -> Float[Tensor, " tokens"]:

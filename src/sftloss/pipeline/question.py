@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from sftloss.weights.normalization import Batches
 
 
-def read_objectives(losses: Sequence[str], *, has_reference: bool = False) -> Mapping[str, Callable[..., Any]]:
+def read_objectives(
+    losses: Sequence[str], *, has_reference: bool = False, trains: bool = False
+) -> Mapping[str, Callable[..., Any]]:
     """Objectives by their normal spelling, the first one first, each once.
 
     Args:
         losses: The objectives as expressions.
         has_reference: Whether stored values of a reference model are at hand, which some objectives read.
+        trains: Whether the command trains, and so makes what other objectives read of the rows.
 
     Raises:
         ConfigError: If there is none, or one cannot be read; the message names the place.
@@ -30,7 +33,7 @@ def read_objectives(losses: Sequence[str], *, has_reference: bool = False) -> Ma
     by_name = {}
     for text in [losses] if isinstance(losses, str) else losses:
         try:
-            read = with_known_extras(objective(text), has_reference=has_reference)
+            read = with_known_extras(objective(text), has_reference=has_reference, trains=trains)
         except (TypeError, ValueError) as error:
             raise ConfigError(str(error).removeprefix("objective: "), option="losses") from None
         by_name[str(read)] = read

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sftloss.data import Batch, Example, align
+from sftloss.data import Batch, Example, with_columns
 from sftloss.errors import ConfigError, DataError, mention
 from sftloss.files import read_seal, verify_folder
 from sftloss.reference.store import CANDIDATES, IS_TARGET, KIND, row_key, vocabulary_identity
@@ -137,12 +136,7 @@ class References:
             ConfigError, DataError: As :meth:`columns`.
         """
         rows = [self.columns(example.input_ids, names, where=example.origin) for example in batch.examples]
-        laid = {}
-        for name in names:
-            values = torch.cat([align(row[name], 0) for row in rows])
-            laid[name] = values.new_zeros(*batch.segments.shape, *values.shape[1:])
-            laid[name][batch.segments >= 0] = values  # examples stand in a batch in their order
-        return replace(batch, extras={**batch.extras, **laid})
+        return with_columns(batch, rows)
 
     def check(self, examples: Iterable[Example], names: Sequence[str]) -> None:
         """Refuse rows without values, before anything is computed.

@@ -18,12 +18,6 @@ from sftloss.errors import ConfigError
 if TYPE_CHECKING:
     from sftloss.objectives import Description
 
-_OF_BATCHES = {
-    "With --reference, since they read values of a reference model (see: sftloss reference --help)": True,
-    "In Python only, since they read a tensor of each batch": False,
-}
-"""What stands before the objectives that read the batch, and whether `sftloss reference` stores what they read."""
-
 
 @dataclass(frozen=True)
 class LossesOptions:
@@ -49,14 +43,18 @@ def losses(options: LossesOptions, verbosity: Verbosity) -> None:
     elif options.name is not None:
         typer.echo(_in_full(entries[0]))
     else:
+        from sftloss.objectives.record import are_stored
+
         width = max(len(entry.signature) for entry in entries)
         for entry in entries:
             typer.echo(f"{entry.signature:<{width}}  {entry.text()['summary']}")
-        from sftloss.objectives.record import are_stored
-
-        for sentence, is_stored in _OF_BATCHES.items():
-            names = [e.name for e in entries if e.record.extras and are_stored(e.record.extras) == is_stored]
-            typer.echo(f"\n{sentence}: {', '.join(names)}.")
+        stored = [entry.name for entry in entries if entry.record.extras and are_stored(entry.record.extras)]
+        made = [entry.name for entry in entries if entry.record.made]
+        typer.echo(
+            "\nWith --reference, since they read values of a reference model (see: sftloss reference --help): "
+            f"{', '.join(stored)}."
+        )
+        typer.echo(f"\nIn training only, since batches are made for them: {', '.join(made)}.")
         typer.echo('Objectives add: --loss "cross_entropy + 1e-4 * z_loss". Your own: --loss my_module:my_loss')
 
 
@@ -102,7 +100,7 @@ def _in_full(entry: Description) -> str:
 
     summary, *parts = entry.text().items()
     parts += [("equals cross-entropy at", entry.neutral or "nowhere")]
-    written = '--loss "{}"' if are_stored(entry.record.extras) else 'sftloss.Loss("{}")'
+    written = '--loss "{}"' if are_stored(entry.record.extras) or entry.record.made else 'sftloss.Loss("{}")'
     parts += [("example", written.format(example)) for example in entry.record.examples]
     width = min(shutil.get_terminal_size().columns, 110)
     paragraphs = [f"{title}: {text}" for title, text in parts if text]

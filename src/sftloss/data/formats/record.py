@@ -14,7 +14,7 @@ from sftloss.data.formats.language import script_of
 from sftloss.data.formats.messages import CHATS
 from sftloss.data.formats.pairs import CONTEXTS, PROMPTS, RESPONSES, is_preference
 from sftloss.data.formats.tools import tools
-from sftloss.data.formats.weights import ROW_WEIGHTS, row_weight
+from sftloss.data.formats.weights import NEGATIVE, ROW_WEIGHTS, row_weight, signed
 from sftloss.data.reasons import BadRow, excerpt
 from sftloss.errors import ConfigError, mention
 from sftloss.registry import closest
@@ -127,11 +127,21 @@ def to_record(
         task=_label(row, _TASKS),
         language=_label(row, _LANGUAGES) or (script_of(answer) if answer else None),
         source=_label(row, _SOURCES) or source,
-        weight=row_weight(row, is_tokens=tokens is not None),
+        weight=_weight(row, messages, is_tokens=tokens is not None),
         template_kwargs=_kwargs(row.get("chat_template_kwargs")) if messages else {},
     )
     _refuse_surrogates(record)
     return record, name
+
+
+def _weight(row: Mapping[str, Any], messages: Sequence[Message] | None, *, is_tokens: bool) -> float:
+    """The row's weight, below zero where the row is marked as wrong."""
+    weight, mark = row_weight(row, is_tokens=is_tokens), row.get(NEGATIVE)
+    if is_tokens or not mark:
+        return weight
+    if any((message.weight or 0) < 0 for message in messages or ()):
+        raise BadRow("bad-weight", f"both the row and a message of it have {NEGATIVE}; keep one of them")
+    return signed(weight, mark, "the row") or 0.0
 
 
 def _refuse_bad_half(row: Mapping[str, Any], shape: Shape) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sftloss.data.formats.format import Format, RawRow, required
-from sftloss.data.formats.weights import TOKEN_WEIGHTS, weight_of
+from sftloss.data.formats.weights import NEGATIVE, TOKEN_WEIGHTS, weight_of
 from sftloss.data.reasons import BadRow, excerpt
 from sftloss.roles import ROLES
 
@@ -26,6 +26,9 @@ def tokens(row: RawRow) -> dict[str, list[Any]]:
     if row.get("labels") is not None:
         columns["labels"] = _integers(row["labels"], "labels")
     weights = _weights(row)
+    if row.get(NEGATIVE) is not None:
+        marks = [mark in (1, True) for mark in _listed(row[NEGATIVE], NEGATIVE)]
+        weights = [-w if mark else w for w, mark in zip(weights or [1.0] * len(ids), marks, strict=False)]
     if weights is not None:
         columns["weights"] = weights
     if row.get("roles") is not None:
@@ -122,7 +125,7 @@ TOKENS = Format(
     lambda row: "input_ids" in row,
     tokens,
     "`input_ids`, and where there are some `labels` (-100 is not trained), `attention_mask`, `loss_mask` or other "
-    "weights, `roles`",
+    "weights, `is_negative`, `roles`",
     {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]},
     order=10,
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from sftloss.data.examples import Message
 from sftloss.data.formats.tools import tool_calls
-from sftloss.data.formats.weights import MESSAGE_WEIGHTS, message_weight
+from sftloss.data.formats.weights import MESSAGE_WEIGHTS, NEGATIVE, message_weight, signed
 from sftloss.data.reasons import BadRow, excerpt
 
 _ROLES = {
@@ -21,7 +21,17 @@ _ROLES = {
 }
 _CONTENT = ("content", "value", "text")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
-_READ = {"role", "from", *_CONTENT, *_REASONING, "tool_calls", "function_call", "train_detail", *MESSAGE_WEIGHTS}
+_READ = {
+    "role",
+    "from",
+    *_CONTENT,
+    *_REASONING,
+    "tool_calls",
+    "function_call",
+    "train_detail",
+    NEGATIVE,
+    *MESSAGE_WEIGHTS,
+}
 _TEXT_KEYS = ("text", "value", "content")
 _TEXT_BLOCKS = ("text", "input_text", "output_text")
 _REASONING_BLOCKS = ("thinking", "reasoning")
@@ -72,7 +82,10 @@ def _turn(turn: Any, where: str) -> Message:
         raise BadRow("non-string-content", f"{where} ({role}) has no content; write one")
     extra = {str(key): value for key, value in turn.items() if key not in _READ and value is not None} | parts.extra
     content = "".join(parts.texts)
-    return Message(role, content, parts.weight(weight, where), parts.calls, parts.reasoning or None, extra)
+    weight = parts.weight(weight, where)
+    if turn.get(NEGATIVE):
+        weight = signed(weight, turn[NEGATIVE], where if role == "assistant" else f"{where} ({role}, no answer)")
+    return Message(role, content, weight, parts.calls, parts.reasoning or None, extra)
 
 
 def first_of(holder: Mapping[str, Any], keys: Sequence[str]) -> Any:

@@ -29,6 +29,9 @@ TOKEN_WEIGHTS = (
     "completion_mask",
     "assistant_masks",
 )
+NEGATIVE = "is_negative"
+"""Marks an answer, or in rows of token ids some tokens, as wrong: their weight counts below zero."""
+
 _MESSAGE_WEIGHTS = frozenset(MESSAGE_WEIGHTS)
 _LARGEST = 1e15  # a row's weight times a message's is still far from the ends of float32
 
@@ -61,6 +64,19 @@ def message_weight(turn: Mapping[str, Any], where: str) -> float | None:
     if _MESSAGE_WEIGHTS.isdisjoint(turn):
         return None
     return _agreed(turn, MESSAGE_WEIGHTS, where)
+
+
+def signed(weight: float | None, mark: Any, where: str) -> float | None:
+    """A weight below zero where the data marks the text as wrong.
+
+    Raises:
+        BadRow: If the mark is not true or false.
+    """
+    if mark is None or mark is False:
+        return weight
+    if mark is not True or "no answer" in where:
+        raise BadRow("bad-weight", f"{NEGATIVE} of {where} is {excerpt(mark)}; write true for a wrong answer")
+    return -1.0 if weight is None else -weight
 
 
 def row_weight(row: Mapping[str, Any], *, is_tokens: bool = False) -> float:

@@ -26,7 +26,7 @@ from sftloss.finetune import Recipe
 from sftloss.finetune.fine_tune import data_of, loss_of
 from sftloss.finetune.rows import Collator, DataSet, hold_out
 from sftloss.finetune.setup import dtype_of, model_name
-from sftloss.objectives import extras_of
+from sftloss.objectives import stored_extras_of
 from sftloss.pipeline.question import read_objectives
 from sftloss.reference import open_references
 from sftloss.rules import findings_of
@@ -102,8 +102,9 @@ def material(experiment: Experiment, tokenizer: Any) -> Material:
 def _check_references(experiment: Experiment, tokenizer: Any, rows: EncodedRows) -> None:
     """Refuse stored values of a reference model that do not fit the rows, before the first arm is trained."""
     recipe = experiment.recipe
-    losses = read_objectives(experiment.losses or (recipe.loss,), has_reference=bool(recipe.reference))
-    names = extras_of(*losses.values())
+    has_reference = bool(recipe.reference)
+    losses = read_objectives(experiment.losses or (recipe.loss,), has_reference=has_reference, trains=True)
+    names = stored_extras_of(*losses.values())
     if recipe.reference and names:
         open_references(recipe.reference, tokenizer, encoding_of(recipe)).check(rows.examples, names)
 
