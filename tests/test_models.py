@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import metadata
 from importlib.machinery import ModuleSpec
@@ -12,7 +13,7 @@ import pytest
 from sftloss import models
 from sftloss.data.demo import MODEL_PATH
 from sftloss.errors import ModelError
-from sftloss.models import model_folder, weights_note
+from sftloss.models import model_folder, weights_note, without_collecting
 
 
 @pytest.fixture
@@ -85,3 +86,12 @@ def test_a_cache_that_cannot_be_written_is_named(installed: Path, monkeypatch):
 
 def test_a_model_without_a_note_has_none():
     assert weights_note(object()) is None
+
+
+def test_the_garbage_collector_runs_again_after_a_pause_unless_the_caller_had_stopped_it():
+    with without_collecting():
+        assert not gc.isenabled()
+        with without_collecting():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()

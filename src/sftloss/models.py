@@ -6,8 +6,10 @@ file. They are converted once to bfloat16, into a folder of the user's cache tha
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,18 @@ _LAYER = {
 }
 _OUTSIDE = {"token_embd": "embed_tokens", "output_norm": "norm"}
 _CONTROL = 3  # llama.cpp's type of a token that is no text
+
+
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """Pause Python's garbage collector. The 3,000 modules that a model needs take a seventh longer to load with it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def model_folder(name: str | Path) -> str:

@@ -21,6 +21,7 @@ from sftloss.cli.options import (
     Verbosity,
 )
 from sftloss.config import command_line, option, part
+from sftloss.models import without_collecting
 
 if TYPE_CHECKING:
     from sftloss.analysis import AnalysisOptions
@@ -76,10 +77,11 @@ def analyze(options: AnalyzeOptions, verbosity: Verbosity) -> int:
 
     Under torchrun the processes share the work, and rank 0 prints the report.
     """
-    from sftloss.cli.show import conclude, progress_bar
-    from sftloss.decoder import load_model
-    from sftloss.pipeline import Run, analyze, check, take_part
-    from sftloss.ranks import device_of_rank, launched_as
+    with without_collecting():
+        from sftloss.cli.show import conclude, progress_bar
+        from sftloss.decoder import load_model
+        from sftloss.pipeline import Run, analyze, check, take_part
+        from sftloss.ranks import device_of_rank, launched_as
 
     shard, losses = launched_as(), options.losses.loss
     question = _question(options)

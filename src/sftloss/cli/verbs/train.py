@@ -29,6 +29,7 @@ from sftloss.cli.options import (
 from sftloss.config import command_line, option, part, to_yaml, values_of
 from sftloss.errors import as_flag, spelled
 from sftloss.files import write_atomic
+from sftloss.models import without_collecting
 from sftloss.words import counted
 
 if TYPE_CHECKING:
@@ -102,10 +103,11 @@ def train(options: TrainOptions, verbosity: Verbosity) -> int:
 
     Example: sftloss train --model MODEL --data train.jsonl --eval-share 0.1 --loss dft
     """
-    from sftloss.cli.show import hide_progress_bars, print_note
-    from sftloss.finetune import Interrupted, fine_tune, plan
-    from sftloss.finetune.callbacks import LogLines
-    from sftloss.ranks import launched_as
+    with without_collecting():
+        from sftloss.cli.show import hide_progress_bars, print_note
+        from sftloss.finetune import Interrupted, fine_tune, plan
+        from sftloss.finetune.callbacks import LogLines
+        from sftloss.ranks import launched_as
 
     recipe, (rank, ranks) = recipe_of(options), launched_as()
     hide_progress_bars()
