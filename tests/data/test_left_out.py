@@ -181,6 +181,19 @@ def test_a_template_that_loops_without_a_word_is_stopped_and_not_tried_again(mon
     assert "9 of 9 rows" in sentence and "it takes more than" in sentence
 
 
+def test_work_after_one_that_ran_out_of_time_and_one_that_failed_is_done():
+    def endless():
+        while True:
+            pass
+
+    assert limits.within(10, lambda: 1) == 1
+    with pytest.raises(TimeoutError, match="more than 0.05 s"):
+        limits.within(0.05, endless)
+    with pytest.raises(ZeroDivisionError):
+        limits.within(10, lambda: 1 / 0)
+    assert limits.within(10, lambda: 2) == 2
+
+
 def test_inspect_and_analyze_give_tokens_the_same_roles():
     """Both read roles from the turns of the template, never from the labels."""
     tokenizer = demo_tokenizer()

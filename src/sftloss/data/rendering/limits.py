@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from ctypes import c_ulong, py_object, pythonapi
 from itertools import accumulate
-from threading import Thread
+from queue import Empty, SimpleQueue
+from threading import Thread, local
 from typing import Any
 
 MOST = 1_000_000
@@ -34,29 +36,47 @@ def runs_away(text: str, messages: Sequence[Mapping[str, Any]], variables: Mappi
         return ""
 
 
+class _Worker(Thread):
+    """A thread that calls one function after another: starting a thread for each rendering took longer than most."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.tasks: SimpleQueue[Callable[[], Any]] = SimpleQueue()
+        self.outcomes: SimpleQueue[tuple[Any, Exception | None]] = SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        """Put an outcome, a value or an error, for each task; end by the SystemExit that :func:`within` raises here."""
+        with suppress(SystemExit):
+            while True:
+                task = self.tasks.get()
+                try:
+                    self.outcomes.put((task(), None))
+                except Exception as error:
+                    self.outcomes.put((None, error))
+
+
+_here = local()  # a worker for each thread that renders; a forked process starts its own
+
+
 def within(seconds: float, work: Callable[[], Any]) -> Any:
     """What `work` returns, in a thread that is stopped when the time is over; work in C cannot be stopped.
 
     Raises:
         TimeoutError: If it takes longer; and whatever `work` raises.
     """
-    results: list[Any] = []
-    errors: list[Exception] = []
-
-    def call() -> None:
-        try:
-            results.append(work())
-        except Exception as error:
-            errors.append(error)
-        except SystemExit:  # stopped, see below
-            pass
-
-    thread = Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        pythonapi.PyThreadState_SetAsyncExc(c_ulong(thread.ident or 0), py_object(SystemExit))
-        raise TimeoutError(f"it takes more than {seconds:g} s")
-    if errors:
-        raise errors[0]
-    return results[0]
+    worker: _Worker | None = getattr(_here, "worker", None)
+    if worker is None or not worker.is_alive():
+        worker = _here.worker = _Worker()
+    worker.tasks.put(work)
+    try:
+        value, error = worker.outcomes.get(timeout=seconds)
+    except BaseException as stop:  # the time is over, or Ctrl-C
+        _here.worker = None
+        pythonapi.PyThreadState_SetAsyncExc(c_ulong(worker.ident or 0), py_object(SystemExit))
+        if not isinstance(stop, Empty):
+            raise
+        raise TimeoutError(f"it takes more than {seconds:g} s") from None
+    if error is not None:
+        raise error
+    return value
