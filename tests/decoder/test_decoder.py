@@ -234,3 +234,19 @@ def test_load_model_refuses_an_index_that_names_other_files(
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ModelError, match=message):
         load_model(tmp_path)
+
+
+def test_load_model_refuses_an_index_on_the_hub_that_names_other_files(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it lies in the cache of the Hub, where the files of a model beside its index are not downloaded yet."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository, commit = tmp_path / "models--someone--model", "0" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    shutil.copy(saved / "config.json", snapshot)
+    (snapshot / "model.safetensors.index.json").write_text('{"weight_map": {"a": "pytorch_model.bin"}}')
+    with pytest.raises(ModelError, match=r"names 'pytorch_model.bin', and only safetensors beside it are read"):
+        load_model("someone/model")

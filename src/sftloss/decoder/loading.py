@@ -13,12 +13,17 @@ import torch
 from torch import nn
 
 from sftloss.errors import ConfigError, ModelError, SftlossError, mention, quoted
-from sftloss.models import DESCRIPTIONS, model_folder
+from sftloss.models import DESCRIPTIONS, model_folder, without_collecting
 
 _MOST_LAYERS = 10_000
+_INDEX = "model.safetensors.index.json"
+_IF_THERE: dict[str, Any] = {
+    f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")
+}
 _LAYER = re.compile(r"\.\d+\.")
 
 
+@without_collecting()
 def load_model(
     name_or_path: str | Path,
     *,
@@ -53,10 +58,12 @@ def load_model(
     from sftloss.data.tokenizer import load_tokenizer
 
     name = model_folder(name_or_path)
-    _check_directory(Path(name).expanduser(), name)
+    path = Path(name).expanduser()
+    _check_directory(path, name)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     with as_model_error("config", name):
         config = AutoConfig.from_pretrained(name, **hub)
+    _check_index(path, name, revision)
     check_layers(config, name)
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
@@ -147,25 +154,34 @@ def _check_directory(path: Path, name: str) -> None:
         raise ModelError(
             f"{name} holds {content}", option="model", cure="save it with save_pretrained, which writes safetensors"
         )
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        _check_index(index)
 
 
-def _check_index(index: Path) -> None:
-    """The index of a checkpoint in parts may name safetensors beside it only: transformers reads what it names."""
+def _check_index(path: Path, name: str, revision: str | None) -> None:
+    """The index of a checkpoint in parts may name safetensors beside it only: transformers reads what it names.
+
+    That of a model on the Hub is downloaded first, or read from the cache; without a connection and a cached copy
+    nothing is checked, and nothing can be loaded.
+    """
+    index = path / _INDEX
+    if not path.is_dir():
+        from transformers.utils.hub import cached_file
+
+        with as_model_error("index", name):
+            index = Path(cached_file(name, _INDEX, revision=revision, **_IF_THERE) or "")
+    if not index.is_file():
+        return
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{index} is damaged ({quoted(error)})", option="model", cure="download the model again"
         ) from None
-    for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            problem = f"{index} names {name!r}, and only safetensors beside it are read: pickled weights can run code"
+    for file in files:
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            problem = f"{index} names {file!r}, and only safetensors beside it are read: pickled weights can run code"
             raise ModelError(problem, option="model", cure="save the model with save_pretrained")
-        if not (index.parent / name).is_file():
-            raise ModelError(f"{index} names {name}, which is missing", option="model", cure="download the model again")
+        if path.is_dir() and not (path / file).is_file():
+            raise ModelError(f"{index} names {file}, which is missing", option="model", cure="download the model again")
 
 
 @contextmanager
