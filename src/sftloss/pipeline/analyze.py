@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +98,8 @@ def analyze(
     with folder(run, rows) as place:
         with meeting(run.shard, run.rank_timeout) as meet:
             meet()  # the folder is checked and cleared: the others may write
-            table = _measured(model, tokenizer, examples, by_name, (rows, run, place.table))
+            inputs = _Inputs(model, tokenizer, examples, by_name, rows, run, place.table)
+            table = _measured(inputs)
             meet()
         if missing := table.missing(world):
             raise ConfigError(
@@ -110,7 +111,7 @@ def analyze(
             question,
             decode=partial(pieces, tokenizer=tokenizer),
             facts=_facts(model, examples.examples, run),
-            gradients=_gradients(model, tokenizer, examples.examples, (by_name, question, run, place.table)),
+            gradients=_gradients(inputs, question),
         )
         document = with_run(document, run.command)
         findings = _with_inspected(document.findings, examples.findings(), has_roles=bool(question.role_weights))
@@ -144,7 +145,7 @@ def take_part(
     examples = _examples(rows, run, tokenizer)
     with meeting(run.shard, run.rank_timeout) as meet:
         meet()
-        _measured(model, tokenizer, examples, by_name, (rows, run, table_of(run)))
+        _measured(_Inputs(model, tokenizer, examples, by_name, rows, run, table_of(run)))
         meet()
 
 
@@ -172,14 +173,27 @@ def _examples(rows: Any, run: Run, tokenizer: Any) -> Inspected:
     return Inspected(Examples(records_of(rows, run), tokenizer, **encoding_of(run)), tokenizer)
 
 
-def _measured(model: Any, tokenizer: Any, examples: Inspected, by_name: Mapping[str, Any], place: Any) -> MeasuredTable:
+@dataclass(frozen=True)
+class _Inputs:
+    """What is measured: the rows and their examples, the objectives by name, the run, and the folder of the table."""
+
+    model: Any
+    tokenizer: Any
+    examples: Inspected
+    by_name: Mapping[str, Any]
+    rows: Any
+    run: Run
+    table: Path
+
+
+def _measured(inputs: _Inputs) -> MeasuredTable:
     from sftloss.analysis import Settings, file_identity, measure, tokenizer_identity
     from sftloss.data import batches, encoding_of
     from sftloss.data.rendering.families import read_template
     from sftloss.data.tokenizer import pad_id_of
     from sftloss.decoder import open_decoder
 
-    rows, run, directory = place
+    tokenizer, rows, run = inputs.tokenizer, inputs.rows, inputs.run
     encoding = encoding_of(run) | {"template": read_template(run.template, tokenizer)}
     source = Path(rows) if isinstance(rows, str | Path) else None
     identity = {
@@ -188,7 +202,7 @@ def _measured(model: Any, tokenizer: Any, examples: Inspected, by_name: Mapping[
         "reading": [run.max_examples, run.format, dict(run.columns), *encoding.values()],
     }
     grouped = partial(batches, pad_id=pad_id_of(tokenizer), tokens_per_batch=run.tokens_per_batch)
-    references, lay = _laying(by_name, run, tokenizer)
+    references, lay = _laying(inputs.by_name, run, tokenizer)
     if references is not None:
         identity["reference"] = [{n: f[n] for n in ("name", "model", "files")} for f in references.facts]
 
@@ -196,7 +210,8 @@ def _measured(model: Any, tokenizer: Any, examples: Inspected, by_name: Mapping[
         return map(lay, grouped(stream))
 
     settings = Settings(identity=identity, shard=run.shard, progress=run.progress, expected=_count(rows, run))
-    return measure(open_decoder(model), examples, by_name, directory, batch=laid, settings=settings)
+    decoder = open_decoder(inputs.model)
+    return measure(decoder, inputs.examples, inputs.by_name, inputs.table, batch=laid, settings=settings)
 
 
 def _references(by_name: Mapping[str, Any], run: Run, tokenizer: Any) -> tuple[References | None, tuple[str, ...]]:
@@ -231,16 +246,16 @@ def _count(rows: Any, run: Run) -> int | None:
         return None
 
 
-def _gradients(model: Any, tokenizer: Any, examples: Examples, rest: Any) -> Any:
+def _gradients(inputs: _Inputs, question: AnalysisOptions) -> Any:
     """What measures the gradients that the question wants, or None."""
     from sftloss.pipeline.gradients import GradientSource
 
-    by_name, question, run, table = rest
     if question.signal == "table":
         return None
-    name = question.objective or next(iter(by_name))
-    _, lay = _laying({name: by_name[name]}, run, tokenizer)
-    return GradientSource(model, tokenizer, examples, by_name[name], lay, run, table).measure
+    name = question.objective or next(iter(inputs.by_name))
+    objective, examples = inputs.by_name[name], inputs.examples.examples
+    _, lay = _laying({name: objective}, inputs.run, inputs.tokenizer)
+    return GradientSource(inputs.model, inputs.tokenizer, examples, objective, lay, inputs.run, inputs.table).measure
 
 
 def _check_gradients(run: Run) -> None:
