@@ -49,11 +49,12 @@ class TritonBackend:
         return cls(head, dtype, product, products.vocabulary(head, dtype)[1])
 
     def read(self, chunk: Chunk, columns: slice, sums: Sums, buffers: Buffers, keep: Keep) -> LogitBlock:
-        block, before = self.recompute(chunk, columns, sums.m, buffers, keep), sums.m.clone()
+        block, further = self.recompute(chunk, columns, sums.m, buffers, keep), has_further(sums)
+        before = sums.m.clone() if further else sums.m
         if block.value.shape[0]:
             five = (sums.m, sums.exp, sums.target, sums.exp_z, sums.exp_sq, sums.z, sums.count)
             _read[(block.value.shape[0],)](*self._inputs(block), *five, **self._options(block))
-        if has_further(sums):
+        if further:
             z, _ = self._logits(block)
             take_candidates(z, self.head.start + columns.start, sums)
             add_order(self._without_target(z, block), sums)
