@@ -1,9 +1,9 @@
 """How often 95 % intervals cover the truth, by simulation: the table of `docs/intervals.md`.
 
-    python -m benchmarks.coverage          # the table in Markdown with its commit, in about six minutes on one core
+    python -m benchmarks.coverage    # prints a Markdown table and the commit; takes about six minutes on one core
 
-Data sets are drawn from known distributions of lengths: prompts whose mean lengths are lognormal or Pareto, with 20
-answers each that vary around them. Intervals are made by the code that makes those of the reports.
+Each simulated data set has prompts with 20 answers each. The mean length of a prompt is lognormal or Pareto, and its
+answers vary around it. The intervals come from the functions that make the intervals of the reports.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from sftloss.numbers import Estimate, GroupSums, by_unit, elasticity, ratio_esti
 ANSWERS = 20
 PROMPTS = (5, 10, 20, 29, 200)
 KINDS = ("lognormal 0.5", "lognormal 1", "Pareto 3")
-"""Distributions of the prompts' mean lengths: standard deviation of the logarithm, or index of the tail."""
+"""Distributions of the prompts' mean lengths, with the standard deviation of the logarithm or the tail index."""
 _ELASTICITY, _MEMBERS = 0.5, 0.4
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Share of the intervals that hold the truth, and how many of the trials gave an interval."""
+    """Share of the intervals that contain the true value, and the number of intervals."""
 
     covered: float
     intervals: int
@@ -72,7 +72,7 @@ def _estimates(
 
 
 def table(rows: Mapping[str, Mapping[str, Coverage]], trials: int) -> str:
-    """A Markdown table; a cell without enough intervals says how many there were."""
+    """A Markdown table of the coverage. Each cell also gives the share of trials with an interval, if below 100 %."""
     columns = tuple(next(iter(rows.values())))
     lines = [f"| | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]
     for name, cells in rows.items():

@@ -1,4 +1,4 @@
-"""Other ways to write a conversation that a chat template refuses: nothing is left out, and a note names the way."""
+"""Rewrite a conversation that a chat template refuses. No text is left out, and a note says what was changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _IN_USER = {
 
 @dataclass(frozen=True)
 class Adaptation:
-    """A conversation in other words: its messages, the kinds that become the user's (`Style.as_user`), what it does."""
+    """A rewritten conversation: its messages, the kinds written as the user's (`Style.as_user`), and a description."""
 
     messages: Sequence[Message]
     as_user: frozenset[str] | None
@@ -30,10 +30,10 @@ class Adaptation:
 
 
 def adaptations(messages: Sequence[Message], style: Style) -> Iterator[Adaptation]:
-    """The ways to write a conversation that the template raises an error about, the smallest change first."""
+    """Rewritings of a conversation that the template refuses, the smallest change first."""
     kinds = [kind_of(message, number) for number, message in enumerate(messages)]
     ways = [(), ("late system",), ("late system", "system")]
-    if style.calls == "text":  # where calls have a form, results have one too
+    if style.calls == "text":  # a template with a format for tool calls has one for their results
         ways += [(*way, "tool") for way in ways]
     seen: set[frozenset[str]] = set()
     for way in ways:
@@ -48,7 +48,7 @@ def adaptations(messages: Sequence[Message], style: Style) -> Iterator[Adaptatio
 
 
 def _with_ids(messages: Sequence[Message]) -> list[Message]:
-    """The conversation with ids that fit Mistral's templates: calls and results that had one id have one again."""
+    """The conversation with tool call ids in Mistral's format. A call and its result still share one id."""
     changed: list[Message] = []
     waiting: list[str] = []
     for number, message in enumerate(messages):
@@ -69,5 +69,5 @@ def _with_ids(messages: Sequence[Message]) -> list[Message]:
 
 
 def _short_id(old: str) -> str:
-    """An id of nine letters and digits: the old one if it is, else one made from it."""
+    """An id of nine letters and digits: the old id where it fits, otherwise a hash of it."""
     return old if _ID.fullmatch(old) else hashlib.blake2b(old.encode(), digest_size=5).hexdigest()[:9]
