@@ -293,7 +293,7 @@ def _with_inspected(
         own = by_id.get(finding.id)
         if finding.id in decided:
             is_same = own is not None and finding.id != "MASK007" and own.value == finding.value
-            kept.append(replace(own, severity=finding.severity) if own is not None and is_same else finding)
+            kept.append(replace(own, severity=finding.severity, rows=finding.rows) if own and is_same else finding)
     return by_severity(kept)
 
 

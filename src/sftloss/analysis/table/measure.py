@@ -225,7 +225,8 @@ class _Run:
 def _example_row(example: Example, number: int, digest: int, counts: tuple[int, int]) -> dict[str, Any]:
     place, length, prompts = example.origin, example.input_ids.numel(), list(example.prompts)
     where = (number, place.path, place.row, place.line, example.task, example.language, example.source)
-    return dict(zip(EXAMPLE_SCHEMA, (*where, length, *counts, example.truncated, prompts, digest), strict=True))
+    sizes = (length, int(example.roles[0]), *counts, example.truncated)
+    return dict(zip(EXAMPLE_SCHEMA, (*where, *sizes, prompts, digest), strict=True))
 
 
 def _digest(example: Example) -> int:

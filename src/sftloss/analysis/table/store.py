@@ -25,7 +25,7 @@ from sftloss.errors import ConfigError, DataError, mention
 from sftloss.files import file_digest, write_atomic
 from sftloss.statistics import FIELDS, TokenStats
 
-SCHEMA_VERSION = "2.2"
+SCHEMA_VERSION = "2.3"
 MANIFEST = "manifest.json"
 _LOG = logging.getLogger("sftloss.analysis")
 _PART = re.compile(r"\.?(tokens|examples)-(\d{5})-(\d{6})\.parquet(\.\w+\.tmp)?")
@@ -39,6 +39,7 @@ EXAMPLE_SCHEMA: dict[str, Any] = {
     "language": pl.String,
     "source": pl.String,
     "n_tokens": pl.Int32,
+    "first_role": pl.Int8,
     "n_targets": pl.Int32,
     "n_nonfinite": pl.Int32,
     "truncated": pl.Int32,

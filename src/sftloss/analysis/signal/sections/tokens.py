@@ -65,8 +65,13 @@ def roles_section(study: SignalStudy) -> Section:
 
 
 def _all_tokens(study: SignalStudy) -> dict[str, float]:
-    """Share of each role among all tokens that could be predicted, trained or not."""
+    """Share of each role among all tokens, trained or not. The first of an example is no target, and no row."""
     counts = {role: float(study.column(f"all {role}").sum()) for role in ROLES}
+    if "first_role" in study.base.columns:
+        for role, count in zip(
+            ROLES, np.bincount(study.base["first_role"].to_numpy(), minlength=len(ROLES)), strict=True
+        ):
+            counts[role] += float(count)
     total = max(1.0, sum(counts.values()))
     return {role: count / total for role, count in counts.items()}
 
