@@ -429,6 +429,21 @@ def test_encode_weighs_the_reasoning_of_an_answer(as_field):
     assert dropped == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
 
 
+def test_an_answer_that_is_cut_off_while_it_thinks_is_reasoning_to_its_end():
+    tokenizer = tokenizer_of("chatml")
+    unclosed = Record(HERE, messages=(Message("user", "q"), Message("assistant", "<think>\nwhy")))
+    for how in ({"thinking": "drop"}, {"think_weight": 0}):
+        with pytest.raises(RowError, match="is all reasoning|no token has a weight"):
+            encode(unclosed, tokenizer, **how)
+    half = encode(unclosed, tokenizer, think_weight=0.5)
+    assert tokenizer.decode(half.input_ids[half.weights == 0.5]) == "<think>\nwhy<|im_end|>"
+    told = Record(HERE, messages=(*unclosed.messages, Message("user", "q"), Message("assistant", "a <think> is a tag")))
+    told = replace(told, messages=(told.messages[0], replace(told.messages[1], weight=0.0), *told.messages[2:]))
+    dropped = encode(told, tokenizer, thinking="drop")
+    assert trained_text(dropped, tokenizer) == "a <think> is a tag<|im_end|>"
+    assert "why" not in tokenizer.decode(dropped.input_ids)
+
+
 def test_a_template_gets_the_variables_of_the_row_over_those_of_the_option():
     template = "{{ mode }}" + CHATML
     tokenizer = tiny_tokenizer([], chat_template=template, special=("<|im_start|>", "<|im_end|>"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from sftloss.data.account import END_ROOM, Account
-from sftloss.data.examples import Example, Record, answer_spans
+from sftloss.data.examples import Example, Message, Record, answer_spans
 from sftloss.data.formats.tokens import tokens
 from sftloss.data.read.read import Records, read_records
 from sftloss.data.reasons import BadRow, RowError
@@ -205,7 +205,7 @@ class Examples:
 
 def _draft_of(record: Record, template: Template, how: Encoding) -> _Draft:
     if record.messages is not None:
-        messages = without_reasoning(record.messages) if how.thinking == "drop" else record.messages
+        messages = _without_reasoning(record.messages) if how.thinking == "drop" else record.messages
         return _from_messages(replace(record, messages=tuple(messages)), template, how.think_weight)
     unread = () if how.think_weight is None else ("no_thoughts",)
     if record.text is not None:
@@ -216,6 +216,16 @@ def _draft_of(record: Record, template: Template, how: Encoding) -> _Draft:
         is_named = record.tokens.get("roles") is not None
         return draft if is_named else _with_roles(draft, template, RESPONSE if all(draft.weights) else UNKNOWN)
     raise BadRow("nothing-trained", "the record has no messages, text or tokens; give it one of them")
+
+
+def _without_reasoning(messages: Sequence[Message]) -> list[Message]:
+    """The messages without reasoning; BadRow where a trained answer was nothing else."""
+    rest = without_reasoning(messages)
+    for number, (before, after) in enumerate(zip(messages, rest, strict=True), start=1):
+        if after != before and after.weight != 0 and not (after.content.strip() or after.tool_calls):
+            detail = f"message {number} is all reasoning, so {mention('thinking', 'drop')} leaves nothing to train"
+            raise BadRow("empty-answer", f"{detail}; remove the row, or close its <think> where the answer begins")
+    return rest
 
 
 def _from_messages(record: Record, template: Template, think_weight: float | None) -> _Draft:

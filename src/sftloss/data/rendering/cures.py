@@ -21,6 +21,7 @@ _Messages = Sequence[Message]
 _Rows = list[list[Message]]
 _Change = tuple[Callable[[_Messages], _Rows], str]
 _MOST_TRIES = 3
+_THOUGHTS = re.compile(r"^.*</think>\s*|^\s*<think>.*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,12 @@ def _calls_alone(messages: _Messages) -> _Rows:
 
 
 def without_reasoning(messages: _Messages) -> list[Message]:
-    """The messages without the reasoning of answers, which is a field or stands before ``</think>`` in the content."""
+    """The messages without the reasoning of answers: a field, or what is before ``</think>`` in the content.
+
+    A content that begins with a ``<think>`` and does not close it is reasoning to its end.
+    """
     return [
-        replace(m, reasoning=None, content=re.sub(r"^.*</think>\s*", "", m.content, flags=re.DOTALL))
-        if m.role == "assistant"
-        else m
+        replace(m, reasoning=None, content=_THOUGHTS.sub("", m.content)) if m.role == "assistant" else m
         for m in messages
     ]
 

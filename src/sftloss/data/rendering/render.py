@@ -259,6 +259,9 @@ def _blocks(messages: Sequence[Message], shown: Shown, parts: Sequence[_Part]) -
             continue
         placed = sorted(by_message[part.message])
         tagged = [match.span() for match in _THINK_BLOCK.finditer(shown.text, part.start, part.stop)]
+        content = messages[part.message].content.lstrip()
+        if content.startswith("<think>") and "</think>" not in content:  # cut off while it thinks
+            tagged.append((part.start, part.stop))
         if (close := _CLOSE.match(shown.text, part.start, part.stop)) and "</think>" in close[0]:
             tagged.append(close.span())  # the generation prompt has opened a block, which is empty
         edges = [part.start, *(place[1] for place, _ in placed)]
