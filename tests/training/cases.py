@@ -35,6 +35,7 @@ def ragged_rows(count: int = 8, *, seed: int = 0) -> list[dict[str, Any]]:
             {
                 "input_ids": ids,
                 "labels": labels,
+                "roles": (labels != -100).long(),
                 "token_weights": weights,
                 "tasks": i % 2,
                 "row_ids": f"data.jsonl:{i + 1}",

@@ -142,6 +142,12 @@ def test_prompt_weight_trains_the_prompts_tokens_and_no_padding() -> None:
     assert float(loss.detach()) == pytest.approx(float(truth.detach()), abs=1e-10)
 
 
+def test_labels_alone_do_not_show_whose_words_a_token_is() -> None:
+    rows = without(ROWS, "roles")
+    with pytest.raises(ValueError, match=r"an ignored label may be a prompt.*roles = \(labels != -100\)"):
+        step_total(Loss(roles={"prompt": 0.2, "response": 1.0}), [collate_rows(rows, pad_id=0)])
+
+
 def test_alpha_one_by_sequences_is_the_mean_of_the_sequences_means() -> None:
     rows = without(ROWS, "token_weights")
     model = model_of()

@@ -303,7 +303,7 @@ def test_code_that_is_no_role_is_refused(code: int, loss: Loss) -> None:
     model = model_of()
     attach(model, loss)
     with pytest.raises(ValueError, match=rf"role code {code} does not exist; the codes are 0 prompt, .* and -1"):
-        model(**BATCH, roles=torch.full_like(BATCH["labels"], code))
+        model(**BATCH | {"roles": torch.full_like(BATCH["labels"], code)})
 
 
 def test_trained_token_of_unknown_role_has_no_share_of_a_role() -> None:
@@ -311,7 +311,7 @@ def test_trained_token_of_unknown_role_has_no_share_of_a_role() -> None:
     attachment = attach(model, "cross_entropy")
     roles = torch.where(torch.arange(BATCH["labels"].shape[1]) % 2 == 0, 2, -1).expand_as(BATCH["labels"]).clone()
     roles[0] = 1
-    model(**BATCH, roles=roles)
+    model(**BATCH | {"roles": roles})
     shares = {name: value for name, value in attachment.metrics().items() if name.startswith("signal_share")}
     assert set(shares) == {"signal_share/response", "signal_share/system"} and sum(shares.values()) == pytest.approx(1)
 

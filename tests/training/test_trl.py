@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tiny_models import tiny_model
 from tests.training.cases import definition, gradients, model_of, ragged_rows, relative_error, without
 
 from sftloss.errors import ConfigError
@@ -160,3 +161,24 @@ def test_lora_on_the_head_trains_where_transformers_put_it_on(tmp_path: Path) ->
     trainer.save_model(str(tmp_path / "adapter"))
     loaded = peft.PeftModel.from_pretrained(model_of(), str(tmp_path / "adapter"))
     assert float(definition(loaded, ROWS).detach()) == pytest.approx(float(definition(model, ROWS).detach()), abs=1e-6)
+
+
+PAIRS = [{"prompt": f"what is {i}?", "completion": " a number" * (1 + i % 3)} for i in range(8)]
+
+
+@pytest.mark.parametrize("how", [{}, {"padding_free": True}, {"packing": True, "max_length": 64}])
+def test_prompts_of_pairs_get_their_weight_and_a_log_of_answers_alone(how: dict[str, Any], tmp_path: Path) -> None:
+    """TRL's labels ignore exactly the prompts of such rows, so roles are known; with other rows they have to be given.
+
+    The logged cross-entropy is that of the answers, whatever the prompts weigh.
+    """
+    logs, grads = [], []
+    for weight in (0.0, 0.5):
+        loss = Loss(roles={"prompt": weight, "response": 1.0})
+        trainer, steps = sft(tmp_path, tiny_model("llama", 320).double().train(), loss, 8, 1, rows=PAIRS, **how)
+        logs.append(trainer.state.log_history[0])
+        grads.append(steps[0])
+    assert logs[0]["cross_entropy"] == pytest.approx(logs[1]["cross_entropy"], rel=1e-9)
+    assert logs[1]["trained_tokens"] > logs[0]["trained_tokens"] and logs[1]["loss"] != pytest.approx(logs[0]["loss"])
+    assert logs[0]["loss"] == pytest.approx(logs[0]["cross_entropy"], rel=1e-6)
+    assert relative_error(grads[1], grads[0]) > 1e-3

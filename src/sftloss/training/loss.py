@@ -25,9 +25,9 @@ class Loss:
         normalization: How a sequence's weights depend on its length T, the sum of its weights: ``"token-mean"`` (no
             division: every token counts the same), ``"example-mean"`` (every sequence the same, which favours
             shorter output), ``"sqrt"``, or an exponent alpha, which multiplies them by T^-alpha.
-        roles: Weight by role, as ``{"prompt": 0.1, "response": 1.0}``; a role that is not named is not trained. Roles
-            are read from a batch tensor ``roles``; without one, tokens with an ignored label are the prompt and the
-            others the response. None trains the tokens whose label is not ignored.
+        roles: Weight by role, as ``{"prompt": 0.1, "response": 1.0}``; a role that is not named is not trained. They
+            are read from the batch's ``roles``, and a batch without is refused: labels do not show whose words an
+            ignored token belongs to. None trains the tokens whose label is not ignored.
         normalizer: ``"weights"``, ``"sequences"`` or ``"tokens"``: what Z counts. A number is Z itself.
         tasks: Factors by task, fixed (:class:`TaskFactors`) or moved by a strategy (:class:`TaskWeighting`); the batch
             then holds ``tasks``, an index a row or a token. Task names alone, as ``("qa", "code")``, change no weight:

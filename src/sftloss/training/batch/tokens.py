@@ -10,7 +10,6 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sftloss.data import align
-from sftloss.roles import PROMPT, RESPONSE
 from sftloss.statistics import IGNORED
 from sftloss.training.loss import Loss
 from sftloss.training.passes import Tokens
@@ -77,8 +76,6 @@ def read_tokens(loss: Loss, batch: Mapping[str, Any]) -> Tokens:
     roles = flat("roles", -1).long() if batch.get("roles") is not None else None
     if roles is not None:
         check_roles("sftloss", roles)
-    if roles is None and loss.roles is not None:
-        roles = _roles_by_label(flat("labels", IGNORED) != IGNORED)
     return Tokens(targets, weights, segments, groups, extras, labels.shape[1], roles, tasks)
 
 
@@ -183,28 +180,22 @@ def _role_weights(
     is_labelled = targets != IGNORED
     if loss.roles is None:
         return is_labelled.double(), targets
+    if batch.get("roles") is None:
+        raise ValueError(
+            "sftloss: weights by role need roles in the batch: an ignored label may be a prompt, an answer that is "
+            "left out or padding. Where only prompts are ignored, roles = (labels != -100).long()."
+        )
     if batch.get("shift_labels") is not None:
-        if batch.get("roles") is None:
-            raise ValueError("sftloss: with shift_labels, role weights need roles in the batch.")
         weights = role_weights(batch["roles"].reshape(-1), loss.roles).double()
         return torch.where(is_labelled, weights, 0.0), targets
     if batch.get("input_ids") is None:
         raise ValueError("sftloss: role weights read the prompt's targets from input_ids, which the batch lacks.")
     mask = batch.get("attention_mask")
     is_real = is_within if mask is None or mask.dim() != 2 else is_within & (align(mask.reshape(-1), 0) != 0)
-    if batch.get("roles") is not None:
-        roles = align(batch["roles"].reshape(-1), -1).long()
-    else:
-        if set(loss.roles) - {"prompt", "response"}:
-            raise ValueError("sftloss: labels tell only prompt and response apart; put roles in the batch.")
-        roles = _roles_by_label(is_labelled)
+    roles = align(batch["roles"].reshape(-1), -1).long()
     weights = torch.where(is_real | is_labelled, role_weights(roles, loss.roles).double(), 0.0)
     from_input = align(batch["input_ids"].reshape(-1), 0)
     return weights, torch.where(is_labelled, targets, torch.where(weights != 0, from_input, IGNORED))
-
-
-def _roles_by_label(is_labelled: Bool[Tensor, " tokens"]) -> Int[Tensor, " tokens"]:
-    return torch.where(is_labelled, RESPONSE, PROMPT)
 
 
 def _groups(loss: Loss, tasks: Tensor | None, weights: Tensor) -> Int[Tensor, " tokens"] | None:

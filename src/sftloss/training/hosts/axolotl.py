@@ -67,6 +67,8 @@ def check_config(cfg: Mapping[str, Any]) -> None:
     if cfg.get("sftloss") is None:
         return
     loss = loss_from(cfg["sftloss"])
+    if loss.roles is not None:
+        raise ConfigError("sftloss: the batches of axolotl hold labels and no roles; leave roles out, its labels stay.")
     for key in SECOND_LOSSES:
         if cfg.get(key):
             raise ConfigError(f"sftloss: {key} is a second loss; leave it out, the loss of sftloss is fused.")

@@ -6,6 +6,7 @@ import copyreg
 import logging
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from sftloss.training.batch.collate import CarryColumns, CountTrained
 from sftloss.training.batch.exact import hold
 from sftloss.training.batch.fill import Filled, fill
 from sftloss.training.batch.tokens import BATCH_KEYS
-from sftloss.training.hosts.trl import columns_of, pack_with_columns
+from sftloss.training.hosts.trl import columns_of, has_prompts, pack_with_columns, with_roles
 from sftloss.training.loss import Loss, as_loss
 from sftloss.training.state import read_state, write_state
 from sftloss.training.step import Step, step_total
@@ -138,10 +139,13 @@ class LossTrainer(_Trainer):
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, packing: bool, *more: Any) -> Any:
         """TRL's preparation of a data set, in which packing keeps the columns of the loss."""
-        names = columns_of(dataset, self._columns()) if packing else []
-        if not names:
-            return super()._prepare_dataset(dataset, processing_class, args, packing, *more)
-        return pack_with_columns(super()._prepare_dataset, dataset, names, processing_class, args, more)
+        prepare = super()._prepare_dataset
+        names = columns_of(dataset, self._columns())
+        if self.training_loss.roles is not None and has_prompts(dataset, self, args):
+            prepare, names = partial(with_roles, prepare), [*names, "roles"]
+        if not (packing and names):
+            return prepare(dataset, processing_class, args, packing, *more)
+        return pack_with_columns(prepare, dataset, names, processing_class, args, more)
 
     def _get_dataloader(
         self, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None, **more: Any

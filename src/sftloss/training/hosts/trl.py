@@ -1,4 +1,4 @@
-"""TRL's packing, with the columns that a loss reads."""
+"""TRL's preparation of a data set, with the columns that a loss reads."""
 
 from __future__ import annotations
 
@@ -7,12 +7,25 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sftloss.errors import ConfigError
+from sftloss.roles import PROMPT, RESPONSE
+from sftloss.statistics import IGNORED
 
 
 def columns_of(dataset: Any, names: Sequence[str]) -> list[str]:
     """Those of the names that are columns of the data set."""
     present = getattr(dataset, "column_names", None) or list(next(iter(dataset), {}))
     return [name for name in names if name in present]
+
+
+def has_prompts(dataset: Any, trainer: Any, args: Any) -> bool:
+    """Whether the rows have a prompt and a completion, and TRL's labels ignore the prompt and nothing else."""
+    names = columns_of(dataset, ("prompt", "completion", "roles", "input_ids", "labels"))
+    return names == ["prompt", "completion"] and trainer.completion_only_loss and not args.assistant_only_loss
+
+
+def with_roles(prepare: Callable[..., Any], *args: Any) -> Any:
+    """What `SFTTrainer._prepare_dataset` makes of rows with a prompt and a completion, and the role of each token."""
+    return prepare(*args).map(lambda row: {"roles": [PROMPT if x == IGNORED else RESPONSE for x in row["labels"]]})
 
 
 def pack_with_columns(
