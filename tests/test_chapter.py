@@ -39,9 +39,9 @@ every_page = pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
 
 
 def rows(page: str) -> list[list[str]]:
-    """The cells of the rows of the page's table."""
-    lines = [line for line in page.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[1:]]
+    """The cells of the rows of the page's tables, without their heads."""
+    lines = re.findall(r"^\| .*$(?!\n\|-)", page, re.MULTILINE)
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
 
 
 def numbers(text: str) -> list[str]:
@@ -83,7 +83,7 @@ def test_every_example_runs_and_prints_what_the_page_shows(lang, code, text, cap
 
 @every_page
 def test_every_example_is_run(page):
-    assert len(BLOCK.findall(page)) == page.count("```python") == page.count("```text") == 8
+    assert len(BLOCK.findall(page)) == page.count("```python") == page.count("```text") >= 8
 
 
 @every_page
@@ -95,11 +95,13 @@ def test_every_number_of_the_table_is_printed_by_an_example(page):
 
 
 def test_both_pages_show_the_same_examples_and_numbers():
-    english, chinese = (BLOCK.findall(page) for page in PAGES.values())
-    assert [code for code, _ in english[:1] + english[2:]] == [code for code, _ in chinese[:1] + chinese[2:]]
-    assert english[1][0].replace("()", '(lang="zh")') == chinese[1][0]
-    for first, second in zip(rows(PAGES["en"]), rows(PAGES["zh"]), strict=True):
-        assert sorted(numbers(first[2])) == sorted(numbers(second[2]))
+    english, chinese = ({code for code, _ in BLOCK.findall(page)} for page in PAGES.values())
+    assert {code.replace('(lang="zh")', "()") for code in chinese} <= english
+    both = [
+        sorted((re.findall(r"`([^`]+)`", cells[0]), sorted(numbers(cells[2]))) for cells in rows(page))
+        for page in PAGES.values()
+    ]
+    assert both[0] == both[1]
 
 
 def test_the_tutorial_is_named_on_its_page_only():
