@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from sftloss import per_example_gradients
 from sftloss.decoder import PlainPort
+from sftloss.errors import ModelError
 from sftloss.training import Loss, attach, collate_rows
 from sftloss.training.gradients.layers import embedding_squares, norm_squares
 from sftloss.training.gradients.layout import Layout
 from sftloss.training.gradients.norms import norms_by_loop
-from sftloss.training.gradients.per_example import ExampleGradients, attached, question_of
+from sftloss.training.gradients.per_example import ExampleGradients, attached, question_of, refuse_sharded
 
 pytest.importorskip("transformers")
 pytestmark = [
@@ -169,14 +170,25 @@ def test_a_layer_called_twice_and_two_layers_of_one_weight() -> None:
 @pytest.mark.parametrize(
     ("kind", "reason"), [("raw", "hooks cannot follow raw"), ("bypassed", "the gradient of first is not that of")]
 )
-def test_what_is_not_covered_falls_back_to_a_loop_and_is_named(kind: str, reason: str) -> None:
-    model = shared(kind)
+def test_what_is_not_covered_falls_back_to_a_loop_and_is_named(kind: str, reason: str, monkeypatch: Any) -> None:
+    """The loop forms the gradients of these weights only, and the first call's comparison is not repeated."""
+    model, looped = shared(kind), {"raw": ("raw",), "bypassed": ("first.weight",)}[kind]
+    per_example_gradients(model, BATCH)
+    wanted: list[Any] = []
+    monkeypatch.setattr(
+        "sftloss.training.gradients.per_example.norms_by_loop",
+        lambda attachment, question, names: (
+            wanted.append(tuple(names)) or norms_by_loop(attachment, question, None, names)
+        ),
+    )
     gradients = per_example_gradients(model, BATCH)
     with attached(model, None) as attachment:
         by_loop = norms_by_loop(attachment, question_of(attachment, BATCH, attachment.loss))
-    assert torch.equal(gradients.norms, torch.stack([*by_loop.squares.values()]).sum(0).sqrt())
+    assert wanted == [looped] and gradients.coverage.uncovered == looped
+    truth = torch.stack([*by_loop.squares.values()]).sum(0).sqrt()
+    assert torch.allclose(gradients.norms, truth, rtol=1e-12)
     assert reason in gradients.coverage.reason and gradients.coverage.share == 1
-    assert "one backward pass an example, because" in str(gradients.coverage)
+    assert f"{gradients.coverage.looped:,} of them by one backward pass an example" in str(gradients.coverage)
 
 
 def test_uncovered_weights_may_be_left_out() -> None:
@@ -186,9 +198,42 @@ def test_uncovered_weights_may_be_left_out() -> None:
         per_example_gradients(shared(), BATCH, uncovered="ignore")
 
 
-def test_experts_fall_back_to_a_loop() -> None:
-    coverage = per_example_gradients(model_of("mixtral"), BATCH).coverage
+def test_only_the_experts_of_a_mixture_fall_back_to_a_loop() -> None:
+    model = model_of("mixtral")
+    coverage = per_example_gradients(model, BATCH).coverage
     assert "experts" in coverage.reason and coverage.share == 1
+    assert (
+        all(".mlp." in name for name in coverage.uncovered) and 0 < coverage.looped < coverage.trained
+    )  # and the router
+    with attached(model, None) as attachment:
+        by_loop = norms_by_loop(attachment, question_of(attachment, BATCH, attachment.loss))
+    truth = torch.stack([*by_loop.squares.values()]).sum(0).sqrt()
+    assert torch.allclose(per_example_gradients(model, BATCH).norms, truth, rtol=1e-12)
+
+
+def test_autocast_is_that_of_the_training(monkeypatch: Any) -> None:
+    """Forward in bfloat16; the squares of what it gives are not rounded a second time."""
+    model = model_of("gpt2", dtype=torch.float32, tie_word_embeddings=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        gradients = per_example_gradients(model, BATCH)
+        with attached(model, None) as attachment:
+            by_loop = norms_by_loop(attachment, question_of(attachment, BATCH, attachment.loss))
+    truth = torch.stack([*by_loop.squares.values()]).sum(0).sqrt()
+    assert not gradients.coverage.reason
+    assert torch.allclose(gradients.norms, truth, rtol=0.02)
+    exact = per_example_gradients(model, BATCH).norms
+    assert not torch.allclose(gradients.norms, exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["DeepSpeed ZeRO-3", "FSDP2"])
+def test_sharded_weights_are_refused_by_name(kind: str, monkeypatch: Any) -> None:
+    model = model_of("gpt2")
+    if kind == "FSDP2":
+        monkeypatch.setattr("sftloss.training.gradients.per_example.DTensor", nn.Parameter)
+    else:
+        next(model.parameters()).ds_id = 0
+    with pytest.raises(ModelError, match=f"sharded \\({kind}"):
+        refuse_sharded(model)
 
 
 def test_no_gradient_of_a_parameter_is_formed() -> None:

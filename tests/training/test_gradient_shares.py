@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from sftloss.numbers import noise_scale
 from sftloss.training import Loss, collate_rows
 from sftloss.training.gradients import shares as module
 from sftloss.training.gradients.cosines import group_cosines
+from sftloss.training.gradients.direction import gradient_of, inner_product, update_of
 from sftloss.training.gradients.per_example import attached, per_example_gradients, question_of
-from sftloss.training.gradients.shares import additive_shares, gradient_of, inner_product, update_of, with_one_step
+from sftloss.training.gradients.shares import additive_shares, as_one_step
 
 pytest.importorskip("transformers")
 pytestmark = [
@@ -34,7 +36,7 @@ def gradients_of_examples(model: Any) -> list[dict[str, Tensor]]:
     """Gradient of each example's part of the step's loss, by autograd."""
     out = []
     with attached(model, LOSS) as attachment:
-        for batch in with_one_step(attachment, BATCHES, LOSS):
+        for batch in as_one_step(attachment, BATCHES, LOSS):
             question, named = question_of(attachment, batch, LOSS), dict(model.named_parameters())
             for example in range(question.layout.count):
                 opened = attachment.open(batch, LOSS)
@@ -54,7 +56,7 @@ def test_shares_are_those_of_the_examples_gradients(method: str, optimizer: str,
     shares = additive_shares(model, BATCHES, LOSS, optimizer=optimizer)
     parts = gradients_of_examples(model)
     whole = {name: sum(part[name] for part in parts) for name in parts[0]}
-    update = update_of(model, whole, optimizer)
+    update = update_of(model, whole, optimizer).direction
     truth = torch.tensor([inner_product(part, update) for part in parts], dtype=torch.float64)
     examples = torch.cat([*shares.examples])
     assert shares.method == method
@@ -82,17 +84,44 @@ def refused(*arguments: Any) -> Tensor:
     raise NotImplementedError
 
 
-def test_moments_of_an_optimizer_give_its_direction() -> None:
+OPTIMIZERS = {
+    "adam": partial(torch.optim.Adam, lr=1e-3, eps=1e-4),
+    "adamw, decay": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1, amsgrad=True),
+    "sgd, momentum": partial(torch.optim.SGD, lr=1e-2, momentum=0.9, nesterov=True),
+}
+
+
+@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_an_optimizers_update_is_the_step_that_it_then_takes(kind: str, steps: int) -> None:
+    """With its moments, its bias correction and the learning rates of its groups, without its weight decay."""
     model = model_of("gpt2")
-    optimizer = torch.optim.Adam(model.parameters())
-    for p in model.parameters():
-        p.grad = torch.full_like(p, 0.5)
+    named, generator = dict(model.named_parameters()), torch.Generator().manual_seed(0)
+    parameters = [*named.values()]
+    optimizer = OPTIMIZERS[kind]([{"params": parameters[:3], "lr": 5e-3}, {"params": parameters[3:]}])
+    for _ in range(steps):
+        for p in parameters:
+            p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        optimizer.step()
+    gradient = {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in named.items()}
+    update = update_of(model, gradient, optimizer)
+    before = {name: p.detach().clone() for name, p in named.items()}
+    for name, p in named.items():
+        p.grad = gradient[name].clone()
     optimizer.step()
-    name, p = next(iter(model.named_parameters()))
-    (update,) = update_of(model, {name: torch.ones_like(p)}, optimizer).values()
-    assert torch.allclose(update, torch.full_like(p, 1 / (0.001**0.5 * 0.5)), rtol=1e-5)
+    rates = {p: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    fastest = max(rate for rate, _ in rates.values())
+    for name, p in named.items():
+        rate, decay = rates[p]
+        moved = before[name] * (1 - rate * decay) - p.detach()
+        assert torch.allclose(update.direction[name] * fastest, moved, rtol=1e-9, atol=1e-15), name
+
+
+def test_other_optimizers_are_refused() -> None:
     with pytest.raises(ValueError, match="must be 'sgd', 'adam' or an optimizer"):
-        update_of(model, {}, "lion")
+        update_of(model_of("gpt2"), {}, "lion")
+    with pytest.raises(ValueError, match="has none of the model's trained parameters"):
+        update_of(model_of("gpt2"), {}, torch.optim.Adam([torch.nn.Parameter(torch.ones(1))]))
 
 
 def test_noise_scale_is_that_of_the_examples_covariance() -> None:
@@ -109,12 +138,14 @@ def test_noise_scale_is_that_of_the_examples_covariance() -> None:
     assert scale.signal == pytest.approx(vectors[1] - scale.noise / count)
     with pytest.raises(ValueError, match="at least two examples"):
         noise_scale([1.0], 1.0)
+    with pytest.raises(ValueError, match="norms must be finite and at least 0, the smallest is -1"):
+        noise_scale([1.0, -1.0], 1.0)
 
 
 def test_cosines_of_groups_and_the_whole_gradient() -> None:
     model = model_of("gpt2")
     with attached(model, LOSS) as attachment:
-        steps = with_one_step(attachment, BATCHES, LOSS)
+        steps = as_one_step(attachment, BATCHES, LOSS)
         names, cosines, whole = group_cosines(attachment, {"a": steps[:1], "b": steps[1:], "c": steps[:1]}, LOSS)
         parts = [gradient_of(attachment, [batch], LOSS) for batch in steps]
     expected = inner_product(*parts) / (inner_product(parts[0], parts[0]) * inner_product(parts[1], parts[1])) ** 0.5

@@ -34,12 +34,17 @@ def noise_scale(norms: ArrayLike, whole: float) -> NoiseScale:
             them.
         whole: Norm of the batch's gradient, the sum of the examples'.
 
+    Returns:
+        The estimates; ``.examples`` is the noise scale.
+
     Raises:
-        ValueError: If there are fewer than two examples.
+        ValueError: If there are fewer than two examples, or a norm is negative or not finite.
 
     Example:
         >>> noise_scale([0.5, 0.5], 1.0).noise          # two equal gradients
         0.0
+        >>> noise_scale([3.0, 4.0], 5.0).examples       # two orthogonal ones hold no common signal
+        inf
 
     Source:
         McCandlish et al., *An Empirical Model of Large-Batch Training*, 2018 (arXiv:1812.06162), appendix A.
@@ -48,6 +53,9 @@ def noise_scale(norms: ArrayLike, whole: float) -> NoiseScale:
     count = values.size
     if count < 2:
         raise ValueError(f"noise_scale: needs at least two examples, got {count}.")
+    if not (np.isfinite(values).all() and np.isfinite(whole) and whole >= 0 and (values >= 0).all()):
+        least = min(float(values.min()), whole)
+        raise ValueError(f"noise_scale: norms must be finite and at least 0, the smallest is {least:g}.")
     # an example's part is g / N of its own gradient g, where all count alike
     of_one, of_all = float(np.mean(values**2)) * count**2, whole**2
     return NoiseScale((count * of_all - of_one) / (count - 1), (of_one - of_all) / (1 - 1 / count))

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from sftloss.statistics import Head, Plan, map_logits
 
-Direction = Literal["forward", "reverse"]
-
 
 def reference_divergence(
     hidden: Float[Tensor, "tokens hidden"],
@@ -20,7 +18,7 @@ def reference_divergence(
     reference_hidden: Float[Tensor, "tokens other"],
     reference_head: Head,
     *,
-    direction: Direction = "forward",
+    direction: Literal["forward", "reverse"] = "forward",
     plan: Plan | None = None,
 ) -> Float[Tensor, " tokens"]:
     r"""Divergence between a model and a reference model at each token, over the whole vocabulary.

@@ -94,12 +94,18 @@ def step_total(
     if not micro_batches and processes == 1:
         raise ValueError("step_total: give at least one micro-batch.")
     factors, ranks = loss.task_factor.now(), processes // copies
+    total = local_total(loss, micro_batches, factors)
+    if not isinstance(loss.normalizer, str):
+        return Step(total, factors, len(micro_batches), ranks)
+    total = total.to(device or total.device)
+    return Step(reduce_over_ranks(total, group=group) / copies, factors, len(micro_batches), ranks)
+
+
+def local_total(loss: Loss, micro_batches: Sequence[Mapping[str, Any]], factors: Tensor | None) -> Tensor:
+    """Z of this process's micro-batches; where Z is a number, that number."""
     parts = [contribution(loss, read_tokens(loss, batch), factors) for batch in micro_batches]
     parts = parts or [contribution(loss, _no_tokens(loss), factors)]
-    if not isinstance(loss.normalizer, str):
-        return Step(parts[0], factors, len(micro_batches), ranks)
-    total = torch.stack(parts).sum(dim=0).to(device or parts[0].device)
-    return Step(reduce_over_ranks(total, group=group) / copies, factors, len(micro_batches), ranks)
+    return torch.stack(parts).sum(dim=0) if isinstance(loss.normalizer, str) else parts[0]
 
 
 def _no_tokens(loss: Loss) -> Tokens:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sftloss.training.attachment import Attachment
-from sftloss.training.gradients.shares import gradient_of, inner_product
+from sftloss.training.gradients.direction import gradient_of, inner_product
 from sftloss.training.loss import Loss
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,14 @@ class Coverage:
         covered: Number of weights whose gradient is in the norms.
         trained: Number of all weights that are trained.
         uncovered: Names of parameters that the hooks cannot follow.
-        reason: Why a loop of backward passes was run instead of the hooks; empty where the hooks were enough.
+        looped: Number of weights whose gradients came from one backward pass an example.
+        reason: Why such a loop was run for them; empty where the hooks were enough.
     """
 
     covered: int
     trained: int
     uncovered: tuple[str, ...] = ()
+    looped: int = 0
     reason: str = ""
 
     @property
@@ -36,7 +38,8 @@ class Coverage:
 
     def __str__(self) -> str:
         text = f"{self.covered:,} of {self.trained:,} trained weights ({self.share:.2%})"
-        return f"{text}; one backward pass an example, because {self.reason}" if self.reason else text
+        loop = f"{self.looped:,} of them by one backward pass an example, because {self.reason}"
+        return f"{text}; {loop}" if self.reason else text
 
 
 @dataclass
@@ -65,10 +68,28 @@ class Followed:
         return sum(is_embedding(module) for module in self.layers) > 1
 
     def coverage(self, reason: str = "") -> Coverage:
-        """Coverage of a pass; a loop covers everything."""
+        """Coverage of a pass; with a reason, a loop covered what the hooks did not."""
         trained = sum(self.sizes.values())
-        missing = 0 if reason else sum(self.sizes[name] for name in self.uncovered)
-        return Coverage(trained - missing, trained, tuple(self.uncovered), reason)
+        rest = sum(self.sizes[name] for name in self.uncovered)
+        if reason:
+            return Coverage(trained, trained, tuple(self.uncovered), rest, reason)
+        return Coverage(trained - rest, trained, tuple(self.uncovered))
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Follow these parameters no longer, nor the others of layers that are computed together with theirs."""
+        dropped = set(names)
+        if self.tied is not None and dropped & {*self.head.get("weight", ()), *self.layers[self.tied].values()}:
+            dropped |= {*self.head.get("weight", ()), *self.layers[self.tied].values()}
+            self.tied = None
+        self.head = {key: kept for key, mine in self.head.items() if (kept := [n for n in mine if n not in dropped])}
+        for module, mine in list(self.layers.items()):
+            kept = {key: name for key, name in mine.items() if name not in dropped}
+            if kept:
+                self.layers[module] = kept
+            else:
+                del self.layers[module], self.peers[module]
+        self.peers = {module: [one for one in peers if one in self.layers] for module, peers in self.peers.items()}
+        self.uncovered += [name for name in self.sizes if name in dropped and name not in self.uncovered]
 
 
 def followed(model: nn.Module, head_layer: Any) -> Followed:

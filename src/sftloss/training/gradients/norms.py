@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -76,29 +76,46 @@ def norms_by_hooks(attachment: Attachment, layers: Followed, question: Question)
     return Norms(capture.squares, losses, capture.uncovered)
 
 
-def norms_by_loop(attachment: Attachment, question: Question, examples: Iterable[int] | None = None) -> Norms:
-    """Run one forward and one backward pass for each example: right for every model, and slow."""
+def norms_by_loop(
+    attachment: Attachment,
+    question: Question,
+    examples: Iterable[int] | None = None,
+    names: Collection[str] | None = None,
+) -> Norms:
+    """Run one forward and one backward pass for each example: right for every model, and slow.
+
+    Args:
+        attachment, question: As for :func:`norms_by_hooks`.
+        examples: The examples; by default all.
+        names: The parameters whose gradients are formed; by default all that are trained.
+    """
     layout = question.layout
-    names = [(name, p) for name, p in attachment.model.named_parameters() if p.requires_grad]
+    named = {n: p for n, p in attachment.model.named_parameters() if p.requires_grad and (names is None or n in names)}
     device = layout.examples.device
-    squares = {group_of(name): torch.zeros(layout.count, dtype=torch.float64, device=device) for name, _ in names}
+    squares = {group_of(name): torch.zeros(layout.count, dtype=torch.float64, device=device) for name in named}
     losses = torch.zeros(layout.count, dtype=torch.float64, device=device)
     for example in range(layout.count) if examples is None else examples:
         row = int(layout.rows[example])
         part = rows_of(question.batch, [row], layout.shape[0])
-        opened = attachment.open(part, question.loss)
         columns = slice(row * layout.shape[1], (row + 1) * layout.shape[1])
         c = torch.where(layout.examples[columns] == example, question.coefficients[columns], 0.0)
-        device = opened.head.weight.device
-        extras = {name: value.to(device) for name, value in opened.tokens.extras.items()}
-        targets, function = opened.tokens.targets.to(device), question.loss.function
-        value, _ = weighted_loss(opened.states, opened.head, targets, c.to(device), function, extras=extras)
+        value = loss_of(attachment, question._replace(batch=part, coefficients=c))
         losses[example] = value.detach().double()
-        gradients = torch.autograd.grad(value, [p for _, p in names], allow_unused=True)
-        for (name, _), gradient in zip(names, gradients, strict=True):
+        gradients = torch.autograd.grad(value, [*named.values()], allow_unused=True)
+        for name, gradient in zip(named, gradients, strict=True):
             if gradient is not None:
                 squares[group_of(name)][example] += gradient.double().square().sum()
     return Norms(squares, losses, [])
+
+
+def loss_of(attachment: Attachment, question: Question) -> Tensor:
+    """The batch's part of the loss, with a graph."""
+    opened, function = attachment.open(question.batch, question.loss), question.loss.function
+    device = opened.head.weight.device
+    extras = {name: value.to(device) for name, value in opened.tokens.extras.items()}
+    c, targets = question.coefficients.to(device), opened.tokens.targets.to(device)
+    value, _ = weighted_loss(opened.states, opened.head, targets, c, function, extras=extras)
+    return value
 
 
 def rows_of(batch: Mapping[str, Any], rows: list[int], count: int) -> dict[str, Any]:
@@ -193,7 +210,8 @@ class _Capture:
     @torch.no_grad()
     def _finish_layer(self, module: nn.Module) -> None:
         calls, names = self._calls.pop(module), self.layers.layers[module]
-        with self.following.closed():
+        # a bfloat16 pass under autocast must not round the products of the squares too
+        with self.following.closed(), torch.autocast(self.layout.examples.device.type, enabled=False):
             if is_embedding(module):
                 self._add_embedding(module, calls, names["weight"])
                 return

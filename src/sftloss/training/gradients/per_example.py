@@ -13,20 +13,22 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from sftloss.decoder.head import without_dropout
+from sftloss.decoder.head import is_partitioned, without_dropout
 from sftloss.decoder.ports import unwrapped
 from sftloss.errors import ModelError
 from sftloss.statistics import Objective
 from sftloss.training.attach import attach, attachment_of
 from sftloss.training.attachment import Attachment
 from sftloss.training.batch.tokens import read_tokens
-from sftloss.training.gradients.coverage import Coverage, Followed, followed
+from sftloss.training.gradients.coverage import Coverage, Followed, followed, group_of
 from sftloss.training.gradients.layout import Layout
 from sftloss.training.gradients.norms import Norms, Question, norms_by_hooks, norms_by_loop, rows_of
 from sftloss.training.loss import Loss, as_loss
 
-_VERIFIED: WeakKeyDictionary[nn.Module, set[tuple[str, ...]]] = WeakKeyDictionary()
-_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}  # of a norm; lower precision errs by its own rounding
+_Wrong = dict[str, str]
+"""By name of a parameter that the hooks cannot follow, why not."""
+_VERIFIED: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], _Wrong]] = WeakKeyDictionary()
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 _LOW_TOLERANCE = 0.05
 
 
@@ -83,8 +85,8 @@ def per_example_gradients(
             ``position_ids``, and what the loss reads (:func:`sftloss.training.read_tokens`).
         loss: The loss, or just its objective; by default the attached one, or else cross-entropy.
         uncovered: What to do where hooks cannot follow a trained weight (experts in one tensor, a raw parameter):
-            ``"loop"`` runs one backward pass an example, ``"leave_out"`` returns the norms of the others. The coverage
-            of the result has the names in both cases.
+            ``"loop"`` runs one backward pass an example for these weights, ``"leave_out"`` returns the norms of the
+            others. The coverage of the result has the names in both cases.
 
     Returns:
         The norms, in total and by layer group, the losses, and the coverage.
@@ -109,20 +111,43 @@ def per_example_gradients(
         raise ValueError(f"per_example_gradients: uncovered must be 'loop' or 'leave_out', got {uncovered!r}.")
     with attached(model, loss) as attachment, torch.enable_grad():
         layers = followed(attachment.model, attachment.port.head_layer(attachment.model))
-        _refuse(attachment.model, layers)
+        if not layers.sizes:
+            raise ValueError("per_example_gradients: no parameter of the model requires a gradient.")
+        refuse_sharded(attachment.model)
         question = question_of(attachment, batch, attachment.loss if loss is None else as_loss(loss))
-        if layers.uncovered and uncovered == "loop":
-            names = ", ".join(layers.uncovered[:3]) + ", ..." * (len(layers.uncovered) > 3)
-            return _loop(attachment, layers, question, f"hooks cannot follow {names}")
-        reason = "" if uncovered == "leave_out" else _verify(attachment, layers, question)
-        if reason:
-            return _loop(attachment, layers, question, reason)
+        reason = _named(layers.uncovered)
+        if uncovered == "loop":
+            reason = _leave_out(layers, _verify(attachment, layers, question)) or reason
         norms = norms_by_hooks(attachment, layers, question)
         if norms.uncovered:
-            layers.uncovered += norms.uncovered
+            wrong = dict.fromkeys(norms.uncovered, f"{norms.uncovered[0]} is not read token by token")
             if uncovered == "loop":
-                return _loop(attachment, layers, question, f"{norms.uncovered[0]} is not read token by token")
-        return _result(norms, question, layers.coverage())
+                _VERIFIED[attachment.model].setdefault(tuple(layers.sizes), {}).update(wrong)
+            reason = _leave_out(layers, wrong)
+            norms = norms_by_hooks(attachment, layers, question)
+        if not layers.uncovered or uncovered == "leave_out":
+            return _result(norms, question, layers.coverage())
+        rest = norms_by_loop(attachment, question, names=layers.uncovered)
+        return _result(_together(norms, rest), question, layers.coverage(reason))
+
+
+def _named(uncovered: Sequence[str]) -> str:
+    names = ", ".join(uncovered[:3]) + ", ..." * (len(uncovered) > 3)
+    return f"hooks cannot follow {names}" if uncovered else ""
+
+
+def _leave_out(layers: Followed, wrong: _Wrong) -> str:
+    """Follow these parameters no longer; the first reason."""
+    layers.leave_out(wrong)
+    return next(iter(wrong.values()), "")
+
+
+def _together(hooks: Norms, loop: Norms) -> Norms:
+    """Squares of the parameters that either of them has."""
+    squares = dict(hooks.squares)
+    for group, values in loop.squares.items():
+        squares[group] = squares[group] + values if group in squares else values
+    return Norms(squares, loop.losses, [])
 
 
 @contextmanager
@@ -147,50 +172,67 @@ def question_of(attachment: Attachment, batch: Mapping[str, Any], loss: Loss) ->
     return Question(batch, loss, step.coefficients(tokens).to(device), Layout.of(tokens, batch, device))
 
 
-def _refuse(model: nn.Module, layers: Followed) -> None:
-    if not layers.sizes:
-        raise ValueError("per_example_gradients: no parameter of the model requires a gradient.")
-    if any(isinstance(p, DTensor) for p in model.parameters()):
-        raise ModelError(
-            "the model's parameters are sharded, and gradients by example need whole ones",
-            cure="load the model on one device",
-        )
+def refuse_sharded(model: nn.Module) -> None:
+    """Refuse a model of which this process holds a part of the weights only.
+
+    Raises:
+        ModelError: If FSDP, tensor parallelism or DeepSpeed shards it.
+    """
+    causes = {
+        "DeepSpeed ZeRO-3": is_partitioned(model),
+        "FSDP": any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()),
+        "FSDP2 or tensor parallelism": any(isinstance(p, DTensor) for p in model.parameters()),
+    }
+    for cause, is_there in causes.items():
+        if is_there:
+            raise ModelError(
+                f"the model's parameters are sharded ({cause}), and gradients by example need whole ones",
+                cure="load the model on one device",
+            )
 
 
-def _verify(attachment: Attachment, layers: Followed, question: Question) -> str:
+def _verify(attachment: Attachment, layers: Followed, question: Question) -> _Wrong:
     """Compare two examples with their own backward passes, once for a model and its trained parameters.
 
     A kernel that passes a layer's module by is found here. Dropout is off, because it draws anew in each pass.
 
     Returns:
-        What differs, or nothing.
+        The parameters whose gradient differs.
     """
-    model, key = attachment.model, tuple(sorted(layers.sizes))
-    if key in _VERIFIED.get(model, ()):
-        return ""
+    model, key = attachment.model, tuple(layers.sizes)
+    known = _VERIFIED.setdefault(model, {})
+    if key in known:
+        return known[key]
     layout = question.layout
     trained = layout.sum((question.coefficients != 0).double())
     sizes = layout.sum(torch.ones_like(question.coefficients))
     order = torch.where(trained > 0, sizes, float("inf")).argsort()
     chosen = [int(i) for i in order[:2] if trained[i] > 0]
     if not chosen:
-        return ""
+        return {}
     rows = sorted({int(layout.rows[i]) for i in chosen})
     part = _part(question, rows)
     examples = [i for i in range(part.layout.count) if trained[_in_rows(layout, rows)[i]] > 0][:2]
+    names = [name for name in layers.sizes if name not in layers.uncovered]
     with without_dropout(model, has_checkpoints=True):
-        ours, theirs = norms_by_hooks(attachment, layers, part), norms_by_loop(attachment, part, examples)
-    if ours.uncovered:
-        return f"{ours.uncovered[0]} is not read token by token"
+        ours, theirs = norms_by_hooks(attachment, layers, part), norms_by_loop(attachment, part, examples, names)
+    wrong = dict.fromkeys(ours.uncovered, f"{[*ours.uncovered, ''][0]} is not read token by token")
     dtype = next(p.dtype for p in model.parameters() if p.requires_grad)
     total = sum(theirs.squares.values()).sqrt()  # type: ignore[union-attr]
     for group, squares in theirs.squares.items():
         mine = ours.squares.get(group, torch.zeros_like(squares)).clamp(min=0).sqrt()
         error = ((mine - squares.sqrt()).abs() / total.clamp(min=torch.finfo(torch.float64).tiny))[examples]
-        if not bool((error <= _TOLERANCE.get(dtype, _LOW_TOLERANCE)).all()):
-            return f"the gradient of {group} is not that of its layers' inputs and outputs"
-    _VERIFIED.setdefault(model, set()).add(key)
-    return ""
+        if not bool((error <= _tolerance(squares.device, dtype)).all()):
+            reason = f"the gradient of {group} is not that of its layers' inputs and outputs"
+            wrong |= {name: wrong.get(name, reason) for name in names if group_of(name) == group}
+    known[key] = wrong
+    return wrong
+
+
+def _tolerance(device: torch.device, dtype: torch.dtype) -> float:
+    """Of a norm; a pass in lower precision errs by its own rounding."""
+    is_rounded = torch.is_autocast_enabled(device.type)
+    return _LOW_TOLERANCE if is_rounded else _TOLERANCE.get(dtype, _LOW_TOLERANCE)
 
 
 def _in_rows(layout: Layout, rows: Sequence[int]) -> list[int]:
@@ -205,10 +247,6 @@ def _part(question: Question, rows: list[int]) -> Question:
     c = question.coefficients.view(count, columns)[rows].reshape(-1)
     layout = Layout.of(read_tokens(question.loss, batch), batch, device)
     return Question(batch, question.loss, c, layout)
-
-
-def _loop(attachment: Attachment, layers: Followed, question: Question, reason: str) -> ExampleGradients:
-    return _result(norms_by_loop(attachment, question), question, layers.coverage(reason))
 
 
 def _result(norms: Norms, question: Question, coverage: Coverage) -> ExampleGradients:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,19 +13,17 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from sftloss.decoder.head import without_dropout
-from sftloss.loss import weighted_loss
 from sftloss.statistics import IGNORED, Objective, TokenStats, from_logits, token_statistics
 from sftloss.statistics.checks import read_objective
 from sftloss.training.attachment import Attachment
-from sftloss.training.batch.tokens import read_tokens
+from sftloss.training.gradients.direction import Update, gradient_of, inner_product, update_of
 from sftloss.training.gradients.norms import Question
-from sftloss.training.gradients.per_example import attached, question_of
+from sftloss.training.gradients.per_example import attached, question_of, refuse_sharded
 from sftloss.training.loss import Loss, as_loss
-from sftloss.training.step import Step, contribution
+from sftloss.training.step import Step, local_total
 
 _STEP = 2e-4  # of the parameters' norm: the length of a finite step
 _CHUNK_BYTES = 1 << 26  # of logits at a time in forward mode
-_EPSILON = 1e-8  # of Adam
 
 
 @dataclass(frozen=True)
@@ -53,18 +51,6 @@ class AdditiveShares:
         return float((torch.cat([*self.examples]) < 0).double().mean())
 
 
-class Direction(NamedTuple):
-    """The gradient G of a loss and the direction u of its update, by name of the parameter."""
-
-    gradient: Mapping[str, Tensor]
-    update: Mapping[str, Tensor]
-
-    @property
-    def decrease(self) -> float:
-        """<G, u>."""
-        return inner_product(self.gradient, self.update)
-
-
 def additive_shares(
     model: nn.Module,
     batches: Sequence[Mapping[str, Any]],
@@ -83,12 +69,13 @@ def additive_shares(
         batches: The micro-batches of one step.
         loss: The loss; by default the attached one, or else cross-entropy.
         optimizer: ``"sgd"``: u is G. ``"adam"``: u is the first step of Adam, G over its absolute value. An optimizer:
-            u is G over the root of its second moments.
+            u is the step that it would take now, with its moments, without weight decay and up to the learning rate.
 
     Returns:
         The shares, which add up to 1.
 
     Raises:
+        ModelError: If the model's parameters are sharded.
         ValueError: If the optimizer is neither, or the gradient is zero.
 
     Example:
@@ -101,74 +88,36 @@ def additive_shares(
     if isinstance(batches, Mapping):
         raise ValueError("additive_shares: batches must be the list of a step's micro-batches; give [batch] for one.")
     with attached(model, loss) as attachment, torch.enable_grad():
+        refuse_sharded(attachment.model)
         chosen = attachment.loss if loss is None else as_loss(loss)
-        steps = with_one_step(attachment, batches, chosen)
+        steps = as_one_step(attachment, batches, chosen)
         with without_dropout(attachment.model):
             gradient = gradient_of(attachment, steps, chosen)
-            direction = Direction(gradient, update_of(attachment.model, gradient, optimizer))
+            update = update_of(attachment.model, gradient, optimizer)
             questions = [question_of(attachment, batch, chosen) for batch in steps]
-            return shares_along(attachment, questions, direction)
+            return shares_along(attachment, questions, update)
 
 
-def with_one_step(attachment: Attachment, batches: Sequence[Mapping[str, Any]], loss: Loss) -> list[dict[str, Any]]:
-    """The batches with the normalizer of all of them, unless they name one."""
+def as_one_step(attachment: Attachment, batches: Sequence[Mapping[str, Any]], loss: Loss) -> list[dict[str, Any]]:
+    """The batches with the normalizer of all of them, unless they name one.
+
+    Unlike :func:`sftloss.training.step_total` it begins no step of a task weighting and adds nothing over ranks.
+    """
     if all(batch.get("num_items_in_batch") is not None for batch in batches):
         return [dict(batch) for batch in batches]
     factors = loss.task_factor.outside_of_a_step(attachment.model.training)
-    parts = [contribution(loss, read_tokens(loss, batch), factors) for batch in batches]
-    total = torch.stack(parts).sum(0) if isinstance(loss.normalizer, str) else parts[0]
-    return [{**batch, "num_items_in_batch": Step(total, factors)} for batch in batches]
+    step = Step(local_total(loss, batches, factors), factors)
+    return [{**batch, "num_items_in_batch": step} for batch in batches]
 
 
-def gradient_of(attachment: Attachment, batches: Iterable[Mapping[str, Any]], loss: Loss) -> dict[str, Tensor]:
-    """Gradient of the batches' loss by name of the trained parameter. ``.grad`` stays as it is."""
-    named = {name: p for name, p in attachment.model.named_parameters() if p.requires_grad}
-    total = {name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for name, p in named.items()}
-    for batch in batches:
-        question = question_of(attachment, batch, loss)
-        opened = attachment.open(batch, loss)
-        device = opened.head.weight.device
-        extras = {name: value.to(device) for name, value in opened.tokens.extras.items()}
-        c, targets = question.coefficients.to(device), opened.tokens.targets.to(device)
-        value, _ = weighted_loss(opened.states, opened.head, targets, c, loss.function, extras=extras)
-        gradients = torch.autograd.grad(value, [*named.values()], allow_unused=True)
-        for name, gradient in zip(named, gradients, strict=True):
-            if gradient is not None:
-                total[name] += gradient
-    return total
-
-
-def update_of(
-    model: nn.Module, gradient: Mapping[str, Tensor], optimizer: str | torch.optim.Optimizer
-) -> Mapping[str, Tensor]:
-    """The direction in which an optimizer moves for a gradient, without momentum and up to the learning rate."""
-    if optimizer == "sgd":
-        return gradient
-    if optimizer == "adam":
-        return {name: g / (g.abs() + _EPSILON) for name, g in gradient.items()}
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ValueError(f"additive_shares: optimizer must be 'sgd', 'adam' or an optimizer, got {optimizer!r}.")
-    named, update = dict(model.named_parameters()), {}
-    for name, g in gradient.items():
-        state = optimizer.state.get(named[name], {})
-        second = state.get("exp_avg_sq")
-        update[name] = g if second is None else g / (second.to(g).sqrt() + _EPSILON)
-    return update
-
-
-def inner_product(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Inner product of two gradients, in float64."""
-    return float(sum((a[name].double() * b[name].double()).sum() for name in a))
-
-
-def shares_along(attachment: Attachment, questions: Sequence[Question], direction: Direction) -> AdditiveShares:
+def shares_along(attachment: Attachment, questions: Sequence[Question], update: Update) -> AdditiveShares:
     """Shares of the examples of some batches that make up one step."""
-    expected = direction.decrease
+    expected = update.decrease
     if expected == 0:
         raise ValueError("additive_shares: the gradient is zero, so there are no shares.")
     products, method = [], ""
     for question in questions:
-        slopes, method = token_slopes(attachment, question, direction.update)
+        slopes, method = token_slopes(attachment, question, update.direction)
         products.append(slopes * question.coefficients)
     total = float(torch.cat(products).sum())
     if total == 0:

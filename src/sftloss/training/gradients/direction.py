@@ -1,0 +1,99 @@
+"""The gradient of a whole step, and the direction in which an optimizer moves for it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sftloss.training.attachment import Attachment
+from sftloss.training.gradients.norms import loss_of
+from sftloss.training.gradients.per_example import question_of
+from sftloss.training.loss import Loss
+
+_EPSILON = 1e-8  # of Adam
+
+
+class Update(NamedTuple):
+    """The gradient G of a loss and the direction u of the update for it, by name of the parameter."""
+
+    gradient: Mapping[str, Tensor]
+    direction: Mapping[str, Tensor]
+
+    @property
+    def decrease(self) -> float:
+        """<G, u>."""
+        return inner_product(self.gradient, self.direction)
+
+
+def gradient_of(attachment: Attachment, batches: Iterable[Mapping[str, Any]], loss: Loss) -> dict[str, Tensor]:
+    """Gradient of the batches' loss by name of the trained parameter. ``.grad`` stays as it is."""
+    named = {name: p for name, p in attachment.model.named_parameters() if p.requires_grad}
+    total = {name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for name, p in named.items()}
+    for batch in batches:
+        value = loss_of(attachment, question_of(attachment, batch, loss))
+        gradients = torch.autograd.grad(value, [*named.values()], allow_unused=True)
+        for name, gradient in zip(named, gradients, strict=True):
+            if gradient is not None:
+                total[name] += gradient
+    return total
+
+
+def update_of(model: nn.Module, gradient: Mapping[str, Tensor], optimizer: str | Optimizer) -> Update:
+    """The update that an optimizer makes for a gradient, up to the learning rate and without weight decay.
+
+    Args:
+        model: The model.
+        gradient: G by name of the parameter.
+        optimizer: ``"sgd"``: u is G. ``"adam"``: u is the first step of Adam, G over its absolute value. An optimizer
+            with the model's parameters: u is the step that it would take now, with its momentum, second moments and
+            bias correction, and the proportions of its groups' learning rates. It stays as it is.
+
+    Raises:
+        ValueError: If the optimizer is neither, or has none of the parameters.
+    """
+    if optimizer == "sgd":
+        return Update(gradient, gradient)
+    if optimizer == "adam":
+        return Update(gradient, {name: g / (g.abs() + _EPSILON) for name, g in gradient.items()})
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(f"additive_shares: optimizer must be 'sgd', 'adam' or an optimizer, got {optimizer!r}.")
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):  # Accelerate's wrapper
+        optimizer = inner
+    names = {p: name for name, p in model.named_parameters() if name in gradient}
+    fastest = max(float(group["lr"]) for group in optimizer.param_groups)
+    direction = {name: torch.zeros_like(g) for name, g in gradient.items()}
+    is_moved = False
+    for group in optimizer.param_groups:
+        rate = float(group["lr"]) / fastest if fastest else 1.0  # 0 at the start of a warm-up
+        for p in group["params"]:
+            if p in names:
+                is_moved = True
+                direction[names[p]] = -_stepped(optimizer, {**group, "lr": rate}, p, gradient[names[p]])
+    if not is_moved:
+        raise ValueError("additive_shares: the optimizer has none of the model's trained parameters.")
+    return Update(gradient, direction)
+
+
+def _stepped(optimizer: Optimizer, group: Mapping[str, Any], p: Tensor, gradient: Tensor) -> Tensor:
+    """Where one step of a copy of the optimizer moves a parameter from 0, where there is no weight to decay."""
+    weight = torch.zeros_like(p, requires_grad=False)
+    weight.grad = gradient.to(p.dtype)
+    copies = {key: value.clone() if isinstance(value, Tensor) else value for key, value in optimizer.state[p].items()}
+    trial = object.__new__(type(optimizer))  # no second set of hooks, and none of the states of other parameters
+    vars(trial).update(vars(optimizer))
+    for hooks in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
+        vars(trial)[hooks] = {}
+    trial.param_groups = [{**group, "params": [weight]}]
+    trial.state = defaultdict(dict, {weight: copies} if copies else {})
+    type(optimizer).step(trial)
+    return weight
+
+
+def inner_product(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """Inner product of two gradients, in float64."""
+    return float(sum((a[name].double() * b[name].double()).sum() for name in a))
