@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from tests.analysis.tables import make_table, random_examples
 
+from sftloss import numbers
 from sftloss.analysis.signal.describe import describe_signal_with_frames
 from sftloss.analysis.signal.frames import open_study
 from sftloss.analysis.signal.gradients import Cosines, GradientStudy, MeasuredGradients
@@ -18,21 +19,32 @@ from sftloss.analysis.signal.views import AnalysisOptions
 from sftloss.errors import ConfigError
 from sftloss.rules import findings_of
 from sftloss.weights import EXAMPLE_MEAN
+from sftloss.words import percent
 
 TABLE = make_table(random_examples(120))
 
 
-def study_of(change: Any = None, *, shares: Any = None, cosines: tuple[Cosines, ...] = (), **options: Any) -> Any:
+def study_of(
+    change: Any = None,
+    *,
+    shares: Any = None,
+    cosines: tuple[Cosines, ...] = (),
+    tokens: Any = None,
+    whole: float | None = None,
+    **options: Any,
+) -> Any:
     """Norms that follow the root of the length, perhaps changed by a function of these norms."""
     base = open_study(TABLE, AnalysisOptions(replicates=100, **options))
     norms = np.sqrt(base.size)
     norms = norms if change is None else change(norms)
-    frame = pl.DataFrame({"example": base.ids, "norm": norms})
-    whole = float("nan")
+    frame = pl.DataFrame(
+        {"example": base.ids, **{f"norm:{name}": norms * (at + 1) for at, name in enumerate(base.objectives)}}
+    )
+    wholes: dict[str, float] = {}
     if shares is not None:
         frame = frame.with_columns(share=pl.Series(shares(len(norms))))
-        whole = 0.02
-    return GradientStudy(base, MeasuredGradients(frame, "all", "by hand", whole, cosines))
+        wholes = dict.fromkeys(base.objectives, 0.02 if whole is None else whole)
+    return GradientStudy(base, MeasuredGradients(frame, "all", "by hand", wholes, cosines, tokens))
 
 
 def ids_of(study: GradientStudy) -> set[str]:
@@ -46,16 +58,56 @@ def test_elasticity_of_the_norm_under_each_normalization() -> None:
     assert ids_of(study) == set()
 
 
-def test_the_section_has_every_table_and_a_chart() -> None:
+def token_shares(per_example: Any) -> pl.DataFrame:
+    """Each example's share, all of it at its first trained token."""
+    tokens = TABLE.tokens().filter(pl.col("weight") > 0).collect().group_by("example").agg(pl.col("position").min())
+    return tokens.sort("example").with_columns(share=pl.Series(per_example))
+
+
+def test_the_section_has_every_table_and_chart() -> None:
     cosines = (Cosines("task", ("a", "b"), ((1.0, -0.3), (-0.3, 1.0))),)
-    study = study_of(shares=lambda count: np.full(count, 1 / count), cosines=cosines)
+    parts = np.where(np.arange(120) % 4, 2.0, -1.0) / 150
+    study = study_of(shares=lambda count: parts, cosines=cosines, tokens=token_shares(parts))
     section = gradient_section(study, lambda ids: [f"<{i}>" for i in ids])
-    names = ["numbers", "deciles", "ratios", "influential", "agreement", "cosines-task"]
+    names = ["numbers", "deciles", "ratios", "influential", "agreement", "update-confidence", "cosines-task"]
     assert [table.id for table in section.tables] == [f"gradient-{name}" for name in names]
-    assert section.charts[0].series and "S3 parameter gradient" in section.level
+    names = ["decile-shares", "ratios", "agreement", "update-confidence", "conflicts-task"]
+    assert [chart.id for chart in section.charts] == [f"gradient-{name}" for name in names]
+    assert all(chart.series and chart.description for chart in section.charts)
     assert section.lead.startswith("An example of twice the length has 1.41 times the gradient norm.")
     influential = section.tables[3]
     assert influential.rows[0][-1].startswith("<") and influential.rows[0][0].startswith("data.jsonl:")
+    update = section.tables[5]
+    assert sum(row[[c.key for c in update.columns].index("update")] for row in update.rows) == pytest.approx(1)
+    assert [one.title.endswith(f"{percent(-1 / 150)} of the update") for one in section.strips] == [0, 0, 1, 1]
+    for_it, against = section.strips[0].values[0], section.strips[2].values[1]
+    assert for_it[0] == against[0] == 1 and not any(for_it[1:]) and section.strips[0].measures[0] == "for the update"
+
+
+def test_each_loss_has_its_norms_and_its_noise_scale() -> None:
+    table = make_table(random_examples(60), objectives=("cross_entropy", "focal"))
+    base = open_study(table, AnalysisOptions(replicates=20))
+    frame = pl.DataFrame({"example": base.ids, "norm:cross_entropy": np.sqrt(base.size), "norm:focal": base.size})
+    wholes = {"cross_entropy": 0.08, "focal": 0.9}
+    study = GradientStudy(base, MeasuredGradients(frame, "all", "", wholes))
+    rows = {row[0]: row for row in gradient_section(study, None).tables[0].rows}
+    assert rows["cross_entropy, token mean"][1] == pytest.approx(0.5, abs=1e-6)
+    assert rows["focal, token mean"][1] == pytest.approx(1, abs=1e-6)
+    view = next(view for view in base.ways if view.objective == "focal")
+    assert rows["focal, token mean"][-1] == pytest.approx(numbers.noise_scale(study.norms(view), 0.9).examples)
+    assert rows["cross_entropy, example mean"][-1] is None
+    ratios = gradient_section(study, None).charts[1]
+    assert [one.label for one in ratios.series] == ["cross_entropy", "focal"]
+
+
+def test_a_noise_scale_that_is_not_measured_is_a_sentence() -> None:
+    def shares(count: int) -> Any:
+        return np.full(count, 1 / count)
+
+    small, large = (gradient_section(study_of(shares=shares, whole=whole), None).lead for whole in (1e-4, 10.0))
+    assert "The gradient noise scale is larger than 120 examples can measure." in small
+    assert "The gradient noise scale is 0 examples" not in large and "noise scale is" in large
+    assert "need --signal additive" in gradient_section(study_of(), None).notes[1]
 
 
 def test_the_ratio_of_gradient_and_loss_does_not_depend_on_the_normalization() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,34 +42,48 @@ def test_norms_are_those_of_the_examples(tmp_path: Path) -> None:
     assert not model.training and all(p.grad is None for p in model.parameters())
 
 
-def test_a_stopped_run_goes_on_with_the_norms_it_has(tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("signal", ["grad", "additive"])
+def test_a_killed_run_goes_on_with_what_it_has(signal: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """Killed in the middle of the norms, or of the shares, with the beginning of a line in the file."""
+    monkeypatch.setattr("sftloss.training.gradients.shares._forward_mode", refused)
     model, tokenizer = demo_model(), demo_tokenizer()
-    question = AnalysisOptions(signal="grad", **OPTIONS)
-    first = analyze(model, tokenizer, ROWS, question=question, run=Run(output=tmp_path))
-    path = tmp_path / "table" / module.NORMS
+    question = AnalysisOptions(signal=signal, **OPTIONS)  # type: ignore[arg-type]
+    run = Run(output=tmp_path, tokens_per_batch=24)
+    first = analyze(model, tokenizer, ROWS, losses=["cross_entropy", "dft"], question=question, run=run)
+    name, kept = (module.NORMS, 4) if signal == "grad" else (module.SHARES, 5)
+    path = tmp_path / "table" / name
     lines = path.read_text(encoding="utf-8").splitlines()
-    path.write_text("\n".join(lines[:4]) + '\n{"exam', encoding="utf-8")
-    wanted: list[int] = []
-    before = module.GradientSource._batches
-    monkeypatch.setattr(
-        module.GradientSource, "_batches", lambda self, chosen: (wanted.extend(chosen), before(self, chosen))[1]
+    path.write_text("\n".join(lines[:kept]) + '\n{"exam', encoding="utf-8")
+    measured: list[int] = []
+    before = module.GradientSource._counted
+
+    def counted(source: Any, chosen: Any) -> Any:
+        for batch, numbers in before(source, chosen):
+            measured.extend(numbers)
+            yield batch, numbers
+
+    monkeypatch.setattr(module.GradientSource, "_counted", counted)
+    again = analyze(
+        model, tokenizer, ROWS, losses=["cross_entropy", "dft"], question=question, run=replace(run, resume=True)
     )
-    run = Run(output=tmp_path, resume=True)
-    again = analyze(model, tokenizer, ROWS, question=question, run=run)
-    assert len(wanted) == 3
+    # 6 examples, 2 losses: 3 norms were kept; of the shares 3, and their update is made again
+    assert len(measured) == (9 if signal == "grad" else 6 + 6 + 3)
     assert again.frames["gradient-numbers"].equals(first.frames["gradient-numbers"])
+    for table in ("gradient-influential", "gradient-deciles"):
+        assert again.frames[table].equals(first.frames[table])
+    assert path.read_text(encoding="utf-8").count("\n") >= len(lines)
 
 
 def test_a_cut_off_line_spoils_no_other(tmp_path: Path) -> None:
-    path, head = tmp_path / module.NORMS, {"objective": "cross_entropy"}
-    assert module._read_norms(path, head) == ({}, "")
-    lines = [json.dumps({"example": n, "norm": 1.0, "coverage": "all"}) for n in range(3)]
+    path, head = tmp_path / module.NORMS, {"roles": None}
+    assert module._Lines(path, head).entries == []
+    lines = [json.dumps({"example": n, "norm": 1.0}) for n in range(3)]
     path.write_text("\n".join([json.dumps(head), *lines[:2], lines[2][:8]]), encoding="utf-8")
-    assert module._read_norms(path, head) == ({0: 1.0, 1: 1.0}, "all")
-    with path.open("a", encoding="utf-8") as file:
-        file.write(lines[2] + "\n")
-    assert module._read_norms(path, head) == ({0: 1.0, 1: 1.0, 2: 1.0}, "all")
-    assert module._read_norms(path, {"objective": "dft"}) == ({}, "")
+    file = module._Lines(path, head)
+    assert [entry["example"] for entry in file.entries] == [0, 1]
+    file.add([{"example": 2, "norm": 1.0}])
+    assert [entry["example"] for entry in module._Lines(path, head).entries] == [0, 1, 2]
+    assert module._Lines(path, {"roles": [["prompt", 1.0]]}).entries == []
 
 
 @pytest.mark.parametrize("method", [pytest.param("forward mode", marks=pytest.mark.slow), "finite difference"])
@@ -76,12 +91,32 @@ def test_shares_add_up_to_one_and_groups_are_compared(method: str, monkeypatch: 
     if method == "finite difference":
         monkeypatch.setattr("sftloss.training.gradients.shares._forward_mode", refused)
     question = AnalysisOptions(signal="additive", top=6, role_weights=(("response", 1.0), ("prompt", 0.1)), **OPTIONS)
-    report = analyze(demo_model(), demo_tokenizer(), ROWS, question=question)
+    report = analyze(demo_model(), demo_tokenizer(), ROWS, losses=["cross_entropy", "dft"], question=question)
     assert report.frames["gradient-influential"]["share"].sum() == pytest.approx(1)
+    assert report.frames["gradient-update-role"]["update"].sum() == pytest.approx(1)
+    assert report.frames["gradient-numbers"]["trained"][:2].to_list() == [
+        "cross_entropy, token mean",
+        "dft, token mean",
+    ]
     cosines = report.frames["gradient-cosines-task"]
     assert cosines["group"].to_list() == ["a", "b"] and cosines["c0"][0] == pytest.approx(1)
     section = next(one for one in report.document.sections if one.id == "gradient")
-    assert method in section.notes[1] and "gradient noise scale" in section.lead
+    assert f"plain gradient descent under token mean, by {method};" in section.notes[1]
+    assert "gradient noise scale" in section.lead and section.strips
+
+
+def test_shares_of_an_update_by_adam(monkeypatch: Any) -> None:
+    monkeypatch.setattr("sftloss.training.gradients.shares._forward_mode", refused)
+    shares = {}
+    for optimizer in ("sgd", "adam"):
+        question = AnalysisOptions(signal="additive", optimizer=optimizer, top=6, **OPTIONS)  # type: ignore[arg-type]
+        report = analyze(demo_model(), demo_tokenizer(), ROWS, question=question)
+        table = report.frames["gradient-influential"].sort("origin")
+        shares[optimizer] = table["share"].to_list()
+        notes = next(one for one in report.document.sections if one.id == "gradient").notes
+        assert {"sgd": "plain gradient descent", "adam": "Adam's first step"}[optimizer] in notes[1]
+    assert shares["sgd"] != pytest.approx(shares["adam"], rel=1e-2)
+    assert sum(shares["adam"]) == pytest.approx(1)
 
 
 def refused(*arguments: Any) -> torch.Tensor:

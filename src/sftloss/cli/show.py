@@ -102,11 +102,13 @@ class ProgressLines:
         self.label, self.unit, self.write, self.clock = label, unit, write, clock
         self.first: tuple[int, float] | None = None
         self.written = 0.0
+        self.last = 0
 
     def __call__(self, done: int, total: int | None) -> None:
         now = self.clock()
-        if self.first is None:  # loading a model is no progress
+        if self.first is None or done < self.last:  # loading a model is no progress, and a second pass begins anew
             self.first, self.written = (done, now), now
+        self.last = done
         if now - self.written < _LINE_EVERY:
             return
         self.written = now

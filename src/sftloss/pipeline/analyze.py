@@ -252,10 +252,9 @@ def _gradients(inputs: _Inputs, question: AnalysisOptions) -> Any:
 
     if question.signal == "table":
         return None
-    name = question.objective or next(iter(inputs.by_name))
-    objective, examples = inputs.by_name[name], inputs.examples.examples
-    _, lay = _laying({name: objective}, inputs.run, inputs.tokenizer)
-    return GradientSource(inputs.model, inputs.tokenizer, examples, objective, lay, inputs.run, inputs.table).measure
+    _, lay = _laying(inputs.by_name, inputs.run, inputs.tokenizer)
+    examples, losses = inputs.examples.examples, inputs.by_name
+    return GradientSource(inputs.model, inputs.tokenizer, examples, losses, lay, inputs.run, inputs.table).measure
 
 
 def _check_gradients(run: Run) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PAGE, DATA, TABLE = "report.html", "report.json", "table"
 _NEXT = ".table.next"
 _OF_TABLE = re.compile(
-    r"manifest\.json|gradients-norms\.jsonl|(parts|done)-[\w-]+\.json|\.lock-\d+|\.?(tokens|examples)-[\w.-]+"
+    r"manifest\.json|gradients-(norms|shares)\.jsonl|(parts|done)-[\w-]+\.json|\.lock-\d+|\.?(tokens|examples)-[\w.-]+"
 )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -25,22 +26,24 @@ class Cosines:
 
 @dataclass(frozen=True)
 class MeasuredGradients:
-    """Gradients of the examples of a subset, in the loss that the options name as trained.
+    """Gradients of the examples of a subset.
 
     Attributes:
-        examples: Columns ``example`` (its id), ``norm`` (of its tokens' weighted sum, before any normalization) and, in
-            additive mode, ``share`` (of the update under the trained normalization).
+        examples: Columns ``example`` (its id), ``norm:LOSS`` for each loss (of its tokens' weighted sum, before any
+            normalization) and, in additive mode, ``share`` (of the update of the trained loss and normalization).
         coverage: The weights that the norms hold, in words.
         update: How the shares were made, in words; empty where there are none.
-        whole: Norm of the subset's gradient under the trained normalization; NaN without shares.
+        wholes: By loss, the norm of the subset's gradient under the trained normalization; empty without shares.
         cosines: Between tasks, and between languages, where there are several.
+        tokens: Columns ``example``, ``position`` and ``share`` of the trained tokens; None without shares.
     """
 
     examples: pl.DataFrame
     coverage: str
     update: str = ""
-    whole: float = float("nan")
+    wholes: Mapping[str, float] = field(default_factory=dict)
     cosines: tuple[Cosines, ...] = ()
+    tokens: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class GradientStudy:
         ids = pl.DataFrame({"example": self.study.ids, "row": np.arange(len(self.study.ids))})
         trained = ids.filter(pl.Series(self.study.size > 0))
         joined = self.measured.examples.join(trained, on="example", how="inner").sort("row")
-        return joined.filter(pl.col("norm").is_finite())
+        return joined.filter(pl.all_horizontal(pl.col("^norm:.*$").is_finite()))
 
     @property
     def rows(self) -> Codes:
@@ -73,9 +76,9 @@ class GradientStudy:
         return self.study.size[self.rows]
 
     def norms(self, view: View | None = None) -> Floats:
-        """Norm of each example's gradient under a normalization, by default the trained one."""
-        rule = (view or self.study.view).normalization
-        return self._joined["norm"].to_numpy() * self.study.factor(rule)[self.rows]
+        """Norm of each example's gradient under a loss and a normalization, by default the trained ones."""
+        view = view or self.study.view
+        return self._joined[f"norm:{view.objective}"].to_numpy() * self.study.factor(view.normalization)[self.rows]
 
     @property
     def shares(self) -> Floats | None:
@@ -85,19 +88,18 @@ class GradientStudy:
         values = self._joined["share"].to_numpy().astype(np.float64)
         return values if np.isfinite(values).all() else None
 
-    @property
-    def mean_loss(self) -> Floats:
-        """Mean loss of the trained tokens of each."""
-        return (self.study.column(f"loss:{self.study.objective}") / np.where(self.study.size > 0, self.study.size, 1))[
-            self.rows
-        ]
+    def mean_loss(self, view: View | None = None) -> Floats:
+        """Mean loss of the trained tokens of each example, by default under the trained loss."""
+        name = (view or self.study.view).objective
+        return (self.study.column(f"loss:{name}") / np.where(self.study.size > 0, self.study.size, 1))[self.rows]
 
-    @cached_property
-    def noise_scale(self) -> float:
-        """Gradient noise scale in examples (McCandlish et al. 2018, appendix A); NaN without the whole gradient."""
-        if len(self.rows) < 2 or not np.isfinite(self.measured.whole):
+    def noise_scale(self, view: View | None = None) -> float:
+        """Gradient noise scale in examples; infinite below the noise, NaN where the whole gradient was not measured."""
+        view = view or self.study.view
+        whole = self.measured.wholes.get(view.objective)
+        if len(self.rows) < 2 or whole is None or view.normalization != self.study.options.normalization:
             return float("nan")
-        return numbers.noise_scale(self.norms(), self.measured.whole).examples
+        return numbers.noise_scale(self.norms(view), whole).examples
 
     def law(self, view: View) -> Estimate:
         """Elasticity of the norm in T, with its interval."""

@@ -13,6 +13,7 @@ from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization, micro
 
 Level = Literal["S0", "S1", "S2"]
 Signal = Literal["table", "grad", "additive"]
+Optimizer = Literal["sgd", "adam"]
 Policy = Literal["per-token", "per-example", "per-task"]
 
 LEVELS: dict[str, str] = {
@@ -51,6 +52,7 @@ class AnalysisOptions:
         signal: ``"table"`` measures no gradient of parameters; ``"grad"`` adds the norms of some examples' gradients,
             ``"additive"`` also their shares of the update.
         signal_examples: How many examples that is, spread evenly over the data.
+        optimizer: Whose update the shares are of: ``"sgd"``, or ``"adam"``, its first step.
         strips, strip_tokens: How many examples are shown token by token, and how long.
         top: How many examples are listed.
         replicates, seed: Of the bootstrap.
@@ -66,6 +68,7 @@ class AnalysisOptions:
     group_by: tuple[str, ...] = GROUPS
     signal: Signal = "table"
     signal_examples: int = 200
+    optimizer: Optimizer = "sgd"
     strips: int = 8
     strip_tokens: int = 200
     top: int = 10
@@ -78,6 +81,8 @@ class AnalysisOptions:
             raise ConfigError(f"must be one of {', '.join(LEVELS)}, got {self.level!r}", option="level")
         if self.signal not in ("table", "grad", "additive"):
             raise ConfigError(f"must be table, grad or additive, got {self.signal!r}", option="signal")
+        if self.optimizer not in ("sgd", "adam"):
+            raise ConfigError(f"must be sgd or adam, got {self.optimizer!r}", option="optimizer")
         if self.signal_examples < 1:
             raise ConfigError(f"must be at least 1, got {self.signal_examples}", option="signal_examples")
         if self.policy not in (None, "per-token", "per-example", "per-task"):

@@ -49,6 +49,10 @@ class AnalyzeOptions:
         panel=LOSS,
         minimum=1,
     )
+    optimizer: str = option(
+        "sgd", "Optimizer whose update the shares are of (with --signal additive); adam is Adam's first step.",
+        panel=LOSS, choices=("sgd", "adam"),
+    )  # fmt: skip
     group_by: tuple[str, ...] = option(
         ("task", "language", "source"), "Group of examples by which the report breaks the shares of the signal down.",
         panel=LOSS, choices=("task", "language", "source"),
@@ -123,6 +127,7 @@ def _question(options: AnalyzeOptions) -> AnalysisOptions:
         role_weights=read_role_weights(options.roles),
         signal=options.signal,  # type: ignore[arg-type]
         signal_examples=options.signal_examples,
+        optimizer=options.optimizer,  # type: ignore[arg-type]
         group_by=options.group_by,
         seed=options.seed,
     )

@@ -77,7 +77,7 @@ def _conflicts(study: GradientStudy) -> Evidence | None:
 def _noisy(study: GradientStudy) -> Evidence | None:
     """SIG007: the step is far smaller than the gradient noise scale."""
     sizes = [rule.micro_batch for rule in study.study.rules if rule.micro_batch is not None]
-    scale = study.noise_scale
+    scale = study.noise_scale()
     if not sizes or len(study.rows) < _LEAST or not scale > _NOISY * max(sizes):
         return None
     shown = f"{number(scale)} sequences" if np.isfinite(scale) else "larger than these examples can measure"

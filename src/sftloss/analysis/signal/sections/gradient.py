@@ -12,36 +12,53 @@ from sftloss.analysis.shared.shares import (
     estimate_cells,
     estimate_columns,
     share_chart,
-    share_table,
     shares,
+    without_empty,
 )
-from sftloss.analysis.signal.gradients import Cosines, GradientStudy
+from sftloss.analysis.signal.gradients import GradientStudy
 from sftloss.analysis.signal.sections.compare import Decode
-from sftloss.document import Cell, Column, Section, Table
+from sftloss.analysis.signal.sections.update import (
+    conflict_parts,
+    measured_share_table,
+    update_by_token,
+    update_strips,
+)
+from sftloss.analysis.signal.views import View
+from sftloss.document import Cell, Chart, Column, Section, Series, Table
 from sftloss.numbers import Codes
-from sftloss.words import counted, number, percent
+from sftloss.words import counted, index, number, percent
 
 LEVEL = "S3 parameter gradient: the norm of the gradient of an example's part of the loss, in all trained weights"
 _TEXT = 160  # characters of an example that are shown
 
 
 def gradient_section(study: GradientStudy, decode: Decode | None) -> Section:
-    """Numbers under each normalization, deciles of length, the top examples, agreement of levels, conflicts."""
+    """Norms under each loss and normalization, deciles of length, the top examples, agreement of levels, conflicts."""
     if len(study.rows) < 3:
         lead = f"Gradients were measured of {counted(len(study.rows), 'trained example')}, too few for any number."
         return Section("gradient", "Gradient of the parameters", lead, LEVEL)
-    deciles, of, signals = _deciles(study)
-    chart = share_chart(
-        of, id="gradient-decile-shares", title="Gradient by length", x_label="length T", signals=signals
+    deciles, of = _deciles(study)
+    shares_chart = share_chart(
+        of, id="gradient-decile-shares", title="Gradient by length", x_label="length T", signals=()
     )
-    tables = [_numbers_table(study), deciles, _ratios(study), _influential(study, decode), _agreement(study)]
-    tables += [_conflicts(one) for one in study.measured.cosines]
-    notes = (
+    (ratios, ratio_chart), (agreement, agreement_chart) = _ratios(study), _agreement(study)
+    token_parts, conflicts = update_by_token(study), [conflict_parts(one) for one in study.measured.cosines]
+    charts = (shares_chart, ratio_chart, agreement_chart, *(chart for chart, _ in (*token_parts, *conflicts)))
+    tables = (_numbers_table(study), deciles, ratios, _influential(study, decode), agreement)
+    tables += tuple(table for _, table in (*token_parts, *conflicts))
+    strips = update_strips(study, decode)
+    notes = [
         f"Measured of {counted(len(study.rows), 'example')}, spread evenly over the data. Coverage: "
-        f"{study.measured.coverage}.",
-        *([study.measured.update] if study.measured.update else []),
-    )
-    return Section("gradient", "Gradient of the parameters", _lead(study), LEVEL, (chart,), tuple(tables), notes=notes)
+        f"{study.measured.coverage}."
+    ]
+    if study.shares is None:
+        notes.append("The gradient noise scale and the share of each example in the update need --signal additive.")
+    if study.measured.update:
+        notes.append(study.measured.update)
+    if strips:
+        notes.append("Tokens are coloured by their share of the update: those for it, or those against it.")
+    title = "Gradient of the parameters"
+    return Section("gradient", title, _lead(study), LEVEL, charts, tables, strips, notes=tuple(notes))
 
 
 def _lead(study: GradientStudy) -> str:
@@ -56,77 +73,94 @@ def _lead(study: GradientStudy) -> str:
         sentences.insert(0, f"An example of twice the length has {number(2.0**law.value)} times the gradient norm.")
     if (part := study.shares) is not None:
         sentences.append(f"{percent(float((part < 0).mean()))} of the examples push against the update.")
-        scale = study.noise_scale
-        if np.isfinite(scale):
-            sentences.append(f"The gradient noise scale is {number(scale)} examples.")
+        scale = study.noise_scale()
+        sentences.append(
+            f"The gradient noise scale is {number(scale)} examples: a step of more gains little."
+            if np.isfinite(scale)
+            else f"The gradient noise scale is larger than {counted(len(norms), 'example')} can measure."
+        )
     return " ".join(sentences)
+
+
+def _name(study: GradientStudy, view: View) -> str:
+    return view.label if len(study.study.objectives) > 1 else view.normalization.name
 
 
 def _numbers_table(study: GradientStudy) -> Table:
     columns = (
-        Column("normalization", "normalization"),
+        Column("trained", "trained with"),
         *estimate_columns("elasticity", "elasticity", "index", help="exponent of the mean norm in T"),
         Column("spearman", "Spearman", "index", "rank correlation of norm and length"),
         Column("partial", "Spearman given difficulty", "index", "after what the mean loss explains"),
         Column("concentration", "concentration index", "index", "above 0: long examples have more than their part"),
         Column("ess", "examples that count", "percent", "Kish's effective number of examples over their number"),
         Column("top", "norm of the top 10 %", "percent", "of the examples"),
+        Column("noise", "noise scale", "number", "examples from which a larger step gains little; empty where unknown"),
     )
     rows: list[tuple[Cell, ...]] = []
-    for view in study.study.views:
+    for view in study.study.ways:
         norms = study.norms(view)
         rank = numbers.spearman(study.size, norms).r
-        partial = numbers.partial_spearman(study.size, norms, study.mean_loss) if len(norms) > 9 else float("nan")
+        partial = numbers.partial_spearman(study.size, norms, study.mean_loss(view)) if len(norms) > 9 else float("nan")
         concentration = numbers.concentration_index(norms, study.size)
         shares_of = (numbers.kish_ess(norms) / len(norms), numbers.top_share(norms, 0.1))
-        values = map(cell, (rank, partial, concentration, *shares_of))
-        rows.append((view.normalization.name, *estimate_cells(study.law(view)), *values))
-    return Table("gradient-numbers", "Gradient norm and length", columns, tuple(rows))
+        values = map(cell, (rank, partial, concentration, *shares_of, study.noise_scale(view)))
+        rows.append((_name(study, view), *estimate_cells(study.law(view)), *values))
+    return without_empty(Table("gradient-numbers", "Gradient norm and length", columns, tuple(rows)))
 
 
-def _deciles(study: GradientStudy) -> tuple[Table, Shares, tuple[str, ...]]:
-    """The table of shares by length, the shares, and the names of those columns that are signals."""
+def _deciles(study: GradientStudy) -> tuple[Table, Shares]:
     codes, bins = numbers.quantile_bins(study.size)
     names = [_range(low, high) for low, high in bins]
-    columns = ["examples", "tokens", *(view.normalization.name for view in study.study.views)]
+    columns = ["examples", "tokens", *(f"norm, {_name(study, view)}" for view in study.study.ways)]
     tokens = study.study.column("count")[study.rows]
-    values = [np.ones(len(tokens)), tokens, *(study.norms(view) for view in study.study.views)]
+    values = [np.ones(len(tokens)), tokens, *(study.norms(view) for view in study.study.ways)]
     if (part := study.shares) is not None:
         columns.append("update")
         values.append(part)
     sums = study.study.new_sums(len(names), len(columns)).add(study.units, np.stack(values, axis=1), codes)
     of = shares(sums, names, columns)
-    signals = tuple(columns[2:])
-    table = share_table(
-        of, id="gradient-deciles", title="Gradient by deciles of length", first="length T", signals=signals
-    )
-    return table, of, signals
+    title = "Gradient by deciles of length"
+    return measured_share_table(of, id="gradient-deciles", title=title, first="length T"), of
 
 
 def _range(low: float, high: float) -> str:
     return number(low) if low == high else f"{number(low)} to {number(high)}"
 
 
-def _ratios(study: GradientStudy) -> Table:
+def _ratios(study: GradientStudy) -> tuple[Table, Chart]:
     """Gradient norm over loss by length: the chapter's table. A normalization changes both by one factor."""
     codes, bins = numbers.quantile_bins(study.size)
-    view = study.study.view
-    norms, losses = study.norms(view), study.study.signal(view, "loss")[study.rows]
-    columns = (
-        Column("group", "length T"),
-        Column("examples", "examples", "integer"),
-        Column("loss", "mean loss of a token", "nats"),
-        Column("norm", "gradient norm, mean", "number", f"under {view.normalization.name}"),
-        Column("ratio", "gradient norm over loss", "number", "both of the whole example"),
-    )
-    rows = []
-    for group, (low, high) in enumerate(bins):
-        mine = codes == group
-        if mine.any():
-            ratio = norms[mine].sum() / losses[mine].sum() if losses[mine].sum() > 0 else float("nan")
-            values = (study.mean_loss[mine].mean(), norms[mine].mean(), ratio)
-            rows.append((_range(low, high), int(mine.sum()), *map(cell, values)))
-    return Table("gradient-ratios", "Gradient and loss by length", columns, tuple(rows))
+    base, names = study.study, [_range(low, high) for low, high in bins]
+    columns = [Column("group", "length T"), Column("examples", "examples", "integer")]
+    cells: list[list[Cell]] = [[name, int((codes == group).sum())] for group, name in enumerate(names)]
+    series = []
+    for at, objective in enumerate(base.objectives):
+        view = View(objective, base.options.normalization)
+        norms, losses = study.norms(view), base.signal(view, "loss")[study.rows]
+        ends = "" if len(base.objectives) == 1 else f", {objective}"
+        columns += [
+            Column(f"loss{at}", f"mean loss of a token{ends}", "nats"),
+            Column(f"norm{at}", f"gradient norm, mean{ends}", "number", f"under {view.normalization.name}"),
+            Column(f"ratio{at}", f"gradient norm over loss{ends}", "number", "both of the whole example"),
+        ]
+        ratios = []
+        for group, row in enumerate(cells):
+            mine = codes == group
+            total = losses[mine].sum()
+            ratios.append(cell(norms[mine].sum() / total if total > 0 else float("nan")))
+            row += [cell(study.mean_loss(view)[mine].mean()), cell(norms[mine].mean()), ratios[-1]]
+        series.append(Series(objective, tuple(names), tuple(ratios)))
+    first, last = series[0].y[0], series[0].y[-1]
+    described = "Gradient norm over loss by deciles of length."
+    if first is not None and last is not None:
+        described += f" {number(first)} for the shortest examples, {number(last)} for the longest."
+    title = "Gradient and loss by length"
+    chart = Chart(
+        "gradient-ratios", "line", "Gradient norm over loss by length", "length T", "norm over loss", tuple(series),
+        described, "category", format_x="text",
+    )  # fmt: skip
+    return Table("gradient-ratios", title, tuple(columns), tuple(map(tuple, cells))), chart
 
 
 def _influential(study: GradientStudy, decode: Decode | None) -> Table:
@@ -150,7 +184,7 @@ def _influential(study: GradientStudy, decode: Decode | None) -> Table:
     )
     rows = []
     for at, row, origin in zip(order, chosen, study.study.origins(chosen), strict=True):
-        values = (study.mean_loss[at], norms[at] / norms.sum(), *(() if part is None else (part[at],)))
+        values = (study.mean_loss()[at], norms[at] / norms.sum(), *(() if part is None else (part[at],)))
         rows.append((origin, int(study.study.column("count")[row]), *map(cell, values), texts[int(row)]))
     largest = "gradients" if part is None else "and the most negative shares of the update"
     return Table("gradient-influential", f"Examples with the largest {largest}", columns, tuple(rows))
@@ -169,31 +203,33 @@ def _texts(study: GradientStudy, rows: Codes, decode: Decode | None) -> dict[int
     return texts
 
 
-def _agreement(study: GradientStudy) -> Table:
+def _agreement(study: GradientStudy) -> tuple[Table, Chart]:
     """Rank correlations of what is cheap to know with the gradient."""
     base, view, part = study.study, study.study.view, study.shares
     cheap = {"length T": study.size, "sum of losses": base.signal(view, "loss")[study.rows]}
     for level in ("S0", "S1", *(["S2"] if "hidden_norm" in base.columns else [])):
         cheap[level] = base.signal(view, level)[study.rows]
+    measured = {"gradient norm": study.norms(), **({} if part is None else {"share of the update": part})}
+    if part is not None:
+        cheap["S3 gradient norm"] = study.norms()
+    ranks = {
+        what: [cell(numbers.spearman(values, truth).r) for values in cheap.values()] for what, truth in measured.items()
+    }
     columns = (
         Column("level", "level"),
-        Column("norm", "Spearman with the gradient norm", "index"),
-        *((Column("share", "Spearman with the share of the update", "index"),) if part is not None else ()),
+        *(Column(f"rank{at}", f"Spearman with the {what}", "index") for at, what in enumerate(ranks)),
     )
-    norms = study.norms()
-    rows = []
-    if part is not None:
-        cheap["S3 gradient norm"] = norms
-    for name, values in cheap.items():
-        ranks = [numbers.spearman(values, norms).r, *([] if part is None else [numbers.spearman(values, part).r])]
-        rows.append((name, *map(cell, ranks)))
-    return Table(
-        "gradient-agreement", "How well cheaper levels agree", columns, tuple(rows), f"Under {view.normalization.name}."
+    rows = tuple(zip(cheap, *ranks.values(), strict=True))
+    title = "How well cheaper levels agree"
+    series = tuple(Series(f"with the {what}", tuple(cheap), tuple(values)) for what, values in ranks.items())
+    best = max(
+        (value, name)
+        for name, value in zip(cheap, ranks["gradient norm"], strict=True)
+        if value is not None and name[:2] != "S3"
     )
-
-
-def _conflicts(of: Cosines) -> Table:
-    columns = (Column("group", of.column), *(Column(f"c{i}", name, "index") for i, name in enumerate(of.names)))
-    rows = tuple((name, *map(cell, values)) for name, values in zip(of.names, of.values, strict=True))
-    note = "Below 0, a step for one group raises the loss of the other."
-    return Table(f"gradient-cosines-{of.column}", f"Cosines between the gradients by {of.column}", columns, rows, note)
+    described = f"Rank correlations. {best[1]} is closest to the gradient norm ({index(best[0])})."
+    chart = Chart(
+        "gradient-agreement", "bar", title, "level", "Spearman", series, described, "category", format_x="text",
+        format_y="index",
+    )  # fmt: skip
+    return Table("gradient-agreement", title, columns, rows, f"Under {view.normalization.name}."), chart
