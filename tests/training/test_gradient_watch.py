@@ -71,11 +71,22 @@ def test_a_row_far_above_the_usual_is_named(caplog: Any) -> None:
     assert "unusually large at step 4 for data.jsonl:" in caplog.text
 
 
-def trained(path: Path, **watch: Any) -> tuple[Any, list[torch.Tensor]]:
+def test_a_sharded_model_is_named_and_watched_no_longer(caplog: Any) -> None:
+    model = tiny_model("gpt2")
+    attachment, watch = attach(model, LOSS), GradientWatch(every=1)
+    next(model.parameters()).ds_id = 0  # as DeepSpeed marks what it holds in parts
+    with caplog.at_level(logging.WARNING, "sftloss.training"):
+        watch.look(attachment, BATCH, 0)
+        watch.look(attachment, BATCH, 1)
+    (record,) = [one for one in caplog.records if one.name == "sftloss.training"]
+    assert "sharded (DeepSpeed ZeRO-3)" in record.getMessage() and watch.take() == {}
+
+
+def trained(path: Path, is_rounded: bool = False, **watch: Any) -> tuple[Any, list[torch.Tensor]]:
     """Three steps of a model with dropout."""
     torch.manual_seed(0)
     cls = with_loss(transformers.Trainer, LOSS, **watch)
-    args = arguments(path, batch=4, accumulation=2, max_steps=3, learning_rate=0.01, seed=3)
+    args = arguments(path, batch=4, accumulation=2, max_steps=3, learning_rate=0.01, seed=3, bf16=is_rounded)
     trainer = cls(
         model=tiny_model("gpt2"),
         args=args,
@@ -92,6 +103,17 @@ def test_watching_changes_no_bit_of_a_training_with_dropout(tmp_path: Path) -> N
     assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
     lines = [line for line in trainer.state.log_history if "loss" in line]
     assert ["gradient_norm/task_a" in line for line in lines] == [True, False, True]
+
+
+def test_a_look_computes_in_the_precision_of_the_training(tmp_path: Path, monkeypatch: Any) -> None:
+    precision: list[Any] = []
+
+    def look(self: Any, attachment: Any, batch: Any, step: int) -> None:
+        precision.append(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
+
+    monkeypatch.setattr(GradientWatch, "look", look)
+    trained(tmp_path, is_rounded=True, watch="gradients", watch_every=1)
+    assert set(precision) == {torch.bfloat16}
 
 
 def test_the_class_is_pickled_with_its_watch_and_another_word_is_refused() -> None:

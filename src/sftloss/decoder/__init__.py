@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sftloss.decoder.decoder import Decoder, open_decoder
-from sftloss.decoder.loading import load_model
+from sftloss.decoder.loading import is_rounded_on_cpu, load_model
 from sftloss.decoder.port import HeadForm, LossOutput, ModelPass, ModelPort, PlainPort
 from sftloss.decoder.ports import port_of, register_port
 
@@ -14,6 +14,7 @@ __all__ = [
     "ModelPass",
     "ModelPort",
     "PlainPort",
+    "is_rounded_on_cpu",
     "load_model",
     "open_decoder",
     "port_of",

@@ -182,7 +182,8 @@ class GradientSource:
         from sftloss.training.gradients.direction import gradient_of
 
         loss, inputs = self._loss(study.objective, study), partial(self._inputs, study=study)
-        cosines, whole = [], {}
+        cosines: list[Any] = []
+        whole: Mapping[str, Any] = {}
         for column in ("task", "language"):
             codes, names = study.codes(column)
             of = {number: names[codes[np.searchsorted(study.ids, number)]] for number in chosen}

@@ -82,10 +82,10 @@ class Followed:
             dropped |= {*self.head.get("weight", ()), *self.layers[self.tied].values()}
             self.tied = None
         self.head = {key: kept for key, mine in self.head.items() if (kept := [n for n in mine if n not in dropped])}
-        for module, mine in list(self.layers.items()):
-            kept = {key: name for key, name in mine.items() if name not in dropped}
-            if kept:
-                self.layers[module] = kept
+        for module, names_by_key in list(self.layers.items()):
+            left = {key: name for key, name in names_by_key.items() if name not in dropped}
+            if left:
+                self.layers[module] = left
             else:
                 del self.layers[module], self.peers[module]
         self.peers = {module: [one for one in peers if one in self.layers] for module, peers in self.peers.items()}

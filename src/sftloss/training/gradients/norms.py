@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -66,14 +67,22 @@ def norms_by_hooks(attachment: Attachment, layers: Followed, question: Question)
     with frozen(model), following.placed(modules):
         opened = attachment.open(batch, question.loss)
         signal = _head_signal(opened, layers, question)
+        scale = _scale(signal.hidden)
         if opened.states.requires_grad:
-            capture.rows = signal.rows
-            opened.states.backward(signal.hidden.to(opened.states.dtype))
+            capture.rows = None if signal.rows is None else signal.rows * scale
+            opened.states.backward((signal.hidden * scale).to(opened.states.dtype))
         capture.finish()
+    capture.squares = {name: squares / scale**2 for name, squares in capture.squares.items()}
     for tensor, square in signal.squares.items():
         capture.add(layers.head[tensor][0], square)
     losses = question.layout.sum(signal.losses)
     return Norms(capture.squares, losses, capture.uncovered)
+
+
+def _scale(gradient: Tensor) -> float:
+    """The power of 2 that brings the largest to about 1: in float16, which ends at 6e-8, small ones would vanish."""
+    largest = float(gradient.abs().max()) if gradient.numel() else 0.0
+    return 2.0 ** -math.frexp(largest)[1] if 0 < largest < math.inf else 1.0
 
 
 def norms_by_loop(
@@ -99,12 +108,13 @@ def norms_by_loop(
         part = rows_of(question.batch, [row], layout.shape[0])
         columns = slice(row * layout.shape[1], (row + 1) * layout.shape[1])
         c = torch.where(layout.examples[columns] == example, question.coefficients[columns], 0.0)
-        value = loss_of(attachment, question._replace(batch=part, coefficients=c))
-        losses[example] = value.detach().double()
+        scale = _scale(c)
+        value = loss_of(attachment, question._replace(batch=part, coefficients=c * scale))
+        losses[example] = value.detach().double() / scale
         gradients = torch.autograd.grad(value, [*named.values()], allow_unused=True)
         for name, gradient in zip(named, gradients, strict=True):
             if gradient is not None:
-                squares[group_of(name)][example] += gradient.double().square().sum()
+                squares[group_of(name)][example] += (gradient.double() / scale).square().sum()
     return Norms(squares, losses, [])
 
 

@@ -109,11 +109,11 @@ def per_example_gradients(
     """
     if uncovered not in ("loop", "leave_out"):
         raise ValueError(f"per_example_gradients: uncovered must be 'loop' or 'leave_out', got {uncovered!r}.")
+    refuse_sharded(model)
     with attached(model, loss) as attachment, torch.enable_grad():
         layers = followed(attachment.model, attachment.port.head_layer(attachment.model))
         if not layers.sizes:
             raise ValueError("per_example_gradients: no parameter of the model requires a gradient.")
-        refuse_sharded(attachment.model)
         question = question_of(attachment, batch, attachment.loss if loss is None else as_loss(loss))
         reason = _named(layers.uncovered)
         if uncovered == "loop":

@@ -87,8 +87,8 @@ def additive_shares(
     """
     if isinstance(batches, Mapping):
         raise ValueError("additive_shares: batches must be the list of a step's micro-batches; give [batch] for one.")
+    refuse_sharded(model)
     with attached(model, loss) as attachment, torch.enable_grad():
-        refuse_sharded(attachment.model)
         chosen = attachment.loss if loss is None else as_loss(loss)
         steps = as_one_step(attachment, batches, chosen)
         with without_dropout(attachment.model):

@@ -184,7 +184,8 @@ class LossTrainer(_Trainer):
         if self._watch is not None:
             inputs = self._prepare_inputs(inputs)
             step = kwargs.get("num_items_in_batch", args[0] if args else None)
-            self._watch.look(self.attached(), {**inputs, "num_items_in_batch": step}, self.state.global_step)
+            with self.accelerator.autocast():  # as the pass that is trained
+                self._watch.look(self.attached(), {**inputs, "num_items_in_batch": step}, self.state.global_step)
         with self.training_loss.task_factor.capture(inputs):
             return super().training_step(model, inputs, *args, **kwargs)
 

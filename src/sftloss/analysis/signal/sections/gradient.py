@@ -44,8 +44,8 @@ def gradient_section(study: GradientStudy, decode: Decode | None) -> Section:
     (ratios, ratio_chart), (agreement, agreement_chart) = _ratios(study), _agreement(study)
     token_parts, conflicts = update_by_token(study), [conflict_parts(one) for one in study.measured.cosines]
     charts = (shares_chart, ratio_chart, agreement_chart, *(chart for chart, _ in (*token_parts, *conflicts)))
-    tables = (_numbers_table(study), deciles, ratios, _influential(study, decode), agreement)
-    tables += tuple(table for _, table in (*token_parts, *conflicts))
+    tables = [_numbers_table(study), deciles, ratios, _influential(study, decode), agreement]
+    tables += [table for _, table in (*token_parts, *conflicts)]
     strips = update_strips(study, decode)
     notes = [
         f"Measured of {counted(len(study.rows), 'example')}, spread evenly over the data. Coverage: "
@@ -58,7 +58,7 @@ def gradient_section(study: GradientStudy, decode: Decode | None) -> Section:
     if strips:
         notes.append("Tokens are coloured by their share of the update: those for it, or those against it.")
     title = "Gradient of the parameters"
-    return Section("gradient", title, _lead(study), LEVEL, charts, tables, strips, notes=tuple(notes))
+    return Section("gradient", title, _lead(study), LEVEL, charts, tuple(tables), strips, notes=tuple(notes))
 
 
 def _lead(study: GradientStudy) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
-from sftloss.analysis.shared.shares import Shares, forest, share_chart, share_table, shares
+from sftloss.analysis.shared.shares import Shares, cell, forest, share_chart, share_table, shares
 from sftloss.analysis.signal.frames import signal_expr
 from sftloss.analysis.signal.gradients import Cosines, GradientStudy
 from sftloss.analysis.signal.sections.compare import Decode
@@ -76,7 +76,7 @@ def update_strips(study: GradientStudy, decode: Decode | None) -> tuple[TokenStr
 def conflict_parts(of: Cosines) -> tuple[Chart, Table]:
     """The matrix of cosines, and the pairs with the smallest."""
     columns = (Column("group", of.column), *(Column(f"c{i}", name, "index") for i, name in enumerate(of.names)))
-    rows = tuple((name, *values) for name, values in zip(of.names, of.values, strict=True))
+    rows = tuple((name, *map(cell, values)) for name, values in zip(of.names, of.values, strict=True))
     note = "Below 0, a step for one raises the loss of the other."
     title = f"Cosines between the gradients by {of.column}"
     table = Table(f"gradient-cosines-{of.column}", title, columns, rows, note)
