@@ -69,7 +69,7 @@ def test_an_option_set_in_yaml_is_named_by_its_line(tmp_path) -> None:
     assert f"{config}:4: max-length: expected at least 2, got 1." in run("analyze", "-c", config).stderr
     config.write_text(config.read_text().replace("max-length: 1\n", ""))
     result = run("analyze", "-c", config)
-    assert result.stderr.startswith(f"sftloss: {config}:3: loss: objective: 'focl' is no objective")
+    assert result.stderr.startswith(f"sftloss: {config}:3: loss: 'focl' is no objective")
 
 
 def test_every_option_that_an_error_names_exists() -> None:

@@ -134,7 +134,7 @@ def test_fail_on_turns_findings_into_exit_code_1(analyze, data, fail_on, code):
     ("words", "expected"),
     [
         (["--loss", "focl"], "focal"),
-        (["--loss", "__import__('os')"], "--loss: objective"),
+        (["--loss", "__import__('os')"], "--loss: '__import__' is no objective"),
         (["--normalization", "mean"], "--normalization: 'mean' is none of token-mean"),
         (["--policy", "fair"], "--policy: 'fair' is none of per-token"),
         (["--max-length", "1"], "--max-length: expected at least 2"),
