@@ -17,6 +17,7 @@ from sftloss.cli.verbs.train import TrainOptions
 from sftloss.config import command_line, options_of, resolve
 from sftloss.experiments import STUDIES, Experiment, pretrained_study, study_page
 from sftloss.experiments.pages.describe import experiment_document
+from sftloss.experiments.pretrained import PRETRAINED
 from sftloss.experiments.studies import DEMO
 from sftloss.experiments.verdicts.comparisons import least_seeds
 from sftloss.finetune import Lora, Recipe
@@ -175,10 +176,16 @@ def test_a_page_of_a_study_says_what_its_result_says(file):
     assert page == study_page(file.stem, from_json(file.read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("name", ["length", "objectives"])
-def test_a_study_of_a_pretrained_model_is_a_plan(name):
-    study = pretrained_study(name, "rows.jsonl", "other.jsonl")
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_a_study_of_a_pretrained_model_is_a_plan(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text(
+        '{"prompt": "q", "response": "yes", "task": "en"}\n{"prompt": "q", "response": "y", "task": "zh"}\n'
+    )
+    further = {"eval_data": "held_out.jsonl"} if name == "rewards" else {}
+    study = pretrained_study(name, "rows.jsonl", "other.jsonl", reference=("folder",), **further)
     plan = study.experiment
+    assert name != "languages" or plan.tasks == ("none", "static", "static(en=1.500, zh=0.500)")
     assert len(plan.seeds) >= least_seeds(len(plan.arms())) and plan.recipe.lora is not None
     assert study.name == f"smollm2-{name}" and plan.forget_data == "other.jsonl" and plan.recipe.data == "rows.jsonl"
     assert Experiment.read(plan.plain()) == plan
@@ -190,6 +197,8 @@ def test_a_study_of_a_pretrained_model_is_a_plan(name):
         (("objectives",), "--model smollm2"),
         (("length", "--data", "x.jsonl"), "--model smollm2"),
         (("length", "--model", "smollm2"), "--data"),
+        (("forgetting", "--model", "smollm2", "--data", "x.jsonl"), "made by sftloss reference"),
+        (("rewards", "--model", "smollm2", "--data", "x.jsonl"), "--eval-data: rewards needs rows without wrong"),
         (("focal", "--model", "smollm2", "--data", ROOT / "pyproject.toml"), "length, objectives"),
     ],
 )

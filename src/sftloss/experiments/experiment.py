@@ -124,6 +124,7 @@ class Experiment:
             held-out loss on rows that judge no arm is used. Empty: the recipe's rate for all arms.
         length_rows: Rows of each task whose answers are measured at every point of the learning curve: of training
             prompts, and of held-out prompts that training does not have. 0: none.
+        also_judged: Further metrics that get verdicts, keys of ``ALSO_JUDGED``. Every one widens all intervals.
 
     Raises:
         ConfigError: If nothing can be compared: no seed, no held-out rows, a field of the recipe that is not used.
@@ -155,6 +156,7 @@ class Experiment:
     temperature: float = 1.0
     learning_rates: tuple[float, ...] = ()
     length_rows: int = 0
+    also_judged: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -234,7 +236,7 @@ class Experiment:
         """What all arms have in common: values of the recipe that are not its defaults, and digests of all files."""
         default = Recipe().identity()
         recipe = {k: v for k, v in self.recipe.identity().items() if k not in _OF_AN_ARM and v != default[k]}
-        own = {name: value for name, value in self.plain().items() if name not in (*_ARMS, "recipe")}
+        own = {name: value for name, value in self.plain().items() if name not in (*_ARMS, "recipe", "also_judged")}
         sources = {name: getattr(self.recipe, name) for name in ("data", "eval_data", "model", "tokenizer")}
         sources |= {"forget_data": self.forget_data}
         sources |= {f"reference_{i}": str(Path(v) / SEAL) for i, v in enumerate(self.recipe.reference)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sftloss.cli.exit import FINDINGS
 from sftloss.cli.language import LANG_FLAG, language_of
-from sftloss.cli.options import DATA, JSON_FLAG, MODEL, OUTPUT, Verbosity
+from sftloss.cli.options import DATA, JSON_FLAG, MODEL, OUTPUT, REFERENCE_FLAG, Verbosity
 from sftloss.cli.verbs.compare import COMPARE_RESULTS, ExecutionOptions, execution_of, print_brief
 from sftloss.cli.verbs.report import read_document
 from sftloss.config import option, part
@@ -25,7 +25,7 @@ class StudyOptions:
     """Flags of every study; what is trained is fixed."""
 
     model: str | None = option(
-        None, "Pretrained model of the study (length, objectives) in place of small models from scratch.", panel=MODEL,
+        None, "Pretrained model in place of small models from scratch, for the studies that have data.", panel=MODEL,
         choices=(SMOLLM2,),
     )  # fmt: skip
     data: str | None = option(
@@ -36,6 +36,10 @@ class StudyOptions:
         None, "Other data; the report shows how far training moved the pretrained model on it.", panel=DATA,
         metavar="FILE|DIR|NAME", reads=True,
     )  # fmt: skip
+    eval_data: str | None = option(
+        None, "Rows that judge the arms, in place of one row in ten.", panel=DATA, metavar="FILE|DIR|NAME", reads=True,
+    )  # fmt: skip
+    reference: tuple[str, ...] = option((), REFERENCE_FLAG)
     output: str | None = option(
         None, "Folder of the trainings, the report, the result and its page; finished trainings in it are kept "
         "(default: sftloss-study-NAME).", panel=OUTPUT, short="-o", metavar="DIR", writes=COMPARE_RESULTS,
@@ -56,6 +60,11 @@ _QUESTIONS = {
     "focal": "Does focal loss help? Compares it with cross-entropy; some training answers are wrong on purpose.",
     "instruction-response": "Should the instruction be trained too? Trains with prompt weights 0, 0.1 and 1.",
     "objectives": "Which objective suits a pretrained model? Compares eight of them; needs --model smollm2.",
+    "forgetting": "Do anchors to the untrained model lower forgetting? KL anchors and ASFT; needs --model smollm2.",
+    "diversity": "Do losses keep samples different? Compares GEM and an entropy bonus; needs --model smollm2.",
+    "languages": "How should languages share a training? By tokens, equally or by bytes; needs --model smollm2.",
+    "rewards": "What to do with wrong answers? Left out, pushed down, or a negative weight; needs --model smollm2.",
+    "hallucination": "Do losses make a model invent less? EAFT, IDK, unlikelihood; needs --model smollm2.",
     "multitask": "Do task weights that move help? Compares every strategy with equal weights, task by task.",
     "real_data": "What do focal loss and the example mean do on real rows? examples/compare_real.py writes the rows.",
 }
@@ -82,16 +91,18 @@ def _verb(name: str) -> Callable[[StudyOptions, Verbosity], int]:
 
 
 def _study(name: str, options: StudyOptions) -> Study:
-    from sftloss.experiments import pretrained_study, study_named
+    from sftloss.experiments import STUDIES, pretrained_study, study_named
 
     if options.model is None:
-        if options.data or options.forget_data or name == "objectives":
+        if options.data or options.forget_data or name not in STUDIES:
             cure = f"give {mention('model', SMOLLM2)}"
             raise ConfigError("data is for the studies of a pretrained model, as objectives is", cure=cure)
         return study_named(name)
     if options.data is None:
         raise ConfigError("a pretrained model needs rows to train on", option="data", cure="give a file")
-    return pretrained_study(name, options.data, options.forget_data)
+    return pretrained_study(
+        name, options.data, options.forget_data, eval_data=options.eval_data, reference=options.reference
+    )
 
 
 def _check(name: str, options: StudyOptions, execution: Execution) -> int:

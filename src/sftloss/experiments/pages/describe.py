@@ -8,7 +8,7 @@ from sftloss.document import Command, Document
 from sftloss.experiments.experiment import Arm, Experiment
 from sftloss.experiments.pages import groups, lengths, method, metrics, steps, tasks, verdicts
 from sftloss.experiments.run.results import Answer
-from sftloss.experiments.verdicts.comparisons import Results, comparisons
+from sftloss.experiments.verdicts.comparisons import ALSO_JUDGED, Results, comparisons, measures_of
 from sftloss.experiments.verdicts.findings import Verdicts, comparison_findings, comparison_headlines
 
 
@@ -27,7 +27,8 @@ def experiment_document(
         answers: Answers of each arm's first seed, shown side by side.
         command: The command line that asked for the comparison. Findings advise it with other values.
     """
-    compared = comparisons(results)
+    also = tuple(ALSO_JUDGED[key] for key in experiment.also_judged)
+    compared = comparisons(results, (*measures_of(results), *also))
     judged = Verdicts(experiment, results, compared, command)
     sections = (
         verdicts.verdicts_section(results, compared),

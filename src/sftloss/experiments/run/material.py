@@ -129,7 +129,9 @@ def tuning_rows(experiment: Experiment, tokenizer: Any, known: EncodedRows) -> t
     """
     if experiment.is_generated:
         return known, second_draw(experiment, tokenizer, known)
-    return _split(known, replace(experiment.recipe, eval_share=_TUNING_SHARE, seed=experiment.recipe.seed + 1))
+    return _split(
+        known, replace(experiment.recipe, eval_data=None, eval_share=_TUNING_SHARE, seed=experiment.recipe.seed + 1)
+    )
 
 
 def traced_rows(rows: Material, count: int) -> dict[str, EncodedRows]:

@@ -113,6 +113,13 @@ HEADLINE = (
 )
 
 
+ALSO_JUDGED = {
+    "distinct_2": Measure("distinct_2", "different word pairs over the samples of a prompt", "higher", "percent"),
+    "pass_at_8": Measure("pass_at_8", "prompts with a right answer among 8 samples", "higher", "percent"),
+}
+"""Measures that an experiment may add to these (``also_judged``)."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One arm against the first arm on one measure.
