@@ -81,10 +81,33 @@ def plain_text(text: str) -> str:
 def plain_formula(latex: str) -> str:
     """Return the LaTeX of our docstrings as one line of Unicode; a test checks that no command is left over."""
     text = re.sub(r"\\(?:text|operatorname)\{(\w+)\}", r"\1", latex)
-    text = re.sub(r"\\frac\{(.+?)\}\{(.+?)\}", r"\1/\2", text)
+    while (start := text.find(r"\frac{")) >= 0:
+        top, after = _braced(text, start + len(r"\frac"))
+        bottom, end = _braced(text, after)
+        fraction, before, behind = f"{_grouped(top)} / {_grouped(bottom)}", text[:start], text[end:]
+        is_factor = before.rstrip().endswith(r"\log") or behind.lstrip()[:1] not in ("", *",)}+-=")
+        text = f"{before}({fraction}){behind}" if is_factor else f"{before}{fraction}{behind}"
     text = re.sub(r"\\([a-zA-Z]+|[,;])", lambda command: _SYMBOLS.get(command[1], command[0]), text)
     text = re.sub(r"([_^])\{(\w+|-?\d+)\}", r"\1\2", text).replace("{", "(").replace("}", ")")
-    return " ".join(text.split()).replace("∂ ", "∂").replace("log ^", "log^")
+    text = " ".join(text.split()).replace("∂ ", "∂").replace("log ^", "log^")
+    first, *rest = text.split(", where ")
+    return ", ".join([first, f"where {rest[0]}", *rest[1:]]) if rest else first
+
+
+def _braced(text: str, start: int) -> tuple[str, int]:
+    """Return what stands in the braces that open at `start`, and the place behind them."""
+    depth, end = 0, start
+    while True:
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        end += 1
+        if depth == 0:
+            return text[start + 1 : end - 1], end
+
+
+def _grouped(part: str) -> str:
+    """Return a part of a fraction, in parentheses where it is a sum or a product."""
+    is_one = re.fullmatch(r"[^\s+-]+|\\[a-z]+ ?\S*", part.strip()) is not None
+    return part.strip() if is_one else f"({part.strip()})"
 
 
 def markdown(text: str) -> str:

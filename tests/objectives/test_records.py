@@ -13,13 +13,15 @@ from tests.objectives.rows import ENTRIES
 from tests.paths import ROOT
 
 from sftloss import objectives
-from sftloss.docstrings import replace_region
+from sftloss.docstrings import plain_formula, replace_region
 from sftloss.objectives import OBJECTIVES, cross_entropy, description, objective
 from sftloss.objectives.description import COSTS
 from sftloss.objectives.page import gate_picture, objective_regions, with_count
 from sftloss.registry import with_imports
 from sftloss.statistics import FIELDS, TokenStats, from_logits
 from sftloss.statistics.tokens import FURTHER
+from sftloss.weights import PRESET_PAPERS
+from sftloss.weights.presets import NAMES
 
 DOCS = ROOT / "docs" / "objectives.md"
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
@@ -205,3 +207,20 @@ def test_own_objective_that_fails_on_made_up_tokens_is_described_without_a_gate(
 
     assert description("picky", picky).gate is None
     assert description("own", lambda stats: -stats.target_logprob.exp()).gate is not None
+
+
+@pytest.mark.parametrize(
+    ("latex", "plain"),
+    [
+        (r"\frac{1 - p_i^q}{q}, \qquad p_i = 2", "(1 - p_i^q) / q, where p_i = 2"),
+        (r"\log \frac{1 - \alpha}{p_i} + \frac{a}{b}", "log ((1 - α) / p_i) + a / b"),
+        (r"\frac{1}{T} \sum_j x_{ij}", "(1 / T) Σ_j x_ij"),
+        (r"a, \qquad b = \frac{\gamma}{p_{i}}, \qquad c", "a, where b = γ / p_i, c"),
+    ],
+)
+def test_a_fraction_keeps_its_parts_together(latex: str, plain: str) -> None:
+    assert plain_formula(latex) == plain
+
+
+def test_papers_of_weights_are_found_too() -> None:
+    assert set(PRESET_PAPERS.values()) < {name.replace("=W", "=0.1") for name in NAMES}

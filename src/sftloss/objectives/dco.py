@@ -38,7 +38,8 @@ def dco(stats: TokenStats, *, samples: int = 8) -> Float[Tensor, " tokens"]:
         diversity. Its paper reports that cross-entropy lowers pass@N as training goes on, and that this loss does not.
 
     Harms:
-        A single sample: targets are left less certain, and over a whole answer the doubts multiply. Use N = 1 for that.
+        A single sample: targets are left less certain, and over a whole answer the probabilities multiply. Use N = 1
+        for that.
 
     Example:
         >>> import torch

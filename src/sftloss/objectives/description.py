@@ -73,6 +73,7 @@ class Description:
         return {
             "summary": plain_text(self.docstring.summary),
             "formula": plain_formula(self.docstring.formula),
+            **({"note": plain_text(self.docstring.body)} if self.docstring.body else {}),
             **{name: plain_text(meanings.get(name, "")) for name in self.hyper_parameters},
             **({"gate from p = 0 to 1": self.gate} if self.gate else {}),
             **({"reads": ", ".join(self.reads), "costs": self.cost} if self.reads else {}),

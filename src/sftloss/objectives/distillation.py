@@ -38,7 +38,8 @@ def distillation(stats: TokenStats) -> Float[Tensor, " tokens"]:
         :math:`p - q`, with q 0 at every other token: they lose what the teacher's list does not hold.
 
     Helps:
-        A larger model's answers with its own doubts, at K numbers a token: no teacher has to be in memory. With ids and
+        Learning from a larger model: the K tokens that it holds likeliest, and how likely, at K numbers a token.
+        No teacher has to be in memory. With ids and
         shares of several annotators it learns their disagreement.
 
     Harms:

@@ -33,7 +33,8 @@ def flsd(stats: TokenStats) -> Float[Tensor, " tokens"]:
 
     Harms:
         Likely targets: at p = 0.9 the gate is 0.004, so what is nearly learned stays nearly learned, and over a long
-        answer the doubts multiply. With noisy data it puts its weight on what the model doubts, as ``focal`` does.
+        answer the probabilities multiply. With noisy data it puts its weight on what the model doubts, as ``focal``
+        does.
 
     Example:
         >>> import torch

@@ -17,7 +17,7 @@ from sftloss.statistics import TokenStats
     )
 )
 def gem(stats: TokenStats, *, beta: float = 0.7) -> Float[Tensor, " tokens"]:
-    r"""Game-theoretic entropy maximization: cross-entropy at a temperature below 1, which keeps the rest alive.
+    r"""Game-theoretic entropy maximization: cross-entropy at a temperature below 1, which lowers other tokens less.
 
     .. math:: \ell_i = -\beta \log \operatorname{softmax}(z_i / \beta)_y
 

@@ -11,7 +11,7 @@ from sftloss.statistics import TokenStats
 
 @attach_record(
     ObjectiveRecord(
-        examples=("cross_entropy + 0.1 * kl_anchor", 'cross_entropy + 0.1 * kl_anchor(direction="reverse")'),
+        examples=("cross_entropy + 0.1 * kl_anchor", "cross_entropy + 0.1 * kl_anchor(direction='reverse')"),
         is_term=True,
         extras=("candidate_ids", "reference_candidate_logprob"),
         published=(PublishedLoss("2509.23753", "ASFT on the likeliest tokens", "dft + 0.05 * kl_anchor"),),

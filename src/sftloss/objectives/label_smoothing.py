@@ -33,7 +33,7 @@ def label_smoothing(
         stats: Token statistics; reads ``target_logprob`` and ``mean_logprob``, shape ``(tokens,)``, in nats, and
             ``vocab_size``, the V above: tokens whose logit is ``-inf`` (a padded vocabulary) are no part of it.
         epsilon: Probability given away, dimensionless, in ``[0, 1]``. ``0`` is cross-entropy.
-        convention: ``"uniform"`` or ``"others"``.
+        convention: ``"uniform"`` spreads epsilon over all V tokens, ``"others"`` over the V - 1 beside the target.
 
     Returns:
         Loss of each token, shape ``(tokens,)``, in nats, ``>= 0``. Neither weighted nor reduced.

@@ -15,7 +15,7 @@ from sftloss.statistics import TokenStats
 
 @attach_record(ObjectiveRecord(examples=("rank_tuner", "rank_tuner(q=0)"), is_detached=True))
 def rank_tuner(stats: TokenStats, *, q: float = 1.0, highest: float = 100.0) -> Float[Tensor, " tokens"]:
-    r"""Cross-entropy times how much less likely the target is than the entropy of the prediction excuses.
+    r"""Cross-entropy times a scale that compares the target's probability with the entropy of the prediction.
 
     .. math:: \ell_i = -\operatorname{sg}(\min(b, p_i^q \, (p_i s_i)^{-K_i})) \log p_i, \qquad
         s_i = 1 + e^{H_i} / 4, \qquad K_i = (\log 2 / \log(1 + \max(R_i, s_i)))^2

@@ -10,7 +10,7 @@ from sftloss.statistics import TokenStats
 
 @attach_record(ObjectiveRecord(examples=("cross_entropy + 1e-4 * z_loss",), is_term=True))
 def z_loss(stats: TokenStats) -> Float[Tensor, " tokens"]:
-    r"""Squared log-normalizer: keeps the logits from drifting, which cross-entropy does not notice.
+    r"""Squared log-normalizer: keeps the logits from drifting, which does not change cross-entropy.
 
     .. math:: r_i = (\log Z_i)^2, \qquad \log Z_i = \log \sum_j e^{z_{ij}}
 

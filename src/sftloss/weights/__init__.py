@@ -30,7 +30,7 @@ from sftloss.weights.normalization import (
 )
 from sftloss.weights.normalizer import NORMALIZERS, coefficients, normalizer, validate_weights
 from sftloss.weights.positions import position_weights
-from sftloss.weights.presets import Preset, preset
+from sftloss.weights.presets import PRESET_PAPERS, Preset, preset
 from sftloss.weights.rewards import reward_weights
 from sftloss.weights.roles import role_weights
 from sftloss.weights.sequences import SEQUENCE_VALUES, sequence_values
@@ -39,6 +39,7 @@ __all__ = [
     "EXAMPLE_MEAN",
     "NORMALIZATIONS",
     "NORMALIZERS",
+    "PRESET_PAPERS",
     "ROLES",
     "SEQUENCE_VALUES",
     "SQRT",

@@ -11,6 +11,10 @@ NAMES = ("wit", "prompt-weight=W", "instruction-modelling", "think=W")
 """How presets are written; W is a number."""
 
 
+PRESET_PAPERS = {"2507.07817": "wit", "2401.13586": "prompt-weight=0.1", "2405.14394": "instruction-modelling"}
+"""The arXiv ids of papers whose weights are a preset."""
+
+
 @dataclass(frozen=True)
 class Preset:
     """What a preset sets.
