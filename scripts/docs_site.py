@@ -292,6 +292,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(text: str, page: Any, config: Any, files: Any) -> str:
     """Point links at the site, and remove the comments with sources and code for the tests."""
+    if not page.parent:
+        page.meta["hide"] = ["navigation"]  # a section of one page: its list would show itself alone
     if source_of(page.file.src_uri):
         text = with_links_of_the_site(text, page.file.src_uri)
     return re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
