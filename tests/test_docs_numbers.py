@@ -6,7 +6,8 @@ A comment behind numbers names where they are: a file, the way to a record in it
     -difference_high, -difference_low -->
 
 The last numbers before the comment are these values, in this order, rounded as they are written. A number before a
-percent sign is a share; ``-name`` is the value with its sign changed, ``name / 0`` a value in it. A step is a key or an
+percent sign is a share; ``-name`` is the value with its sign changed, ``name / 0`` a value in it, and
+``=3`` the number 3. Semicolons part names that have commas. A step is a key or an
 index. In the result of a study it is the id of a table, and then the first cells of one row, or their beginnings.
 """
 
@@ -39,7 +40,10 @@ def value_at(file: str, way: str) -> list[float]:
     value: Any = result(file)
     for step in steps:
         value = follow(value, step)
-    return [sign * reduce(follow, name.split(" / "), value) for sign, name in map(signed, names.split(", "))]
+    return [
+        float(name[1:]) if name.startswith("=") else sign * reduce(follow, name.split(" / "), value)
+        for sign, name in map(signed, names.split("; " if "; " in names else ", "))
+    ]
 
 
 def signed(name: str) -> tuple[int, str]:
