@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_refused_before_training(of_demo: Path, tmp_path: P
         "is missing": {"reference": (str(tmp_path / "none"),)},
         "made with another max_length": {"max_length": 16},
         "has no old_logprob": {"loss": "psft"},
-        "no command computes yet": {"loss": "unlikelihood"},
+        "two terms of .* need different candidate_ids": {"loss": "unlikelihood_context + 0.1 * kl_anchor"},
     }.items():
         for run in (fine_tune, plan):
             with pytest.raises(ConfigError, match=problem):

@@ -142,9 +142,10 @@ def references_of(
     """The reference models' values that the loss reads, there for every row; None where it reads none.
 
     Raises:
-        ConfigError: If they do not fit the run.
+        ConfigError: If they do not fit the run, or other tensors that the loss reads cannot be made.
         DataError: If a row has none, or a file is damaged.
     """
+    made_of(loss.function, tokenizer)  # what cannot be made is refused before anything is computed
     names = stored_extras_of(loss.function) or ((REFERENCE,) if reads_stored(recipe) else ())
     if not recipe.reference or not names:
         return None
