@@ -5,6 +5,7 @@ The contenders are our one backward pass, a loop of backward passes over rows cu
 
     OMP_NUM_THREADS=1 python -m benchmarks.gradients                       # 128, 512 and 2048 tokens, equal and ragged
     OMP_NUM_THREADS=1 python -m benchmarks.gradients --lengths 128 --untied
+    OMP_NUM_THREADS=1 python -m benchmarks.gradients --watch               # what `--watch-gradients` adds to a training
 
 A step is the model's own forward pass with its loss, and backward; no optimizer. Errors are relative to a loop in
 float64. Contenders take turns, each round in another order, and a ratio is between runs of the same round. It is of the
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from torch import Tensor
 
 from benchmarks.common import print_table, provenance, ratios, timed, write_json
 from sftloss import attach, detach, per_example_gradients
+from sftloss.training.watch.gradients import GradientWatch
 
 TOKENS = 4096  # of a batch, at most
 GOAL = 1.1
@@ -182,12 +185,30 @@ def measured(given: Case, rounds: int, peers: list[str]) -> dict[str, Any]:
     return rows
 
 
+def watched(given: Case, rounds: int) -> dict[str, Any]:
+    """Ratio of a look of `--watch-gradients` to an optimizer step of one micro-batch, and its share of a training."""
+    model = copy.deepcopy(given.model).train()
+    attachment, optimizer = attach(model, "cross_entropy"), torch.optim.AdamW(model.parameters(), lr=1e-5)
+    watch, steps = GradientWatch(every=1), itertools.count()
+
+    def train() -> None:
+        model(**given.batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    seconds = timed({"step": train, "look": lambda: watch.look(attachment, given.batch, next(steps))}, rounds)
+    over = ratios(seconds["look"]["processor"], seconds["step"]["processor"])
+    every = GradientWatch().every
+    return {"look": {"over the step": over, f"every {every} steps": [round(one / every, 4) for one in over]}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 2048])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--untied", action="store_true", help="a head with a weight of its own")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--watch", action="store_true", help="the cost of watching gradients in a training, alone")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -196,7 +217,7 @@ def main() -> None:
         for is_ragged in (False, True):
             given = case(length, is_ragged=is_ragged, is_tied=not options.untied)
             shape = f"{len(given.lengths)} rows of {'up to ' * is_ragged}{length} tokens"
-            rows = measured(given, options.rounds, options.peers)
+            rows = watched(given, options.rounds) if options.watch else measured(given, options.rounds, options.peers)
             print_table(shape, rows)
             record["tables"][shape] = rows
             write_json(options.json, record)
