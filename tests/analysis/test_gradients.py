@@ -130,6 +130,11 @@ def test_an_outlier_is_named_by_file_and_line() -> None:
     assert finding.id == "SIG005" and finding.rows == ("data.jsonl:8",)
 
 
+def test_norms_that_differ_by_orders_anyway_are_no_outliers() -> None:
+    """Easy examples have a thousandth of the norm of hard ones, and a third of all are hard."""
+    assert ids_of(study_of(lambda norms: np.where(np.arange(len(norms)) % 3 == 0, 1000 * norms, norms))) == set()
+
+
 def test_conflicting_groups_and_a_step_below_the_noise_scale() -> None:
     cosines = (Cosines("language", ("en", "zh"), ((1.0, -0.4), (-0.4, 1.0))),)
     study = study_of(shares=lambda count: np.full(count, 1 / count), cosines=cosines, micro_batch=1)

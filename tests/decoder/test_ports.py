@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import sftloss
-from sftloss.decoder import PlainPort, open_decoder, port_of, ports, register_port
+from sftloss.decoder import PlainPort, is_rounded_on_cpu, open_decoder, port_of, ports, register_port
 from sftloss.errors import ModelError
 from sftloss.training import Loss, attach, attachment_of, collate_rows, detach
 
@@ -146,3 +146,10 @@ def test_plain_module_is_analysed(registered: None) -> None:
     model.embed, model.output = nn.Embedding(len(tokenizer), 16).double(), nn.Linear(16, len(tokenizer)).double()
     rows = [{"prompt": "copy", "completion": word} for word in ("red fox", "blue bird", "red", "blue")]
     assert sftloss.analyze(model, tokenizer, rows).document.sections
+
+
+def test_sixteen_bits_on_a_processor_are_the_slow_case() -> None:
+    model = torch.nn.Linear(2, 2)
+    assert not is_rounded_on_cpu(model)
+    assert is_rounded_on_cpu(model.bfloat16())
+    assert not is_rounded_on_cpu(model.to("meta"))

@@ -71,8 +71,8 @@ class TrainOptions:
     save_every: int = option(500, "Optimizer steps between checkpoints.", panel=OUTPUT, minimum=1)
     logging_every: int = option(10, "Optimizer steps between log lines.", panel=OUTPUT, minimum=1)
     watch_gradients: int | None = option(
-        None, "Optimizer steps between two looks at the gradient norm of each example, logged by task and length.",
-        panel=OUTPUT, minimum=1, metavar="N",
+        None, "Optimizer steps between two looks at the gradient norm of each example, logged by task and length; 125 "
+        "costs less than 1 % of the time.", panel=OUTPUT, minimum=1, metavar="N",
     )  # fmt: skip
     keep: int | None = option(2, "Number of newest checkpoints to keep.", panel=OUTPUT, minimum=1)
     keep_best: bool = option(

@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 
 def with_loss(
-    trainer: type[_T], loss: Loss | str | Objective, watch: str | None = None, watch_every: int = 100
+    trainer: type[_T], loss: Loss | str | Objective, watch: str | None = None, watch_every: int = 125
 ) -> type[_T]:
     """A Trainer class that trains with a loss: change ``Trainer(...)`` to ``with_loss(Trainer, loss)(...)``.
 

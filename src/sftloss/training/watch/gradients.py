@@ -36,10 +36,11 @@ class GradientWatch:
     normalization decides what an outlier is.
 
     Attributes:
-        every: Optimizer steps between two looks. A look costs about one micro-batch's forward and backward pass.
+        every: Optimizer steps between two looks. A look costs about one micro-batch's forward and backward pass, and
+            125 keeps that below 1 % of the time.
     """
 
-    every: int = 100
+    every: int = 125
     _sizes: deque[float] = field(default_factory=lambda: deque(maxlen=_MOST))
     _sums: dict[str, tuple[float, int]] = field(default_factory=dict)
     _largest: float = 0.0

@@ -39,17 +39,19 @@ def _outliers(study: GradientStudy) -> Evidence | None:
     if len(norms) < _LEAST:
         return None
     order = np.argsort(study.size, kind="stable")
-    usual = np.empty(len(norms))
+    usual, limit = np.empty(len(norms)), np.empty(len(norms))
     for part in np.array_split(order, max(1, len(order) // _LEAST)):
-        usual[part] = np.median(norms[part])
+        low, usual[part], high = np.quantile(norms[part], (0.25, 0.5, 0.75))
+        # where many norms differ by orders, as of easy and hard tasks, a large one is no outlier
+        limit[part] = max(_OUTLIER * usual[part][0], high * (high / low) ** 1.5 if low > 0 else np.inf)
     times = norms / np.where(usual > 0, usual, np.inf)
-    far = np.flatnonzero(times > _OUTLIER)
+    far = np.flatnonzero(norms > limit)
     if not len(far):
         return None
     far = far[np.argsort(-times[far], kind="stable")]
     sentence = (
         f"{counted(len(far), 'example')} {'have' if len(far) > 1 else 'has'} a gradient over {number(_OUTLIER)} times "
-        f"the usual norm of its length, at most {number(float(times[far[0]]))} times. Together "
+        f"the usual norm of {'their' if len(far) > 1 else 'its'} length, at most {number(float(times[far[0]]))} times. Together "
         f"{'they have' if len(far) > 1 else 'it has'} {percent(float(norms[far].sum() / norms.sum()))} of all norms."
     )
     rows = study.study.origins(study.rows[far[:10]])

@@ -138,11 +138,11 @@ def _ratios(study: GradientStudy) -> tuple[Table, Chart]:
     for at, objective in enumerate(base.objectives):
         view = View(objective, base.options.normalization)
         norms, losses = study.norms(view), base.signal(view, "loss")[study.rows]
-        ends = "" if len(base.objectives) == 1 else f", {objective}"
+        ends, key = "" if len(base.objectives) == 1 else f", {objective}", at or ""
         columns += [
-            Column(f"loss{at}", f"mean loss of a token{ends}", "nats"),
-            Column(f"norm{at}", f"gradient norm, mean{ends}", "number", f"under {view.normalization.name}"),
-            Column(f"ratio{at}", f"gradient norm over loss{ends}", "number", "both of the whole example"),
+            Column(f"loss{key}", f"mean loss of a token{ends}", "nats"),
+            Column(f"norm{key}", f"gradient norm, mean{ends}", "number", f"under {view.normalization.name}"),
+            Column(f"ratio{key}", f"gradient norm over loss{ends}", "number", "both of the whole example"),
         ]
         ratios = []
         for group, row in enumerate(cells):
@@ -217,7 +217,10 @@ def _agreement(study: GradientStudy) -> tuple[Table, Chart]:
     }
     columns = (
         Column("level", "level"),
-        *(Column(f"rank{at}", f"Spearman with the {what}", "index") for at, what in enumerate(ranks)),
+        *(
+            Column(key, f"Spearman with the {what}", "index")
+            for key, what in zip(("norm", "share"), ranks, strict=False)
+        ),
     )
     rows = tuple(zip(cheap, *ranks.values(), strict=True))
     title = "How well cheaper levels agree"
