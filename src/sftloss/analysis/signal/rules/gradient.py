@@ -49,10 +49,11 @@ def _outliers(study: GradientStudy) -> Evidence | None:
     if not len(far):
         return None
     far = far[np.argsort(-times[far], kind="stable")]
+    has, its, it_has = ("have", "their", "they have") if len(far) > 1 else ("has", "its", "it has")
     sentence = (
-        f"{counted(len(far), 'example')} {'have' if len(far) > 1 else 'has'} a gradient over {number(_OUTLIER)} times "
-        f"the usual norm of {'their' if len(far) > 1 else 'its'} length, at most {number(float(times[far[0]]))} times. Together "
-        f"{'they have' if len(far) > 1 else 'it has'} {percent(float(norms[far].sum() / norms.sum()))} of all norms."
+        f"{counted(len(far), 'example')} {has} a gradient over {number(_OUTLIER)} times the usual norm of {its} "
+        f"length, at most {number(float(times[far[0]]))} times. Together {it_has} "
+        f"{percent(float(norms[far].sum() / norms.sum()))} of all norms."
     )
     rows = study.study.origins(study.rows[far[:10]])
     return Evidence(sentence, float(times[far[0]]), None, "times the usual norm", rows)
