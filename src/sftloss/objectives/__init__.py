@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sftloss.objectives.candidates import context_candidates
 from sftloss.objectives.description import Description, description, descriptions, published_losses
 from sftloss.objectives.expression import objective
+from sftloss.objectives.gem import gem_log_sigmoid
 from sftloss.objectives.record import OBJECTIVES, Objective, ObjectiveRecord, in_listing_order
 from sftloss.objectives.terms import (
     ObjectiveSum,
@@ -102,6 +103,7 @@ __all__ = [
     "description",
     "descriptions",
     "extras_of",
+    "gem_log_sigmoid",
     "objective_function",
     "objective",
     "plug_in_names",

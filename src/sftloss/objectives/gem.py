@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sftloss.errors import check_range
@@ -54,7 +54,34 @@ def gem(stats: TokenStats, *, beta: float = 0.7) -> Float[Tensor, " tokens"]:
         Li et al., *Preserving Diversity in Supervised Fine-Tuning of Large Language Models*, 2024, the linear h
         (arXiv:2408.16673). Its scripts use h = log-sigmoid with beta 0.7, its Triton kernel the linear one. The
         log-sigmoid weighs by sigmoid(0.01 (z_v - z_y)), which is near one half everywhere: half the gradient of this
-        one, 2.4% apart on logits of standard deviation 2. Write ``0.5 * gem`` for a run at its learning rate.
+        one, 2 to 3% apart on logits of standard deviation 2. Write ``0.5 * gem`` for a run at its learning rate;
+        :func:`sftloss.objectives.gem_log_sigmoid` is that loss itself, of logits.
     """
     check_range("gem", beta=(beta, "> 0"))
     return -beta * stats.tempered_logprob(beta)
+
+
+def gem_log_sigmoid(
+    logits: Float[Tensor, "tokens vocab"], targets: Int[Tensor, " tokens"], *, beta: float = 0.7
+) -> Float[Tensor, " tokens"]:
+    r"""GEM with the log-sigmoid h of its scripts, a loss of logits for :func:`sftloss.map_logits`.
+
+    .. math:: \ell_i = \sum_j \operatorname{sg}(q_{ij} \, \sigma(0.01 (z_{ij} - z_{iy}))) (z_{ij} - z_{iy})
+
+    Args:
+        logits: ``(tokens, vocab)``.
+        targets: ``(tokens,)``, no ``-100``.
+        beta: Temperature of :math:`q = \operatorname{softmax}(z / \beta)`, dimensionless, ``> 0``.
+
+    Returns:
+        ``(tokens,)``. The value is no likelihood; its gradient is that of the paper's scripts.
+
+    Example:
+        >>> import torch
+        >>> gem_log_sigmoid(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
+        tensor([-0.0538])
+    """
+    check_range("gem_log_sigmoid", beta=(beta, "> 0"))
+    ahead = logits - logits.gather(1, targets[:, None])
+    weight = (logits / beta).softmax(dim=1) * (0.01 * ahead).sigmoid()
+    return (weight.detach() * ahead).sum(dim=1)
