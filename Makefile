@@ -62,6 +62,7 @@ studies: $(VENV)/.sftloss-cli
 		if [ $$name = real_data ] && [ ! -f real/train.jsonl ]; then \
 			echo "real_data: skipped, there is no folder real (examples/compare_real.py writes it)"; continue; \
 		fi; \
+		case $$name in smollm2-*) echo "$$name: skipped, its command is on its page"; continue;; esac; \
 		echo "$$name:"; \
 		OMP_NUM_THREADS=1 $(BIN)/sftloss study $$name --output build/studies/$$name --workers $(WORKERS) --quiet || exit 1; \
 		cp build/studies/$$name/$$name.json build/studies/$$name/$$name.md studies/ || exit 1; \
@@ -75,6 +76,7 @@ studies-check: $(VENV)/.sftloss-cli
 		if [ $$name = real_data ] && [ ! -f real/train.jsonl ]; then \
 			echo "real_data: skipped, there is no folder real (examples/compare_real.py writes it)"; continue; \
 		fi; \
+		case $$name in smollm2-*) echo "$$name: skipped, its command is on its page"; continue;; esac; \
 		echo "$$name:"; \
 		OMP_NUM_THREADS=1 $(BIN)/sftloss study $$name --check $$record --workers $(WORKERS) --quiet || failed="$$failed $$name"; \
 	done; [ -z "$$failed" ] || { echo "studies-check: failed:$$failed"; exit 1; }

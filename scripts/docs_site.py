@@ -262,11 +262,20 @@ def _methods(value: type) -> list[str]:
 # ---- what mkdocs calls ----
 
 
+def unnamed_pages() -> dict[str, list[str]]:
+    """Pages that the navigation gets by themselves, by the first page of their section: new studies, the reference."""
+    named = nav_pages()
+    studies = [page for page in pages() if page.startswith("studies/") and page not in named]
+    return {"reference/index.md": [page for page in reference_pages() if page not in named], "studies.md": studies}
+
+
 def on_config(config: Any) -> Any:
-    """List the pages of the reference below its first page."""
+    """List the pages that the navigation does not name."""
+    unnamed = unnamed_pages()
     for section in _sections_of(config.nav):
-        if "reference/index.md" in section:
-            section += [page for page in reference_pages() if page not in section]
+        for entry in list(section):
+            first = next(iter(entry.values())) if isinstance(entry, dict) else entry
+            section += unnamed.get(first, []) if isinstance(first, str) else []
     return config
 
 
