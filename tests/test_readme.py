@@ -7,8 +7,10 @@ import re
 
 import pytest
 from tests.paths import ROOT
+from transformers import Trainer
 from typer.main import get_command
 
+import sftloss
 from sftloss.cli.app import app
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,7 +25,33 @@ def test_its_python_runs_and_prints(code, capsys):
 
 
 def test_its_python_examples_are_short():
-    assert len(BLOCKS) == 3 and all(len(block.splitlines()) <= 13 for block in BLOCKS)
+    assert len(BLOCKS) == 2 and all(len(block.splitlines()) <= 9 for block in BLOCKS)
+
+
+def test_it_is_short():
+    assert len(TEXT.splitlines()) < 150
+
+
+def test_the_lines_it_adds_to_a_program_make_trainers():
+    """TRL's class is stood in for by the Trainer here; docs/how-to/trl.md runs it."""
+    (diff,) = re.findall(r"```diff\n(.*?)```", TEXT, re.S)
+    before, after = ([line[2:] for line in diff.splitlines() if line[0] == sign] for sign in "-+")
+    for old, new in zip(before, after, strict=True):
+        rest = re.search(r"Trainer(\(model=.*)", old)[1]
+        assert new.endswith(rest)  # the arguments stay
+        wrapped = new.removeprefix("trainer = ").removesuffix(rest)
+        assert issubclass(
+            eval(
+                wrapped,
+                {"with_loss": sftloss.with_loss, "Loss": sftloss.Loss, "Trainer": Trainer, "SFTTrainer": Trainer},
+            ),
+            Trainer,
+        )
+
+
+def test_its_pictures_and_pages_are_there():
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
 
 
 def test_its_first_example_prints_what_it_says(capsys):
@@ -34,7 +62,7 @@ def test_its_first_example_prints_what_it_says(capsys):
 
 def test_its_tree_names_what_is_there():
     tree = TEXT.split("```\nsrc/sftloss/\n")[1].split("```")[0]
-    named = set(re.findall(r"^  (\S+)", tree, re.M))
+    named = {name for names in re.findall(r"^  ([^\s,]+(?:, [^\s,]+)*) ", tree, re.M) for name in names.split(", ")}
     source = ROOT / "src" / "sftloss"
     rooms = {f"{path.parent.name}/" for path in source.glob("*/__init__.py")}
     assert named == rooms | {path.name for path in source.glob("*.py") if path.name != "__init__.py"}
