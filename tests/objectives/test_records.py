@@ -12,7 +12,7 @@ from tests.objectives.closed_forms import CLOSED_FORMS
 from tests.objectives.rows import ENTRIES
 from tests.paths import ROOT
 
-from sftloss import objectives
+from sftloss import objectives, weights
 from sftloss.docstrings import plain_formula, replace_region
 from sftloss.objectives import OBJECTIVES, cross_entropy, description, objective
 from sftloss.objectives.description import COSTS
@@ -20,8 +20,7 @@ from sftloss.objectives.page import gate_picture, objective_regions, with_count
 from sftloss.registry import with_imports
 from sftloss.statistics import FIELDS, TokenStats, from_logits
 from sftloss.statistics.tokens import FURTHER
-from sftloss.weights import PRESET_PAPERS
-from sftloss.weights.presets import NAMES
+from sftloss.weights import WEIGHT_PAPERS, preset
 
 DOCS = ROOT / "docs" / "objectives.md"
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
@@ -223,4 +222,7 @@ def test_a_fraction_keeps_its_parts_together(latex: str, plain: str) -> None:
 
 
 def test_papers_of_weights_are_found_too() -> None:
-    assert set(PRESET_PAPERS.values()) < {name.replace("=W", "=0.1") for name in NAMES}
+    presets = {text.removeprefix("--preset ") for _, text in WEIGHT_PAPERS.values() if text.startswith("--preset ")}
+    assert len(presets) == 3 and all(preset(text).loss for text in presets)
+    functions = [text.partition("(")[0].rpartition(".")[2] for _, text in WEIGHT_PAPERS.values() if "(" in text]
+    assert all(hasattr(weights, name) for name in functions)

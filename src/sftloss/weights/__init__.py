@@ -30,7 +30,7 @@ from sftloss.weights.normalization import (
 )
 from sftloss.weights.normalizer import NORMALIZERS, coefficients, normalizer, validate_weights
 from sftloss.weights.positions import position_weights
-from sftloss.weights.presets import PRESET_PAPERS, Preset, preset
+from sftloss.weights.presets import WEIGHT_PAPERS, Preset, preset
 from sftloss.weights.rewards import reward_weights
 from sftloss.weights.roles import role_weights
 from sftloss.weights.sequences import SEQUENCE_VALUES, sequence_values
@@ -39,11 +39,11 @@ __all__ = [
     "EXAMPLE_MEAN",
     "NORMALIZATIONS",
     "NORMALIZERS",
-    "PRESET_PAPERS",
     "ROLES",
     "SEQUENCE_VALUES",
     "SQRT",
     "TOKEN_MEAN",
+    "WEIGHT_PAPERS",
     "Normalization",
     "Preset",
     "adaptive_length_weights",

@@ -11,8 +11,18 @@ NAMES = ("wit", "prompt-weight=W", "instruction-modelling", "think=W")
 """How presets are written; W is a number."""
 
 
-PRESET_PAPERS = {"2507.07817": "wit", "2401.13586": "prompt-weight=0.1", "2405.14394": "instruction-modelling"}
-"""The arXiv ids of papers whose weights are a preset."""
+WEIGHT_PAPERS = {
+    "2507.07817": ("weights of roles, with any loss", "--preset wit"),
+    "2401.13586": ("weight of the prompt, with any loss", "--preset prompt-weight=0.1"),
+    "2405.14394": ("the instruction trained too, with any loss", "--preset instruction-modelling"),
+    "1910.00177": ("weights by advantage", "sftloss.weights.reward_weights(advantages, temperature=1.0)"),
+    "2309.11235": (
+        "C-RLFT, without its prompts by class",
+        "example_weights of 1 and 0.1, by the quality of the source",
+    ),
+    "2304.09151": ("UniMax", "sftloss.weights.unimax_factors(sizes, epochs=4)"),
+}
+"""Papers of weights, by arXiv id: what they weigh, and what to write."""
 
 
 @dataclass(frozen=True)

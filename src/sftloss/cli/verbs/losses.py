@@ -62,11 +62,11 @@ def _show_paper(paper: str, *, as_json: bool) -> None:
     """Print what to write for the losses of a paper."""
     from sftloss.objectives import descriptions, published_losses
     from sftloss.objectives.record import PublishedLoss
-    from sftloss.weights import PRESET_PAPERS
+    from sftloss.weights import WEIGHT_PAPERS
 
     losses = [loss for loss in published_losses(descriptions()) if loss.paper == paper]
-    if paper in PRESET_PAPERS:
-        losses.append(PublishedLoss(paper, "weights by role, with any loss", f"--preset {PRESET_PAPERS[paper]}"))
+    if paper in WEIGHT_PAPERS:
+        losses.append(PublishedLoss(paper, *WEIGHT_PAPERS[paper]))
     if not losses:
         raise ConfigError(f"no objective is from arXiv:{paper}", cure="docs/objectives.md lists the papers")
     rows = [loss._asdict() for loss in losses]
