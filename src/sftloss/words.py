@@ -62,6 +62,16 @@ def percent(share: float | None) -> str:
     return f"{100 * share:.0f} %" if size >= 0.0995 or size <= _DUST else f"{100 * share:.1f} %"
 
 
+def confidence(level: float) -> str:
+    """The level of an interval, with as many of two decimals as it has.
+
+    Example:
+        >>> confidence(0.95), confidence(0.99967)
+        ('95 %', '99.97 %')
+    """
+    return f"{f'{100 * level:.2f}'.rstrip('0').rstrip('.')} %"
+
+
 def counted(count: int, noun: str, plural: str = "") -> str:
     """A count with its noun.
 

@@ -22,7 +22,6 @@ from sftloss.experiments.studies import DEMO
 from sftloss.experiments.verdicts.comparisons import least_seeds
 from sftloss.finetune import Lora, Recipe
 from sftloss.report import from_json
-from sftloss.report.markdown import escape
 
 SMALL = (
     "--width", 16, "--heads", 2, "--layers", 1, "--max-examples", 32, "--eval-rows", 8, "--max-steps", 2,
@@ -166,8 +165,7 @@ def test_a_study_can_differ_in_one_thing_only(name):
     assert sum(len(set(column)) > 1 for column in zip(*(arm.parts for arm in plan.arms()), strict=True)) == 1
 
 
-OLD = {"multitask"}  # a record of an earlier form
-COMMITTED = sorted(file for file in (ROOT / "studies").glob("*.json") if file.stem not in OLD)
+COMMITTED = sorted(file for file in (ROOT / "studies").glob("*.json"))
 
 
 @pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.stem)
@@ -207,20 +205,11 @@ def test_a_study_that_cannot_be_run_says_what_is_missing(words, told):
     assert result.exit_code == 2 and told in result.stderr
 
 
-@pytest.mark.parametrize("name", sorted(OLD))
-def test_a_page_of_an_earlier_form_has_the_sentences_of_its_result(name):
-    """Every headline, finding and fact; numbers in tables were written in another way."""
-    document = from_json((ROOT / "studies" / f"{name}.json").read_text(encoding="utf-8"))
-    page = (ROOT / "studies" / f"{name}.md").read_text(encoding="utf-8")
-    sentences = (*document.headlines, *(one.sentence for one in document.findings), *dict(document.facts).values())
-    assert all(escape(sentence) in page for sentence in sentences)
-
-
 def test_every_study_has_a_result():
-    assert sorted({*OLD, *(file.stem for file in COMMITTED)}) == sorted(STUDIES)
+    assert sorted(file.stem for file in COMMITTED) == sorted(STUDIES)
 
 
-@pytest.mark.parametrize("name", sorted({*STUDIES} - OLD))
+@pytest.mark.parametrize("name", sorted(STUDIES))
 def test_the_result_of_a_study_is_what_its_command_makes(name):
     document = from_json((ROOT / "studies" / f"{name}.json").read_text(encoding="utf-8"))
     plan = STUDIES[name].experiment

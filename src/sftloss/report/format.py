@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sftloss.document import Cell, Command, Finding
 from sftloss.report.text import clean
-from sftloss.words import index, number, percent
+from sftloss.words import confidence, index, number, percent
 
 NUMERIC = frozenset({"integer", "number", "index", "percent", "ratio", "nats"})
 
@@ -113,7 +113,7 @@ def finding_number(finding: Finding) -> tuple[str, str]:
     if finding.interval is None or set(texts) == {write(finding.value)}:  # none, or narrower than what is written
         is_told = re.search(rf"(?<![\d.,]){re.escape(write(finding.value))}(?!\d)", finding.sentence)
         return "" if is_told else shown, ""
-    return shown, f"{100 * finding.interval.level:g} % interval {texts[0]} to {texts[1]}"
+    return shown, f"{confidence(finding.interval.level)} interval {texts[0]} to {texts[1]}"
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ _BINS = 24
 _PREDICTED = (
     Column(
         "within",
-        "predicted, given the prompt",
+        "predicted within prompts",
         "ratio",
         "If length varies only among the data's answers to one prompt.",
     ),
-    Column("whole", "predicted bound", "ratio", "If the prompt did not determine length at all."),
+    Column("whole", "predicted at the bound", "ratio", "If the prompt did not determine length at all."),
 )
 _GENERATED = triple_columns("generated", "generated", "ratio", "Mean tokens over those of the first arm, paired.")
 
@@ -39,7 +39,7 @@ def answer_lengths_section(results: Results) -> Section | None:
         tables=(_against_first(results), _tokens(results, reference), *_by_task(results)),
         notes=(
             "Predicted: at its optimum, cross-entropy with the weight T^-alpha on a sequence learns the data "
-            "reweighted by it, and only the variation of length given the prompt can change. This holds for "
+            "reweighted by it, and only the variation of length within a prompt can change. This holds for "
             "cross-entropy, and for the end of a long training. Both lengths are relative to the first arm: the "
             "predicted one is from the training rows; the generated one is on the held-out prompts, paired, with 95 % "
             "intervals over examples and seeds. Lengths count the end of the answer; answers that were cut off count "

@@ -6,7 +6,7 @@ from sftloss.document import Cell, Column, Section, Table
 from sftloss.experiments.experiment import Experiment
 from sftloss.experiments.verdicts.comparisons import Results
 from sftloss.models import DESCRIPTIONS
-from sftloss.words import counted, listed, number
+from sftloss.words import counted, listed, number, percent
 
 METHOD, LEARNING_RATE = "method", "learning rate"
 """Id of the section and its table; the row about the learning rate."""
@@ -51,12 +51,12 @@ def model_words(experiment: Experiment) -> str:
     """The model in words."""
     if not experiment.is_scratch:
         return DESCRIPTIONS.get(experiment.recipe.model, experiment.recipe.model)
-    return f"Llama from scratch, {experiment.layers} layers of width {experiment.width}"
+    return f"Llama from scratch, {counted(experiment.layers, 'layer')} of width {experiment.width:,}"
 
 
 def data_words(experiment: Experiment) -> str:
     """The training data in words, with the share of wrong answers."""
-    noise = f", {100 * experiment.noise:g}% of the answers wrong on purpose" if experiment.noise else ""
+    noise = f", {percent(experiment.noise)} of the answers wrong on purpose" if experiment.noise else ""
     tasks = f" ({', '.join(experiment.data_tasks)})" if experiment.data_tasks else ""
     return f"{'generated tasks' + tasks if experiment.is_generated else experiment.recipe.data}{noise}"
 
@@ -121,7 +121,7 @@ def _rates_table(experiment: Experiment, results: Results) -> tuple[Table, ...]:
     """Loss of each arm with each rate that was tried; nothing where none were."""
     if not experiment.learning_rates:
         return ()
-    keys = [f"{rate:g}" for rate in experiment.learning_rates]
+    keys = [str(rate) for rate in experiment.learning_rates]
     firsts = [(arm, results.of(arm)[0]) for arm in results.arms]
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (results.names[arm], f"{one.learning_rate:g}", *(one.tuning.get(key) for key in keys)) for arm, one in firsts

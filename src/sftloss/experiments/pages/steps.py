@@ -80,8 +80,8 @@ def _table(results: Results, parts: Mapping[str, Results], task: str) -> Table:
     columns = (
         Column("step", "step", "integer"),
         Column("arm", "arm"),
-        Column("within", "predicted, given the prompt", "ratio"),
-        Column("whole", "predicted bound", "ratio"),
+        Column("within", "predicted within prompts", "ratio"),
+        Column("whole", "predicted at the bound", "ratio"),
         *(column for kind in _KINDS for column in triple_columns(kind.replace(" ", "-"), kind, "ratio")),
     )
     prompts = {name: len(set(np.asarray(part.first.groups.prompt)[part.tasks == task])) for name, part in parts.items()}
@@ -123,7 +123,7 @@ def _chart(results: Results, parts: Mapping[str, Results], task: str) -> Chart:
         if any(value is not None for value, *_ in cells):
             value, low, high = zip(*cells, strict=True)
             series.append(Series(kind, xs, value, low, high))
-    for label, is_bound in (("predicted given the prompt", False), ("predicted bound", True)):
+    for label, is_bound in (("predicted within prompts", False), ("predicted at the bound", True)):
         level = results.predicted_length(arm, task, is_bound=is_bound)
         if level is not None:
             series.append(Series(label, xs, (level,) * len(xs), is_reference=True))

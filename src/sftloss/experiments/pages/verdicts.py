@@ -8,6 +8,7 @@ from sftloss.document import Chart, Column, Section, Series, Table
 from sftloss.experiments.pages.tables import EMPTY, in_parts, triple_columns
 from sftloss.experiments.verdicts.comparisons import Comparison, Measure, Results
 from sftloss.experiments.verdicts.findings import FEW_DECIDE, task_conclusion
+from sftloss.words import confidence
 
 
 def verdicts_section(results: Results, compared: Sequence[Comparison]) -> Section:
@@ -17,7 +18,7 @@ def verdicts_section(results: Results, compared: Sequence[Comparison]) -> Sectio
     shown, level = sum(one.is_different for one in compared), compared[0].level
     lead = (
         f"{shown} of {len(compared)} comparisons with {results.reference} show a difference. Each is paired: same "
-        f"held-out examples, same seeds. The {100 * level:.2f} % intervals hold all together with 95 % confidence."
+        f"held-out examples, same seeds. The {confidence(level)} intervals hold all together with 95 % confidence."
     )
     measures = dict.fromkeys(one.measure for one in compared)
     charts = tuple(_forest(measure, compared, results) for measure in measures)
@@ -44,7 +45,7 @@ def _forest(measure: Measure, compared: Sequence[Comparison], results: Results) 
         f"difference{unit}{better}",
         tuple(one for one in series if any(y is not None for y in one.y)),
         f"Differences from {results.reference}: {values}.",
-        bounds=f"{100 * compared[0].level:.2f} % interval",
+        bounds=f"{confidence(compared[0].level)} interval",
     )
 
 

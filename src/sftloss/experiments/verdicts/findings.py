@@ -11,7 +11,7 @@ from sftloss.document import Command, Cure, Finding, Interval
 from sftloss.experiments.experiment import Arm, Experiment
 from sftloss.experiments.verdicts.comparisons import ENOUGH_SEEDS, LEAST_TILT, Comparison, Results, least_seeds
 from sftloss.rules import Evidence, Rule, findings_of
-from sftloss.words import counted, listed, number
+from sftloss.words import confidence, counted, listed, number
 
 FEW_DECIDE = "Few examples decide this number"
 _NAMED = 3  # more arms are counted, not listed
@@ -147,10 +147,8 @@ def _no_verdict(on: Verdicts) -> Evidence | None:
 def _error_rate(on: Verdicts) -> str:
     if len(on.compared) == 1:
         return "It is the only comparison."
-    level = number(100 * on.compared[0].level)
-    return (
-        f"There are {len(on.compared)} comparisons; their {level} % intervals hold all together with 95 % confidence."
-    )
+    level = confidence(on.compared[0].level)
+    return f"There are {len(on.compared)} comparisons; their {level} intervals hold all together with 95 % confidence."
 
 
 def _detectable(equal: Sequence[Comparison], on: Verdicts) -> str:
