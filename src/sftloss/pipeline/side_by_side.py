@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from sftloss.document import Cell, Column, Document, Section, Table
 from sftloss.errors import DataError
 from sftloss.pipeline.folder import TABLE
+from sftloss.report.format import format_cell
+from sftloss.words import agreeing, counted, listed
 
 if TYPE_CHECKING:
     from sftloss.document import ColumnKind
@@ -42,7 +44,17 @@ def side_by_side(documents: Sequence[Document], labels: Sequence[str], folders: 
             sections.append(replace(paired, id=f"paired-{at}"))
         sections.append(_from_tables(documents[0], documents[at], names, at, is_paired=paired is not None))
     facts = tuple(("run", label) for label in labels)
-    return Document("Differences between runs", tuple(one.lead for one in sections[:1]), (), tuple(sections), facts)
+    lines = (*_what_was_run(documents, labels), *(one.lead for one in sections[:1]))
+    return Document("Differences between runs", lines, (), tuple(sections), facts)
+
+
+def _what_was_run(documents: Sequence[Document], labels: Sequence[str]) -> Iterator[str]:
+    """The facts in which each later run differs from the first."""
+    first = dict(documents[0].facts)
+    for document, label in zip(documents[1:], labels[1:], strict=True):
+        others = dict(document.facts)
+        names = [name for name in dict.fromkeys([*first, *others]) if first.get(name) != others.get(name)]
+        yield f"{label} differs from {labels[0]} in what was run: {listed(names) or 'nothing that the reports name'}."
 
 
 def _paired(first: Path | None, second: Path | None, labels: tuple[str, str]) -> Section | None:
@@ -82,7 +94,13 @@ def _from_tables(one: Document, other: Document, labels: tuple[str, str], at: in
             tables.append(
                 Table(f"differences-{kind}", f"{name} that differ most", heads, tuple(rows[:LISTED_NUMBERS]), note)
             )
-    lead = f"{len(found):,} numbers of tables that both reports have differ." if found else "No table differs."
+    lead = "No table differs."
+    if found:
+        name, before, after = next(table.rows[0] for table in tables)[:3]
+        kind = tables[0].columns[1].kind
+        differ = f"{counted(len(found), 'number')} of tables that both reports have {agreeing(len(found), 'differ')}."
+        changed = f"{format_cell(after, kind)} instead of {format_cell(before, kind)}"
+        lead = f"{differ} The largest difference: {name}, {changed}."
     notes = (
         () if is_paired else ("The intervals treat the runs as independent. Where rows are in both they are too wide.",)
     )

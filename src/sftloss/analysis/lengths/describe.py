@@ -62,8 +62,8 @@ def describe_lengths(
     options, kept = options or LengthOptions(), ready(lengths)
     count = len(np.unique(lengths.ids))
     if not len(kept.ids):
-        why = f"all {kept.cut} trained answers are cut off" if kept.cut else "none has a trained token"
-        raise DataError(f"no answer of {count} examples has a length: {why}")
+        why = f"all {kept.cut:,} trained answers are cut off" if kept.cut else "none has a trained token"
+        raise DataError(f"no answer of {count:,} examples has a length: {why}")
     study = LengthStudy(kept, count, options, origins)
     forecasts = replace(forecast_section(study), charts=())  # the answer has its chart
     targets = [] if options.target_mean is None else [target_section(study)]
@@ -74,7 +74,7 @@ def describe_lengths(
         by_severity(findings_of(LENGTHS_RULES, study)),
         (*sections, method_section(study)),
         (*facts, *_facts(study)),
-        (("bootstrap", f"{options.replicates} replicates, seed {options.seed}"),),
+        (("bootstrap", f"{options.replicates:,} replicates, seed {options.seed}"),),
     )
 
 
@@ -103,7 +103,7 @@ def _answer(study: LengthStudy) -> Section:
         Column("how", "setting"),
     )
     note = f"{len(ranges) - ANSWER_RULES} more are in Predicted output length." if len(ranges) > ANSWER_RULES else ""
-    table = Table("answer", f"Predicted mean length ({unit})", columns, rows, note)
+    table = Table("answer", "Predicted means and settings", columns, rows, note)
     return Section("answer", "Answer", lead, charts=(means_chart(study),), tables=(table,), notes=(WHERE_IN_THE_RANGE,))
 
 

@@ -58,8 +58,9 @@ def _forecast_row(one: LengthForecast, data: float, *, is_seen: bool) -> tuple[C
 
 
 def means_chart(study: LengthStudy) -> Chart:
+    """The predicted means, at the bound and within prompts, beside the data's."""
     names = [one.normalization.name for one in study.forecasts]
-    estimates = {IGNORING: [one.unconditional for one in study.forecasts]}
+    estimates = {"at the bound": [one.unconditional for one in study.forecasts]}
     within = [one.within_prompt for one in study.forecasts if one.within_prompt is not None]
     if not study.reason and len(within) == len(names):
         estimates[WITHIN] = within

@@ -29,6 +29,7 @@ from sftloss.analysis.mask.tally import MaskTally
 from sftloss.data import Account, Example, Examples, Record, Records, account, script_of
 from sftloss.data.rendering.scaffold import Scaffold
 from sftloss.document import Document, Finding, TokenStrip, by_severity
+from sftloss.models import shown_name
 from sftloss.rules import findings_of
 from sftloss.words import number, percent
 
@@ -184,7 +185,7 @@ def _facts(collected: Inspected, source: str, how: Mapping[str, Any]) -> tuple[t
     ends = ", ".join(str(tokenizer.decode([end])) for end in sorted(scaffold.ends)) or "none"
     return (
         ("data", source),
-        ("tokenizer", str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)),
+        ("tokenizer", shown_name(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)),
         ("template", f"{name}, {tags}" if scaffold.has_template else "plain headings, it has none"),
         ("end tokens", ends),
         ("max length", "none" if max_length is None else f"{max_length:,}"),

@@ -83,7 +83,7 @@ def _document(study: SignalStudy, decode: Decode | None, facts: Sequence[tuple[s
         findings_of_study(study),
         tuple(_sections(study, decode)),
         (*facts, *_facts(study)),
-        (("bootstrap", f"{options.replicates} replicates over examples, seed {options.seed}"),),
+        (("bootstrap", f"{options.replicates:,} replicates over prompts, seed {options.seed}"),),
     )
 
 

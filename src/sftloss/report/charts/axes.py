@@ -15,6 +15,7 @@ if typing.TYPE_CHECKING:
     from matplotlib.axis import Axis
 
 FONT = 13
+NAME_LINES = 4  # of the name of a category
 COLUMN = 7.1  # pixels a column of text takes at this size, in the widest common sans-serif
 
 
@@ -23,16 +24,17 @@ def _scale(axes: Axes, name: str, scale: str) -> None:
         (axes.set_xscale if name == "x" else axes.set_yscale)("log", nonpositive="mask")
 
 
-def _ticks(axis: Axis, kind: str, *, is_log: bool, bounds: tuple[float, float]) -> None:
+def _ticks(axis: Axis, kind: str, *, is_log: bool, bounds: tuple[float, float], most: int) -> None:
+    """At most `most` + 1 ticks."""
     from matplotlib import ticker
 
     if is_log:
         decades = math.log10(bounds[1] / bounds[0]) if 0 < bounds[0] < bounds[1] else 3.0
-        steps = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
-        axis.set_major_locator(ticker.LogLocator(base=10, subs=steps, numticks=8))
+        steps = (1.0, 2.0, 5.0) if decades < 2.5 * most / 6 else (1.0,)
+        axis.set_major_locator(ticker.LogLocator(base=10, subs=steps, numticks=most + 2))
         axis.set_minor_locator(ticker.NullLocator())
     else:
-        axis.set_major_locator(ticker.MaxNLocator(nbins=6, integer=kind == "integer", steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_locator(ticker.MaxNLocator(nbins=most, integer=kind == "integer", steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: format_tick(value, kind)))
 
 
@@ -45,33 +47,42 @@ def _calm(axes: Axes, name: str) -> None:
         write((low + high) / 2 - 0.1 * size, (low + high) / 2 + 0.1 * size)
 
 
-def dress_numbers(axes: Axes, chart: Chart, *, is_horizontal: bool, is_categorical: bool) -> None:
+def dress_numbers(axes: Axes, chart: Chart, *, width: float, is_horizontal: bool, is_categorical: bool) -> None:
     """Scale and ticks of the value axis and, where x is a number, of the x axis."""
+    across = min(6, int(width * (0.6 if is_horizontal else 0.85) / 55))  # ticks that fit side by side
     value: typing.Literal["x", "y"] = "x" if is_horizontal else "y"
     _scale(axes, value, chart.scale_y)
     if chart.scale_y == "linear":
         _calm(axes, value)
     if not is_categorical:
         _scale(axes, "x", chart.scale_x)
-        _ticks(axes.xaxis, chart.format_x, is_log=chart.scale_x == "log", bounds=axes.get_xlim())
+        _ticks(axes.xaxis, chart.format_x, is_log=chart.scale_x == "log", bounds=axes.get_xlim(), most=across)
     axis = axes.xaxis if is_horizontal else axes.yaxis
     bounds = axes.get_xlim() if is_horizontal else axes.get_ylim()
-    _ticks(axis, chart.format_y, is_log=chart.scale_y == "log", bounds=bounds)
+    most = across if is_horizontal else 6
+    _ticks(axis, chart.format_y, is_log=chart.scale_y == "log", bounds=bounds, most=most)
     axes.grid(axis=value, color=stand_in("grid"), linewidth=1)
     axes.set_axisbelow(True)
 
 
-def dress_categories(axes: Axes, chart: Chart, places: dict[float | str, float], *, is_horizontal: bool) -> int:
+def beside_columns(width: float) -> int:
+    """Columns of text that a name beside the axis has on one line."""
+    return min(26, int(0.42 * width / COLUMN))
+
+
+def dress_categories(
+    axes: Axes, chart: Chart, places: dict[float | str, float], *, width: float, is_horizontal: bool
+) -> int:
     """Names of the categories: wrapped down the side, or along the bottom on as many lines as it returns."""
     labels = [format_cell(x, chart.format_x) for x in places]
     at = list(places.values())
     if is_horizontal:
         axes.set_yticks([])
         for label, y in zip(labels, at, strict=True):
-            _label(axes, wrap(label, 26, lines=3), y, beside=True)
+            _label(axes, wrap(label, beside_columns(width), lines=NAME_LINES), y, beside=True)
         axes.set_ylim(len(at) - 0.4, -0.6)
         return 1
-    slot = 550 / max(1, len(labels)) / COLUMN
+    slot = (width - 70) / max(1, len(labels)) / COLUMN
     lines = [wrap(label, max(int(slot) - 1, 1), lines=9) for label in labels]
     if chart.kind == "bar" and all(len(label) <= 2 for label in lines):
         axes.set_xticks([])
@@ -80,7 +91,7 @@ def dress_categories(axes: Axes, chart: Chart, places: dict[float | str, float],
         return max((len(label) for label in lines), default=1)
     labels = [shorten(label, 16) for label in labels]
     widest = max((columns(label) for label in labels), default=1) * COLUMN + 10
-    step = max(1, math.ceil(len(labels) * widest / 530))
+    step = max(1, math.ceil(len(labels) * widest / (width - 90)))
     axes.set_xticks(at[::step], labels[::step])
     return 1
 
@@ -111,11 +122,16 @@ def finish(axes: Axes, chart: Chart, *, size: tuple[float, float], is_horizontal
     left = min(max(30.0, widest * COLUMN + 12), width / 2)
     above, below = (chart.x_label, chart.y_label) if is_horizontal else (chart.y_label, chart.x_label)
     top = 36.0 if above.strip() else 12.0
-    bottom = 32.0 + 16 * lines_below
+    fit = int((width - 8) / COLUMN)
+    names_below = wrap(clean(below), fit, lines=2)
+    bottom = 16.0 + 16 * (lines_below + max(1, len(names_below)))
     axes.set_position((left / width, bottom / height, (width - left - 18) / width, (height - top - bottom) / height))
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
     axes.tick_params(length=0, pad=6, labelsize=FONT, labelcolor=stand_in("muted"))
     ink = stand_in("ink")
-    axes.figure.text(1 / width, 1 - 16 / height, shorten(clean(above), 80), fontsize=FONT, color=ink, va="center")
-    middle = (left + (width - 18)) / 2 / width
-    axes.figure.text(middle, 11 / height, shorten(clean(below), 80), fontsize=FONT, color=ink, ha="center", va="center")
+    axes.figure.text(1 / width, 1 - 16 / height, shorten(clean(above), fit), fontsize=FONT, color=ink, va="center")
+    for i, name in enumerate(reversed(names_below)):
+        half = columns(name) * COLUMN / 2  # a long name stays inside the picture
+        middle = min(max((left + width - 18) / 2, half), max(width - half, half)) / width
+        y = (11 + 16 * i) / height
+        axes.figure.text(middle, y, name, fontsize=FONT, color=ink, ha="center", va="center")

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 from sftloss.document import Chart, Series
 from sftloss.report.cells import positions
-from sftloss.report.charts.axes import COLUMN, FONT, dress_categories, dress_numbers, finish
+from sftloss.report.charts.axes import (
+    COLUMN,
+    FONT,
+    NAME_LINES,
+    beside_columns,
+    dress_categories,
+    dress_numbers,
+    finish,
+)  # fmt: skip
 from sftloss.report.charts.svg import SERIES, inline, stand_in
 from sftloss.report.language import translated
 from sftloss.report.text import clean, columns, wrap
@@ -20,7 +28,12 @@ from sftloss.report.text import clean, columns, wrap
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH, HEIGHT, COMPACT = 620, 310, 430  # CSS pixels: figures are drawn at 72 dots an inch, so one point is one pixel
+WIDTH, HEIGHT, COMPACT, NARROW = (
+    620,
+    310,
+    430,
+    360,
+)  # CSS pixels: figures are drawn at 72 dots an inch, so one point is one pixel
 DASHES = ("", "7 3", "2 2.5", "9 3 2 3", "12 3", "5 2 1 2 1 2")
 _Dash = str | tuple[int, tuple[float, ...]]
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -56,6 +69,7 @@ class _Layout:
     places: dict[float | str, float]  # x of the data -> x of the picture
     is_categorical: bool
     is_horizontal: bool
+    width: float
 
     @property
     def gap(self) -> float:
@@ -115,7 +129,7 @@ def _slots(layout: _Layout, width: float, *, widest: float = 1000.0) -> Iterator
     """Each drawn series with its offset in the group and its thickness, `widest` pixels at most."""
     size = width / max(1, len(layout.drawn))
     if layout.is_categorical and not layout.is_horizontal:
-        size = min(size, widest * len(layout.places) / WIDTH)
+        size = min(size, widest * len(layout.places) / layout.width)
     for index, series in layout.drawn:
         yield index, series, (index - (len(layout.drawn) - 1) / 2) * size, size
 
@@ -202,7 +216,7 @@ def _layout(chart: Chart, axes: Axes, width: float) -> _Layout:
     is_categorical = any(isinstance(x, str) for x in xs) or chart.scale_x == "category" or chart.kind == "point"
     is_categorical = is_categorical or (chart.kind == "bar" and chart.scale_x == "log")
     places = {x: float(i) if is_categorical else float(x) for i, x in enumerate(xs)}
-    return _Layout(axes, chart, places, is_categorical, _is_horizontal(chart, width))
+    return _Layout(axes, chart, places, is_categorical, _is_horizontal(chart, width), width)
 
 
 _DRAW = {"line": _draw_line, "bar": _draw_bar, "point": _draw_marks}
@@ -213,7 +227,7 @@ def _height(chart: Chart, width: float) -> float:
         return HEIGHT
     xs = positions(chart)
     series = max(1, sum(not s.is_reference for s in chart.series))
-    lines = max((len(wrap(str(x), 26, lines=3)) for x in xs), default=1)
+    lines = max((len(wrap(str(x), beside_columns(width), lines=NAME_LINES)) for x in xs), default=1)
     thickness = 9 if draws_dots(chart) else 15 if width == WIDTH else 10
     return 90 + max(32, 16 * lines + 10, thickness * series + 12) * max(1, len(xs))
 
@@ -246,11 +260,12 @@ def render_chart(
         if layout.is_categorical and not layout.is_horizontal and chart.kind == "bar" and layout.places:
             axes.set_xlim(-0.5, len(layout.places) - 0.5)
         _share_scale(axes, chart, alongside, is_horizontal=layout.is_horizontal)
-        dress_numbers(axes, chart, is_horizontal=layout.is_horizontal, is_categorical=layout.is_categorical)
+        flat = layout.is_horizontal
+        dress_numbers(axes, chart, width=width, is_horizontal=flat, is_categorical=layout.is_categorical)
         lines = 1
         if layout.is_categorical:
-            lines = dress_categories(axes, chart, layout.places, is_horizontal=layout.is_horizontal)
-        finish(axes, chart, size=(width, height), is_horizontal=layout.is_horizontal, lines_below=lines)
+            lines = dress_categories(axes, chart, layout.places, width=width, is_horizontal=flat)
+        finish(axes, chart, size=(width, height), is_horizontal=flat, lines_below=lines)
         if all(math.isnan(y) for series in chart.series for _, y, *_ in _points(series)):
             axes.clear()
             axes.set_axis_off()

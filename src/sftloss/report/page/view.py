@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sftloss.document import Chart, Document, Finding, Section, Table, TokenStrip, by_severity
 from sftloss.report.cells import ShownTable, chart_table, show
-from sftloss.report.charts.charts import COMPACT, DASHES, MARKERS, WIDTH, draws_dots, render_chart
+from sftloss.report.charts.charts import COMPACT, DASHES, MARKERS, NARROW, WIDTH, draws_dots, render_chart
 from sftloss.report.charts.svg import SERIES
 from sftloss.report.format import SEVERITIES, bucket, explain_level, finding_number
 from sftloss.report.language import translated
@@ -48,6 +48,16 @@ def _cell_class(shown: ShownTable, index: int) -> str:
     return "w" if max((len(row[index].text) for row in shown.rows), default=0) > 14 else "s"
 
 
+def _stacks(shown: ShownTable, classes: Sequence[str]) -> bool:
+    """Whether the columns need more than the width of a phone, which then shows a row as a block of named lines."""
+    needed = 0.0
+    for index, kind in enumerate(classes):
+        words = max((len(word) for word in shown.label(index).split()), default=0)
+        texts = [max(len(row[index].text), len(row[index].interval)) for row in shown.rows]
+        needed += 22 + 7.2 * max(20 if kind == "w" else max(texts, default=0), words)
+    return needed > NARROW
+
+
 def _cell(text: str, limits: PageLimits) -> str | list[str]:
     """A text, or the words of one that holds flags: those must not be broken at their hyphens."""
     text = shorten(prose(text), limits.cell)
@@ -56,11 +66,13 @@ def _cell(text: str, limits: PageLimits) -> str | list[str]:
 
 def _table(table: Table, limits: PageLimits) -> Values:
     shown = show(table, limits.rows)
+    classes = [_cell_class(shown, i) for i in range(len(shown.columns))]
     return {
         "title": clean(table.title),
+        "stacks": _stacks(shown, classes),
         "columns": [
-            {"label": prose(column.label), "help": prose(column.help), "class": _cell_class(shown, i)}
-            for i, column in enumerate(shown.columns)
+            {"label": prose(column.label), "help": prose(column.help), "class": kind}
+            for column, kind in zip(shown.columns, classes, strict=True)
         ],
         "rows": [[(_cell(cell.text, limits), prose(cell.interval)) for cell in row] for row in shown.rows],
         "hidden": len(table.rows) - len(shown.rows),
@@ -100,6 +112,7 @@ class _Context:
 
     Attributes:
         lead: What the section says first.
+        has_table: The table beside it has the numbers, so that its description is for those who cannot see it.
         numbers: A table of the section with this chart's title: its numbers, better than the chart can tell them.
         alongside: The same chart of other documents, whose values share its scale.
         width: Pixels.
@@ -107,6 +120,7 @@ class _Context:
     """
 
     lead: str = ""
+    has_table: bool = False
     numbers: Table | None = None
     alongside: tuple[Chart, ...] = ()
     width: float = WIDTH
@@ -117,18 +131,21 @@ def _chart(chart: Chart, prefix: str, limits: PageLimits, context: _Context) -> 
     from markupsafe import Markup
 
     # the only text of the page that is not escaped by the template: our own SVG, escaped by its XML writer
-    drawing = render_chart(
-        chart, prefix=prefix, alongside=context.alongside, width=context.width, language=context.language
-    )
-    picture: Markup = Markup(drawing)
+    shared = {"alongside": context.alongside, "language": context.language}
+    pictures: list[Markup] = [
+        Markup(render_chart(chart, prefix=f"{prefix}{end}", width=width, **shared))
+        for end, width in (("", context.width), ("-narrow", NARROW))
+    ]
+    is_told = context.has_table or chart.description == context.lead
     has_interval = any(bound is not None for series in chart.series for bound in series.low or ())
     drawn = {"line": "shaded", "bar": "thin line", "point": "line"}[chart.kind]
     data = _table(context.numbers or chart_table(chart), PageLimits(rows=limits.data_rows, cell=limits.cell))
     return {
         "title": clean(chart.title),
-        # said once: where it is the section's lead it stays in the picture, for those who cannot see it
-        "description": "" if chart.description == context.lead else ended(prose(chart.description)),
-        "svg": picture,
+        # said once: where it is the lead or beside a table it stays in the picture, for those who cannot see it
+        "description": "" if is_told else ended(prose(chart.description)),
+        "wide": pictures[0],
+        "narrow": pictures[1],
         "legend": _legend(chart),
         "interval": translated(f"{drawn}: {prose(chart.bounds)}", context.language) if has_interval else "",
         "data": data,
@@ -188,8 +205,9 @@ def _section(
     charts = []
     for i, chart in enumerate(section.charts):
         alongside = tuple(c for other in others for c in other.charts if c.id == chart.id and c.kind == chart.kind)
-        width = COMPACT if section.id == "answer" else WIDTH
-        context = _Context(section.lead, folded.get(chart.title), alongside, width, language)
+        is_answer = section.id == "answer"
+        width, has_table = COMPACT if is_answer else WIDTH, is_answer and bool(section.tables)
+        context = _Context(section.lead, has_table, folded.get(chart.title), alongside, width, language)
         charts.append(_chart(chart, f"{prefix}-c{i}", limits, context))
     return {
         "anchor": prefix,

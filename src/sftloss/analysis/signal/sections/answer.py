@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from sftloss.analysis.shared import fixes
-from sftloss.analysis.shared.shares import cell, estimate_cells, estimate_columns
+from sftloss.analysis.shared.shares import cell
 from sftloss.analysis.shared.words import ALL_CUT, alternative, as_subject, group_name, inside_sentence
 from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.sections.groups import TITLES, group_codes, group_sentence, group_shares, moves
@@ -21,8 +22,25 @@ from sftloss.numbers import Estimate, Floats, cannot_tell, kish_ess
 from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN
 from sftloss.words import number, percent
 
-Advice = tuple[str, str, str, Estimate, Cure]
-"""The wish, what to do then, the observation it rests on, the number of that observation, a setting or words."""
+
+class Advice(NamedTuple):
+    """The wish, what to do then, the observation it rests on, its number and how that is written, and a setting."""
+
+    wish: str
+    then: str
+    because: str
+    estimate: Estimate
+    written: Callable[[float], str]
+    setting: Cure
+
+    @property
+    def interval(self) -> str:
+        """The interval in words; empty where it is no wider than the number is written."""
+        if self.estimate.interval is None:
+            return ""
+        low, high = self.written(self.estimate.interval.low), self.written(self.estimate.interval.high)
+        return "" if low == high else f"{low} to {high}"
+
 
 ANSWER_LINES = 6  # lines of the table
 _LEAST = 0.02  # a share that moves by less is not told
@@ -207,12 +225,12 @@ def advice_section(study: SignalStudy) -> Section:
         Column("premise", "if you want"),
         Column("advice", "then"),
         Column("because", "because"),
-        *estimate_columns("value", "number"),
+        Column("interval", "95 % interval"),
         Column("fix", "how"),
     )
     rows = tuple(
-        (wish, then, because, *estimate_cells(estimate), how)
-        for wish, then, because, estimate, how in (*_about_length(study), *_about_signal(study))
+        (one.wish, one.then, one.because, one.interval, one.setting)
+        for one in (*_about_length(study), *_about_signal(study))
     )
     lead = (
         "Choose the row that matches your goal. Only training can show which loss is best; sftloss compare does that."
@@ -228,9 +246,18 @@ def _about_length(study: SignalStudy) -> Iterator[Advice]:
         ):
             of = study.lengths.range_of(normalization)
             because = f"the predicted mean is {of.words('tokens')}, the data has {number(of.data)}"
-            yield wish, then, because, Estimate(of.whole, of.interval), fixes.alpha(normalization.alpha)
+            bound = Estimate(of.whole, of.interval)
+            yield Advice(wish, then, because, bound, _at_the_bound, fixes.alpha(normalization.alpha))
     if not cannot_tell(study.size):
         yield from _equal_signal(study)
+
+
+def _at_the_bound(length: float) -> str:
+    return f"{number(length)} at the bound"
+
+
+def _times(power: float) -> str:
+    return f"{2.0**power:.2f} times"
 
 
 def _equal_signal(study: SignalStudy) -> Iterator[Advice]:
@@ -241,12 +268,12 @@ def _equal_signal(study: SignalStudy) -> Iterator[Advice]:
         wrong = length_misfit(study, view, level)
         because = f"the best power of length puts {percent(wrong)} of the signal at the wrong lengths"
         then = "weight rows yourself: dividing by a power of length does not do it"
-        yield wish, then, because, Estimate(wrong), ""
+        yield Advice(wish, then, because, Estimate(wrong), percent, "")
     elif 0 < law.value <= fixes.STEEPEST_ADVICE and law.interval is not None:
         because = f"with every token counted alike, twice the length gets {2.0**law.value:.2f} times the signal"
         near = round(law.value) if abs(law.value - round(law.value)) < 0.05 else law.value
         then = "average every example first" if near == 1 else f"divide every example by T^{near:.2f}"
-        yield wish, then, because, law, fixes.alpha(near)
+        yield Advice(wish, then, because, law, _times, fixes.alpha(near))
 
 
 def _about_signal(study: SignalStudy) -> Iterator[Advice]:
@@ -256,9 +283,11 @@ def _about_signal(study: SignalStudy) -> Iterator[Advice]:
         part, is_much = f"tokens with {known}", signal.value > 0.05
         because = f"{part} are {percent(tokens)} of the tokens and get {percent(signal.value)} of the signal"
         then = "use a loss that gives known tokens less weight" if is_much else "keep the loss: these tokens get little"
-        yield "less effort on what is known", then, because, signal, fixes.FOCAL if is_much else ""
+        setting = fixes.FOCAL if is_much else ""
+        yield Advice("less effort on what is known", then, because, signal, percent, setting)
     ends = end_shares(study)
     if "end" in ends.labels:
         tokens, signal = ends.share("end", "tokens"), ends.estimate("end", study.current)
         because = f"end tokens are {percent(tokens)} of the tokens and get {percent(signal.value)} of the signal"
-        yield "better stopping", "weight the ends of answers more", because, signal, fixes.ENDS
+        then = "weight the ends of answers more"
+        yield Advice("better stopping", then, because, signal, percent, fixes.ENDS)

@@ -71,7 +71,7 @@ def comparison_section(study: SignalStudy) -> Section:
     chart = forest(
         laws,
         id="comparison-elasticity",
-        title="How signal grows with length",
+        title="How signal grows with length, by loss",
         x_label="elasticity: twice the length, 2^elasticity times the signal",
         description=lead,
     )

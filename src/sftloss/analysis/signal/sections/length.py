@@ -175,7 +175,7 @@ def _curves(study: SignalStudy, level: str) -> Chart:
     chart = Chart(
         "length-concentration",
         "line",
-        "Who gets the signal",
+        "Signal of the shortest examples",
         "share of examples, shortest first",
         "share of signal",
         tuple(lines),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -61,7 +62,13 @@ def roles_section(study: SignalStudy) -> Section:
     names = tuple(str(row[0]) for row in rows)
     trained = chart.series if len(of.labels) > 1 else ()  # one role alone has everything
     bars = (Series("all tokens", names, tuple(everything[name] for name in names)), *trained)
-    return Section("roles", "Roles", lead, LEVELS[study.options.level], (replace(chart, series=bars),), (table,))
+    described = chart.description if trained else f"All tokens: {_listed_shares(everything)}."
+    chart = replace(chart, series=bars, description=described)
+    return Section("roles", "Roles", lead, LEVELS[study.options.level], (chart,), (table,))
+
+
+def _listed_shares(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {percent(share)}" for name, share in shares.items() if share > 0)
 
 
 def _all_tokens(study: SignalStudy) -> dict[str, float]:
