@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sftloss.statistics import IGNORED
 from sftloss.training.passes import Pass, Tokens
+from sftloss.words import number, percent
 
 _SHOWN = 5
 
@@ -48,7 +49,7 @@ def refuse_outside(tokens: Tokens, row_ids: Any, vocab: int) -> None:
 
 
 def say_largest(seen: Pass, shown: int = 3) -> str:
-    """The rows with the largest part of the micro-batch's loss, as ``data.jsonl:7 (71% of it, 9.2 a token)``."""
+    """The rows with the largest part of the micro-batch's loss, as ``data.jsonl:7 (71 % of it, 9.20 a token)``."""
     losses, kept = seen.weighted_losses().double(), torch.nonzero(seen.is_counted)[:, 0]
     keys, index = torch.unique(_keys(seen.tokens)[kept.to(seen.tokens.segments.device)], return_inverse=True)
     sums, sizes = (
@@ -59,7 +60,7 @@ def say_largest(seen: Pass, shown: int = 3) -> str:
     rows = []
     for i in torch.argsort(sums, descending=True)[:shown].tolist():
         name = name_of(divmod(int(keys[i]), seen.tokens.columns), seen.batch.get("row_ids"))
-        rows.append(f"{name} ({float(sums[i]) / total:.0%} of it, {float(sums[i] / sizes[i]):.3g} a token)")
+        rows.append(f"{name} ({percent(float(sums[i]) / total)} of it, {number(float(sums[i] / sizes[i]))} a token)")
     return ", ".join(rows)
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import statistics
 from collections import deque
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -13,10 +14,12 @@ import torch
 from sftloss.ranks import is_distributed, rank_of
 from sftloss.training.passes import Pass
 from sftloss.training.watch.rows import say_largest, say_non_finite
+from sftloss.words import number
 
 WINDOW, FEWEST, DEVIATIONS, MARGIN = 64, 16, 10.0, 0.25
 _RECENT = WINDOW // 2  # losses whose median is compared with the lowest such median
 _RISE, _RISE_DEVIATIONS = 0.5, 3.0
+_LOG_DEVIATIONS, _LARGEST = 5.0, 700.0  # of the logarithm; the largest that exp takes
 _HIDDEN = 3  # the bound is above the third largest loss, so that two spikes do not hide the next
 _LOG = logging.getLogger("sftloss.training")
 
@@ -29,6 +32,9 @@ class SpikeWatch:
     deviation from the median and :math:`m_{(3)}` the third largest, there is a spike where
 
     .. math:: m > \max\big(\text{median} + \max(10 \, \hat\sigma, \tfrac14 |\text{median}|), \; \tfrac54 m_{(3)}\big)
+
+    Where all of these losses are above 0, :math:`\log m` must also be above the median of their logarithms by 5 times
+    their own :math:`\hat\sigma`: losses that are mostly near 0 are large now and then, which is no spike.
 
     Medians, because one spike must not hide the next. A spike lasts until m is below the bound again and warns once.
 
@@ -55,19 +61,21 @@ class SpikeWatch:
         for task, mean in means.items() if seen.is_training else ():
             history = self._by_task.setdefault(task, _History())
             where = f" on rank {rank_of()}" if is_distributed() else ""
+            of_task = f" on task {task}" if len(means) > 1 else ""
             if history.begins_spike(mean):
                 begins = True
                 _LOG.warning(
-                    "sftloss: a spike%s: this micro-batch's loss is %.3g a token, the median of the %d before it %.3g; "
-                    "the most of it is at %s.",
-                    *(where, mean, len(history.before), statistics.median(history.before), say_largest(seen)),
+                    "sftloss: a spike%s: this micro-batch's loss%s is %s a token, the median of the %d before it %s; "
+                    "the most of its loss is at %s.",
+                    *(where, of_task, number(mean), len(history.before), number(statistics.median(history.before))),
+                    say_largest(seen),
                 )
             lowest = history.lowest
             if history.begins_rise(mean):
                 _LOG.warning(
-                    "sftloss: the loss rises%s: the median of the last %d micro-batches is %.3g a token, it was %.3g; "
+                    "sftloss: the loss%s rises%s: the median of the last %d micro-batches is %s a token, it was %s; "
                     "lower the learning rate, or check whether the rows have become harder.",
-                    *(where, _RECENT, history.recent(), lowest),
+                    *(of_task, where, _RECENT, number(history.recent()), number(lowest)),
                 )
         return begins
 
@@ -129,10 +137,19 @@ class _History:
     def _bound(self) -> float | None:
         if len(self.before) < FEWEST:
             return None
-        middle = statistics.median(self.before)
-        spread = 1.4826 * statistics.median(abs(value - middle) for value in self.before)
+        middle, spread = _center(self.before)
         usual = sorted(self.before)[-_HIDDEN]
-        return max(middle + max(DEVIATIONS * spread, MARGIN * abs(middle)), usual + MARGIN * abs(usual))
+        bound = max(middle + max(DEVIATIONS * spread, MARGIN * abs(middle)), usual + MARGIN * abs(usual))
+        if min(self.before) <= 0.0:
+            return bound
+        middle, spread = _center([math.log(value) for value in self.before])
+        return max(bound, math.exp(min(middle + _LOG_DEVIATIONS * spread, _LARGEST)))
+
+
+def _center(values: Sequence[float] | deque[float]) -> tuple[float, float]:
+    """The median, and the standard deviation by the median deviation from it."""
+    middle = statistics.median(values)
+    return middle, 1.4826 * statistics.median(abs(value - middle) for value in values)
 
 
 def _means(seen: Pass) -> tuple[float, dict[int, float]]:
