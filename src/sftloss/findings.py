@@ -22,8 +22,9 @@ SOURCES: Mapping[str, tuple[Rule[Any], ...]] = {
     "lengths": LENGTHS_RULES,
     "analyze": (*SIGNAL_RULES, *GRADIENT_RULES),
     "compare": (*COMPARE_RULES, *OVERLAP_RULES),
+    "train": OVERLAP_RULES,
 }
-"""The rules by what they judge: `rows` are read by every command, the others are commands."""
+"""The rules by what they judge: `rows` are read by every command with a report, the others are commands."""
 
 
 def every_rule() -> tuple[Rule[Any], ...]:
@@ -42,8 +43,9 @@ def every_rule() -> tuple[Rule[Any], ...]:
 
 def commands_of(id: str) -> tuple[str, ...]:
     """The commands that may report a finding."""
-    readers = tuple(source for source in SOURCES if source != "rows")
-    return readers if _has(SOURCES["rows"], id) else tuple(name for name in readers if _has(SOURCES[name], id))
+    commands = tuple(source for source in SOURCES if source != "rows")
+    readers = tuple(name for name in commands if name != "train")  # it prints an account of its rows
+    return readers if _has(SOURCES["rows"], id) else tuple(name for name in commands if _has(SOURCES[name], id))
 
 
 def _has(rules: Iterable[Rule[Any]], id: str) -> bool:

@@ -282,7 +282,7 @@ NOTE_RULES: tuple[Rule[Account], ...] = (
         "warning",
         "Rows longer than the context of the model",
         "The model was never trained at these positions, or has none: it learns nothing there, or the run stops.",
-        "--max-length with the context of the model, or split the rows",
+        "set --max-length to the context of the model, or split the rows",
         partial(_noted, ("longer",), "are longer than the context of the model"),
     ),
     Rule(

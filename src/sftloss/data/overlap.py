@@ -59,7 +59,8 @@ OVERLAP_RULES: tuple[Rule[Overlap], ...] = (
         "DATA113",
         "warning",
         "Held-out rows that are trained on",
-        "Their loss measures what the model has memorized, so it falls where the model does not get better.",
+        "Their loss measures what the model has memorized, so it falls where the model does not get better. Where "
+        "it is all of them, this is an error and nothing is trained.",
         "hold out a share of the data by prompt: --eval-share; or remove the shared rows from --eval-data",
         _leak,
     ),

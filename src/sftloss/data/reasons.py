@@ -120,7 +120,7 @@ _ALL = (
         "DATA057",
         "too-long",
         "are many times longer than the context of the model",
-        "--max-length with the context of the model, or split the rows",
+        "set --max-length to the context of the model, or split the rows",
         "encode",
     ),
     Reason(

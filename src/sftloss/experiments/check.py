@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -25,7 +26,8 @@ class Direction:
 
     Attributes:
         name: Measure and arm.
-        recorded, repeated: The difference from the first arm; of a relative length, what it is above 1.
+        recorded, repeated: The difference from the first arm; of a relative length, what it is above 1. NaN where
+            the smaller run has too little data for it, which does not agree.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Direction:
 
     def __str__(self) -> str:
         outcome = "same direction" if self.agrees else "OPPOSITE DIRECTION"
+        if math.isnan(self.repeated):
+            outcome = "TOO LITTLE DATA"
         return f"{outcome}: {self.name}: {number(self.recorded)} in the record, {number(self.repeated)} again"
 
 
@@ -80,7 +84,7 @@ def check_study(
     missing = [f"{measure}: {arm}" for measure, arm in recorded if (measure, arm) not in repeated]
     if missing:
         raise DataError(f"the record has {missing[0]}, which the study {name} does not measure", cure="make it anew")
-    return tuple(Direction(": ".join(key), value, repeated[key]) for key, value in recorded.items())
+    return tuple(Direction(": ".join(key), value, _known(repeated[key])) for key, value in recorded.items())
 
 
 def reduced(experiment: Experiment, named: Iterable[str], record: Document) -> Experiment:
@@ -116,10 +120,14 @@ def _directions(record: Document) -> dict[tuple[str, str], float]:
             if value is not None and low is not None and high is not None and not low <= 1.0 <= high:
                 different.add((_length_name(row, kind), row["arm"]))
     values = _values(record)
-    return {key: values[key] for key in values if key in different}
+    return {key: _known(values[key]) for key in values if key in different}
 
 
-def _values(document: Document) -> dict[tuple[str, str], float]:
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _values(document: Document) -> dict[tuple[str, str], float | None]:
     """Every difference from the first arm, and every relative length minus 1, by measure and arm."""
     values = {(row["measure"], row["arm"]): row["difference"] for row in table_rows(document, "comparisons")}
     for row in table_rows(document, STEPS):

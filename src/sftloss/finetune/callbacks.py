@@ -50,6 +50,7 @@ class RunCallback(TrainerCallback):
             control.should_save = self.work.folder.stays
         if state.global_step >= state.max_steps:  # the last line of the log may have been before
             self._write(state, self.work.spikes.take())
+            control.should_log = True
 
     def on_log(
         self,

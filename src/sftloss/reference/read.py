@@ -177,7 +177,7 @@ class References:
                 raise ConfigError(problem, option="reference", cure="make it again with a model of this tokenizer")
             for name, now in (encoding or {}).items():
                 if name != "think_weight" and (was := store.facts["encoding"].get(name, now)) != now:  # a weight
-                    shown = "" if name == "template" else f" ({was}; this run has {now})"
+                    shown = "" if name == "template" else f" ({_shown(was)}; this run has {_shown(now)})"
                     problem = f"{store.folder} was made with another {mention(name)}{shown}"
                     raise ConfigError(problem, option="reference", cure=f"{_AGAIN} and the options of this run")
 
@@ -237,3 +237,9 @@ def _cure_of(name: str) -> str:
 def _missing_row(stores: Sequence[_Store], where: object) -> DataError:
     folders = " or ".join(f"{store.folder} (made from {store.facts['source']})" for store in stores)
     return DataError(f"this row has no values in {folders}", where=where, cure=f"{_AGAIN} from this data")
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "none"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

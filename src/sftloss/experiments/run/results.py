@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +15,14 @@ from numpy.typing import NDArray
 
 from sftloss.analysis.lengths.forecast import LengthRange
 from sftloss.document import Command, Finding
-from sftloss.errors import ConfigError, DataError, mention
+from sftloss.errors import ConfigError, DataError, SftlossError, mention
 from sftloss.experiments.experiment import Arm, Experiment, Trial, digest_of
 from sftloss.experiments.metrics import Bin, Metric, read_metric
 from sftloss.files import write_atomic
 
 RESULT, ANSWERS, TOKENS, SHARED = "result.json", "answers.jsonl", "tokens.safetensors", "experiment.json"
 RATES = "rates"
+_CONTENT = re.compile(r"^(\w+?)(?:_\d+)?_content$")  # of a file: the option that names it
 """Folder of the losses by which the learning rate of each arm was chosen."""
 _AGAIN = "remove its folder to train this arm again"
 
@@ -162,12 +165,26 @@ def claim(folder: Path, experiment: Experiment) -> str:
         ) from None
     different = sorted(name for name in {*there, *shared} if there.get(name) != shared.get(name))
     if different:
+        names = dict.fromkeys(_CONTENT.sub(r"\1", name) for name in different)
         raise ConfigError(
-            f"{folder} holds another experiment ({', '.join(map(mention, different))} differ), and arms can be "
+            f"{folder} holds another experiment ({', '.join(map(mention, names))} differ), and arms can be "
             "compared only where everything else is equal",
             cure=f"choose another {mention('output')}",
         )
     return digest_of(shared)
+
+
+@contextmanager
+def claimed(folder: Path, experiment: Experiment) -> Iterator[str]:
+    """As :func:`claim`; a folder that is new stays free where an error comes before anything was trained."""
+    is_new = not (folder / SHARED).exists()
+    digest = claim(folder, experiment)
+    try:
+        yield digest
+    except SftlossError:
+        if is_new and not any(any(folder.glob(f"{part}/**/*.*")) for part in ("arms", RATES)):
+            (folder / SHARED).unlink(missing_ok=True)
+        raise
 
 
 def save(folder: Path, result: ArmResult, answers: Iterable[Answer]) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from sftloss import errors
 from sftloss.errors import ConfigError
 from sftloss.experiments.experiment import Experiment, Trial
-from sftloss.experiments.run.results import claim, load
+from sftloss.experiments.run.results import ArmResult, claimed, load
 from sftloss.experiments.verdicts.comparisons import Results
 from sftloss.finetune import read_choice
 
@@ -61,7 +61,17 @@ def run_arms(experiment: Experiment, folder: Path, execution: Execution) -> Resu
     _check_weightings(experiment)
     if len({trial.name for trial in trials}) < len(trials):
         raise ConfigError("two arms would share a folder", option="loss", cure="write their losses differently")
-    digest = claim(folder, experiment)
+    with claimed(folder, experiment) as digest:
+        results = _trained(experiment, folder, digest, execution)
+    if len(results) < len(trials):
+        missing = ", ".join(trial.name for trial in trials if trial not in results)
+        raise RuntimeError(f"no result of {missing}; run the same command again")
+    return Results(experiment.arms(), experiment.seeds, results)
+
+
+def _trained(experiment: Experiment, folder: Path, digest: str, execution: Execution) -> dict[Trial, ArmResult]:
+    """Train what is not finished, and return the results that are there then."""
+    trials = experiment.trials()
     waiting = [trial for trial in trials if load(folder, trial, digest) is None]
     done = len(trials) - len(waiting)
 
@@ -82,11 +92,7 @@ def run_arms(experiment: Experiment, folder: Path, execution: Execution) -> Resu
     elif waiting:
         order = {"folder": str(folder), "digest": digest, "save_every": execution.save_every}
         _train_in_workers({"experiment": experiment.plain(), **order}, devices, waiting, finished)
-    results = {trial: result for trial in trials if (result := load(folder, trial, digest)) is not None}
-    if len(results) < len(trials):
-        missing = ", ".join(trial.name for trial in trials if trial not in results)
-        raise RuntimeError(f"no result of {missing}; run the same command again")
-    return Results(experiment.arms(), experiment.seeds, results)
+    return {trial: result for trial in trials if (result := load(folder, trial, digest)) is not None}
 
 
 def _check_weightings(experiment: Experiment) -> None:

@@ -131,7 +131,7 @@ class ArmTrainer:
         """
         file = self.folder / RATES / f"{arm.slug}.json"
         if not file.exists() and self.experiment.learning_rates:
-            losses = {f"{rate:g}": self._tuning_loss(arm, rate) for rate in self.experiment.learning_rates}
+            losses = {str(rate): self._tuning_loss(arm, rate) for rate in self.experiment.learning_rates}
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(file, json.dumps(losses))
         return json.loads(file.read_text(encoding="utf-8")) if self.experiment.learning_rates else {}
