@@ -96,11 +96,11 @@ def _from_tables(one: Document, other: Document, labels: tuple[str, str], at: in
             )
     lead = "No table differs."
     if found:
-        name, before, after = next(table.rows[0] for table in tables)[:3]
+        largest, before, after = tables[0].rows[0][:3]
         kind = tables[0].columns[1].kind
         differ = f"{counted(len(found), 'number')} of tables that both reports have {agreeing(len(found), 'differ')}."
         changed = f"{format_cell(after, kind)} instead of {format_cell(before, kind)}"
-        lead = f"{differ} The largest difference: {name}, {changed}."
+        lead = f"{differ} The largest difference: {largest}, {changed}."
     notes = (
         () if is_paired else ("The intervals treat the runs as independent. Where rows are in both they are too wide.",)
     )

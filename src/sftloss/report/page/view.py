@@ -7,6 +7,7 @@ import re
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sftloss.document import Chart, Document, Finding, Section, Table, TokenStrip, by_severity
 from sftloss.report.cells import ShownTable, chart_table, show
@@ -131,11 +132,9 @@ def _chart(chart: Chart, prefix: str, limits: PageLimits, context: _Context) -> 
     from markupsafe import Markup
 
     # the only text of the page that is not escaped by the template: our own SVG, escaped by its XML writer
-    shared = {"alongside": context.alongside, "language": context.language}
-    pictures: list[Markup] = [
-        Markup(render_chart(chart, prefix=f"{prefix}{end}", width=width, **shared))
-        for end, width in (("", context.width), ("-narrow", NARROW))
-    ]
+    draw = partial(render_chart, chart, alongside=context.alongside, language=context.language)
+    wide: Markup = Markup(draw(prefix=prefix, width=context.width))
+    narrow: Markup = Markup(draw(prefix=f"{prefix}-narrow", width=NARROW))
     is_told = context.has_table or chart.description == context.lead
     has_interval = any(bound is not None for series in chart.series for bound in series.low or ())
     drawn = {"line": "shaded", "bar": "thin line", "point": "line"}[chart.kind]
@@ -144,8 +143,8 @@ def _chart(chart: Chart, prefix: str, limits: PageLimits, context: _Context) -> 
         "title": clean(chart.title),
         # said once: where it is the lead or beside a table it stays in the picture, for those who cannot see it
         "description": "" if is_told else ended(prose(chart.description)),
-        "wide": pictures[0],
-        "narrow": pictures[1],
+        "wide": wide,
+        "narrow": narrow,
         "legend": _legend(chart),
         "interval": translated(f"{drawn}: {prose(chart.bounds)}", context.language) if has_interval else "",
         "data": data,
