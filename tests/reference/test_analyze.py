@@ -73,7 +73,7 @@ def test_gradients_are_of_the_loss_that_reads_the_reference(made: tuple[Any, Any
     question = AnalysisOptions(signal="grad", signal_examples=6, replicates=20)
     run = Run(reference=(folder,))
     norms = [
-        analyze(model, tokenizer, ROWS, losses=[loss], question=question, run=run).frames["gradient-ratios"]["norm0"]
+        analyze(model, tokenizer, ROWS, losses=[loss], question=question, run=run).frames["gradient-ratios"]["norm"]
         for loss in (LOSS, "cross_entropy")
     ]
     assert (norms[0] != norms[1]).any()

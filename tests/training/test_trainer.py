@@ -195,7 +195,7 @@ def test_unused_columns_are_removed_but_not_ours(tmp_path: Path) -> None:
         model=model_of(), args=arguments(tmp_path, remove_unused_columns=True), train_dataset=data
     )
     kept = set(trainer._remove_unused_columns(data).column_names)
-    assert kept == {"input_ids", "labels", "token_weights", "tasks", "row_ids"}
+    assert kept == {"input_ids", "labels", "token_weights", "roles", "tasks", "row_ids"}
 
 
 def test_gradient_checkpointing_in_the_trainer_changes_nothing(tmp_path: Path) -> None:

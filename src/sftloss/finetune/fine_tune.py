@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -115,7 +114,7 @@ def loss_of(recipe: Recipe) -> Loss:
         shared = {name: getattr(recipe, name) for name in ("normalization", "roles", "normalizer", "tolerance")}
         return Loss(objective, **shared)
     except (TypeError, ValueError) as error:
-        raise ConfigError(re.sub("^(objective|Loss): ", "", str(error)), option="loss") from None
+        raise ConfigError(str(error).removeprefix("objective: ").removeprefix("Loss: "), option="loss") from None
 
 
 def data_of(recipe: Recipe, tokenizer: Any, rows: Any = None, eval_rows: Any = None) -> tuple[DataSet, DataSet | None]:
