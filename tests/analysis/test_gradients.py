@@ -65,15 +65,21 @@ def token_shares(per_example: Any) -> pl.DataFrame:
 
 
 def test_the_section_has_every_table_and_chart() -> None:
-    cosines = (Cosines("task", ("a", "b"), ((1.0, -0.3), (-0.3, 1.0))),)
+    cosines = (
+        Cosines("task", ("a", "b", "c"), ((1.0, -0.3, 0.1), (-0.3, 1.0, 0.0), (0.1, 0.0, 1.0))),
+        Cosines("language", ("de", "en"), ((1.0, 0.4), (0.4, 1.0))),
+    )
     parts = np.where(np.arange(120) % 4, 2.0, -1.0) / 150
     study = study_of(shares=lambda count: parts, cosines=cosines, tokens=token_shares(parts))
     section = gradient_section(study, lambda ids: [f"<{i}>" for i in ids])
-    names = ["numbers", "deciles", "ratios", "influential", "agreement", "update-confidence", "cosines-task"]
+    names = ["numbers", "deciles", "ratios", "influential", "agreement", "update-confidence"]
+    names += ["cosines-task", "cosines-language"]
     assert [table.id for table in section.tables] == [f"gradient-{name}" for name in names]
     names = ["decile-shares", "ratios", "agreement", "update-confidence", "conflicts-task"]
     assert [chart.id for chart in section.charts] == [f"gradient-{name}" for name in names]
     assert all(chart.series and chart.description for chart in section.charts)
+    assert section.charts[-1].series[0].x == ("a, b", "b, c", "a, c")
+    assert [one.label for one in section.charts[0].series] == ["tokens", "norm, token mean", "update"]
     assert section.lead.startswith("An example of twice the length has 1.41 times the gradient norm.")
     influential = section.tables[3]
     assert influential.rows[0][-1].startswith("<") and influential.rows[0][0].startswith("data.jsonl:")

@@ -94,6 +94,12 @@ class Shares:
         names, estimates = tuple(self.labels[at] for at in keep), tuple(self.estimates[at] for at in keep)
         return replace(self, labels=names, estimates=estimates)
 
+    def only(self, columns: Sequence[str]) -> Shares:
+        """The same shares, with these columns alone."""
+        places = [self.columns.index(name) for name in columns]
+        estimates = tuple(tuple(group[at] for at in places) for group in self.estimates)
+        return replace(self, columns=tuple(columns), estimates=estimates, sums=self.sums.pick(places))
+
     def ratio(self, group: int, top: str, bottom: str) -> Estimate:
         """A group's share of one column over its share of another: 1 is its part."""
         return self.sums.ratio_of_shares(group, self.columns.index(top), self.columns.index(bottom))

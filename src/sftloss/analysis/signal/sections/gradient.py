@@ -18,7 +18,8 @@ from sftloss.analysis.shared.shares import (
 from sftloss.analysis.signal.gradients import GradientStudy
 from sftloss.analysis.signal.sections.compare import Decode
 from sftloss.analysis.signal.sections.update import (
-    conflict_parts,
+    conflict_chart,
+    conflict_table,
     measured_share_table,
     update_by_token,
     update_strips,
@@ -39,13 +40,18 @@ def gradient_section(study: GradientStudy, decode: Decode | None) -> Section:
         return Section("gradient", "Gradient of the parameters", lead, LEVEL)
     deciles, of = _deciles(study)
     shares_chart = share_chart(
-        of, id="gradient-decile-shares", title="Gradient by length", x_label="length T", signals=()
+        of.only(_charted(study)),
+        id="gradient-decile-shares",
+        title="Gradient by length",
+        x_label="length T",
+        signals=(),
     )
     (ratios, ratio_chart), (agreement, agreement_chart) = _ratios(study), _agreement(study)
-    token_parts, conflicts = update_by_token(study), [conflict_parts(one) for one in study.measured.cosines]
-    charts = (shares_chart, ratio_chart, agreement_chart, *(chart for chart, _ in (*token_parts, *conflicts)))
+    token_parts, cosines = update_by_token(study), study.measured.cosines
+    charts = [shares_chart, ratio_chart, agreement_chart, *(chart for chart, _ in token_parts)]
+    charts += [conflict_chart(one) for one in cosines if len(one.names) > 2]  # one pair is no picture
     tables = [_numbers_table(study), deciles, ratios, _influential(study, decode), agreement]
-    tables += [table for _, table in (*token_parts, *conflicts)]
+    tables += [*(table for _, table in token_parts), *map(conflict_table, cosines)]
     strips = update_strips(study, decode)
     notes = [
         f"Measured of {counted(len(study.rows), 'example')}, spread evenly over the data. Coverage: "
@@ -58,7 +64,7 @@ def gradient_section(study: GradientStudy, decode: Decode | None) -> Section:
     if strips:
         notes.append("Tokens are coloured by their share of the update: those for it, or those against it.")
     title = "Gradient of the parameters"
-    return Section("gradient", title, _lead(study), LEVEL, charts, tuple(tables), strips, notes=tuple(notes))
+    return Section("gradient", title, _lead(study), LEVEL, tuple(charts), tuple(tables), strips, notes=tuple(notes))
 
 
 def _lead(study: GradientStudy) -> str:
@@ -84,6 +90,14 @@ def _lead(study: GradientStudy) -> str:
 
 def _name(study: GradientStudy, view: View) -> str:
     return view.label if len(study.study.objectives) > 1 else view.normalization.name
+
+
+def _charted(study: GradientStudy) -> list[str]:
+    """The columns of the deciles that are drawn: each loss as it is trained, beside the tokens and the update."""
+    base = study.study
+    views = [view for view in base.ways if view.normalization == base.options.normalization]
+    update = [] if study.shares is None else ["update"]
+    return ["tokens", *(f"norm, {_name(study, view)}" for view in views[:4]), *update]
 
 
 def _numbers_table(study: GradientStudy) -> Table:

@@ -19,6 +19,7 @@ from sftloss.words import number, percent
 
 _STRIPS = 4  # examples shown token by token
 _PAIRS = 12  # of groups, those that conflict most
+_BELOW = "Below 0, a step for one raises the loss of the other."
 
 
 def update_by_token(study: GradientStudy) -> list[tuple[Chart, Table]]:
@@ -73,23 +74,24 @@ def update_strips(study: GradientStudy, decode: Decode | None) -> tuple[TokenStr
     return tuple(strips)
 
 
-def conflict_parts(of: Cosines) -> tuple[Chart, Table]:
-    """The matrix of cosines, and the pairs with the smallest."""
+def conflict_table(of: Cosines) -> Table:
+    """The matrix of cosines."""
     columns = (Column("group", of.column), *(Column(f"c{i}", name, "index") for i, name in enumerate(of.names)))
     rows = tuple((name, *map(cell, values)) for name, values in zip(of.names, of.values, strict=True))
-    note = "Below 0, a step for one raises the loss of the other."
     title = f"Cosines between the gradients by {of.column}"
-    table = Table(f"gradient-cosines-{of.column}", title, columns, rows, note)
+    return Table(f"gradient-cosines-{of.column}", title, columns, rows, _BELOW)
+
+
+def conflict_chart(of: Cosines) -> Chart:
+    """The pairs of groups with the smallest cosines."""
     pairs = sorted((of.values[i][j], f"{of.names[j]}, {of.names[i]}") for i in range(len(of.names)) for j in range(i))
-    described = f"Smallest: {pairs[0][1]} ({number(pairs[0][0])}). {note}"
-    chart = forest(
+    return forest(
         [(name, Estimate(value)) for value, name in pairs[:_PAIRS]],
         id=f"gradient-conflicts-{of.column}",
         title=f"Agreement of the {of.column}s' gradients",
         x_label="cosine",
-        description=described,
+        description=f"Smallest: {pairs[0][1]} ({number(pairs[0][0])}). {_BELOW}",
     )
-    return chart, table
 
 
 def _tokens(study: GradientStudy) -> pl.DataFrame | None:
