@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Build the sdist, and the wheel from it; use the wheel in an empty environment, first bare, then with each extra alone.
 # Usage: scripts/check_package.sh [EXTRA ...], as "cli train"; without one, the core and cli.
+#        scripts/check_package.sh --over .venv: only the wheel is installed, over the packages of another environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -30,8 +31,27 @@ install tools "hatchling>=1.27"
 "$place/tools/bin/python" -m pip --quiet wheel --no-deps --no-build-isolation -w "$place/dist" "$place"/dist/*.tar.gz 2>/dev/null
 wheel=$(echo "$place"/dist/*.whl)
 
+see() { # the packages of one environment from another
+  local code='import sysconfig; print(sysconfig.get_path("purelib"))'
+  echo "import site; site.addsitedir('$("$1/bin/python" -c "$code")')" >"$("$place/$2/bin/python" -c "$code")/below.pth"
+}
+demo() {
+  "$place/core/bin/sftloss" --version | grep -qF "$(basename "$wheel" | cut -d- -f2)" || fail "another version"
+  OMP_NUM_THREADS=1 "$place/core/bin/sftloss" demo --output demo >/dev/null 2>"$place/demo.log" || { cat "$place/demo.log"; exit 1; }
+  [[ -s demo/report.html ]] || fail "the demo wrote no report"
+}
+
 log "the core alone: $(basename "$wheel")"
 make_env core
+if [[ ${1:-} == --over ]]; then
+  see "$2" core
+  install core --no-deps "$wheel"
+  cd "$place/empty"
+  "$place/core/bin/python" -c 'import sftloss; assert "build/package" in sftloss.__file__, sftloss.__file__'
+  demo
+  log "the wheel works over $2"
+  exit
+fi
 install core "$wheel"
 cd "$place/empty"
 "$place/core/bin/python" - <<'PY'
@@ -49,16 +69,13 @@ for extra in "${@:-cli}"; do
   env=core
   if [[ $extra != cli ]]; then # over the core, so that torch is installed once
     make_env "$extra"
-    "$place/core/bin/python" -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
-      >"$("$place/$extra/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+    see "$place/core" "$extra"
     env=$extra
   fi
   install "$env" "$wheel[$extra]"
   case $extra in
     cli)
-      "$place/core/bin/sftloss" --version | grep -q "$("$place/core/bin/python" -c 'import sftloss; print(sftloss.__version__)')"
-      OMP_NUM_THREADS=1 "$place/core/bin/sftloss" demo --output demo >/dev/null 2>"$place/demo.log" || { cat "$place/demo.log"; exit 1; }
-      [[ -s demo/report.html ]]
+      demo
       refuses 'sftloss\[train\]' "$place/core/bin/sftloss" train --model demo --data demo --max-steps 1 --output run
       refuses 'pip install gguf' "$place/core/bin/sftloss" analyze --model smollm2 --data demo
       ;;

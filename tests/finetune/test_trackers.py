@@ -18,6 +18,8 @@ from tests.paths import ROOT
 
 from sftloss import Report
 from sftloss.document import Document, Finding
+from sftloss.errors import ConfigError
+from sftloss.finetune import Lora, Recipe, fine_tune
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -64,6 +66,13 @@ def test_a_tracker_gets_the_log_and_the_evaluation_of_each_task(written: dict[st
 def test_without_a_tracker_nothing_is_told(written: dict[str, dict[int, float]]) -> None:
     here(None, max_steps=1)
     assert not written
+
+
+@pytest.mark.parametrize("package", ["accelerate", "peft"])
+def test_a_missing_package_is_named_with_what_to_install(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sftloss.finetune.setup.find_spec", lambda name: None if name == package else name)
+    with pytest.raises(ConfigError, match=rf'{package}.*pip install "sftloss\[train\]"'):
+        fine_tune(Recipe(model="demo", data="demo", lora=Lora(r=2)))
 
 
 def reported(folder: Path, tracker: str) -> dict[str, dict[int, float]]:

@@ -18,7 +18,7 @@ from sftloss.finetune.folder import folder_of
 from sftloss.finetune.outcome import Interrupted, Outcome, identity, model_card, model_facts
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import Collator, DataSet, check_marks, check_vocabulary, hold_out, pack, read, rows_accounts
-from sftloss.finetune.setup import check_trackers, model_and_tokenizer, training_arguments
+from sftloss.finetune.setup import check_packages, model_and_tokenizer, training_arguments
 from sftloss.finetune.task_weights import read_choice, reads_stored, weighted
 from sftloss.finetune.trainer import Work, trainer_class
 from sftloss.finetune.watch import Groups
@@ -71,7 +71,7 @@ def fine_tune(
         >>> outcome.history[-1]["train_loss"]                                                  # doctest: +SKIP
     """
     loss = loss_of(recipe)
-    check_trackers(recipe.report_to)
+    check_packages(recipe)
     started = time.monotonic()
     with folder_of(recipe, launched_as().rank) as folder:
         resume = recipe.resume and folder.stays

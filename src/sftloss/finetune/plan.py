@@ -16,7 +16,7 @@ from sftloss.decoder.loading import as_model_error, check_layers
 from sftloss.document import TokenStrip
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet, check_marks, check_vocabulary, rows_accounts
-from sftloss.finetune.setup import dtype_of, model_name, with_adapters
+from sftloss.finetune.setup import check_packages, dtype_of, model_name, with_adapters
 from sftloss.finetune.task_weights import weighted
 from sftloss.models import model_folder
 from sftloss.roles import ROLES
@@ -71,6 +71,7 @@ def plan(recipe: Recipe, *, ranks: int = 1) -> TrainingPlan:
     """
     from sftloss.finetune.fine_tune import data_of, loss_of, references_of
 
+    check_packages(recipe)
     loss = loss_of(recipe)
     model, tokenizer = _outline(recipe)
     data, held_out = data_of(recipe, tokenizer)

@@ -59,13 +59,10 @@ def with_adapters(model: Any, lora: Lora, seed: int) -> Any:
     """The model with low-rank adapters, whose random half is drawn from the seed.
 
     Raises:
-        ConfigError: If peft is missing.
         ModelError: If no layer has the names asked for.
     """
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise ConfigError("LoRA needs the package peft", cure='pip install "sftloss[train]"') from None
+    from peft import LoraConfig, get_peft_model
+
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.r,  # type: ignore[arg-type]
@@ -138,13 +135,16 @@ def training_arguments(recipe: Recipe, folder: str, *, has_eval: bool, is_new: b
     return result
 
 
-def check_trackers(names: tuple[str, ...]) -> None:
-    """Refuse a tracker whose package is missing, before a model is loaded.
+def check_packages(recipe: Recipe) -> None:
+    """Refuse a run whose packages are missing, before a model is loaded.
 
     Raises:
-        ConfigError: If one is missing.
+        ConfigError: If accelerate, peft for adapters, or a tracker is missing.
     """
-    for name in names:
+    for package in ("accelerate", *(["peft"] if recipe.lora is not None else [])):
+        if not find_spec(package):
+            raise ConfigError(f"training needs the package {package}", cure='pip install "sftloss[train]"')
+    for name in recipe.report_to:
         packages = _PACKAGES.get(name, (name,))
         if not any(find_spec(package) for package in packages):
             raise ConfigError(f"{name} needs its package", option="report_to", cure=f"pip install {packages[0]}")
