@@ -162,6 +162,8 @@ def _code(text: str) -> str:
 def _constant(value: Any) -> str:
     if isinstance(value, (str, int, float)):
         return f"`{value!r}`"
+    if hasattr(value, "__args__"):
+        return f"A type: `{value}`."
     names = [str(getattr(entry, "name", entry)) for entry in value] if hasattr(value, "__iter__") else []
     kind = "A mapping" if hasattr(value, "keys") else "A value of type `" + type(value).__name__ + "`"
     if not names:
