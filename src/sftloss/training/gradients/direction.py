@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sftloss.training.attachment import Attachment
-from sftloss.training.gradients.norms import loss_of
+from sftloss.training.gradients.norms import loss_of_batch
 from sftloss.training.gradients.per_example import question_of
 from sftloss.training.loss import Loss
 
@@ -35,7 +35,7 @@ def gradient_of(attachment: Attachment, batches: Iterable[Mapping[str, Any]], lo
     named = {name: p for name, p in attachment.model.named_parameters() if p.requires_grad}
     total = {name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for name, p in named.items()}
     for batch in batches:
-        value = loss_of(attachment, question_of(attachment, batch, loss))
+        value = loss_of_batch(attachment, question_of(attachment, batch, loss))
         gradients = torch.autograd.grad(value, [*named.values()], allow_unused=True)
         for name, gradient in zip(named, gradients, strict=True):
             if gradient is not None:

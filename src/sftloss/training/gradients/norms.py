@@ -109,7 +109,7 @@ def norms_by_loop(
         columns = slice(row * layout.shape[1], (row + 1) * layout.shape[1])
         c = torch.where(layout.examples[columns] == example, question.coefficients[columns], 0.0)
         scale = _scale(c)
-        value = loss_of(attachment, question._replace(batch=part, coefficients=c * scale))
+        value = loss_of_batch(attachment, question._replace(batch=part, coefficients=c * scale))
         losses[example] = value.detach().double() / scale
         gradients = torch.autograd.grad(value, [*named.values()], allow_unused=True)
         for name, gradient in zip(named, gradients, strict=True):
@@ -118,7 +118,7 @@ def norms_by_loop(
     return Norms(squares, losses, [])
 
 
-def loss_of(attachment: Attachment, question: Question) -> Tensor:
+def loss_of_batch(attachment: Attachment, question: Question) -> Tensor:
     """The batch's part of the loss, with a graph."""
     opened, function = attachment.open(question.batch, question.loss), question.loss.function
     device = opened.head.weight.device
