@@ -69,7 +69,6 @@ def render_terminal(document: Document, console: Console) -> None:
 
 def _finding(console: Console, finding: Finding, language: str) -> None:
     severity = SEVERITIES[finding.severity]
-    number, interval = (translated(part, language) for part in finding_number(finding))
     is_unicode = (console.encoding or "").lower().startswith("utf")
     line = _say(console, severity.shape if is_unicode else severity.ascii, severity.style)
     line.append(" ").append_text(
@@ -78,7 +77,7 @@ def _finding(console: Console, finding: Finding, language: str) -> None:
     line.append("  ").append_text(_say(console, clean(finding.sentence)))
     console.print()
     console.print(line)
-    numbers = ", ".join(part for part in (number, interval) if part)
+    numbers = translated(", ".join(filter(None, finding_number(finding))), language)
     for text, style in ((numbers, "bold"), (clean(finding.why), "dim"), (str(finding.fix), "cyan")):
         if text:
             _indented(console, text, style)

@@ -22,15 +22,16 @@ from importlib.resources import files
 
 from sftloss.document import LANGUAGES
 
-_PART = re.compile(r"\{(\w+)\}|\[([^\[\]{}]*\|[^\[\]{}]*)\]|\(s\)")
+_HOLE = r"(?<!\{)\{(\w+)\}(?!\})"
+_PART = re.compile(_HOLE + r"|\[([^\[\]{}]*\|[^\[\]{}]*)\]|\(s\)")
 _FIGURE = r"[<+-]?(?:\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?|∞)(?: ?%|×)?"
 _NUMBER = re.compile(rf"-?{_FIGURE}")
 _NUMBER_HOLE = rf"(?:less than )?-?{_FIGURE}|undefined|an undefined part|no"
-_ANY_HOLE = r"(?:(?!\. [A-Z]).)+?"
+_ANY_HOLE = r"(?:(?!\. ).)+?"
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.) (?=\S)")
 _ITEM_END = re.compile(r"(?:, | and )(?![^(]*\))")
 _NAME = re.compile(r"\S+(?: \S+){0,2}(?<![.:;,])")
-_CHINESE = re.compile(r"[\u3400-\u9fff]")
+_IS_CHINESE = re.compile(r"^(?!.*[a-z]{2} [a-z]{2}).*[\u3400-\u9fff]", re.DOTALL)  # without an English phrase
 
 
 class _Template:
@@ -57,6 +58,10 @@ class _Template:
         self.english, self.other = english, other
         self.weight = sum(map(len, self.pieces))
 
+    def filled(self, values: Mapping[str, str | None]) -> str:
+        """The translation with the values of its holes."""
+        return re.sub(_HOLE, lambda hole: str(values[hole[1]]), self.other)
+
 
 class Catalogue:
     """Entries of one language.
@@ -65,9 +70,9 @@ class Catalogue:
         entries: English templates and their translations.
 
     Example:
-        >>> rows = Catalogue({"{n} row(s)": "{n} 行", "{n} of {rest}": "{rest}中的 {n}", "the data": "数据"})
+        >>> rows = Catalogue({"{n} row(s)": "{n}行", "{n} of {rest}": "{rest}中的{n}", "the data": "数据"})
         >>> rows.translated("1,200 rows"), rows.translated("3 of the data"), rows.translated("3 of it")
-        ('1,200 行', '数据中的 3', None)
+        ('1,200行', '数据中的3', None)
     """
 
     def __init__(self, entries: Mapping[str, str]) -> None:
@@ -87,11 +92,11 @@ class Catalogue:
         return self._known[text]
 
     def _of_entries(self, text: str) -> str | None:
-        if _NUMBER.fullmatch(text) or _CHINESE.search(text) or not text.strip():
+        if _NUMBER.fullmatch(text) or not text.strip():
             return text
-        if text in self.entries:
-            return self.entries[text]
-        return next(self._matches(text), None)
+        lower = text[0].lower() + text[1:]  # one entry serves the start and the middle of a sentence
+        known = (self.entries.get(text) or next(self._matches(text), None) for text in dict.fromkeys((text, lower)))
+        return next(filter(None, known), text if _IS_CHINESE.search(text) else None)
 
     def _matches(self, text: str) -> Iterator[str]:
         for template in self.templates:
@@ -99,7 +104,7 @@ class Catalogue:
             if match:
                 values = {hole: self._value(part, template.kinds[hole]) for hole, part in match.groupdict().items()}
                 if None not in values.values():
-                    yield template.other.format(**values)
+                    yield template.filled(values)
 
     def _value(self, text: str, kind: str) -> str | None:
         if kind == "NAME":

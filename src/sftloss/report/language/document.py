@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
-from sftloss.document import Chart, Column, Command, Document, Table
+from sftloss.document import Chart, Column, Command, Document, Series, Table
 from sftloss.report.language.catalogue import translated
 
 # codes, keys and what comes from the data: never translated
@@ -17,20 +18,20 @@ _CODES = {
     "Column": {"key", "kind"},
     "Table": {"id"},
     "Chart": {"id", "kind", "scale_x", "scale_y", "format_x", "format_y"},
-    "TokenStrip": {"tokens", "roles", "values"},
+    "TokenStrip": {"title", "tokens", "roles", "values"},
     "Interval": {"low", "high", "level"},
 }
-_NAMES = frozenset({"arm", "language", "loss", "prompt", "reference", "role", "source", "task"})
-"""Columns, and axes of charts, that hold names: those without an entry are no sentences that lack one."""
+# columns that hold data, or the words of an error; columns and axes of groups, whose names are the data's but for ours
+_DATA = re.compile(r"answer|arm\d+|detail|first|origin|prompt|reference|rows|text")
+_GROUPS = re.compile(r"task|language|source|role")
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text of a document, its place (``Section.lead``), and whether it may be a name or data."""
+    """A text of a document and its place, as ``Section.lead`` or, of a column, ``Cell.verdict``."""
 
     place: str
     text: str
-    is_name: bool = False
 
 
 def in_language(document: Document, language: str) -> Document:
@@ -58,30 +59,45 @@ def texts_of(document: Document) -> list[Text]:
     return texts
 
 
-def _mapped(value: Any, change: Callable[[Text], str], place: str = "", *, is_name: bool = False) -> Any:
+def _mapped(value: Any, change: Callable[[Text], str], place: str = "") -> Any:
     """A value of a document with each of its texts changed."""
+    if isinstance(value, str):
+        return change(Text(place, value))
+    if isinstance(value, tuple):
+        return tuple(_mapped(part, change, place) for part in value)
     if isinstance(value, Command):
         return replace(value, lead=change(Text(place, value.lead))) if value.lead else value
-    if is_dataclass(value) and not isinstance(value, type):
-        kind = type(value).__name__
-        codes = _CODES.get(kind, set())
-        parts = {f.name: getattr(value, f.name) for f in fields(value) if f.name not in codes}
-        axis = isinstance(value, Chart) and value.x_label in _NAMES
-        changed = {
-            name: _mapped(part, change, f"{kind}.{name}", is_name=is_name or axis or name in ("facts", "provenance"))
-            for name, part in parts.items()
-            if not (isinstance(value, Table) and name == "rows")
-        }
-        if isinstance(value, Table):
-            changed["rows"] = tuple(_row(row, value.columns, change) for row in value.rows)
-        return replace(value, **changed)
-    if isinstance(value, tuple):
-        return tuple(_mapped(part, change, place, is_name=is_name) for part in value)
-    return change(Text(place, value, is_name)) if isinstance(value, str) else value
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    changed: dict[str, Any] = {}
+    if isinstance(value, Table):
+        changed["rows"] = tuple(_row(row, value.columns, change) for row in value.rows)
+    if isinstance(value, Chart) and _GROUPS.fullmatch(value.x_label):
+        changed["series"] = tuple(_series(one, change) for one in value.series)
+    kind = type(value).__name__
+    for name in {field.name for field in fields(value)} - _CODES.get(kind, set()) - {*changed}:
+        changed[name] = _mapped(getattr(value, name), change, f"{kind}.{name}")
+    return replace(value, **changed)
+
+
+def _series(series: Series, change: Callable[[Text], str]) -> Series:
+    """A series whose places are groups of the data."""
+    changed: Series = _mapped(replace(series, x=()), change)
+    return replace(changed, x=tuple(_named(x, change) for x in series.x))
 
 
 def _row(row: tuple[Any, ...], columns: tuple[Column, ...], change: Callable[[Text], str]) -> tuple[Any, ...]:
-    keys = [column.key for column in columns]
-    return tuple(
-        _mapped(cell, change, f"Cell.{key}", is_name=key in _NAMES) for key, cell in zip(keys, row, strict=True)
-    )
+    """The cells of a row, those of data as they are."""
+    cells = []
+    for cell, column in zip(row, columns, strict=True):
+        if _GROUPS.fullmatch(column.key):
+            cells.append(_named(cell, change))
+        else:
+            cells.append(cell if _DATA.fullmatch(column.key) else _mapped(cell, change, f"Cell.{column.key}"))
+    return tuple(cells)
+
+
+def _named(value: Any, change: Callable[[Text], str]) -> Any:
+    """The name of a group: ours are "(none)" and "no letters", any other is the data's."""
+    is_ours = isinstance(value, str) and (" " in value or value.startswith("("))
+    return change(Text("Group", value)) if is_ours else value
