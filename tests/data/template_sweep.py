@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from typing import Any
 from tests.data.families import FAMILIES
 from tests.tiny import EOS, tiny_tokenizer
 
-from sftloss.data import RowError, encode, read_records
+from sftloss.data import Message, Record, RowError, encode, read_records
+from sftloss.data.rendering.cures import AS_SHOWN, CHANGES, as_shown, without_reasoning
 from sftloss.data.rendering.families import trl_templates
+from sftloss.data.rendering.template import Template
 from sftloss.docstrings import write_regions
 
 TOOL = {
@@ -164,9 +167,10 @@ class Outcome:
     trained: str = ""
 
 
-def judge(template: str, conversation: str) -> Outcome:
-    """Render a conversation with a template and compare every word with what should have become of it."""
-    row, tokenizer = CONVERSATIONS[conversation], tokenizer_of(template)
+def judge(template: str, conversation: str | dict[str, Any]) -> Outcome:
+    """Render a conversation, by its name or as it is, and compare every word with what should have become of it."""
+    row = CONVERSATIONS[conversation] if isinstance(conversation, str) else conversation
+    tokenizer = tokenizer_of(template)
     record = next(iter(read_records([row])))
     try:
         example = encode(record, tokenizer)
@@ -195,7 +199,7 @@ def _faults(messages: list[dict[str, Any]], full: str, trained: str, notes: str)
                 faults.append(f"{word} lost in silence")
             if is_answer and word != "toolname" and trained.count(word) != 1:
                 faults.append(f"{word} trained {trained.count(word)} times")
-            if not is_answer and not message.get("weight") and word in trained:
+            if not is_answer and not message.get("weight") and word in trained and word != "toolname":
                 faults.append(f"{word} of the {message['role']} is trained")
     return faults
 
@@ -207,10 +211,11 @@ def _ends(example: Any, tokenizer: Any, notes: str, messages: list[dict[str, Any
     answers = [m for m in messages if m["role"] == "assistant" and m.get("weight") != 0]
     trained_users = sum(m["role"] != "assistant" and bool(m.get("weight")) for m in messages)
     is_joined = any(a["role"] == b["role"] == "assistant" for a, b in zip(messages, messages[1:], strict=False))
-    if len(stretches) != len(answers) + trained_users and not is_joined:
+    if len(stretches) != len(answers) and not (is_joined or trained_users):  # ends of users stand apart
         faults.append(f"{len(stretches)} stretches for {len(answers)} answers")
+    written = (*tokenizer.all_special_tokens, *Template(tokenizer).frame.ends)  # an end may be a text
     for stretch in stretches[trained_users:]:
-        if not stretch.endswith(tuple(tokenizer.all_special_tokens)) and "no_end_token" not in notes:
+        if not stretch.endswith(written) and "no_end_token" not in notes:
             faults.append(f"no end: {stretch[-20:]!r}")
     probe = encode(next(iter(read_records([{"messages": [user("Q"), answer("A")]}]))), tokenizer)
     head = tokenizer.decode(probe.input_ids).partition("Q")[0][-16:]
@@ -220,16 +225,51 @@ def _ends(example: Any, tokenizer: Any, notes: str, messages: list[dict[str, Any
 
 
 def _refusal(error: RowError, record: Any, template: str, tokenizer: Any) -> Outcome:
-    """A refusal is right if it names a cure that works; `encode` has tried it, a named template is tried again."""
-    if "is opened by" in error.detail or "as the template expects" in error.detail:
+    """A refusal is right if its cure, applied here as its words say, makes the row right."""
+    cure = error.detail.rpartition("; ")[2]
+    if "no way to write it was found" in cure:  # what is left is said in plain words
+        return Outcome("refused", error.detail)
+    if error.detail.startswith("answer "):
         return Outcome("wrong", error.detail)
-    named = re.search(r"template['\" =]+(\w+_training)", str(error))
-    if named and error.detail.rpartition("; ")[2].startswith("give "):
-        try:
-            encode(record, tokenizer, template=trl_templates()[named[1]])
-        except RowError as other:
-            return Outcome("wrong", f"the cure fails: {other.detail}")
+    try:
+        for row, how in cured(record, cure, tokenizer):
+            example = encode(row, tokenizer, **how)
+            full, trained = (
+                tokenizer.decode(example.input_ids),
+                tokenizer.decode(example.input_ids[example.weights > 0]),
+            )
+            said = without_reasoning(row.messages) if how.get("thinking") == "drop" else row.messages
+            if faults := _faults([_as_row(one) for one in said], full, trained, " ".join(example.notes)):
+                return Outcome("wrong", f"after the cure: {faults[0]} ({error.detail})")
+    except RowError as other:
+        return Outcome("wrong", f"the cure fails: {other.detail} ({error.detail})")
     return Outcome("refused", error.detail)
+
+
+def _as_row(message: Message) -> dict[str, Any]:
+    """A message as the oracle reads one; reasoning that is left out is not missed."""
+    return {key: value for key, value in vars(message).items() if key != "extra"}
+
+
+def cured(record: Record, cure: str, tokenizer: Any) -> list[tuple[Record, dict[str, Any]]]:
+    """The rows and the options of `encode` that a cure asks for, by its words."""
+    how: dict[str, Any] = {}
+    for option in ("template", "thinking"):
+        if found := re.search(f"\x00{option}\x00(\\w+)\x00", cure):
+            how[option] = trl_templates()[found[1]] if option == "template" else found[1]
+    if found := re.search("\x00chat_template_kwargs\x00(.*)\x00", cure):
+        how["chat_template_kwargs"] = {k: json.loads(v) for k, _, v in (x.partition("=") for x in found[1].split(","))}
+    rows = [list(record.messages)]
+    for change, words in CHANGES:
+        if words in cure and "thinking" not in words:
+            rows = [changed for row in rows for changed in change(row)]
+    if AS_SHOWN in cure:
+        rows = [as_shown(Template(tokenizer), row, record.tools) for row in rows]
+    if found := re.search(r"weight 0 for message ([\d, ]+)", cure):
+        numbers = {int(number) - 1 for number in found[1].split(", ")}
+        rows = [[replace(m, weight=0.0) if i in numbers else m for i, m in enumerate(row)] for row in rows]
+    tools = None if "leave out the column of tools" in cure else record.tools
+    return [(replace(record, messages=tuple(row), tools=tools), how) for row in rows]
 
 
 def table(templates: Iterable[str]) -> str:

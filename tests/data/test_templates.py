@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from tests.data import more_templates
 from tests.data.families import FAMILIES
-from tests.data.template_sweep import CONVERSATIONS, TEMPLATES, judge, table
+from tests.data.template_sweep import CONVERSATIONS, judge, table
 from tests.paths import ROOT
 
 from sftloss.data.rendering.families import read_template, training_template, trl_templates
@@ -25,7 +26,7 @@ FAST = (
     "smolvlm",
     "phi3_5",
 )
-NAMES = [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in TEMPLATES]
+NAMES = [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in (*trl_templates(), *FAMILIES)]
 
 
 @pytest.mark.parametrize("template", NAMES)
@@ -33,6 +34,26 @@ def test_nothing_is_lost_or_trained_in_silence(template):
     """Every word is rendered and trained where it should be, or noted, or refused with a cure that works."""
     wrong = {name: outcome.why for name in CONVERSATIONS if (outcome := judge(template, name)).state == "wrong"}
     assert not wrong
+
+
+MORE = [
+    pytest.param(n, marks=() if n in ("date", "results in user") else pytest.mark.slow) for n in more_templates.FAMILIES
+]
+
+
+@pytest.mark.parametrize("template", MORE)
+def test_other_ways_to_write_a_template_lose_nothing_in_silence(template):
+    rows = {**CONVERSATIONS, **more_templates.CONVERSATIONS}
+    wrong = {name: outcome.why for name, row in rows.items() if (outcome := judge(template, row)).state == "wrong"}
+    assert not {name: why for name, why in wrong.items() if name not in more_templates.KNOWN.get(template, ())}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("template", (*trl_templates(), *FAMILIES))
+def test_other_conversations_lose_nothing_in_silence(template):
+    rows = more_templates.CONVERSATIONS
+    outcomes = {name: judge(template, row) for name, row in rows.items()}
+    assert not {name: outcome.why for name, outcome in outcomes.items() if outcome.state == "wrong"}
 
 
 @pytest.mark.slow

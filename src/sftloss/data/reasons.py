@@ -174,11 +174,12 @@ class BadRow(Exception):
     Attributes:
         reason: A key of ROW_REASONS.
         detail: One clause: what is wrong and what to do. Options in it are `sftloss.errors.mention`.
+        message: Index of the message at fault, where one is.
     """
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, message: int | None = None) -> None:
         super().__init__(detail)
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.message = reason, detail, message
 
     def __str__(self) -> str:
         return f"{ROW_REASONS[self.reason].code} {self.reason}: {plain_detail(self.detail)}"

@@ -14,14 +14,19 @@ from sftloss.data.examples import Message
 from sftloss.data.reasons import BadRow
 from sftloss.data.rendering.families import training_template, trl_templates
 from sftloss.data.rendering.marks import JOINER
-from sftloss.data.rendering.template import Template, Tools
+from sftloss.data.rendering.template import TAKEN, Template, Tools
 from sftloss.errors import mention
 
 _Messages = Sequence[Message]
 _Rows = list[list[Message]]
 _Change = tuple[Callable[[_Messages], _Rows], str]
 _MOST_TRIES = 3
-_THOUGHTS = re.compile(r"^.*</think>\s*|^\s*<think>.*", re.DOTALL)
+_MOST_VARIABLES = 4
+_VALUES: tuple[Any, ...] = ("text", 1, [], {})  # of a variable that a template lacks: the first that it takes
+_THOUGHTS = re.compile(r"^(?:(?!<think>).)*</think>\s*|<think>.*?</think>\s*|^\s*<think>.*", re.DOTALL)
+
+
+AS_SHOWN = "write the words as the template does"
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,13 @@ class _Candidate:
 def cure_of(template: Template, messages: _Messages, tools: Tools, fault: BadRow, attempt: Callable[..., Any]) -> str:
     """The first cure with which `attempt` succeeds, as a clause: another template, another spelling, or both.
 
-    The cure that worked last is tried first, and a fault that no cure mended a few times is not tried again, so that a
-    file of refused rows costs little.
+    The cure that worked last is tried first, and a fault that no cure mended a few times is not tried again in
+    conversations of the same shape, so that a file of refused rows costs little.
     """
-    kind = ("no cure", fault.reason, fault.detail.split("(")[0], frozenset(message.role for message in messages))
+    kind = ("no cure", fault.reason, fault.detail.split("(")[0], *map(_shape, messages))
     if template.learned.get(kind, 0) < _MOST_TRIES:
+        if cure := _variables(template, messages, tools, fault, attempt):
+            return cure
         candidates = _candidates(template, tools)
         last: int | None = template.learned.get("cure")
         for i in sorted(range(len(candidates)), key=lambda i: i != last):
@@ -56,10 +63,89 @@ def cure_of(template: Template, messages: _Messages, tools: Tools, fault: BadRow
                     attempt(one.template, row, one.tools)
                 template.learned["cure"] = i
                 return " and ".join(filter(None, (*(words for _, words in one.changes), one.words)))
+        with suppress(BadRow):
+            if (changed := as_shown(template, messages, tools)) != list(messages):
+                attempt(template, changed, tools)
+                return AS_SHOWN
+        if cure := _untrained(template, messages, tools, fault, attempt):
+            return cure
         template.learned[kind] = template.learned.get(kind, 0) + 1
-    if variable := re.search("'(.+)' is undefined", fault.detail):
-        return f"give the template its variable {variable[1]}: {mention('chat_template_kwargs')}"
-    return f"write the conversation as the template expects it, or give another {mention('template')}"
+    return (
+        f"no way to write it was found that this template shows: remove the row, or give another {mention('template')}"
+    )
+
+
+def _shape(message: Message) -> tuple[Any, ...]:
+    """What a template may treat otherwise."""
+    thinks = bool(message.reasoning) + 2 * ("</think>" in message.content)
+    return message.role, bool(message.content), thinks, len(message.tool_calls), message.weight == 0
+
+
+def _variables(template: Template, messages: _Messages, tools: Tools, fault: BadRow, attempt: Any) -> str:
+    """Values for the variables that the template lacks, one after the other; empty where none of these will do."""
+    kwargs: dict[str, Any] = {}
+    next_fault: BadRow | None
+    for _ in range(_MOST_VARIABLES):
+        missing = re.search(r"'(\w+)' is undefined", fault.detail)
+        if missing is None or missing[1] in TAKEN or missing[1] in kwargs:
+            return ""
+        for value in ("",) if missing[1].endswith("_token") else _VALUES:
+            key = ("with variables", json.dumps({**kwargs, missing[1]: value}, sort_keys=True))
+            if key not in template.learned:
+                known = {**template.kwargs, **kwargs, missing[1]: value}
+                template.learned[key] = Template(template.tokenizer, template.text(tools), known)
+            try:
+                attempt(template.learned[key], messages, tools)
+            except BadRow as other:
+                if "is undefined" not in other.detail or f"'{missing[1]}'" in other.detail:
+                    continue
+                next_fault = other
+            else:
+                next_fault = None
+            kwargs[missing[1]] = value
+            break
+        else:
+            return ""
+        if next_fault is None:
+            pairs = ",".join(f"{name}={json.dumps(value)}" for name, value in kwargs.items())
+            return f"give the template its variables, as with {mention('chat_template_kwargs', pairs)}"
+        fault = next_fault
+    return ""
+
+
+def as_shown(template: Template, messages: _Messages, tools: Tools) -> list[Message]:
+    """The conversation with the words that the template writes in place of its own."""
+    try:
+        shown = template.show(messages, tools, template.style(messages))
+    except Exception:  # whatever the template raises
+        return list(messages)
+    others = {(piece.message, piece.kind): shown.other(piece) for piece in shown.lost}
+    return [
+        replace(
+            message,
+            content=others.get((number, "text")) or message.content,
+            reasoning=message.reasoning and (others.get((number, "reasoning")) or message.reasoning),
+        )
+        for number, message in enumerate(messages)
+    ]
+
+
+def _untrained(template: Template, messages: _Messages, tools: Tools, fault: BadRow, attempt: Any) -> str:
+    """Weight 0 for the answers that the template does not show; empty where that leaves nothing to train."""
+    rows, numbers = list(messages), list[int]()
+    while fault.message is not None and fault.message not in numbers:
+        numbers.append(fault.message)
+        rows[numbers[-1]] = replace(rows[numbers[-1]], weight=0.0)
+        if not any(message.role == "assistant" and message.weight != 0 for message in rows):
+            return ""
+        try:
+            attempt(template, rows, tools)
+        except BadRow as other:
+            fault = other
+        else:
+            places = ", ".join(str(number + 1) for number in sorted(numbers))
+            return f"leave the answers untrained that it does not show whole, with weight 0 for message {places}"
+    return ""
 
 
 def _candidates(template: Template, tools: Tools) -> list[_Candidate]:
@@ -72,7 +158,7 @@ def _candidates(template: Template, tools: Tools) -> list[_Candidate]:
         others.append(_Candidate(words, template.learned["training"], tools))
     if tools:
         others.append(_Candidate("leave out the column of tools, which this template cannot write", template, None))
-    changes = [(), *((one,) for one in _CHANGES), *combinations(_CHANGES, 2)]
+    changes = [(), *((one,) for one in CHANGES), *combinations(CHANGES, 2)]
     return [replace(other, changes=of) for of in changes for other in others if of or other.words]
 
 
@@ -108,6 +194,14 @@ def _from_first_user(messages: _Messages) -> _Rows:
     return [[message for i, message in enumerate(messages) if i >= first or message.role == "system"]]
 
 
+def _question_first(messages: _Messages) -> _Rows:
+    """The conversation with a question before its first answer."""
+    first = next((i for i, message in enumerate(messages) if message.role != "system"), 0)
+    if not messages or messages[first].role != "assistant":
+        return []
+    return [[*messages[:first], Message("user", "..."), *messages[first:]]]
+
+
 def _calls_as_text(messages: _Messages) -> _Rows:
     changed = []
     for message in messages:
@@ -141,13 +235,20 @@ def without_reasoning(messages: _Messages) -> list[Message]:
     ]
 
 
+def _no_reasoning(messages: _Messages) -> _Rows:
+    rest = without_reasoning(messages)
+    empty = (not (m.content.strip() or m.tool_calls) for m in rest if m.role == "assistant" and m.weight != 0)
+    return [] if any(empty) else [rest]
+
+
 def _without_empty(messages: _Messages) -> _Rows:
     return [[message for message in messages if message.content or message.tool_calls or message.reasoning]]
 
 
-_CHANGES: tuple[_Change, ...] = (
+CHANGES: tuple[_Change, ...] = (
     (_one_call_each, "write one tool call a message, each followed by its result"),
     (_from_first_user, "begin the conversation with a message of the user"),
+    (_question_first, "write the message of the user that it answers before the first answer"),
     (
         _one_answer_a_row,
         "write a row for each answer, which ends with it and gives the answers before it weight 0",
@@ -157,6 +258,6 @@ _CHANGES: tuple[_Change, ...] = (
         "write tool calls into the text of the answer and their results into the message of the user that follows",
     ),
     (_calls_alone, "leave out the text beside the tool calls"),
-    (lambda messages: [without_reasoning(messages)], f"leave out the reasoning with {mention('thinking', 'drop')}"),
+    (_no_reasoning, f"leave out the reasoning with {mention('thinking', 'drop')}"),
     (_without_empty, "leave out messages that hold nothing"),
 )

@@ -19,7 +19,7 @@ Place = tuple[int, int]
 _BLOCKS = (0xFDD0, 0xFFF80, 0x10FF80)
 _DIGITS = 16
 _THINK = re.compile(r"(</?think>)")
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 
 JOINER = "\n\n"
 """What stands between the contents of messages that are joined."""
@@ -41,7 +41,7 @@ class Style:
 
     Attributes:
         blocks: Content is a list of text blocks, not a string.
-        reasoning: Reasoning is a field of its own, not a part of the content.
+        reasoning: Fields of its own that hold reasoning; without one it is a part of the content.
         calls: Arguments of tool calls are objects, JSON strings, or the calls are JSON text in the content.
         empty: A message of nothing but calls has an empty content, not none.
         as_user: Messages of these kinds (`kind_of`) are the user's, and consecutive messages of one role are joined.
@@ -49,7 +49,7 @@ class Style:
     """
 
     blocks: bool = False
-    reasoning: bool = True
+    reasoning: tuple[str, ...] = THOUGHTS
     calls: Literal["object", "string", "text"] = "object"
     empty: bool = True
     as_user: frozenset[str] | None = None
@@ -135,7 +135,7 @@ def kind_of(message: Message, number: int) -> str:
 
 def _can_join(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two messages are of one role, and the second is nothing but content."""
-    return one["role"] == other["role"] and "tool_calls" not in one and not other.keys() & {"tool_calls", *_THOUGHTS}
+    return one["role"] == other["role"] and "tool_calls" not in one and not other.keys() & {"tool_calls", *THOUGHTS}
 
 
 def _joined(one: Any, other: Any) -> Any:
@@ -149,7 +149,7 @@ def _dressed(message: Message, number: int, style: Style, marks: Marks) -> dict[
     thought, content = "", message.content
     if message.reasoning and style.reasoning:
         shown = marks.mark(number, "reasoning", message.reasoning)
-        ready |= dict.fromkeys(_THOUGHTS, shown)
+        ready |= dict.fromkeys(style.reasoning, shown)
     elif message.reasoning:
         thought = f"<think>\n{marks.mark(number, 'reasoning', message.reasoning)}\n</think>\n\n"
     text = thought + _content(content, number, message.role, marks)
@@ -168,12 +168,13 @@ def _content(content: str, number: int, role: str, marks: Marks) -> str:
     """Content with its words marked; of an answer the inline reasoning is a piece of its own."""
     if role != "assistant" or "</think>" not in content:
         return marks.mark(number, "text", content)
-    parts = _THINK.split(content)
-    is_last = len(parts) - 1 - parts[::-1].index("</think>")
-    return "".join(
-        part if _THINK.fullmatch(part) else marks.mark(number, "reasoning" if i < is_last else "text", part)
-        for i, part in enumerate(parts)
-    )
+    parts, is_thought = _THINK.split(content), content.find("</think>") < (content + "<think>").find("<think>")
+    marked = []
+    for part in parts:
+        is_tag = bool(_THINK.fullmatch(part))
+        marked.append(part if is_tag else marks.mark(number, "reasoning" if is_thought else "text", part))
+        is_thought = part == "<think>" if is_tag else is_thought
+    return "".join(marked)
 
 
 def _call(call: Mapping[str, Any], number: int, style: Style, marks: Marks) -> dict[str, Any]:
@@ -187,7 +188,8 @@ def _call(call: Mapping[str, Any], number: int, style: Style, marks: Marks) -> d
 def spellings(text: str) -> tuple[str, ...]:
     """The ways in which a template may write a text: as it is, as JSON, as HTML, as Python."""
     as_json = (json.dumps(text, ensure_ascii=is_ascii)[1:-1] for is_ascii in (False, True))
-    return tuple(dict.fromkeys((text, *as_json, html.escape(text), repr(text)[1:-1])))
+    as_html = (html.escape(text), html.escape(text).replace("&quot;", "&#34;").replace("&#x27;", "&#39;"))  # Jinja's
+    return tuple(dict.fromkeys((text, *as_json, *as_html, repr(text)[1:-1])))
 
 
 def search(text: str, pieces: Sequence[Piece], headers: Mapping[int, Sequence[str]]) -> list[Place | None]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -15,7 +16,7 @@ from sftloss.data.reasons import BadRow, excerpt
 from sftloss.data.rendering.adaptations import adaptations
 from sftloss.data.rendering.cures import cure_of
 from sftloss.data.rendering.limits import MOST
-from sftloss.data.rendering.marks import JOINER, Marks, Place, dressed
+from sftloss.data.rendering.marks import JOINER, Marks, Piece, Place, Style, dressed
 from sftloss.data.rendering.template import GENERATION_TAG, Shown, Template, Tools, common
 
 TAGS, POSITIONS = "generation tags", "positions"
@@ -75,7 +76,7 @@ def render(template: Template, messages: Sequence[Message], tools: Tools = None)
             return _adapted(template, messages, tools, fault)
         except BadRow:
             cure = cure_of(template, messages, tools, fault, _any)
-            raise BadRow(fault.reason, f"{fault.detail}; {cure}") from fault
+            raise BadRow(fault.reason, f"{fault.detail}; {cure}", fault.message) from fault
 
 
 def _without_end(message: Message, template: Template) -> Message:
@@ -122,7 +123,7 @@ def _rendering(
         notes.append("tools_not_rendered")
     if style.calls == "text" and any(message.tool_calls for message in messages):
         notes.append("calls_as_text")
-    parts = _parts(template, messages, shown, notes)
+    parts = _parts(template, messages, tools, style, shown, notes)
     input_ids, stops = template.tokens(shown.text)
     spans, method = tuple(_span(part, stops) for part in parts), POSITIONS
     answers = [
@@ -137,6 +138,8 @@ def _rendering(
         trained = [slice(*place) for piece, place in answers if _is_trained(messages[piece.message])]
         if list(out["input_ids"]) == input_ids and all(all(mask[place]) for place in trained):
             spans, method = tuple(_tagged(template, messages, (input_ids, mask), spans)), TAGS
+            if any(span.end is not None and not mask[span.end] for span in spans if _is_answer(messages, span)):
+                notes.append("no_end_token")
             is_whole = not any(note.startswith("opener_differs") for note in notes)
             if is_whole and any(mask[s.start] and mask[s.start - 1] for s in spans if _is_answer(messages, s)):
                 notes.append("opener_in_tags")
@@ -163,10 +166,13 @@ def _lost(messages: Sequence[Message], shown: Shown) -> Iterator[str]:
         message = messages[piece.message]
         noun = _NOUNS.get(piece.kind) or _TEXTS.get(message.role, "text")
         if message.role == "assistant" and _is_trained(message):
+            other = shown.other(piece)
+            does = f"writes {excerpt(other, 30)} for" if other else "leaves out"
             raise BadRow(
                 "content-lost",
-                f"the chat template leaves out the {noun} of message {piece.message + 1} ({excerpt(piece.text, 30)}), "
+                f"the chat template {does} the {noun} of message {piece.message + 1} ({excerpt(piece.text, 30)}), "
                 "a part of a trained answer",
+                piece.message,
             )
         yield f"lost: {noun} of the {message.role}"
 
@@ -181,11 +187,24 @@ class _Part:
     has_end: bool
 
 
-def _parts(template: Template, messages: Sequence[Message], shown: Shown, notes: list[str]) -> list[_Part]:
+def _parts(
+    template: Template, messages: Sequence[Message], tools: Tools, style: Style, shown: Shown, notes: list[str]
+) -> list[_Part]:
     """The messages in the order of the text, each with its words and its end."""
     pairs = ((place, piece) for piece, place in zip(shown.pieces, shown.places, strict=True) if place is not None)
     placed = sorted(pairs, key=lambda pair: pair[0])
     groups = [(number, list(group)) for number, group in groupby(placed, key=lambda pair: pair[1].message)]
+
+    def prompt(number: int, at: int, first: tuple[Place, Piece]) -> tuple[int, str] | None:
+        """As `Frame.start`, by rendering the messages before an answer; None where the text does not begin so."""
+        for opens in (True, False) if first[1].kind == "call" else (True,):  # a call may go on in a turn
+            with suppress(Exception):  # a template may refuse a part of a conversation
+                parts = dressed(messages[:number], style, Marks(None))
+                before = template.apply(parts, tools, add_generation_prompt=opens)
+                if at <= len(before) <= first[0][0] and shown.text.startswith(before):
+                    return len(before) - at, "" if opens else template.frame.opener
+        return None
+
     numbers = [number for number, _ in groups]
     if numbers != sorted(set(numbers)):
         notes.append("moved")
@@ -194,6 +213,7 @@ def _parts(template: Template, messages: Sequence[Message], shown: Shown, notes:
             raise BadRow(
                 "prefix-broken",
                 f"the chat template writes words of message {number + 1} behind those of message {numbers[i - 1] + 1}",
+                number,
             )
     edges = [group[0][0][0] for _, group in groups[1:]] + [len(shown.text)]
     parts: list[_Part] = []
@@ -203,12 +223,18 @@ def _parts(template: Template, messages: Sequence[Message], shown: Shown, notes:
         tail = shown.text[stop:edge]
         end = template.frame.end(tail)
         if messages[number].role == "assistant":
-            start = at + _start(template, messages, number, shown.text[at:start], notes)
+            start = at + _start(
+                template, messages, number, shown.text[at:start], notes, partial(prompt, number, at, group[0])
+            )
             close, has_end = (end[1], True) if end else (0, False)
-            if not has_end and group[-1][1].kind in ("call", "argument"):
-                close, has_end = template.close_of_call(tail)
-            after = messages[number + 1].role if number + 1 < len(messages) else ""
-            if not has_end and (edge == len(shown.text) or after == "user"):
+            if group[-1][1].kind in ("call", "argument"):
+                of_call = template.close_of_call(tail)
+                if of_call[0] and (not has_end or of_call[0] < close):  # that end may be of a result without words
+                    close, has_end = of_call
+            goes_on = (
+                messages[number + 1 : number + 2] and messages[number + 1].role == "assistant" and not tail.strip()
+            )
+            if not (has_end or goes_on):
                 notes.append("no_end_token")
             parts.append(_Part(number, start, stop + close, has_end))
         elif end and not tail[: end[0]].strip():
@@ -223,22 +249,30 @@ def _parts(template: Template, messages: Sequence[Message], shown: Shown, notes:
     return parts
 
 
-def _start(template: Template, messages: Sequence[Message], number: int, gap: str, notes: list[str]) -> int:
+def _start(
+    template: Template, messages: Sequence[Message], number: int, gap: str, notes: list[str], prompt: Callable[[], Any]
+) -> int:
     """Where an answer begins in the text between the last word before it and its own first word."""
     before = messages[number - 1].role if number else ""
     if before == "assistant" and not gap.strip():  # an answer that goes on in the same turn
         return 0 if gap == JOINER else len(gap)
-    prompt = (template.result_prompt or "") if before == "tool" else ""
-    if prompt and gap.startswith(prompt):
-        return len(prompt)
-    begin = template.frame.start(gap)
-    if begin is None and (shared := common(prompt, gap)):  # results inside the turn of the assistant
+    opener = (template.result_prompt or "") if before == "tool" else ""
+    opens, found = template.frame.opener, (len(opener), "") if opener and gap.startswith(opener) else None
+    is_empty = number > 0 and before != "assistant" and not messages[number - 1].content.strip()
+    begin = found or (prompt() if is_empty else None)  # the gap holds all of a message without words, not its end
+    if begin and opens and gap.startswith(opens, begin[0]):  # the turn is opened anew, though no prompt ends so
+        begin = (begin[0] + len(opens), "")
+    begin = begin or template.frame.start(gap)
+    if begin is None and (shared := common(opener, gap)):  # results inside the turn of the assistant
         return shared
+    begin = begin or prompt()  # openers that differ, as by a number
+    if not (number or opens):  # the conversation begins with an answer
+        begin = begin or (len(gap.rpartition(">")[0]) + 1 if ">" in gap else 0, "")
     if begin is None:
         raise BadRow(
             "prefix-broken",
-            f"answer {number + 1} is opened by {excerpt(gap, 60)}, where a prompt ends with "
-            f"{excerpt(template.frame.opener, 60)}",
+            f"answer {number + 1} is opened by {excerpt(gap, 60)}, where a prompt ends with {excerpt(opens, 60)}",
+            number,
         )
     if begin[1].strip():
         notes.append(f"opener_differs: {excerpt(begin[1].strip(), 40)}")

@@ -6,7 +6,7 @@ Only `tokenizer.apply_chat_template` renders. It is sandboxed; plain Jinja on a 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product, takewhile
@@ -15,7 +15,7 @@ from typing import Any
 from sftloss.data.examples import Message
 from sftloss.data.rendering.families import read_template
 from sftloss.data.rendering.limits import SECONDS, runs_away, within
-from sftloss.data.rendering.marks import Marks, Piece, Place, Style, dressed, free_block, search, spellings
+from sftloss.data.rendering.marks import THOUGHTS, Marks, Piece, Place, Style, dressed, free_block, search, spellings
 from sftloss.data.tokenizer import special_ids
 
 GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -48,6 +48,7 @@ _CALL = Message("assistant", "", tool_calls=({"id": "abcdefghi", "function": {"n
 _RESULT = Message("tool", "r", extra={"tool_call_id": "abcdefghi", "name": "f"})
 _PARAMETERS = {"type": "object", "properties": {"k": {"type": "string", "description": "d"}}, "required": ["k"]}
 _TOOLS = ({"type": "function", "function": {"name": "f", "description": "d", "parameters": _PARAMETERS}},)
+_MOST_WAITING = 16  # tokens of one character, and those that a tokenizer wrote otherwise
 _STYLES = tuple((calls, empty) for calls in ("object", "string") for empty in (True, False))
 # the smallest parts in which two renderings may differ: a tag, a word, one other character
 _PART = re.compile(r"<[^<>\s]*>|\[/?[A-Z_]+\]|\w+|\s|.", re.DOTALL)
@@ -66,6 +67,11 @@ class Shown:
         """The template's own words."""
         edges = [edge for place in sorted(place for place in self.places if place) for edge in place]
         return "".join(self.text[a:b] for a, b in zip([0, *edges[1::2]], [*edges[::2], len(self.text)], strict=True))
+
+    def other(self, piece: Piece) -> str:
+        """What stands in the place of a piece whose words are not there."""
+        places = (place for one, place in zip(self.pieces, self.places, strict=True) if one is piece and place)
+        return next((self.text[slice(*place)].strip() for place in places), "")
 
     @property
     def lost(self) -> Iterator[Piece]:
@@ -111,7 +117,7 @@ class Frame:
         if self.opener:
             return None
         at = gap.find(self.after)
-        return (at + len(self.after) if at >= 0 else len(gap.rpartition(">")[0]) + 1 if ">" in gap else 0), ""
+        return (at + len(self.after), "") if at >= 0 else None
 
     def end(self, gap: str) -> Place | None:
         """The place of the first end in what stands behind the last word."""
@@ -191,7 +197,7 @@ class Template:
         """The style for a conversation; only what it holds is tried."""
         style = Style(blocks=self._blocks)
         if any(message.reasoning for message in messages):
-            style = replace(style, reasoning=self._reads_reasoning)
+            style = replace(style, reasoning=self._reasoning)
         if any(message.tool_calls for message in messages):
             calls, empty = self._calls
             style = replace(style, calls=calls, empty=empty)  # type: ignore[arg-type]
@@ -213,8 +219,11 @@ class Template:
         return not self._shows(ASK, TELL, style=Style()) and self._shows(ASK, TELL, style=Style(blocks=True))
 
     @cached_property
-    def _reads_reasoning(self) -> bool:
-        return self._shows(ASK, replace(TELL, reasoning="t"), style=Style(blocks=self._blocks))
+    def _reasoning(self) -> tuple[str, ...]:
+        """The field that the template reads reasoning from: one if that is enough, none if it reads none."""
+        fields = (*((name,) for name in THOUGHTS), THOUGHTS)
+        answer = replace(TELL, reasoning="t")
+        return next((of for of in fields if self._shows(ASK, answer, style=Style(self._blocks, reasoning=of))), ())
 
     @cached_property
     def _calls(self) -> tuple[str, bool]:
@@ -239,12 +248,12 @@ class Template:
         """Learned from a question, with and without generation prompt, and from two questions with answers."""
         header, after, opener = "", "", ""
         asked, asking = self.probe(ASK), self.probe(ASK, opener=True)
-        if asked and asking and asked.places[0] and asking.places[0]:
-            header, tail = asked.text[: asked.places[0][0]], asked.text[asked.places[0][1] :]
-            prompt = asking.text[asking.places[0][1] :]
-            after = prompt[: common(tail, prompt)]
-            opener = prompt[len(after) :]
         answered = self.probe(ASK, TELL, ASK, TELL) or self.probe(ASK, TELL)
+        ended = asked or answered  # a template may refuse a conversation that ends with a question
+        if ended and asking and ended.places[-1] and asking.places[0]:
+            header, prompt = asking.text[: asking.places[0][0]], asking.text[asking.places[0][1] :]
+            after = prompt[: common(ended.text[ended.places[-1][1] :], prompt)]
+            opener = prompt[len(after) :]
         if answered is None or answered.places[-1] is None:
             return Frame(opener, after, header, self._ends(""), None)
         last = answered.text[answered.places[-1][1] :]
@@ -289,12 +298,12 @@ class Template:
 
     @cached_property
     def _close_of_call(self) -> str:
-        """The end of a turn that calls a tool, and where it has none the last tag or word of the template."""
+        """The last tag or word that the template writes behind a tool call which ends a conversation."""
         shown = self.probe(ASK, _CALL, style=self.style((_CALL,)), tools=_TOOLS)
         if shown is None or shown.places[-1] is None:
             return ""
         tail = shown.text[shown.places[-1][1] :]
-        return self._end(tail, "") or next((part for part in reversed(_PART.findall(tail)) if part.strip()), "")
+        return next((part for part in reversed(_PART.findall(tail)) if part.strip()), "")
 
     def tokens(self, text: str) -> tuple[list[int], list[int]]:
         """Token ids of a rendered text, and for each the number of characters up to its end."""
@@ -302,10 +311,28 @@ class Template:
             out = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
             return list(out["input_ids"]), [stop for _, stop in out["offset_mapping"]]
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        stops: list[int] = []
-        for i in range(len(ids)):  # without offsets: the decoded beginning
-            stops.append(len(self.tokenizer.decode(ids[: i + 1])))
-        return ids, stops
+        return ids, _stops(text, ids, self.tokenizer.decode)
+
+
+def _stops(text: str, ids: Sequence[int], decode: Callable[[list[int]], str]) -> list[int]:
+    """The number of characters up to the end of each token, without offsets: its decoded piece is looked up in it.
+
+    Tokens that are parts of one character all end where it ends. Only what is not yet found is decoded, so that the
+    cost is linear in the text.
+    """
+    stops: list[int] = []
+    at, waiting = 0, list[int]()
+    for token in ids:
+        waiting.append(token)
+        piece, begin = str(decode(waiting)), at
+        while begin < len(text) and text[begin].isspace() and not text.startswith(piece, begin):
+            begin += 1  # a decoder may drop the space in front
+        is_found = bool(piece) and text.startswith(piece, begin)
+        if is_found or len(waiting) == _MOST_WAITING:
+            at = begin + len(piece) if is_found else min(len(text), at + len(piece))
+            stops += [at] * len(waiting)
+            waiting = []
+    return [*stops, *[len(text)] * len(waiting)]
 
 
 def common(one: str, two: str, *, backwards: bool = False) -> int:
