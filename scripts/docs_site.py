@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # pages of the repository that are outside of docs/, by their address in the site
 OUTSIDE = {
     "index.md": "README.md",
+    "index.zh.md": "README.zh.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
     "benchmarks/README.md": "benchmarks/README.md",

@@ -22,7 +22,7 @@ import pytest
 from tests.paths import ROOT
 
 PAGES = sorted(
-    [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "benchmarks" / "README.md"],
+    [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "README.zh.md", ROOT / "benchmarks" / "README.md"],
     key=lambda path: path.as_posix(),
 )
 SOURCE = re.compile(r"<!-- ((?:studies|benchmarks)/[\w./-]+\.json) > (.*?) -->", re.S)

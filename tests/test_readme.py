@@ -14,6 +14,7 @@ import sftloss
 from sftloss.cli.app import app
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+CHINESE = (ROOT / "README.zh.md").read_text(encoding="utf-8")
 VERBS = get_command(app).commands
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 
@@ -30,6 +31,13 @@ def test_its_python_examples_are_short():
 
 def test_it_is_short():
     assert len(TEXT.splitlines()) < 150
+
+
+def test_the_chinese_one_is_linked_and_has_the_same_examples_and_figures():
+    assert "(README.zh.md)" in TEXT[:200] and "(README.md)" in CHINESE[:200]
+    for part in (r"```(?:diff|python|text)\n.*?```", r"<!--.*?-->"):
+        english, chinese = (re.findall(part, text, re.S) for text in (TEXT, CHINESE))
+        assert chinese == english and len(english) >= 4
 
 
 def test_the_lines_it_adds_to_a_program_make_trainers():
@@ -49,8 +57,9 @@ def test_the_lines_it_adds_to_a_program_make_trainers():
         )
 
 
-def test_its_pictures_and_pages_are_there():
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+@pytest.mark.parametrize("text", [TEXT, CHINESE], ids=["English", "Chinese"])
+def test_its_pictures_and_pages_are_there(text):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert target.startswith("https://") or (ROOT / target).exists(), target
 
 
