@@ -26,7 +26,7 @@ def test_a_spike_not_yet_in_the_log_is_told_by_the_run_that_goes_on(tmp_path: Pa
     here(tmp_path / "killed", **told, resume=True)
     assert history(tmp_path / "killed") == history(tmp_path / "whole")
     spikes = {line["step"]: line["spike"] for line in entries(tmp_path / "whole") if "spike" in line}
-    assert f"{data}:41 (100%" in spikes[28]
+    assert f"{data}:41 (100 %" in spikes[28]
 
 
 @pytest.mark.slow

@@ -227,8 +227,8 @@ def test_spike_is_told_once_and_names_its_rows(caplog: pytest.LogCaptureFixture)
         assert watch.look(pass_of([1.1, 1.0, 7.0], names)), "another one"
     first, second = (record.getMessage() for record in caplog.records)
     assert "loss is 3.77 a token, the median of the 40 before it 1.1" in first
-    assert first.index("data.jsonl:7 (80% of it, 9 a token)") < first.index("data.jsonl:9")
-    assert "data.jsonl:9 (77% of it, 7 a token)" in second
+    assert first.index("data.jsonl:7 (80 % of it, 9 a token)") < first.index("data.jsonl:9")
+    assert "data.jsonl:9 (77 % of it, 7.00 a token)" in second
 
 
 @pytest.mark.parametrize(

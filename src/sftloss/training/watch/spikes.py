@@ -6,7 +6,6 @@ import logging
 import math
 import statistics
 from collections import deque
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -19,7 +18,7 @@ from sftloss.words import number
 WINDOW, FEWEST, DEVIATIONS, MARGIN = 64, 16, 10.0, 0.25
 _RECENT = WINDOW // 2  # losses whose median is compared with the lowest such median
 _RISE, _RISE_DEVIATIONS = 0.5, 3.0
-_LOG_DEVIATIONS, _LARGEST = 5.0, 700.0  # of the logarithm; the largest that exp takes
+_WIDE, _LOG_DEVIATIONS, _LARGEST = 0.6, 6.0, 700.0  # of the logarithm; the largest that exp takes
 _HIDDEN = 3  # the bound is above the third largest loss, so that two spikes do not hide the next
 _LOG = logging.getLogger("sftloss.training")
 
@@ -33,8 +32,8 @@ class SpikeWatch:
 
     .. math:: m > \max\big(\text{median} + \max(10 \, \hat\sigma, \tfrac14 |\text{median}|), \; \tfrac54 m_{(3)}\big)
 
-    Where all of these losses are above 0, :math:`\log m` must also be above the median of their logarithms by 5 times
-    their own :math:`\hat\sigma`: losses that are mostly near 0 are large now and then, which is no spike.
+    Losses that are mostly near 0 are large now and then, which is no spike: where the logarithms of these losses have a
+    standard deviation above 0.6, the two largest left out, :math:`\log m` must also be 6 of it above their mean.
 
     Medians, because one spike must not hide the next. A spike lasts until m is below the bound again and warns once.
 
@@ -137,19 +136,18 @@ class _History:
     def _bound(self) -> float | None:
         if len(self.before) < FEWEST:
             return None
-        middle, spread = _center(self.before)
-        usual = sorted(self.before)[-_HIDDEN]
+        middle = statistics.median(self.before)
+        spread = 1.4826 * statistics.median(abs(value - middle) for value in self.before)
+        kept = sorted(self.before)[: 1 - _HIDDEN]
+        usual = kept[-1]
         bound = max(middle + max(DEVIATIONS * spread, MARGIN * abs(middle)), usual + MARGIN * abs(usual))
-        if min(self.before) <= 0.0:
+        if kept[0] <= 0.0:
             return bound
-        middle, spread = _center([math.log(value) for value in self.before])
-        return max(bound, math.exp(min(middle + _LOG_DEVIATIONS * spread, _LARGEST)))
-
-
-def _center(values: Sequence[float] | deque[float]) -> tuple[float, float]:
-    """The median, and the standard deviation by the median deviation from it."""
-    middle = statistics.median(values)
-    return middle, 1.4826 * statistics.median(abs(value - middle) for value in values)
+        logs = [math.log(value) for value in kept]
+        spread = statistics.stdev(logs)
+        if spread <= _WIDE:
+            return bound
+        return max(bound, math.exp(min(statistics.fmean(logs) + _LOG_DEVIATIONS * spread, _LARGEST)))
 
 
 def _means(seen: Pass) -> tuple[float, dict[int, float]]:
