@@ -218,7 +218,7 @@ def test_codes_keys_numbers_and_data_stay():
 
 
 def test_a_task_that_is_called_like_a_heading_keeps_its_name():
-    page = in_language(_grouped("task"), "zh")
+    page = in_language(_grouped("group"), "zh")
     assert [row[0] for row in page.sections[0].tables[0].rows] == ["answer", "（无）"]
 
 

@@ -90,7 +90,7 @@ def _row(row: tuple[Any, ...], columns: tuple[Column, ...], change: Callable[[Te
     """The cells of a row, those of data as they are."""
     cells = []
     for cell, column in zip(row, columns, strict=True):
-        if _GROUPS.fullmatch(column.key):
+        if _GROUPS.fullmatch(column.key) or _GROUPS.fullmatch(column.label):
             cells.append(_named(cell, change))
         else:
             cells.append(cell if _DATA.fullmatch(column.key) else _mapped(cell, change, f"Cell.{column.key}"))
