@@ -223,3 +223,13 @@ def test_lengths_of_real_data_are_bounded_by_the_shortest_and_the_mean(name, cou
     assert dict(json.loads(result.stdout)["facts"])["examples"] == f"{count:,}"
     order = [rows[n]["bound"] for n in ("example mean", "token mean of 4 (whole step)", "token mean")]
     assert order == sorted(order) and order[0] > 0
+
+
+def test_a_report_in_chinese_has_the_keys_of_the_english_one(lengths, monkeypatch):
+    english, chinese = (json.loads(lengths("--json", "-", *lang).stdout) for lang in ((), ("--lang", "zh")))
+    assert (english["language"], chinese["language"]) == ("en", "zh") and chinese["title"] == "各种标准化下的输出长度"
+    assert [section["id"] for section in english["sections"]] == [section["id"] for section in chinese["sections"]]
+    monkeypatch.setenv("SFTLOSS_LANG", "zh")
+    assert "检查结果" in lengths().stdout and "Findings" in lengths("--lang", "en").stdout
+    monkeypatch.setenv("SFTLOSS_LANG", "fr")
+    assert "SFTLOSS_LANG is 'fr'; set it to en or zh" in " ".join(lengths().stderr.split())

@@ -11,7 +11,7 @@ from sftloss.document import Document, Finding, Section, Table, TokenStrip, by_s
 from sftloss.report.cells import ShownTable, chart_table, show
 from sftloss.report.format import SEVERITIES, count_line, finding_number
 from sftloss.report.language import translated
-from sftloss.report.text import clean, clean_block, columns, shorten, visible, wrap
+from sftloss.report.text import clean, clean_block, columns, fold, shorten, visible, wrap
 from sftloss.words import counted
 
 if typing.TYPE_CHECKING:
@@ -27,11 +27,12 @@ _GAP = 3  # columns between two columns of a table
 _TRAINED, _PARTLY, _UNTRAINED, _ROLE = "bold green", "green", "dim", "bold magenta"
 
 
-def _say(console: Console, text: str, style: str = "") -> Text:
-    """Text as data: rich reads no markup in it."""
+def _say(console: Console, text: str, style: str = "", width: int | None = None) -> Text:
+    """Text as data: rich reads no markup in it, and breaks lines at blanks only, so wide text is folded before."""
     from rich.text import Text
 
-    return _encodable(Text(clean_block(text), style=style), console)
+    lines = (fold(line, width or console.width) for line in clean_block(text).split("\n"))
+    return _encodable(Text("\n".join(lines), style=style), console)
 
 
 def _encodable(line: Text, console: Console) -> Text:
@@ -74,7 +75,8 @@ def _finding(console: Console, finding: Finding, language: str) -> None:
     line.append(" ").append_text(
         _say(console, f"{translated(severity.word, language)} {clean(finding.id)}", severity.style)
     )
-    line.append("  ").append_text(_say(console, clean(finding.sentence)))
+    rest = console.width - columns(line.plain) - 2
+    line.append("  ").append_text(_say(console, clean(finding.sentence), width=max(20, rest)))
     console.print()
     console.print(line)
     numbers = translated(", ".join(filter(None, finding_number(finding))), language)
@@ -89,7 +91,8 @@ def _finding(console: Console, finding: Finding, language: str) -> None:
 
 def _indented(console: Console, text: str, style: str) -> None:
     # wrapped by hand: rich's Padding fills every line to the full width with blanks
-    for line in _say(console, text, style).wrap(console, max(20, console.width - 2)):
+    width = max(20, console.width - 2)
+    for line in _say(console, text, style, width).wrap(console, width):
         console.print("  ", line, sep="")
 
 

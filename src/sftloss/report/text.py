@@ -13,6 +13,7 @@ _SPACES = re.compile(r"[\t\n\v\f\r\u0085\u2028\u2029]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _TOGETHER = re.compile(r"(?<=\d) (?=%)|(?<=\bp) (?=[<\u2265])|(?<=[<\u2265]) (?=\d)")  # 24 %, p < 0.1
+_UNBROKEN = re.compile(r"(?:[!-~×≥∞]+(?: %| [<≥] [\d.]+)?|[^!-~])[，。；：、）”？！…]* ?")  # of a Chinese line
 _MARKS = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u2028": "↵", "\u2029": "↵"}
 
 
@@ -72,6 +73,26 @@ def columns(text: str) -> int:
     """Width of a text in terminal columns: East Asian wide characters take two, combining marks none."""
     wide = (2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text)
     return sum(wide)
+
+
+def fold(text: str, width: int) -> str:
+    """A text with wide characters on lines of `width` columns: no number or word is broken, no line begins with a mark.
+
+    Example:
+        >>> fold("预测的平均长度为5.61个token。", 17).splitlines()
+        ['预测的平均长度为', '5.61个token。']
+    """
+    if columns(text) == len(text):
+        return text
+    lines, room = [""], width
+    for part in _UNBROKEN.findall(text):
+        if columns(part.rstrip()) > room and lines[-1]:
+            lines[-1] = lines[-1].rstrip()
+            lines.append("")
+            room = width
+        lines[-1] += part
+        room -= columns(part)
+    return "\n".join(lines)
 
 
 def wrap(text: str, width: int, *, lines: int) -> list[str]:
