@@ -27,6 +27,7 @@ _FORECAST_COLUMNS = (
     Column("effective", "effective examples", "number", "Kish: that many equally weighted examples carry as much"),
     Column("given_task", "mean length, within tasks", "number"),
 )
+_FEW_PROMPTS = 30  # below, a sample often lacks what one prompt in ten asks for
 _PERCENTILES = (0.1, 0.5, 0.9, 0.99)
 
 
@@ -110,6 +111,12 @@ def _evidence_notes(study: LengthStudy) -> tuple[str, ...]:
     ]
     if answers.cut:
         notes.append(cut_note(answers.cut))
+    count = 0 if answers.prompts is None else len(np.unique(answers.prompts))
+    if 1 < count < _FEW_PROMPTS:
+        notes.append(
+            f"With {count} prompts the intervals are too narrow where few prompts ask for much longer answers: this "
+            "data may have none of them."
+        )
     if answers.prompts is None:
         notes.append("Prompts are not known here.")
     elif not answers.has_prompt.all():
