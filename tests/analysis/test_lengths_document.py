@@ -84,7 +84,7 @@ def test_without_repeated_prompts_no_number_is_shown_given_the_prompt():
     assert "given_prompt" not in records(section(document, "forecast").tables[0])[0]
     assert [series.label for series in document.answer.charts[0].series] == [
         "the data's mean",
-        "ignoring prompts",
+        "at the bound",
     ]
 
 
