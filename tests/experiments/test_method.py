@@ -39,7 +39,7 @@ def test_the_method_is_the_recipe_and_the_results():
     assert shown["optimizer"] == "sgd, weight decay 0.1, gradients not clipped"
     assert shown["schedule"] == "cosine, warmup over 20 steps"
     assert shown["batch"] == "32 rows a step in 2 micro-batches, padded, not packed"
-    assert "2,000 rows with 1,500 different prompts" in shown["data"] and "25% of the answers wrong" in shown["data"]
+    assert "2,000 rows with 1,500 different prompts" in shown["data"] and "25 % of the answers wrong" in shown["data"]
     assert f"{ROWS} rows with {ROWS} different prompts" in shown["held-out data"]
     assert shown["decoding"].startswith("3 answers to each prompt sampled at temperature 0.7")
     assert "125 steps a training, 2 passes over the rows" in shown["budget"] and "6 trainings" in shown["budget"]
