@@ -57,6 +57,13 @@ def test_a_row_with_too_many_cells_is_refused_and_a_broken_quote_ends_the_readin
         list(read_records(tmp_path / "b.csv"))
 
 
+@pytest.mark.parametrize(("name", "text"), [("a.csv", "prompt;response\nq;a\n"), ("b.tsv", "prompt,response\nq,a\n")])
+def test_another_separator_is_named(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=rf"{name}:1: the names of the columns are separated by a (semicolon|comma)"):
+        list(read_records(tmp_path / name))
+
+
 def test_a_nested_value_is_named_by_its_path():
     rows = [
         {"instruction": "add", "instances": [{"input": "1 2", "output": "3"}]},

@@ -16,6 +16,7 @@ from sftloss.data.formats.weights import ROW_WEIGHTS, TOKEN_WEIGHTS
 from sftloss.data.reasons import BadRow
 from sftloss.errors import DataError
 
+_SIGNS = {";": "a semicolon", "\t": "a tab", "|": "a bar", ",": "a comma"}
 _AS_JSON = {"input_ids", "labels", "label", "attention_mask", *ROW_WEIGHTS, *TOKEN_WEIGHTS}
 
 
@@ -34,6 +35,12 @@ def read_csv(path: Path, delimiter: str) -> Iterator[tuple[Origin, dict[str, Any
             names = next(reader, [])
             if len(set(names)) < len(names):
                 raise DataError(f"{path}:1: a column is named twice; rename one.")
+            other = next((mark for mark in _SIGNS if len(names) == 1 and mark in names[0]), None)
+            if other:
+                raise DataError(
+                    f"{path}:1: the names of the columns are separated by {_SIGNS[other]}; a file with this name is read "
+                    f"with {_SIGNS[delimiter]} between the cells, so save it in that way."
+                )
             line = reader.line_num + 1
             for cells in reader:
                 if cells:
