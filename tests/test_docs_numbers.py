@@ -104,6 +104,20 @@ def test_a_number_is_that_of_its_result(file: str, way: str, shown: list[tuple[s
         assert is_rounded(number, value * (100 if is_share else 1)), f"the page has {number}, {file} has {value}"
 
 
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_the_figures_of_a_readme_are_those_of_the_record(name: str) -> None:
+    """A README is read as it is written, so no comments stand in it: its headline and its one table are known here."""
+    page = (ROOT / name).read_text(encoding="utf-8")
+    found = result("benchmarks/results/engine_cpu_2048x768x50257.json")["contenders"]
+    rows = re.findall(r"\| (\S+) \| (\S+) % \| (\S+) \|$", page, re.M)
+    keys = ("wall time over plain: median, min, max", "memory_over_plain", "relative error of the gradients")
+    for row, contender in zip(rows, ("plain", "torch", "torch chunks of 512", "trl", "one_pass"), strict=True):
+        time, memory, error = (found[contender][key] for key in keys)
+        assert all(map(is_rounded, row, (time[0], 100 * memory, error))), (contender, row)
+    headline = next(line for line in page.splitlines() if line.startswith("**"))
+    assert [number for number, _ in shown_before(headline)] == list(rows[-1][:2])
+
+
 def test_a_changed_number_is_found() -> None:
     source = "<!-- studies/length.json > comparisons > answer length, example mean > -difference -->"
     for text, is_right in ((f"by 0.098 {source}", True), (f"by 0.097 {source}", False), (f"by 9.8 % {source}", True)):
