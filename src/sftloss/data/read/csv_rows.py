@@ -38,8 +38,8 @@ def read_csv(path: Path, delimiter: str) -> Iterator[tuple[Origin, dict[str, Any
             other = next((mark for mark in _SIGNS if len(names) == 1 and mark in names[0]), None)
             if other:
                 raise DataError(
-                    f"{path}:1: the names of the columns are separated by {_SIGNS[other]}; a file with this name is read "
-                    f"with {_SIGNS[delimiter]} between the cells, so save it in that way."
+                    f"{path}:1: the names of the columns are separated by {_SIGNS[other]}; files of this kind are read "
+                    f"with {_SIGNS[delimiter]} between the cells, so save it that way."
                 )
             line = reader.line_num + 1
             for cells in reader:
