@@ -93,11 +93,11 @@ def test_rows_behind_a_spike_are_named_unasked_and_in_the_history(tmp_path: Path
     words = ("train", "-m", "demo", "-d", data, "--device", "cpu", "--max-steps", 30, *flags)
     done = run(*words, "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
-    (told,) = (line for line in done.stderr.splitlines() if f"is at {data}:41 (" in line)
+    (told,) = (line for line in done.stderr.splitlines() if f"is at {data}:41 (100 % of it" in line)
     assert told.startswith("sftloss: a spike: ")
     lines = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
     noted = {line["step"]: line["spike"] for line in lines if "spike" in line}
-    assert noted[28].startswith(f"{data}:41 (100%") and noted[28] in told
+    assert noted[28].startswith(f"{data}:41 (100 % of it") and noted[28] in told
     assert len(noted) == next(line["spikes"] for line in lines if "spikes" in line)
     quiet = run(*words, "-q", "-o", tmp_path / "quiet")
     assert quiet.exit_code == 0 and quiet.stderr == ""

@@ -18,7 +18,6 @@ from sftloss.words import number
 WINDOW, FEWEST, DEVIATIONS, MARGIN = 64, 16, 10.0, 0.25
 _RECENT = WINDOW // 2  # losses whose median is compared with the lowest such median
 _RISE, _RISE_DEVIATIONS = 0.5, 3.0
-_WIDE, _LOG_DEVIATIONS, _LARGEST = 0.6, 6.0, 700.0  # of the logarithm; the largest that exp takes
 _HIDDEN = 3  # the bound is above the third largest loss, so that two spikes do not hide the next
 _LOG = logging.getLogger("sftloss.training")
 
@@ -31,9 +30,6 @@ class SpikeWatch:
     deviation from the median and :math:`m_{(3)}` the third largest, there is a spike where
 
     .. math:: m > \max\big(\text{median} + \max(10 \, \hat\sigma, \tfrac14 |\text{median}|), \; \tfrac54 m_{(3)}\big)
-
-    Losses that are mostly near 0 are large now and then, which is no spike: where the logarithms of these losses have a
-    standard deviation above 0.6, the two largest left out, :math:`\log m` must also be 6 of it above their mean.
 
     Medians, because one spike must not hide the next. A spike lasts until m is below the bound again and warns once.
 
@@ -138,16 +134,8 @@ class _History:
             return None
         middle = statistics.median(self.before)
         spread = 1.4826 * statistics.median(abs(value - middle) for value in self.before)
-        kept = sorted(self.before)[: 1 - _HIDDEN]
-        usual = kept[-1]
-        bound = max(middle + max(DEVIATIONS * spread, MARGIN * abs(middle)), usual + MARGIN * abs(usual))
-        if kept[0] <= 0.0:
-            return bound
-        logs = [math.log(value) for value in kept]
-        spread = statistics.stdev(logs)
-        if spread <= _WIDE:
-            return bound
-        return max(bound, math.exp(min(statistics.fmean(logs) + _LOG_DEVIATIONS * spread, _LARGEST)))
+        usual = sorted(self.before)[-_HIDDEN]
+        return max(middle + max(DEVIATIONS * spread, MARGIN * abs(middle)), usual + MARGIN * abs(usual))
 
 
 def _means(seen: Pass) -> tuple[float, dict[int, float]]:
