@@ -48,7 +48,7 @@ def test_train_reads_it(stored: Path, data: Path, tmp_path: Path) -> None:
         (
             ("--reference", "STORED", "--max-length", 30),
             2,
-            "was made with another --max-length (None; this run has 30)",
+            "was made with another --max-length (none; this run has 30)",
         ),
         (
             ("--reference", "STORED", "--truncate", "start"),

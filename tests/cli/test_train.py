@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import MISSING, fields
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -176,7 +177,7 @@ def test_adapters_on_the_head_come_by_a_file(tmp_path: Path) -> None:
 
 
 def test_a_tracker_without_its_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("sftloss.finetune.setup.find_spec", lambda name: None)
+    monkeypatch.setattr("sftloss.finetune.setup.find_spec", lambda name: None if name == "wandb" else find_spec(name))
     done = run(*SHORT, "--report-to", "wandb", "-o", tmp_path / "out")
     assert done.exit_code == 2 and "pip install wandb" in done.stderr and len(done.stderr.splitlines()) == 1
 

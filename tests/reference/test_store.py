@@ -156,7 +156,7 @@ def test_another_tokenizer_and_another_length_are_refused_by_name(stored: Refere
     with pytest.raises(ConfigError, match="made with another tokenizer"):
         open_references([folder_of(stored)], tiny_tokenizer([], special=["<|new|>"]))
     encoding = {"max_length": 8, "truncate": "end", "template": None, "chat_template_kwargs": {}, "think_weight": None}
-    with pytest.raises(ConfigError, match=r"made with another max_length \(None; this run has 8\)"):
+    with pytest.raises(ConfigError, match=r"made with another max_length \(none; this run has 8\)"):
         open_references([folder_of(stored)], TOKENIZER, encoding)
     with pytest.raises(ConfigError, match=r"made with another thinking \(keep; this run has drop\)"):
         open_references(folder_of(stored), TOKENIZER, {**encoding, "max_length": None, "thinking": "drop"})
