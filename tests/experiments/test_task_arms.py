@@ -138,7 +138,9 @@ def test_compare_trains_task_weightings_from_the_command_line(tmp_path: Path) ->
     assert other["curve"][1][2] and not plain["curve"][1][2]
 
 
-@pytest.mark.parametrize("weighting", ["coba(warmup=2)", "doremi", "famo"])
+@pytest.mark.parametrize(
+    "weighting", ["coba(warmup=2)", *(pytest.param(name, marks=pytest.mark.slow) for name in ("doremi", "famo"))]
+)
 def test_a_weighting_that_wants_more_than_training_rows_gets_it(tmp_path: Path, weighting: str) -> None:
     """Held-out losses of another draw, or a reference trained first; nothing of it stays in the folder."""
     from sftloss.experiments import compare

@@ -42,7 +42,7 @@ def test_norms_are_those_of_the_examples(tmp_path: Path) -> None:
     assert not model.training and all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize("signal", ["grad", "additive"])
+@pytest.mark.parametrize("signal", ["grad", pytest.param("additive", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_with_what_it_has(signal: str, tmp_path: Path, monkeypatch: Any) -> None:
     """Killed in the middle of the norms, or of the shares, with the beginning of a line in the file."""
     monkeypatch.setattr("sftloss.training.gradients.shares._forward_mode", refused)

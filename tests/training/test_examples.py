@@ -49,9 +49,8 @@ def test_plain_module_trains_exactly(capsys: pytest.CaptureFixture[str]) -> None
     assert "own loop: Exact: 4 splits" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "name", ["plain_loop", *(pytest.param(name, marks=pytest.mark.slow) for name in ("accelerate_loop", "own_host"))]
-)
+@pytest.mark.slow  # alone they run above; the laws at two ranks have tests of their own
+@pytest.mark.parametrize("name", ["plain_loop", "accelerate_loop", "own_host"])
 def test_loops_run_on_two_processes(name: str) -> None:
     pytest.importorskip("accelerate")
     is_two = "import os, runpy, sys; assert os.environ['WORLD_SIZE'] == '2'; "

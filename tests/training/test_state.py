@@ -200,6 +200,7 @@ def test_position_ids_beside_a_mask_of_padded_rows_are_no_packing() -> None:
     assert float(model(**BATCH, position_ids=zero_in_padding).loss.detach()) == pytest.approx(plain, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 def test_compiled_attached_model_trains_as_before() -> None:
