@@ -58,8 +58,7 @@ def pear(stats: TokenStats, *, gamma: float = 0.999, level: str = "token") -> Fl
 
     Harms:
         Where the writer is much more certain than the model, most sums are far below 0, and only the ends of answers
-        are trained; a look at the weights shows it. A replication that distilled a 32B model into a 7B one found no
-        gain in validation loss and gradient norms twice as large.
+        are trained; a look at the weights shows it.
 
     Example:
         >>> import torch
