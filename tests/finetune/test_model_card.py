@@ -52,3 +52,8 @@ def test_a_model_card_names_loss_normalization_data_and_versions() -> None:
 def test_a_model_card_names_no_folder_of_the_machine(tmp_path: Path) -> None:
     text = model_card(facts_of(str(tmp_path / "secret" / "my-model"), str(tmp_path / "secret" / "rows.jsonl")))
     assert "secret" not in text and "# my-model, fine-tuned" in text and "base_model" not in text
+    facts = facts_of("gpt2", "rows.jsonl")
+    facts["recipe"]["tasks"] = f"doremi(reference={tmp_path}/secret/ref)"
+    card = ModelCard(model_card(facts))
+    assert card.data.base_model == "gpt2" and "| tasks | doremi(reference=ref) |" in card.text
+    assert "base_model" not in model_card(facts_of("demo", "rows.jsonl"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 from sftloss.errors import Spell, as_argument, mention, spelled
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet
-from sftloss.models import weights_note
+from sftloss.models import DEMO, SMOLLM2, weights_note
 from sftloss.version import __version__
+
+_IN_A_FOLDER = re.compile(r"(?<![\w.])[~.]{0,2}/(?:[^\s,()/]+/)*")
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,12 @@ def model_card(facts: Mapping[str, Any]) -> str:
 
     recipe, model, held_out = facts["recipe"], facts["model"], facts["held_out"]
     is_adapter = recipe["lora"] is not None
-    base = _public(recipe["model"] or model["name"] or model["class"])
+    name = recipe["model"] or model["name"]
+    base = _public(name or model["class"])
     tags = ["sft", "sftloss", *(["lora"] if is_adapter else [])]
+    is_of_hub = base == name and not Path(base).exists() and base not in (DEMO, SMOLLM2)
     data = ModelCardData(
-        base_model=base if "/" in base else None,  # only the Hub's names are OWNER/NAME
+        base_model=base if is_of_hub else None,
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
         tags=tags,
@@ -111,13 +116,13 @@ def model_card(facts: Mapping[str, Any]) -> str:
         "loss": f"`{recipe['loss']}`",
         "normalization": f"`{recipe['normalization']}`, divided by `{recipe['normalizer']}`",
         "roles": _pairs(recipe["roles"]),
-        "tasks": recipe["tasks"],
+        "tasks": recipe["tasks"] and _IN_A_FOLDER.sub("", recipe["tasks"]),
         "tolerance": recipe["tolerance"] or None,
         "adapters": _pairs(recipe["lora"]),
         "trained": f"{model['trained_parameters']:,} of {model['parameters']:,} parameters, {model['dtype']}",
         "data": _data_line(facts["data"]),
         "held out": None if held_out is None else _data_line(held_out),
-        "steps": f"{facts['steps']}, each of {recipe['batch_size']} x {recipe['grad_accum']} rows",
+        "steps": f"{facts['steps']}, each of {recipe['batch_size']} x {recipe['grad_accum']} rows on each rank",
         "ranks": facts["ranks"],
         "trained tokens": f"{facts['tokens']['trained']:,}",
         "optimizer": f"{recipe['optimizer']}, learning rate {recipe['learning_rate']:g}, {recipe['schedule']}, "

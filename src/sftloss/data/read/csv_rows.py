@@ -35,7 +35,7 @@ def read_csv(path: Path, delimiter: str) -> Iterator[tuple[Origin, dict[str, Any
             names = next(reader, [])
             if len(set(names)) < len(names):
                 raise DataError(f"{path}:1: a column is named twice; rename one.")
-            other = next((mark for mark in _SIGNS if len(names) == 1 and mark in names[0]), None)
+            other = next((mark for mark in _SIGNS if len(names) == 1 and mark in names[0] and mark != delimiter), None)
             if other:
                 raise DataError(
                     f"{path}:1: the names of the columns are separated by {_SIGNS[other]}; files of this kind are read "

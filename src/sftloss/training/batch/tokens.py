@@ -183,7 +183,8 @@ def _role_weights(
     if batch.get("roles") is None:
         raise ValueError(
             "sftloss: weights by role need roles in the batch: an ignored label may be a prompt, an answer that is "
-            "left out or padding. Where only prompts are ignored, roles = (labels != -100).long()."
+            "left out or padding. Where only prompts and padding are ignored, and attention_mask marks the padding, "
+            "roles = (labels != -100).long()."
         )
     if batch.get("shift_labels") is not None:
         weights = role_weights(batch["roles"].reshape(-1), loss.roles).double()
