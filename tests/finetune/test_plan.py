@@ -83,6 +83,12 @@ def test_text_marked_as_wrong_is_trained_by_a_loss_that_reads_the_marks_or_refus
         plan(Recipe(model="demo", data=str(data)))
     for fields in ({"loss": "unlikelihood"}, {"loss": "unlikelihood(alpha=0)"}, {"normalizer": "tokens"}):
         assert plan(Recipe(model="demo", data=str(data), **fields)).counts["examples"] == 2
+    for loss, name in (("cross_entropy + 0.5 * unlikelihood", "cross_entropy"), ("unlikelihood + focal", "focal")):
+        for normalizer in ("weights", "tokens"):
+            with pytest.raises(ConfigError, match=rf"{name} in .* would train it as right.*trains right answers by"):
+                plan(Recipe(model="demo", data=str(data), loss=loss, normalizer=normalizer))
+    recipe = Recipe(model="demo", data=str(data), loss="unlikelihood(alpha=0.5) + 0.01 * z_loss")
+    assert plan(recipe).counts["examples"] == 2
 
 
 def test_doremi_reads_stored_values_of_a_reference() -> None:

@@ -21,7 +21,7 @@ from sftloss.reference import References
 from sftloss.roles import RESPONSE
 from sftloss.rules import findings_of
 from sftloss.training import Loss, inputs_of
-from sftloss.training.batch.made import Made
+from sftloss.training.batch.made import Made, losses_without
 from sftloss.words import agreeing, counted
 
 Row = tuple[tuple[int, Example], ...]
@@ -193,20 +193,28 @@ def check_vocabulary(config: Any, *parts: DataSet | None) -> None:
 
 
 def check_marks(loss: Loss, *parts: DataSet | None) -> None:
-    """Refuse rows with text marked as wrong under a loss that would have to divide by weights below zero.
+    """Refuse rows with text marked as wrong where the loss would train it as right, or divide by weights below zero.
 
     Raises:
         ConfigError: If there is one.
     """
-    if "is_negative" in loss.extras or loss.normalizer != "weights":
+    reads_marks, others = "is_negative" in loss.extras, losses_without(loss.function, "is_negative")
+    if not others if reads_marks else loss.normalizer != "weights":
         return
     marked = [e for part in parts if part is not None for e in part.examples if bool((e.weights < 0).any())]
-    if marked:
-        rows = f"{counted(len(marked), 'row')} {agreeing(len(marked), 'have')} text marked as wrong"
-        problem = f"{rows}, the first at {marked[0].origin}, and {loss.objective} does not read the marks"
-        cure = f"lower its probability with {mention('loss', 'unlikelihood')}, leave it out with "
-        cure += f"{mention('loss', 'unlikelihood(alpha=0)')}, or give it a negative gradient with "
-        raise ConfigError(problem, option="loss", cure=f"{cure}{mention('normalizer', 'tokens')}")
+    if not marked:
+        return
+    rows = f"{counted(len(marked), 'row')} {agreeing(len(marked), 'have')} text marked as wrong"
+    rows += f", the first at {marked[0].origin}"
+    alone = mention("loss", "unlikelihood")
+    if reads_marks:
+        problem = f"{rows}, and {others[0]} in {loss.objective} would train it as right"
+        cure = f"write {alone} alone, which trains right answers by cross-entropy itself"
+        raise ConfigError(problem, option="loss", cure=cure)
+    problem = f"{rows}, and {loss.objective} does not read the marks"
+    cure = f"lower its probability with {alone}, leave it out with "
+    cure += f"{mention('loss', 'unlikelihood(alpha=0)')}, or give it a negative gradient with "
+    raise ConfigError(problem, option="loss", cure=f"{cure}{mention('normalizer', 'tokens')}")
 
 
 def hold_out(data: DataSet, share: float, seed: int) -> tuple[DataSet, DataSet]:

@@ -62,6 +62,13 @@ def made_of(objective: Objective, tokenizer: Any) -> Made:
     return Made(names, columns, has_marks="is_negative" in names)
 
 
+def losses_without(objective: Objective, extra: str) -> tuple[str, ...]:
+    """The names of the losses in a sum that do not read this tensor of the batch; terms to add are no losses."""
+    terms = objective.terms if isinstance(objective, ObjectiveSum) else ()
+    records = ((term.name, objective_record("", objective_function(term.name))) for term in terms)
+    return tuple(name for name, record in records if not record.is_term and extra not in record.extras)
+
+
 def _context(term: Term, tokenizer: Any) -> Columns:
     def columns(example: Example) -> Mapping[str, Tensor]:
         labels = torch.where(example.weights != 0, example.input_ids, IGNORED)
