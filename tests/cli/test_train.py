@@ -66,6 +66,13 @@ def test_dry_run_shows_the_tasks_and_refuses_a_strategy_there_is_none_of(tmp_pat
     assert refused.exit_code == 2 and "did you mean 'dwa'?" in refused.stderr
 
 
+def test_an_unknown_language_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFTLOSS_LANG", "fr")
+    done = run(*SHORT, "-o", tmp_path / "out")
+    assert done.exit_code == 2 and "SFTLOSS_LANG is 'fr'" in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
 )

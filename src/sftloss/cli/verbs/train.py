@@ -109,7 +109,7 @@ def train(options: TrainOptions, verbosity: Verbosity) -> int:
         from sftloss.finetune.callbacks import LogLines
         from sftloss.ranks import launched_as
 
-    recipe, (rank, ranks) = recipe_of(options), launched_as()
+    lang, recipe, (rank, ranks) = language_of(options.folder.lang), recipe_of(options), launched_as()
     hide_progress_bars()
     verbosity = verbosity if rank == 0 else replace(verbosity, quiet=True)
     if options.dry_run:
@@ -123,7 +123,7 @@ def train(options: TrainOptions, verbosity: Verbosity) -> int:
         note(stop.message(as_flag))
         return 128 + stop.signal
     if rank == 0:
-        _print_outcome(outcome, options, verbosity)
+        _print_outcome(outcome, options, lang, verbosity)
     return 0
 
 
@@ -143,13 +143,12 @@ def _print_rows(accounts: Sequence[Mapping[str, Any]], verbosity: Verbosity) -> 
         print_note(spelled(line, as_flag), verbosity)
 
 
-def _print_outcome(outcome: Any, options: TrainOptions, verbosity: Verbosity) -> None:
+def _print_outcome(outcome: Any, options: TrainOptions, lang: str, verbosity: Verbosity) -> None:
     """The curve as a page; the evaluation and the task weights as tables, or everything as JSON."""
     from sftloss.cli.show import print_note, print_text
     from sftloss.pipeline import training_curve
     from sftloss.report.language import translated
 
-    lang = language_of(options.folder.lang)
     training_curve(outcome.history, outcome.facts, lang).to_html(outcome.folder / "curve.html")
     if options.json is not None:
         text = (outcome.folder / "train.json").read_text(encoding="utf-8")
