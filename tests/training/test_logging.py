@@ -273,6 +273,23 @@ def test_a_task_with_larger_losses_is_no_spike_among_others() -> None:
     assert again.state() == watch.state() and len(watch.state()) == 2 * (5 + 64)
 
 
+def test_a_spike_of_one_task_names_the_task_and_its_rows_only(caplog: pytest.LogCaptureFixture) -> None:
+    """The rows of the other task have larger losses in every micro-batch."""
+    draw, watch, rows = random.Random(2), SpikeWatch(("qa", "code")), ["data.jsonl:4", "data.jsonl:7"]
+
+    def look(first: float) -> bool:
+        one = pass_of([first, 20.0 + draw.random()], rows)
+        tasks = torch.tensor([0, 0, 1, 1])
+        return watch.look(replace(one, tokens=replace(one.tokens, tasks=tasks)))
+
+    with caplog.at_level(logging.WARNING, "sftloss.training"):
+        assert not any([look(1 + 0.1 * draw.random()) for _ in range(FEWEST)]) and not watch.largest
+        assert look(9.0)
+    assert watch.largest == "data.jsonl:4 (100 % of it, 9 a token)"
+    assert "this micro-batch's loss on task qa is 9 a token" in caplog.text
+    assert f"the most of its loss is at {watch.largest}." in caplog.text
+
+
 @pytest.mark.parametrize(("growth", "noise", "within"), [(0.02, 0.05, 45), (0.02, 0.3, 130), (0.05, 0.3, 60)])
 def test_a_loss_that_rises_slowly_is_reported_once(
     growth: float, noise: float, within: int, caplog: pytest.LogCaptureFixture

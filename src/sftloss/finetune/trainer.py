@@ -111,7 +111,7 @@ class RunTrainer(_Trainer):
         super().__init__(*args, **kwargs)
         attachment = attachment_of(self.model)
         assert attachment is not None
-        attachment.spikes = self.work.spikes
+        self.work.spikes.names, attachment.spikes = attachment.spikes.names, self.work.spikes
         attachment.observers += self.work.groups
 
     @property

@@ -12,7 +12,6 @@ from torch import Tensor
 from sftloss.data import Example
 from sftloss.ranks import gather_over_ranks, reduce_over_ranks
 from sftloss.training import Loss, Pass
-from sftloss.training.watch.rows import say_largest
 from sftloss.training.watch.spikes import SpikeWatch
 from sftloss.weights import group_normalizers
 
@@ -126,7 +125,7 @@ class NotedSpikes(SpikeWatch):
     def look(self, seen: Pass) -> bool:
         begins = super().look(seen)
         if begins:
-            self._notes.append({"step": self.step, "spike": say_largest(seen)})
+            self._notes.append({"step": self.step, "spike": self.largest})
         return begins
 
     def take(self) -> list[dict[str, Any]]:

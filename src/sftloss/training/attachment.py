@@ -73,7 +73,7 @@ class Attachment:
     def __init__(self, model: Any, loss: Loss, port: ModelPort, outside: Sequence[nn.Module]) -> None:
         self.model, self.loss, self.port, self.form = model, loss, port, HeadForm()
         self.sums = {"train": TokenSums(), "eval": TokenSums()}
-        self.spikes = SpikeWatch()
+        self.spikes = SpikeWatch(loss.task_factor.names)
         self.observers: list[Callable[[Pass], None]] = []
         self.is_active, self._is_proving = True, False
         self._proved: HeadForm | None = None

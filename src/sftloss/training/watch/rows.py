@@ -48,9 +48,15 @@ def refuse_outside(tokens: Tokens, row_ids: Any, vocab: int) -> None:
         )
 
 
-def say_largest(seen: Pass, shown: int = 3) -> str:
-    """The rows with the largest part of the micro-batch's loss, as ``data.jsonl:7 (71 % of it, 9.20 a token)``."""
-    losses, kept = seen.weighted_losses().double(), torch.nonzero(seen.is_counted)[:, 0]
+def say_largest(seen: Pass, *, task: int | None = None, shown: int = 3) -> str:
+    """The rows with the largest part of the micro-batch's loss, as ``data.jsonl:7 (71 % of it, 9.20 a token)``.
+
+    With a `task`, only its tokens count: the rows and the parts are those of the task's loss.
+    """
+    losses, is_kept = seen.weighted_losses().double(), seen.is_counted
+    if task is not None and seen.tokens.tasks is not None:
+        is_kept = is_kept & (seen.tokens.tasks == task).to(is_kept.device)
+    kept = torch.nonzero(is_kept)[:, 0]
     keys, index = torch.unique(_keys(seen.tokens)[kept.to(seen.tokens.segments.device)], return_inverse=True)
     sums, sizes = (
         losses.new_zeros(len(keys)).index_add_(0, index.to(losses.device), values)

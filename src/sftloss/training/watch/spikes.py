@@ -6,6 +6,7 @@ import logging
 import math
 import statistics
 from collections import deque
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -38,9 +39,14 @@ class SpikeWatch:
     which are estimated from successive differences, so that the rise itself does not count as noise.
 
     Nothing is communicated: a rank judges its own rows by its own history, and the warning names the rank.
+
+    Attributes:
+        names: Names of the tasks for the warnings, in the order of their indices.
+        largest: The rows behind the spikes that began with the last micro-batch, empty where none did.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self.names, self.largest = tuple(names), ""
         self._by_task: dict[int, _History] = {}
 
     def look(self, seen: Pass) -> bool:
@@ -52,18 +58,18 @@ class SpikeWatch:
         loss, means = _means(seen)
         if not math.isfinite(loss):
             raise FloatingPointError(say_non_finite(seen))
-        begins = False
+        rows: list[str] = []
         for task, mean in means.items() if seen.is_training else ():
             history = self._by_task.setdefault(task, _History())
             where = f" on rank {rank_of()}" if is_distributed() else ""
-            of_task = f" on task {task}" if len(means) > 1 else ""
+            of_task = f" on task {self._name(task)}" if len(self._by_task) > 1 else ""
             if history.begins_spike(mean):
-                begins = True
+                rows.append(say_largest(seen, task=task))
                 _LOG.warning(
                     "sftloss: a spike%s: this micro-batch's loss%s is %s a token, the median of the %d before it %s; "
                     "the most of its loss is at %s.",
                     *(where, of_task, number(mean), len(history.before), number(statistics.median(history.before))),
-                    say_largest(seen),
+                    rows[-1],
                 )
             lowest = history.lowest
             if history.begins_rise(mean):
@@ -72,7 +78,11 @@ class SpikeWatch:
                     "lower the learning rate, or check whether the rows have become harder.",
                     *(of_task, where, _RECENT, number(history.recent()), number(lowest)),
                 )
-        return begins
+        self.largest = "; ".join(rows)
+        return bool(rows)
+
+    def _name(self, task: int) -> str:
+        return self.names[task] if 0 <= task < len(self.names) else str(task)
 
     def state(self) -> list[float]:
         """The histories, for a checkpoint."""
