@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from tests.tiny_models import tiny_model
 from tests.training.cases import VOCAB, gradients, model_of, ragged_rows, relative_error, without
 
+from sftloss.finetune.watch import Groups
 from sftloss.objectives import objective
 from sftloss.statistics import TokenStats, from_logits
 from sftloss.training import Loss, Pass, TaskFactors, attach, collate_rows, with_loss
@@ -64,13 +66,16 @@ def test_signal_is_not_guessed_where_the_logits_are_needed(text: str) -> None:
     assert logit_signal(objective(text), from_logits(*logits_and_targets())) is None
 
 
-def shares_of(loss: Loss, rows: Any, sizes: tuple[int, ...]) -> dict[str, float]:
+def shares_of(loss: Loss, rows: Any, sizes: tuple[int, ...], wrong_every: int = 0) -> dict[str, float]:
     model = model_of()
     attachment = attach(model, loss)
     start, parts = 0, []
     for size in sizes:
         parts.append(collate_rows(rows[start : start + size], pad_id=0))
         start += size
+        if wrong_every:
+            is_wrong = torch.arange(parts[-1]["labels"].shape[1]) % wrong_every == 0
+            parts[-1]["is_negative"] = is_wrong.float().expand_as(parts[-1]["labels"])
     step = attachment.step(parts)
     for part in parts:
         model(**part, num_items_in_batch=step)
@@ -128,6 +133,37 @@ def test_cross_entropy_is_over_the_response_whatever_the_prompt_weighs() -> None
     assert split == pytest.approx(weighed, rel=1e-9)
     prompts = shares_of(Loss(roles={"prompt": 1.0}), rows, (8,))
     assert prompts["cross_entropy"] > 0 and "trained_cross_entropy" not in prompts
+
+
+def test_tokens_marked_as_wrong_are_no_right_answers_of_the_log() -> None:
+    rows = without(ROWS, "token_weights", "tasks")
+    is_wrong = [torch.arange(len(row["labels"])) % 3 == 0 for row in rows]
+    kept = [{**row, "labels": row["labels"].masked_fill(bad, -100)} for row, bad in zip(rows, is_wrong, strict=True)]
+    right = shares_of(Loss(), kept, (8,))
+    marked = shares_of(Loss("unlikelihood"), rows, (3, 5), wrong_every=3)
+    signed = [{**row, "token_weights": 1 - 1.5 * bad.float()} for row, bad in zip(rows, is_wrong, strict=True)]
+    for seen in (marked, shares_of(Loss(normalizer="tokens"), signed, (8,))):
+        for name in ("cross_entropy", "entropy", "token_accuracy"):
+            assert seen[name] == pytest.approx(right[name], rel=1e-9)
+        assert seen["trained_tokens"] > right["trained_tokens"]
+    only_wrong = shares_of(Loss("unlikelihood"), rows, (8,), wrong_every=1)
+    assert only_wrong["trained_tokens"] > 0 and "cross_entropy" not in only_wrong
+
+
+def test_tokens_marked_as_wrong_are_no_right_answers_of_a_held_out_group() -> None:
+    part = collate_rows(without(ROWS, "token_weights", "tasks", "row_ids"), pad_id=0)
+    is_wrong = torch.arange(part["labels"].shape[1]).expand_as(part["labels"]) % 3 == 0
+    part |= {"is_negative": is_wrong.float(), "example_ids": torch.zeros_like(part["labels"])}
+    means = []
+    for loss, labels in (("unlikelihood", part["labels"]), (Loss(), part["labels"].masked_fill(is_wrong, -100))):
+        model = model_of()
+        attachment, group = attach(model, loss), Groups(Loss(), [SimpleNamespace(task="a")], "task")  # type: ignore[list-item]
+        attachment.observers += (group,)
+        model.eval()(**part | {"labels": labels})
+        means.append(group.read(torch.device("cpu"))["a"])
+    assert means[0]["trained_tokens"] > means[1]["trained_tokens"]
+    for name in ("cross_entropy", "token_accuracy"):
+        assert means[0][name] == pytest.approx(means[1][name], rel=1e-9)
 
 
 def test_gradients_stay_within_a_losss_tolerance_and_the_log_has_their_error() -> None:

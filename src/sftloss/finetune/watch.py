@@ -15,7 +15,8 @@ from sftloss.training import Loss, Pass
 from sftloss.training.watch.spikes import SpikeWatch
 from sftloss.weights import group_normalizers
 
-_LOSS, _TOTAL, _TRAINED, _RESPONSE = 0, 1, 2, 5  # of tokens, trained ones and responses: count, cross-entropy, top-1
+# of right tokens (trained and not marked as wrong) and of those of responses: count, cross-entropy, top-1
+_LOSS, _TOTAL, _TRAINED, _RIGHT, _RESPONSE = 0, 1, 2, 3, 6
 
 
 class Groups:
@@ -46,8 +47,9 @@ class Groups:
         per_token = torch.stack(
             [torch.ones_like(values), -seen.stats.target_logprob.double(), seen.stats.is_top1.double()]
         )
-        of_all = [weights.double() * values, torch.zeros_like(values), *per_token]
-        stacked = torch.stack([*of_all, *torch.where(seen.is_response(), per_token, 0)])
+        of_all = [weights.double() * values, torch.zeros_like(values), torch.ones_like(values)]
+        parts = [torch.where(which, per_token, 0) for which in (seen.is_right, seen.is_response())]
+        stacked = torch.cat([torch.stack(of_all), *parts])
         rows = torch.where((weights != 0) & (group >= 0), stacked, 0)
         sums = rows.new_zeros(len(rows), len(self.names)).index_add_(1, group.clamp(min=0), rows)
         by = self.loss.normalizer if isinstance(self.loss.normalizer, str) else "weights"
@@ -63,12 +65,12 @@ class Groups:
         means = {}
         for name, column in zip(self.names, reduce_over_ranks(sums).T.tolist(), strict=True):
             if column[_TRAINED]:
-                start = _RESPONSE if column[_RESPONSE] else _TRAINED  # as the log: over the tokens of responses
+                start = _RESPONSE if column[_RESPONSE] else _RIGHT  # as the log: over the tokens of responses
                 tokens, cross_entropy, top1 = column[start : start + 3]
+                of_right = {"cross_entropy": cross_entropy / tokens, "token_accuracy": top1 / tokens} if tokens else {}
                 means[name] = {
                     "loss": column[_LOSS] / column[_TOTAL],
-                    "cross_entropy": cross_entropy / tokens,
-                    "token_accuracy": top1 / tokens,
+                    **of_right,
                     "trained_tokens": column[_TRAINED],
                 }
         return means

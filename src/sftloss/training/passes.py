@@ -89,10 +89,16 @@ class Pass:
         """c times the objective of each token, 0 where nothing is trained."""
         return torch.where(self.is_counted, self.objective(self.stats) * self.coefficients, 0.0)
 
+    @property
+    def is_right(self) -> Bool[Tensor, " tokens"]:
+        """Counted tokens that the data do not mark as wrong, by ``is_negative`` or a coefficient below zero."""
+        is_right, marks = self.coefficients > 0, self.tokens.extras.get("is_negative")
+        return is_right if marks is None else is_right & (marks.to(is_right.device) <= 0.5)
+
     def is_response(self) -> Bool[Tensor, " tokens"]:
-        """Counted tokens of responses; every counted token where roles are not distinguished."""
+        """Right tokens of responses; every right token where roles are not distinguished."""
         roles = self.tokens.roles
         if roles is None:
-            return self.is_counted
+            return self.is_right
         roles = roles.to(self.coefficients.device)
-        return self.is_counted & ((roles == RESPONSE) | (roles == UNKNOWN))
+        return self.is_right & ((roles == RESPONSE) | (roles == UNKNOWN))

@@ -20,7 +20,8 @@ LOGGED_TASKS = 64
 
 _MEANS = ("cross_entropy", "entropy", "token_accuracy")
 _SUMS = (
-    *("trained_tokens", *(f"trained_{name}" for name in _MEANS)),
+    "trained_tokens",
+    *("right_tokens", *(f"right_{name}" for name in _MEANS)),
     *("response_tokens", *(f"response_{name}" for name in _MEANS)),
     *("seen_tokens", "loss", "total", "spikes", "tokens_without_signal"),
     *("filtered_tokens", "filter_kept", "filter_dropped", "filter_error"),
@@ -53,7 +54,8 @@ class TokenSums:
                 stats.is_top1.double(),
             ]
         )
-        of_group = [torch.where(which, per_token, 0.0).sum(1) for which in (seen.is_counted, seen.is_response())]
+        tokens = seen.is_counted.sum().to(loss)
+        of_group = [torch.where(which, per_token, 0.0).sum(1) for which in (seen.is_right, seen.is_response())]
         shares, has_signal = _shares(seen)
         is_real, mask = seen.tokens.segments >= 0, seen.batch.get("attention_mask")
         if isinstance(mask, Tensor) and mask.dim() == 2 and mask.numel() == is_real.numel():
@@ -66,10 +68,10 @@ class TokenSums:
             zero if total is None else loss * weight,
             zero if total is None else weight,
             unit if is_spike else zero,
-            zero if has_signal else of_group[0][0],
-            *_filtering(seen, of_group[0][0]),
+            zero if has_signal else tokens,
+            *_filtering(seen, tokens),
         ]
-        new = torch.cat([*of_group, torch.stack(rest), (shares * weight).flatten()])
+        new = torch.cat([tokens[None], *of_group, torch.stack(rest), (shares * weight).flatten()])
         self._sums = new if self._sums is None else self._sums + new
 
     def state(self) -> Tensor | None:
@@ -107,7 +109,8 @@ class TokenSums:
 
         Returns:
             ``cross_entropy`` and ``entropy`` in nats a token, and ``token_accuracy``, over the trained tokens of
-            responses, whatever a prompt token weighs (over all trained tokens where none is a response's);
+            responses, whatever a prompt token weighs (over all trained tokens where none is a response's), without
+            those marked as wrong, and left out where every token is marked;
             ``trained_cross_entropy``, over all trained tokens, where tokens of other roles are trained too;
             ``trained_tokens``; ``seen_tokens``, all that the model was called with but padding (rows that fill up the
             last batches of several ranks are among them); ``loss`` over all the data, where its normalizer adds up;
@@ -127,10 +130,11 @@ class TokenSums:
         out = {name: at[name] for name in ("trained_tokens", "seen_tokens")}
         if not at["trained_tokens"]:
             return {} if is_empty else out
-        kind = "response" if at["response_tokens"] else "trained"
-        out = {name: at[f"{kind}_{name}"] / at[f"{kind}_tokens"] for name in _MEANS} | out
-        if 0 < at["response_tokens"] < at["trained_tokens"]:
-            out["trained_cross_entropy"] = at["trained_cross_entropy"] / at["trained_tokens"]
+        kind = "response" if at["response_tokens"] else "right"
+        if at[f"{kind}_tokens"]:
+            out = {name: at[f"{kind}_{name}"] / at[f"{kind}_tokens"] for name in _MEANS} | out
+        if 0 < at["response_tokens"] < at["right_tokens"]:
+            out["trained_cross_entropy"] = at["right_cross_entropy"] / at["right_tokens"]
         if at["total"]:
             out["loss"] = at["loss"] / at["total"]
         if at["spikes"]:
