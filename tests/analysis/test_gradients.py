@@ -116,6 +116,14 @@ def test_a_noise_scale_that_is_not_measured_is_a_sentence() -> None:
     assert "need --signal additive" in gradient_section(study_of(), None).notes[1]
 
 
+def test_equal_examples_have_no_rank_correlation() -> None:
+    base = open_study(make_table([{"p": [0.5, 0.25, 0.5]}] * 6), AnalysisOptions(replicates=20))
+    frame = pl.DataFrame({"example": base.ids, "norm:cross_entropy": np.ones(6)})
+    section = gradient_section(GradientStudy(base, MeasuredGradients(frame, "all")), None)
+    chart = next(chart for chart in section.charts if chart.id == "gradient-agreement")
+    assert chart.description.startswith("Every rank correlation is undefined")
+
+
 def test_the_ratio_of_gradient_and_loss_does_not_depend_on_the_normalization() -> None:
     tables = [
         gradient_section(study_of(normalization=rule), None).tables[2]

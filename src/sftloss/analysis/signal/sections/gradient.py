@@ -239,12 +239,11 @@ def _agreement(study: GradientStudy) -> tuple[Table, Chart]:
     rows = tuple(zip(cheap, *ranks.values(), strict=True))
     title = "How well cheaper levels agree"
     series = tuple(Series(f"with the {what}", tuple(cheap), tuple(values)) for what, values in ranks.items())
-    best = max(
-        (value, name)
-        for name, value in zip(cheap, ranks["gradient norm"], strict=True)
-        if value is not None and name[:2] != "S3"
-    )
-    described = f"Rank correlations. {best[1]} is closest to the gradient norm ({index(best[0])})."
+    ranked = zip(cheap, ranks["gradient norm"], strict=True)
+    best = max(((value, name) for name, value in ranked if value is not None and name[:2] != "S3"), default=None)
+    described = "Every rank correlation is undefined: all examples have the same gradient norm, or the same cheaper values."
+    if best is not None:
+        described = f"Rank correlations. {best[1]} is closest to the gradient norm ({index(best[0])})."
     chart = Chart(
         "gradient-agreement", "bar", title, "level", "Spearman", series, described, "category", format_x="text",
         format_y="index",
