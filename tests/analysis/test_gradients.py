@@ -116,6 +116,14 @@ def test_a_noise_scale_that_is_not_measured_is_a_sentence() -> None:
     assert "need --signal additive" in gradient_section(study_of(), None).notes[1]
 
 
+def test_a_gradient_that_is_not_finite_leaves_the_noise_scale_unmeasured() -> None:
+    study = study_of(shares=lambda count: np.full(count, 1 / count), whole=float("nan"))
+    assert "noise scale was not measured, because a gradient is not finite" in gradient_section(study, None).lead
+    section = gradient_section(study_of(shares=lambda count: np.full(count, np.nan), whole=float("inf")), None)
+    assert "were not measured, because a gradient is not finite" in section.notes[1]
+    assert ids_of(study) == set()
+
+
 def test_equal_examples_have_no_rank_correlation() -> None:
     base = open_study(make_table([{"p": [0.5, 0.25, 0.5]}] * 6), AnalysisOptions(replicates=20))
     frame = pl.DataFrame({"example": base.ids, "norm:cross_entropy": np.ones(6)})

@@ -138,8 +138,11 @@ def test_noise_scale_is_that_of_the_examples_covariance() -> None:
     assert scale.signal == pytest.approx(vectors[1] - scale.noise / count)
     with pytest.raises(ValueError, match="at least two examples"):
         noise_scale([1.0], 1.0)
-    with pytest.raises(ValueError, match="norms must be finite and at least 0, the smallest is -1"):
-        noise_scale([1.0, -1.0], 1.0)
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"norms must be finite and at least 0, norm 1 is {wrong:g}"):
+            noise_scale([1.0, wrong], 1.0)
+        with pytest.raises(ValueError, match=f"batch's gradient must be finite and at least 0, got {wrong:g}"):
+            noise_scale([1.0, 1.0], wrong)
 
 
 def test_cosines_of_groups_and_the_whole_gradient() -> None:

@@ -53,9 +53,11 @@ def noise_scale(norms: ArrayLike, whole: float) -> NoiseScale:
     count = values.size
     if count < 2:
         raise ValueError(f"noise_scale: needs at least two examples, got {count}.")
-    if not (np.isfinite(values).all() and np.isfinite(whole) and whole >= 0 and (values >= 0).all()):
-        least = min(float(values.min()), whole)
-        raise ValueError(f"noise_scale: norms must be finite and at least 0, the smallest is {least:g}.")
+    if not (np.isfinite(whole) and whole >= 0):
+        raise ValueError(f"noise_scale: the norm of the batch's gradient must be finite and at least 0, got {whole:g}.")
+    if (wrong := ~(np.isfinite(values) & (values >= 0))).any():
+        at = int(wrong.argmax())
+        raise ValueError(f"noise_scale: norms must be finite and at least 0, norm {at} is {values.flat[at]:g}.")
     # an example's part is g / N of its own gradient g, where all count alike
     of_one, of_all = float(np.mean(values**2)) * count**2, whole**2
     return NoiseScale((count * of_all - of_one) / (count - 1), (of_one - of_all) / (1 - 1 / count))

@@ -94,10 +94,11 @@ class GradientStudy:
         return (self.study.column(f"loss:{name}") / np.where(self.study.size > 0, self.study.size, 1))[self.rows]
 
     def noise_scale(self, view: View | None = None) -> float:
-        """Gradient noise scale in examples; infinite below the noise, NaN where the whole gradient was not measured."""
+        """Gradient noise scale in examples; infinite below the noise, NaN where the whole gradient is not known."""
         view = view or self.study.view
-        whole = self.measured.wholes.get(view.objective)
-        if len(self.rows) < 2 or whole is None or view.normalization != self.study.options.normalization:
+        whole = self.measured.wholes.get(view.objective, float("nan"))
+        is_trained = view.normalization == self.study.options.normalization
+        if len(self.rows) < 2 or not np.isfinite(whole) or not is_trained:
             return float("nan")
         return numbers.noise_scale(self.norms(view), whole).examples
 

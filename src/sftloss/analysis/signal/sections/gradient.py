@@ -57,7 +57,11 @@ def gradient_section(study: GradientStudy, decode: Decode | None) -> Section:
         f"Measured of {counted(len(study.rows), 'example')}, spread evenly over the data. Coverage: "
         f"{study.measured.coverage}."
     ]
-    if study.shares is None:
+    if study.shares is None and "share" in study.measured.examples.columns:
+        notes.append(
+            "The gradient noise scale and the shares of the update were not measured, because a gradient is not finite."
+        )
+    elif study.shares is None:
         notes.append("The gradient noise scale and the share of each example in the update need --signal additive.")
     if study.measured.update:
         notes.append(study.measured.update)
@@ -80,11 +84,12 @@ def _lead(study: GradientStudy) -> str:
     if (part := study.shares) is not None:
         sentences.append(f"{percent(float((part < 0).mean()))} of the examples push against the update.")
         scale = study.noise_scale()
-        sentences.append(
-            f"The gradient noise scale is {number(scale)} examples: a step of more gains little."
-            if np.isfinite(scale)
-            else f"The gradient noise scale is larger than {counted(len(norms), 'example')} can measure."
-        )
+        if np.isnan(scale):
+            sentences.append("The gradient noise scale was not measured, because a gradient is not finite.")
+        elif np.isinf(scale):
+            sentences.append(f"The gradient noise scale is larger than {counted(len(norms), 'example')} can measure.")
+        else:
+            sentences.append(f"The gradient noise scale is {number(scale)} examples: a step of more gains little.")
     return " ".join(sentences)
 
 
@@ -241,7 +246,9 @@ def _agreement(study: GradientStudy) -> tuple[Table, Chart]:
     series = tuple(Series(f"with the {what}", tuple(cheap), tuple(values)) for what, values in ranks.items())
     ranked = zip(cheap, ranks["gradient norm"], strict=True)
     best = max(((value, name) for name, value in ranked if value is not None and name[:2] != "S3"), default=None)
-    described = "Every rank correlation is undefined: all examples have the same gradient norm, or the same cheaper values."
+    described = (
+        "Every rank correlation is undefined: all examples have the same gradient norm, or the same cheaper values."
+    )
     if best is not None:
         described = f"Rank correlations. {best[1]} is closest to the gradient norm ({index(best[0])})."
     chart = Chart(
