@@ -57,6 +57,11 @@ def test_a_row_with_too_many_cells_is_refused_and_a_broken_quote_ends_the_readin
         list(read_records(tmp_path / "b.csv"))
 
 
+def test_marks_of_wrong_answers_are_read_from_a_csv_column(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,response,is_negative\na,b,true\na,c,False\na,d,\na,e,1\n")
+    assert [record.weight for record in read_records(tmp_path / "a.csv")] == [-1, 1, 1, -1]
+
+
 @pytest.mark.parametrize(("name", "text"), [("a.csv", "prompt;response\nq;a\n"), ("b.tsv", "prompt,response\nq,a\n")])
 def test_another_separator_is_named(tmp_path, name, text):
     (tmp_path / name).write_text(text)

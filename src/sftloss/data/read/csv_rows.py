@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from sftloss.data.examples import Origin
-from sftloss.data.formats.weights import ROW_WEIGHTS, TOKEN_WEIGHTS
+from sftloss.data.formats.weights import NEGATIVE, ROW_WEIGHTS, TOKEN_WEIGHTS
 from sftloss.data.reasons import BadRow
 from sftloss.errors import DataError
 
 _SIGNS = {";": "a semicolon", "\t": "a tab", "|": "a bar", ",": "a comma"}
-_AS_JSON = {"input_ids", "labels", "label", "attention_mask", *ROW_WEIGHTS, *TOKEN_WEIGHTS}
+_AS_JSON = {"input_ids", "labels", "label", "attention_mask", NEGATIVE, *ROW_WEIGHTS, *TOKEN_WEIGHTS}
 
 
 def read_csv(path: Path, delimiter: str) -> Iterator[tuple[Origin, dict[str, Any] | BadRow]]:
