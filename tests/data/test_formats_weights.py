@@ -119,6 +119,27 @@ def test_row_weights_may_not_disagree():
     assert fault_of({"text": "x", "weight": 1, "loss_weight": 2}).reason == "bad-weight"
 
 
+@pytest.mark.parametrize(("mark", "sign"), [(True, -1), (1, -1), (False, 1), (0, 1), (None, 1)])
+def test_marks_of_wrong_text_are_read_alike_on_rows_messages_and_tokens(mark, sign):
+    assert record_of({"prompt": "q", "response": "a", "weight": 0.5, "is_negative": mark}).weight == sign * 0.5
+    assert weight_of(weight=0.5, is_negative=mark) == sign * 0.5
+    tokens = record_of({"input_ids": [5, 6], "weights": [0.5, 0.5], "is_negative": [0, mark]}).tokens
+    assert tokens["weights"] == [0.5, sign * 0.5]
+
+
+@pytest.mark.parametrize("mark", ["yes", 2, -1])
+def test_marks_that_are_neither_true_nor_false_are_refused_alike(mark):
+    tokens = {"input_ids": [5, 6], "is_negative": [False, mark]}
+    for row in ({"prompt": "q", "response": "a", "is_negative": mark}, weighted_turn(is_negative=mark), tokens):
+        assert "write true for a wrong answer, or false" in str(fault_of(row))
+
+
+def test_a_mark_on_a_message_that_is_no_answer_is_refused_with_the_cure():
+    user = {"role": "user", "content": "q", "is_negative": True}
+    fault = fault_of({"messages": [user, {"role": "assistant", "content": "a"}]})
+    assert "message 1 (user) has is_negative and is no answer; mark an answer of the assistant instead" in str(fault)
+
+
 def test_token_row_keeps_ids_labels_and_roles():
     """They are checked, not changed."""
     row = {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "roles": [0, 1, 1], "weight": 2}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sftloss.data.formats.format import Format, RawRow, required
-from sftloss.data.formats.weights import NEGATIVE, TOKEN_WEIGHTS, weight_of
+from sftloss.data.formats.weights import NEGATIVE, TOKEN_WEIGHTS, is_marked, weight_of
 from sftloss.data.reasons import BadRow, excerpt
 from sftloss.roles import ROLES
 
@@ -27,7 +27,7 @@ def tokens(row: RawRow) -> dict[str, list[Any]]:
         columns["labels"] = _integers(row["labels"], "labels")
     weights = _weights(row)
     if row.get(NEGATIVE) is not None:
-        marks = [mark in (1, True) for mark in _listed(row[NEGATIVE], NEGATIVE)]
+        marks = [is_marked(mark, f"token {i}") for i, mark in enumerate(_listed(row[NEGATIVE], NEGATIVE))]
         weights = [-w if mark else w for w, mark in zip(weights or [1.0] * len(ids), marks, strict=False)]
     if weights is not None:
         columns["weights"] = weights

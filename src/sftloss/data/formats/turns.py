@@ -84,7 +84,7 @@ def _turn(turn: Any, where: str) -> Message:
     content = "".join(parts.texts)
     weight = parts.weight(weight, where)
     if turn.get(NEGATIVE):
-        weight = signed(weight, turn[NEGATIVE], where if role == "assistant" else f"{where} ({role}, no answer)")
+        weight = signed(weight, turn[NEGATIVE], f"{where} ({role})", is_answer=role == "assistant")
     return Message(role, content, weight, parts.calls, parts.reasoning or None, extra)
 
 

@@ -66,16 +66,30 @@ def message_weight(turn: Mapping[str, Any], where: str) -> float | None:
     return _agreed(turn, MESSAGE_WEIGHTS, where)
 
 
-def signed(weight: float | None, mark: Any, where: str) -> float | None:
-    """A weight below zero where the data marks the text as wrong.
+def is_marked(mark: Any, where: str) -> bool:
+    """Whether the data marks a text or token as wrong.
 
     Raises:
         BadRow: If the mark is not true or false.
     """
-    if mark is None or mark is False:
+    if mark is None:
+        return False
+    if not isinstance(mark, bool | int | float) or mark not in (0, 1):
+        raise BadRow("bad-weight", f"{NEGATIVE} of {where} is {excerpt(mark)}; write true for a wrong answer, or false")
+    return bool(mark)
+
+
+def signed(weight: float | None, mark: Any, where: str, *, is_answer: bool = True) -> float | None:
+    """A weight below zero where the data marks the text as wrong.
+
+    Raises:
+        BadRow: If the mark is not true or false, or marks what is no answer.
+    """
+    if not is_marked(mark, where):
         return weight
-    if mark is not True or "no answer" in where:
-        raise BadRow("bad-weight", f"{NEGATIVE} of {where} is {excerpt(mark)}; write true for a wrong answer")
+    if not is_answer:
+        problem = f"{where} has {NEGATIVE} and is no answer; mark an answer of the assistant instead"
+        raise BadRow("bad-weight", problem)
     return -1.0 if weight is None else -weight
 
 
