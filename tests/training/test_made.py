@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -66,6 +68,32 @@ def test_a_token_that_abstains_is_found_by_its_letters_or_asked_for() -> None:
         made_of(objective("idk"), tokenizer)
     ids = batch_of("idk(token='im_end')")["candidate_ids"]
     assert ids.unique().tolist() == [0, tokenizer.convert_tokens_to_ids("<|im_end|>")]  # 0 on padding
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "added", "token", "expected"),
+    [
+        ({"IDK": 5}, {"[IDK]": 999}, "IDK", 999),
+        ({"▁IDK": 3, "[IDK]": 99}, {}, "IDK", 99),
+        ({"▁IDK": 3, "IDK": 7, "(IDK": 1}, {}, "IDK", 7),
+        ({"[IDK]": 4}, {"IDK": 50}, "IDK", 50),
+        ({"ab": 2}, {"<|a-b|>": 60}, "a-b", 60),
+    ],
+)
+def test_a_token_that_abstains_is_an_added_one_or_one_in_brackets_first(
+    vocabulary: dict[str, int], added: dict[str, int], token: str, expected: int
+) -> None:
+    tokenizer = SimpleNamespace(get_vocab=lambda: vocabulary | added, get_added_vocab=lambda: added)
+    example = next(iter(Examples(ROWS, demo_tokenizer())))
+    (columns,) = made_of(objective(f"idk(token={token!r})"), tokenizer).columns
+    assert columns(example)["candidate_ids"].unique().tolist() == [expected]
+
+
+def test_terms_that_abstain_by_different_tokens_are_refused() -> None:
+    tokenizer = SimpleNamespace(get_vocab=lambda: {"A": 1, "IDK": 2}, get_added_vocab=dict)
+    with pytest.raises(ConfigError, match="need different candidate_ids, and a batch has one"):
+        made_of(objective("idk(token='A') + idk"), tokenizer)
+    assert made_of(objective("idk(token='IDK') + idk(upper=0.2)"), tokenizer).names == ("candidate_ids",)
 
 
 def test_terms_that_need_different_candidates_are_refused() -> None:

@@ -27,7 +27,8 @@ def idk(stats: TokenStats, *, upper: float = 0.5, token: str = "IDK") -> Float[T
             ``candidate_ids`` of the batch, ``(tokens, 1)``: the id of the token that abstains.
         upper: The u above, the largest share, in ``[0, 1]``. ``0`` is cross-entropy.
         token: Name of the abstaining token, for commands, which make ``candidate_ids``: ``"IDK"`` is the token
-            ``[IDK]``, ``<|IDK|>`` or ``IDK``. Where a batch holds the ids, it is not read.
+            ``[IDK]``, ``<|IDK|>`` or ``IDK``, an added token before others, one in brackets before one without. Where
+            a batch holds the ids, it is not read.
 
     Returns:
         Loss of each token, shape ``(tokens,)``, in nats, ``>= 0``. Neither weighted nor reduced.

@@ -53,7 +53,7 @@ def made_of(objective: Objective, tokenizer: Any) -> Made:
     records = [(term, objective_record("", objective_function(term.name))) for term in terms]
     making = [(term, record) for term, record in records if record.made]
     for term, record in making:
-        others = {name for other, its in records if other.name != term.name for name in its.extras}
+        others = {name for other, its in records if _reads(other) != _reads(term) for name in its.extras}
         if shared := sorted(others & set(record.extras)):
             problem = f"two terms of {objective} need different {shared[0]}, and a batch has one"
             raise ConfigError(problem, option="loss", cure="leave one out")
@@ -69,6 +69,11 @@ def losses_without(objective: Objective, extra: str) -> tuple[str, ...]:
     return tuple(name for name, record in records if not record.is_term and extra not in record.extras)
 
 
+def _reads(term: Term) -> tuple[str, str]:
+    """What makers read of a term: its name, and the name of the token that abstains."""
+    return term.name, str(dict(term.hyper_parameters).get("token", "IDK"))
+
+
 def _context(term: Term, tokenizer: Any) -> Columns:
     def columns(example: Example) -> Mapping[str, Tensor]:
         labels = torch.where(example.weights != 0, example.input_ids, IGNORED)
@@ -82,16 +87,19 @@ def _marks(term: Term, tokenizer: Any) -> Columns:
 
 
 def _abstaining(term: Term, tokenizer: Any) -> Columns:
-    wanted = str(dict(term.hyper_parameters).get("token", "IDK"))
-    vocabulary = tokenizer.get_vocab()
-    ids = sorted(i for text, i in vocabulary.items() if re.sub(r"\W", "", text) == wanted)
-    if not ids:
+    _, wanted = _reads(term)
+    vocabulary, added = tokenizer.get_vocab(), tokenizer.get_added_vocab()
+    matches = filter(None, map(re.compile(rf"(\W*){re.escape(wanted)}(\W*)").fullmatch, vocabulary))
+    # an added token first, then one in brackets, then the shortest, so that "IDK" is before "▁IDK"
+    order = sorted((m[0] not in added, not (m[1] and m[2]), len(m[0]), vocabulary[m[0]]) for m in matches)
+    if not order:
         raise ConfigError(
             f"the tokenizer has no token {wanted!r}, in brackets or without, that could stand for not knowing",
             option="loss",
             cure="add one to tokenizer and model, or name one that the data do not hold: idk(token='NAME')",
         )
-    return lambda example: {"candidate_ids": torch.full((len(example.input_ids), 1), ids[0])}
+    *_, abstaining = order[0]
+    return lambda example: {"candidate_ids": torch.full((len(example.input_ids), 1), abstaining)}
 
 
 def _numbers(term: Term, tokenizer: Any) -> Columns:
