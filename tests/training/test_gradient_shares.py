@@ -18,7 +18,7 @@ from sftloss.training.gradients import shares as module
 from sftloss.training.gradients.cosines import group_cosines
 from sftloss.training.gradients.direction import gradient_of, inner_product, update_of
 from sftloss.training.gradients.per_example import attached, per_example_gradients, question_of
-from sftloss.training.gradients.shares import additive_shares, as_one_step
+from sftloss.training.gradients.shares import AdditiveShares, additive_shares, as_one_step
 
 pytest.importorskip("transformers")
 pytestmark = [
@@ -78,6 +78,12 @@ def test_shares_of_a_model_in_training_mode_are_without_dropout(monkeypatch: Any
     assert model.training and shares.error < 1e-6
     without_any = additive_shares(model.eval(), BATCHES, LOSS)
     assert torch.equal(torch.cat([*shares.examples]), torch.cat([*without_any.examples]))
+
+
+def test_negative_counts_by_the_sign_of_the_product_with_the_step() -> None:
+    shares = [torch.tensor([0.6, 0.6]), torch.tensor([-0.2])]  # of <g_i, u> = 6, 6, -2 or -6, -6, 2
+    down, up = (AdditiveShares(shares, shares, decrease, "forward mode", 0.0).negative for decrease in (10.0, -10.0))
+    assert (down, up) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
 
 
 def refused(*arguments: Any) -> Tensor:

@@ -32,9 +32,10 @@ class AdditiveShares:
 
     Attributes:
         examples: By batch, the share of each example, ``(examples,)``; all of them add up to 1. A negative share is of
-            an example that pushes against the step.
+            an example that pushes against the step. Where `decrease` is below 0 it is the other way round.
         tokens: By batch, the share of each token, ``(tokens,)``.
-        decrease: <G, u>: first-order decrease of the loss for a unit step along u, in nats.
+        decrease: <G, u>: first-order decrease of the loss for a unit step along u, in nats. It is below 0 where the
+            step raises the loss, for example when momentum points away from the gradient of these batches.
         method: ``"forward mode"`` or ``"finite difference"``.
         error: Relative difference between the sum of <g_i, u> and <G, u> from the gradient itself.
     """
@@ -47,8 +48,8 @@ class AdditiveShares:
 
     @property
     def negative(self) -> float:
-        """Share of examples that push against the step."""
-        return float((torch.cat([*self.examples]) < 0).double().mean())
+        """Share of examples that push against the step: those with <g_i, u> below 0, whatever the sign of <G, u>."""
+        return float((torch.cat([*self.examples]) * self.decrease < 0).double().mean())
 
 
 def additive_shares(
