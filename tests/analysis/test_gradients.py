@@ -165,6 +165,13 @@ def test_conflicting_groups_and_a_step_below_the_noise_scale() -> None:
     assert "'zh' and 'en'" in sentences["SIG006"] or "'en' and 'zh'" in sentences["SIG006"]
 
 
+@pytest.mark.parametrize("signal", ["table", "grad"])
+def test_an_optimizer_without_shares_of_an_update_is_refused(signal: Any) -> None:
+    with pytest.raises(ConfigError, match="adam changes nothing here") as refusal:
+        AnalysisOptions(signal=signal, optimizer="adam")
+    assert str(refusal.value).endswith("add signal='additive'.")
+
+
 def test_the_document_and_its_frames_hold_the_section() -> None:
     options = AnalysisOptions(replicates=50)
     base = study_of().measured

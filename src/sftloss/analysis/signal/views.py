@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sftloss.errors import ConfigError
+from sftloss.errors import ConfigError, mention
 from sftloss.numbers.bootstrap import REPLICATES
 from sftloss.roles import ROLES
 from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization, micro_batch_mean
@@ -52,7 +52,7 @@ class AnalysisOptions:
         signal: ``"table"`` measures no gradient of parameters; ``"grad"`` adds the norms of some examples' gradients,
             ``"additive"`` also their shares of the update.
         signal_examples: How many examples that is, spread evenly over the data.
-        optimizer: Whose update the shares are of: ``"sgd"``, or ``"adam"``, its first step.
+        optimizer: Whose update the shares are of: ``"sgd"``, or ``"adam"``, its first step, with ``"additive"`` alone.
         strips, strip_tokens: How many examples are shown token by token, and how long.
         top: How many examples are listed.
         replicates, seed: Of the bootstrap.
@@ -83,6 +83,9 @@ class AnalysisOptions:
             raise ConfigError(f"must be table, grad or additive, got {self.signal!r}", option="signal")
         if self.optimizer not in ("sgd", "adam"):
             raise ConfigError(f"must be sgd or adam, got {self.optimizer!r}", option="optimizer")
+        if self.optimizer != "sgd" and self.signal != "additive":
+            problem = f"{self.optimizer} changes nothing here, because no shares of an update are measured"
+            raise ConfigError(problem, option="optimizer", cure=f"add {mention('signal', 'additive')}")
         if self.signal_examples < 1:
             raise ConfigError(f"must be at least 1, got {self.signal_examples}", option="signal_examples")
         if self.policy not in (None, "per-token", "per-example", "per-task"):
