@@ -63,6 +63,15 @@ def test_equal_runs_give_equal_bytes(analyze, tmp_path):
     assert first == second.replace(str(tmp_path / "b"), str(tmp_path / "a"))
 
 
+def test_markdown_alone_on_standard_output(analyze):
+    assert analyze("--markdown", "-").stdout.startswith("# ")
+
+
+def test_a_missing_folder_is_named_by_the_flag_that_gave_it():
+    assert "--model: ./no is missing" in run("inspect", "-m", "./no", "-d", "demo").stderr
+    assert "--tokenizer: ./no is missing" in run("inspect", "--tokenizer", "./no", "-d", "demo").stderr
+
+
 def test_json_and_markdown_files_hold_the_report(analyze, tmp_path):
     result = analyze("--json", tmp_path / "r.json", "--markdown", tmp_path / "r.md")
     assert result.exit_code == 0, result.stderr

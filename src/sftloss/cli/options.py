@@ -69,7 +69,10 @@ JSON_FLAG = Flag(
     "Write the results as JSON to this file; - prints JSON alone on standard output.", panel=OUTPUT, metavar="FILE|-",
     writes=("",),
 )  # fmt: skip
-MARKDOWN_FLAG = Flag("Write the report as Markdown to this file.", panel=OUTPUT, metavar="FILE", writes=("",))
+MARKDOWN_FLAG = Flag(
+    "Write the report as Markdown to this file; - prints it alone on standard output.", panel=OUTPUT, metavar="FILE|-",
+    writes=("",),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,13 @@ def stdout_console() -> Console:
 
 
 def print_report(report: Report, *, json: str | None = None, markdown: str | None = None) -> None:
-    """The report in the form asked for. With ``json == "-"`` stdout is JSON and nothing else."""
+    """The report in the form asked for. With ``json == "-"`` stdout is JSON and nothing else, likewise Markdown."""
     text = report.to_json(None if json in (None, "-") else Path(json))
     if markdown is not None:
-        report.to_markdown(Path(markdown))
+        page = report.to_markdown(None if markdown == "-" else Path(markdown))
+        if markdown == "-" and json != "-":
+            print_text(page)
+            return
     if json == "-":
         print_text(text)
         return

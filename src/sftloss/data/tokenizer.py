@@ -19,7 +19,9 @@ _MOST_BYTES = 8  # tokens of one character: four bytes, and flags or combining m
 _SPACE = "\u2581"  # how sentencepiece writes the blank before a word, which decoding one token alone drops
 
 
-def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(
+    name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False, option: str = "tokenizer"
+) -> Any:
     """Load the tokenizer of a model; no weights are read.
 
     Args:
@@ -27,6 +29,7 @@ def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remot
             ``"smollm2"``.
         revision: Branch, tag or commit of a Hub model.
         trust_remote_code: Whether code from the model's repository may run.
+        option: Option that gave the name, for errors.
 
     Raises:
         ModelError: If it cannot be loaded.
@@ -38,14 +41,14 @@ def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remot
     path = Path(text).expanduser()
     if (is_local or path.exists()) and not path.is_dir():
         raise ModelError(
-            f"{text} is {'a file' if path.exists() else 'missing'}", option="tokenizer", cure="give a model's folder"
+            f"{text} is {'a file' if path.exists() else 'missing'}", option=option, cure="give a model's folder"
         )
     source = str(path) if path.is_dir() else text
     try:
         return AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers, tokenizers and the Hub share no base class
         raise ModelError(
-            f"cannot load {text}: {quoted(error)}", option="tokenizer", cure="give a folder with tokenizer.json"
+            f"cannot load {text}: {quoted(error)}", option=option, cure="give a folder with tokenizer.json"
         ) from error
 
 

@@ -85,8 +85,8 @@ def _finding(console: Console, finding: Finding, language: str) -> None:
             _indented(console, text, style)
     if finding.rows:
         rows = ", ".join(clean(row) for row in finding.rows[:3])
-        more = f" and {len(finding.rows) - 3} more" if len(finding.rows) > 3 else ""
-        _indented(console, translated(f"rows: {rows}{more}", language), "dim")
+        label = "rows" if len(finding.rows) <= 3 else "rows, for example"  # a finding holds ten at most
+        _indented(console, translated(f"{label}: {rows}", language), "dim")
 
 
 def _indented(console: Console, text: str, style: str) -> None:

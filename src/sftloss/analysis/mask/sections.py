@@ -100,7 +100,8 @@ def totals_table(tally: MaskTally, account: Account, *, batch_size: int | None, 
 def totals_section(tally: MaskTally, account: Account, *, batch_size: int | None, grad_accum: int | None) -> Section:
     table = totals_table(tally, account, batch_size=batch_size, grad_accum=grad_accum)
     share = percent(tally.trained / tally.tokens) if tally.tokens else "none"
-    lead = f"{tally.examples:,} examples, {tally.tokens:,} tokens, {tally.trained:,} of them trained ({share})."
+    counts = f"{counted(tally.examples, 'example')}, {counted(tally.tokens, 'token')}"
+    lead = f"{counts}, {tally.trained:,} of them trained ({share})."
     return Section("totals", "What training would see", lead, tables=(table,))
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 class DemoOptions:
     """Flags of `sftloss demo`."""
 
-    compare: bool = option(False, "Train a tiny model under four losses with five seeds each, and compare them.")
+    compare: bool = option(
+        False, "Train a tiny model under two losses and two normalizations, five seeds each, and compare them."
+    )
     open: bool = option(False, "Open the report in the browser.")
     folder: FolderOptions = part(FolderOptions())
     show: ShowOptions = part(ShowOptions())

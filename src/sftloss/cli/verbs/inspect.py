@@ -56,12 +56,13 @@ def inspect(options: InspectFlags, verbosity: Verbosity) -> int:
             replace(folder, output=None),
         )
     question = InspectOptions(options.examples, options.step.batch_size, options.step.grad_accum)
+    given = "tokenizer" if options.model.tokenizer else "model"
     with progress_bar("reading", verbosity) as progress:
         command = command_line("inspect", options)
         run = Run(**options.data.reading, **folder.place, progress=progress, command=command)
-        tokenizer = load_tokenizer(name, revision=options.model.revision)
+        tokenizer = load_tokenizer(name, revision=options.model.revision, option=given)
         report = inspect(options.data.data, tokenizer, question=question, run=run)
-    if show.json == "-":
+    if "-" in (show.json, show.markdown):
         print_report(report, json=show.json, markdown=show.markdown)
     else:
         _print(report, options, show)

@@ -70,9 +70,10 @@ def lengths(options: LengthsOptions, verbosity: Verbosity) -> int:
         options.target_mean,
         seed=options.seed,
     )
+    given = "tokenizer" if options.model.tokenizer else "model"
     with progress_bar("reading", verbosity) as progress:
         command = command_line("lengths", options)
         run = Run(**options.data.reading, **options.folder.place, progress=progress, command=command)
-        tokenizer = load_tokenizer(name, revision=options.model.revision) if name else None
+        tokenizer = load_tokenizer(name, revision=options.model.revision, option=given) if name else None
         report = lengths(options.data.data, tokenizer, unit=options.unit or "characters", question=question, run=run)
     return conclude(report, options.show, options.folder.output, verbosity)
