@@ -70,9 +70,8 @@ JSON_FLAG = Flag(
     writes=("",),
 )  # fmt: skip
 MARKDOWN_FLAG = Flag(
-    "Write the report as Markdown to this file; - prints it alone on standard output.", panel=OUTPUT, metavar="FILE|-",
-    writes=("",),
-)  # fmt: skip
+    "Write the report as Markdown to a file; - prints it.", panel=OUTPUT, metavar="FILE|-", writes=("",)
+)
 
 
 @dataclass(frozen=True)
