@@ -69,9 +69,7 @@ JSON_FLAG = Flag(
     "Write the results as JSON to this file; - prints JSON alone on standard output.", panel=OUTPUT, metavar="FILE|-",
     writes=("",),
 )  # fmt: skip
-MARKDOWN_FLAG = Flag(
-    "Write the report as Markdown to a file; - prints it.", panel=OUTPUT, metavar="FILE|-", writes=("",)
-)
+MARKDOWN_FLAG = Flag("Write the report as Markdown; - prints it.", panel=OUTPUT, metavar="FILE|-", writes=("",))
 
 
 @dataclass(frozen=True)
