@@ -219,3 +219,16 @@ def test_inspect_and_analyze_give_tokens_the_same_roles():
         code = sftloss.data.ROLES.index(name)
         assert tokens == sum(int((one.roles == code).sum()) for one in encoded)
     assert {finding.id for finding in document.findings} >= {"MASK010", "MASK012"}
+
+
+def test_rows_marked_as_wrong_are_said_by_inspect_to_need_a_loss_that_reads_the_marks() -> None:
+    rows = [{"prompt": f"1+{i}", "response": str(i + 1), "is_negative": i % 4 == 0} for i in range(8)]
+    document = sftloss.inspect(rows, demo_tokenizer()).document
+    finding = next(finding for finding in document.findings if finding.id == "DATA116")
+    assert finding.sentence.startswith("2 of 8 rows (25 %) have text marked as wrong (is_negative), which the loss")
+    assert "--loss unlikelihood" in finding.fix and finding.rows == ("row 0", "row 4")
+    leads = " ".join(section.lead for section in document.sections)
+    assert "can be trained on as they are" not in leads and "DATA116" in leads
+    assert not any(
+        finding.id == "DATA116" for finding in sftloss.inspect(rows[1:4], demo_tokenizer()).document.findings
+    )

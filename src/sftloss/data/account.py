@@ -108,6 +108,8 @@ class Account:
         self.noted.update(example.notes)
         for kind in dict.fromkeys(note.partition(":")[0] for note in example.notes):
             self.notes.add(kind, example.origin)
+        if bool((example.weights < 0).any()):
+            self.notes.add("marked", example.origin)
         if example.truncated:
             self.cut_tokens += example.truncated
             trained = example.weights != 0
@@ -293,6 +295,16 @@ NOTE_RULES: tuple[Rule[Account], ...] = (
         "reasoning, thinking) and from <think> ... </think> in front of the answer.",
         "write the reasoning in one of these forms, or leave the weight out",
         _thoughtless,
+    ),
+    Rule(
+        "DATA116",
+        "warning",
+        "Text marked as wrong",
+        "The command train refuses these rows under its default loss, and under every other that does not read the "
+        "marks.",
+        "lower its probability: --loss unlikelihood; or give it a negative gradient under another loss: "
+        "--normalizer tokens; or drop these rows",
+        partial(_noted, ("marked",), "have text marked as wrong (is_negative), which the loss unlikelihood reads"),
     ),
     Rule(
         "MASK012",
