@@ -488,3 +488,9 @@ def test_a_weight_for_reasoning_that_no_row_has_is_reported():
 
     assert reported([rows[0], rows[2]], think_weight=0.3) == ["DATA115"]
     assert reported(rows, think_weight=0.3) == [] == reported(rows[:1])
+
+
+def test_a_cure_names_the_first_words_that_the_template_writes_otherwise():
+    template = CHATML.replace("m.content", "m.content | replace('colour', 'color')")
+    with pytest.raises(RowError, match="as the template does, in message 2 'color here' in place of 'colour here'"):
+        encode(conversation("a", "the colour here"), tokenizer_of("chatml"), template=template)

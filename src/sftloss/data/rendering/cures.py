@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations, groupby
+from os.path import commonprefix
 from typing import Any
 
 from sftloss.data.examples import Message
-from sftloss.data.reasons import BadRow
+from sftloss.data.reasons import BadRow, excerpt
 from sftloss.data.rendering.families import training_template, trl_templates
 from sftloss.data.rendering.marks import JOINER
 from sftloss.data.rendering.template import TAKEN, Template, Tools
@@ -22,6 +23,7 @@ _Rows = list[list[Message]]
 _Change = tuple[Callable[[_Messages], _Rows], str]
 _MOST_TRIES = 3
 _MOST_VARIABLES = 4
+_EXCERPT = 40  # characters of words that differ
 _VALUES: tuple[Any, ...] = ("text", 1, [], {})  # of a variable that a template lacks: the first that it takes
 _THOUGHTS = re.compile(r"^(?:(?!<think>).)*</think>\s*|<think>.*?</think>\s*|^\s*<think>.*", re.DOTALL)
 
@@ -66,7 +68,7 @@ def cure_of(template: Template, messages: _Messages, tools: Tools, fault: BadRow
         with suppress(BadRow):
             if (changed := as_shown(template, messages, tools)) != list(messages):
                 attempt(template, changed, tools)
-                return AS_SHOWN
+                return f"{AS_SHOWN}, {_first_difference(messages, changed)}"
         if cure := _untrained(template, messages, tools, fault, attempt):
             return cure
         template.learned[kind] = template.learned.get(kind, 0) + 1
@@ -128,6 +130,17 @@ def as_shown(template: Template, messages: _Messages, tools: Tools) -> list[Mess
         )
         for number, message in enumerate(messages)
     ]
+
+
+def _first_difference(before: _Messages, after: _Messages) -> str:
+    """The first words of a message that differ, from the beginning of a word."""
+    for number, (old, new) in enumerate(zip(before, after, strict=True), start=1):
+        for own, shown in ((old.reasoning or "", new.reasoning or ""), (old.content, new.content)):
+            if own != shown:
+                start = own.rfind(" ", 0, len(commonprefix([own, shown]))) + 1
+                words = (excerpt(text[start:], _EXCERPT) for text in (shown, own))
+                return f"in message {number} {' in place of '.join(words)}"
+    return "in every message"
 
 
 def _untrained(template: Template, messages: _Messages, tools: Tools, fault: BadRow, attempt: Any) -> str:
