@@ -21,7 +21,8 @@ from sftloss.experiments.pretrained import PRETRAINED
 from sftloss.experiments.studies import DEMO
 from sftloss.experiments.verdicts.comparisons import least_seeds
 from sftloss.finetune import Lora, Recipe
-from sftloss.report import from_json
+from sftloss.report import from_json, to_json
+from sftloss.report.language import in_language
 
 SMALL = (
     "--width", 16, "--heads", 2, "--layers", 1, "--max-examples", 32, "--eval-rows", 8, "--max-steps", 2,
@@ -192,9 +193,18 @@ def test_a_study_of_a_pretrained_model_is_a_plan(name, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("objectives",), "--model smollm2"),
-        (("length", "--data", "x.jsonl"), "--model smollm2"),
-        (("length", "--model", "smollm2"), "--data"),
+        (("objectives",), ": the study objectives needs --model smollm2 and --data FILE."),
+        (("languages", "--data", "x.jsonl"), "the study languages needs --model smollm2 and --data FILE"),
+        (
+            ("length", "--data", ROOT / "pyproject.toml"),
+            "--data: a study from scratch has its own rows; leave it out, or give --model smollm2 too",
+        ),
+        (("focal", "--reference", "y"), "--reference: a study from scratch has its own rows; leave it out."),
+        (("focal", "--eval-data", ROOT / "pyproject.toml"), "--eval-data: a study from scratch"),
+        (("focal", "--forget-data", ROOT / "pyproject.toml"), "--forget-data: a study from scratch"),
+        (("length", "--model", "smollm2"), "the study length needs --model smollm2 and --data FILE"),
+        (("length", "--check", ROOT / "studies" / "length.json", "--reference", "y"), "--reference: a study from"),
+        (("focal", "--model", "smollm2"), "there is no study 'focal' of smollm2"),
         (("forgetting", "--model", "smollm2", "--data", "x.jsonl"), "made by sftloss reference"),
         (("rewards", "--model", "smollm2", "--data", "x.jsonl"), "--eval-data: rewards needs rows without wrong"),
         (("focal", "--model", "smollm2", "--data", ROOT / "pyproject.toml"), "length, objectives"),
@@ -203,6 +213,13 @@ def test_a_study_of_a_pretrained_model_is_a_plan(name, monkeypatch, tmp_path):
 def test_a_study_that_cannot_be_run_says_what_is_missing(words, told):
     result = run("study", *words)
     assert result.exit_code == 2 and told in result.stderr
+
+
+def test_a_record_in_chinese_is_refused(tmp_path):
+    record = in_language(from_json((ROOT / "studies" / "length.json").read_text(encoding="utf-8")), "zh")
+    (tmp_path / "report.json").write_text(to_json(record), encoding="utf-8")
+    result = run("study", "length", "--check", tmp_path / "report.json")
+    assert result.exit_code == 2 and "report.json is not in English; give the length.json" in result.stderr
 
 
 def test_every_study_has_a_result():

@@ -25,8 +25,8 @@ class StudyOptions:
     """Flags of every study; what is trained is fixed."""
 
     model: str | None = option(
-        None, "Pretrained model in place of small models from scratch, for the studies that have data.", panel=MODEL,
-        choices=(SMOLLM2,),
+        None, "Pretrained model to train on --data. Without it a study trains small models from scratch on its own "
+        "rows.", panel=MODEL, choices=(SMOLLM2,),
     )  # fmt: skip
     data: str | None = option(
         None, "Data to train the pretrained model on; one row in ten judges.", panel=DATA, metavar="FILE|DIR|NAME",
@@ -92,17 +92,24 @@ def _verb(name: str) -> Callable[[StudyOptions, Verbosity], int]:
 
 def _study(name: str, options: StudyOptions) -> Study:
     from sftloss.experiments import STUDIES, pretrained_study, study_named
+    from sftloss.experiments.pretrained import PRETRAINED
 
-    if options.model is None:
-        if options.data or options.forget_data or name not in STUDIES:
-            cure = f"give {mention('model', SMOLLM2)}"
-            raise ConfigError("data is for the studies of a pretrained model, as objectives is", cure=cure)
+    if options.model is None and name in STUDIES:
+        _refuse_data(options, f"or give {mention('model', SMOLLM2)} too" if name in PRETRAINED else "")
         return study_named(name)
-    if options.data is None:
-        raise ConfigError("a pretrained model needs rows to train on", option="data", cure="give a file")
+    if options.model is None or (options.data is None and name in PRETRAINED):
+        raise ConfigError(f"the study {name} needs {mention('model', SMOLLM2)} and {mention('data', 'FILE')}")
     return pretrained_study(
-        name, options.data, options.forget_data, eval_data=options.eval_data, reference=options.reference
+        name, options.data or "", options.forget_data, eval_data=options.eval_data, reference=options.reference
     )
+
+
+def _refuse_data(options: StudyOptions, other_cure: str = "") -> None:
+    """Refuse options about data, which only trainings of a pretrained model read."""
+    for option_name in ("data", "forget_data", "eval_data", "reference"):
+        if getattr(options, option_name):
+            cure = ", ".join(filter(None, ("leave it out", other_cure)))
+            raise ConfigError("a study from scratch has its own rows", option=option_name, cure=cure)
 
 
 def _check(name: str, options: StudyOptions, execution: Execution) -> int:
@@ -112,7 +119,11 @@ def _check(name: str, options: StudyOptions, execution: Execution) -> int:
 
     if options.model is not None:
         raise ConfigError("only studies from scratch are checked", option="model", cure="leave it out")
+    _refuse_data(options)
     record = read_document(Path(options.check or ""))
+    if record.language != "en":
+        cure = f"give the {name}.json that the study wrote"
+        raise ConfigError(f"{options.check} is not in English", option="check", cure=cure)
     directions = check_study(name, record, output=options.output, execution=execution)
     nothing = "the result shows no difference, so there is no direction to compare"
     print_text("\n".join(map(str, directions)) or nothing)
