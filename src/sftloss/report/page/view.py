@@ -72,7 +72,7 @@ def _table(table: Table, limits: PageLimits) -> Values:
         "title": clean(table.title),
         "stacks": _stacks(shown, classes),
         "columns": [
-            {"label": prose(column.label), "help": prose(column.help), "class": kind}
+            {"label": prose(column.label), "help": ended(prose(column.help)), "class": kind}
             for column, kind in zip(shown.columns, classes, strict=True)
         ],
         "rows": [[(_cell(cell.text, limits), prose(cell.interval)) for cell in row] for row in shown.rows],
