@@ -222,6 +222,34 @@ def test_a_task_that_is_called_like_a_heading_keeps_its_name():
     assert [row[0] for row in page.sections[0].tables[0].rows] == ["answer", "（无）"]
 
 
+def test_values_of_facts_that_are_the_users_stay():
+    ours = (("model", "Llama from scratch, 2 layers of width 64"), ("data", "generated tasks"))
+    users = (("run", "loss"), ("model", "data"), ("data", "examples"), ("template", "loss"), ("command", "answer"))
+    facts = in_language(Document("Training", (), (), (), (*ours, *users)), "zh").facts
+    assert [value for _, value in facts] == ["从零训练的Llama，2层，宽度64", "生成的任务", *dict(users).values()]
+
+
+def test_a_run_keeps_its_name_over_its_column():
+    from sftloss.document import Column
+
+    heads = (Column("number", "number"), Column("first", "loss"), Column("second", "token mean"))
+    section = Section("s", "Tasks", "", tables=(Table("differences-ratio", "Tasks", heads, ()),))
+    (table,) = in_language(Document("Training", (), (), (section,)), "zh").sections[0].tables
+    assert [column.label for column in table.columns[1:]] == ["loss", "token mean"]
+    assert table.columns[0].label != "number"
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"), [("Arm minus first arm.", "Arm minus first arm."), ("a share", "a share."), ("占比", "占比。")]
+)
+def test_the_help_of_a_column_ends_in_one_full_stop(words, shown):
+    from sftloss.document import Column
+
+    table = Table("t", "T", (Column("a", "A", help=words),), (("x",),))
+    page = render_html(Document("T", (), (), (Section("s", "S", "", tables=(table,)),)))
+    assert f'<p class="note narrow">A: {shown}</p>' in page
+
+
 def _grouped(key: str) -> Document:
     from sftloss.document import Column
 

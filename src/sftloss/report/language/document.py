@@ -24,6 +24,9 @@ _CODES = {
 # columns that hold data, or the words of an error; columns and axes of groups, whose names are the data's but for ours
 _DATA = re.compile(r"answer|arm\d+|detail|first|origin|prompt|reference|rows|text")
 _GROUPS = re.compile(r"task|language|source|role")
+# facts whose values are the user's, but for the descriptions of our own models and data
+_OF_USER = {"run", "model", "data", "template", "command"}
+_OURS = re.compile(r"Llama from scratch, \d.*|generated tasks.*|sftloss demo model|SmolLM2-135M-Instruct \(smollm2; .*")
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,24 @@ def _mapped(value: Any, change: Callable[[Text], str], place: str = "") -> Any:
     changed: dict[str, Any] = {}
     if isinstance(value, Table):
         changed["rows"] = tuple(_row(row, value.columns, change) for row in value.rows)
+        if value.id.startswith("differences-"):  # two of its columns are called like the runs
+            names = {"first", "second"}
+            changed["columns"] = tuple(one if one.key in names else _mapped(one, change) for one in value.columns)
     if isinstance(value, Chart) and _GROUPS.fullmatch(value.x_label):
         changed["series"] = tuple(_series(one, change) for one in value.series)
+    if isinstance(value, Document):
+        for name in ("facts", "provenance"):
+            changed[name] = tuple(_fact(label, text, change) for label, text in getattr(value, name))
     kind = type(value).__name__
     for name in {field.name for field in fields(value)} - _CODES.get(kind, set()) - {*changed}:
         changed[name] = _mapped(getattr(value, name), change, f"{kind}.{name}")
     return replace(value, **changed)
+
+
+def _fact(label: str, value: str, change: Callable[[Text], str]) -> tuple[str, str]:
+    """A fact with its label changed, and its value where that is ours."""
+    is_data = label in _OF_USER and not _OURS.fullmatch(value)
+    return change(Text("Document.facts", label)), value if is_data else change(Text("Document.facts", value))
 
 
 def _series(series: Series, change: Callable[[Text], str]) -> Series:
