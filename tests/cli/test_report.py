@@ -13,6 +13,7 @@ from sftloss.cli.verbs.report import ReportOptions
 from sftloss.config import command_line
 from sftloss.document import Document, Finding
 from sftloss.report import to_json
+from sftloss.report.language import in_language, translated
 
 
 def run_folder(root: Path, name: str, value: float) -> Path:
@@ -52,6 +53,26 @@ def test_a_comparison_that_cannot_be_made_is_one_sentence(
     outcome = CliRunner().invoke(app, ["report", *arguments])
     assert outcome.exit_code == 2
     assert message in outcome.output and outcome.output.count("\n") == 1
+
+
+def test_runs_in_two_languages_are_compared_in_chinese(tmp_path: Path) -> None:
+    facts = (("model", "m"), ("examples", "3"))
+    for name, language in (("re", "en"), ("loss", "zh")):
+        (tmp_path / name).mkdir()
+        text = to_json(in_language(Document("Training", (), (), (), facts), language))
+        (tmp_path / name / "report.json").write_text(text, encoding="utf-8")
+    runs = [str(tmp_path / name) for name in ("re", "loss")]
+    outcome = CliRunner().invoke(app, ["report", *runs, "-o", str(tmp_path / "both")])
+    assert outcome.exit_code == 0, outcome.output
+    made = json.loads((tmp_path / "both" / "report.json").read_text(encoding="utf-8"))
+    assert made["language"] == "zh" and made["facts"][1][1] == "loss"
+    assert made["headlines"][0] == translated(
+        "loss differs from re in what was run: nothing that the reports name.", "zh"
+    )
+    assert '<html lang="zh">' in (tmp_path / "both" / "report.html").read_text(encoding="utf-8")
+    refused = CliRunner().invoke(app, ["report", *runs, "--lang", "en", "-o", str(tmp_path / "english")])
+    assert refused.exit_code == 2 and refused.output.count("\n") == 1
+    assert "--lang: the report of loss is in Chinese; give --lang zh, or leave it out." in refused.output
 
 
 def test_a_broken_report_is_named(tmp_path: Path) -> None:

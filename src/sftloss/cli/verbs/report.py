@@ -11,7 +11,7 @@ import typer
 
 from sftloss.cli.options import JSON_FLAG, MARKDOWN_FLAG, FolderOptions, Verbosity
 from sftloss.config import option, part
-from sftloss.errors import ConfigError, DataError
+from sftloss.errors import ConfigError, DataError, mention
 
 if TYPE_CHECKING:
     from sftloss.document import Document
@@ -42,6 +42,7 @@ def report(options: ReportOptions, verbosity: Verbosity) -> None:
     """Show several runs side by side, and the differences of each from the first; no model or data is needed.
 
     Where both folders hold the measured table of the same rows, differences are paired example by example.
+    Where a run's report is in Chinese, so is the comparison.
 
     Example: sftloss report run-a run-b --label "token mean" --label dft
     """
@@ -60,13 +61,19 @@ def report(options: ReportOptions, verbosity: Verbosity) -> None:
     folders = [Path(name) if Path(name).is_dir() else None for name in options.run]
     files = [Path(name) / "report.json" if Path(name).is_dir() else Path(name) for name in options.run]
     labels = options.label or tuple(_label(Path(name)) for name in options.run)
-    run = Run(**options.folder.place)
-    documents = [in_language(read_document(file), run.lang) for file in files]
-    with folder(run, resumes=False) as place:
+    place, documents = options.folder.place, [read_document(file) for file in files]
+    if chinese := [label for label, document in zip(labels, documents, strict=True) if document.language == "zh"]:
+        if options.folder.lang == "en":
+            cure = f"give {mention('lang', 'zh')}, or leave it out"
+            raise ConfigError(f"the report of {chinese[0]} is in Chinese", option="lang", cure=cure)
+        place["lang"] = "zh"
+    run = Run(**place)
+    documents = [in_language(document, run.lang) for document in documents]
+    with folder(run, resumes=False) as results:
         differences = Report(in_language(side_by_side(documents, labels, folders), run.lang))
-        if place.root is not None:
+        if results.root is not None:
             page = render_comparison(documents, labels, differences.document)
-            write_all_atomic({place.root / DATA: differences.to_json(), place.root / PAGE: page})
+            write_all_atomic({results.root / DATA: differences.to_json(), results.root / PAGE: page})
     print_report(differences, json=options.json, markdown=options.markdown)
     print_note(f"wrote {options.folder.output}/report.html", verbosity)
 
