@@ -212,7 +212,7 @@ def check_marks(loss: Loss, *parts: DataSet | None) -> None:
         cure = f"write {alone} alone, which trains right answers by cross-entropy itself"
         raise ConfigError(problem, option="loss", cure=cure)
     problem = f"{rows}, and {loss.objective} does not read the marks"
-    cure = f"lower its probability with {alone}, leave it out with "
+    cure = f"lower its probability with {alone}, give it no gradient with "
     cure += f"{mention('loss', 'unlikelihood(alpha=0)')}, or give it a negative gradient with "
     raise ConfigError(problem, option="loss", cure=f"{cure}{mention('normalizer', 'tokens')}")
 

@@ -20,7 +20,8 @@ def unlikelihood(stats: TokenStats, *, alpha: float = 1.0) -> Float[Tensor, " to
     Args:
         stats: Token statistics; reads ``target_logprob`` and ``other_logprob``, in nats, and ``is_negative`` of the
             batch, the n above: 1 on a token to avoid, 0 elsewhere, shape ``(tokens,)``.
-        alpha: Weight of the marked tokens, dimensionless, ``>= 0``. ``0`` leaves them out.
+        alpha: Weight of the marked tokens, dimensionless, ``>= 0``. ``0`` gives them no gradient; they
+            still count in Z.
 
     Returns:
         Loss of each token, shape ``(tokens,)``, in nats, ``>= 0``. Neither weighted nor reduced.
