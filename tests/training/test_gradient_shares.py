@@ -93,6 +93,7 @@ def refused(*arguments: Any) -> Tensor:
 OPTIMIZERS = {
     "adam": partial(torch.optim.Adam, lr=1e-3, eps=1e-4),
     "adamw, decay": partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1, amsgrad=True),
+    "adafactor": partial(torch.optim.Adafactor, lr=1e-2, weight_decay=0.0),
     "sgd, momentum": partial(torch.optim.SGD, lr=1e-2, momentum=0.9, nesterov=True),
 }
 
@@ -123,7 +124,43 @@ def test_an_optimizers_update_is_the_step_that_it_then_takes(kind: str, steps: i
         assert torch.allclose(update.direction[name] * fastest, moved, rtol=1e-9, atol=1e-15), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lr", [1e-6, 10.0])
+def test_the_step_of_adafactor_grows_with_the_weight(dtype: torch.dtype, lr: float) -> None:
+    """In float32 the difference of two weights would have lost the digits of a step of 1e-6."""
+    model = torch.nn.ParameterDict({name: torch.full((4,), size) for name, size in {"a": 5.0, "b": 0.05}.items()})
+    model.to(dtype)
+    parameters = [*model.values()]
+    before = [p.detach().clone() for p in parameters]
+    direction = update_of(
+        model, {name: torch.ones(4) for name in "ab"}, torch.optim.Adafactor(parameters, lr)
+    ).direction
+    rate = min(lr, 1.0) / lr  # at step t it is at most the root of 1 / t
+    for name, p, value in zip("ab", parameters, before, strict=True):
+        assert torch.allclose(direction[name], value.float() * rate, rtol=1e-6)
+        assert torch.equal(p, value)
+
+
+def test_an_optimizer_without_float64_steps_from_0_in_the_parameters_dtype() -> None:
+    class Single(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            if any(p.dtype == torch.float64 for group in self.param_groups for p in group["params"]):
+                raise ValueError("no kernel for float64")
+            super().step()
+
+    model = torch.nn.ParameterDict({"a": torch.ones(3)}).bfloat16()
+    optimizer = Single(model.values(), lr=2.0**-20, momentum=0.5)  # of 1 it would round to nothing
+    update = update_of(model, {"a": torch.arange(3.0)}, optimizer)
+    assert torch.allclose(update.direction["a"], torch.arange(3.0))
+
+
 def test_other_optimizers_are_refused() -> None:
+    from transformers.optimization import Adafactor
+
+    model = model_of("gpt2")
+    gradient = {name: torch.ones_like(p) for name, p in model.named_parameters()}
+    with pytest.raises(ValueError, match="the optimizer has lr=None; give it a learning rate"):
+        update_of(model, gradient, Adafactor(model.parameters()))
     with pytest.raises(ValueError, match="must be 'sgd', 'adam' or an optimizer"):
         update_of(model_of("gpt2"), {}, "lion")
     with pytest.raises(ValueError, match="has none of the model's trained parameters"):

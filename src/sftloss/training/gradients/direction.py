@@ -51,10 +51,12 @@ def update_of(model: nn.Module, gradient: Mapping[str, Tensor], optimizer: str |
         gradient: G by name of the parameter.
         optimizer: ``"sgd"``: u is G. ``"adam"``: u is the first step of Adam, G over its absolute value. An optimizer
             with the model's parameters: u is the step that it would take now, with its momentum, second moments and
-            bias correction, and the proportions of its groups' learning rates. It stays as it is.
+            bias correction, and the proportions of its groups' learning rates. It stays as it is. A copy steps in
+            float64. An optimizer that cannot compute in float64 steps from 0 in the parameter's dtype, which is exact
+            where its step does not depend on the value of the parameter.
 
     Raises:
-        ValueError: If the optimizer is neither, or has none of the parameters.
+        ValueError: If the optimizer is neither, has none of the parameters, or a group has no learning rate.
     """
     if optimizer == "sgd":
         return Update(gradient, gradient)
@@ -65,25 +67,51 @@ def update_of(model: nn.Module, gradient: Mapping[str, Tensor], optimizer: str |
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):  # Accelerate's wrapper
         optimizer = inner
     names = {p: name for name, p in model.named_parameters() if name in gradient}
+    if any(group["lr"] is None for group in optimizer.param_groups):
+        raise ValueError(
+            "additive_shares: the optimizer has lr=None; give it a learning rate, for transformers' Adafactor lr=1e-3 "
+            "with relative_step=False."
+        )
     fastest = max(float(group["lr"]) for group in optimizer.param_groups)
     direction = {name: torch.zeros_like(g) for name, g in gradient.items()}
     is_moved = False
     for group in optimizer.param_groups:
-        rate = float(group["lr"]) / fastest if fastest else 1.0  # 0 at the start of a warm-up
+        rate = float(group["lr"]) if fastest else 1.0  # 0 at the start of a warm-up
         for p in group["params"]:
             if p in names:
                 is_moved = True
-                direction[names[p]] = -_stepped(optimizer, {**group, "lr": rate}, p, gradient[names[p]])
+                options = {**group, "lr": rate, "weight_decay": 0.0}
+                moved = _moved(optimizer, options, p, gradient[names[p]])
+                direction[names[p]] = (-moved / (fastest or 1.0)).to(gradient[names[p]].dtype)
     if not is_moved:
         raise ValueError("additive_shares: the optimizer has none of the model's trained parameters.")
     return Update(gradient, direction)
 
 
-def _stepped(optimizer: Optimizer, group: Mapping[str, Any], p: Tensor, gradient: Tensor) -> Tensor:
-    """Where one step of a copy of the optimizer moves a parameter from 0, where there is no weight to decay."""
-    weight = torch.zeros_like(p, requires_grad=False)
-    weight.grad = gradient.to(p.dtype)
-    copies = {key: value.clone() if isinstance(value, Tensor) else value for key, value in optimizer.state[p].items()}
+def _moved(optimizer: Optimizer, group: Mapping[str, Any], p: Tensor, gradient: Tensor) -> Tensor:
+    """How far one step of a copy of the optimizer moves a copy of the parameter.
+
+    The copy starts at the parameter's value, because Adafactor's step depends on it. In float64 the small difference
+    of two weights keeps its digits. 8-bit optimizers have no float64; in bfloat16 the difference would round to 0, so
+    they start at 0.
+    """
+    try:
+        return _step_of_copy(optimizer, group, p.detach().double(), p, gradient)
+    except (RuntimeError, TypeError, ValueError):
+        return _step_of_copy(optimizer, group, torch.zeros_like(p, requires_grad=False), p, gradient).double()
+
+
+def _step_of_copy(optimizer: Optimizer, group: Mapping[str, Any], start: Tensor, p: Tensor, gradient: Tensor) -> Tensor:
+    """The difference that one step with the state of `p` makes to `start`, in its dtype."""
+    weight, dtype = start.clone(), start.dtype
+    weight.grad = gradient.to(dtype, copy=True)  # some steps change the gradient in place
+    copies = {}
+    for key, value in optimizer.state.get(p, {}).items():
+        # a counter of steps stays float32, as fused kernels need it
+        if isinstance(value, Tensor):
+            is_moment = value.is_floating_point() and key != "step" and dtype == torch.float64
+            value = value.to(dtype if is_moment else value.dtype, copy=True)
+        copies[key] = value
     trial = object.__new__(type(optimizer))  # no second set of hooks, and none of the states of other parameters
     vars(trial).update(vars(optimizer))
     for hooks in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
@@ -91,7 +119,7 @@ def _stepped(optimizer: Optimizer, group: Mapping[str, Any], p: Tensor, gradient
     trial.param_groups = [{**group, "params": [weight]}]
     trial.state = defaultdict(dict, {weight: copies} if copies else {})
     type(optimizer).step(trial)
-    return weight
+    return weight - start
 
 
 def inner_product(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
