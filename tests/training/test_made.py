@@ -12,7 +12,9 @@ from sftloss.data.demo import demo_tokenizer
 from sftloss.errors import ConfigError
 from sftloss.finetune.rows import Collator
 from sftloss.objectives import context_candidates, objective
-from sftloss.training.batch.made import made_of
+from sftloss.objectives.description import descriptions
+from sftloss.objectives.record import MAKERS
+from sftloss.training.batch.made import _MAKERS, made_of
 
 ROWS = [
     {"messages": [{"role": "user", "content": "1+2"}, {"role": "assistant", "content": "3 3"}]},
@@ -94,6 +96,11 @@ def test_terms_that_abstain_by_different_tokens_are_refused() -> None:
     with pytest.raises(ConfigError, match="need different candidate_ids, and a batch has one"):
         made_of(objective("idk(token='A') + idk"), tokenizer)
     assert made_of(objective("idk(token='IDK') + idk(upper=0.2)"), tokenizer).names == ("candidate_ids",)
+
+
+def test_every_way_to_make_batch_tensors_has_a_function_and_a_sentence() -> None:
+    assert _MAKERS.keys() == MAKERS.keys()
+    assert {description.record.made for description in descriptions()} - {""} == MAKERS.keys()
 
 
 def test_terms_that_need_different_candidates_are_refused() -> None:

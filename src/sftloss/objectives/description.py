@@ -12,6 +12,7 @@ from torch import Tensor
 from sftloss.docstrings import Docstring, docstring_of, plain_formula, plain_text
 from sftloss.objectives.gate import gate_line
 from sftloss.objectives.record import (
+    MAKERS,
     OBJECTIVES,
     ObjectiveRecord,
     PublishedLoss,
@@ -93,18 +94,9 @@ def published_losses(entries: Sequence[Description]) -> Iterator[PublishedLoss]:
         yield from entry.record.published
 
 
-_MADE = {
-    "context": "sftloss train makes them of the 32 tokens before.",
-    "marks": "sftloss train makes it of the data: answers, and tokens of rows of token ids, that have "
-    "is_negative: true are marked.",
-    "abstention": "sftloss train makes them of the tokenizer.",
-    "numbers": "sftloss train makes them of the tokenizer and the rows.",
-}
-
-
 def _on_batches(record: ObjectiveRecord) -> str:
     """Return which tensors a batch has to hold, in one sentence, and what makes them."""
-    source = _MADE.get(record.made, "Train in Python, where you make the batches.")
+    source = MAKERS.get(record.made, "Train in Python, where you make the batches.")
     source = "Make them with sftloss reference." if are_stored(record.extras) else source
     return f"{', '.join(record.extras)}, laid out as the labels are. {source}"
 

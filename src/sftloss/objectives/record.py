@@ -31,8 +31,14 @@ class PublishedLoss(NamedTuple):
     expression: str
 
 
-MAKERS = ("context", "marks", "abstention", "numbers")
-"""What batch tensors are made of: the tokens before, negative weights, a token that abstains, the number tokens."""
+MAKERS: Mapping[str, str] = {
+    "context": "sftloss train makes them of the 32 tokens before.",
+    "marks": "sftloss train makes it of the data: answers, and tokens of rows of token ids, that have "
+    "is_negative: true are marked.",
+    "abstention": "sftloss train makes them of the tokenizer.",
+    "numbers": "sftloss train makes them of the tokenizer and the rows.",
+}
+"""The ways to make batch tensors by name, each with its sentence in an objective's description."""
 
 SHARE_OF_A_BATCH = (
     "a share of a batch depends on how the step is cut into micro-batches and ranks; choose threshold from the "

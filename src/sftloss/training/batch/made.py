@@ -13,7 +13,7 @@ from torch import Tensor
 from sftloss.data import Batch, Example, with_columns
 from sftloss.errors import ConfigError
 from sftloss.objectives import ObjectiveSum, Term, context_candidates, objective_function
-from sftloss.objectives.record import MAKERS, objective_record
+from sftloss.objectives.record import objective_record
 from sftloss.statistics import IGNORED, Objective
 
 _NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -122,6 +122,9 @@ def _numbers(term: Term, tokenizer: Any) -> Columns:
     return columns
 
 
-_MAKERS: Mapping[str, Callable[[Term, Any], Columns]] = dict(
-    zip(MAKERS, (_context, _marks, _abstaining, _numbers), strict=True)
-)
+_MAKERS: Mapping[str, Callable[[Term, Any], Columns]] = {
+    "context": _context,
+    "marks": _marks,
+    "abstention": _abstaining,
+    "numbers": _numbers,
+}
