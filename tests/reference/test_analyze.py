@@ -24,6 +24,9 @@ from sftloss.objectives import objective  # noqa: E402
 from sftloss.pipeline import Run, check, store_reference  # noqa: E402
 from sftloss.reference import open_references  # noqa: E402
 from sftloss.statistics import Head, measure_tokens  # noqa: E402
+from sftloss.training import Loss, inputs_of  # noqa: E402
+from sftloss.training.gradients.per_example import attached  # noqa: E402
+from sftloss.weights import role_weights  # noqa: E402
 
 ROWS = [{"prompt": f"ask {n}", "completion": "answer " * (1 + n % 5)} for n in range(12)]
 LOSS = "cross_entropy + 0.5 * k3_anchor"
@@ -48,6 +51,25 @@ def test_a_batch_is_measured_with_the_values_of_its_rows(made: tuple[Any, Any, P
     assert (log_r - log_p).max() < 5, "beyond it the anchor is a straight line"
     expected = -log_p + 0.5 * ((log_r - log_p).exp() - 1 - (log_r - log_p))
     torch.testing.assert_close(torch.tensor(tokens[f"loss:{LOSS}"].to_list()), expected)
+
+
+@pytest.mark.parametrize("name", ["pear", "iw_sft_sequence"])
+@pytest.mark.parametrize("by_role", [None, {"prompt": 0.1, "response": 1.0}])
+def test_values_of_whole_sequences_are_those_of_training(
+    made: tuple[Any, Any, Path], name: str, by_role: dict[str, float] | None
+) -> None:
+    """The losses of the table, times the weights, add up to the loss that is trained."""
+    model, tokenizer, folder = made
+    references, examples = open_references([folder], tokenizer), list(Examples(ROWS, tokenizer))
+    batch = references.lay(collate([[example] for example in examples], pad_id=0), ["reference_logprob"])
+    tokens = batch_tokens(open_decoder(model), batch, {name: objective(name)}, by_role)
+    inputs, weights = inputs_of(batch), torch.tensor(tokens["weight"].to_list())
+    if by_role is not None:
+        del inputs["token_weights"]
+        weights = role_weights(torch.tensor(tokens["role"].to_list()), by_role)
+    with attached(model.eval(), Loss(name, roles=by_role, normalizer=1.0)), torch.no_grad():
+        trained = model(**inputs).loss
+    torch.testing.assert_close((torch.tensor(tokens[f"loss:{name}"].to_list()) * weights).sum(), trained.float())
 
 
 @pytest.mark.slow

@@ -98,7 +98,7 @@ def analyze(
     with folder(run, rows) as place:
         with meeting(run.shard, run.rank_timeout) as meet:
             meet()  # the folder is checked and cleared: the others may write
-            inputs = _Inputs(model, tokenizer, examples, by_name, rows, run, place.table)
+            inputs = _Inputs(model, tokenizer, examples, by_name, rows, run, place.table, question.role_weights)
             table = _measured(inputs)
             meet()
         if missing := table.missing(world):
@@ -127,6 +127,7 @@ def take_part(
     rows: str | Path | Iterable[Mapping[str, Any]],
     *,
     losses: Sequence[str] = ("cross_entropy",),
+    question: AnalysisOptions | None = None,
     run: Run,
 ) -> None:
     """Measure the shard of a rank other than 0, with the very arguments that rank 0 gives :func:`analyze`.
@@ -145,7 +146,8 @@ def take_part(
     examples = _examples(rows, run, tokenizer)
     with meeting(run.shard, run.rank_timeout) as meet:
         meet()
-        _measured(_Inputs(model, tokenizer, examples, by_name, rows, run, table_of(run)))
+        roles = None if question is None else question.role_weights
+        _measured(_Inputs(model, tokenizer, examples, by_name, rows, run, table_of(run), roles))
         meet()
 
 
@@ -175,7 +177,7 @@ def _examples(rows: Any, run: Run, tokenizer: Any) -> Inspected:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What is measured: the rows and their examples, the objectives by name, the run, and the folder of the table."""
+    """What is measured: rows and examples, objectives by name, the run, the table's folder, and weights by role."""
 
     model: Any
     tokenizer: Any
@@ -184,6 +186,7 @@ class _Inputs:
     rows: Any
     run: Run
     table: Path
+    roles: tuple[tuple[str, float], ...] | None
 
 
 def _measured(inputs: _Inputs) -> MeasuredTable:
@@ -211,7 +214,10 @@ def _measured(inputs: _Inputs) -> MeasuredTable:
 
     settings = Settings(identity=identity, shard=run.shard, progress=run.progress, expected=_count(rows, run))
     decoder = open_decoder(inputs.model)
-    return measure(decoder, inputs.examples, inputs.by_name, inputs.table, batch=laid, settings=settings)
+    by_role = None if inputs.roles is None else dict(inputs.roles)
+    return measure(
+        decoder, inputs.examples, inputs.by_name, inputs.table, batch=laid, settings=settings, by_role=by_role
+    )
 
 
 def _references(by_name: Mapping[str, Any], run: Run, tokenizer: Any) -> tuple[References | None, tuple[str, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -61,3 +63,21 @@ def sequence_values(
         "later_tokens": count - before - one,
     }
     return {name: value.to(logprob.dtype) for name, value in values.items()}
+
+
+def sequence_values_read(
+    names: Iterable[str],
+    logprob: Float[Tensor, " tokens"],
+    extras: Mapping[str, Tensor],
+    segments: Int[Tensor, " tokens"],
+    weights: Float[Tensor, " tokens"],
+) -> dict[str, Tensor]:
+    """The :func:`sequence_values` of these names, on the device of `logprob`, for training and analysis alike.
+
+    `weights` are those by which the loss multiplies: with weights by role those of the roles, not the data's. Tokens
+    with the weight 0 are not trained. The other model's log-probabilities are ``extras["reference_logprob"]``.
+    """
+    device = logprob.device
+    reference, is_trained = extras["reference_logprob"].to(logprob), (weights != 0).to(device)
+    values = sequence_values(logprob, reference, segments.to(device), is_trained)
+    return {name: values[name] for name in names}

@@ -32,6 +32,7 @@ from sftloss.data.examples import Batch, Example
 from sftloss.decoder import Decoder
 from sftloss.errors import ConfigError, ModelError, mention
 from sftloss.files import file_digest, locked
+from sftloss.objectives import sequence_values_of
 from sftloss.statistics import TokenStats
 
 _SAMPLE = 64  # values of each weight that go into the model's digest
@@ -78,6 +79,7 @@ def measure(
     *,
     batch: Callable[[Iterator[Example]], Iterable[Batch]],
     settings: Settings | None = None,
+    by_role: Mapping[str, float] | None = None,
 ) -> MeasuredTable:
     """Run the model over the data once and stream a table of its tokens to disk.
 
@@ -93,6 +95,8 @@ def measure(
         batch: Groups examples into batches, say ``partial(sftloss.data.batches, ...)``; it must hand on the
             very examples it got, and group equal streams equally.
         settings: How to run.
+        by_role: Weights by role that replace the data's where an objective compares the trained tokens of whole
+            sequences. They are then part of what the table is of.
 
     Returns:
         The table, complete as far as this process is concerned.
@@ -108,10 +112,13 @@ def measure(
     settings, directory = settings or Settings(), Path(out_dir)
     directory.mkdir(parents=True, exist_ok=True)
     facts = {"schema_version": SCHEMA_VERSION, "objectives": list(objectives), "model": model_identity(decoder)}
+    if by_role is not None and sequence_values_of(*objectives.values()):
+        facts["roles"] = dict(by_role)
     busy = f"measure: another process is measuring into {directory}, wait for it or choose another directory."
     with locked(directory / f".lock-{settings.shard[0]:05d}", busy):
         open_manifest(directory, facts | dict(settings.identity))
         run = _Run(decoder, objectives, directory, settings, done_so_far(directory, settings.shard))
+        run.by_role = by_role
         with decoder.evaluating():
             run.over(batch, examples)
         write_done(directory, settings.shard, run.seen)
@@ -131,6 +138,7 @@ class _Run:
         self.rows: list[dict[str, Any]] = []
         self.seen = self.waiting = self.tokens_done = 0
         self.sequence = next_sequence(directory, settings.shard[0])
+        self.by_role: Mapping[str, float] | None = None
         self.written = time.monotonic()
 
     def over(self, batch: Callable[[Iterator[Example]], Iterable[Batch]], examples: Iterable[Example]) -> None:
@@ -169,7 +177,7 @@ class _Run:
             return
         self._check_vocabulary(group)
         try:
-            tokens = batch_tokens(self.decoder, group, self.objectives)
+            tokens = batch_tokens(self.decoder, group, self.objectives, self.by_role)
         except torch.OutOfMemoryError as error:
             shape = " x ".join(map(str, group.input_ids.shape))
             raise ModelError(

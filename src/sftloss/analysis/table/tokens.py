@@ -23,24 +23,28 @@ from sftloss.statistics import (
     measure_tokens,
     token_statistics,
 )
-from sftloss.weights import sequence_values
+from sftloss.weights import role_weights
+from sftloss.weights.sequences import sequence_values_read
 
 Objectives = Mapping[str, Callable[[TokenStats], Tensor]]
 
 _CHUNK_BYTES = 1 << 26  # float32 logits and their gradient of one objective at a time
 
 
-def batch_tokens(decoder: Decoder, batch: Batch, objectives: Objectives) -> pl.DataFrame:
+def batch_tokens(
+    decoder: Decoder, batch: Batch, objectives: Objectives, by_role: Mapping[str, float] | None = None
+) -> pl.DataFrame:
     """Every target of the batch as a row, with its ``segment`` and whether a number of it is not finite.
 
     ``l2 * hidden_norm`` is the norm of the token's gradient in the head's weight, up to the head's constant scale, and
     an upper bound of it under a softcap. Without a readable head there is no ``hidden_norm``. ``end_logprob`` is the
-    log-probability of a token that ends a turn anywhere in the same example, NaN where none does.
+    log-probability of a token that ends a turn anywhere in the same example, NaN where none does. Weights `by_role`
+    replace the data's where an objective compares the trained tokens of whole sequences; the column ``weight`` stays.
     """
     is_target = batch.targets != IGNORED
     targets = batch.targets[is_target]
     ends = torch.unique(targets[batch.is_end[is_target]])
-    stats, signals, norms, end_logits = target_statistics(decoder, batch, is_target, objectives, ends)
+    stats, signals, norms, end_logits = target_statistics(decoder, batch, is_target, objectives, ends, by_role)
     columns = {
         "segment": batch.segments[is_target],
         # the token predicted at a position is the next one of the same example
@@ -61,51 +65,38 @@ def batch_tokens(decoder: Decoder, batch: Batch, objectives: Objectives) -> pl.D
 
 
 def target_statistics(
-    decoder: Decoder, batch: Batch, is_target: Tensor, objectives: Objectives, ends: Tensor
+    decoder: Decoder,
+    batch: Batch,
+    is_target: Tensor,
+    objectives: Objectives,
+    ends: Tensor,
+    by_role: Mapping[str, float] | None = None,
 ) -> tuple[TokenStats, Mapping[str, TokenSignal], Tensor | None, Tensor]:
     """Statistics, signals, norms of the hidden states where they can be read, and the logits of `ends`."""
     inputs = (batch.input_ids, batch.position_ids, batch.attention_mask)
     targets = batch.targets[is_target]
+    weights = (batch.weights if by_role is None else role_weights(batch.roles, by_role))[is_target]
+    segments = batch.segments[is_target]
     if decoder.head is None:
         rows = decoder.logits(*inputs)
         rows = rows[is_target.to(rows.device)]
         extras = {name: value[is_target].to(rows.device) for name, value in batch.extras.items()}
         targets = targets.to(rows.device)
-        extras |= _sequence_values(batch, is_target, objectives, extras, lambda: measure_logits(rows, targets, {})[0])
+        if names := sequence_values_of(*objectives.values()):
+            logprob = measure_logits(rows, targets, {})[0].target_logprob
+            extras |= sequence_values_read(names, logprob, extras, segments, weights)
         stats, signals = measure_logits(rows, targets, objectives, extras=extras)
         return stats, signals, None, rows[:, ends.to(rows.device)].float()
     hidden = decoder.hidden(*inputs)
     hidden = hidden[is_target.to(hidden.device)]
     extras = {name: value[is_target].to(hidden.device) for name, value in batch.extras.items()}
     head, targets = decoder.head, targets.to(hidden.device)
-    extras |= _sequence_values(
-        batch,
-        is_target,
-        objectives,
-        extras,
-        lambda: token_statistics(hidden, head, targets, fields=("target_logprob",)),
-    )
+    if names := sequence_values_of(*objectives.values()):
+        logprob = token_statistics(hidden, head, targets, fields=("target_logprob",)).target_logprob
+        extras |= sequence_values_read(names, logprob, extras, segments, weights)
     stats, signals = measure_tokens(hidden, head, targets, objectives, extras=extras)
     norms = torch.linalg.vector_norm(hidden.float(), dim=1)
     return stats, signals, norms, _rows_of(decoder.head, ends).logits(hidden.float())
-
-
-def _sequence_values(
-    batch: Batch,
-    is_target: Tensor,
-    objectives: Objectives,
-    extras: Mapping[str, Tensor],
-    read: Callable[[], TokenStats],
-) -> dict[str, Tensor]:
-    """The values of whole sequences that the objectives read; nothing is computed where they read none."""
-    names = sequence_values_of(*objectives.values())
-    if not names:
-        return {}
-    logprob, segments = read().target_logprob, batch.segments[is_target]
-    is_trained = batch.weights[is_target] != 0
-    reference = extras["reference_logprob"].to(logprob)
-    values = sequence_values(logprob, reference, segments.to(logprob.device), is_trained.to(logprob.device))
-    return {name: values[name] for name in names}
 
 
 def _rows_of(head: Head, ids: Tensor) -> Head:

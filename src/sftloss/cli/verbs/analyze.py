@@ -111,7 +111,7 @@ def analyze(options: AnalyzeOptions, verbosity: Verbosity) -> int:
             print_note("analyze: the model is computed in float32, which is faster here; --dtype decides.", shown)
             model.float()
         if shard.rank != 0:
-            take_part(model, tokenizer, options.data.data, losses=losses, run=run)
+            take_part(model, tokenizer, options.data.data, losses=losses, question=question, run=run)
             return 0
         report = analyze(model, tokenizer, options.data.data, losses=losses, question=question, run=run)
     return conclude(report, options.show, options.folder.output, verbosity)

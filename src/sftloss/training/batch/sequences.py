@@ -10,7 +10,7 @@ from torch import Tensor
 from sftloss.statistics import IGNORED, Head, token_statistics
 from sftloss.training.loss import Loss
 from sftloss.training.passes import Tokens
-from sftloss.weights import sequence_values
+from sftloss.weights.sequences import sequence_values_read
 
 
 def with_sequence_values(loss: Loss, tokens: Tokens, states: Tensor, head: Head) -> Tokens:
@@ -29,10 +29,9 @@ def with_sequence_values(loss: Loss, tokens: Tokens, states: Tensor, head: Head)
             f"sftloss: {loss.objective} compares whole sequences, and this rank holds slices of them; train it without "
             "context or sequence parallelism."
         )
-    device, is_trained = states.device, tokens.weights != 0
-    targets = torch.where(is_trained, tokens.targets, IGNORED).to(device)
+    targets = torch.where(tokens.weights != 0, tokens.targets, IGNORED).to(states.device)
     with torch.no_grad():
         stats = token_statistics(states.detach(), head, targets, fields=("target_logprob",))
-    reference = tokens.extras["reference_logprob"].to(stats.target_logprob)
-    values = sequence_values(stats.target_logprob, reference, tokens.segments.to(device), is_trained.to(device))
-    return replace(tokens, extras={**tokens.extras, **{name: values[name] for name in loss.sequence_values}})
+    names, logprob = loss.sequence_values, stats.target_logprob
+    values = sequence_values_read(names, logprob, tokens.extras, tokens.segments, tokens.weights)
+    return replace(tokens, extras={**tokens.extras, **values})
