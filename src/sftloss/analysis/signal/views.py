@@ -84,8 +84,11 @@ class AnalysisOptions:
         if self.optimizer not in ("sgd", "adam"):
             raise ConfigError(f"must be sgd or adam, got {self.optimizer!r}", option="optimizer")
         if self.optimizer != "sgd" and self.signal != "additive":
-            problem = f"{self.optimizer} changes nothing here, because no shares of an update are measured"
-            raise ConfigError(problem, option="optimizer", cure=f"add {mention('signal', 'additive')}")
+            raise ConfigError(
+                f"{self.optimizer} changes nothing here, because no shares of an update are measured",
+                option="optimizer",
+                cure=f"add {mention('signal', 'additive')}",
+            )
         if self.signal_examples < 1:
             raise ConfigError(f"must be at least 1, got {self.signal_examples}", option="signal_examples")
         if self.policy not in (None, "per-token", "per-example", "per-task"):
