@@ -17,6 +17,7 @@ from sftloss.cli.verbs.inspect import InspectFlags
 from sftloss.cli.verbs.lengths import LengthsOptions
 from sftloss.cli.verbs.reference import ReferenceOptions
 from sftloss.cli.verbs.report import ReportOptions
+from sftloss.cli.verbs.study import StudyOptions
 from sftloss.cli.verbs.train import TrainOptions
 from sftloss.config import options_of
 from sftloss.errors import ConfigError, DataError, as_argument, as_flag, mention, spelled
@@ -24,7 +25,10 @@ from sftloss.errors import ConfigError, DataError, as_argument, as_flag, mention
 ERROR = ConfigError(
     "expected at least 2, got 1", option="max_length", cure=f"or leave {mention('packing')} out", where="x"
 )
-SCHEMAS = (AnalyzeOptions, CompareOptions, InspectFlags, LengthsOptions, ReferenceOptions, ReportOptions, TrainOptions)
+SCHEMAS = (
+    AnalyzeOptions, CompareOptions, InspectFlags, LengthsOptions, ReferenceOptions, ReportOptions, StudyOptions,
+    TrainOptions,
+)  # fmt: skip
 # arguments of Python functions that no verb has as an option
 PYTHON_ONLY = {"learning_rates", "shard", "part_tokens", "bad_share", "line_bytes", "limit", "role_weights"}
 

@@ -91,8 +91,10 @@ def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     "verb",
     [
         "losses",
-        "inspect --json -",
-        *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("inspect", "lengths", "analyze --help")),
+        *(
+            pytest.param(verb, marks=pytest.mark.slow)
+            for verb in ("inspect --json -", "inspect", "lengths", "analyze --help")
+        ),
     ],
 )
 def test_a_reader_that_leaves_early_is_no_error(tmp_path, verb, reader):

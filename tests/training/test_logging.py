@@ -271,8 +271,10 @@ def test_spike_is_told_once_and_names_its_rows(caplog: pytest.LogCaptureFixture)
     ("name", "most"),
     [
         ("lognormal", 1),
-        ("falling", 0),
-        *(pytest.param(*rest, marks=pytest.mark.slow) for rest in (("normal", 0), ("uniform", 0), ("exponential", 4))),
+        *(
+            pytest.param(*rest, marks=pytest.mark.slow)
+            for rest in (("falling", 0), ("normal", 0), ("uniform", 0), ("exponential", 4))
+        ),
     ],
 )
 def test_noise_is_no_spike(name: str, most: int) -> None:
