@@ -69,16 +69,19 @@ package:
 	@PYTHON=$(PYTHON) scripts/check_package.sh cli train real torchjd
 	@build/package/train/bin/python scripts/licences.py --check
 
+# in a loop over records: the name of the study, or the next record where this machine does not have its rows
+STUDY_NAME = name=$$(basename $$record .json); \
+	if [ $$name = real_data ] && [ ! -f real/train.jsonl ]; then \
+		echo "real_data: skipped, there is no folder real (examples/compare_real.py writes it)"; continue; \
+	fi; \
+	case $$name in smollm2-*) echo "$$name: skipped, its command is on its page"; continue;; esac; \
+	echo "$$name:";
+
 # finished trainings of build/studies are kept, so an interrupted run goes on
 studies: $(VENV)/.sftloss-cli
 	@echo "studies: every study at full size, $(WORKERS) workers, some hours; results and pages go to studies/"
 	@for record in studies/*.json; do \
-		name=$$(basename $$record .json); \
-		if [ $$name = real_data ] && [ ! -f real/train.jsonl ]; then \
-			echo "real_data: skipped, there is no folder real (examples/compare_real.py writes it)"; continue; \
-		fi; \
-		case $$name in smollm2-*) echo "$$name: skipped, its command is on its page"; continue;; esac; \
-		echo "$$name:"; \
+		$(STUDY_NAME) \
 		OMP_NUM_THREADS=1 $(BIN)/sftloss study $$name --output build/studies/$$name --workers $(WORKERS) --quiet || exit 1; \
 		cp build/studies/$$name/$$name.json build/studies/$$name/$$name.md studies/ || exit 1; \
 	done
@@ -87,12 +90,7 @@ studies: $(VENV)/.sftloss-cli
 studies-check: $(VENV)/.sftloss-cli
 	@echo "studies-check: every study at reduced size, $(WORKERS) workers, some minutes each"
 	@failed=; for record in studies/*.json; do \
-		name=$$(basename $$record .json); \
-		if [ $$name = real_data ] && [ ! -f real/train.jsonl ]; then \
-			echo "real_data: skipped, there is no folder real (examples/compare_real.py writes it)"; continue; \
-		fi; \
-		case $$name in smollm2-*) echo "$$name: skipped, its command is on its page"; continue;; esac; \
-		echo "$$name:"; \
+		$(STUDY_NAME) \
 		OMP_NUM_THREADS=1 $(BIN)/sftloss study $$name --check $$record --workers $(WORKERS) --quiet || failed="$$failed $$name"; \
 	done; [ -z "$$failed" ] || { echo "studies-check: failed:$$failed"; exit 1; }
 
