@@ -199,7 +199,7 @@ def check_marks(loss: Loss, *parts: DataSet | None) -> None:
         ConfigError: If there is one.
     """
     reads_marks, others = "is_negative" in loss.extras, losses_without(loss.function, "is_negative")
-    if not others if reads_marks else loss.normalizer != "weights":
+    if not (others if reads_marks else loss.normalizer == "weights"):
         return
     marked = [e for part in parts if part is not None for e in part.examples if bool((e.weights < 0).any())]
     if not marked:

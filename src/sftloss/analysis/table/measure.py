@@ -117,8 +117,8 @@ def measure(
     busy = f"measure: another process is measuring into {directory}, wait for it or choose another directory."
     with locked(directory / f".lock-{settings.shard[0]:05d}", busy):
         open_manifest(directory, facts | dict(settings.identity))
-        run = _Run(decoder, objectives, directory, settings, done_so_far(directory, settings.shard))
-        run.by_role = by_role
+        done = done_so_far(directory, settings.shard)
+        run = _Run(decoder, objectives, directory, settings, done, by_role)
         with decoder.evaluating():
             run.over(batch, examples)
         write_done(directory, settings.shard, run.seen)
@@ -129,16 +129,21 @@ class _Run:
     """The state of one process's pass: who is in flight, what waits to be written."""
 
     def __init__(
-        self, decoder: Decoder, objectives: Mapping[str, Any], directory: Path, settings: Settings, done: Done
+        self,
+        decoder: Decoder,
+        objectives: Mapping[str, Any],
+        directory: Path,
+        settings: Settings,
+        done: Done,
+        by_role: Mapping[str, float] | None,
     ) -> None:
         self.decoder, self.objectives, self.directory = decoder, objectives, directory
-        self.settings, self.done = settings, done
+        self.settings, self.done, self.by_role = settings, done, by_role
         self.numbers: dict[int, int] = {}  # id of an example in flight -> its number in the data
         self.tokens: list[pl.DataFrame] = []
         self.rows: list[dict[str, Any]] = []
         self.seen = self.waiting = self.tokens_done = 0
         self.sequence = next_sequence(directory, settings.shard[0])
-        self.by_role: Mapping[str, float] | None = None
         self.written = time.monotonic()
 
     def over(self, batch: Callable[[Iterator[Example]], Iterable[Batch]], examples: Iterable[Example]) -> None:

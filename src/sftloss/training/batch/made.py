@@ -13,7 +13,7 @@ from torch import Tensor
 from sftloss.data import Batch, Example, with_columns
 from sftloss.errors import ConfigError
 from sftloss.objectives import ObjectiveSum, Term, context_candidates, objective_function
-from sftloss.objectives.record import objective_record
+from sftloss.objectives.record import ObjectiveRecord, objective_record
 from sftloss.statistics import IGNORED, Objective
 
 _NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -49,8 +49,7 @@ def made_of(objective: Objective, tokenizer: Any) -> Made:
     Raises:
         ConfigError: If two of its terms need different candidates, or the tokenizer lacks what a term needs.
     """
-    terms = objective.terms if isinstance(objective, ObjectiveSum) else ()
-    records = [(term, objective_record("", objective_function(term.name))) for term in terms]
+    records = _terms(objective)
     making = [(term, record) for term, record in records if record.made]
     for term, record in making:
         others = {name for other, its in records if _reads(other) != _reads(term) for name in its.extras}
@@ -64,9 +63,14 @@ def made_of(objective: Objective, tokenizer: Any) -> Made:
 
 def losses_without(objective: Objective, extra: str) -> tuple[str, ...]:
     """The names of the losses in a sum that do not read this tensor of the batch; terms to add are no losses."""
+    records = _terms(objective)
+    return tuple(term.name for term, record in records if not record.is_term and extra not in record.extras)
+
+
+def _terms(objective: Objective) -> list[tuple[Term, ObjectiveRecord]]:
+    """The terms of an objective, each with the record of its function; none where it is a function of its own."""
     terms = objective.terms if isinstance(objective, ObjectiveSum) else ()
-    records = ((term.name, objective_record("", objective_function(term.name))) for term in terms)
-    return tuple(name for name, record in records if not record.is_term and extra not in record.extras)
+    return [(term, objective_record("", objective_function(term.name))) for term in terms]
 
 
 def _reads(term: Term) -> tuple[str, str]:
