@@ -16,6 +16,15 @@ def system(text: str, role: str = "system") -> dict[str, Any]:
     return {"role": role, "content": text}
 
 
+def called_with(arguments: Any) -> dict[str, Any]:
+    return {"id": "abcdefghi", "type": "function", "function": {"name": "toolname", "arguments": arguments}}
+
+
+def one_call(made: Any, shown: str = "Wresult", content: str | None = "") -> dict[str, Any]:
+    """A question, one call, its result and an answer."""
+    return row(user("Wask"), answer(content, tool_calls=[made]), result(shown), answer("Wtell"), tools=[TOOL])
+
+
 CONVERSATIONS: dict[str, dict[str, Any]] = {}
 CONVERSATIONS["three calls"] = row(
     user("Wask"),
@@ -69,51 +78,11 @@ CONVERSATIONS["tool weight"] = row(
     tools=[TOOL],
 )
 CONVERSATIONS["first answer off"] = row(user("Wask"), answer("Wtell", weight=0), user("Wagain"), answer("Wmore"))
-CONVERSATIONS["empty arguments"] = row(
-    user("Wask"),
-    answer("", tool_calls=[{"id": "abcdefghi", "type": "function", "function": {"name": "toolname", "arguments": {}}}]),
-    result("Wresult"),
-    answer("Wtell"),
-    tools=[TOOL],
-)
-CONVERSATIONS["odd arguments"] = row(
-    user("Wask"),
-    answer("", tool_calls=[call('Wq "x" \\ \n <b> & é 你')]),
-    result('Wresult "x"'),
-    answer("Wtell"),
-    tools=[TOOL],
-)
-CONVERSATIONS["string arguments"] = row(
-    user("Wask"),
-    answer(
-        None,
-        tool_calls=[
-            {"id": "abcdefghi", "type": "function", "function": {"name": "toolname", "arguments": '{"q": "Warg"}'}}
-        ],
-    ),
-    result("Wresult"),
-    answer("Wtell"),
-    tools=[TOOL],
-)
-CONVERSATIONS["number arguments"] = row(
-    user("Wask"),
-    answer(
-        "",
-        tool_calls=[
-            {
-                "id": "abcdefghi",
-                "type": "function",
-                "function": {"name": "toolname", "arguments": {"a": 1.5, "b": None, "c": False, "d": [1, 2]}},
-            }
-        ],
-    ),
-    result("Wresult"),
-    answer("Wtell"),
-    tools=[TOOL],
-)
-CONVERSATIONS["empty result"] = row(
-    user("Wask"), answer("", tool_calls=[call("Warg")]), result(""), answer("Wtell"), tools=[TOOL]
-)
+CONVERSATIONS["empty arguments"] = one_call(called_with({}))
+CONVERSATIONS["odd arguments"] = one_call(call('Wq "x" \\ \n <b> & é 你'), 'Wresult "x"')
+CONVERSATIONS["string arguments"] = one_call(called_with('{"q": "Warg"}'), content=None)
+CONVERSATIONS["number arguments"] = one_call(called_with({"a": 1.5, "b": None, "c": False, "d": [1, 2]}))
+CONVERSATIONS["empty result"] = one_call(call("Warg"), "")
 CONVERSATIONS["ends with a result"] = row(
     user("Wask"), answer("", tool_calls=[call("Warg")]), result("Wresult"), tools=[TOOL]
 )
