@@ -1,8 +1,13 @@
-"""Rows for `sftloss study languages` and `rewards`: `python examples/study_rows.py en=FILE zh=FILE --output rows`.
+"""Rows for the studies of SmolLM2: `python examples/study_rows.py en=FILE zh=FILE math=FILE --output rows`.
 
-Writes `languages.jsonl`, rows of all files with the file's name as the task; and of the first file `rewards.jsonl`, in
-which every fourth answer belongs to another question and is marked as wrong with a weight of 0.1, and `right.jsonl`,
-rows of the same file that judge.
+Only rows of one question and one answer are taken that fit into the 128 tokens of these studies, so that no answer loses
+its end. Writes
+
+- `en.jsonl`, `zh.jsonl`, `math.jsonl`: the rows of each file;
+- `languages.jsonl`: as many rows of the first as of the second file, with `en` and `zh` as their task;
+- `rewards.jsonl`: rows of the first file; every fourth has the answer of another question, and is marked as wrong with a
+  weight of 0.1;
+- `right.jsonl`: other rows of the first file, which judge.
 """
 
 from __future__ import annotations
@@ -13,20 +18,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sftloss.data import read_records
+from sftloss.data import Examples, read_records
+from sftloss.data.tokenizer import load_tokenizer
+from sftloss.models import SMOLLM2, model_folder
 
+LENGTH = 128  # tokens of a row, with the chat template
 MARKED = 4  # of so many rows one is marked as wrong
 HELD_OUT = 8  # and one of so many judges
 WEIGHT = 0.1
 
 
-def rows_of(task: str, file: Path, limit: int) -> list[dict[str, Any]]:
-    """The first `limit` rows of one question and one answer."""
-    rows = []
-    for record in read_records(file, limit=limit):
+def rows_of(task: str, file: Path, limit: int, tokenizer: Any) -> list[dict[str, Any]]:
+    """The first `limit` rows of one question and one answer that fit."""
+    rows: list[dict[str, Any]] = []
+    for record, example in Examples(read_records(file), tokenizer).pairs():
         *before, answer = record.messages or ()
-        question = "\n".join(message.content for message in before)
-        rows.append({"prompt": question, "completion": answer.content, "task": task})
+        if len(rows) < limit and len(example.input_ids) <= LENGTH:
+            question = "\n".join(message.content for message in before)
+            rows.append({"prompt": question, "completion": answer.content, "task": task})
     return rows
 
 
@@ -44,13 +53,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="TASK=FILE")
     parser.add_argument("--output", type=Path, default=Path("rows"))
-    parser.add_argument("--rows", type=int, default=450, help="of each file, at most")
+    parser.add_argument("--rows", type=int, default=900, help="of each file, at most")
     chosen = parser.parse_args(argv)
-    parts = [rows_of(task, Path(file), chosen.rows) for task, _, file in (text.partition("=") for text in chosen.files)]
-    mixed = [row for together in zip(*parts, strict=False) for row in together]
-    first = parts[0]
+    tokenizer = load_tokenizer(model_folder(SMOLLM2))
+    named = (text.partition("=") for text in chosen.files)
+    parts = {task: rows_of(task, Path(file), chosen.rows, tokenizer) for task, _, file in named}
+    first, *others = parts.values()
     files = {
-        "languages": mixed,
+        **parts,
+        "languages": [row for together in zip(first, *others[:1], strict=False) for row in together],
         "rewards": with_wrong_answers([row for i, row in enumerate(first) if i % HELD_OUT]),
         "right": first[::HELD_OUT],
     }
