@@ -1,12 +1,12 @@
 """Rows for the studies of SmolLM2: `python examples/study_rows.py en=FILE zh=FILE math=FILE --output rows`.
 
-Only rows of one question and one answer are taken that fit into the 128 tokens of these studies, so that no answer loses
-its end. Writes
+Only rows of one question and one answer are taken that fit into the 128 tokens of these studies, so no answer loses its
+end. Writes
 
 - `en.jsonl`, `zh.jsonl`, `math.jsonl`: the rows of each file;
 - `languages.jsonl`: as many rows of the first as of the second file, with `en` and `zh` as their task;
-- `rewards.jsonl`: rows of the first file; every fourth has the answer of another question, and is marked as wrong with a
-  weight of 0.1;
+- `rewards.jsonl`: rows of the first file; every fourth has the answer of another question, is marked as wrong and has
+  weight 0.1;
 - `right.jsonl`: other rows of the first file, which judge.
 """
 
