@@ -136,6 +136,7 @@ MASK = {
     "DATA019": {"prompt": "Which?", "chosen": "This.", "rejected": "That."},
     "DATA020": {"prompt": "Which?", "completion": "That.", "label": False},
     "DATA056": {"input_ids": [5, 10**6], "labels": [-100, 10**6]},
+    "DATA117": pair(0, answer="a" * 60),
     "DATA111": pair(50, answer="I am {{name}}."),
     "MASK012": labelled([70, 71, 72, tokenizer_of().eos_token_id], range(1, 4)),
     "DATA101": {"messages": [*pair(0)["messages"], {"role": "user", "content": "And?"}]},
@@ -150,7 +151,8 @@ FIXES = {
     "MASK003": "end each answer",
     "MASK004": "right after the opener",
     "MASK005": "label the opener -100",
-    "MASK007": "--max-length",
+    "MASK007": "--truncate drop",
+    "DATA117": "larger --max-length",
     "MASK010": "label everything outside answers -100",
     "DATA101": "after the last answer",
     "DATA102": "remove the copies",
@@ -162,7 +164,9 @@ FIXES = {
 
 @pytest.mark.parametrize("id", MASK)
 def test_inspect_finds_a_planted_row(inspect, id):
-    flags = ("--max-length", 60) if id == "MASK007" else ()
+    flags = (
+        ("--max-length", 60, "--truncate", "drop" if id == "DATA117" else "end") if id in ("MASK007", "DATA117") else ()
+    )
     found = inspect(planted(MASK[id]), *flags)
     finding = found[id]
     assert finding["value"] in (0.1, pytest.approx(1 / 9)) and [r.rpartition(":")[2] for r in finding["rows"]] == ["7"]

@@ -12,7 +12,7 @@ from sftloss.data import ROW_REASONS, Examples, Record, RowError, read_records
 from sftloss.data.account import ROW_RULES, Account
 from sftloss.data.demo import MODEL_PATH, demo_tokenizer
 from sftloss.data.examples import Message, Origin
-from sftloss.errors import DataError
+from sftloss.errors import ConfigError, DataError
 from sftloss.rules import findings_of
 
 
@@ -78,6 +78,23 @@ def test_summary_names_every_reason_with_its_first_place(hostile):
     summary = account_of(hostile).summary()
     for name, count in REFUSED.items():
         assert f"{ROW_REASONS[name].code} {name}: {count} refused, first at {hostile}:" in summary
+
+
+def test_rows_that_the_user_leaves_out_as_too_long_are_no_refusals():
+    """Most rows are longer than `max_length`; dropping them is a note and refuses nothing."""
+    rows = [talk("copy: red", "red"), *(talk("copy: red", "red " * n) for n in (30, 40))]
+    examples = Examples(read_records(rows, on_error="raise"), demo_tokenizer(), max_length=LENGTH, truncate="drop")
+    (example,) = examples
+    account = examples.account
+    assert (account.rows, account.used, account.unusable, account.truncated, example.truncated) == (3, 1, 0, 0, 0)
+    (finding,) = findings_of(ROW_RULES, account)
+    assert (finding.id, finding.severity, finding.rows) == ("DATA117", "info", ("row 1", "row 2"))
+    assert finding.sentence.startswith("2 of 3 rows (67 %) are longer than --max-length and left out")
+    assert "DATA117 longer-than-kept: 2 left out, first at row 1." in account.summary()
+    with pytest.raises(DataError, match="No usable row"):
+        list(Examples(read_records(rows[1:]), demo_tokenizer(), max_length=LENGTH, truncate="drop"))
+    with pytest.raises(ConfigError, match="which is missing; give it"):
+        Examples(read_records(rows), demo_tokenizer(), truncate="drop")
 
 
 def test_former_accounts_agree_on_one_hostile_file(hostile):

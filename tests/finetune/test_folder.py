@@ -173,3 +173,14 @@ def test_what_became_of_each_row_is_in_train_json_and_in_the_plan(tmp_path: Path
     first, *rest = account_lines(account)
     assert first == f"{data}: 10 rows read, 6 trained on, 2 held out, 2 refused, 8 truncated."
     assert any(line.startswith("  2 refused (") and f"First: {data}:" in line for line in rest), rest
+
+
+def test_rows_left_out_as_too_long_are_in_the_account_of_a_run() -> None:
+    from sftloss.data.demo import demo_tokenizer
+    from sftloss.finetune.rows import account_lines, read, rows_account
+
+    rows = [{"prompt": f"copy: {i}", "response": "red " * (1 + 30 * (i % 2))} for i in range(8)]
+    account = rows_account(read(Recipe(max_length=40, truncate="drop"), rows, demo_tokenizer()))
+    first, second = account_lines(account)
+    assert first == "rows: 8 rows read, 4 trained on, 0 held out, 0 refused, 4 left out as too long, 0 truncated."
+    assert second.startswith("  DATA117: 4 of 8 rows (50 %) are longer than --max-length and left out")

@@ -122,8 +122,8 @@ class DataOptions:
     )
     max_length: int | None = option(None, "Number of tokens to keep of each example.", panel=DATA, minimum=2)
     truncate: str = option(
-        "end", "End of an example that is cut off where it is longer than --max-length.", panel=DATA,
-        choices=("end", "start"),
+        "end", "End of an example that is cut off where it is longer than --max-length; drop leaves the example out.",
+        panel=DATA, choices=("end", "start", "drop"),
     )  # fmt: skip
     template: str | None = option(
         None, "Chat template in place of the tokenizer's: a file, a name in TRL such as qwen3_training, or one of the "

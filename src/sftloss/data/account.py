@@ -84,7 +84,7 @@ class Account:
     @property
     def refused(self) -> dict[str, int]:
         """Number of refused rows by reason, the most frequent first."""
-        refused = ((name, n) for name, n in self.reasons.counts.items() if ROW_REASONS[name].stage != "kept")
+        refused = ((name, n) for name, n in self.reasons.counts.items() if ROW_REASONS[name].is_refusal)
         return dict(sorted(refused, key=lambda item: (-item[1], item[0])))
 
     @property
@@ -131,7 +131,8 @@ class Account:
             parts.append(f"{ROW_REASONS[name].code} {name}: {count} refused, first at {first}: {detail}.")
         for name, count in sorted(self.reasons.counts.items()):
             if name not in self.refused:
-                parts.append(f"{ROW_REASONS[name].code} {name}: {count} kept, first at {self._first(name)}.")
+                became = "left out" if ROW_REASONS[name].stage == "chosen" else "kept"
+                parts.append(f"{ROW_REASONS[name].code} {name}: {count} {became}, first at {self._first(name)}.")
         if self.unseen_columns and self.rows:
             parts.append(f"No row has the column {', '.join(excerpt(name) for name in self.unseen_columns)}.")
         return " ".join(parts)
@@ -175,7 +176,7 @@ def _reason(reason: Reason, account: Account) -> Evidence | None:
         severity = "warning" if share > 0.01 else "info"
     else:
         sentence += f". The first: {plain_detail(account.reasons.details[reason.name])}"
-        severity = "error" if reason.name == "content-lost" else severity
+        severity = "error" if reason.name == "content-lost" else "info" if reason.stage == "chosen" else severity
     return Evidence(f"{sentence}.", share, None, "share", account.reasons.rows(reason.name), severity)
 
 
@@ -238,7 +239,7 @@ _DETAILS = {
 }
 
 NOTE_RULES: tuple[Rule[Account], ...] = (
-    *(_rule(reason) for reason in ROW_REASONS.values() if reason.stage == "kept"),
+    *(_rule(reason) for reason in ROW_REASONS.values() if not reason.is_refusal),
     Rule(
         "MASK009",
         "warning",
@@ -326,7 +327,7 @@ NOTE_RULES: tuple[Rule[Account], ...] = (
 """What an account reports about rows that are used."""
 
 ROW_RULES: tuple[Rule[Account], ...] = (
-    *(_rule(reason) for reason in ROW_REASONS.values() if reason.stage != "kept"),
+    *(_rule(reason) for reason in ROW_REASONS.values() if reason.is_refusal),
     *NOTE_RULES,
     Rule(
         "DATA108",

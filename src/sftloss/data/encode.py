@@ -15,7 +15,7 @@ from sftloss.data.account import END_ROOM, Account
 from sftloss.data.examples import Example, Message, Record, answer_spans
 from sftloss.data.formats.tokens import tokens
 from sftloss.data.read.read import Records, read_records
-from sftloss.data.reasons import BadRow, RowError
+from sftloss.data.reasons import ROW_REASONS, BadRow, RowError
 from sftloss.data.rendering.cures import without_reasoning
 from sftloss.data.rendering.render import render
 from sftloss.data.rendering.scaffold import Scaffold, roles_of, scaffold_of
@@ -49,7 +49,7 @@ class Encoding:
 
     Attributes:
         max_length: Tokens kept of a row; what is cut off is counted in `Example.truncated`. None keeps all.
-        truncate: Which end of a longer row is cut off, ``"end"`` or ``"start"``.
+        truncate: Which end of a longer row is cut off, ``"end"`` or ``"start"``; ``"drop"`` leaves the row out.
         template: In place of the tokenizer's default: Jinja text, a file, a name in TRL as ``"qwen3_training"``, or one
             of the tokenizer's names.
         chat_template_kwargs: Variables for the chat template, as ``{"enable_thinking": False}``; a row's own, in its
@@ -69,8 +69,11 @@ class Encoding:
         if self.max_length is not None and self.max_length < 2:
             problem = f"encode: max_length must be at least 2 to leave a token to predict, got {self.max_length}."
             raise ValueError(problem)
-        if self.truncate not in ("start", "end"):
-            raise ConfigError(f"must be start or end, got {self.truncate!r}", option="truncate")
+        if self.truncate not in ("start", "end", "drop"):
+            raise ConfigError(f"must be start, end or drop, got {self.truncate!r}", option="truncate")
+        if self.truncate == "drop" and self.max_length is None:
+            problem = f"drop leaves out rows longer than {mention('max_length')}, which is missing"
+            raise ConfigError(problem, option="truncate", cure="give it, for example 1024")
         if self.thinking not in ("keep", "drop"):
             raise ConfigError(f"must be keep or drop, got {self.thinking!r}", option="thinking")
         if self.think_weight is not None and not 0 <= self.think_weight < float("inf"):
@@ -194,7 +197,7 @@ class Examples:
             try:
                 example = _encode(record, self._how, self._templates)
             except RowError as error:
-                if self._records.on_error == "raise":
+                if self._records.on_error == "raise" and ROW_REASONS[error.reason].is_refusal:
                     raise
                 self.account.used -= 1
                 self.account.reasons.add(error.reason, error.origin, error.detail)
@@ -298,6 +301,8 @@ def _finish(record: Record, draft: _Draft, how: Encoding, context: int | None) -
     if not torch.isfinite(weights).all() or not weights.any():
         raise BadRow("nothing-trained", "no token has a weight, so nothing in the row would be trained; remove the row")
     count = size if how.max_length is None else min(size, how.max_length)
+    if how.truncate == "drop" and count < size:
+        raise BadRow("longer-than-kept", f"its {size:,} tokens are more than {mention('max_length', count)}")
     notes = draft.notes
     if context is not None and count > context:
         if how.max_length is None and count > max(_HOPELESS * context, _MANY):

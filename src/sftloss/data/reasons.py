@@ -24,7 +24,7 @@ class Reason:
         sentence: What is wrong, after "3 of 10 rows (30 %)".
         cure: What to do.
         stage: ``"read"`` or ``"encode"`` where the row is refused, by the reader or while it is made into tokens;
-            ``"kept"`` where it is used.
+            ``"chosen"`` where an option of the user leaves it out, which is no refusal; ``"kept"`` where it is used.
         why: Why it matters.
     """
 
@@ -32,8 +32,13 @@ class Reason:
     name: str
     sentence: str
     cure: str
-    stage: Literal["read", "encode", "kept"] = "read"
+    stage: Literal["read", "encode", "chosen", "kept"] = "read"
     why: str = _LEFT_OUT
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the row is left out although nobody asked for it."""
+        return self.stage in ("read", "encode")
 
 
 _ALL = (
@@ -143,9 +148,17 @@ _ALL = (
         "MASK007",
         "truncated-away",
         "lose every trained token to truncation and are left out",
-        "give a larger --max-length, or drop these rows",
+        "give a larger --max-length, or leave out every row that is too long: --truncate drop",
         "encode",
         "A cut answer teaches to go on where the answer went on, and its end is never seen.",
+    ),
+    Reason(
+        "DATA117",
+        "longer-than-kept",
+        "are longer than --max-length and left out by --truncate drop",
+        "keep more of them with a larger --max-length",
+        "chosen",
+        "The longest rows are not trained, so the model learns from shorter ones than the data has.",
     ),
     Reason(
         "DATA111",

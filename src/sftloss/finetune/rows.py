@@ -130,6 +130,7 @@ def rows_account(data: DataSet, held_out: DataSet | None = None) -> dict[str, An
             name: {"rows": count, "first": [*account.reasons.rows(name)], "reason": ROW_REASONS[name].sentence}
             for name, count in account.refused.items()
         },
+        "left_out": 0 if account is None else account.reasons.counts["longer-than-kept"],
         "truncated": sum(e.truncated > 0 for part in parts for e in part.examples),
         "end_of_answer_lost": cuts.get("end lost", 0),
         "tokens_cut": sum(e.truncated for part in parts for e in part.examples),
@@ -152,9 +153,10 @@ def account_lines(account: Mapping[str, Any]) -> list[str]:
     """The account of :func:`rows_account` as sentences."""
     refused = sum(reason["rows"] for reason in account["refused"].values())
     first = "the first " if account["is_cut_short"] else ""
+    left_out = f"{account['left_out']:,} left out as too long, " if account["left_out"] else ""
     lines = [
         f"{account['source']}: {first}{account['read']:,} rows read, {account['trained_on']:,} trained on, "
-        f"{account['held_out']:,} held out, {refused:,} refused, {account['truncated']:,} truncated."
+        f"{account['held_out']:,} held out, {refused:,} refused, {left_out}{account['truncated']:,} truncated."
     ]
     for name, reason in account["refused"].items():
         places = ", ".join(reason["first"][:3])

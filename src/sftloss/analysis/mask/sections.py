@@ -80,9 +80,11 @@ def trained_section(tally: MaskTally, strips: tuple[TokenStrip, ...]) -> Section
 
 def totals_table(tally: MaskTally, account: Account, *, batch_size: int | None, grad_accum: int | None) -> Table:
     """Counts of rows, examples and tokens, and of the steps of an epoch."""
+    left_out = account.reasons.counts["longer-than-kept"]
     rows: list[tuple[Cell, ...]] = [
         ("rows read", account.rows),
         ("rows that cannot be used", account.unusable),
+        *((("rows left out as too long", left_out),) if left_out else ()),
         ("examples", tally.examples),
         ("tokens", tally.tokens),
         ("trained tokens", tally.trained),

@@ -7,7 +7,7 @@ from sftloss.document import Command
 INSPECT = Command("inspect")
 ANSWERS_ONLY = Command("inspect", lead="give prompt, system and tool tokens weight 0, then check the mask")
 ENDS_ONLY = Command("inspect", lead="check that end tokens stand only where answers end")
-LONGER = "train with a larger maximal length, or drop the rows that are cut off"
+LONGER = "give a larger --max-length, or leave out every row that is too long: --truncate drop"
 GLOBAL_MEAN = "divide by the trained tokens of the whole step, all micro-batches and ranks (--normalization token-mean)"
 READ_ROWS = "read the rows listed here"
 FOCAL = Command(
