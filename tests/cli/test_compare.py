@@ -17,10 +17,12 @@ from sftloss.cli.verbs.train import TrainOptions
 from sftloss.config import command_line, options_of, resolve
 from sftloss.experiments import STUDIES, Experiment, pretrained_study, study_page
 from sftloss.experiments.pages.describe import experiment_document
+from sftloss.experiments.pages.groups import OUTPUTS
 from sftloss.experiments.pretrained import PRETRAINED
 from sftloss.experiments.studies import DEMO
 from sftloss.experiments.verdicts.comparisons import least_seeds
 from sftloss.finetune import Lora, Recipe
+from sftloss.models import SMOLLM2
 from sftloss.report import from_json, to_json
 from sftloss.report.language import in_language
 
@@ -170,9 +172,13 @@ COMMITTED = sorted(file for file in (ROOT / "studies").glob("*.json"))
 
 
 @pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.stem)
-def test_a_page_of_a_study_says_what_its_result_says(file):
+def test_a_page_of_a_study_says_what_its_result_says_and_neither_holds_rows(file):
     page = file.with_suffix(".md").read_text(encoding="utf-8")
-    assert page == study_page(file.stem, from_json(file.read_text(encoding="utf-8")))
+    record = from_json(file.read_text(encoding="utf-8"))
+    of_pretrained = PRETRAINED.get(file.stem.removeprefix(f"{SMOLLM2}-")) if file.stem.startswith(SMOLLM2) else None
+    study = STUDIES[file.stem] if of_pretrained is None else replace(of_pretrained, name=file.stem)
+    assert page == study_page(study, record)
+    assert OUTPUTS not in {section.id for section in record.sections}
 
 
 @pytest.mark.parametrize("name", PRETRAINED)

@@ -62,3 +62,4 @@ def test_a_study_of_a_pretrained_model_runs_on_the_demo_model(name: str, files: 
     run_study(replace(study, experiment=small), output=tmp_path / "out")
     page = (tmp_path / "out" / f"smollm2-{name}.md").read_text()
     assert study.question in page and "**Answer.**" in page
+    assert "I say 1." not in (tmp_path / "out" / f"smollm2-{name}.json").read_text()

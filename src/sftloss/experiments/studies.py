@@ -12,11 +12,12 @@ from sftloss.document import Command, Document, Flags
 from sftloss.errors import ConfigError
 from sftloss.experiments.comparison import compare, write_report
 from sftloss.experiments.experiment import Experiment, scratch_recipe
+from sftloss.experiments.pages.groups import OUTPUTS
 from sftloss.experiments.pages.method import LEARNING_RATE, METHOD
 from sftloss.experiments.pages.steps import STEPS
 from sftloss.experiments.run.runner import Execution
 from sftloss.files import write_atomic
-from sftloss.report import Report, render_markdown
+from sftloss.report import Report, render_markdown, to_json
 from sftloss.report.language import in_language
 from sftloss.report.markdown import escape
 from sftloss.words import listed
@@ -205,7 +206,8 @@ def run_study(
 ) -> Report:
     """Run a study; write ``<name>.json`` and ``<name>.md`` beside the report, as `studies/` holds them.
 
-    Those two are in English whatever the language of the report is, because programs read them.
+    Those two are in English whatever the language of the report is, because programs read them. They hold no text of
+    the rows, which may not be ours to publish.
 
     Raises:
         ConfigError: If there is no such study, or `output` holds another experiment.
@@ -217,8 +219,9 @@ def run_study(
     command = Command("study", study.command or ((study.name, ""),), inputs=())
     report = compare(study.experiment, output=output, execution=execution, command=command)
     folder = Path(output).expanduser()
-    report.to_json(folder / f"{study.name}.json")
-    write_atomic(folder / f"{study.name}.md", study_page(study, report.document))
+    document = replace(report.document, sections=tuple(s for s in report.document.sections if s.id != OUTPUTS))
+    write_atomic(folder / f"{study.name}.json", to_json(document))
+    write_atomic(folder / f"{study.name}.md", study_page(study, document))
     if lang != "en":
         report = Report(in_language(report.document, lang))
         write_report(report, folder)
@@ -229,8 +232,7 @@ def study_page(study: str | Study, document: Document) -> str:
     """The page of a study in Markdown: the question, the answer, then the result; every number is the document's."""
     study = study_named(study) if isinstance(study, str) else study
     name = study.name
-    sections = tuple(section for section in document.sections if section.id != "outputs")
-    title, _, body = render_markdown(replace(document, title=study.title, sections=sections)).partition("\n")
+    title, _, body = render_markdown(replace(document, title=study.title)).partition("\n")
     command = dict(document.provenance).get("command", f"sftloss study {name}")
     origin = f"This page is written by `{command}` from [{name}.json]({name}.json)."
     answer = f"**Answer.** {escape(study.answer(document))}"

@@ -27,6 +27,7 @@ _GROUPED = (
 _NOT_CORRECTED = "95 % intervals over seeds and examples. They are not corrected for their number."
 _ANSWERS, _WIDE = 12, 4
 THIRDS = ("easy", "middle", "hard")
+OUTPUTS = "outputs"
 
 
 def groups_section(results: Results) -> Section | None:
@@ -167,9 +168,9 @@ def answers_section(results: Results, answers: Mapping[Arm, Sequence[Answer]]) -
             cells.append((row[0].prompt, "reference", row[0].reference))
             cells += [("", results.names[arm], _marked(answer)) for answer, arm in zip(row, arms, strict=True)]
     note = "✓ right, ✗ wrong, where the task has a checker."
-    table = Table("outputs", "Greedy answers, first seed", tuple(columns), tuple(cells), note=note)
+    table = Table(OUTPUTS, "Greedy answers, first seed", tuple(columns), tuple(cells), note=note)
     lead = f"Arms gave different answers to {len(differing)} of {len(rows)} held-out prompts. Some of them:"
-    return Section("outputs", "Sample answers", lead, tables=(table,))
+    return Section(OUTPUTS, "Sample answers", lead, tables=(table,))
 
 
 def _marked(answer: Answer) -> str:
