@@ -70,19 +70,21 @@ package:
 	@build/package/train/bin/python scripts/licences.py --check
 
 # in a loop over records: the name of the study, or the next record where this machine does not have its rows
-STUDY_NAME = name=$$(basename $$record .json); \
-	if [ $$name = real_data ] && [ ! -f real/train.jsonl ]; then \
-		echo "real_data: skipped, there is no folder real (examples/compare_real.py writes it)"; continue; \
+STUDY_NAME = name=$$(basename $$record .json); needed=; \
+	case $$name in real_data) needed=real; made_by=compare_real.py;; smollm2-*) needed=rows; made_by=study_rows.py;; esac; \
+	if [ -n "$$needed" ] && [ ! -d $$needed ]; then \
+		echo "$$name: skipped, there is no folder $$needed (examples/$$made_by writes it)"; continue; \
 	fi; \
-	case $$name in smollm2-*) echo "$$name: skipped, its command is on its page"; continue;; esac; \
 	echo "$$name:";
+# the command that a record names, with the study's name and the options of its rows
+STUDY_COMMAND = $(BIN)/python -c 'import json, sys; print(dict(json.load(open(sys.argv[1]))["provenance"])["command"])' $$record
 
 # finished trainings of build/studies are kept, so an interrupted run goes on
 studies: $(VENV)/.sftloss-cli
 	@echo "studies: every study at full size, $(WORKERS) workers, some hours; results and pages go to studies/"
 	@for record in studies/*.json; do \
 		$(STUDY_NAME) \
-		OMP_NUM_THREADS=1 $(BIN)/sftloss study $$name --output build/studies/$$name --workers $(WORKERS) --quiet || exit 1; \
+		OMP_NUM_THREADS=1 $(BIN)/$$($(STUDY_COMMAND)) --output build/studies/$$name --workers $(WORKERS) --quiet || exit 1; \
 		cp build/studies/$$name/$$name.json build/studies/$$name/$$name.md studies/ || exit 1; \
 	done
 
@@ -91,7 +93,7 @@ studies-check: $(VENV)/.sftloss-cli
 	@echo "studies-check: every study at reduced size, $(WORKERS) workers, some minutes each"
 	@failed=; for record in studies/*.json; do \
 		$(STUDY_NAME) \
-		OMP_NUM_THREADS=1 $(BIN)/sftloss study $$name --check $$record --workers $(WORKERS) --quiet || failed="$$failed $$name"; \
+		OMP_NUM_THREADS=1 $(BIN)/$$($(STUDY_COMMAND)) --check $$record --workers $(WORKERS) --quiet || failed="$$failed $$name"; \
 	done; [ -z "$$failed" ] || { echo "studies-check: failed:$$failed"; exit 1; }
 
 docs: $(VENV)/.sftloss-docs

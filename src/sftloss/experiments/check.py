@@ -11,10 +11,10 @@ from pathlib import Path
 from sftloss.document import Document
 from sftloss.errors import DataError
 from sftloss.experiments.comparison import compare
-from sftloss.experiments.experiment import Experiment, arm_labels
+from sftloss.experiments.experiment import UNWEIGHTED, Experiment, arm_labels
 from sftloss.experiments.pages.steps import STEPS
 from sftloss.experiments.run.runner import Execution
-from sftloss.experiments.studies import DIFFERENT, study_named, table_rows
+from sftloss.experiments.studies import DIFFERENT, Study, study_named, table_rows
 from sftloss.words import number
 
 _SEEDS = 3
@@ -47,16 +47,16 @@ class Direction:
 
 
 def check_study(
-    name: str, record: Document, *, output: str | Path | None = None, execution: Execution | None = None
+    study: str | Study, record: Document, *, output: str | Path | None = None, execution: Execution | None = None
 ) -> tuple[Direction, ...]:
     """Train a study at reduced size and compare its directions with those of the record.
 
-    Three seeds that the study did not use are trained, with half the steps; of many task weightings only those with a
-    recorded difference. A study of lengths by step keeps its steps. The directions are those of the verdicts
-    "different", and of lengths by step whose interval excludes 1 at the first or the last step.
+    Three seeds that the study did not use are trained, with half the steps; of losses and task weightings only the
+    first and those with a recorded difference. A study of lengths by step keeps its steps. The directions are those of
+    the verdicts "different", and of lengths by step whose interval excludes 1 at the first or the last step.
 
     Args:
-        name: Name of the study.
+        study: The study, or the name of one that trains from scratch.
         record: Its committed result.
         output: Folder of the trainings, as in :func:`sftloss.experiments.compare`. None: nothing is kept.
         execution: Devices, processes, progress.
@@ -74,24 +74,25 @@ def check_study(
     recorded = _directions(record)
     if not recorded:
         return ()
-    experiment = study_named(name).experiment
+    study = study_named(study) if isinstance(study, str) else study
+    experiment = study.experiment
     unknown = {arm for _, arm in recorded} - {*arm_labels(experiment.arms())}
     if unknown:
-        raise DataError(f"the record is about {min(unknown)}, which is no arm of the study {name}")
+        raise DataError(f"the record is about {min(unknown)}, which is no arm of the study {study.name}")
     experiment = reduced(experiment, {arm for _, arm in recorded}, record)
     with tempfile.TemporaryDirectory(prefix="sftloss-") as temporary:
         repeated = _values(compare(experiment, output=output or temporary, execution=execution).document)
     missing = [f"{measure}: {arm}" for measure, arm in recorded if (measure, arm) not in repeated]
     if missing:
-        raise DataError(f"the record has {missing[0]}, which the study {name} does not measure", cure="make it anew")
+        problem = f"the record has {missing[0]}, which the study {study.name} does not measure"
+        raise DataError(problem, cure="make it anew")
     return tuple(Direction(": ".join(key), value, _known(repeated[key])) for key, value in recorded.items())
 
 
 def reduced(experiment: Experiment, named: Iterable[str], record: Document) -> Experiment:
-    """The experiment with other seeds, half the steps, and of the task weightings the first and those named."""
-    arms, recipe = experiment.arms(), experiment.recipe
-    names = dict(zip(arms, arm_labels(arms), strict=True))
-    kept = {arm.tasks or "none" for arm in arms if arm == arms[0] or names[arm] in set(named)}
+    """The experiment with other seeds and half the steps; of losses and task weightings the first and those named."""
+    arms, recipe, names = experiment.arms(), experiment.recipe, {*named}
+    kept = [arm for arm, name in zip(arms, arm_labels(arms), strict=True) if arm == arms[0] or name in names]
     rates = {float(row["rate"]) for row in table_rows(record, "learning-rates")}
     if len(rates) == 1:  # the outcome of the choice: nothing is tried again
         recipe, rates = replace(recipe, learning_rate=rates.pop()), set()
@@ -101,7 +102,8 @@ def reduced(experiment: Experiment, named: Iterable[str], record: Document) -> E
     return replace(
         experiment,
         recipe=recipe,
-        tasks=tuple(task for task in experiment.tasks if task in kept),
+        losses=tuple(dict.fromkeys(arm.loss for arm in kept)),
+        tasks=tuple(dict.fromkeys(arm.tasks or UNWEIGHTED for arm in kept)) if experiment.tasks else (),
         seeds=tuple(range(first, first + _SEEDS)),
         samples=min(experiment.samples, 2),
         learning_rates=tuple(sorted(rates)),

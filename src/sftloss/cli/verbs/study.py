@@ -117,14 +117,11 @@ def _check(name: str, options: StudyOptions, execution: Execution) -> int:
     from sftloss.cli.show import print_text
     from sftloss.experiments import check_study
 
-    if options.model is not None:
-        raise ConfigError("only studies from scratch are checked", option="model", cure="leave it out")
-    _refuse_data(options)
     record = read_document(Path(options.check or ""))
     if record.language != "en":
         cure = f"give the {name}.json that the study wrote"
         raise ConfigError(f"{options.check} is not in English", option="check", cure=cure)
-    directions = check_study(name, record, output=options.output, execution=execution)
+    directions = check_study(_study(name, options), record, output=options.output, execution=execution)
     nothing = "the result shows no difference, so there is no direction to compare"
     print_text("\n".join(map(str, directions)) or nothing)
     return 0 if all(direction.agrees for direction in directions) else FINDINGS
