@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sftloss.errors import check_range
-from sftloss.objectives.record import ObjectiveRecord, PublishedLoss
+from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
@@ -14,11 +14,6 @@ from sftloss.statistics import TokenStats
     ObjectiveRecord(
         examples=("poly_1(epsilon=1)",),
         neutral="poly_1(epsilon=0)",
-        published=(
-            PublishedLoss(
-                "1908.06112", "symmetric cross-entropy, alpha = 0.1, beta = 1, A = -4", "0.1 * poly_1(epsilon=40)"
-            ),
-        ),
     )
 )
 def poly_1(stats: TokenStats, *, epsilon: float = 1.0) -> Float[Tensor, " tokens"]:
