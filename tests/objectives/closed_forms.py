@@ -311,11 +311,12 @@ def iw_sft_sequence(
     return (mean_log_ratio[:, None].exp() ** temperature).clamp(max=high) * cross_entropy(z, y)
 
 
-def rank_tuner(z: Tensor, y: Tensor, *, q: float = 1.0, highest: float = 100.0) -> Tensor:
-    p = target_probability(z, y)
-    rank, spread = (softmax(z) >= p).sum(dim=1, keepdim=True), 1 + entropy(z).exp() / 4
+def rank_tuner(z: Tensor, y: Tensor, *, q: float = 1.0) -> Tensor:
+    p, bits = target_probability(z, y), entropy(z) / math.log(2)
+    spread = torch.where(bits >= 2, 1 + 2**bits / 4, 2 - softmax(z).amax(dim=1, keepdim=True))
+    rank = (softmax(z) >= p).sum(dim=1, keepdim=True)
     power = (1 + torch.maximum(rank, spread)).log2() ** -2
-    return (p**q * (p * spread) ** -power).clamp(max=highest) * cross_entropy(z, y)
+    return p**q * (p * spread).clamp(min=1e-6) ** -power * cross_entropy(z, y)
 
 
 def prift_mass(
@@ -336,7 +337,7 @@ def talr(z: Tensor, y: Tensor, *, tau: float = 1.0, floor: float = 0.0) -> Tenso
     return (target_probability(z, y) ** (1 / tau)).clamp(min=floor) * cross_entropy(z, y)
 
 
-def symmetric_ce(z: Tensor, y: Tensor, *, alpha: float = 0.1, beta: float = 1.0, log_zero: float = -4.0) -> Tensor:
+def symmetric_ce(z: Tensor, y: Tensor, *, alpha: float = 0.1, beta: float = 1.0, log_zero: float = -9.21) -> Tensor:
     return (alpha - beta * log_zero * target_probability(z, y)) * cross_entropy(z, y)
 
 

@@ -87,7 +87,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("pear", {"level": "sequence"}),
     ("iw_sft_sequence", {"temperature": 2.0, "high": 1.0}),
     ("rank_tuner", {"q": 0.0}),
-    ("rank_tuner", {"q": 0.5, "highest": 0.4}),
+    ("rank_tuner", {"q": 0.5}),
     ("prift_mass", {"threshold": 0.9}),
 ]
 

@@ -152,7 +152,7 @@ PUBLISHED = {
     "profit(low=0.5, q=0.7)": lambda p: torch.where(p >= 0.5, (1 - p**0.7) / 0.7, (1 - 0.5**0.7) / 0.7),
     "profit(low=0.5, q=1)": lambda p: torch.where(p >= 0.5, 1 - p, 0.0),
     "profit(low=0, high=0.5, q=1)": lambda p: torch.where(p <= 0.5, 1 - p, 0.0),
-    "0.1 * poly_1(epsilon=40)": lambda p: -0.1 * p.log() + 4 * (1 - p),
+    "profit(low=0.5)": lambda p: torch.where(p >= 0.5, -p.log(), 0.0),
 }
 """The formula of each paper in the target's probability, by what to write."""
 

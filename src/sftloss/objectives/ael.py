@@ -45,8 +45,8 @@ def ael(stats: TokenStats, *, a: float = 2.0) -> Float[Tensor, " tokens"]:
         tensor([0.0372])
 
     Source:
-        Zhou et al., *Asymmetric Loss Functions for Learning with Noisy Labels*, 2021, AEL (arXiv:2106.03110). Without
-        the constant that makes it 0 at p = 1 here; the default is ours.
+        Zhou et al., *Asymmetric Loss Functions for Learning with Noisy Labels*, 2021, AEL (arXiv:2106.03110). There
+        without the constant that makes it 0 at p = 1; the default is ours.
     """
     check_range("ael", a=(a, "> 0"))
     return torch.exp(-stats.target_logprob.exp() / a) - math.exp(-1 / a)

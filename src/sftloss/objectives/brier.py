@@ -31,7 +31,8 @@ def brier(stats: TokenStats) -> Float[Tensor, " tokens"]:
         fine-tuning with it, up to LLaMA-13B.
 
     Harms:
-        Training from scratch and new material: the gradient vanishes where p is small, as that of ``dft`` does.
+        Training from scratch, where its authors find cross-entropy better, and new material: the gradient vanishes
+        where p is small, as that of ``dft`` does.
 
     Example:
         >>> import torch

@@ -41,8 +41,8 @@ def deft(stats: TokenStats) -> Float[Tensor, " tokens"]:
 
     Source:
         Wang et al., *Gradients Must Earn Their Influence: Unifying SFT with Generalized Entropic Objectives*, 2026,
-        DEFT (arXiv:2602.11424). Its code keeps a at or above 1e-6, as here. Its Cayley variant takes a floor from the
-        batch's mean of p and is not included.
+        DEFT (arXiv:2602.11424). Its code adds 1e-6 to a in the denominator, which is not followed: a is at least 1 / V.
+        Its Cayley variant takes a floor from the batch's mean of p and is not included.
     """
-    a = stats.collision.detach().clamp(min=1e-6)
+    a = stats.collision.detach().clamp(min=1e-6)  # 0 where a token is ignored
     return -torch.expm1(a * stats.target_logprob) / a

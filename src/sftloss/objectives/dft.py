@@ -27,8 +27,8 @@ def dft(stats: TokenStats) -> Float[Tensor, " tokens"]:
         the gate would be :math:`p (1 + \log p)`, and targets with p < 1/e would be pushed down.
 
     Helps:
-        Where the model already solves much of the task and many answers are right: mathematical reasoning with chains
-        of thought, and code, in its paper.
+        Where the model already solves much of the task and many answers are right: its authors name mathematical
+        reasoning with chains of thought and difficult code.
 
     Harms:
         Where there is something to learn. A token with p = 0.001 gets a thousandth of the gradient, so new facts,

@@ -67,10 +67,10 @@ def eksft(
 
     Source:
         Liu et al., *Entropy-KL Divergence-based Token Masking: A Novel Approach for Selective Fine-tuning of Large
-        Language Models*, 2026 (arXiv:2605.29303), with 0.05 for both weights. It takes the top 0.2 of a batch by
-        entropy and by divergence; a share mixes tokens, so here thresholds stand for it. Its code adapts the weights,
-        divides each part by its own count, and has p - log p_ref for log p - log p_ref in the divergence; none of
-        these is followed.
+        Language Models*, 2026 (arXiv:2605.29303), with 0.05 for both weights and the union of both choices, as its
+        script has them. It takes the top 0.2 of a batch by entropy and by divergence; a share mixes tokens, so here
+        thresholds stand for it. Its code scales both weights by 1.05 or 0.95, divides each part by its own count, and
+        has p - log p_ref for log p - log p_ref in the divergence; none of these is followed.
     """
     check_range("eksft", entropy=(entropy, "> 0"), kl=(kl, "> 0"))
     check_range("eksft", entropy_weight=(entropy_weight, ">= 0"), kl_weight=(kl_weight, ">= 0"))

@@ -45,7 +45,8 @@ def exponentiated_ce(stats: TokenStats, *, gamma: float = 2.0) -> Float[Tensor, 
     Source:
         The ``exponentiated_cross_entropy_loss`` of qlora-pipe (github.com/tdrussell/qlora-pipe/pull/29), which
         generalizes the quadratic cross-entropy (gamma = 2) of *Gradient as a Foundation for Building a Loss Function*,
-        section III.B.
+        section III.B. Its code divides by gamma: write ``0.5 * exponentiated_ce(gamma=2)`` for a run at its learning
+        rate.
     """
     check_range("exponentiated_ce", gamma=(gamma, ">= 1"))
     return (-stats.target_logprob).clamp(min=0) ** gamma

@@ -39,8 +39,8 @@ def huberised_ce(stats: TokenStats, *, tau: float = 10.0) -> Float[Tensor, " tok
         target can do. Clipping the norm of the gradient does not give that, as its paper shows.
 
     Harms:
-        Where unlikely targets are right. The paper tunes tau between 2 and 10, for images; a language model's targets
-        are often below p = 0.1, so start higher.
+        Where unlikely targets are right. The paper picks tau from 2 and 10, for images; a language model's targets are
+        often below p = 0.1, so start higher.
 
     Example:
         >>> import torch

@@ -58,8 +58,9 @@ def idk(stats: TokenStats, *, upper: float = 0.5, token: str = "IDK") -> Float[T
 
     Source:
         Cohen et al., *I Don't Know: Explicit Modeling of Uncertainty with an [IDK] Token*, 2024 (arXiv:2412.06676). Its
-        code leaves lambda attached to the graph, which changes the gradient; here it is held fixed. Its optional
-        penalty on the token where the model is right is left out.
+        code leaves lambda attached to the graph, which changes the gradient; here it is held fixed. The form above is
+        its schedule ``adaptive``, with 0.2 for u; by default its code moves a constant 0.1 wherever the model is wrong.
+        Its optional penalty on the token where the model is right is left out.
     """
     check_range("idk", upper=(upper, "in [0, 1]"))
     # 0 where the target is the likeliest token itself

@@ -50,7 +50,8 @@ def infosft(stats: TokenStats, *, threshold: float = 0.93) -> Float[Tensor, " to
 
     Source:
         Sabbaghi et al., *InfoSFT: Learn More and Forget Less with Information-Aware Token Weighting*, 2026
-        (arXiv:2605.14967), with P = 0.93 and the model in training as in its code.
+        (arXiv:2605.14967), with the P of its code. The paper derives the weight from the model before fine-tuning; its
+        code takes the model in training, as here.
     """
     check_range("infosft", threshold=(threshold, "in (0.5, 1)"))
     log_p = finite(stats.target_logprob)

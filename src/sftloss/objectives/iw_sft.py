@@ -59,8 +59,9 @@ def iw_sft(
 
     Source:
         Qin and Springenberg, *Supervised Fine Tuning on Curated Data is Reinforcement Learning (and can be improved)*,
-        2025 (arXiv:2507.12856). Its code has this form for tokens, within [0.2, 1.8], and one weight a sequence, from
-        the mean of log p / p_r, within [0, 16], which is ``iw_sft_sequence``.
+        2025 (arXiv:2507.12856). Its code has this form for tokens, within [0.2, 1.8] and without a temperature, but its
+        trainer runs the other one: one weight a sequence, from the mean of log p / p_r, within [0, 16], which is
+        ``iw_sft_sequence``.
     """
     check_range("iw_sft", temperature=(temperature, ">= 0"), low=(low, "in [0, 1]"), high=(high, ">= 1"))
     log_p = finite(stats.target_logprob)

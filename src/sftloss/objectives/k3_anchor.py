@@ -62,8 +62,8 @@ def k3_anchor(stats: TokenStats) -> Float[Tensor, " tokens"]:
     Source:
         Shao et al., *DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models*, 2024, the
         estimator in eq. 4 (arXiv:2402.03300), without the straight line; verl cuts it off instead. For fine-tuning
-        NeMo-RL adds such an estimate to ``dft`` as ASFT, whose paper (arXiv:2509.23753), code and LLaMA-Factory take
-        the full KL from the reference to the model.
+        NeMo-RL (pull request 3302) adds such an estimate to ``dft`` as ASFT, whose code (arXiv:2509.23753) and
+        LLaMA-Factory take the full KL from the reference to the model.
     """
     log_d = read_extra(stats, "k3_anchor", "reference_logprob") - stats.target_logprob
     near = log_d.clamp(max=5.0)

@@ -62,7 +62,8 @@ def kl_anchor(stats: TokenStats, *, direction: str = "forward") -> Float[Tensor,
     Source:
         Zhu et al., *Anchored Supervised Fine-Tuning*, 2025 (arXiv:2509.23753): its code and LLaMA-Factory take the
         forward divergence over the whole vocabulary, with 0.05 to 0.1 before it, as a term added to ``dft``. NeMo-RL
-        estimates the reverse one at the target, as ``k3_anchor`` does, so coefficients do not carry over.
+        (pull request 3302) estimates the reverse one at the target, as ``k3_anchor`` does, so coefficients do not carry
+        over.
     """
     if direction not in ("forward", "reverse"):
         raise ValueError(f"kl_anchor: direction must be 'forward' or 'reverse', got {direction!r}.")

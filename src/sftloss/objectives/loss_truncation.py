@@ -45,7 +45,8 @@ def loss_truncation(stats: TokenStats, *, threshold: float = 5.0) -> Float[Tenso
 
     Source:
         Kang and Hashimoto, *Improved Natural Language Generation via Loss Truncation*, 2020 (arXiv:2004.14589). There a
-        running quantile of the losses of whole sequences is the threshold; here a number, token by token.
+        running quantile of the losses of whole sequences is the threshold, which leaves out 0.4 of them in its code;
+        here a number, token by token.
     """
     check_range("loss_truncation", threshold=(threshold, "> 0"))
     losses = -finite(stats.target_logprob)

@@ -30,7 +30,7 @@ def normalized_ce(stats: TokenStats) -> Float[Tensor, " tokens"]:
         as its paper proves.
 
     Harms:
-        Learning: the paper finds that it underfits alone and adds a second loss, such as 1 - p, in equal parts. With
+        Learning: the paper finds that it underfits alone and adds a second loss, such as 1 - p. With
         the vocabulary of a language model m is about -10 to -20, set by tokens that never occur, and lowering those
         lowers the loss without learning anything.
 
@@ -43,7 +43,7 @@ def normalized_ce(stats: TokenStats) -> Float[Tensor, " tokens"]:
     Source:
         Ma et al., *Normalized Loss Functions for Deep Learning with Noisy Labels*, 2020, NCE, and NCE+MAE as the sum
         (arXiv:2006.13554). Theirs divides by the sum over the V classes; this is V times that, so that its size does
-        not depend on the vocabulary.
+        not depend on the vocabulary. The weights of its sums do not carry over.
     """
     # at most -log V by definition; where one token alone is possible, or the target is ignored, both are 0
     return stats.target_logprob / stats.mean_logprob.clamp(max=-0.5)

@@ -63,8 +63,10 @@ def number_token(stats: TokenStats, *, weight: float = 0.3, convention: str = "p
 
     Source:
         Zausinger et al., *Regress, Don't Guess: A Regression-like Loss on Number Tokens for Language Models*, 2024, the
-        Wasserstein form (arXiv:2411.02083). The package ntloss 0.3.2 adds the second summand by default
-        (``reweigh=True``), the paper does not.
+        Wasserstein form (arXiv:2411.02083). The package ntloss adds the second summand by default
+        (``reweigh=True``), the paper does not. The package averages its term over the number tokens and advises a
+        weight of 0.3; here the term is divided as cross-entropy is, so where a tenth of the tokens are numbers, its 0.3
+        is 3.
     """
     check_range("number_token", weight=(weight, ">= 0"))
     if convention not in ("package", "paper"):

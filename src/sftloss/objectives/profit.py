@@ -20,6 +20,7 @@ from sftloss.statistics import TokenStats
             PublishedLoss("1805.07836", "truncated generalized cross-entropy", "profit(low=0.5, q=0.7)"),
             PublishedLoss("2510.00526", "Beyond Log Likelihood: OnlyTopP-0.5", "profit(low=0.5, q=1)"),
             PublishedLoss("2510.00526", "Beyond Log Likelihood: OnlyBottomP-0.5", "profit(low=0, high=0.5, q=1)"),
+            PublishedLoss("2510.00526", "Beyond Log Likelihood: OnlyTopLogP-0.5", "profit(low=0.5)"),
         ),
     )
 )
@@ -61,8 +62,8 @@ def profit(stats: TokenStats, *, low: float = 0.1, high: float = 1.0, q: float =
     Source:
         Liu et al., *ProFit: Leveraging High-Value Signals in SFT via Probability-Guided Token Selection*, 2026
         (arXiv:2601.09195). Its code calls the ranges ``higher`` (low=0.1), ``lower`` (low=0, high=0.8) and ``middle``
-        (low=0.3, high=0.7). The thresholds of Li et al. (arXiv:2510.00526) train 1 - p inside the range, not
-        cross-entropy: q = 1.
+        (low=0.3, high=0.7). Of the thresholded losses of Li et al. (arXiv:2510.00526), ``OnlyTopP`` and ``OnlyBottomP``
+        train 1 - p inside the range, which is q = 1; ``OnlyTopLogP`` and ``OnlyBottomLogP`` train cross-entropy.
     """
     check_range("profit", low=(low, "in [0, 1]"), high=(high, f"in [{low:g}, 1]"), q=(q, ">= 0"))
     log_p = stats.target_logprob

@@ -38,8 +38,8 @@ def sed_sft(stats: TokenStats, *, weight: float = 0.2, k: int = 2, threshold: fl
         1.20 points more after reinforcement learning, on two models.
 
     Harms:
-        Little happens at the default weight: the gate changes by at most a twentieth below p = 1/2 and by a fifth at p
-        = 1. Compare with ``cross_entropy + 0.01 * entropy_bonus``, which acts on the whole distribution.
+        Little happens at the default weight: the gate rises by at most a fortieth below p = 1/2 and falls by a fifth at
+        p = 1. Compare with ``cross_entropy + 0.01 * entropy_bonus``, which acts on the whole distribution.
 
     Example:
         >>> import torch
@@ -48,8 +48,9 @@ def sed_sft(stats: TokenStats, *, weight: float = 0.2, k: int = 2, threshold: fl
         tensor([0.2560])
 
     Source:
-        *SED-SFT: Selectively Encouraging Diversity in Supervised Fine-Tuning*, 2026 (arXiv:2602.07464). Its code has
-        the square as p (p - 1) + 1/4 and these defaults, as here.
+        Chen et al., *SED-SFT: Selectively Encouraging Diversity in Supervised Fine-Tuning*, 2026 (arXiv:2602.07464).
+        The loss class of its code has the square as p (p - 1) + 1/4 and these defaults. Its trainer takes the threshold
+        from a quantile of the masses of held-out data instead, and 1 for the weight where none is given.
     """
     check_range("sed_sft", weight=(weight, ">= 0"), k=(k, ">= 1"), threshold=(threshold, "in (0, 1]"))
     mass = stats.top_mass(k).detach()

@@ -32,7 +32,8 @@ def spherical(stats: TokenStats) -> Float[Tensor, " tokens"]:
         fine-tuning with it.
 
     Harms:
-        Training from scratch and new material: the gradient vanishes where p is small against the likeliest token.
+        Training from scratch, where its authors find cross-entropy better, and new material: the gradient vanishes
+        where p is small against the likeliest token.
 
     Example:
         >>> import torch

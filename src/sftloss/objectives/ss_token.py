@@ -52,8 +52,9 @@ def ss_token(stats: TokenStats, *, threshold: float = 0.0) -> Float[Tensor, " to
 
     Source:
         Qin et al., *ssToken: Self-modulated and Semantic-aware Token Selection for LLM Fine-tuning*, 2025
-        (arXiv:2510.18250), its retrospective excess loss. It keeps a share of 0.6 by half this number and half the
-        attention a token receives; here the first half alone, with a threshold, since a share mixes tokens.
+        (arXiv:2510.18250), its retrospective excess loss. Its code keeps a share of 0.6 of each answer by
+        half this number, scaled to [0, 1], and half the attention that a token pays to the prompt; here the first half
+        alone, with a threshold, since a share mixes tokens.
     """
     check_range("ss_token", threshold=(threshold, "any number"))
     log_p = stats.target_logprob

@@ -50,7 +50,8 @@ def tailr(stats: TokenStats, *, gamma: float = 0.1, floor: float = 0.0) -> Float
 
     Source:
         Ji et al., *Tailoring Language Generation Models under Total Variation Distance*, 2023 (arXiv:2302.13344). The
-        `floor` is its code's ``density_min_weight``, 0 there too unless set.
+        `floor` is its code's ``density_min_weight``, 0 there too unless set; its scripts set 0.2 for summaries and 0.3
+        for translation.
     """
     check_range("tailr", gamma=(gamma, "in [0, 1]"), floor=(floor, "in [0, 1]"))
     log_p = finite(stats.target_logprob)

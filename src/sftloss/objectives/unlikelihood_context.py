@@ -56,8 +56,9 @@ def unlikelihood_context(stats: TokenStats, *, alpha: float = 1.0) -> Float[Tens
         tensor([0.2539])
 
     Source:
-        Welleck et al., *Neural Text Generation with Unlikelihood Training*, 2019, eq. 5 with previous context tokens
-        as candidates (arXiv:1908.04319). Its code keeps 1 - p at or above 1e-5, as here.
+        Welleck et al., *Neural Text Generation with Unlikelihood Training*, 2019, the token level with the previous
+        context tokens as candidates (arXiv:1908.04319). Its code takes the whole context, and keeps 1 - p at or above
+        1e-5, as here.
     """
     check_range("unlikelihood_context", alpha=(alpha, ">= 0"))
     p = stats.candidate_logprob.exp().clamp(max=1 - 1e-5)
