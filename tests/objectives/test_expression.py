@@ -73,6 +73,13 @@ def test_expression_of_one_objective_is_that_objective_bit_for_bit(stats: TokenS
     assert torch.equal(objective("dft")(stats), dft(stats))
 
 
+@pytest.mark.parametrize("word", ["[IDK]", "<|idk|>", "a:b", "不知道", "don't"])
+def test_quoted_word_holds_any_printable_character(word: str) -> None:
+    read = objective(f'0.5 * idk(token="{word}") + dft')
+    assert dict(read.terms[0].hyper_parameters) == {"token": word}
+    assert objective(str(read)) == read
+
+
 def test_expression_survives_pickling() -> None:
     read = objective("0.5 * cross_entropy + focal(gamma=2)")
     assert pickle.loads(pickle.dumps(read)) == read
@@ -133,6 +140,13 @@ ERRORS = [
     ("__import__('os')", "'__import__' is no objective"),
     ("lambda: dft", "character ':'"),
     ("cross_entropy \u2212 dft", r"character '\u2212' at 15"),
+    ("idk(token='a\\n')", r"character '\\' at 13"),
+    ("idk(token='[IDK)", "character '[' at 12"),
+    ("idk(token='[IDK]') + dft[2]", "character '[' at 25"),
+    ("idk(token='[IDK]') dft", "cannot be read at character 20: invalid syntax"),
+    ("idk(token='[IDK]', gamma=2)", "idk has no hyper-parameter 'gamma'"),
+    ("2 ** idk(token='[IDK]')", "idk(token='[IDK]')"),
+    ("idk(token=f'{dft}')", "idk(token=...) takes a quoted word"),
     ("dft" + " " * 2000, "the expression has 2003 characters, at most 1000 are read."),
     (" + ".join(["dft"] * 80), "more than 50 deep"),
     ("-" * 500 + "dft", "more than 50 deep"),

@@ -26,7 +26,9 @@ _EXAMPLE = "Write e.g. 'cross_entropy + 1e-4 * z_loss' or 'focal(gamma=2)'."
 _FOREIGN = re.compile(r"[^A-Za-z0-9_ +\-*/().,='\"]")
 _Key = tuple[str, tuple[tuple[str, HyperValue], ...]]
 _Sum = dict[_Key | None, float]  # coefficients of terms; a number alone has the key None
-_PATH = re.compile(r"""('[^']*'|"[^"]*")|\b([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)""")
+_QUOTED = r"""('[^']*'|"[^"]*")"""  # passed over where paths and brackets are looked for
+_PATH = re.compile(_QUOTED + r"|\b([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")
+_BRACKETED = re.compile(_QUOTED + r"|\[([\w.]+)\]")
 
 
 def objective(loss: str | Callable[..., Tensor]) -> ObjectiveSum:
@@ -93,9 +95,12 @@ def _parse(text: str) -> ast.expr:
     text = " ".join(text.split())
     if not text:
         raise ValueError(f"objective: the expression is empty. {_EXAMPLE}")
-    foreign = _FOREIGN.search(_PATH.sub(lambda match: match[0] if match[1] else match[0].replace(":", "."), text))
+    # a quoted word may hold any printable character but a backslash, which would be an escape
+    bare = _PATH.sub(lambda match: _blank(match[1]) if match[1] else match[0].replace(":", "."), text)
+    foreign = _FOREIGN.search(bare)
     if foreign:
-        at, character = foreign.start() + 1, foreign.group()
+        at = foreign.start() + 1
+        character = text[at - 1]
         raise ValueError(
             f"objective: character {ascii(character)} at {at} of {shortened(text)} has no meaning. {_EXAMPLE}"
         )
@@ -104,7 +109,8 @@ def _parse(text: str) -> ast.expr:
     try:
         tree = ast.parse(code, mode="eval").body
     except SyntaxError as error:
-        where = f" at character {error.offset - code[: error.offset].count(']')}" if error.offset else ""
+        added = len([match for match in _BRACKETED.finditer(code[: error.offset]) if match[2]])
+        where = f" at character {error.offset - added}" if error.offset else ""
         raise ValueError(f"objective: {shortened(text)} cannot be read{where}: {error.msg}. {_EXAMPLE}") from None
     except (MemoryError, RecursionError):  # how the parser reports depth differs by version
         raise ValueError(f"objective: {shortened(text)} cannot be read: it is nested too deeply.") from None
@@ -116,6 +122,11 @@ def _parse(text: str) -> ast.expr:
         if depth > MAX_DEPTH:
             raise ValueError(f"objective: {shortened(text)} is nested, or has terms, more than {MAX_DEPTH} deep.")
     return tree
+
+
+def _blank(quoted: str) -> str:
+    """Return a quoted word with spaces for its characters, apart from those that may not stand there."""
+    return "".join(c if c in "'\"\\" or not c.isprintable() else " " for c in quoted)
 
 
 def _read(node: ast.expr) -> _Sum:
@@ -271,4 +282,4 @@ def _source(node: ast.AST) -> str:
 
 def _spelled(code: str) -> str:
     """Return code with import paths as they were written."""
-    return re.sub(r"\[([\w.]+)\]", r":\1", code)
+    return _BRACKETED.sub(lambda match: match[1] or f":{match[2]}", code)
