@@ -291,11 +291,17 @@ def pear(
     reference_logprob: Tensor,
     later_log_ratio: Tensor,
     later_tokens: Tensor,
+    later_block_log_ratio: Tensor,
+    later_block_tokens: Tensor,
     whole_log_ratio: Tensor,
     gamma: float = 0.999,
     level: str = "token",
 ) -> Tensor:
-    weight = gamma**later_tokens * later_log_ratio.exp() if level == "token" else whole_log_ratio.exp()
+    weight = {
+        "token": gamma**later_tokens * later_log_ratio.exp(),
+        "block": gamma**later_block_tokens * later_block_log_ratio.exp(),
+        "sequence": whole_log_ratio.exp(),
+    }[level]
     return weight[:, None].clamp(math.exp(-10), math.exp(5)) * cross_entropy(z, y)
 
 

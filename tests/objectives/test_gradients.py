@@ -85,6 +85,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("unlikelihood", {"alpha": 0.0}),
     ("unlikelihood", {"alpha": 0.3}),
     ("pear", {"level": "sequence"}),
+    ("pear", {"level": "block", "gamma": 0.9}),
     ("iw_sft_sequence", {"temperature": 2.0, "high": 1.0}),
     ("rank_tuner", {"q": 0.0}),
     ("rank_tuner", {"q": 0.5}),

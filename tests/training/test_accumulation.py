@@ -203,7 +203,9 @@ def test_loss_refuses_what_it_cannot_mean(arguments: dict[str, Any], message: st
         Loss(**arguments)
 
 
-@pytest.mark.parametrize("text", ["pear", "pear(level='sequence')", "0.5 * dft + iw_sft_sequence"])
+@pytest.mark.parametrize(
+    "text", ["pear", "pear(level='block', gamma=0.9)", "pear(level='sequence')", "0.5 * dft + iw_sft_sequence"]
+)
 def test_values_of_whole_sequences_are_the_same_in_every_split(text: str) -> None:
     """The loss is its definition on the logits of each row, padded, packed and in micro-batches."""
     rows = [{**row, "reference_logprob": -3 * torch.rand(len(row["input_ids"]))} for row in ROWS]
@@ -220,12 +222,16 @@ def test_values_of_whole_sequences_are_the_same_in_every_split(text: str) -> Non
         ratio = torch.where(targets == -100, 0.0, logprob - reference)
         bounded = ratio.clamp(-0.08, 0.3)
         is_trained = (targets != -100).double()
+        place = is_trained.cumsum(0) - is_trained
+        after_block = is_trained * (place[None, :] // 4 > place[:, None] // 4)  # of each token the later blocks
         extras = {
             "reference_logprob": reference,
             "mean_log_ratio": (ratio.sum() / is_trained.sum()).expand_as(ratio),
             "whole_log_ratio": bounded.sum().expand_as(ratio),
             "later_log_ratio": bounded.flip(0).cumsum(0).flip(0) - bounded,
             "later_tokens": is_trained.flip(0).cumsum(0).flip(0) - is_trained,
+            "later_block_log_ratio": after_block @ bounded,
+            "later_block_tokens": after_block.sum(dim=1),
         }
         losses = objective(from_logits(logits, targets, extras=extras))
         expected += float((row["token_weights"][1:] * torch.where(targets == -100, 0.0, losses)).sum()) / 7

@@ -127,7 +127,7 @@ def random_extras(objective: Objective, tokens: int) -> dict[str, Tensor]:
         size = (tokens, 3) if "candidate" in name else (tokens,)
         drawn = torch.rand(size, generator=generator, dtype=torch.float64, device="cpu")
         extras[name] = (drawn < 0.5).double() if name.startswith("is_") else -4 * drawn
-        if name == "later_tokens":
+        if name.endswith("_tokens"):
             extras[name] = (40 * drawn).round()
         if name == "candidate_is_target":  # here and there the first
             extras[name] = torch.arange(3) < (drawn[:, :1] < 0.3)

@@ -13,7 +13,17 @@ from sftloss.weights.segments import check_flat, dense_ids, ranks_within, segmen
 BOUNDS = (-0.08, 0.3)
 """Between these a token's log-ratio is kept before it is added up to a product, as PEAR does (arXiv:2602.01058)."""
 
-SEQUENCE_VALUES = ("mean_log_ratio", "whole_log_ratio", "later_log_ratio", "later_tokens")
+BLOCK = 4
+"""Trained tokens of a block, PEAR's 4."""
+
+SEQUENCE_VALUES = (
+    "mean_log_ratio",
+    "whole_log_ratio",
+    "later_log_ratio",
+    "later_tokens",
+    "later_block_log_ratio",
+    "later_block_tokens",
+)
 """The names of :func:`sequence_values`."""
 
 
@@ -25,12 +35,14 @@ def sequence_values(
 ) -> dict[str, Tensor]:
     r"""Compare the trained tokens of each sequence under two models, with :math:`\delta_j = \log p_j - \log p^r_j`.
 
-    ==================== ==================================================================
-    ``mean_log_ratio``   mean of :math:`\delta` over the sequence
-    ``whole_log_ratio``  sum of :math:`\delta` over the sequence, each within ``BOUNDS``
-    ``later_log_ratio``  the same over the tokens that come after this one
-    ``later_tokens``     how many these are
-    ==================== ==================================================================
+    ========================= ==================================================================
+    ``mean_log_ratio``        mean of :math:`\delta` over the sequence
+    ``whole_log_ratio``       sum of :math:`\delta` over the sequence, each within ``BOUNDS``
+    ``later_log_ratio``       the same over the tokens that come after this one
+    ``later_tokens``          how many these are
+    ``later_block_log_ratio`` the same sum over those that come after this one's block of ``BLOCK``
+    ``later_block_tokens``    how many these are
+    ========================= ==================================================================
 
     Args:
         logprob: Log-probability of each target under the model in training, ``(tokens,)``, in nats. Held fixed.
@@ -39,7 +51,7 @@ def sequence_values(
         is_trained: ``(tokens,)``. The other tokens are in no mean, sum or count.
 
     Returns:
-        The four values of each token by name, ``(tokens,)`` each, in the dtype of `logprob`; 0 on padding.
+        The values of each token by name, ``(tokens,)`` each, in the dtype of `logprob`; 0 on padding.
 
     Raises:
         ValueError: If the shapes differ.
@@ -56,11 +68,17 @@ def sequence_values(
     one = counted.to(logprob.dtype)
     before, count = ranks_within(one, dense)
     before_sum, whole = ranks_within(bounded, dense)
+    later, later_count = whole - before_sum - bounded, count - before - one
+    block = torch.where(segments < 0, -1, dense * (len(segments) + 1) + before.long() // BLOCK)
+    before_in_block, in_block = ranks_within(one, dense_ids(block))
+    before_sum_in_block, sum_in_block = ranks_within(bounded, dense_ids(block))
     values = {
         "mean_log_ratio": segment_sums(ratio, dense)[dense] / count.clamp(min=1),
         "whole_log_ratio": whole,
-        "later_log_ratio": whole - before_sum - bounded,
-        "later_tokens": count - before - one,
+        "later_log_ratio": later,
+        "later_tokens": later_count,
+        "later_block_log_ratio": later - (sum_in_block - before_sum_in_block - bounded),
+        "later_block_tokens": later_count - (in_block - before_in_block - one),
     }
     return {name: value.to(logprob.dtype) for name, value in values.items()}
 
