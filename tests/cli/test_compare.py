@@ -228,8 +228,21 @@ def test_a_record_in_chinese_is_refused(tmp_path):
     assert result.exit_code == 2 and "report.json is not in English; give the length.json" in result.stderr
 
 
-def test_every_study_has_a_result():
-    assert sorted(file.stem for file in COMMITTED) == sorted(STUDIES)
+def test_every_study_has_a_result_and_every_result_a_study():
+    ours, of_pretrained = set(STUDIES), {f"{SMOLLM2}-{name}" for name in PRETRAINED}
+    assert ours <= {file.stem for file in COMMITTED} <= ours | of_pretrained
+
+
+@pytest.mark.parametrize("name", [name for name in PRETRAINED if ROOT / f"studies/{SMOLLM2}-{name}.json" in COMMITTED])
+def test_the_result_of_a_pretrained_model_is_of_the_plan(name):
+    """Its digest is of the files of rows, which are not ours; the plan's numbers are in the table of the method."""
+    document = from_json((ROOT / "studies" / f"{SMOLLM2}-{name}.json").read_text(encoding="utf-8"))
+    plan, facts = PRETRAINED[name].experiment, dict(document.facts)
+    (method,) = [table for section in document.sections for table in section.tables if table.id == "method"]
+    rows = dict(method.rows)
+    assert facts["seeds"] == ", ".join(map(str, plan.seeds)) and SMOLLM2 in facts["model"]
+    assert rows["budget"].startswith(f"{plan.recipe.max_steps} steps a training")
+    assert all(f"{rate:g}" in rows["tuned"] + rows["learning rate"] for rate in plan.learning_rates)
 
 
 @pytest.mark.parametrize("name", sorted(STUDIES))

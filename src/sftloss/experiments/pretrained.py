@@ -34,6 +34,7 @@ _ALL = (
             _BASE, recipe=replace(_RECIPE, max_steps=100), normalizations=("token-mean", "example-mean"), points=2,
             length_rows=8,
         ),
+        Claim("averaging each example first makes answers shorter", "answer length", "lower"),
     ),
     Study(
         "objectives",

@@ -62,10 +62,11 @@ class Study:
     command: Flags = ()
 
     def answer(self, document: Document) -> str:
-        """The answer in words: the claim against the verdicts, or what was measured; then how rates were chosen."""
+        """The answer in words: the claim against the verdicts, what was measured, and how rates were chosen."""
         leads = {section.id: section.lead for section in document.sections}
         measured = leads.get(STEPS) or leads.get("comparison-tasks")
-        outcome = measured if measured and not self.claim else claim_answer(document, self.claim)
+        judged = claim_answer(document, self.claim) if self.claim or not measured else None
+        outcome = " ".join(filter(None, (judged, measured)))
         return f"{outcome} Learning rate: {_method(document)[LEARNING_RATE]}."
 
 
