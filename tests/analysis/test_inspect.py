@@ -441,3 +441,12 @@ def test_only_the_first_places_of_a_fault_are_kept():
 def test_texts_share_no_prompt():
     """A text has none: that all of them begin with nothing makes no conflict."""
     assert "DATA103" not in found([{"text": f"once {word}"} for word in WORDS])
+
+
+def test_weights_that_differ_are_in_a_table():
+    rows = [CLEAN[0], CLEAN[1] | {"weight": 2}, CLEAN[2] | {"weight": 2}]
+    (table,) = (one for one in inspected(rows).sections[1].tables if one.id == "by-weight")
+    weights, tokens, of_tokens, of_weight = zip(*table.rows, strict=True)
+    assert weights == (1.0, 2.0) and tokens[0] + tokens[1] == sum(tokens)
+    assert of_weight[1] == pytest.approx(2 * tokens[1] / (tokens[0] + 2 * tokens[1]))
+    assert [one.id for one in inspected(CLEAN[:3]).sections[1].tables] == ["by-role"]

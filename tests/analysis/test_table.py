@@ -79,7 +79,7 @@ def test_batches_of_the_data_room_give_the_same_table(packing: bool, tmp_path: P
 
 def test_manifest_says_what_was_measured(tmp_path: Path) -> None:
     table = measured(tmp_path, identity={"tokenizer": {"type": "Tiny"}, "max_length": 128})
-    assert table.manifest["schema_version"] == "2.3"
+    assert table.manifest["schema_version"] == "2.4"
     assert table.manifest["max_length"] == 128 and table.manifest["tokenizer"] == {"type": "Tiny"}
     assert table.manifest["model"]["type"] == "LlamaForCausalLM" and table.manifest["model"]["dtype"] == "float32"
     assert table.objectives == ("cross_entropy",)

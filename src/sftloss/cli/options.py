@@ -36,7 +36,7 @@ NORMALIZATION_FLAG = Flag(
     takes_numbers=True,
 )
 ROLES_FLAG = Flag(
-    "Weight of the tokens of each role, in place of the weights in the data; a role that is not named is not trained.",
+    "Weight of the tokens of each role, times the weights in the data; a role that is not named is not trained.",
     panel=LOSS,
     metavar="prompt=0.1,response=1",
     takes_numbers=True,

@@ -96,8 +96,8 @@ def encode(record: Record, tokenizer: Any, **how: Any) -> Example:
     answer, they decide which of an answer's tokens are trained. `Example.method` records which of the two was used.
     Without any template, messages get plain headings (``### User:``, ``### Assistant:``) and each answer ends with eos.
 
-    A message's own weight replaces the default (assistant 1, others 0); the row's weight multiplies it. A text is
-    trained whole and gets an eos if it has none. Rows of token ids keep their labels: -100 is weight 0.
+    A message's own weight replaces the default (assistant 1, others 0); the row's weight multiplies all of them. A text
+    is trained whole and gets an eos if it has none. Rows of token ids keep their labels: -100 is weight 0.
 
     Args:
         record: A canonical row, as `read_records` yields it.
@@ -321,6 +321,7 @@ def _finish(record: Record, draft: _Draft, how: Encoding, context: int | None) -
         weights=weights,
         is_end=torch.tensor(draft.is_end)[kept],
         origin=record.origin,
+        row_weight=abs(record.weight),
         task=record.task,
         language=record.language,
         source=record.source,

@@ -80,6 +80,8 @@ class Example:
             text, or an answer that nothing but one token precedes.
         method: how the trained tokens were found: "generation tags", "positions", "plain text" or "labels".
         notes: what `encode` had to repair or could not render, as "double_bos" or "tools_not_rendered".
+        row_weight: the weight of the whole row, > 0, a factor of `weights`. A normalization by length leaves it out of
+            T, so that a row of weight 2 counts twice under every normalization.
     """
 
     input_ids: Tensor
@@ -94,6 +96,7 @@ class Example:
     prompts: tuple[int, ...] = ()
     method: str = ""
     notes: tuple[str, ...] = ()
+    row_weight: float = 1.0
 
 
 def answer_spans(example: Example) -> list[tuple[int, int]]:

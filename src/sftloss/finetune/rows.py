@@ -83,7 +83,7 @@ class DataSet:
         for e in self.examples:
             for tensor in (e.input_ids, e.weights, e.roles):
                 digest.update(tensor.contiguous().numpy().tobytes())
-            digest.update(repr((e.task, e.language)).encode())
+            digest.update(repr((e.task, e.language, *([e.row_weight] if e.row_weight != 1 else []))).encode())
         return digest.hexdigest()
 
 

@@ -238,18 +238,22 @@ class GradientSource:
 
         factor = study.factor(study.options.normalization)
         for batch, numbers in self._counted(chosen):
-            weights = torch.from_numpy(factor[np.searchsorted(study.ids, numbers)])
-            yield {**inputs_by_role(batch, study), "example_weights": weights}, numbers
+            weights = torch.from_numpy(factor[np.searchsorted(study.ids, numbers)])[:, None]
+            inputs = inputs_by_role(batch, study)
+            of_rows = inputs.get("example_weights", torch.ones_like(batch.weights))
+            yield {**inputs, "example_weights": of_rows * weights}, numbers
 
 
 def inputs_by_role(batch: Batch, study: SignalStudy) -> dict[str, Any]:
-    """A batch for the model; weights by role, where the options give some, replace the data's."""
+    """A batch for the model; with weights by role, for these to multiply, all roles have weights."""
+    from sftloss.roles import RESPONSE
     from sftloss.training import inputs_of
 
-    inputs = inputs_of(batch)
-    if study.options.role_weights is not None:
-        del inputs["token_weights"]
-    return inputs
+    if study.options.role_weights is None:
+        return inputs_of(batch)
+    weights, largest = batch.weights, batch.weights.amax(dim=1, keepdim=True)
+    is_stated = (weights != 0) | (batch.roles == RESPONSE)
+    return inputs_of(replace(batch, weights=weights.where(is_stated, largest)))
 
 
 def _subset(study: SignalStudy) -> list[int]:

@@ -89,7 +89,8 @@ def row_lengths(example: Example, size: float | None = None) -> RowLengths:
         is_cut = example.truncated > 0 and stop == last and not bool(example.is_end[stop - 1])
         answers.append(AnswerLength(float(trained[start:stop].sum()), prompt or -1, is_cut))
     other = float(trained.sum()) - sum(answer.output for answer in answers)
-    return RowLengths(float(example.weights.sum()) if size is None else size, tuple(answers), other, example.task)
+    size = float(example.weights.sum()) / example.row_weight if size is None else size
+    return RowLengths(size, tuple(answers), other, example.task)
 
 
 def lengths_of(examples: Iterable[Example], sizes: Iterable[float] | None = None) -> Lengths:
@@ -97,8 +98,8 @@ def lengths_of(examples: Iterable[Example], sizes: Iterable[float] | None = None
 
     Args:
         examples: Rows as tokens, as :func:`sftloss.data.encode` makes them.
-        sizes: T of each example; None takes the sum of its data-side weights. Give it where training weighs tokens
-            differently, for example by role.
+        sizes: T of each example; None takes the sum of its data-side weights without the weight of the whole row. Give
+            it where training weighs tokens differently, for example by role.
 
     Example:
         >>> import torch

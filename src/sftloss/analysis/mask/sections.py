@@ -20,6 +20,7 @@ from sftloss.words import counted, number, percent
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 _NAMES = ("least", "10 %", "median", "90 %", "99 %", "most")
+_MOST_WEIGHTS = 12
 LONGEST_TRAINED, LONGEST_UNTRAINED = 60, 36
 
 _Piece = tuple[str, str, float]
@@ -75,7 +76,27 @@ def trained_section(tally: MaskTally, strips: tuple[TokenStrip, ...]) -> Section
     how = ", ".join(f"{name} ({count:,})" for name, count in tally.methods.most_common())
     lead = f"{percent(trained / tokens)} of the tokens are trained. Found by: {how}."
     table = Table("by-role", "By role", columns, tuple(rows), note)
-    return Section("trained", "What is trained", lead, tables=(table,), strips=strips)
+    return Section("trained", "What is trained", lead, tables=(table, *_weights_table(tally)), strips=strips)
+
+
+def _weights_table(tally: MaskTally) -> tuple[Table, ...]:
+    """Trained tokens by weight, where the data or an option gives other weights than 1."""
+    counts = {float(weight): count for weight, count in tally.by_weight.items() if float(weight)}
+    if counts.keys() <= {1.0}:
+        return ()
+    total, whole = sum(weight * n for weight, n in counts.items()), sum(counts.values())
+    shown = sorted(sorted(counts, key=lambda weight: -counts[weight])[:_MOST_WEIGHTS])
+    columns = (
+        Column("of", "weight", "number"),
+        Column("n", "trained tokens", "integer"),
+        Column("part", "of all trained", "percent", "share of all trained tokens"),
+        Column("sum", "of the weight", "percent", "share of the summed weight"),
+    )
+    rows = tuple((w, counts[w], counts[w] / whole, cell(w * counts[w] / total if total else None)) for w in shown)
+    note = "The weights of row, message and token multiplied, as the data and the options give them."
+    if len(counts) > len(shown):
+        note += f" The {len(shown)} most frequent of {len(counts):,} weights are listed."
+    return (Table("by-weight", "By weight", columns, rows, note),)
 
 
 def totals_table(tally: MaskTally, account: Account, *, batch_size: int | None, grad_accum: int | None) -> Table:

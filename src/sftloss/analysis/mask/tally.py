@@ -87,6 +87,7 @@ class MaskTally:
         languages: Language or script of the answers.
         crossings: Pairs of scripts of a prompt and its answer, where they differ.
         by_role: Of each role its tokens, trained tokens and summed weight, ``(roles, 3)``.
+        by_weight: Trained tokens by their weight, to three digits.
         ledger: Some numbers of each example.
         strays: Trained tokens in the words of others than the assistant.
         with_end: Examples that train the end of their last answer.
@@ -97,6 +98,7 @@ class MaskTally:
     languages: Counter[str] = field(default_factory=Counter)
     crossings: Places = field(default_factory=Places)
     by_role: NDArray[np.float64] = field(default_factory=lambda: np.zeros((len(ROLES), 3)))
+    by_weight: Counter[str] = field(default_factory=Counter)
     ledger: Ledger = field(default_factory=Ledger)
     strays: int = 0
     with_end: int = 0
@@ -109,6 +111,8 @@ class MaskTally:
         roles = example.roles.numpy()
         for column, weight in enumerate((None, np.asarray(audit.trained), example.weights.numpy())):
             self.by_role[:, column] += np.bincount(roles, weight, len(ROLES))
+        for weight, count in zip(*np.unique(example.weights.numpy(), return_counts=True), strict=True):
+            self.by_weight[f"{weight:.3g}"] += int(count)
         self.strays += audit.strays
         self.with_end += audit.trains_end
 

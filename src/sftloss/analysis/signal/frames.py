@@ -47,12 +47,19 @@ class SignalTable(Protocol):
 
 
 def token_weight(options: AnalysisOptions) -> pl.Expr:
-    """u of a token: the data's weight, or the weight of its role where the options give weights by role."""
+    """u of a token: the data's weight, times the weight of its role where the options give weights by role.
+
+    As in training, a token of another role that the data does not train has the largest weight of its example. The
+    frame must hold whole examples.
+    """
+    weight = pl.col("weight").cast(pl.Float64)
     if options.role_weights is None:
-        return pl.col("weight").cast(pl.Float64)
+        return weight
     by_role = dict(options.role_weights)
     codes = {code: float(by_role.get(role, 0.0)) for code, role in enumerate(ROLES)}
-    return pl.col("role").cast(pl.Int64).replace_strict(codes, default=0.0, return_dtype=pl.Float64)
+    of_role = pl.col("role").cast(pl.Int64).replace_strict(codes, default=0.0, return_dtype=pl.Float64)
+    is_stated = (weight != 0) | (pl.col("role") == RESPONSE)
+    return of_role * pl.when(is_stated).then(weight).otherwise(weight.max().over("example"))
 
 
 def signal_expr(objective: str, level: str) -> pl.Expr:
@@ -190,8 +197,13 @@ class SignalStudy:
 
     @cached_property
     def size(self) -> Floats:
-        """T of each example: the sum of its weights."""
+        """The sum of the weights of each example."""
         return self.column("S0")
+
+    @cached_property
+    def example_lengths(self) -> Floats:
+        """T of each example: the sum of its weights, without the weight of the whole row."""
+        return self.size / (self.column("row_weight") if "row_weight" in self.base.columns else 1.0)
 
     @cached_property
     def cut(self) -> NDArray[np.bool_]:
@@ -205,7 +217,7 @@ class SignalStudy:
 
     def factor(self, normalization: Normalization) -> Floats:
         """c/u of each example: w(T)/Z with Z such that all coefficients sum to 1."""
-        weights = sequence_weights(self.size, normalization)
+        weights = sequence_weights(self.example_lengths, normalization)
         total = float(weights @ self.size)
         return weights / total if total > 0 else weights
 
@@ -247,11 +259,11 @@ class SignalStudy:
         codes, names = self.codes("task")
         tasks = codes if len(names) > 1 else None
         if trained.height == 0:  # no answer is trained: what is trained stands for it, without a prompt
-            return ready(Lengths(self.ids, self.size, self.column("count"), None, tasks, self.cut))
+            return ready(Lengths(self.ids, self.example_lengths, self.column("count"), None, tasks, self.cut))
         at = np.searchsorted(self.ids, trained["example"].to_numpy())
         prompts = trained["prompt"].to_numpy() if "prompts" in self.base.columns else None
         columns = (trained["count"].cast(pl.Float64).to_numpy(), prompts, None if tasks is None else tasks[at])
-        return ready(Lengths(self.ids[at], self.size[at], *columns, trained["is_cut"].to_numpy()))
+        return ready(Lengths(self.ids[at], self.example_lengths[at], *columns, trained["is_cut"].to_numpy()))
 
     def example_sums(self, groups: NDArray[np.int64], count: int, views: tuple[View, ...], level: str) -> GroupSums:
         """Sums of (1, trained tokens, signal of each view) by a group of examples."""

@@ -73,7 +73,7 @@ class GradientStudy:
     @property
     def size(self) -> Floats:
         """T of each."""
-        return self.study.size[self.rows]
+        return self.study.example_lengths[self.rows]
 
     def norms(self, view: View | None = None) -> Floats:
         """Norm of each example's gradient under a loss and a normalization, by default the trained ones."""

@@ -47,7 +47,8 @@ class AnalysisOptions:
         micro_batch: Sequences of one micro-batch: adds the token mean of micro-batches to the comparison.
         level: Level at which shares are reported, S0, S1 or S2.
         policy: What the user wants each token, example or task to weigh; None states no wish.
-        role_weights: Weights by role that replace the data's (a what-if), 0 for one not named; None keeps the data's.
+        role_weights: Weights by role that multiply the data's, as in training (a what-if), 0 for one not named. None
+            keeps the data's.
         group_by: What to break down by: task, language, source, where the data has more than one of them.
         signal: ``"table"`` measures no gradient of parameters; ``"grad"`` adds the norms of some examples' gradients,
             ``"additive"`` also their shares of the update.

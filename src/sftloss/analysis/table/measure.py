@@ -95,8 +95,8 @@ def measure(
         batch: Groups examples into batches, say ``partial(sftloss.data.batches, ...)``; it must hand on the
             very examples it got, and group equal streams equally.
         settings: How to run.
-        by_role: Weights by role that replace the data's where an objective compares the trained tokens of whole
-            sequences. They are then part of what the table is of.
+        by_role: Weights by role, where an objective compares the trained tokens of whole sequences. They are then part
+            of what the table is of.
 
     Returns:
         The table, complete as far as this process is concerned.
@@ -238,7 +238,7 @@ class _Run:
 def _example_row(example: Example, number: int, digest: int, counts: tuple[int, int]) -> dict[str, Any]:
     place, length, prompts = example.origin, example.input_ids.numel(), list(example.prompts)
     where = (number, place.path, place.row, place.line, example.task, example.language, example.source)
-    sizes = (length, int(example.roles[0]), *counts, example.truncated)
+    sizes = (length, int(example.roles[0]), *counts, example.truncated, example.row_weight)
     return dict(zip(EXAMPLE_SCHEMA, (*where, *sizes, prompts, digest), strict=True))
 
 
@@ -249,7 +249,7 @@ def _digest(example: Example) -> int:
         hashed.update(tensor.cpu().contiguous().numpy().tobytes())
         hashed.update(b"|")
     place = (example.origin.row, example.origin.line)
-    hashed.update(repr((*place, example.task, example.language, example.source)).encode())
+    hashed.update(repr((*place, example.task, example.language, example.source, example.row_weight)).encode())
     return int.from_bytes(hashed.digest(), "big")
 
 

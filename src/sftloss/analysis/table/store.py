@@ -25,7 +25,7 @@ from sftloss.errors import ConfigError, DataError, mention
 from sftloss.files import file_digest, write_atomic
 from sftloss.statistics import FIELDS, TokenStats
 
-SCHEMA_VERSION = "2.3"
+SCHEMA_VERSION = "2.4"
 MANIFEST = "manifest.json"
 _LOG = logging.getLogger("sftloss.analysis")
 _PART = re.compile(r"\.?(tokens|examples)-(\d{5})-(\d{6})\.parquet(\.\w+\.tmp)?")
@@ -43,6 +43,7 @@ EXAMPLE_SCHEMA: dict[str, Any] = {
     "n_targets": pl.Int32,
     "n_nonfinite": pl.Int32,
     "truncated": pl.Int32,
+    "row_weight": pl.Float64,
     "prompts": pl.List(pl.Int64),
     "digest": pl.UInt64,
 }

@@ -13,6 +13,7 @@ from torch import Tensor
 from sftloss.data.examples import Batch
 from sftloss.decoder import Decoder
 from sftloss.objectives import sequence_values_of
+from sftloss.roles import RESPONSE
 from sftloss.statistics import (
     FIELDS,
     IGNORED,
@@ -39,7 +40,8 @@ def batch_tokens(
     ``l2 * hidden_norm`` is the norm of the token's gradient in the head's weight, up to the head's constant scale, and
     an upper bound of it under a softcap. Without a readable head there is no ``hidden_norm``. ``end_logprob`` is the
     log-probability of a token that ends a turn anywhere in the same example, NaN where none does. Weights `by_role`
-    replace the data's where an objective compares the trained tokens of whole sequences; the column ``weight`` stays.
+    decide what is trained where an objective compares the trained tokens of whole sequences; the column ``weight`` is
+    the data's.
     """
     is_target = batch.targets != IGNORED
     targets = batch.targets[is_target]
@@ -75,7 +77,10 @@ def target_statistics(
     """Statistics, signals, norms of the hidden states where they can be read, and the logits of `ends`."""
     inputs = (batch.input_ids, batch.position_ids, batch.attention_mask)
     targets = batch.targets[is_target]
-    weights = (batch.weights if by_role is None else role_weights(batch.roles, by_role))[is_target]
+    weights = batch.weights[is_target]
+    if by_role is not None:
+        roles = batch.roles[is_target]
+        weights = torch.where((weights == 0) & (roles == RESPONSE), 0.0, role_weights(roles, by_role))
     segments = batch.segments[is_target]
     if decoder.head is None:
         rows = decoder.logits(*inputs)

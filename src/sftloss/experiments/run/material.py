@@ -205,6 +205,7 @@ def _sizes(rows: EncodedRows, recipe: Recipe) -> Iterator[float]:
     data, collate, loss = data_of(plain, None, rows.examples)[0], Collator(0), loss_of(plain)
     for begin in range(0, len(data), _AT_ONCE):
         inputs = collate([data[i] for i in range(begin, min(begin + _AT_ONCE, len(data)))])
+        inputs.pop("example_weights", None)  # the weights of whole rows, which T leaves out
         yield from read_tokens(loss, inputs).weights.view(inputs["segments"].shape).sum(1).tolist()
 
 

@@ -154,15 +154,21 @@ def lay_columns(
 def inputs_of(batch: Batch) -> dict[str, Any]:
     """A batch of :mod:`sftloss.data` as keyword arguments of an attached model.
 
-    Its targets are aligned already, so they come as `shift_labels`; its weights say what is trained.
+    Its targets are aligned already, so they come as `shift_labels`; its weights say what is trained. Weights of whole
+    rows come as `example_weights`, which T does not count.
     """
+    of_rows = torch.tensor([example.row_weight for example in batch.examples])
+    weights = {"token_weights": batch.weights}
+    if bool((of_rows != 1).any()):
+        at = of_rows[batch.segments.clamp(min=0)]
+        weights = {"token_weights": batch.weights / at, "example_weights": at}
     names = [[str(batch.examples[i].origin) for i in sorted(set(row.tolist()) - {-1})] for row in batch.segments]
     return {
         "input_ids": batch.input_ids,
         "position_ids": batch.position_ids,
         **({} if batch.attention_mask is None else {"attention_mask": batch.attention_mask}),
         "shift_labels": batch.targets,
-        "token_weights": batch.weights,
+        **weights,
         "roles": torch.where(batch.segments >= 0, batch.roles.long(), -1),
         "segments": batch.segments,
         **batch.extras,

@@ -170,7 +170,7 @@ def _policy(study: SignalStudy) -> Evidence | None:
     wanted = study.options.policy
     if wanted is None or wanted == "per-task":
         return None if wanted is None else _task_policy(study)
-    reason, level = cannot_tell(study.size), study.options.level
+    reason, level = cannot_tell(study.example_lengths), study.options.level
     law = Estimate(math.nan, reason=reason) if reason else length_law(study, study.view, level)
     verdict = decide(law, TARGETS[wanted])
     if verdict == "insufficient data":

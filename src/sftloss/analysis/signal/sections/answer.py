@@ -91,7 +91,7 @@ def _parts(study: SignalStudy) -> list[_Part]:
     def shares(sums: Floats) -> Floats:
         return sums / np.where(total > 0, total, 1.0)
 
-    order = np.lexsort((study.ids, study.size))
+    order = np.lexsort((study.ids, study.example_lengths))
     order = order[study.size[order] > 0]
     half = shares(per_example[order[: len(order) // 2]].sum(axis=0))
     parts = [_Part("the shorter half of the examples", "Length", half)]
@@ -248,7 +248,7 @@ def _about_length(study: SignalStudy) -> Iterator[Advice]:
             because = f"the predicted mean is {of.words('tokens')}, the data has {number(of.data)}"
             bound = Estimate(of.whole, of.interval)
             yield Advice(wish, then, because, bound, _at_the_bound, fixes.alpha(normalization.alpha))
-    if not cannot_tell(study.size):
+    if not cannot_tell(study.example_lengths):
         yield from _equal_signal(study)
 
 

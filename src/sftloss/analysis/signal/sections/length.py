@@ -33,7 +33,11 @@ def length_law(study: SignalStudy, view: View, level: str) -> Estimate:
     return study.once(
         ("elasticity", view, level),
         lambda: numbers.elasticity(
-            study.size, study.signal(view, level), study.units, replicates=options.replicates, seed=options.seed
+            study.example_lengths,
+            study.signal(view, level),
+            study.units,
+            replicates=options.replicates,
+            seed=options.seed,
         ),
     )
 
@@ -42,7 +46,7 @@ def length_misfit(study: SignalStudy, view: View, level: str) -> float:
     """Share of a view's signal that its elasticity puts at the wrong lengths; NaN where there is none."""
     return study.once(
         ("misfit", view, level),
-        lambda: numbers.misfit(study.size, study.signal(view, level), length_law(study, view, level).value),
+        lambda: numbers.misfit(study.example_lengths, study.signal(view, level), length_law(study, view, level).value),
     )
 
 
@@ -82,7 +86,7 @@ def appendix_section(study: SignalStudy) -> Section:
 
 
 def _lead(study: SignalStudy) -> str:
-    level, reason = study.options.level, numbers.cannot_tell(study.size)
+    level, reason = study.options.level, numbers.cannot_tell(study.example_lengths)
     if reason:
         return f"This data cannot tell how signal depends on length: {reason}."
     bad = [view for view in study.views if is_bad_fit(study, view, level)]
@@ -124,8 +128,8 @@ _NUMBER_COLUMNS = (
 def _numbers_table(study: SignalStudy, level: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
     trained = study.size > 0
-    size = study.size[trained]
-    difficulty = study.column(f"loss:{study.objective}")[trained] / size
+    size = study.example_lengths[trained]
+    difficulty = (study.column(f"loss:{study.objective}") / study.size)[trained]
     codes, names = study.codes("task")
     tasks = codes[trained] if len(names) > 1 else None
     for view in study.views:
@@ -142,7 +146,7 @@ def _numbers_table(study: SignalStudy, level: str) -> Table:
 
 def _deciles(study: SignalStudy, level: str) -> tuple[Table, Chart]:
     trained = study.size > 0
-    codes, bins = numbers.quantile_bins(study.size[trained])
+    codes, bins = numbers.quantile_bins(study.example_lengths[trained])
     every = np.full(len(trained), len(bins))
     every[trained] = codes
     names = [number(a) if a == b else f"{number(a)} to {number(b)}" for a, b in bins] + ["untrained"]
@@ -158,7 +162,7 @@ def _deciles(study: SignalStudy, level: str) -> tuple[Table, Chart]:
 
 def _curves(study: SignalStudy, level: str) -> Chart:
     trained = study.size > 0
-    size = study.size[trained]
+    size = study.example_lengths[trained]
     x, y = numbers.concentration_curve(size, size)
     lines = [
         Series("equal for every example", (0.0, 1.0), (0.0, 1.0), is_reference=True),
@@ -186,7 +190,7 @@ def _curves(study: SignalStudy, level: str) -> Chart:
 
 def _correlations(study: SignalStudy) -> str:
     trained = study.size > 0
-    size, total = study.size[trained], study.column(f"loss:{study.objective}")[trained]
+    size, total = study.example_lengths[trained], study.column(f"loss:{study.objective}")[trained]
     summed, mean = numbers.pearson(size, total).r, numbers.pearson(size, total / size).r
     return (
         f"Over examples, length correlates {index(summed)} with the summed loss and {index(mean)} with the mean "
