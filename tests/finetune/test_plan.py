@@ -89,6 +89,9 @@ def test_text_marked_as_wrong_is_trained_by_a_loss_that_reads_the_marks_or_refus
                 plan(Recipe(model="demo", data=str(data), loss=loss, normalizer=normalizer))
     recipe = Recipe(model="demo", data=str(data), loss="unlikelihood(alpha=0.5) + 0.01 * z_loss")
     assert plan(recipe).counts["examples"] == 2
+    data.write_text(json.dumps(rows[0]))
+    with pytest.raises(ConfigError, match="unlikelihood reads which text is wrong, and no row marks any"):
+        plan(Recipe(model="demo", data=str(data), loss="unlikelihood"))
 
 
 def test_doremi_reads_stored_values_of_a_reference() -> None:

@@ -137,7 +137,6 @@ def test_a_module_that_the_user_names_is_read(here: Path, text: str, normal: str
             "'own_losses:gated(1)' gives a value without its name; write own_losses:gated(gamma=...)",
         ),
         ("own_losses:gated(steps=1.5)", "own_losses:gated(steps=...) takes a whole number, got '1.5'."),
-        ("own_losses:gated(kind='a:b')", "character ':'"),
         ("own_losses[gated]", "character '['"),
         ("own_losses.gated", "is no part of an expression"),
         ("own_losses:", "character ':'"),
@@ -184,6 +183,12 @@ def test_commands_refuse_an_objective_that_reads_the_batch_in_one_sentence() -> 
     with pytest.raises(ConfigError, match="which sftloss train and sftloss compare make of the rows, and this command"):
         read_objectives(["unlikelihood"])
     assert loss_of(Recipe(loss="unlikelihood")).extras == ("is_negative",)
+    with pytest.raises(ConfigError, match="the folder that sftloss reference --top-k 20 writes"):
+        read_objectives(["kl_anchor + dft"])
+    with pytest.raises(ConfigError, match="the folders that sftloss reference and sftloss reference --name old write"):
+        read_objectives(["token_cleaning"])
+    with pytest.raises(ConfigError, match="z_loss is a term to add, and no loss to train on alone; write 'cross_entr"):
+        loss_of(Recipe(loss="z_loss"))
 
 
 def test_a_name_without_a_colon_imports_no_module(here: Path) -> None:

@@ -197,14 +197,19 @@ def check_vocabulary(config: Any, *parts: DataSet | None) -> None:
 def check_marks(loss: Loss, *parts: DataSet | None) -> None:
     """Refuse rows with text marked as wrong where the loss would train it as right, or divide by weights below zero.
 
+    A loss that reads marks is refused where no row has any.
+
     Raises:
         ConfigError: If there is one.
     """
     reads_marks, others = "is_negative" in loss.extras, losses_without(loss.function, "is_negative")
-    if not (others if reads_marks else loss.normalizer == "weights"):
+    if not (reads_marks or loss.normalizer == "weights"):
         return
     marked = [e for part in parts if part is not None for e in part.examples if bool((e.weights < 0).any())]
-    if not marked:
+    if not marked and reads_marks:
+        problem = f"{loss.objective} reads which text is wrong, and no row marks any"
+        raise ConfigError(problem, option="loss", cure='give wrong answers "is_negative": true in the data')
+    if not marked or (reads_marks and not others):
         return
     rows = f"{counted(len(marked), 'row')} {agreeing(len(marked), 'have')} text marked as wrong"
     rows += f", the first at {marked[0].origin}"

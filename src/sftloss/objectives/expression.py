@@ -26,6 +26,7 @@ _EXAMPLE = "Write e.g. 'cross_entropy + 1e-4 * z_loss' or 'focal(gamma=2)'."
 _FOREIGN = re.compile(r"[^A-Za-z0-9_ +\-*/().,='\"]")
 _Key = tuple[str, tuple[tuple[str, HyperValue], ...]]
 _Sum = dict[_Key | None, float]  # coefficients of terms; a number alone has the key None
+_PRESET = re.compile(r"(prompt-weight|think)=[\d.]+")
 _QUOTED = r"""('[^']*'|"[^"]*")"""  # passed over where paths and brackets are looked for
 _PATH = re.compile(_QUOTED + r"|\b([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")
 _BRACKETED = re.compile(_QUOTED + r"|\[([\w.]+)\]")
@@ -95,6 +96,8 @@ def _parse(text: str) -> ast.expr:
     text = " ".join(text.split())
     if not text:
         raise ValueError(f"objective: the expression is empty. {_EXAMPLE}")
+    if _PRESET.fullmatch(text):
+        raise ValueError(f"objective: {shortened(text)} is a weight of roles; write --preset {text}, beside any loss.")
     # a quoted word may hold any printable character but a backslash, which would be an escape
     bare = _PATH.sub(lambda match: _blank(match[1]) if match[1] else match[0].replace(":", "."), text)
     foreign = _FOREIGN.search(bare)

@@ -15,8 +15,22 @@ from sftloss.errors import mention
 from sftloss.objectives.record import OBJECTIVES, ObjectiveRecord, are_stored, objective_record
 from sftloss.registry import function_named, plug_ins
 from sftloss.statistics import TokenStats, from_logits
+from sftloss.words import listed
 
 HyperValue = float | str | bool | None
+
+KNOWN_AS = {
+    **dict.fromkeys(("ce", "nll", "sft"), "cross_entropy"),
+    "asft": "dft + 0.05 * kl_anchor",
+    "confidence_penalty": "cross_entropy + 0.1 * entropy_bonus",
+    "mae": "2 * gce(q=1)",
+    "nce": "normalized_ce",
+    "ntl": "number_token",
+    "sce": "symmetric_ce",
+    "slm": "rho_1",
+    **{name: f"--preset {name}, beside any loss" for name in ("wit", "instruction_modelling")},
+}
+"""Other names under which objectives and weights are known, in lower case, and what to write."""
 
 OBJECTIVE_GROUP = "sftloss.objectives"
 """The entry points by which installed packages add objectives."""
@@ -128,6 +142,8 @@ def objective_function(name: str) -> Callable[..., Tensor]:
     try:
         return function_named(name, OBJECTIVES, OBJECTIVE_GROUP, "objective", " (see: sftloss losses)")
     except ValueError as error:
+        if spelling := KNOWN_AS.get(name.lower().replace("-", "_")):
+            raise ValueError(f"objective: {name!r} is written {spelling}.") from None
         raise ValueError(f"objective: {error}") from error.__cause__
 
 
@@ -158,12 +174,17 @@ def with_known_extras(objective: ObjectiveSum, *, has_reference: bool, trains: b
         trains: Whether the command trains, and so makes batch tensors of the rows.
 
     Raises:
-        ValueError: If it reads batch tensors that the command does not have.
+        ValueError: If it reads batch tensors that the command does not have, or is to be trained and has no loss.
     """
-    records = [record for record in _records([objective]) if record.extras]
+    every = list(_records([objective]))
+    if trains and all(record.is_term for record in every):
+        raise ValueError(
+            f"objective: {objective} is a term to add, and no loss to train on alone; write {every[0].examples[0]!r}."
+        )
+    records = [record for record in every if record.extras]
     stored = [record for record in records if are_stored(record.extras)]
     others = [record for record in records if record not in stored and not (trains and record.made)]
-    reads = f"objective: {objective} reads {' and '.join(extras_of(objective))} of each token"
+    reads = f"objective: {objective} reads {listed(extras_of(objective))} of each token"
     if any(not record.made for record in others):
         raise ValueError(
             f"{reads}, which no command computes yet; train in Python with sftloss.Loss and put it into the batches."
@@ -173,8 +194,18 @@ def with_known_extras(objective: ObjectiveSum, *, has_reference: bool, trains: b
             f"{reads}, which sftloss train and sftloss compare make of the rows, and this command does not."
         )
     if stored and not has_reference:
-        raise ValueError(f"{reads}; give {mention('reference')}, the folder that sftloss reference writes.")
+        raise ValueError(f"{reads}; give {mention('reference')}, {_folders(stored_extras_of(objective))}.")
     return objective
+
+
+def _folders(extras: Collection[str]) -> str:
+    """Return which folders hold these values of a reference model, and the options by which they are written."""
+    options = []
+    for model, name in (("reference", ""), ("old", " --name old")):
+        if own := [extra for extra in extras if extra.startswith(f"{model}_")]:
+            top = " --top-k 20" if any("candidate" in extra for extra in own) else ""
+            options.append(f"sftloss reference{name}{top}")
+    return f"the folder that {options[0]} writes" if len(options) == 1 else f"the folders that {listed(options)} write"
 
 
 def plug_in_names() -> tuple[str, ...]:
