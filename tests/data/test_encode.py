@@ -494,3 +494,17 @@ def test_a_cure_names_the_first_words_that_the_template_writes_otherwise():
     template = CHATML.replace("m.content", "m.content | replace('colour', 'color')")
     with pytest.raises(RowError, match="as the template does, in message 2 'color here' in place of 'colour here'"):
         encode(conversation("a", "the colour here"), tokenizer_of("chatml"), template=template)
+
+
+@pytest.mark.parametrize("weight", [-1.0, 1.0])
+def test_an_answer_marked_as_wrong_is_trained_text_that_a_template_must_not_lose(weight):
+    """Only an untrained answer may lose words: what is marked as wrong trains too, towards a lower probability."""
+    messages = (
+        Message("user", "q"),
+        Message("assistant", "a b c", weight),
+        Message("user", "r"),
+        Message("assistant", "d"),
+    )
+    template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content[:1] }}{% endfor %}"
+    with pytest.raises(RowError, match="a part of a trained answer"):
+        encode(Record(HERE, messages=messages), tokenizer_of("chatml"), template=template)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftloss.data import BadRow, Origin
+from sftloss.data import BadRow, Origin, read_records
 from sftloss.data.formats.record import COLUMN_ROLES, FORMATS, Shape, to_record
 from sftloss.data.formats.weights import MESSAGE_WEIGHTS, ROW_WEIGHTS, TOKEN_WEIGHTS
 
@@ -154,3 +154,12 @@ def test_any_row_becomes_a_record_or_has_a_reason(row, forced):
         return
     assert name in FORMATS
     assert sum(payload is not None for payload in (record.messages, record.text, record.tokens)) == 1
+
+
+@pytest.mark.parametrize("name", ["prompt", "response"])
+@pytest.mark.parametrize("value", [["x"], ("x", "y"), [1]])
+def test_a_list_of_texts_in_place_of_a_text_names_its_column(name, value):
+    records = read_records([{"prompt": "a", "response": "b", name: value}], on_error="count")
+    assert not list(records)
+    detail = records.account.reasons.details["non-string-content"]
+    assert detail.startswith(f"{name} is {value!r}; write one text")

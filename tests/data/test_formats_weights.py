@@ -208,3 +208,9 @@ def test_positions_of_one_padded_sequence_are_not_packing():
     """Left padding repeats a position before it counts."""
     for positions in ([0, 0, 1, 2], [1, 1, 0, 1], [0, 1, 2, 3]):
         assert record_of({"input_ids": [5, 6, 7, 8], "position_ids": positions}).tokens["input_ids"] == [5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("marks", [[True], [False, False, True]])
+def test_marks_of_another_number_than_tokens_are_named_as_marks(marks):
+    fault = fault_of({"input_ids": [5, 6], "weights": [1, 1], "is_negative": marks})
+    assert str(fault).startswith(f"DATA018 bad-tokens: is_negative has {len(marks)} entries, input_ids 2")

@@ -230,3 +230,11 @@ def test_a_dataset_at_hand_drops_the_nulls_that_arrow_filled_in():
     records = read_records(datasets.Dataset.from_list(rows))
     arguments = [record.messages[1].tool_calls[0]["function"]["arguments"] for record in records]
     assert arguments == [{"a": "1"}, {"b": 2}]
+
+
+def test_an_empty_cell_is_an_empty_answer_and_no_unknown_column(tmp_path):
+    (tmp_path / "rows.csv").write_text("prompt,response,task\na,b,\nc,,x\n", encoding="utf-8")
+    records = read_records(tmp_path / "rows.csv", columns={"task": "task"})
+    (record,) = records
+    assert record.task is None and records.account.refused == {"empty-answer": 1}
+    assert not records.account.unseen_columns

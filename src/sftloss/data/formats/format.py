@@ -126,7 +126,9 @@ def as_text(value: Any, name: str) -> str:
 
 def required(row: RawRow, name: str) -> Any:
     """The value of a column; BadRow where the row has none."""
-    if row.get(name) is None:
+    if name in row and row[name] is None:
+        raise BadRow("empty-answer", f"{name} is empty; remove the row")
+    if name not in row:
         raise BadRow("unknown-shape", f"no {name}; {way_out(row)}")
     return row[name]
 

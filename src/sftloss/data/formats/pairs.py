@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from sftloss.data.examples import Message
 from sftloss.data.formats.format import Format, RawRow, as_text, required, way_out
 from sftloss.data.formats.messages import chat_of
 from sftloss.data.formats.turns import turns
-from sftloss.data.reasons import BadRow
+from sftloss.data.reasons import BadRow, excerpt
 
 PROMPTS = ("instruction", "prompt", "question", "query", "problem", "input")
 RESPONSES = ("completion", "response", "output", "solution", "answer")
@@ -43,7 +44,12 @@ def _text(value: Any, name: str) -> str:
 
 
 def _listed(value: Any, name: str) -> list[Message] | None:
-    return turns(value, name) if isinstance(value, list | tuple) else None
+    if not isinstance(value, list | tuple):
+        return None
+    if value and not any(isinstance(one, Mapping) for one in value):
+        problem = f"{name} is {excerpt(value, 40)}; write one text, or a list of messages with role and content"
+        raise BadRow("non-string-content", problem)
+    return turns(value, name)
 
 
 def _history(value: Any) -> list[Message]:

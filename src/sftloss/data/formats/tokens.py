@@ -28,7 +28,9 @@ def tokens(row: RawRow) -> dict[str, list[Any]]:
     weights = _weights(row)
     if row.get(NEGATIVE) is not None:
         marks = [is_marked(mark, f"token {i}") for i, mark in enumerate(_listed(row[NEGATIVE], NEGATIVE))]
-        weights = [-w if mark else w for w, mark in zip(weights or [1.0] * len(ids), marks, strict=False)]
+        weights = [1.0] * len(ids) if weights is None else weights
+        _check_size(NEGATIVE, marks, len(weights))
+        weights = [-w if mark else w for w, mark in zip(weights, marks, strict=True)]
     if weights is not None:
         columns["weights"] = weights
     if row.get("roles") is not None:
@@ -36,8 +38,7 @@ def tokens(row: RawRow) -> dict[str, list[Any]]:
         if not all(isinstance(code, int) and 0 <= code < len(ROLES) for code in columns["roles"]):
             raise BadRow("bad-tokens", f"roles must be names or codes of {', '.join(ROLES)}")
     for name, column in columns.items():
-        if len(column) != len(ids):
-            raise BadRow("bad-tokens", f"{name} has {len(column)} entries, input_ids {len(ids)}; make them equal")
+        _check_size(name, column, len(ids))
     columns = _without_padding(row, columns)
     if not columns["input_ids"]:
         raise BadRow("empty-answer", "input_ids is empty; remove the row")
@@ -47,6 +48,11 @@ def tokens(row: RawRow) -> dict[str, list[Any]]:
 
 
 _LARGEST = 2**31 - 1
+
+
+def _check_size(name: str, column: list[Any], size: int) -> None:
+    if len(column) != size:
+        raise BadRow("bad-tokens", f"{name} has {len(column)} entries, input_ids {size}; make them equal")
 
 
 def _listed(value: Any, name: str) -> list[Any]:
@@ -89,11 +95,7 @@ def _without_padding(row: RawRow, columns: dict[str, list[Any]]) -> dict[str, li
     kinds = {repr(entry) for entry in mask}
     if not kinds <= {"0", "1", "False", "True", "0.0", "1.0"}:
         raise BadRow("bad-tokens", "attention_mask holds more than 0 and 1; give one unpacked sequence a row")
-    if len(mask) != len(columns["input_ids"]):
-        raise BadRow(
-            "bad-tokens",
-            f"attention_mask has {len(mask)} entries, input_ids {len(columns['input_ids'])}; make them equal",
-        )
+    _check_size("attention_mask", mask, len(columns["input_ids"]))
     if all(mask):
         return columns
     return {name: [entry for entry, kept in zip(column, mask, strict=True) if kept] for name, column in columns.items()}

@@ -1,4 +1,4 @@
-"""CSV and TSV files as raw rows: the first line names the columns, and an empty cell is an absent one."""
+"""CSV and TSV files as raw rows: the first line names the columns, and an empty cell is null."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _row(names: list[str], cells: list[str]) -> dict[str, Any] | BadRow:
     if len(cells) != len(names):
         detail = f"the row has {len(cells)} cells and the first line {len(names)}; quote cells that hold the delimiter"
         return BadRow("unknown-shape", detail)
-    return {name: _value(name, cell) for name, cell in zip(names, cells, strict=True) if cell}
+    return {name: _value(name, cell) if cell else None for name, cell in zip(names, cells, strict=True)}
 
 
 def _value(name: str, cell: str) -> Any:

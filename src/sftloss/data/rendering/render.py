@@ -153,7 +153,7 @@ def _name(tool: Mapping[str, Any]) -> str:
 
 
 def _is_trained(message: Message) -> bool:
-    return message.weight > 0 if message.weight is not None else message.role == "assistant"
+    return message.weight != 0 if message.weight is not None else message.role == "assistant"
 
 
 def _is_answer(messages: Sequence[Message], span: Span) -> bool:
