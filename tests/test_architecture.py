@@ -69,12 +69,41 @@ def test_help_loads_neither_torch_nor_transformers():
 
 
 @pytest.mark.slow
-def test_before_the_first_batch_an_analysis_loads_little_beside_the_model():
+@pytest.mark.parametrize(
+    ("model", "ours", "others"),
+    [
+        (
+            "transformers.models.llama.modeling_llama, transformers.models.auto.modeling_auto",
+            "sftloss.cli.app, sftloss.pipeline.analyze, sftloss.analysis.table.tokens",
+            {"polars", "_polars_runtime_32"},
+        ),
+        ("transformers.trainer", "sftloss.cli.app, sftloss.finetune, sftloss.finetune.callbacks", set()),
+    ],
+    ids=["analyze", "train"],
+)
+def test_before_the_first_batch_little_is_loaded_beside_the_model(model, ours, others):
     """transformers loads about 3000 modules for a Llama, which takes seconds; ours are a tenth of that."""
-    model = "import transformers.models.llama.modeling_llama, transformers.models.auto.modeling_auto"
-    ours = "import sftloss.cli.app, sftloss.pipeline.analyze, sftloss.analysis.table.tokens"
-    new = loaded_by(ours) - loaded_by(model) - set(sys.stdlib_module_names)
-    assert new <= {"sftloss", "polars", "_polars_runtime_32", "jaxtyping", "typer", "annotated_doc", "shellingham"}
+    new = loaded_by(f"import {ours}") - loaded_by(f"import {model}") - set(sys.stdlib_module_names)
+    assert new <= {"sftloss", "jaxtyping", "typer", "annotated_doc", "shellingham", *others}
+
+
+_STOPPED = """
+import sftloss.analysis.table.measure as measure
+from sftloss.cli.app import app
+class FirstBatch(BaseException): pass
+def stop(*_): raise FirstBatch
+measure.batch_tokens = stop
+try: app(["analyze", "--model", "demo", "--data", "demo", "--output", {folder!r}, "--quiet"])
+except FirstBatch: print("stopped")
+"""
+
+
+@pytest.mark.slow
+def test_an_analysis_reaches_its_first_batch_without_what_only_other_work_needs(tmp_path):
+    loaded = modules_of(_STOPPED.format(folder=str(tmp_path / "out")))
+    assert "transformers.models.llama.modeling_llama" in loaded
+    others = {"peft", "datasets", "pandas", "sklearn", "matplotlib", "torchvision", "rich", "pyarrow"}
+    assert not loaded & {*others, "scipy.stats", "transformers.trainer", "torch._inductor.compile_fx"}
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -95,3 +95,9 @@ def test_the_garbage_collector_runs_again_after_a_pause_unless_the_caller_had_st
             pass
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+def test_after_a_pause_the_new_objects_are_old_ones_for_the_collector():
+    with without_collecting():
+        new = [[] for _ in range(100_000)]
+    assert len(new) == 100_000 and gc.get_count()[0] < 10_000 and gc.get_freeze_count() == 0

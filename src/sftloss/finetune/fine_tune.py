@@ -22,6 +22,7 @@ from sftloss.finetune.setup import check_packages, model_and_tokenizer, training
 from sftloss.finetune.task_weights import read_choice, reads_stored, weighted
 from sftloss.finetune.trainer import Work, trainer_class
 from sftloss.finetune.watch import Groups
+from sftloss.models import without_collecting
 from sftloss.objectives import objective as read_objective
 from sftloss.objectives import stored_extras_of, with_known_extras
 from sftloss.ranks import launched_as
@@ -153,6 +154,7 @@ def references_of(
     return references
 
 
+@without_collecting()
 def _trainer(work: Work, model: Any, tokenizer: Any, checkpoint: Path | None, callbacks: Sequence[Any]) -> Any:
     from transformers import PrinterCallback
 

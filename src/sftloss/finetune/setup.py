@@ -13,11 +13,13 @@ from sftloss.decoder import load_model
 from sftloss.decoder.loading import first_line
 from sftloss.errors import ConfigError, ModelError, mention
 from sftloss.finetune.recipe import Lora, Recipe
+from sftloss.models import without_collecting
 
 # the package that transformers imports for a tracker, where the names differ
 _PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "azure_ml": ("azureml",), "dagshub": ("dagshub",)}
 
 
+@without_collecting()
 def model_and_tokenizer(recipe: Recipe, model: Any, tokenizer: Any) -> tuple[Any, Any]:
     """Return the model and tokenizer passed in, else those that the recipe names; with adapters where it asks for them.
 

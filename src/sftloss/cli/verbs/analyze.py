@@ -88,8 +88,8 @@ def analyze(options: AnalyzeOptions, verbosity: Verbosity) -> int:
         from sftloss.pipeline import Run, analyze, check, take_part
         from sftloss.ranks import device_of_rank, launched_as
 
+        question = _question(options)
     shard, losses = launched_as(), options.losses.loss
-    question = _question(options)
     shown = verbosity if shard.rank == 0 else replace(verbosity, quiet=True)
     with progress_bar("measuring", shown, "tokens") as progress:
         run = Run(
