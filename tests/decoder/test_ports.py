@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import sftloss
-from sftloss.decoder import PlainPort, is_rounded_on_cpu, open_decoder, port_of, ports, register_port
+from sftloss.decoder import PlainPort, load_model, open_decoder, port_of, ports, register_port, with_fast_dtype
 from sftloss.errors import ModelError
+from sftloss.finetune import Lora, Recipe
+from sftloss.finetune.setup import loaded
 from sftloss.training import Loss, attach, attachment_of, collate_rows, detach
 
 VOCAB = 61
@@ -148,8 +151,31 @@ def test_plain_module_is_analysed(registered: None) -> None:
     assert sftloss.analyze(model, tokenizer, rows).document.sections
 
 
-def test_sixteen_bits_on_a_processor_are_the_slow_case() -> None:
-    model = torch.nn.Linear(2, 2)
-    assert not is_rounded_on_cpu(model)
-    assert is_rounded_on_cpu(model.bfloat16())
-    assert not is_rounded_on_cpu(model.to("meta"))
+@pytest.mark.parametrize(
+    ("dtype", "device", "instructions", "memory", "expected"),
+    [
+        (torch.bfloat16, "cpu", {}, 2**30, torch.float32),
+        (torch.float16, "cpu", {"amx_bf16": True}, 2**30, torch.float32),
+        (torch.bfloat16, "cpu", {"amx_bf16": True}, 2**30, torch.bfloat16),
+        (torch.bfloat16, "cpu", {}, 47, torch.bfloat16),  # six numbers in float32 take 24 bytes
+        (torch.bfloat16, "cuda", {}, 2**30, torch.bfloat16),
+        (torch.float64, "cpu", {}, 2**30, torch.float64),
+    ],
+)
+def test_sixteen_bits_become_float32_where_a_processor_is_slower_in_them(
+    monkeypatch, dtype, device, instructions, memory, expected
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    monkeypatch.setattr("sftloss.decoder.loading._memory", lambda: memory)
+    assert with_fast_dtype(torch.nn.Linear(2, 2).to(dtype), device).weight.dtype == expected
+
+
+def test_a_checkpoint_in_bfloat16_is_loaded_for_the_device_that_computes(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    model, tokenizer = load_model("demo", dtype="bfloat16")
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    dtypes = [load_model(tmp_path, **how)[0].dtype for how in ({}, {"computes_on": "cuda"}, {"dtype": "bfloat16"})]
+    assert dtypes == [torch.float32, torch.bfloat16, torch.bfloat16]
+    recipe = Recipe(model=str(tmp_path), data="demo", lora=Lora(), device="cpu")
+    assert loaded(recipe)[0].dtype == torch.float32

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sftloss.decoder.decoder import Decoder, open_decoder
-from sftloss.decoder.loading import is_rounded_on_cpu, load_model
+from sftloss.decoder.loading import load_model, with_fast_dtype
 from sftloss.decoder.port import HeadForm, LossOutput, ModelPass, ModelPort, PlainPort
 from sftloss.decoder.ports import port_of, register_port
 
@@ -14,9 +14,9 @@ __all__ = [
     "ModelPass",
     "ModelPort",
     "PlainPort",
-    "is_rounded_on_cpu",
     "load_model",
     "open_decoder",
     "port_of",
     "register_port",
+    "with_fast_dtype",
 ]

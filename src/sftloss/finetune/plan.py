@@ -12,11 +12,11 @@ import torch
 
 from sftloss.data import Example
 from sftloss.data.tokenizer import characters, load_tokenizer
-from sftloss.decoder.loading import as_model_error, check_layers
+from sftloss.decoder.loading import as_model_error, check_layers, with_fast_dtype
 from sftloss.document import TokenStrip
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet, check_marks, check_vocabulary, rows_accounts
-from sftloss.finetune.setup import check_packages, dtype_of, model_name, with_adapters
+from sftloss.finetune.setup import check_packages, computes_on, dtype_of, model_name, with_adapters
 from sftloss.finetune.task_weights import weighted
 from sftloss.models import model_folder
 from sftloss.roles import ROLES
@@ -121,6 +121,8 @@ def _outline(recipe: Recipe) -> tuple[Any, Any]:
         dtype = dtype if isinstance(dtype, torch.dtype) else getattr(config, "dtype", None) or torch.float32
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            if recipe.dtype == "auto":
+                model = with_fast_dtype(model, computes_on(recipe))
             if recipe.lora is not None:
                 model = with_adapters(model, recipe.lora, recipe.seed)
         return model, load_tokenizer(recipe.tokenizer or name, revision=revision)

@@ -84,7 +84,8 @@ class Recipe:
         optimizer: A value of `transformers.TrainingArguments.optim`.
         seed: Seed of the row order, the held-out rows, new adapters and dropout.
         dtype: Dtype of the parameters. ``"auto"`` is float32 where all are trained (bfloat16 loses updates
-            smaller than 0.4% of a weight), the checkpoint's own where they are frozen under adapters.
+            smaller than 0.4% of a weight). Where they are frozen under adapters it is the checkpoint's own, but also
+            float32 on a processor that computes faster in it.
         autocast: Dtype for automatic mixed precision, ``"bfloat16"`` or ``"float16"``; None computes in `dtype`.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` (or ``"gpu"``) or ``"mps"``; each process of a launcher has its own.
         gradient_checkpointing: Whether activations are computed again in the backward pass, to save memory.

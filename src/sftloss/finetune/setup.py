@@ -28,14 +28,33 @@ def model_and_tokenizer(recipe: Recipe, model: Any, tokenizer: Any) -> tuple[Any
         ModelError: If one cannot be loaded.
     """
     if model is None:
-        model, loaded = load_model(
-            model_name(recipe), dtype=dtype_of(recipe), tokenizer=recipe.tokenizer, revision=recipe.revision
-        )
-        tokenizer = tokenizer or loaded
+        model, own = loaded(recipe)
+        tokenizer = tokenizer or own
     elif recipe.dtype != "auto":
         model = model.to(getattr(torch, recipe.dtype))
     tokenizer = tokenizer or load_tokenizer(recipe.tokenizer or model_name(recipe), revision=recipe.revision)
     return (model if recipe.lora is None else with_adapters(model, recipe.lora, recipe.seed)), tokenizer
+
+
+def loaded(recipe: Recipe) -> tuple[Any, Any]:
+    """The recipe's model, in the dtype of a training on its device, and the tokenizer.
+
+    Raises:
+        ConfigError: If the recipe names no model.
+        ModelError: If one cannot be loaded.
+    """
+    return load_model(
+        model_name(recipe),
+        dtype=dtype_of(recipe),
+        computes_on=computes_on(recipe),
+        tokenizer=recipe.tokenizer,
+        revision=recipe.revision,
+    )
+
+
+def computes_on(recipe: Recipe) -> str:
+    """The type of the device that trains, to which the Trainer moves the model: ``cpu``, or another."""
+    return "cpu" if _is_cpu(recipe.device) else "cuda"
 
 
 def model_name(recipe: Recipe) -> str:

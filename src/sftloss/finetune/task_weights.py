@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sftloss.decoder import load_model
 from sftloss.errors import ConfigError, mention
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet
-from sftloss.finetune.setup import dtype_of
+from sftloss.finetune.setup import loaded
 from sftloss.tasks import MultiTaskLoss, Rules, strategy_named
 from sftloss.training import Loss, TaskWeighting
 from sftloss.training.tasks.weighting import REFERENCE
@@ -128,7 +127,7 @@ def weighted(loss: Loss, recipe: Recipe, data: DataSet) -> Loss:
     weighting, reference = MultiTaskLoss(names, strategy, rules=choice.rules), None
     if strategy.needs == "excess":
         if choice.reference is not None:
-            reference = load_model(choice.reference, dtype=dtype_of(recipe))[0]
+            reference = loaded(replace(recipe, model=choice.reference, tokenizer=None, revision=None))[0]
         elif reads_stored(recipe):
             loss = replace(loss, extras=(*loss.extras, REFERENCE))
         else:

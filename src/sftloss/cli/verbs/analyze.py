@@ -41,7 +41,7 @@ class AnalyzeOptions:
     )  # fmt: skip
     signal: str = option(
         "table", "What is measured beside the table: grad adds the gradient norm of some examples, additive also their "
-        "shares of the update. On a CPU both compute in float32 unless --dtype is given.", panel=LOSS,
+        "shares of the update.", panel=LOSS,
         choices=("table", "grad", "additive"),
     )  # fmt: skip
     signal_examples: int = option(
@@ -83,8 +83,8 @@ def analyze(options: AnalyzeOptions, verbosity: Verbosity) -> int:
     Under torchrun the processes share the work, and rank 0 prints the report.
     """
     with without_collecting():
-        from sftloss.cli.show import conclude, print_note, progress_bar
-        from sftloss.decoder import is_rounded_on_cpu, load_model
+        from sftloss.cli.show import conclude, progress_bar
+        from sftloss.decoder import load_model
         from sftloss.pipeline import Run, analyze, check, take_part
         from sftloss.ranks import device_of_rank, launched_as
 
@@ -107,9 +107,6 @@ def analyze(options: AnalyzeOptions, verbosity: Verbosity) -> int:
         name, device = options.model, device_of_rank(options.device.device)
         dtype, own, revision = options.device.dtype, name.tokenizer, name.revision
         model, tokenizer = load_model(name.model, device=device, dtype=dtype, tokenizer=own, revision=revision)
-        if options.signal != "table" and dtype == "auto" and is_rounded_on_cpu(model):
-            print_note("analyze: the model is computed in float32, which is faster here; --dtype decides.", shown)
-            model.float()
         if shard.rank != 0:
             take_part(model, tokenizer, options.data.data, losses=losses, question=question, run=run)
             return 0

@@ -110,7 +110,8 @@ class CompareOptions:
     data_seed: int = option(0, "Seed of the generated examples.", panel=DATA, minimum=0)
     training: TrainingOptions = part(_OF_MODEL, help=_HELP)
     dtype: str = option(
-        "auto", "Dtype of the parameters; auto is float32 where all of them are trained.", panel=TRAINING,
+        "auto", "Dtype of the parameters; auto is the checkpoint's, or float32 where all of them are trained and on a "
+        "CPU that computes faster in it.", panel=TRAINING,
         choices=("auto", "float32", "bfloat16", "float16", "float64"),
     )  # fmt: skip
     points: int = option(6, "Number of points of each learning curve.", panel=EVALUATION, minimum=1)

@@ -17,7 +17,6 @@ from sftloss.data.demo import demo_tokenizer
 from sftloss.data.overlap import overlap_findings
 from sftloss.data.tasks import MULTITASK, study_rows
 from sftloss.data.tokenizer import load_tokenizer, pad_id_of
-from sftloss.decoder import load_model
 from sftloss.document import Finding
 from sftloss.errors import ConfigError
 from sftloss.experiments.experiment import Experiment
@@ -25,7 +24,7 @@ from sftloss.experiments.run.results import RowGroups
 from sftloss.finetune import Recipe
 from sftloss.finetune.fine_tune import data_of, loss_of
 from sftloss.finetune.rows import Collator, DataSet, hold_out
-from sftloss.finetune.setup import dtype_of, model_name
+from sftloss.finetune.setup import loaded
 from sftloss.objectives import stored_extras_of
 from sftloss.pipeline.question import read_objectives
 from sftloss.reference import open_references
@@ -217,9 +216,7 @@ def start(experiment: Experiment, seed: int) -> tuple[Any, Any]:
     """
     recipe = experiment.recipe
     if not experiment.is_scratch:
-        return load_model(
-            model_name(recipe), dtype=dtype_of(recipe), tokenizer=recipe.tokenizer, revision=recipe.revision
-        )
+        return loaded(recipe)
     tokenizer = demo_tokenizer() if recipe.tokenizer is None else load_tokenizer(recipe.tokenizer)
     return _llama(experiment, tokenizer, seed), tokenizer
 
