@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+_ROUNDING = 1e-6  # of squared norms that were computed in float32
+
 
 @dataclass(frozen=True)
 class NoiseScale:
@@ -60,4 +62,5 @@ def noise_scale(norms: ArrayLike, whole: float) -> NoiseScale:
         raise ValueError(f"noise_scale: norms must be finite and at least 0, norm {at} is {values.flat[at]:g}.")
     # an example's part is g / N of its own gradient g, where all count alike
     of_one, of_all = float(np.mean(values**2)) * count**2, whole**2
-    return NoiseScale((count * of_all - of_one) / (count - 1), (of_one - of_all) / (1 - 1 / count))
+    noise = of_one - of_all if of_one - of_all > _ROUNDING * of_one else 0.0
+    return NoiseScale((count * of_all - of_one) / (count - 1), noise / (1 - 1 / count))

@@ -127,8 +127,8 @@ def _not_finite(study: SignalStudy) -> Evidence | None:
     if not bad.any():
         return None
     share, spread = share_of(study, bad, study.column("count") + bad)
-    tokens = counted(int(bad.sum()), "trained token")
-    sentence = f"{tokens} ({percent(share)} of all) have a NaN or infinite loss or gradient."
+    tokens, have = counted(int(bad.sum()), "trained token"), agreeing(int(bad.sum()), "have")
+    sentence = f"{tokens} ({percent(share)} of all) {have} a NaN or infinite loss or gradient."
     return Evidence(sentence, share, spread, "share of trained tokens", rows_where(study, bad > 0))
 
 

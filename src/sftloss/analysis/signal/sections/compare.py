@@ -17,7 +17,7 @@ from sftloss.analysis.signal.views import LEVELS, View
 from sftloss.document import Column, Section, Table, TokenStrip
 from sftloss.numbers import Estimate, kish_ess, top_share
 from sftloss.roles import ROLES
-from sftloss.words import counted, percent
+from sftloss.words import agreeing, counted, percent
 
 Decode = Callable[[Sequence[int]], Sequence[str]]
 
@@ -108,7 +108,8 @@ def influential_section(study: SignalStudy) -> Section:
         for i, origin in zip(top, study.origins(top), strict=True)
     )
     lead = (
-        f"The {counted(len(top), 'example')} with the most signal have {percent(float(share[top].sum()))} of it and "
+        f"The {counted(len(top), 'example')} with the most signal {agreeing(len(top), 'have')} "
+        f"{percent(float(share[top].sum()))} of it and "
         f"{percent(float(tokens[top].sum() / max(tokens.sum(), 1)))} of the tokens."
     )
     chart = forest(
@@ -139,7 +140,10 @@ def strips_section(study: SignalStudy, decode: Decode | None) -> Section:
             strips.append(_strip(study, parts[one].slice(start, shown), title, decode))
     trained = int(((study.size > 0) | (study.column("nonfinite") > 0)).sum())
     which = "All" if trained == len(study.size) else f"{trained:,} of"
-    lead = f"{which} {counted(len(study.size), 'example')} train at least one token. These are some of them."
+    lead = (
+        f"{which} {counted(len(study.size), 'example')} {agreeing(trained, 'train at least one token')}. These are "
+        "some of them."
+    )
     notes = ("The first token of an example is never predicted, so it is not shown.",)
     return Section("tokens", "What is trained", lead, LEVELS["S1"], strips=tuple(strips), notes=notes)
 

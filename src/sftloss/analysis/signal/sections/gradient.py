@@ -27,7 +27,7 @@ from sftloss.analysis.signal.sections.update import (
 from sftloss.analysis.signal.views import View
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
 from sftloss.numbers import Codes
-from sftloss.words import counted, index, number, percent
+from sftloss.words import agreeing, counted, index, listed, number, percent
 
 LEVEL = "S3 parameter gradient: the norm of the gradient of an example's part of the loss, in all trained weights"
 _TEXT = 160  # characters of an example that are shown
@@ -76,7 +76,7 @@ def _lead(study: GradientStudy) -> str:
     order = np.argsort(-norms, kind="stable")
     top = max(1, len(norms) // 10)
     sentences = [
-        f"The {counted(top, 'example')} with the largest gradients have "
+        f"The {counted(top, 'example')} with the largest gradients {agreeing(top, 'have')} "
         f"{percent(float(norms[order[:top]].sum() / norms.sum()))} of the sum of norms under {view}."
     ]
     if law.is_defined:
@@ -88,8 +88,12 @@ def _lead(study: GradientStudy) -> str:
             sentences.append("The gradient noise scale was not measured, because a gradient is not finite.")
         elif np.isinf(scale):
             sentences.append(f"The gradient noise scale is larger than {counted(len(norms), 'example')} can measure.")
+        elif scale == 0:
+            sentences.append("The gradient noise scale is 0, because all examples have the same gradient.")
         else:
-            sentences.append(f"The gradient noise scale is {number(scale)} examples: a step of more gains little.")
+            sentences.append(
+                f"The gradient noise scale is {number(scale)} examples: a step of more examples gains little."
+            )
     return " ".join(sentences)
 
 
@@ -125,7 +129,9 @@ def _numbers_table(study: GradientStudy) -> Table:
         shares_of = (numbers.kish_ess(norms) / len(norms), numbers.top_share(norms, 0.1))
         values = map(cell, (rank, partial, concentration, *shares_of, study.noise_scale(view)))
         rows.append((_name(study, view), *estimate_cells(study.law(view)), *values))
-    return without_empty(Table("gradient-numbers", "Gradient norm and length", columns, tuple(rows)))
+    unbounded = [_name(study, view) for view in study.study.ways if np.isinf(study.noise_scale(view))]
+    note = f"Larger than these examples can measure: the noise scale of {listed(unbounded)}." if unbounded else ""
+    return without_empty(Table("gradient-numbers", "Gradient norm and length", columns, tuple(rows), note))
 
 
 def _deciles(study: GradientStudy) -> tuple[Table, Shares]:
