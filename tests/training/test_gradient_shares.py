@@ -15,10 +15,10 @@ from sftloss.loss import weighted_loss
 from sftloss.numbers import noise_scale
 from sftloss.training import Loss, collate_rows
 from sftloss.training.gradients import shares as module
-from sftloss.training.gradients.cosines import group_cosines
-from sftloss.training.gradients.direction import gradient_of, inner_product, update_of
-from sftloss.training.gradients.per_example import attached, per_example_gradients, question_of
-from sftloss.training.gradients.shares import AdditiveShares, additive_shares, as_one_step
+from sftloss.training.gradients.cosines import cosines_between
+from sftloss.training.gradients.direction import Update, gradient_of, inner_product, update_of
+from sftloss.training.gradients.per_example import attached, example_gradients, per_example_gradients, question_of
+from sftloss.training.gradients.shares import AdditiveShares, additive_shares, as_one_step, finite_step
 
 pytest.importorskip("transformers")
 pytestmark = [
@@ -69,6 +69,14 @@ def test_shares_are_those_of_the_examples_gradients(method: str, optimizer: str,
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(p.grad is None for p in model.parameters())
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_finite_step_changes_the_loss_little_where_the_gradient_is_steep() -> None:
+    """On SmolLM2 a step of 2e-4 of the weights' norm raised the loss by nats, and the shares were wrong."""
+    model = torch.nn.ParameterDict({"a": torch.ones(4)})
+    steep, flat = ({"a": torch.full((4,), size)} for size in (50.0, 1e-3))
+    assert finite_step(model, Update(steep, steep), mass=0.5) * 4 * 50.0**2 == pytest.approx(0.04 * 0.5)
+    assert finite_step(model, Update(flat, flat), mass=0.5) == pytest.approx(2e-4 * 2 / 2e-3)
 
 
 def test_shares_of_a_model_in_training_mode_are_without_dropout(monkeypatch: Any) -> None:
@@ -179,6 +187,7 @@ def test_noise_scale_is_that_of_the_examples_covariance() -> None:
     count = len(ROWS)
     assert scale.noise == pytest.approx(float((count * vectors[0] / count - vectors[1]) * count / (count - 1)))
     assert scale.signal == pytest.approx(vectors[1] - scale.noise / count)
+    assert noise_scale([0.25 + 1e-9] * 4, 1.0).examples == 0  # equal rows, up to float32
     with pytest.raises(ValueError, match="at least two examples"):
         noise_scale([1.0], 1.0)
     for wrong in (-1.0, float("nan")):
@@ -188,16 +197,35 @@ def test_noise_scale_is_that_of_the_examples_covariance() -> None:
             noise_scale([1.0, 1.0], wrong)
 
 
-def test_cosines_of_groups_and_the_whole_gradient() -> None:
+def test_cosines_between_gradients() -> None:
     model = model_of("gpt2")
     with attached(model, LOSS) as attachment:
-        steps = as_one_step(attachment, BATCHES, LOSS)
-        names, cosines, whole = group_cosines(attachment, {"a": steps[:1], "b": steps[1:], "c": steps[:1]}, LOSS)
-        parts = [gradient_of(attachment, [batch], LOSS) for batch in steps]
+        parts = [gradient_of(attachment, [batch], LOSS) for batch in as_one_step(attachment, BATCHES, LOSS)]
     expected = inner_product(*parts) / (inner_product(parts[0], parts[0]) * inner_product(parts[1], parts[1])) ** 0.5
-    assert names == ["a", "b", "c"]
+    cosines = cosines_between([*parts, parts[0]])
     assert float(cosines[0, 1]) == pytest.approx(expected) and float(cosines[0, 2]) == pytest.approx(1)
-    assert all(torch.allclose(whole[name], 2 * parts[0][name] + parts[1][name]) for name in whole)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "untied llama", "bias", "mixtral", "adapters"])
+def test_one_pass_gives_the_norms_and_the_gradient_of_all(kind: str) -> None:
+    """Also of weights that hooks cannot follow, and of adapters on the head, whose factors are no parameters."""
+    model = model_of({"untied llama": "llama", "bias": "phi", "adapters": "llama"}.get(kind, kind))
+    if kind == "gpt2":
+        model = model_of("gpt2", tie_word_embeddings=True)
+    if kind == "adapters":
+        peft = pytest.importorskip("peft")
+        config = peft.LoraConfig(target_modules=["q_proj", "lm_head"], r=2, init_lora_weights=False)
+        model = peft.get_peft_model(model, config)
+    with attached(model, LOSS) as attachment:
+        (batch,) = as_one_step(attachment, BATCHES[:1], LOSS)
+        question = question_of(attachment, batch, LOSS)
+        gradients, whole = example_gradients(attachment, question, has_whole=True)
+        expected = gradient_of(attachment, [batch], LOSS)
+        alone = example_gradients(attachment, question)[0]
+    assert torch.allclose(gradients.norms, alone.norms, rtol=1e-12)
+    assert whole.keys() == expected.keys() and all(p.grad is None for p in model.parameters())
+    for name, gradient in expected.items():
+        assert torch.allclose(whole[name], gradient, rtol=1e-9, atol=1e-14), name
 
 
 def test_one_batch_or_one_without_labels_is_a_sentence() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sftloss.pipeline.run import Run
+from sftloss.words import percent
 
 if TYPE_CHECKING:
     from sftloss.analysis.signal.frames import SignalStudy
@@ -23,7 +23,8 @@ NORMS, SHARES = "gradients-norms.jsonl", "gradients-shares.jsonl"
 """The files beside the table: what a run measured before it was killed is read again."""
 
 _MOST_GROUPS = 8  # tasks or languages whose gradients are compared; each takes the memory of the trained weights
-_UPDATES = {"sgd": "plain gradient descent", "adam": "Adam's first step, which has no moments yet"}
+_ROUGH = 0.05  # of the sum of the shares
+_UPDATES = {"sgd": "plain gradient descent", "adam": "Adam's first step"}
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,20 @@ class GradientSource:
 
         The model is given back as it was.
         """
+        import torch
+
         from sftloss.analysis.signal.gradients import MeasuredGradients
-        from sftloss.training.gradients.per_example import attached
+        from sftloss.training.gradients.per_example import attached, refuse_sharded
 
         chosen = _subset(study)
         was_training = self.model.training
         self.model.eval()
+        refuse_sharded(self.model)
         try:
-            with attached(self.model, self._loss(study.objective, study)) as attachment:
-                examples, coverage = self._norms(chosen, study)
+            with attached(self.model, self._loss(study.objective, study)) as attachment, torch.enable_grad():
                 if study.options.signal != "additive":
-                    return MeasuredGradients(examples, coverage)
-                return self._with_shares(attachment, study, chosen, MeasuredGradients(examples, coverage))
+                    return MeasuredGradients(*self._norms(attachment, study, chosen, {}))
+                return self._with_shares(attachment, study, chosen)
         finally:
             self.model.train(was_training)
 
@@ -75,8 +78,8 @@ class GradientSource:
         roles = None if study.options.role_weights is None else dict(study.options.role_weights)
         return Loss(self.objectives[name], roles=roles, normalizer=1.0, is_checked=False)
 
-    def _batches(self, chosen: Iterable[int]) -> Iterator[tuple[Batch, list[int]]]:
-        """Batches of examples of similar length, with their numbers in the data."""
+    def _batches(self, chosen: Iterable[int], cell_of: Mapping[int, Any]) -> Iterator[tuple[Batch, list[int]]]:
+        """Batches of examples of one cell and of similar length, with their numbers in the data."""
         from sftloss.data import batches
         from sftloss.data.tokenizer import pad_id_of
 
@@ -84,51 +87,71 @@ class GradientSource:
         if missing := set(numbers) - self._picked.keys():  # they are few, and reading all of the data takes time
             self._picked.update((n, example) for n, example in enumerate(self.examples) if n in missing)
         number_of = {id(self._picked[number]): number for number in numbers}
-        examples = [self._picked[number] for number in numbers]
-        for batch in batches(examples, pad_id=pad_id_of(self.tokenizer), tokens_per_batch=self.run.tokens_per_batch):
-            yield self.lay(batch), [number_of[id(example)] for example in batch.examples]
+        for cell in dict.fromkeys(map(cell_of.get, numbers)):
+            examples = [self._picked[number] for number in numbers if cell_of.get(number) == cell]
+            for batch in batches(
+                examples, pad_id=pad_id_of(self.tokenizer), tokens_per_batch=self.run.tokens_per_batch
+            ):
+                yield self.lay(batch), [number_of[id(example)] for example in batch.examples]
 
-    def _norms(self, chosen: list[int], study: SignalStudy) -> tuple[Any, str]:
-        """A frame with the norm of each example under each loss; each batch is written as soon as it is done."""
+    def _norms(
+        self, attachment: Attachment, study: SignalStudy, chosen: list[int], sums: Mapping[str, _Sums]
+    ) -> tuple[Any, str]:
+        """A frame with the norm of each example under each loss; each batch is written as soon as it is done.
+
+        The same passes add up the gradients of the losses in `sums`.
+        """
         import polars as pl
 
-        from sftloss.training import per_example_gradients
+        from sftloss.training.gradients.per_example import example_gradients, question_of
 
         file = _Lines(self.table / NORMS, {"roles": study.options.role_weights})
         known = {(entry["loss"], int(entry["example"])): entry for entry in file.entries}
+        factor = study.factor(study.options.normalization)
         for name in study.objectives:
-            loss = self._loss(name, study)
+            loss, total = self._loss(name, study), sums.get(name)
             missing = [number for number in chosen if (name, number) not in known]
-            for batch, numbers in self._counted(missing):
-                gradients = per_example_gradients(self.model, inputs_by_role(batch, study), loss)
-                coverage = str(gradients.coverage)
+            inputs = self._inputs(missing if total is None else chosen, study, {} if total is None else total.cell_of)
+            for batch, numbers in inputs:
+                question, new = question_of(attachment, batch, loss), {n for n in numbers if (name, n) not in known}
+                measured, gradient = example_gradients(
+                    attachment, question, has_loop=bool(new), has_whole=total is not None
+                )
+                norms = measured.norms.cpu().numpy() / factor[np.searchsorted(study.ids, numbers)]
+                coverage = str(measured.coverage)
                 entries = [
                     {"loss": name, "example": number, "norm": norm, "coverage": coverage}
-                    for number, norm in zip(numbers, gradients.norms.tolist(), strict=True)
+                    for number, norm in zip(numbers, norms.tolist(), strict=True)
+                    if number in new
                 ]
                 file.add(entries)
                 known |= {(name, int(entry["example"])): entry for entry in entries}
+                if total is not None:
+                    total.add(gradient, numbers[0])
+            if total is not None:
+                total.finish(is_held=name == study.objective)
         columns = {f"norm:{name}": [known[name, number]["norm"] for number in chosen] for name in study.objectives}
         return pl.DataFrame({"example": chosen, **columns}), known[study.objective, chosen[-1]]["coverage"]
 
-    def _counted(self, chosen: list[int]) -> Iterator[tuple[Batch, list[int]]]:
+    def _counted(
+        self, chosen: Iterable[int], cell_of: Mapping[int, Any] | None = None
+    ) -> Iterator[tuple[Batch, list[int]]]:
         """As :meth:`_batches`, with progress."""
         done, total = 0, 0
-        for batch, numbers in self._batches(chosen):
+        for batch, numbers in self._batches(chosen, cell_of or {}):
             total = total or sum(self._picked[number].input_ids.numel() for number in chosen)
             yield batch, numbers
             done += sum(example.input_ids.numel() for example in batch.examples)
             if self.run.progress is not None:
                 self.run.progress(done, total)
 
-    def _with_shares(
-        self, attachment: Attachment, study: SignalStudy, chosen: list[int], measured: MeasuredGradients
-    ) -> MeasuredGradients:
-        """Add shares of the update under the trained normalization, and cosines between groups."""
+    def _with_shares(self, attachment: Attachment, study: SignalStudy, chosen: list[int]) -> MeasuredGradients:
+        """Norms, shares of the update under the trained normalization, and cosines between groups."""
         import polars as pl
 
-        from sftloss.analysis.signal.gradients import Cosines
+        from sftloss.analysis.signal.gradients import Cosines, MeasuredGradients
         from sftloss.training.gradients.direction import update_of
+        from sftloss.training.gradients.shares import finite_step
 
         optimizer, normalization = study.options.optimizer, study.options.normalization.name
         rest = {"objective": study.objective, "roles": study.options.role_weights, "examples": chosen}
@@ -136,16 +159,26 @@ class GradientSource:
         whole = next((entry for entry in file.entries if "decrease" in entry), None)
         products = {int(entry["example"]): entry for entry in file.entries if "products" in entry}
         missing = [number for number in chosen if number not in products]
-        if whole is None or missing:
-            gradient, cosines = self._whole(attachment, study, chosen)
-            update = update_of(self.model, gradient, optimizer)
+        sums: dict[str, _Sums] = {}
+        if whole is None or missing:  # the same batches where only shares are missing, so that no bit differs
+            sums = {study.objective: _Sums(_groups(study, chosen))}
+        if whole is None:
+            sums |= {name: _Sums({}) for name in study.objectives if name != study.objective}
+        examples, coverage = self._norms(attachment, study, chosen, sums)
+        if sums:
+            trained = sums[study.objective]
+            update = update_of(self.model, trained.whole, optimizer)
             if whole is None:
-                sizes = self._sizes(attachment, study, chosen, gradient)
-                whole = {"decrease": update.decrease, "cosines": cosines, "norms": sizes}
+                sizes = {name: one.size for name, one in sums.items()}
+                whole = {"decrease": update.decrease, "cosines": trained.cosines, "norms": sizes}
                 file.add([whole])
-            for entries in self._products(attachment, study, missing, update):
+            coefficients = study.factor(study.options.normalization) * study.size
+            mass = float(coefficients[np.searchsorted(study.ids, chosen)].sum())
+            step = finite_step(self.model, update, mass)
+            for entries in self._products(attachment, study, missing, update.direction, step):
                 file.add(entries)
                 products |= {int(entry["example"]): entry for entry in entries}
+        assert whole is not None
         tokens = pl.DataFrame(
             {
                 "example": [number for number in chosen for _ in products[number]["positions"]],
@@ -159,69 +192,32 @@ class GradientSource:
         methods = " and ".join(sorted({one["method"] for one in products.values()}))
         error = abs(total - whole["decrease"]) / (abs(whole["decrease"]) or 1.0)
         how = (
-            f"Shares of an update by {_UPDATES[optimizer]} under {study.current}, by {methods}; their sum is within "
-            f"{error:.1e} of the gradient's own."
+            f"Shares of an update by {_UPDATES[optimizer]} under {study.current}, by {methods}. Their sum differs by "
+            f"{percent(error)} from what the gradient itself gives."
         )
+        if error > _ROUGH:
+            how += " The shares are rough; --dtype float32 or float64 computes them better."
         by_example = tokens.group_by("example").agg(pl.col("share").sum())
-        return replace(
-            measured,
-            examples=measured.examples.join(by_example, on="example", how="left"),
-            tokens=tokens,
-            update=how,
-            wholes=whole["norms"],
-            cosines=tuple(
-                Cosines(column, tuple(names), tuple(map(tuple, values))) for column, names, values in whole["cosines"]
-            ),
-        )
-
-    def _whole(
-        self, attachment: Attachment, study: SignalStudy, chosen: list[int]
-    ) -> tuple[Mapping[str, Any], list[Any]]:
-        """The gradient of the subset, and cosines between the groups whose gradients it is the sum of."""
-        from sftloss.training.gradients.cosines import group_cosines
-        from sftloss.training.gradients.direction import gradient_of
-
-        loss, inputs = self._loss(study.objective, study), partial(self._inputs, study=study)
-        cosines: list[Any] = []
-        whole: Mapping[str, Any] = {}
-        for column in ("task", "language"):
-            codes, names = study.codes(column)
-            of = {number: names[codes[np.searchsorted(study.ids, number)]] for number in chosen}
-            groups = {name: [number for number in chosen if of[number] == name] for name in names}
-            groups = {name: mine for name, mine in groups.items() if mine}
-            if 1 < len(groups) <= _MOST_GROUPS:
-                batches = {name: (one for one, _ in inputs(mine)) for name, mine in groups.items()}
-                labels, values, whole = group_cosines(attachment, batches, loss)
-                cosines.append([column, labels, values.tolist()])
-        return whole or gradient_of(attachment, (one for one, _ in inputs(chosen)), loss), cosines
-
-    def _sizes(
-        self, attachment: Attachment, study: SignalStudy, chosen: list[int], whole: Mapping[str, Any]
-    ) -> dict[str, float]:
-        """Norm of the subset's gradient under each loss; the trained one's is known."""
-        from sftloss.training.gradients.direction import gradient_of, inner_product
-
-        sizes = {}
-        for name in study.objectives:
-            if name != study.objective:
-                batches = (one for one, _ in self._inputs(chosen, study=study))
-                gradient: Mapping[str, Any] = gradient_of(attachment, batches, self._loss(name, study))
-            else:
-                gradient = whole
-            sizes[name] = inner_product(gradient, gradient) ** 0.5
-        return sizes
+        cosines = [Cosines(name, tuple(names), tuple(map(tuple, values))) for name, names, values in whole["cosines"]]
+        examples = examples.join(by_example, on="example", how="left")
+        return MeasuredGradients(examples, coverage, how, whole["norms"], tuple(cosines), tokens)
 
     def _products(
-        self, attachment: Attachment, study: SignalStudy, chosen: list[int], update: Any
+        self,
+        attachment: Attachment,
+        study: SignalStudy,
+        chosen: list[int],
+        direction: Mapping[str, Any],
+        step: float,
     ) -> Iterator[list[dict[str, Any]]]:
         """By batch, for each example <g_t, u> of its trained tokens and their places."""
         from sftloss.training.gradients.per_example import question_of
         from sftloss.training.gradients.shares import token_slopes
 
         loss = self._loss(study.objective, study)
-        for batch, numbers in self._inputs(chosen, study=study):
+        for batch, numbers in self._inputs(chosen, study, {}):
             question = question_of(attachment, batch, loss)
-            slopes, method = token_slopes(attachment, question, update.direction)
+            slopes, method = token_slopes(attachment, question, direction, step, is_fast=True)
             positions = batch["position_ids"].reshape(-1) + 1  # of the token that is predicted there
             entries = []
             for index, number in enumerate(numbers):
@@ -232,12 +228,14 @@ class GradientSource:
                 )
             yield entries
 
-    def _inputs(self, chosen: list[int], *, study: SignalStudy) -> Iterator[tuple[dict[str, Any], list[int]]]:
+    def _inputs(
+        self, chosen: list[int], study: SignalStudy, cell_of: Mapping[int, Any]
+    ) -> Iterator[tuple[dict[str, Any], list[int]]]:
         """Batches as the model takes them, weighted by the trained normalization."""
         import torch
 
         factor = study.factor(study.options.normalization)
-        for batch, numbers in self._counted(chosen):
+        for batch, numbers in self._counted(chosen, cell_of):
             weights = torch.from_numpy(factor[np.searchsorted(study.ids, numbers)])[:, None]
             inputs = inputs_by_role(batch, study)
             of_rows = inputs.get("example_weights", torch.ones_like(batch.weights))
@@ -262,6 +260,55 @@ def _subset(study: SignalStudy) -> list[int]:
     count = min(len(trained), study.options.signal_examples)
     places = np.linspace(0, len(trained) - 1, count).round().astype(np.int64)
     return [int(one) for one in trained[np.unique(places)]]
+
+
+def _groups(study: SignalStudy, chosen: list[int]) -> dict[str, dict[int, str]]:
+    """By column, the group of each example, where there are several and not too many."""
+    out = {}
+    for column in ("task", "language"):
+        codes, names = study.codes(column)
+        of = {number: names[codes[np.searchsorted(study.ids, number)]] for number in chosen}
+        if 1 < len(set(of.values())) <= _MOST_GROUPS:
+            out[column] = of
+    return out
+
+
+class _Sums:
+    """The gradient of the subset under one loss, and of each group of its examples.
+
+    Attributes:
+        cell_of: By example, its group in every column; a batch has examples of one cell only.
+        whole: The gradient by name of the parameter.
+        size: Its norm.
+        cosines: For each column its name, the names of its groups, and the cosines between their gradients.
+    """
+
+    def __init__(self, groups: Mapping[str, Mapping[int, str]]) -> None:
+        self.groups, self.whole, self.size = groups, {}, 0.0  # type: Any, dict[str, Any], float
+        self.cell_of = {
+            number: tuple(of[number] for of in groups.values()) for number in next(iter(groups.values()), {})
+        }
+        self.cosines: list[Any] = []
+        self._by_group: dict[str, dict[str, dict[str, Any]]] = {column: {} for column in groups}
+
+    def add(self, gradient: Mapping[str, Any], number: int) -> None:
+        """Add the gradient of a batch with this example."""
+        from sftloss.training.gradients.direction import add_gradient
+
+        mine = [self._by_group[column].setdefault(of[number], {}) for column, of in self.groups.items()]
+        for total in [self.whole, *mine]:
+            add_gradient(total, gradient)
+
+    def finish(self, *, is_held: bool) -> None:
+        """Compute the norm and the cosines, and forget what they were computed from, except a gradient that is held."""
+        from sftloss.training.gradients.cosines import cosines_between
+        from sftloss.training.gradients.direction import inner_product
+
+        self.size = inner_product(self.whole, self.whole) ** 0.5
+        for column, of in self._by_group.items():
+            names = sorted(of)
+            self.cosines.append([column, names, cosines_between([of[name] for name in names]).tolist()])
+        self._by_group, self.whole = {}, self.whole if is_held else {}
 
 
 class _Lines:

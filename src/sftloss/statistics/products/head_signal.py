@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,12 +44,14 @@ class HeadSignal:
             ``"low_rank"``.
         rows: Of a tied head, the gradient of its row at each token's input by that token's own example,
             ``(tokens, hidden)``; None otherwise.
+        whole: Gradients of the head's weight, bias and low-rank factor over all examples; None where not wanted.
     """
 
     losses: Tensor
     hidden: Tensor
     squares: Mapping[str, Tensor]
     rows: Tensor | None
+    whole: Sequence[Tensor | None]
 
 
 @not_traced
@@ -63,27 +65,29 @@ def head_signal(
     *,
     wanted: Collection[str],
     extras: Mapping[str, Tensor] | None = None,
+    has_whole: bool = False,
 ) -> HeadSignal:
-    """Backward pass of the fused loss with squared norms in place of the head's gradient; logits are never held.
+    """Backward pass of the fused loss with squared norms of the head's gradients by example; logits are never held.
 
     Args:
         hidden, head, targets, coefficients, objective, extras: As in :func:`sftloss.weighted_loss`.
         owners: The example of each token.
         wanted: Tensors of the head whose squares are made: ``"weight"``, ``"bias"``, ``"low_rank"``.
+        has_whole: Whether the gradients over all examples are made too, of each tensor that requires one.
     """
     extras, hidden = extras or {}, hidden.detach()
     fields = tuple(sorted(read_objective(objective, extras).fields))
     call = LossCall(backend_of(hidden, head), targets, coefficients, objective, extras, fields, Plan())
-    walk = _ExampleWalk(hidden, call, owners, wanted)
-    _, stats, gradients, unit = walk.run()
-    d_hidden = gradients[0]
+    walk = _ExampleWalk(hidden, call, owners, wanted, has_whole=has_whole)
+    _, stats, (d_hidden, *whole), unit = walk.run()
     assert d_hidden is not None
     with torch.no_grad():
         losses = objective(TokenStats(dict(zip(call.returned, stats, strict=True)), call.backend.vocab_size, extras))
         losses = torch.where(call.is_counted, losses.double() * coefficients, 0.0)
     squares = {name: value * unit.double().square() for name, value in walk.sums.squares.items()}
     rows = walk.sums.rows
-    return HeadSignal(losses, d_hidden * unit, squares, None if rows is None else rows * unit)
+    of_all = [None if value is None else value * unit for value in whole]
+    return HeadSignal(losses, d_hidden * unit, squares, None if rows is None else rows * unit, of_all)
 
 
 class _Run(NamedTuple):
@@ -97,7 +101,9 @@ class _Run(NamedTuple):
 class _ExampleWalk(Walk):
     """A walk whose chunks end where examples end, unless one example is larger than a chunk."""
 
-    def __init__(self, hidden: Tensor, call: LossCall, owners: Owners, wanted: Collection[str]) -> None:
+    def __init__(
+        self, hidden: Tensor, call: LossCall, owners: Owners, wanted: Collection[str], *, has_whole: bool
+    ) -> None:
         super().__init__(hidden, call, Wanted(True, False, False, False))
         example_of = self.counted.take(owners.examples).cpu()
         examples, counts = torch.unique_consecutive(example_of, return_counts=True)
@@ -107,7 +113,9 @@ class _ExampleWalk(Walk):
         self.runs = [
             _Run(*entry) for entry in zip(examples.tolist(), (stops - counts).tolist(), stops.tolist(), strict=True)
         ]
-        self.sums = self.gradients = _Squares(self, owners, wanted)
+        head = call.backend.head
+        of_all = (has_whole and x is not None and x.requires_grad for x in (head.weight, head.bias, head.low_rank))
+        self.sums = self.gradients = _Squares(self, owners, wanted, Wanted(True, *of_all))
 
     def pieces(self, step: int) -> Iterator[slice]:
         start, stop = 0, 0
@@ -129,9 +137,9 @@ class _Squares(Gradients):
     hidden states, or the inner products of both between its tokens.
     """
 
-    def __init__(self, walk: _ExampleWalk, owners: Owners, wanted: Collection[str]) -> None:
+    def __init__(self, walk: _ExampleWalk, owners: Owners, wanted: Collection[str], of_all: Wanted) -> None:
         head, hidden = walk.backend.head, walk.hidden
-        super().__init__(head, Wanted(True, False, False, False), hidden, len(walk.counted), walk.backend.dtype)
+        super().__init__(head, of_all, hidden, len(walk.counted), walk.backend.dtype)
         self.runs, self.vocab = walk.runs, head.weight.shape[0]
         columns = [columns for columns, _ in head.factors]
         reads = zip(("weight", "low_rank"), columns, strict=False)

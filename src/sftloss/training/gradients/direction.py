@@ -33,14 +33,21 @@ class Update(NamedTuple):
 def gradient_of(attachment: Attachment, batches: Iterable[Mapping[str, Any]], loss: Loss) -> dict[str, Tensor]:
     """Gradient of the batches' loss by name of the trained parameter. ``.grad`` stays as it is."""
     named = {name: p for name, p in attachment.model.named_parameters() if p.requires_grad}
-    total = {name: torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for name, p in named.items()}
+    total: dict[str, Tensor] = {}
     for batch in batches:
         value = loss_of_batch(attachment, question_of(attachment, batch, loss))
-        gradients = torch.autograd.grad(value, [*named.values()], allow_unused=True)
-        for name, gradient in zip(named, gradients, strict=True):
-            if gradient is not None:
-                total[name] += gradient
+        gradients = torch.autograd.grad(value, [*named.values()], allow_unused=True, materialize_grads=True)
+        add_gradient(total, dict(zip(named, gradients, strict=True)))
     return total
+
+
+def add_gradient(total: dict[str, Tensor], gradient: Mapping[str, Tensor]) -> None:
+    """Add a gradient to a sum that begins empty, in float32 or better."""
+    for name, value in gradient.items():
+        if name in total:
+            total[name] += value
+        else:
+            total[name] = value.to(torch.promote_types(value.dtype, torch.float32), copy=True)
 
 
 def update_of(model: nn.Module, gradient: Mapping[str, Tensor], optimizer: str | Optimizer) -> Update:

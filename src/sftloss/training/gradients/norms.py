@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -30,11 +30,19 @@ from sftloss.training.loss import Loss
 
 
 class Norms(NamedTuple):
-    """Squares of the examples' gradients, ``(examples,)`` each in float64, by layer group; and their losses."""
+    """Squares of the examples' gradients, ``(examples,)`` each in float64, by layer group; and their losses.
+
+    Attributes:
+        squares: By layer group.
+        losses: Of the examples.
+        uncovered: Names of parameters whose squares are missing.
+        whole: By name of the parameter, the gradient of all examples together, where it was wanted.
+    """
 
     squares: dict[str, Tensor]
     losses: Tensor
     uncovered: list[str]
+    whole: dict[str, Tensor] = {}
 
 
 class Question(NamedTuple):
@@ -53,10 +61,11 @@ class Question(NamedTuple):
     layout: Layout
 
 
-def norms_by_hooks(attachment: Attachment, layers: Followed, question: Question) -> Norms:
+def norms_by_hooks(attachment: Attachment, layers: Followed, question: Question, *, has_whole: bool = False) -> Norms:
     """Follow one forward and one backward pass.
 
-    The layers' weights are frozen meanwhile, so that autograd forms the gradients of activations only.
+    The weights are frozen meanwhile, so that autograd forms the gradients of activations only. With `has_whole` they
+    are not, and the pass also gives the gradient of all examples together.
     """
     capture = _Capture(layers, question)
     following = Following(capture.receive, starts_graph=True)
@@ -64,19 +73,37 @@ def norms_by_hooks(attachment: Attachment, layers: Followed, question: Question)
     batch = _with_positions(question.batch, layers)
     model = attachment.model
     modules = dict.fromkeys([*layers.layers, *_graph_starts(model)])
-    with frozen(model), following.placed(modules):
+    whole: dict[str, Tensor] = {}
+    with nullcontext() if has_whole else frozen(model), following.placed(modules):
         opened = attachment.open(batch, question.loss)
-        signal = _head_signal(opened, layers, question)
+        signal = _head_signal(opened, layers, question, has_whole=has_whole)
         scale = _scale(signal.hidden)
-        if opened.states.requires_grad:
-            capture.rows = None if signal.rows is None else signal.rows * scale
+        capture.rows = None if signal.rows is None else signal.rows * scale
+        if has_whole:
+            whole = _whole(model, opened, signal, scale)
+        elif opened.states.requires_grad:
             opened.states.backward((signal.hidden * scale).to(opened.states.dtype))
         capture.finish()
     capture.squares = {name: squares / scale**2 for name, squares in capture.squares.items()}
     for tensor, square in signal.squares.items():
         capture.add(layers.head[tensor][0], square)
     losses = question.layout.sum(signal.losses)
-    return Norms(capture.squares, losses, capture.uncovered)
+    return Norms(capture.squares, losses, capture.uncovered, whole)
+
+
+def _whole(model: nn.Module, opened: Opened, signal: HeadSignal, scale: float) -> dict[str, Tensor]:
+    """Run the backward pass, and return the gradients of all trained parameters. ``.grad`` stays as it is."""
+    head = opened.head
+    tensors = (opened.states, head.weight, head.bias, head.low_rank)
+    ends, upstream = [], []
+    for tensor, value in zip(tensors, (signal.hidden, *signal.whole), strict=True):
+        if tensor is not None and value is not None and tensor.requires_grad:
+            ends.append(tensor)
+            upstream.append((value * scale).to(tensor.dtype))
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(ends, [*named.values()], upstream, allow_unused=True, materialize_grads=True)
+    wide = (gradient.to(torch.promote_types(gradient.dtype, torch.float32)) for gradient in gradients)
+    return {name: gradient / scale for name, gradient in zip(named, wide, strict=True)}
 
 
 def _scale(gradient: Tensor) -> float:
@@ -164,7 +191,7 @@ def _graph_starts(model: nn.Module) -> list[nn.Module]:
     return [model.get_input_embeddings()]  # type: ignore[operator]
 
 
-def _head_signal(opened: Opened, layers: Followed, question: Question) -> HeadSignal:
+def _head_signal(opened: Opened, layers: Followed, question: Question, *, has_whole: bool) -> HeadSignal:
     device = opened.head.weight.device
     extras = {name: value.to(device) for name, value in opened.tokens.extras.items()}
     ids = question.batch["input_ids"].reshape(-1) if layers.tied is not None else None
@@ -177,6 +204,7 @@ def _head_signal(opened: Opened, layers: Followed, question: Question) -> HeadSi
         Owners(question.layout.examples.to(device), question.layout.count, ids),
         wanted=tuple(layers.head),
         extras=extras,
+        has_whole=has_whole,
     )
 
 

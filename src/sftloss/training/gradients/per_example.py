@@ -111,24 +111,31 @@ def per_example_gradients(
         raise ValueError(f"per_example_gradients: uncovered must be 'loop' or 'leave_out', got {uncovered!r}.")
     refuse_sharded(model)
     with attached(model, loss) as attachment, torch.enable_grad():
-        layers = followed(attachment.model, attachment.port.head_layer(attachment.model))
-        if not layers.sizes:
-            raise ValueError("per_example_gradients: no parameter of the model requires a gradient.")
         question = question_of(attachment, batch, attachment.loss if loss is None else as_loss(loss))
-        reason = _named(layers.uncovered)
-        if uncovered == "loop":
-            reason = _leave_out(layers, _verify(attachment, layers, question)) or reason
-        norms = norms_by_hooks(attachment, layers, question)
-        if norms.uncovered:
-            wrong = dict.fromkeys(norms.uncovered, f"{norms.uncovered[0]} is not read token by token")
-            if uncovered == "loop":
-                _VERIFIED[attachment.model].setdefault(tuple(layers.sizes), {}).update(wrong)
-            reason = _leave_out(layers, wrong)
-            norms = norms_by_hooks(attachment, layers, question)
-        if not layers.uncovered or uncovered == "leave_out":
-            return _result(norms, question, layers.coverage())
-        rest = norms_by_loop(attachment, question, names=layers.uncovered)
-        return _result(_together(norms, rest), question, layers.coverage(reason))
+        return example_gradients(attachment, question, has_loop=uncovered == "loop")[0]
+
+
+def example_gradients(
+    attachment: Attachment, question: Question, *, has_loop: bool = True, has_whole: bool = False
+) -> tuple[ExampleGradients, dict[str, Tensor]]:
+    """The norms of a batch, and with `has_whole` the gradient of all its examples together, from the same pass."""
+    layers = followed(attachment.model, attachment.port.head_layer(attachment.model))
+    if not layers.sizes:
+        raise ValueError("per_example_gradients: no parameter of the model requires a gradient.")
+    reason = _named(layers.uncovered)
+    if has_loop:
+        reason = _leave_out(layers, _verify(attachment, layers, question)) or reason
+    norms = norms_by_hooks(attachment, layers, question, has_whole=has_whole)
+    if norms.uncovered:
+        wrong = dict.fromkeys(norms.uncovered, f"{norms.uncovered[0]} is not read token by token")
+        if has_loop:
+            _VERIFIED[attachment.model].setdefault(tuple(layers.sizes), {}).update(wrong)
+        reason = _leave_out(layers, wrong)
+        norms = norms_by_hooks(attachment, layers, question)._replace(whole=norms.whole)
+    if not layers.uncovered or not has_loop:
+        return _result(norms, question, layers.coverage()), norms.whole
+    rest = norms_by_loop(attachment, question, names=layers.uncovered)
+    return _result(_together(norms, rest), question, layers.coverage(reason)), norms.whole
 
 
 def _named(uncovered: Sequence[str]) -> str:

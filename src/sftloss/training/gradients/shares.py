@@ -22,7 +22,8 @@ from sftloss.training.gradients.per_example import attached, question_of, refuse
 from sftloss.training.loss import Loss, as_loss
 from sftloss.training.step import Step, local_total
 
-_STEP = 2e-4  # of the parameters' norm: the length of a finite step
+_STEP = 2e-4  # of the parameters' norm: the length of a finite step, at most
+_CHANGE = 0.04  # nats a token: the change of the loss along it, at most; curvature then counts for less than 1e-3
 _CHUNK_BYTES = 1 << 26  # of logits at a time in forward mode
 
 
@@ -117,8 +118,9 @@ def shares_along(attachment: Attachment, questions: Sequence[Question], update: 
     if expected == 0:
         raise ValueError("additive_shares: the gradient is zero, so there are no shares.")
     products, method = [], ""
+    step = finite_step(attachment.model, update, sum(float(one.coefficients.abs().sum()) for one in questions))
     for question in questions:
-        slopes, method = token_slopes(attachment, question, update.direction)
+        slopes, method = token_slopes(attachment, question, update.direction, step)
         products.append(slopes * question.coefficients)
     total = float(torch.cat(products).sum())
     if total == 0:
@@ -128,18 +130,46 @@ def shares_along(attachment: Attachment, questions: Sequence[Question], update: 
     return AdditiveShares(examples, tokens, expected, method, abs(total - expected) / abs(expected))
 
 
+def finite_step(model: nn.Module, update: Update, mass: float) -> float:
+    """How far along an update the two points of a finite difference lie from the weights.
+
+    Args:
+        model: The model.
+        update: The update.
+        mass: Sum of the coefficients' sizes over the tokens of the update.
+    """
+    named = dict(model.named_parameters())
+    size = sum(float(named[name].detach().double().square().sum()) for name in update.direction) ** 0.5
+    step = _STEP * size / inner_product(update.direction, update.direction) ** 0.5
+    dtype, slope = next(iter(named.values())).dtype, abs(update.decrease)
+    if slope and torch.finfo(dtype).eps <= torch.finfo(torch.float32).eps:  # lower precision has no shorter step
+        step = min(step, _CHANGE * mass / slope)
+    ratio = torch.finfo(dtype).eps / torch.finfo(torch.float32).eps
+    return float(step * ratio ** (1 / 3))
+
+
 def token_slopes(
-    attachment: Attachment, question: Question, update: Mapping[str, Tensor]
+    attachment: Attachment, question: Question, direction: Mapping[str, Tensor], step: float, *, is_fast: bool = False
 ) -> tuple[Float[Tensor, " tokens"], str]:
-    """Derivative of each token's objective along `update`, ``(tokens,)`` in float64, and how it was made."""
-    is_counted = question.coefficients != 0
-    try:
-        with _eager_attention(attachment.model):
-            return _forward_mode(attachment, question, update, is_counted), "forward mode"
-    except torch.OutOfMemoryError:
-        raise
-    except (NotImplementedError, RuntimeError, ValueError):  # an operation of the model has no forward mode
-        return _finite_difference(attachment, question, update, is_counted), "finite difference"
+    """Derivative of each token's objective along an update, ``(tokens,)`` in float64, and how it was made.
+
+    Args:
+        attachment, question: The batch and its loss.
+        direction: u by name of the parameter.
+        step: Of :func:`finite_step`.
+        is_fast: Whether a finite difference is taken where the weights' dtype allows one. Its two forward passes take
+            half of the time of one in forward mode.
+    """
+    is_counted, dtype = question.coefficients != 0, next(attachment.model.parameters()).dtype
+    if not is_fast or torch.finfo(dtype).eps > torch.finfo(torch.float32).eps:
+        try:
+            with _eager_attention(attachment.model):
+                return _forward_mode(attachment, question, direction, is_counted), "forward mode"
+        except torch.OutOfMemoryError:
+            raise
+        except (NotImplementedError, RuntimeError, ValueError):  # an operation of the model has no forward mode
+            pass
+    return _finite_difference(attachment, question, direction, is_counted, step), "finite difference"
 
 
 @contextmanager
@@ -187,14 +217,10 @@ def _slopes(
 
 
 def _finite_difference(
-    attachment: Attachment, question: Question, update: Mapping[str, Tensor], is_counted: Tensor
+    attachment: Attachment, question: Question, update: Mapping[str, Tensor], is_counted: Tensor, step: float
 ) -> Tensor:
     """Central difference of the losses between two points on the line along `update`."""
     named = dict(attachment.model.named_parameters())
-    length = inner_product(update, update) ** 0.5
-    size = sum(float(named[name].detach().double().square().sum()) for name in update) ** 0.5
-    step = (torch.finfo(next(iter(named.values())).dtype).eps / torch.finfo(torch.float32).eps) ** (1 / 3)
-    step *= _STEP * size / length
     losses = []
     for sign in (1.0, -1.0):
         moved = {name: (named[name].detach() + sign * step * u).to(named[name].dtype) for name, u in update.items()}
