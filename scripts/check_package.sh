@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Build the sdist, and the wheel from it; use the wheel in an empty environment, first bare, then with each extra alone.
 # Usage: scripts/check_package.sh [EXTRA ...], as "cli train"; without one, the core and cli.
-#        scripts/check_package.sh --over .venv: only the wheel is installed, over the packages of another environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -12,8 +11,11 @@ rm -rf "$place"
 mkdir -p "$place/empty"
 log() { echo "package: $*"; }
 fail() { echo "package: $*" >&2; exit 1; }
-make_env() { "${PYTHON:-python3}" -m venv "$place/$1"; }
-install() { "$place/$1/bin/python" -m pip --quiet install "${@:2}" 2>"$place/pip.log" || { cat "$place/pip.log"; exit 1; }; }
+make_env() { "${PYTHON:-python3}" -m venv --without-pip "$place/$1"; } # the pip of tools installs into all of them
+install() {
+  "$place/tools/bin/python" -m pip --python "$place/$1/bin/python" --quiet install "${@:2}" 2>"$place/pip.log" ||
+    { cat "$place/pip.log"; exit 1; }
+}
 # a sentence with what to install, and no traceback
 refuses() {
   local status=0 cure=$1
@@ -25,7 +27,7 @@ refuses() {
 }
 
 log "building the sdist, and the wheel from it"
-make_env tools
+"${PYTHON:-python3}" -m venv "$place/tools"
 install tools "hatchling>=1.27"
 "$place/tools/bin/python" -m hatchling build -t sdist -d "$place/dist" >/dev/null 2>&1
 "$place/tools/bin/python" -m pip --quiet wheel --no-deps --no-build-isolation -w "$place/dist" "$place"/dist/*.tar.gz 2>/dev/null
@@ -43,15 +45,6 @@ demo() {
 
 log "the core alone: $(basename "$wheel")"
 make_env core
-if [[ ${1:-} == --over ]]; then
-  see "$2" core
-  install core --no-deps "$wheel"
-  cd "$place/empty"
-  "$place/core/bin/python" -c 'import sftloss; assert "build/package" in sftloss.__file__, sftloss.__file__'
-  demo
-  log "the wheel works over $2"
-  exit
-fi
 install core "$wheel"
 cd "$place/empty"
 "$place/core/bin/python" - <<'PY'
