@@ -25,7 +25,8 @@ def run(*words: object) -> Result:
     result = CliRunner().invoke(app, [str(word) for word in words])
     if result.exit_code in (2, 3, 4) and result.stderr.startswith("sftloss: "):
         verb = words[:2] if words[0] == "study" else words[:1]
-        check_flags(result.stderr, flags_of(*map(str, verb)))
+        given = {str(word) for word in words if str(word).startswith("--")}
+        check_flags(result.stderr, flags_of(*map(str, verb)) | given)
     return result
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import typer
 
 from sftloss.cli.command import Sectioned, command
+from sftloss.cli.usage import Verbs
 from sftloss.cli.verbs.analyze import AnalyzeOptions, analyze
 from sftloss.cli.verbs.compare import CompareOptions, compare
 from sftloss.cli.verbs.demo import DemoOptions, demo
@@ -22,6 +23,7 @@ from sftloss.cli.verbs.train import TrainOptions, train
 
 app = typer.Typer(
     name="sftloss",
+    cls=Verbs,
     help="Shows what a fine-tuning loss trains on, and which loss fits the data.",
     no_args_is_help=True,
     add_completion=False,
@@ -57,7 +59,7 @@ SCHEMAS: dict[str, type] = {verb.__name__: options for verb, options in _COMMAND
 for _verb, _options in _COMMANDS.items():
     app.command(_verb.__name__, cls=Sectioned)(command(_options)(_verb))
 
-study = typer.Typer(help="Run a study. Fixed comparisons that test claims about losses on trained models.",
+study = typer.Typer(cls=Verbs, help="Run a study. Fixed comparisons that test claims about losses on trained models.",
                     no_args_is_help=True, rich_markup_mode=None)  # fmt: skip
 for _name, _study in STUDIES.items():
     study.command(_name, cls=Sectioned)(command(StudyOptions)(_study))

@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def command(schema: type) -> Callable[[Callable[..., int | None]], Callable[...,
             ):
                 # typer gives an empty list, not None, for a repeated flag that is absent
                 flags = {name: None if value in ([], ()) else value for name, value in values.items()}
+                flags |= {one.name: _number(flags[one.name]) for one in options if one.base in (int, float)}
                 resolved: Any = resolve(schema, flags, config=config)
                 if print_config:
                     typer.echo(to_yaml(resolved), nl=False)
@@ -69,6 +71,14 @@ def command(schema: type) -> Callable[[Callable[..., int | None]], Callable[...,
         return run
 
     return wrap
+
+
+def _number(text: str | None) -> int | float | str | None:
+    """The number that a flag's text is, and any other text as it is."""
+    for kind in (int, float):
+        with suppress(TypeError, ValueError):
+            return kind(text)  # type: ignore[arg-type]
+    return text
 
 
 def _check_places(options: Sequence[Option], values: dict[str, Any], config: str | None) -> None:
@@ -105,7 +115,8 @@ def _check_places(options: Sequence[Option], values: dict[str, Any], config: str
 
 def _parameter(one: Option) -> inspect.Parameter:
     flag = one.flag
-    annotation: Any = {tuple: list[str], dict: str}.get(one.base, one.base)
+    # numbers are parsed here, so that a wrong one gets the sentence that it gets in a YAML file
+    annotation: Any = {tuple: list[str], dict: str, int: str, float: str}.get(one.base, one.base)
     metavar = flag.metavar or "|".join(flag.choices) or {bool: None, int: "N", float: "X"}.get(one.base, "NAME")
     details: dict[str, Any] = {"help": _help(one), "metavar": metavar, "show_default": False}
     if flag.is_positional:
