@@ -132,3 +132,11 @@ def test_paragraphs_that_quote_a_study_name_its_result() -> None:
         for paragraph in re.split(r"\n\n|\n(?=[-*] )", page.read_text(encoding="utf-8")):
             if re.search(r"\]\(\.*/?(?:\.\./)*studies/[\w-]+\.md", paragraph) and re.search(r"\d\.\d", paragraph):
                 assert SOURCE.search(paragraph), f"{page.name}: {paragraph[:200]}"
+
+
+@pytest.mark.parametrize("name", ["benchmarks/README.md", "docs/speed.md"])
+def test_rows_of_measurements_name_their_result(name: str) -> None:
+    """On pages of measurements a row of a table with a cell that begins with a number has the source of a number."""
+    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+        if line.startswith("|") and re.search(r" \| [*-]*\d", line):
+            assert SOURCE.search(line), f"{name}: {line[:120]}"
