@@ -7,11 +7,11 @@ from dataclasses import replace
 import jsonschema
 import numpy as np
 import pytest
-from tests.experiments.made import PLAN, arm_result, results, said, with_recipe
+from tests.experiments.made import PLAN, ROWS, arm_result, results, said, with_recipe
 
 from sftloss.document import Command
 from sftloss.experiments.experiment import Experiment
-from sftloss.experiments.metrics import Gap
+from sftloss.experiments.metrics import Gap, Ratio
 from sftloss.experiments.pages.describe import experiment_document
 from sftloss.experiments.run.results import Point
 from sftloss.experiments.verdicts.comparisons import Results, comparisons
@@ -134,7 +134,7 @@ def test_training_that_makes_a_pretrained_model_worse_is_a_warning_with_the_comm
 
 
 def test_every_finding_of_a_comparison_is_a_rule():
-    assert sorted(rule.id for rule in COMPARE_RULES) == [f"CMP0{n:02}" for n in (1, 2, 3, 4, 5, 10, 20, 21)]
+    assert sorted(rule.id for rule in COMPARE_RULES) == [f"CMP0{n:02}" for n in (1, 2, 3, 4, 5, 6, 10, 20, 21)]
     assert all(rule.title and rule.why and (rule.cure or rule.severity == "info") for rule in COMPARE_RULES)
 
 
@@ -191,3 +191,28 @@ def test_a_calibration_error_has_a_paired_difference_with_an_interval():
     bounds = difference.interval()
     points = [100 * value for value in (difference.value, min(bounds.low, 1.0), min(bounds.high, 1.0))]
     assert table.columns[1].label == "dft" and table.rows[0] == ("calibration error, points", *points)
+
+
+def test_answers_that_the_limit_cuts_are_a_warning_with_a_larger_limit():
+    given = results()
+    cut = {
+        trial: replace(one, metrics=one.metrics | {"truncated": Ratio(np.full(ROWS, 0.9), np.ones(ROWS))})
+        for trial, one in given.by_trial.items()
+        if trial.arm.loss == "dft"
+    }
+    ours = Results(given.arms, given.seeds, {**given.by_trial, **cut})
+    command = Command("compare", (("--data", "rows.jsonl"),))
+    (warned,) = found(experiment_document(PLAN, ours, command=command), "CMP006")
+    assert warned.sentence == "The limit of 64 new tokens cuts off 90 % of the answers of dft."
+    assert dict(warned.fix.flags)["--max-new-tokens"] == "128" and "the models run on" in warned.why
+    assert not found(experiment_document(PLAN, given), "CMP006")
+
+
+def test_one_seed_judges_nothing_and_no_line_says_that_there_is_no_difference():
+    experiment = replace(PLAN, seeds=(0,))
+    document = experiment_document(experiment, results(0.3, experiment=experiment))
+    assert document.headlines[0].startswith("2 arms with 1 seed: too little data to judge the 4 comparisons")
+    verdicts = document.sections[0]
+    assert "to judge" in verdicts.lead and not any("shows a difference" in line for line in document.headlines)
+    names = {series.label for chart in verdicts.charts for series in chart.series}
+    assert "not judged" in names and "no difference shown" not in names

@@ -16,9 +16,12 @@ def verdicts_section(results: Results, compared: Sequence[Comparison]) -> Sectio
     if not compared:
         return Section("comparison-verdicts", "Differences from the first arm", "There is nothing to compare.")
     shown, level = sum(one.is_different for one in compared), compared[0].level
+    judged = f"{shown} of {len(compared)} comparisons with {results.reference} show a difference."
+    if not any(one.is_judged for one in compared):
+        judged = f"There is too little data to judge the {len(compared)} comparisons with {results.reference}."
     lead = (
-        f"{shown} of {len(compared)} comparisons with {results.reference} show a difference. Each is paired: same "
-        f"held-out examples, same seeds. The {confidence(level)} intervals hold all together with 95 % confidence."
+        f"{judged} Each is paired: same held-out examples, same seeds. The {confidence(level)} intervals hold all "
+        "together with 95 % confidence."
     )
     measures = dict.fromkeys(one.measure for one in compared)
     charts = tuple(_forest(measure, compared, results) for measure in measures)
@@ -34,7 +37,13 @@ def _forest(measure: Measure, compared: Sequence[Comparison], results: Results) 
     better = f" ({measure.better} is better)" if measure.better else ""
     series = (
         _points("difference shown", [one if one.is_different else None for one in ours.values()], arms),
-        _points("no difference shown", [None if one.is_different else one for one in ours.values()], arms, True),
+        _points(
+            "no difference shown",
+            [one if one.is_judged and not one.is_different else None for one in ours.values()],
+            arms,
+            True,
+        ),
+        _points("not judged", [None if one.is_judged else one for one in ours.values()], arms, True),
         Series("zero", arms, (0.0,) * len(arms), is_reference=True),
     )
     return Chart(
@@ -91,7 +100,8 @@ def by_task_section(results: Results, compared: Sequence[Comparison]) -> Section
             if measure in ours and ours[measure].is_different
         ]
         cells = (cell for m in measures for cell in (ours[m].in_unit if m in ours else EMPTY))
-        rows.append((results.names[arm], *cells, ", ".join(verdicts) or "no difference shown"))
+        none = "no difference shown" if any(one.is_judged for one in ours.values()) else "too few seeds"
+        rows.append((results.names[arm], *cells, ", ".join(verdicts) or none))
     values = (column for measure in measures for column in triple_columns(measure.id, measure.task or "all tokens"))
     columns = (Column("arm", "arm"), *values, Column("verdict", "verdict"))
     return Section(

@@ -11,10 +11,11 @@ from sftloss.document import Command, Cure, Finding, Interval
 from sftloss.experiments.experiment import Arm, Experiment
 from sftloss.experiments.verdicts.comparisons import ENOUGH_SEEDS, LEAST_TILT, Comparison, Results, least_seeds
 from sftloss.rules import Evidence, Rule, findings_of
-from sftloss.words import confidence, counted, listed, number
+from sftloss.words import confidence, counted, listed, number, percent
 
 FEW_DECIDE = "Few examples decide this number"
 _NAMED = 3  # more arms are counted, not listed
+_CUT = 0.1  # share of cut answers from which lengths and exact matches say little
 _WORSE = 0.02  # nats a token: a smaller rise of the held-out loss may be chance
 
 
@@ -97,6 +98,28 @@ def _worse_than_before(on: Verdicts) -> Evidence | None:
         end - start,
         unit="nats",
         cure=on.again("--learning-rate", f"{rate / 10:g}", f"use a smaller learning rate, e.g. {rate / 10:g}"),
+    )
+
+
+def _answers_cut(on: Verdicts) -> Evidence | None:
+    """Arms of which the limit on new tokens cuts many answers."""
+    means = {arm: on.results.mean(arm, "truncated") for arm in on.results.arms}
+    cut = {on.results.names[arm]: mean.value for arm, mean in means.items() if mean is not None and mean.value >= _CUT}
+    if not cut:
+        return None
+    limit, longest = on.experiment.max_new_tokens, max(on.results.first.reference_lengths, default=0)
+    more = max(2 * limit, longest)
+    why = "" if longest > limit else (
+        f"Every held-out answer fits into {limit} tokens, so the models run on: check with sftloss inspect that the "
+        "end of answers is trained, or train for more steps."
+    )  # fmt: skip
+    by_arm = listed([f"{percent(share)} of the answers of {name}" for name, share in cut.items()])
+    return Evidence(
+        f"The limit of {limit} new tokens cuts off {by_arm}.",
+        max(cut.values()),
+        unit="share",
+        why=why,
+        cure=on.again("--max-new-tokens", str(more), f"allow {more} new tokens"),
     )
 
 
@@ -184,6 +207,9 @@ _PREMISES: tuple[Rule[Verdicts], ...] = (
          "The usual cause is a learning rate that is too high for a pretrained model, or too many passes over few "
          "rows. Differences between arms then compare kinds of damage.", "use a smaller learning rate",
          _worse_than_before),
+    Rule("CMP006", "warning", "Answers cut off by --max-new-tokens",
+         "The length of a cut answer is only a lower bound, and exact match counts it as wrong, so arms look alike.",
+         "a larger --max-new-tokens", _answers_cut),
 )  # fmt: skip
 _DIFFERENCE: Rule[tuple[Verdicts, Comparison]] = Rule(
     "CMP010", "info", "A difference from the first arm that the data supports",
@@ -217,7 +243,13 @@ def comparison_headlines(on: Verdicts) -> tuple[str, ...]:
     size = f"{counted(len(results.arms), 'arm')} with {counted(len(results.seeds), 'seed')}"
     count = "none" if not shown else str(len(shown))
     verb = "show" if len(shown) > 1 else "shows"
-    lines = [f"{size}: {count} of {len(on.compared)} comparisons with {results.reference} {verb} a difference."]
+    whole = f"{len(on.compared)} comparisons with {results.reference}"
+    is_judged = not on.compared or any(one.is_judged for one in on.compared)
+    lines = [
+        f"{size}: {count} of {whole} {verb} a difference."
+        if is_judged
+        else f"{size}: too little data to judge the {whole}."
+    ]
     if any(one.measure.task for one in on.compared):  # one task may gain what another loses: all, not the clearest
         lines.append(f"Against {results.reference}: {task_conclusion(on.compared, results)}")
     elif shown:

@@ -137,9 +137,9 @@ def _costs(study: SignalStudy, way: View) -> Iterator[tuple[str, str]]:
         of = study.lengths.range_of(way.normalization)
         if abs(of.largest_shift) >= 0.05 and way.objective == "cross_entropy":
             yield f"mean answer may become {of.words('tokens')} ({number(of.data)} in the data)", "Output length"
-    trained = study.size > 0
-    count = kish_ess(study.signal(way, study.options.level)[trained]) / max(int(trained.sum()), 1)
-    if count < 0.5:
+    trained, level = study.size > 0, study.options.level
+    count, now = (kish_ess(study.signal(one, level)[trained]) / max(int(trained.sum()), 1) for one in (way, study.view))
+    if count < 0.5 and (way == study.view or count < now):  # what is more even than now costs nothing
         yield f"uneven signal: as if {percent(count)} of the examples counted", "Losses compared"
 
 
