@@ -11,12 +11,13 @@ from torch import Tensor
 
 from sftloss.objectives import cross_entropy
 from sftloss.objectives import objective as objective_of
-from sftloss.statistics import IGNORED, Head, Objective, Plan, TokenStats, token_statistics
+from sftloss.objectives.terms import losses_of_logits
+from sftloss.statistics import IGNORED, Head, Objective, Plan, TokenStats, map_logits, token_statistics
 from sftloss.statistics.backends.backend import backend_of
 from sftloss.statistics.checks import check_inputs, checked_plan, not_traced, read_objective
 from sftloss.statistics.one_pass import LossCall, OnePass
 from sftloss.statistics.products.logits import sum_dtype
-from sftloss.statistics.tokens import check_type
+from sftloss.statistics.tokens import Counted, check_type
 
 
 @not_traced
@@ -77,19 +78,32 @@ def weighted_loss(
     if not callable(objective):
         example = "a function of TokenStats or an expression such as 'cross_entropy'"
         raise TypeError(f"{caller}: objective must be {example}, got {objective!r}.")
-    reading = read_objective(objective, extras)
+    of_logits = _of_logits(hidden, head, targets, objective, plan)
+    read = {**extras, **of_logits}
+    reading = read_objective(objective, read)
     learns = reading.learns or (coefficients.requires_grad and torch.is_grad_enabled())
     call = LossCall(
-        backend_of(hidden, head), targets, coefficients, objective, extras, tuple(sorted(reading.fields)), plan
+        backend_of(hidden, head), targets, coefficients, objective, read, tuple(sorted(reading.fields)), plan
     )
     if plan.mode == "two_pass" or learns or reading.mixes_tokens:  # the last two need a graph over all tokens
         if plan.mode == "one_pass":
             why = "its parameters, extras or coefficients require a gradient" if learns else "it mixes tokens"
             raise ValueError(f"{caller}: this objective needs two passes, because {why}. Use Plan(mode='auto').")
-        return _two_passes(hidden, call)
+        loss, stats = _two_passes(hidden, call)
+        return loss, replace(stats, extras={n: v.detach() for n, v in read.items()} if of_logits else extras)
     loss, *values = OnePass.apply(hidden, head.weight, head.bias, head.low_rank, call)
     fields = dict(zip(call.returned, values, strict=True))
-    return loss, TokenStats(fields, call.backend.vocab_size, extras, call.filtered)
+    return loss, TokenStats(fields, call.backend.vocab_size, read, call.filtered)
+
+
+def _of_logits(hidden: Tensor, head: Head, targets: Tensor, objective: Objective, plan: Plan) -> dict[str, Tensor]:
+    """Return what the objective reads of whole logits, one number a token with its gradient; mostly nothing."""
+    if not (losses := losses_of_logits(objective)):
+        return {}
+    counted = Counted.of(targets != IGNORED)
+    source, aligned, plan = (counted.take(hidden), head), (counted.take(targets),), Plan(tokens=plan.tokens)
+    values = {name: map_logits(loss, source, rows=aligned, plan=plan) for name, loss in losses.items()}
+    return {name: counted.put(value) for name, value in values.items()}
 
 
 def _two_passes(hidden: Tensor, call: LossCall) -> tuple[Tensor, TokenStats]:

@@ -11,6 +11,7 @@ from tests.objectives.rows import made_up_extras
 from torch import Tensor
 from torch.testing import assert_close
 
+from sftloss.loss import weighted_loss
 from sftloss.objectives import (
     OBJECTIVES,
     cross_entropy,
@@ -25,7 +26,7 @@ from sftloss.objectives import (
     sequence_values_of,
     z_loss,
 )
-from sftloss.statistics import TokenStats, from_logits
+from sftloss.statistics import Head, TokenStats, from_logits
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in OBJECTIVES),
@@ -290,3 +291,28 @@ def test_gem_with_log_sigmoid_has_half_the_gradient_of_gem() -> None:
     assert_close(actual, expected, rtol=1e-10, atol=1e-15)
     half = 0.5 * gradient(OBJECTIVES["gem"](from_logits(logits, targets)), logits)
     assert 0.02 < (actual - half).norm() / half.norm() < 0.03
+
+
+@pytest.mark.parametrize("text", ["gem(kind='log_sigmoid')", "0.5 * dft + 2 * gem(kind='log_sigmoid', beta=0.9)"])
+def test_gem_with_log_sigmoid_is_written_as_every_objective(text: str) -> None:
+    """The fused loss is the sum over tokens of the loss of logits, with its gradients; an ignored token has none."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 6, dtype=torch.float64, generator=generator).requires_grad_() for n in (5, 9))
+    targets, c = torch.tensor([3, -100, 8, 0, 1]), torch.tensor([0.5, 1.0, -0.2, 0.0, 0.3], dtype=torch.float64)
+    loss, stats = weighted_loss(hidden, Head(weight), targets, c, text)
+    logits, at = hidden @ weight.T, [0, 2, 4]  # the other two have no target or the coefficient 0
+    expected = 0.0
+    for term in objective(text).terms:
+        beta = dict(term.hyper_parameters).get("beta", 0.7)
+        of_logits = gem_log_sigmoid(logits[at], targets[at], beta=beta)
+        losses = of_logits if term.name == "gem" else OBJECTIVES[term.name](from_logits(logits[at], targets[at]))
+        expected = expected + term.coefficient * (c[at] * losses).sum()
+    assert_close(loss, expected, rtol=1e-9, atol=0)
+    actual = torch.autograd.grad(loss, (hidden, weight))
+    assert_close(actual, torch.autograd.grad(expected, (hidden, weight)), rtol=1e-9, atol=1e-12)
+    assert all(not value.requires_grad for value in stats.extras.values()) and (actual[0][[1, 3]] == 0).all()
+    assert_close((c * torch.where(targets >= 0, objective(text)(stats), 0)).sum(), loss.detach(), rtol=1e-9, atol=0)
+    with torch.no_grad():
+        assert_close(weighted_loss(hidden, Head(weight), targets, c, text)[0], loss.detach(), rtol=1e-9, atol=0)
+    with pytest.raises(KeyError, match="computed of whole logits, which weighted_loss and sftloss train do"):
+        objective(text)(from_logits(logits, targets))

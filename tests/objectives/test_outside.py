@@ -187,6 +187,13 @@ def test_commands_refuse_an_objective_that_reads_the_batch_in_one_sentence() -> 
         read_objectives(["kl_anchor + dft"])
     with pytest.raises(ConfigError, match="the folders that sftloss reference and sftloss reference --name old write"):
         read_objectives(["token_cleaning"])
+    with pytest.raises(
+        ConfigError, match="is computed of whole logits, which sftloss train and sftloss compare do and"
+    ):
+        read_objectives(["gem(kind='log_sigmoid')"])
+    with pytest.raises(ConfigError, match="is computed of whole logits, and the gradient of each example is not"):
+        loss_of(Recipe(loss="gem(kind='log_sigmoid')", watch_gradients=10))
+    assert loss_of(Recipe(loss="gem(kind='log_sigmoid')")).extras == ()
     with pytest.raises(ConfigError, match="z_loss is a term to add, and no loss to train on alone; write 'cross_entr"):
         loss_of(Recipe(loss="z_loss"))
 

@@ -136,7 +136,7 @@ def test_record_says_whether_something_is_held_fixed(name: str) -> None:
     [
         ("rho_1(share=0.6)", "rho_1(share=...) is not computed: a share of a batch depends on how the step is cut"),
         ("talr(batch=True)", "the median of a batch depends on how the step is cut"),
-        ("gem(h='log_sigmoid')", "the log-sigmoid of its scripts has half this gradient, so write 0.5 * gem."),
+        ("gem(h='log_sigmoid')", "write kind='linear' or kind='log_sigmoid'."),
     ],
 )
 def test_what_a_paper_takes_of_a_batch_is_refused_by_name(text: str, reason: str) -> None:

@@ -25,6 +25,7 @@ from sftloss.finetune.watch import Groups
 from sftloss.models import without_collecting
 from sftloss.objectives import objective as read_objective
 from sftloss.objectives import stored_extras_of, with_known_extras
+from sftloss.objectives.terms import losses_of_logits
 from sftloss.ranks import launched_as
 from sftloss.reference import References, open_references
 from sftloss.training import Loss, attachment_of
@@ -113,9 +114,13 @@ def loss_of(recipe: Recipe) -> Loss:
     try:
         objective = with_known_extras(read_objective(recipe.loss), has_reference=bool(recipe.reference), trains=True)
         shared = {name: getattr(recipe, name) for name in ("normalization", "roles", "normalizer", "tolerance")}
-        return Loss(objective, **shared)
+        loss = Loss(objective, **shared)
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error).removeprefix("objective: ").removeprefix("Loss: "), option="loss") from None
+    if recipe.watch_gradients and losses_of_logits(objective):
+        problem = f"{objective} is computed of whole logits, and the gradient of each example is not"
+        raise ConfigError(problem, option="watch_gradients", cure="leave it out")
+    return loss
 
 
 def data_of(recipe: Recipe, tokenizer: Any, rows: Any = None, eval_rows: Any = None) -> tuple[DataSet, DataSet | None]:

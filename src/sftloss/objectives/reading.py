@@ -28,6 +28,17 @@ def read_extra(stats: TokenStats, objective: str, name: str) -> Float[Tensor, " 
     return stats.extras[name].detach().to(stats.target_logprob.dtype)
 
 
+def read_of_logits(stats: TokenStats, objective: str, name: str) -> Float[Tensor, " tokens"]:
+    """Return a loss that was computed of whole logits beforehand, with its gradient.
+
+    Raises:
+        KeyError: If it was not.
+    """
+    if name not in stats.extras:
+        raise KeyError(f"{objective} is computed of whole logits, which weighted_loss and sftloss train do.")
+    return stats.extras[name]
+
+
 def candidates_and_rest(
     logprob: Float[Tensor, "tokens k"], reference: Float[Tensor, "tokens k"]
 ) -> tuple[Float[Tensor, "tokens k1"], Float[Tensor, "tokens k1"]]:

@@ -64,6 +64,8 @@ class ObjectiveRecord:
         sequence_values: Values of :func:`sftloss.weights.sequence_values` that it reads as ``stats.extras`` too. They
             are computed from the model in training and ``reference_logprob``, before the loss.
         made: How ``sftloss train`` makes these batch tensors of the rows, one of ``MAKERS``; empty where it cannot.
+        of_logits: Takes the hyper-parameters and returns the losses of ``(logits, targets)`` that it reads as
+            ``stats.extras``, by name; ``weighted_loss`` computes them by :func:`sftloss.map_logits`. Mostly none.
         refused: Hyper-parameters of the paper that are not computed, each with the reason and what to write instead.
         published: Other published losses that are this objective at certain hyper-parameters.
     """
@@ -75,6 +77,7 @@ class ObjectiveRecord:
     extras: tuple[str, ...] = ()
     sequence_values: tuple[str, ...] = ()
     made: str = ""
+    of_logits: Callable[..., Mapping[str, Callable[..., Tensor]]] = lambda **hyper_parameters: {}
     refused: Mapping[str, str] = field(default_factory=dict)
     published: tuple[PublishedLoss, ...] = ()
 

@@ -124,6 +124,22 @@ def sequence_values_of(*objectives: Callable[..., Tensor]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for record in _records(objectives) for name in record.sequence_values))
 
 
+def losses_of_logits(objective: Callable[..., Tensor]) -> dict[str, Callable[..., Tensor]]:
+    """Return the losses of ``(logits, targets)`` that an objective reads as ``stats.extras``, by name.
+
+    Example:
+        >>> from sftloss.objectives import objective
+        >>> list(losses_of_logits(objective("dft + gem(kind='log_sigmoid')")))
+        ['gem_log_sigmoid(0.7)']
+    """
+    if isinstance(objective, ObjectiveSum):
+        parts = [(objective_function(term.name), dict(term.hyper_parameters)) for term in objective.terms]
+    else:
+        parts = [(objective.func, objective.keywords) if isinstance(objective, partial) else (objective, {})]
+    records = [(objective_record("", function), hyper_parameters) for function, hyper_parameters in parts]
+    return {name: loss for record, hyper in records for name, loss in record.of_logits(**hyper).items()}
+
+
 def _records(objectives: Iterable[Callable[..., Tensor]]) -> Iterator[ObjectiveRecord]:
     """Yield the record of each objective, and of each term of a sum."""
     for objective in objectives:
@@ -192,6 +208,11 @@ def with_known_extras(objective: ObjectiveSum, *, has_reference: bool, trains: b
     if others:
         raise ValueError(
             f"{reads}, which sftloss train and sftloss compare make of the rows, and this command does not."
+        )
+    if losses_of_logits(objective) and not trains:
+        raise ValueError(
+            f"objective: {objective} is computed of whole logits, which sftloss train and sftloss compare do and this "
+            "command does not."
         )
     if stored and not has_reference:
         raise ValueError(f"{reads}; give {mention('reference')}, {_folders(stored_extras_of(objective))}.")
