@@ -66,3 +66,11 @@ def test_random_extras_are_the_same_in_every_pass() -> None:
     """Drawn anew they would differ between a mode and its definition, and a lawful objective would look broken."""
     report = check_objective("k2_anchor", extras=lambda n: {"reference_logprob": -torch.rand(n)})
     assert report.is_lawful, str(report)
+
+
+def test_a_loss_of_logits_is_refused_in_one_sentence() -> None:
+    def of_logits(logits: Tensor, labels: Tensor) -> Tensor:
+        return logits.sum(dim=-1)
+
+    with pytest.raises(ValueError, match="check_objective: of_logits needs labels beside its first argument"):
+        check_objective(of_logits)

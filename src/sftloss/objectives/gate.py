@@ -61,7 +61,7 @@ def gate_line(loss: Callable[..., Tensor]) -> str | None:
 
 
 def _bar(share: float) -> str:
-    return BARS[min(len(BARS) - 1, max(0, int(share * len(BARS))))]
+    return BARS[min(len(BARS) - 1, max(0, int(share * len(BARS) + 1e-6)))]
 
 
 def gate_sheet(losses: Mapping[str, Callable[..., Tensor]]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from sftloss.loss import weighted_loss
 from sftloss.objectives import cross_entropy, extras_of, sequence_values_of
 from sftloss.objectives import objective as objective_of
+from sftloss.objectives.terms import refuse_further_arguments
 from sftloss.statistics import Head, Objective, Plan, TokenStats, from_logits
 from sftloss.statistics.checks import read_objective
 
@@ -77,6 +78,7 @@ def check_objective(
 
     Raises:
         KeyError: If it reads a batch tensor that `extras` does not give.
+        ValueError: If it needs more than token statistics, as ``my_loss(logits, labels)``.
 
     Example:
         >>> print(check_objective(lambda stats: -stats.target_logprob, gate=lambda p: torch.ones_like(p)))
@@ -88,6 +90,10 @@ def check_objective(
         It reads target_logprob.
     """
     function = objective_of(objective) if isinstance(objective, str) else objective
+    try:
+        refuse_further_arguments(function)
+    except ValueError as error:
+        raise ValueError(f"check_objective: {error}") from None
     # random ones are drawn once, so that two passes read the same
     made = cache(extras or (lambda tokens: random_extras(function, tokens)))
     laws: dict[str, Callable[[], str]] = {}
