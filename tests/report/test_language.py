@@ -217,6 +217,36 @@ def test_codes_keys_numbers_and_data_stay():
     assert from_json(Report(chinese).to_json()) == from_json(Report(chinese).to_json())
 
 
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("Text in Han script", "汉字文本"),
+        ("Answers: Han script 94 %, mixed scripts 2.5 %, en 1 %.", "回答：汉字 94 %、混合文字 2.5 %、en 1 %。"),
+        ("60 of the first 60", "60（前60行中）"),
+        ("x.jinja, with generation tags", "x.jinja，含generation标记"),
+    ],
+)
+def test_names_of_ours_in_a_sentence_are_chinese(english, chinese):
+    assert translated(english, "zh") == chinese
+
+
+def test_scripts_have_chinese_names():
+    from sftloss.analysis.shared.words import label_of
+    from sftloss.data.formats.language import _SCRIPTS
+
+    for name in (*_SCRIPTS, "Other", "Mixed", "none"):
+        shown = label_of("language", f"script:{name}")
+        assert name == "Common" or not re.search("[A-Za-z]", translated(shown, "zh")), shown
+
+
+def test_conditions_are_chinese():
+    from sftloss.document import Column
+
+    table = Table("t", "T", (Column("a", "A"),), ((True,), (False,)))
+    page = render_html(in_language(Document("T", (), (), (Section("s", "S", "", tables=(table,)),)), "zh"))
+    assert re.findall(r"(?:是|否|yes|no)(?=\s*</)", page) == ["是", "否"]
+
+
 def test_a_task_that_is_called_like_a_heading_keeps_its_name():
     page = in_language(_grouped("group"), "zh")
     assert [row[0] for row in page.sections[0].tables[0].rows] == ["answer", "（无）"]

@@ -51,13 +51,13 @@ def _is_bound(key: str, end: str) -> bool:
     return key.rstrip("0123456789").endswith(end)
 
 
-def show(table: Table, limit: int) -> ShownTable:
+def show(table: Table, limit: int, language: str = "en") -> ShownTable:
     """The first `limit` rows of `table` as texts."""
     groups = list(_groups(table.columns))
 
     def cell(row: tuple[Cell, ...], index: int, has_bounds: bool) -> ShownCell:
         kind = table.columns[index].kind
-        texts = [format_cell(value, kind) for value in row[index : index + 3]] or [""]
+        texts = [format_cell(value, kind, language) for value in row[index : index + 3]] or [""]
         return ShownCell(texts[0], f"[{texts[1]}, {texts[2]}]" if has_bounds and all(texts[1:]) and texts[2:] else "")
 
     rows = tuple(tuple(cell(row, index, has_bounds) for index, has_bounds in groups) for row in table.rows[:limit])

@@ -40,7 +40,10 @@ _KINDS: dict[str, Callable[[float], str]] = {
 }
 
 
-def format_cell(value: Cell, kind: str = "text") -> str:
+_TRUTH = {"en": ("no", "yes"), "zh": ("否", "是")}
+
+
+def format_cell(value: Cell, kind: str = "text", language: str = "en") -> str:
     """One cell as text. None and NaN are empty ("undefined", never 0); an unknown `kind` reads as ``number``.
 
     Example:
@@ -52,7 +55,7 @@ def format_cell(value: Cell, kind: str = "text") -> str:
     if isinstance(value, str | Command):
         return clean(str(value))
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return _TRUTH[language][value]
     if math.isnan(value):
         return ""
     if math.isinf(value):

@@ -27,7 +27,7 @@ def escape(text: str) -> str:
 
 
 def _table(table: Table, language: str) -> list[str]:
-    shown = show(table, _ROWS)
+    shown = show(table, _ROWS, language)
     places = range(len(shown.columns))
     lines = [f"**{escape(table.title)}**", ""]
     lines.append("| " + " | ".join(escape(shown.label(i)) for i in places) + " |")

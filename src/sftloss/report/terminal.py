@@ -65,7 +65,13 @@ def render_terminal(document: Document, console: Console) -> None:
         console.print(_say(console, translated(line, language), "dim"))
     if document.facts:
         console.print()
-        console.print(_say(console, "; ".join(f"{clean(k)} {clean(v)}" for k, v in document.facts), "dim"))
+        console.print(
+            _say(
+                console,
+                ("；" if language == "zh" else "; ").join(f"{clean(k)} {clean(v)}" for k, v in document.facts),
+                "dim",
+            )
+        )
 
 
 def _finding(console: Console, finding: Finding, language: str) -> None:
@@ -110,7 +116,7 @@ def _answer(console: Console, section: Section, language: str) -> None:
     """The lead, and a few lines a row where its cells are sentences, too long for columns."""
     console.print(_say(console, clean(section.lead), "bold"))
     for table in section.tables:
-        shown = show(table, _ROWS)
+        shown = show(table, _ROWS, language)
         if all(columns(cell.text) <= _SHORT for row in shown.rows for cell in row[1:]):
             _table(console, table, language)
             continue
@@ -175,7 +181,7 @@ def _table(console: Console, table: Table, language: str) -> None:
     from rich import box
     from rich.table import Table as Grid
 
-    shown = show(table, _ROWS)
+    shown = show(table, _ROWS, language)
     if not shown.columns:
         return
     widths, has_intervals = _fitting(shown, console.width)
@@ -221,11 +227,12 @@ def render_mask(strips: Sequence[TokenStrip], console: Console, language: str = 
     if not strips:
         return
     is_plain = console.color_system is None or console.no_color
-    letters = ", ".join(f"{role[0].upper()} {role}" for role in dict.fromkeys(r for s in strips for r in s.roles))
+    roles = dict.fromkeys(role for strip in strips for role in strip.roles)
+    letters = ", ".join(f"{role[0].upper()} {translated(role, language)}" for role in roles)
     legend = "[trained] not trained" if is_plain else "green is trained, dim is not"
     console.print()
     console.print(Text(translated("Examples token by token", language), style="bold underline"))
-    console.print(Text(f"{translated(legend, language)}; {letters}"))
+    console.print(Text(f"{translated(legend, language)}{'；' if language == 'zh' else '; '}{letters}"))
     for strip in strips:
         console.print()
         console.print(_encodable(Text(clean(strip.title), style="bold"), console))

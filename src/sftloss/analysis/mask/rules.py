@@ -11,6 +11,7 @@ from functools import partial
 from sftloss.analysis.lengths.rules import DATA103
 from sftloss.analysis.lengths.tilt import conflicting
 from sftloss.analysis.mask.tally import MaskTally
+from sftloss.analysis.shared.words import label_of
 from sftloss.data import Account
 from sftloss.data.account import MOST_ORIGINS, MOSTLY
 from sftloss.data.rendering.render import POSITIONS
@@ -142,11 +143,12 @@ def _languages(inspection: Inspection) -> Evidence | None:
     whole, crossed = tally.languages.total(), tally.crossings.counts.total()
     if len(known) < 2 and not crossed:
         return None
-    parts = ", ".join(f"{name.removeprefix('script:')} {percent(n / whole)}" for name, n in known[:5])
+    parts = ", ".join(f"{label_of('language', name)} {percent(n / whole)}" for name, n in known[:5])
     sentence = f"Answers are in {len(known)} languages or scripts: {parts}."
     if not crossed:
         return Evidence(sentence)
-    pair = tally.crossings.counts.most_common(1)[0][0].replace("script:", "")
+    prompt, answer = tally.crossings.counts.most_common(1)[0][0].split(" to ", 1)
+    pair = f"{label_of('language', prompt)} to {label_of('language', answer)}"
     sentence += (
         f" In {crossed:,} of {whole:,} rows ({percent(crossed / whole)}) prompt and answer differ, mostly {pair}."
     )

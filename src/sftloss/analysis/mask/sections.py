@@ -11,6 +11,7 @@ import numpy as np
 
 from sftloss.analysis.mask.tally import MaskTally
 from sftloss.analysis.shared.shares import cell
+from sftloss.analysis.shared.words import label_of
 from sftloss.data import ROW_REASONS, Account, Example
 from sftloss.data.reasons import plain_detail
 from sftloss.data.tokenizer import characters
@@ -184,7 +185,8 @@ def languages_section(tally: MaskTally) -> Section | None:
     if len(tally.languages) < 2:
         return None
     columns = (Column("language", "language"), Column("n", "examples", "integer"), Column("share", "share", "percent"))
-    rows = tuple((name, count, count / whole) for name, count in tally.languages.most_common())
+    groups = ((label_of("language", name), count) for name, count in tally.languages.most_common())
+    rows = tuple((name, count, count / whole) for name, count in groups)
     table = Table("languages", "Answers by language", columns, rows, "Where a row names no language: its script.")
     most = ", ".join(f"{name} {percent(share)}" for name, _, share in rows[:3])
     return Section("languages", "Languages", f"Answers: {most}.", tables=(table,))
@@ -234,4 +236,4 @@ def _shortened(pieces: list[_Piece]) -> list[_Piece]:
     if len(pieces) <= most + 4:
         return pieces
     head, tail = most - most // 3, most // 3
-    return [*pieces[:head], (f" \u2026 {len(pieces) - head - tail:,} more \u2026 ", role, value), *pieces[-tail:]]
+    return [*pieces[:head], (f" \u2026 +{len(pieces) - head - tail:,} \u2026 ", role, value), *pieces[-tail:]]

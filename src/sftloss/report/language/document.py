@@ -26,7 +26,10 @@ _DATA = re.compile(r"answer|arm\d+|detail|first|origin|prompt|reference|rows|tex
 _GROUPS = re.compile(r"task|language|source|role")
 # facts whose values are the user's, but for the descriptions of our own models and data
 _OF_USER = {"run", "model", "data", "template", "command"}
-_OURS = re.compile(r"Llama from scratch, \d.*|generated tasks.*|sftloss demo model|SmolLM2-135M-Instruct \(smollm2; .*")
+_OURS = re.compile(
+    r".*, with(out)? generation tags|plain headings, it has none|Llama from scratch, \d.*|generated tasks.*|"
+    r"sftloss demo model|SmolLM2-135M-Instruct \(smollm2; .*"
+)
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,8 @@ def _cell(text: str, limits: PageLimits) -> str | list[str]:
     return text.split(" ") if "--" in text else text
 
 
-def _table(table: Table, limits: PageLimits) -> Values:
-    shown = show(table, limits.rows)
+def _table(table: Table, limits: PageLimits, language: str) -> Values:
+    shown = show(table, limits.rows, language)
     classes = [_cell_class(shown, i) for i in range(len(shown.columns))]
     return {
         "title": clean(table.title),
@@ -138,7 +138,9 @@ def _chart(chart: Chart, prefix: str, limits: PageLimits, context: _Context) -> 
     is_told = context.has_table or chart.description == context.lead
     has_interval = any(bound is not None for series in chart.series for bound in series.low or ())
     drawn = {"line": "shaded", "bar": "thin line", "point": "line"}[chart.kind]
-    data = _table(context.numbers or chart_table(chart), PageLimits(rows=limits.data_rows, cell=limits.cell))
+    data = _table(
+        context.numbers or chart_table(chart), PageLimits(rows=limits.data_rows, cell=limits.cell), context.language
+    )
     return {
         "title": clean(chart.title),
         # said once: where it is the lead or beside a table it stays in the picture, for those who cannot see it
@@ -215,7 +217,7 @@ def _section(
         "lead": prose(section.lead),
         "level": (name.strip(), meaning.strip() or translated(explain_level(name), language)),
         "charts": charts,
-        "tables": [_table(table, limits) for table in section.tables if folded.get(table.title) is not table],
+        "tables": [_table(table, limits, language) for table in section.tables if folded.get(table.title) is not table],
         "strip_groups": _strip_groups(section.strips, limits),
         "hidden_strips": max(0, len(section.strips) - limits.strips),
         "notes": [prose(note) for note in section.notes],
