@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from sftloss.data.demo import demo_tokenizer
+from sftloss.finetune import Recipe
+from sftloss.finetune.rows import read, rows_account
 from sftloss.pipeline import training_curve
 
 
@@ -34,3 +37,14 @@ def test_curves_that_are_the_same_are_drawn_once():
 def test_a_run_without_a_logged_loss_has_no_curve():
     document = training_curve([], {}).document
     assert document.answer.lead == "After 0 steps: no line of the log has a loss." and not document.sections[0].charts
+
+
+def test_the_page_of_a_run_has_the_findings_about_its_rows():
+    """It said that nothing needs action beside rows that lost the end of their answers."""
+    rows = [{"prompt": f"copy: {i}", "response": "red " * 30} for i in range(8)] + [{"nothing": 1}]
+    account = rows_account(read(Recipe(max_length=40), rows, demo_tokenizer()))
+    page = training_curve([{"step": 1, "loss": 2.0}], {"rows": [account]})
+    (refused, cut) = page.document.findings
+    assert (refused.id, refused.rows, cut.id, cut.severity) == ("DATA009", ("row 8",), "MASK007", "warning")
+    assert cut.sentence == "8 of 9 rows (89 %) are truncated: 8 lose the end of their last answer."
+    assert "--truncate drop" in str(cut.fix) and "needs action" not in page.to_html()

@@ -171,12 +171,12 @@ def _reason(reason: Reason, account: Account) -> Evidence | None:
     if not count:
         return None
     share, sentence = count / account.rows, part_of(count, account.rows, "rows", reason.sentence)
-    severity: Severity = "error" if share > MOSTLY else "warning"
+    severity: Severity | None = "error" if share > MOSTLY else "warning"
     if reason.stage == "kept":
         severity = "warning" if share > 0.01 else "info"
     else:
         sentence += f". The first: {plain_detail(account.reasons.details[reason.name])}"
-        severity = "error" if reason.name == "content-lost" else "info" if reason.stage == "chosen" else severity
+        severity = "error" if reason.name == "content-lost" else None if reason.stage == "chosen" else severity
     return Evidence(f"{sentence}.", share, None, "share", account.reasons.rows(reason.name), severity)
 
 
@@ -226,7 +226,8 @@ def _thoughtless(account: Account) -> Evidence | None:
 
 def _rule(reason: Reason) -> Rule[Account]:
     check = partial(_truncated if reason.name == "truncated-away" else _reason, reason)
-    return Rule(reason.code, "warning", f"Rows that {reason.sentence}", reason.why, reason.cure, check)
+    severity: Severity = "info" if reason.stage == "chosen" else "warning"
+    return Rule(reason.code, severity, f"Rows that {reason.sentence}", reason.why, reason.cure, check)
 
 
 _DETAILS = {

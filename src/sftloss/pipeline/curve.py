@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sftloss.document import Chart, Column, Document, Section, Series, Table
+from sftloss.data.account import ROW_RULES
+from sftloss.data.overlap import OVERLAP_RULES
+from sftloss.data.reasons import ROW_REASONS
+from sftloss.document import Chart, Column, Document, Finding, Section, Series, Table, by_severity
 from sftloss.report import Report
 from sftloss.report.language import in_language
-from sftloss.words import counted, number
+from sftloss.rules import Rule
+from sftloss.words import agreeing, counted, number, part_of
 
 _CURVES = {
     "loss": "loss, trained",
@@ -59,8 +63,28 @@ def training_curve(history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any
     named = tuple((key.replace("_", " "), str(value)) for key, value in shown.items() if value is not None)
     answer = Section("answer", "Answer", lead, charts=charts, tables=tables)
     command = facts.get("command")
-    document = Document("Training", (), (), (answer,), named, (("command", command),) if command else ())
+    findings = by_severity(one for account in facts.get("rows") or () for one in _row_findings(account))
+    document = Document("Training", (), findings, (answer,), named, (("command", command),) if command else ())
     return Report(in_language(document, lang))
+
+
+def _row_findings(account: Mapping[str, Any]) -> Iterator[Finding]:
+    """What the account of a source's rows in ``train.json`` has to tell: refused, truncated, and the notes."""
+    rules: dict[str, Rule[Any]] = {rule.id: rule for rule in ROW_RULES} | {rule.id: rule for rule in OVERLAP_RULES}
+    read = account["read"]
+    for name, refused in account["refused"].items():
+        rule = rules[ROW_REASONS[name].code]
+        sentence = f"{part_of(refused['rows'], read, 'rows', refused['reason'])}."
+        yield Finding(rule.id, rule.severity, sentence, rule.why, rule.cure, rows=tuple(refused["first"]))
+    if cut := account["truncated"]:
+        rule, lost = rules["MASK007"], account["end_of_answer_lost"]
+        sentence = part_of(cut, read, "rows", "are truncated")
+        sentence += f": {lost:,} {agreeing(lost, 'lose')} the end of their last answer." if lost else "."
+        yield Finding(rule.id, rule.severity if cut > 0.01 * read else "info", sentence, rule.why, rule.cure)
+    for line in account["findings"]:
+        id, _, sentence = line.partition(": ")
+        rule = rules[id]
+        yield Finding(id, rule.severity, sentence, rule.why, rule.cure)
 
 
 def _are_equal(points: Mapping[str, Sequence[tuple[int, float]]], key: str) -> bool:
