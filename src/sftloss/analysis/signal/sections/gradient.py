@@ -256,7 +256,7 @@ def _agreement(study: GradientStudy) -> tuple[Table, Chart]:
         "Every rank correlation is undefined: all examples have the same gradient norm, or the same cheaper values."
     )
     if best is not None:
-        described = f"Rank correlations. {best[1]} is closest to the gradient norm ({index(best[0])})."
+        described = f"Rank correlations. Of these, {best[1]} is closest to the gradient norm ({index(best[0])})."
     chart = Chart(
         "gradient-agreement", "bar", title, "level", "Spearman", series, described, "category", format_x="text",
         format_y="index",
