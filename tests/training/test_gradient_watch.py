@@ -6,6 +6,7 @@ import logging
 import pickle
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,6 +104,15 @@ def test_watching_changes_no_bit_of_a_training_with_dropout(tmp_path: Path) -> N
     assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
     lines = [line for line in trainer.state.log_history if "loss" in line]
     assert ["gradient_norm/task_a" in line for line in lines] == [True, False, True]
+
+
+def test_the_line_in_the_terminal_has_the_mean() -> None:
+    from sftloss.finetune.callbacks import LogLines
+
+    lines: list[str] = []
+    state: Any = SimpleNamespace(is_world_process_zero=True, global_step=5, max_steps=10)
+    LogLines(lines.append).on_log(None, state, None, {"gradient_norm": 1.25, "gradient_norm_max": 2.0})  # type: ignore[arg-type]
+    assert lines == ["step 5/10  gradient norm 1.25"]
 
 
 def test_a_look_computes_in_the_precision_of_the_training(tmp_path: Path, monkeypatch: Any) -> None:

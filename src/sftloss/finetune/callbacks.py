@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _SHOWN = (
     "loss", "eval_loss", "cross_entropy", "token_accuracy", "spikes", "eval_cross_entropy", "eval_token_accuracy",
-    "filter_dropped", "filter_error",
+    "gradient_norm", "filter_dropped", "filter_error",
 )  # fmt: skip
 
 
