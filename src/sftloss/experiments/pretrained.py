@@ -55,8 +55,9 @@ _ALL = (
     Study(
         "forgetting",
         "Anchors against forgetting at equal learning",
-        "Does a KL anchor, or ASFT, move a pretrained model less on data of another kind than cross-entropy does, "
-        "where it learns as much? SmolLM2-135M-Instruct is trained with LoRA for equal steps and tokens. " + _RATES
+        "Does a KL anchor, or ASFT (`dft + 0.05 * kl_anchor`), move a pretrained model less on data of another kind "
+        "than cross-entropy does, where it learns as much? SmolLM2-135M-Instruct is trained with LoRA for equal steps "
+        "and tokens. " + _RATES
         + " An anchor has helped where the drift on the second file is smaller and no verdict says that the held-out "
         "loss is larger. Values of the untrained model come from `sftloss reference --top-k 20`.",
         replace(
@@ -93,10 +94,10 @@ _ALL = (
     Study(
         "rewards",
         "Answers marked as wrong: left out, pushed down, or trained with a negative sign",
-        "Is it better to leave wrong answers out, to lower their probability (unlikelihood), or to train them with a "
-        "negative weight? SmolLM2-135M-Instruct is trained with LoRA on rows of which some are marked `is_negative`; "
-        "rows of another file, all right, judge. The normalizer is the number of tokens, for weights below zero cancel "
-        "in a sum. " + _RATES,
+        "Is it better to leave wrong answers out (`unlikelihood(alpha=0)`), to lower their probability "
+        "(`unlikelihood`), or to train them with a negative weight (`cross_entropy`)? SmolLM2-135M-Instruct is trained "
+        "with LoRA on rows of which some are marked `is_negative`; rows of another file, all right, judge. The "
+        "normalizer is the number of tokens, for weights below zero cancel in a sum. " + _RATES,
         replace(
             _FOUR, losses=("unlikelihood(alpha=0)", "unlikelihood", "cross_entropy"), samples=0,
             recipe=replace(_FOUR.recipe, normalizer="tokens"),
