@@ -45,10 +45,10 @@ def test_coefficients_sum_to_one_under_every_normalization():
         assert study.signal(one, "S0").sum() == pytest.approx(1.0, rel=1e-12)
 
 
-def test_role_weights_replace_the_datas():
+def test_role_weights_multiply_the_datas():
     options = AnalysisOptions(replicates=50, role_weights=(("prompt", 0.25), ("response", 1.0)))
     study = open_study(make_table(HAND), options)
-    np.testing.assert_allclose(study.size, [1.25, 3.0])
+    np.testing.assert_allclose(study.size, [0.25 * 0.5 + 1.0, 3.0])
 
 
 def test_an_untrained_token_adds_nothing_not_even_a_nan():
