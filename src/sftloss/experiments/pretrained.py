@@ -86,9 +86,9 @@ _ALL = (
     Study(
         "languages",
         "How languages share a training",
-        "What does each language gain where languages count by their tokens (`none`), all the same (`static`), or by "
-        "their bytes? SmolLM2-135M-Instruct, an English model, is trained with LoRA on rows that name their language "
-        "as task, such as English and Chinese ones. The weights by bytes are those of this file. " + _RATES,
+        "What does each language gain where languages count by their tokens (`unweighted`), all the same (`static`), "
+        "or by their bytes? SmolLM2-135M-Instruct, an English model, is trained with LoRA on rows that name their "
+        "language as task, such as English and Chinese ones. The weights by bytes are those of this file. " + _RATES,
         replace(_FOUR, tasks=("none", "static"), samples=0),
     ),
     Study(
