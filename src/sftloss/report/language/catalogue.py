@@ -30,7 +30,7 @@ _NUMBER_HOLE = rf"(?:less than )?-?{_FIGURE}|undefined|an undefined part|no"
 _ANY_HOLE = r"(?:(?!\. ).)+?"
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.) (?=\S)")
 _ITEM_END = re.compile(r"(?:, | and )(?![^(]*\))")
-_NAME = re.compile(r"\S+(?: \S+){0,2}(?<![.:;,])")
+_NAME = re.compile(r"\S+(?:(?: \S+){0,2}|(?: [+*] \S+)+)(?<![.:;,])")  # some words, or a sum of objectives
 _IS_CHINESE = re.compile(r"^(?!.*[a-z]{2} [a-z]{2}).*[\u3400-\u9fff]", re.DOTALL)  # without an English phrase
 
 

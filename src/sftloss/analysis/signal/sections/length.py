@@ -129,7 +129,7 @@ def _numbers_table(study: SignalStudy, level: str) -> Table:
     rows: list[tuple[Cell, ...]] = []
     trained = study.size > 0
     size = study.example_lengths[trained]
-    difficulty = (study.column(f"loss:{study.objective}") / study.size)[trained]
+    difficulty = study.column(f"loss:{study.objective}")[trained] / study.size[trained]
     codes, names = study.codes("task")
     tasks = codes[trained] if len(names) > 1 else None
     for view in study.views:
