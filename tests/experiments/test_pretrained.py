@@ -42,7 +42,7 @@ def test_a_study_of_a_pretrained_model_runs_on_the_demo_model(name: str, files: 
     given: dict[str, Any] = {}
     if name == "forgetting":
         given["reference"] = (str(tmp_path / "reference"),)
-        run = Run(output=given["reference"][0], max_length=192)
+        run = Run(output=given["reference"][0], max_length=PRETRAINED[name].experiment.recipe.max_length)
         store_reference(demo_model(), demo_tokenizer(), files["rows"], kept=Kept(top_k=5), run=run)
     if name == "rewards":
         given["eval_data"] = files["held_out"]
