@@ -105,6 +105,21 @@ def test_the_fused_loss_is_its_definition_and_so_are_its_gradients(kind: str, pl
         assert_close(b, a, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("offset", [-700.0, -0.5, 0.0, 30.0, 59.0, 700.0])
+@pytest.mark.parametrize("columns", [5, None])
+def test_one_number_added_to_all_logits_changes_nothing(offset: float, columns: int | None) -> None:
+    (hidden, targets, c), head = make_tokens(), make_head("padded")
+    plan, bias = Plan("one_pass", tokens=4, columns=columns), head.bias
+    assert bias is not None
+    shifted = replace(head, bias=(bias.detach() + offset).requires_grad_())
+    wanted, _ = weighted_loss(hidden, head, targets, c, plan=plan)
+    loss, _ = weighted_loss(hidden, shifted, targets, c, plan=plan)
+    assert_close(loss, wanted, rtol=1e-12, atol=1e-12)
+    of_wanted = torch.autograd.grad(wanted, [hidden, head.weight, bias])
+    of_loss = torch.autograd.grad(loss, [hidden, shifted.weight, shifted.bias])
+    assert_close(of_loss, of_wanted, rtol=1e-11, atol=1e-13)
+
+
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_gradcheck_holds_for_the_fused_loss(plan: Plan) -> None:
     head, (hidden, targets, c) = make_head("scale"), make_tokens()
