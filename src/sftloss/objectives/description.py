@@ -115,7 +115,7 @@ COSTS = {
     "top_mass": 15,
     "top_entropy": 15,
     "tempered_logprob": 8,
-    "rank": 10,
+    "rank": 13,
     "candidate_logprob": 1,
 }
 """Per cent that reading a statistic adds to the time of cross-entropy: CPU, one pass, 768 wide, 50257 ids."""
