@@ -258,6 +258,24 @@ def test_an_answer_that_is_cut_off_has_no_length():
         assert one.where_seen == pytest.approx(two.where_seen, rel=1e-12)
 
 
+def test_a_row_of_weight_two_counts_as_two_rows_everywhere():
+    rng, sizes = np.random.default_rng(2), drawn(200)
+    prompts, tasks, copies = rng.integers(0, 60, 200), rng.integers(0, 3, 200), rng.integers(1, 4, 200)
+    weighted = Lengths(np.arange(200), sizes, sizes, prompts, tasks, row_weights=copies.astype(float))
+    repeated = lengths_of(*(column.repeat(copies) for column in (sizes, prompts, tasks)))
+    for one, two in zip(length_forecasts(weighted), length_forecasts(repeated), strict=True):
+        for name in ("unconditional", "within_prompt"):
+            assert getattr(one, name).value == pytest.approx(getattr(two, name).value, rel=1e-12)
+        assert one.within_task == pytest.approx(two.within_task, rel=1e-12)
+        assert one.where_seen == pytest.approx(two.where_seen, rel=1e-12, abs=1e-12)
+    target = sizes.mean()
+    for groups in ((None, None), (prompts, prompts.repeat(copies))):
+        # the solver stops at 1e-12
+        assert alpha_for_length(weighted, target, groups[0]) == pytest.approx(
+            alpha_for_length(repeated, target, groups[1]), abs=1e-9
+        )
+
+
 def test_answers_of_a_conversation_have_lengths_of_their_own_and_one_weight():
     """Training divides by the whole conversation; each answer is as long as it is, after all that comes before it."""
     ids, output = np.array([0, 0, 1, 2, 2]), np.array([2.0, 8.0, 20.0, 2.0, 30.0])

@@ -169,6 +169,15 @@ def predicted(rows, **more):
     return dict(zip([column.key for column in cells.columns], cells.rows[0], strict=True))["bound"]
 
 
+@pytest.mark.parametrize("tokenizer", [None, demo_tokenizer()], ids=["characters", "tokens"])
+def test_a_row_of_weight_two_counts_as_two_rows(tokenizer):
+    """T leaves the weight of the row out, with a tokenizer or without, and the answers count by it."""
+    short, long = asked("one", "fig"), asked("two", "fig fig fig red")
+    weighted, twice = predict([{**short, "weight": 2}, long], tokenizer), predict([short, short, long], tokenizer)
+    tables = [report.document.sections[0].tables[0].rows for report in (weighted, twice)]
+    assert tables[0] == tables[1]
+
+
 def test_a_message_of_weight_zero_has_no_length():
     turns = [
         {"role": "user", "content": "one"},

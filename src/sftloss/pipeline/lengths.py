@@ -149,7 +149,8 @@ def _of_words(record: Record, unit: str) -> RowLengths:
     if record.text is not None:  # trained whole, without a prompt
         size = float(_count_text(record.text, unit))
         answers.append(AnswerLength(size, -1))
-    return RowLengths(size * record.weight, tuple(answers), other, record.task)
+    size = size if record.weight > 0 else 0.0  # a row marked as wrong has no length to learn
+    return RowLengths(size, tuple(answers), other, record.task, record.weight)
 
 
 def _of_tokens(record: Record) -> RowLengths:
@@ -171,7 +172,8 @@ def _of_tokens(record: Record) -> RowLengths:
         hashed.update(array("q", ids[at:start]).tobytes())
         at = start
         answers.append(AnswerLength(float(stop - start), _prompt_code(hashed) if start > 1 else -1))
-    return RowLengths(sum(weight) * record.weight, tuple(answers), 0.0, record.task)
+    size = sum(weight) if record.weight > 0 else 0.0
+    return RowLengths(size, tuple(answers), 0.0, record.task, record.weight)
 
 
 def _count(message: Message, unit: str) -> int:

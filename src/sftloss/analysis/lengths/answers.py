@@ -38,7 +38,8 @@ class Answers:
         tasks: Codes from 0; None where there are not at least two.
         units: What each answer is resampled with: all answers of examples that share their first prompt.
         sizes: T of every trained example, those whose answers are all cut off among them.
-        example: Index into `sizes` and `examples`.
+        row_weights: Weight of the whole row of each of these examples.
+        example: Index into `sizes`, `row_weights` and `examples`.
         examples: Ids of the trained examples.
         cut: Number of trained answers left out because they are cut off: their length is not known.
     """
@@ -51,6 +52,7 @@ class Answers:
     tasks: Codes | None
     units: Codes
     sizes: Floats
+    row_weights: Floats
     example: Codes
     examples: Codes
     cut: int
@@ -70,8 +72,13 @@ class Answers:
         )
 
     def weights(self, rule: Normalization) -> Floats:
-        """w(T) of each answer's example."""
-        return sequence_weights(self.sizes, rule)[self.example]
+        """w(T) of each answer's example, times the weight of its row."""
+        return sequence_weights(self.sizes, rule)[self.example] * self.counts
+
+    @cached_property
+    def counts(self) -> Floats:
+        """How often each answer counts: the weight of its row."""
+        return self.row_weights[self.example]
 
     @cached_property
     def seen(self) -> NDArray[np.bool_]:
@@ -112,6 +119,8 @@ def ready(lengths: Lengths) -> Answers:
     units = resampling_units(examples, opening)
     prompts = None if lengths.prompts is None else lengths.prompts[keep]
     tasks = None if lengths.tasks is None or len(np.unique(lengths.tasks)) < 2 else lengths.tasks
+    sizes = lengths.size[lengths.size > 0][first]
+    row_weights = lengths.row_weights
     return Answers(
         lengths.ids[keep],
         lengths.size[keep],
@@ -120,7 +129,8 @@ def ready(lengths: Lengths) -> Answers:
         np.zeros(int(keep.sum()), dtype=bool) if prompts is None else prompts >= 0,
         None if tasks is None else _codes(tasks[keep]),
         units[example[keep]],
-        lengths.size[lengths.size > 0][first],
+        sizes,
+        np.ones(len(sizes)) if row_weights is None else row_weights[lengths.size > 0][first],
         example[keep],
         examples,
         int(((lengths.size > 0) & (lengths.output > 0) & ~keep).sum()),

@@ -39,12 +39,14 @@ class RowLengths(NamedTuple):
         answers: Its answers, trained or not.
         other: Trained length of other roles than the answer.
         task: Its task, None where the data has none.
+        weight: Of the whole row, which T leaves out; > 0 where the row is trained.
     """
 
     size: float
     answers: tuple[AnswerLength, ...]
     other: float = 0.0
     task: str | None = None
+    weight: float = 1.0
 
 
 @dataclass
@@ -52,6 +54,7 @@ class LengthColumns:
     """Columns of numbers, eight bytes a cell: of each row, and of each answer."""
 
     size: array[float] = field(default_factory=lambda: array("d"))
+    weights: array[float] = field(default_factory=lambda: array("d"))
     other: array[float] = field(default_factory=lambda: array("d"))
     tasks: array[int] = field(default_factory=lambda: array("q"))
     owners: array[int] = field(default_factory=lambda: array("q"))
@@ -68,17 +71,20 @@ class LengthColumns:
             self.prompts.append(answer.prompt)
             self.cut.append(answer.is_cut)
         self.size.append(row.size)
+        self.weights.append(row.weight)
         self.other.append(row.other)
         self.tasks.append(self.names.setdefault(row.task, len(self.names)))
 
     def lengths(self) -> Lengths:
         """The columns as arrays. Where no answer is trained, what is trained stands for it, without a prompt."""
         size, tasks, names = np.asarray(self.size), np.asarray(self.tasks), tuple(self.names)
+        weights = np.asarray(self.weights)
         if not any(self.output):
-            return Lengths(np.arange(len(size)), size, np.asarray(self.other), None, tasks, task_names=names)
+            rows, other = np.arange(len(size)), np.asarray(self.other)
+            return Lengths(rows, size, other, None, tasks, task_names=names, row_weights=weights)
         at = np.asarray(self.owners)
         columns = (np.asarray(self.output), np.asarray(self.prompts), tasks[at], np.asarray(self.cut, dtype=bool))
-        return Lengths(at, size[at], *columns, task_names=names)
+        return Lengths(at, size[at], *columns, task_names=names, row_weights=weights[at])
 
 
 def row_lengths(example: Example, size: float | None = None) -> RowLengths:
@@ -90,7 +96,7 @@ def row_lengths(example: Example, size: float | None = None) -> RowLengths:
         answers.append(AnswerLength(float(trained[start:stop].sum()), prompt or -1, is_cut))
     other = float(trained.sum()) - sum(answer.output for answer in answers)
     size = float(example.weights.sum()) / example.row_weight if size is None else size
-    return RowLengths(size, tuple(answers), other, example.task)
+    return RowLengths(size, tuple(answers), other, example.task, example.row_weight)
 
 
 def lengths_of(examples: Iterable[Example], sizes: Iterable[float] | None = None) -> Lengths:

@@ -103,7 +103,7 @@ class LengthForecast:
             where prompts are unknown. Few answers to a prompt show little of their variation: it understates.
         within_task: The same for tasks; None where there are none.
         where_seen: Relative shift among the examples whose prompt has answers of several lengths; None where none.
-        effective_examples: Kish's effective number of sequences under w(T).
+        effective_examples: Kish's effective number of sequences under w(T) and the weights of rows.
     """
 
     normalization: Normalization
@@ -117,8 +117,10 @@ class LengthForecast:
 def length_forecasts(lengths: Lengths, options: LengthOptions | None = None) -> tuple[LengthForecast, ...]:
     r"""The predicted mean output length under each normalization, from the lengths alone.
 
-    .. math:: \bar T_w = \frac{\sum_i w(T_i)\,T_i}{\sum_i w(T_i)}, \qquad w(T) = T^{-\alpha}
+    .. math:: \bar T_w = \frac{\sum_i r_i\,w(T_i)\,T_i}{\sum_i r_i\,w(T_i)}, \qquad w(T) = T^{-\alpha}
         \text{ or } E\,\frac{1}{T + T'_1 + \dots + T'_{k-1}}
+
+    Here r is the weight of a whole row; the data's own mean is that of :math:`w = 1`.
 
     Args:
         lengths: Each answer's length, prompt and task; arrays of shape ``(answers,)``.
@@ -141,7 +143,7 @@ def length_forecasts(lengths: Lengths, options: LengthOptions | None = None) -> 
 
 def forecast(answers: Answers, rule: Normalization, spread: Resampling) -> LengthForecast:
     """The forecast for one normalization: the one place where it is computed, for `lengths` and for `analyze`."""
-    counted = kish_ess(sequence_weights(answers.sizes, rule))
+    counted = kish_ess(sequence_weights(answers.sizes, rule) * answers.row_weights)
     if not len(answers.ids):  # every answer is cut off: no length is known
         return LengthForecast(rule, Estimate(math.nan), None, None, None, counted)
     weights = answers.weights(rule)
@@ -150,7 +152,7 @@ def forecast(answers: Answers, rule: Normalization, spread: Resampling) -> Lengt
         rule,
         whole,
         None if answers.prompts is None else _within_prompt(answers, weights, whole, spread),
-        None if answers.tasks is None else float(group_means(answers.output, weights, answers.tasks).mean()),
+        _within_task(answers, weights),
         _where_seen(answers, weights),
         counted,
     )
@@ -274,7 +276,7 @@ def forecasts_by_task(lengths: Lengths, rule: Normalization) -> dict[str, Length
         if keep.any():
             part = answers.only(keep)
             one = forecast(part, rule, Resampling(part.units, replicates=0))
-            ranges[name] = _range(one, float(part.output.mean()))
+            ranges[name] = _range(one, float(np.average(part.output, weights=part.counts)))
     return ranges
 
 
@@ -294,7 +296,13 @@ def _within_prompt(answers: Answers, weights: Floats, whole: Estimate, spread: R
     if count == 1 and answers.has_prompt.all():  # the prompt says nothing indeed
         return whole
     means = group_means(answers.output, weights, answers.prompts)
-    return spread.ratio(means, np.ones(len(means)))
+    return spread.ratio(means * answers.counts, answers.counts)
+
+
+def _within_task(answers: Answers, weights: Floats) -> float | None:
+    if answers.tasks is None:
+        return None
+    return float(np.average(group_means(answers.output, weights, answers.tasks), weights=answers.counts))
 
 
 def _where_seen(answers: Answers, weights: Floats) -> float | None:
@@ -302,4 +310,5 @@ def _where_seen(answers: Answers, weights: Floats) -> float | None:
     if answers.prompts is None or not seen.any():
         return None
     means = group_means(answers.output, weights, answers.prompts)
-    return float(means[seen].sum() / answers.output[seen].sum() - 1.0)
+    counts = answers.counts[seen]
+    return float(means[seen] @ counts / (answers.output[seen] @ counts) - 1.0)

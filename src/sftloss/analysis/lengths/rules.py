@@ -56,7 +56,7 @@ def _shifted(study: LengthStudy, rule: Normalization, subject: str) -> Evidence 
 def _concentrated(study: LengthStudy) -> Evidence | None:
     """The nominal signal: the coefficients an example receives."""
     size, ids = study.answers.sizes, study.answers.examples
-    signal = size * sequence_weights(size, study.used or TOKEN_MEAN)
+    signal = size * sequence_weights(size, study.used or TOKEN_MEAN) * study.answers.row_weights
     top = ids[np.lexsort((ids, -signal))[:10]]
     return concentration(signal, "S0", () if study.origins is None else study.origins(top))
 

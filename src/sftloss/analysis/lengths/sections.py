@@ -164,7 +164,7 @@ def _within_prompt(study: LengthStudy, rule: Normalization) -> Floats:
     """Weights that shift inside each prompt only: every prompt keeps its part of the examples."""
     weights, prompts = study.answers.weights(rule), study.answers.prompts
     assert prompts is not None
-    return weights * (np.bincount(prompts) / np.bincount(prompts, weights))[prompts]
+    return weights * (np.bincount(prompts, study.answers.counts) / np.bincount(prompts, weights))[prompts]
 
 
 def _distribution_chart(values: Floats, lines: dict[str, Floats], unit: str, described: str) -> Chart:
@@ -193,7 +193,7 @@ def method_section(study: LengthStudy) -> Section:
         batches_note(study.options.batches),
         "T is the sum of an example's trained weights, over all its answers. Lengths are of single answers, and the "
         "prompt of an answer is everything before it, earlier answers too. Weights that the prefix determines (role, "
-        "task, language) move nothing at the optimum; weights of whole rows do, and are not in these numbers.",
+        "task, language) move nothing at the optimum; a row of weight 2 counts as two rows, in the data's mean too.",
         "Intervals: 95 %, studentized bootstrap over prompts: examples with the same first prompt are drawn together. "
         "There are none with fewer than 5 prompts. The weights are held fixed.",
     ]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from sftloss.analysis.lengths.answers import Answers, ready
-from sftloss.analysis.lengths.forecast import IGNORING, STEEPEST, WITHIN, LengthStudy
+from sftloss.analysis.lengths.forecast import IGNORING, STEEPEST, WITHIN, LengthStudy, bin_sums
 from sftloss.analysis.lengths.tilt import Lengths, conflicting
 from sftloss.analysis.shared.shares import cell
 from sftloss.document import Cell, Column, Section, Table
@@ -39,20 +39,20 @@ def solve(answers: Answers, target: float, groups: Codes | None) -> float:
         codes, rest = np.zeros(len(size), dtype=np.int64), 0.0
     else:
         varied = conflicting(answers.output, groups)
-        size, output = answers.size[varied], answers.output[varied]
-        count, rest = np.ones(len(size)), float(answers.output[~varied].sum())
+        size, output, count = answers.size[varied], answers.output[varied], answers.counts[varied]
+        rest = float(answers.output[~varied] @ answers.counts[~varied])
         codes = np.unique(groups[varied], return_inverse=True)[1].ravel()
     if not len(size):
         return math.nan
     shortest = np.full(int(codes.max()) + 1, np.inf)
     np.minimum.at(shortest, codes, size)
     logs = np.log(size) - np.log(shortest)[codes]
-    members = np.bincount(codes, count)
+    members, whole = np.bincount(codes, count), float(answers.counts.sum())
 
     def gap(alpha: float) -> float:
         weights = count * np.exp(-alpha * logs)  # the shortest of a group has weight 1: nothing overflows within +-20
         means = np.bincount(codes, weights * output) / np.bincount(codes, weights)
-        return float(members @ means + rest) / len(answers.size) - target
+        return float(members @ means + rest) / whole - target
 
     if not gap(-STEEPEST) > 0 > gap(STEEPEST):
         return math.nan
@@ -63,8 +63,8 @@ def solve(answers: Answers, target: float, groups: Codes | None) -> float:
 
 def _distinct(answers: Answers) -> tuple[Floats, Floats, Floats]:
     """Distinct pairs of size and output with how often each occurs: few, however many answers there are."""
-    pairs, count = np.unique(answers.size + 1j * answers.output, return_counts=True)
-    return pairs.real, pairs.imag, count.astype(np.float64)
+    pairs, code = np.unique(answers.size + 1j * answers.output, return_inverse=True)
+    return pairs.real, pairs.imag, bin_sums(code.ravel(), answers.counts)
 
 
 def target_section(study: LengthStudy) -> Section:
@@ -106,4 +106,5 @@ def _reach(study: LengthStudy, groups: Codes | None) -> tuple[float, float]:
     low, high = np.full(int(groups.max()) + 1, np.inf), np.zeros(int(groups.max()) + 1)
     np.minimum.at(low, groups, output)
     np.maximum.at(high, groups, output)
-    return float(low[groups].mean()), float(high[groups].mean())
+    counts = study.answers.counts
+    return float(np.average(low[groups], weights=counts)), float(np.average(high[groups], weights=counts))

@@ -105,13 +105,15 @@ class Lengths:
 
     Attributes:
         ids: The example an answer is in; rows of one example are in the order of its answers.
-        size: T of that example, what the normalization divides by: the sum of its weights, all answers together.
+        size: T of that example, what the normalization divides by: the sum of its weights, all answers together,
+            without the weight of the whole row.
         output: Trained tokens of this answer, which a reader counts.
         prompts: What comes before the answer, as a number that is equal for equal prompts; negative where there is no
             prompt, as in plain text. None where prompts are not known.
         tasks: Code of the task, from 0; None where there are none.
         cut: Whether the answer was cut off: its length is then not known. None where none was.
         task_names: Name of each code in `tasks`; None is the name of rows without a task.
+        row_weights: Weight of that example's row, > 0: a row of weight 2 counts as two. None where all are 1.
     """
 
     ids: NDArray[np.int64]
@@ -121,3 +123,4 @@ class Lengths:
     tasks: NDArray[np.int64] | None = None
     cut: NDArray[np.bool_] | None = None
     task_names: tuple[str | None, ...] = ()
+    row_weights: Floats | None = None

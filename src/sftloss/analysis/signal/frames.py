@@ -203,7 +203,12 @@ class SignalStudy:
     @cached_property
     def example_lengths(self) -> Floats:
         """T of each example: the sum of its weights, without the weight of the whole row."""
-        return self.size / (self.column("row_weight") if "row_weight" in self.base.columns else 1.0)
+        return self.size / self.row_weights
+
+    @cached_property
+    def row_weights(self) -> Floats:
+        """The weight of the whole row of each example."""
+        return self.column("row_weight") if "row_weight" in self.base.columns else np.ones(len(self.ids))
 
     @cached_property
     def cut(self) -> NDArray[np.bool_]:
@@ -259,11 +264,13 @@ class SignalStudy:
         codes, names = self.codes("task")
         tasks = codes if len(names) > 1 else None
         if trained.height == 0:  # no answer is trained: what is trained stands for it, without a prompt
-            return ready(Lengths(self.ids, self.example_lengths, self.column("count"), None, tasks, self.cut))
+            whole = (self.example_lengths, self.column("count"), None, tasks, self.cut)
+            return ready(Lengths(self.ids, *whole, row_weights=self.row_weights))
         at = np.searchsorted(self.ids, trained["example"].to_numpy())
         prompts = trained["prompt"].to_numpy() if "prompts" in self.base.columns else None
-        columns = (trained["count"].cast(pl.Float64).to_numpy(), prompts, None if tasks is None else tasks[at])
-        return ready(Lengths(self.ids[at], self.example_lengths[at], *columns, trained["is_cut"].to_numpy()))
+        counts, is_cut = trained["count"].cast(pl.Float64).to_numpy(), trained["is_cut"].to_numpy()
+        columns = (counts, prompts, None if tasks is None else tasks[at], is_cut)
+        return ready(Lengths(self.ids[at], self.example_lengths[at], *columns, row_weights=self.row_weights[at]))
 
     def example_sums(self, groups: NDArray[np.int64], count: int, views: tuple[View, ...], level: str) -> GroupSums:
         """Sums of (1, trained tokens, signal of each view) by a group of examples."""
