@@ -267,6 +267,16 @@ def test_spike_is_told_once_and_names_its_rows(caplog: pytest.LogCaptureFixture)
     assert "data.jsonl:9 (77 % of it, 7.00 a token)" in second
 
 
+def test_a_harder_answer_of_few_tokens_is_no_spike_among_losses_near_zero() -> None:
+    """By `dft` a yes/no answer that the model is sure of costs 1e-3 a token, one that it doubts 0.17."""
+    draw, watch = random.Random(0), SpikeWatch()
+    easy = [[1e-3 * draw.lognormvariate(0.0, 1.0)] * 2 for _ in range(40)]
+    assert not any([watch.look(pass_of(values)) for values in easy])
+    assert not watch.look(pass_of([0.17, 0.17])) and not watch.look(pass_of([0.34, 4.0]))
+    assert watch.look(pass_of([0.17] * 40)), "of many tokens it is no chance"
+    assert not watch.look(pass_of(easy[0])) and watch.look(pass_of([0.0, 9.0]))
+
+
 @pytest.mark.parametrize(
     ("name", "most"),
     [

@@ -17,6 +17,7 @@ from sftloss.training.watch.rows import say_largest, say_non_finite
 from sftloss.words import number
 
 WINDOW, FEWEST, DEVIATIONS, MARGIN = 64, 16, 10.0, 0.25
+LEAST = 5.0  # nats: one token of probability 0.7 % adds as much, so a smaller surplus may be chance
 _RECENT = WINDOW // 2  # losses whose median is compared with the lowest such median
 _RISE, _RISE_DEVIATIONS = 0.5, 3.0
 _HIDDEN = 3  # the bound is above the third largest loss, so that two spikes do not hide the next
@@ -30,7 +31,11 @@ class SpikeWatch:
     spike. Over the last 64 values (from the 16th on), with :math:`\hat\sigma` = 1.4826 times the median absolute
     deviation from the median and :math:`m_{(3)}` the third largest, there is a spike where
 
-    .. math:: m > \max\big(\text{median} + \max(10 \, \hat\sigma, \tfrac14 |\text{median}|), \; \tfrac54 m_{(3)}\big)
+    .. math::
+        m > \max\big(\text{median} + \max(10 \, \hat\sigma, \tfrac14 |\text{median}|, 5 / n), \; \tfrac54 m_{(3)}\big)
+
+    with :math:`n = (\sum |c|)^2 / \sum c^2`, the number of tokens where all have the same coefficient. A spike
+    adds at least 5 nats to the usual, so a harder answer of two tokens is none among losses near zero.
 
     Medians, because one spike must not hide the next. A spike lasts until m is below the bound again and warns once.
 
@@ -59,11 +64,11 @@ class SpikeWatch:
         if not math.isfinite(loss):
             raise FloatingPointError(say_non_finite(seen))
         rows: list[str] = []
-        for task, mean in means.items() if seen.is_training else ():
+        for task, (mean, tokens) in means.items() if seen.is_training else ():
             history = self._by_task.setdefault(task, _History())
             where = f" on rank {rank_of()}" if is_distributed() else ""
             of_task = f" on task {self._name(task)}" if len(self._by_task) > 1 else ""
-            if history.begins_spike(mean):
+            if history.begins_spike(mean, tokens):
                 rows.append(say_largest(seen, task=task))
                 _LOG.warning(
                     "sftloss: a spike%s: this micro-batch's loss%s is %s a token, the median of the %d before it %s; "
@@ -104,9 +109,9 @@ class _History:
         self.lowest = math.inf
         self.is_high = self.is_rising = False
 
-    def begins_spike(self, mean: float) -> bool:
-        """Whether a spike begins with this loss."""
-        bound = self._bound()
+    def begins_spike(self, mean: float, tokens: float) -> bool:
+        """Whether a spike begins with this loss, the mean over so many tokens."""
+        bound = self._bound(tokens)
         was_high, self.is_high = self.is_high, bound is not None and mean > bound
         return self.is_high and not was_high
 
@@ -139,25 +144,26 @@ class _History:
         one.before.extend(values.popleft() for _ in range(int(values.popleft())))
         return one
 
-    def _bound(self) -> float | None:
+    def _bound(self, tokens: float) -> float | None:
         if len(self.before) < FEWEST:
             return None
         middle = statistics.median(self.before)
         spread = 1.4826 * statistics.median(abs(value - middle) for value in self.before)
         usual = sorted(self.before)[-_HIDDEN]
-        return max(middle + max(DEVIATIONS * spread, MARGIN * abs(middle)), usual + MARGIN * abs(usual))
+        return max(middle + max(DEVIATIONS * spread, MARGIN * abs(middle), LEAST / tokens), usual + MARGIN * abs(usual))
 
 
-def _means(seen: Pass) -> tuple[float, dict[int, float]]:
-    """The loss of the micro-batch, and the mean loss a unit of coefficient of each of its tasks."""
+def _means(seen: Pass) -> tuple[float, dict[int, tuple[float, float]]]:
+    """The loss of the micro-batch, and of each of its tasks the mean loss a unit of coefficient and n."""
     sizes = seen.coefficients.abs().double()
+    squares = sizes.square()
     if seen.tokens.tasks is None:
-        loss, size = torch.stack([seen.loss.double(), sizes.sum()]).tolist()
-        return loss, {0: loss / size} if size else {}
+        loss, size, square = torch.stack([seen.loss.double(), sizes.sum(), squares.sum()]).tolist()
+        return loss, {0: (loss / size, size * size / square)} if size else {}
     names, index = torch.unique(seen.tokens.tasks.to(sizes.device), return_inverse=True)
-    sums = sizes.new_zeros(2, len(names))
-    sums.index_add_(1, index, torch.stack([seen.weighted_losses().double(), sizes]))
-    table = torch.cat([names.double(), sums.flatten(), seen.loss.double().reshape(1)]).tolist()
-    count = len(names)
-    tasks, losses, weights = table[:count], table[count : 2 * count], table[2 * count : -1]
-    return table[-1], {int(t): loss / weight for t, loss, weight in zip(tasks, losses, weights, strict=True) if weight}
+    sums = sizes.new_zeros(3, len(names))
+    sums.index_add_(1, index, torch.stack([seen.weighted_losses().double(), sizes, squares]))
+    values = torch.cat([names.double(), sums.flatten(), seen.loss.double().reshape(1)]).tolist()
+    tasks, losses, weights, of_squares = (values[i * len(names) : (i + 1) * len(names)] for i in range(4))
+    table = zip(tasks, losses, weights, of_squares, strict=True)
+    return values[-1], {int(t): (loss / size, size * size / square) for t, loss, size, square in table if size}
