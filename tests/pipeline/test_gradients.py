@@ -8,15 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from sftloss import analyze, per_example_gradients
 from sftloss.analysis import AnalysisOptions
 from sftloss.data import Examples, batches
 from sftloss.data.demo import demo_model, demo_tokenizer
+from sftloss.decoder.head import without_dropout
 from sftloss.errors import ConfigError
+from sftloss.files import seal
+from sftloss.finetune.checkpoint import saved_adam
 from sftloss.pipeline import Run, check
 from sftloss.pipeline import gradients as module
 from sftloss.training import Loss, inputs_of
+from sftloss.training.gradients.direction import Update, gradient_of, update_of
+from sftloss.training.gradients.per_example import attached, question_of
+from sftloss.training.gradients.shares import as_one_step, shares_along
 
 ROWS = [
     {"prompt": f"copy: {word}", "completion": word, "task": "ab"[i % 2], "language": ["en", "de"][i % 3 == 0]}
@@ -112,6 +120,54 @@ def test_shares_of_an_update_by_adam() -> None:
         assert {"sgd": "plain gradient descent", "adam": "Adam's first step"}[optimizer] in notes[1]
     assert shares["sgd"] != pytest.approx(shares["adam"], rel=1e-2)
     assert sum(shares["adam"]) == pytest.approx(1)
+
+
+def checkpoint(folder: Path) -> Any:
+    """A model loaded from a checkpoint as `sftloss train` writes it, and its optimizer after two steps."""
+    model = demo_model()
+    trainer = Trainer(model, TrainingArguments(output_dir=str(folder / "out"), use_cpu=True, report_to="none"))
+    optimizer, generator = trainer.create_optimizer(), torch.Generator().manual_seed(0)
+    for _ in range(2):
+        for p in model.parameters():
+            p.grad = 1e-3 * torch.randn(p.shape, generator=generator)
+        optimizer.step()
+    optimizer.zero_grad()
+    model.save_pretrained(folder)
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    seal(folder, {"recipe": {"lora": None, "optimizer": "adamw_torch", "max_grad_norm": 0.5}})
+    return AutoModelForCausalLM.from_pretrained(folder), model, optimizer
+
+
+def test_shares_of_the_next_step_of_a_checkpoint(tmp_path: Path) -> None:
+    """The moments belong to the right parameters, and the gradient is that of a mean, clipped as in the run."""
+    loaded, model, optimizer = checkpoint(tmp_path)
+    again = saved_adam(loaded).optimizer.state
+    moments = {name: again[p]["exp_avg_sq"] for name, p in loaded.named_parameters()}
+    assert saved_adam(loaded)._replace(max_grad_norm=0.0).scale(2.0, 0.5) == 2.0
+    assert all(torch.equal(moments[name], optimizer.state[p]["exp_avg_sq"]) for name, p in model.named_parameters())
+
+    question = AnalysisOptions(signal="additive", optimizer="checkpoint", top=9, replicates=20)
+    report = analyze(loaded, demo_tokenizer(), ROWS, question=question)
+    influential = report.frames["gradient-influential"]
+    (batch,) = batches(list(Examples(ROWS, demo_tokenizer())), pad_id=0, batch_size=len(ROWS))
+    places = [str(example.origin).rsplit(" ", 1)[-1] for example in batch.examples]
+    with attached(model, Loss()) as attachment, without_dropout(model):
+        steps = as_one_step(attachment, [inputs_of(batch)], Loss())
+        gradient = gradient_of(attachment, steps, Loss())
+        norm = sum(float(g.square().sum()) for g in gradient.values()) ** 0.5
+        assert norm > 0.5
+        update = update_of(model, {name: g * 0.5 / norm for name, g in gradient.items()}, optimizer)
+        questions = [question_of(attachment, one, Loss()) for one in steps]
+        shares = shares_along(attachment, questions, Update(gradient, update.direction)).examples[0].tolist()
+    by_place = dict(zip(places, shares, strict=True))
+    mine = [by_place[origin.rsplit(" ", 1)[-1]] for origin in influential["origin"]]
+    assert influential["share"].to_list() == pytest.approx(mine, abs=1e-3)
+    notes = next(one for one in report.document.sections if one.id == "gradient").notes
+    assert "an update by the checkpoint's Adam under token mean" in notes[1]
+
+    (tmp_path / "optimizer.pt").unlink()
+    with pytest.raises(ConfigError, match="is no checkpoint of sftloss train: it lacks optimizer.pt"):
+        analyze(loaded, demo_tokenizer(), ROWS, question=question)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -7,14 +7,18 @@ leaves its earlier checkpoints as they were, and a checkpoint that lacks somethi
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sftloss.errors import ConfigError, DataError, mention
 from sftloss.files import plain, put_folder, read_seal, remove_own, seal, verify_folder
 from sftloss.finetune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch.optim import AdamW
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -62,6 +66,43 @@ def verify(checkpoint: Path) -> dict[str, Any]:
         others = [path.name for path in checkpoints(checkpoint.parent) if path != checkpoint]
         cure = f"continue from another with {mention('resume_from', others[0])}" if others else "start anew"
         raise DataError(error.problem, cure=cure) from None
+
+
+class SavedAdam(NamedTuple):
+    """The optimizer of a checkpoint, with its moments, and the norm to which the run clipped gradients, 0 for none."""
+
+    optimizer: AdamW
+    max_grad_norm: float
+
+    def scale(self, norm: float, mass: float) -> float:
+        """Factor of a gradient whose coefficients add up to `mass`: to that of a mean, clipped as the run clips it."""
+        return min(1 / mass, (self.max_grad_norm or math.inf) / (norm or 1.0))
+
+
+def saved_adam(model: Any) -> SavedAdam:
+    """Read AdamW with its moments from the checkpoint that a model was loaded from. Nothing is unpickled.
+
+    Raises:
+        ConfigError: If the model is from no checkpoint of `sftloss train`, or not every parameter was trained by AdamW.
+        DataError: If the checkpoint is damaged.
+    """
+    import torch
+    from transformers import Trainer
+
+    checkpoint, option = Path(model.name_or_path), {"option": "optimizer"}
+    if not (checkpoint / "optimizer.pt").is_file():
+        cure = f"give {mention('model', 'OUTPUT/checkpoints/checkpoint-N')}"
+        raise ConfigError(f"{checkpoint} is no checkpoint of sftloss train: it lacks optimizer.pt", **option, cure=cure)
+    recipe = verify(checkpoint)["recipe"]
+    if recipe["lora"] is not None or recipe["optimizer"] not in ("adamw_torch", "adamw_torch_fused"):
+        raise ConfigError(f"{checkpoint} was trained with adapters or without AdamW, so there is no u", **option)
+    with_decay = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]
+    groups: list[list[Any]] = [[], []]  # in the Trainer's order, in which the moments are
+    for name, p in model.named_parameters():
+        groups[name not in with_decay].append(p)
+    optimizer = torch.optim.AdamW([{"params": group} for group in groups])
+    optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True))
+    return SavedAdam(optimizer, float(recipe["max_grad_norm"]))
 
 
 def publish(unfinished: Path, target: Path, facts: Mapping[str, Any], keep: int | None, best: int = 0) -> None:

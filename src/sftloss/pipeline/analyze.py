@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sftloss.analysis import AnalysisOptions, MeasuredTable
     from sftloss.analysis.mask.inspect import Inspected
     from sftloss.data import Batch, Example, Examples
+    from sftloss.finetune.checkpoint import SavedAdam
     from sftloss.reference import References
     from sftloss.report import Report
 
@@ -81,6 +82,7 @@ def analyze(
     """
     from sftloss.analysis import AnalysisOptions, describe_signal_with_frames
     from sftloss.data.tokenizer import pieces
+    from sftloss.finetune.checkpoint import saved_adam
     from sftloss.report import Report
     from sftloss.report.language import in_language
 
@@ -91,6 +93,7 @@ def analyze(
         raise ConfigError(f"rank {rank} of {world} makes no report", option="shard", cure="call take_part there")
     if question.level == "S2":
         _check_hidden(model)
+    adam = saved_adam(model) if question.optimizer == "checkpoint" else None
     if question.signal != "table":
         _check_gradients(run)
         rows = rows if isinstance(rows, str | Path) else list(rows)  # they are read twice
@@ -111,7 +114,7 @@ def analyze(
             question,
             decode=partial(pieces, tokenizer=tokenizer),
             facts=_facts(model, examples.examples, run),
-            gradients=_gradients(inputs, question),
+            gradients=None if question.signal == "table" else _gradients(inputs, adam),
         )
         document = with_run(document, run.command)
         findings = _with_inspected(document.findings, examples.findings(), has_roles=bool(question.role_weights))
@@ -252,15 +255,14 @@ def _count(rows: Any, run: Run) -> int | None:
         return None
 
 
-def _gradients(inputs: _Inputs, question: AnalysisOptions) -> Any:
-    """What measures the gradients that the question wants, or None."""
+def _gradients(inputs: _Inputs, adam: SavedAdam | None) -> Any:
+    """What measures the gradients."""
     from sftloss.pipeline.gradients import GradientSource
 
-    if question.signal == "table":
-        return None
     _, lay = _laying(inputs.by_name, inputs.run, inputs.tokenizer)
     examples, losses = inputs.examples.examples, inputs.by_name
-    return GradientSource(inputs.model, inputs.tokenizer, examples, losses, lay, inputs.run, inputs.table).measure
+    rest = (lay, inputs.run, inputs.table, adam)
+    return GradientSource(inputs.model, inputs.tokenizer, examples, losses, *rest).measure
 
 
 def _check_gradients(run: Run) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sftloss.errors import ConfigError, mention
 from sftloss.pipeline.run import Run
 from sftloss.words import percent
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sftloss.analysis.signal.frames import SignalStudy
     from sftloss.analysis.signal.gradients import MeasuredGradients
     from sftloss.data import Batch, Example
+    from sftloss.finetune.checkpoint import SavedAdam
     from sftloss.training import Attachment, Loss
 
 NORMS, SHARES = "gradients-norms.jsonl", "gradients-shares.jsonl"
@@ -24,7 +26,8 @@ NORMS, SHARES = "gradients-norms.jsonl", "gradients-shares.jsonl"
 
 _MOST_GROUPS = 8  # tasks or languages whose gradients are compared; each takes the memory of the trained weights
 _ROUGH = 0.05  # of the sum of the shares
-_UPDATES = {"sgd": "plain gradient descent", "adam": "Adam's first step"}
+_UPDATES = {"sgd": "plain gradient descent", "adam": "Adam's first step", "checkpoint": "the checkpoint's Adam"}
+_RAISES = "momentum points elsewhere: the checkpoint's next step raises the loss, and shares of a decrease do not exist"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class GradientSource:
         lay: Adds to a batch what the objectives read of reference models.
         run: How much at a time.
         table: The folder of the table.
+        adam: The optimizer whose update is measured, in place of the one that the study names.
     """
 
     model: Any
@@ -47,6 +51,7 @@ class GradientSource:
     lay: Callable[[Batch], Batch]
     run: Run
     table: Path
+    adam: SavedAdam | None = None
     _picked: dict[int, Example] = field(default_factory=dict, init=False)
 
     def measure(self, study: SignalStudy) -> MeasuredGradients:
@@ -167,13 +172,17 @@ class GradientSource:
         examples, coverage = self._norms(attachment, study, chosen, sums)
         if sums:
             trained = sums[study.objective]
-            update = update_of(self.model, trained.whole, optimizer)
+            coefficients = study.factor(study.options.normalization) * study.size
+            mass = float(coefficients[np.searchsorted(study.ids, chosen)].sum())
+            adam = self.adam
+            moved_by = (optimizer,) if adam is None else (adam.optimizer, adam.scale(trained.size, mass))
+            update = update_of(self.model, trained.whole, *moved_by)
+            if update.decrease < 0:
+                raise ConfigError(_RAISES, option="optimizer", cure=f"take {mention('optimizer', 'sgd')}")
             if whole is None:
                 sizes = {name: one.size for name, one in sums.items()}
                 whole = {"decrease": update.decrease, "cosines": trained.cosines, "norms": sizes}
                 file.add([whole])
-            coefficients = study.factor(study.options.normalization) * study.size
-            mass = float(coefficients[np.searchsorted(study.ids, chosen)].sum())
             step = finite_step(self.model, update, mass)
             for entries in self._products(attachment, study, missing, update.direction, step):
                 file.add(entries)

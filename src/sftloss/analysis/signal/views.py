@@ -13,7 +13,7 @@ from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization, micro
 
 Level = Literal["S0", "S1", "S2"]
 Signal = Literal["table", "grad", "additive"]
-Optimizer = Literal["sgd", "adam"]
+Optimizer = Literal["sgd", "adam", "checkpoint"]
 Policy = Literal["per-token", "per-example", "per-task"]
 
 LEVELS: dict[str, str] = {
@@ -53,7 +53,8 @@ class AnalysisOptions:
         signal: ``"table"`` measures no gradient of parameters; ``"grad"`` adds the norms of some examples' gradients,
             ``"additive"`` also their shares of the update.
         signal_examples: How many examples that is, spread evenly over the data.
-        optimizer: Whose update the shares are of: ``"sgd"``, or ``"adam"``, its first step, with ``"additive"`` alone.
+        optimizer: Whose update the shares are of: ``"sgd"``; with ``"additive"`` also ``"adam"``, its first step, or
+            ``"checkpoint"``, the next step of the AdamW of the checkpoint that the model was loaded from.
         strips, strip_tokens: How many examples are shown token by token, and how long.
         top: How many examples are listed.
         replicates, seed: Of the bootstrap.
@@ -82,8 +83,8 @@ class AnalysisOptions:
             raise ConfigError(f"must be one of {', '.join(LEVELS)}, got {self.level!r}", option="level")
         if self.signal not in ("table", "grad", "additive"):
             raise ConfigError(f"must be table, grad or additive, got {self.signal!r}", option="signal")
-        if self.optimizer not in ("sgd", "adam"):
-            raise ConfigError(f"must be sgd or adam, got {self.optimizer!r}", option="optimizer")
+        if self.optimizer not in ("sgd", "adam", "checkpoint"):
+            raise ConfigError(f"must be sgd, adam or checkpoint, got {self.optimizer!r}", option="optimizer")
         if self.optimizer != "sgd" and self.signal != "additive":
             raise ConfigError(
                 f"{self.optimizer} changes nothing here, because no shares of an update are measured",

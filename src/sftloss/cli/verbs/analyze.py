@@ -51,8 +51,9 @@ class AnalyzeOptions:
         minimum=1,
     )
     optimizer: str = option(
-        "sgd", "Optimizer whose update the shares are of (with --signal additive); adam is Adam's first step.",
-        panel=LOSS, choices=("sgd", "adam"),
+        "sgd", "Optimizer whose update the shares are of (with --signal additive): adam is Adam's first step, "
+        "checkpoint the next step of AdamW with the moments of the checkpoint that --model names.",
+        panel=LOSS, choices=("sgd", "adam", "checkpoint"),
     )  # fmt: skip
     group_by: tuple[str, ...] = option(
         ("task", "language", "source"), "Group of examples by which the report breaks the shares of the signal down.",

@@ -50,7 +50,9 @@ def add_gradient(total: dict[str, Tensor], gradient: Mapping[str, Tensor]) -> No
             total[name] = value.to(torch.promote_types(value.dtype, torch.float32), copy=True)
 
 
-def update_of(model: nn.Module, gradient: Mapping[str, Tensor], optimizer: str | Optimizer) -> Update:
+def update_of(
+    model: nn.Module, gradient: Mapping[str, Tensor], optimizer: str | Optimizer, scale: float = 1.0
+) -> Update:
     """The update that an optimizer makes for a gradient, up to the learning rate and without weight decay.
 
     Args:
@@ -61,6 +63,7 @@ def update_of(model: nn.Module, gradient: Mapping[str, Tensor], optimizer: str |
             bias correction, and the proportions of its groups' learning rates. It stays as it is. A copy steps in
             float64. An optimizer that cannot compute in float64 steps from 0 in the parameter's dtype, which is exact
             where its step does not depend on the value of the parameter.
+        scale: Factor of G where an optimizer steps, because its moments have a scale.
 
     Raises:
         ValueError: If the optimizer is neither, has none of the parameters, or a group has no learning rate.
@@ -88,7 +91,7 @@ def update_of(model: nn.Module, gradient: Mapping[str, Tensor], optimizer: str |
             if p in names:
                 is_moved = True
                 options = {**group, "lr": rate, "weight_decay": 0.0}
-                moved = _moved(optimizer, options, p, gradient[names[p]])
+                moved = _moved(optimizer, options, p, gradient[names[p]] * scale)
                 direction[names[p]] = (-moved / (fastest or 1.0)).to(gradient[names[p]].dtype)
     if not is_moved:
         raise ValueError("additive_shares: the optimizer has none of the model's trained parameters.")
