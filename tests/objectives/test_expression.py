@@ -104,6 +104,8 @@ ERRORS = [
     ("focal(gama=2)", "focal has no hyper-parameter 'gama' (did you mean 'gamma'?); it has: gamma, alpha."),
     ("ASFT", "'ASFT' is written dft + 0.05 * kl_anchor."),
     ("wit", "'wit' is written --preset wit, beside any loss."),
+    ("instruction_modelling", "is written --preset instruction-modelling, beside any loss."),
+    ("instruction-modelling", "write --preset instruction-modelling, beside any loss."),
     ("prompt-weight=0.1", "write --preset prompt-weight=0.1, beside any loss."),
     ("dft(gamma=2)", "dft has no hyper-parameter 'gamma'; it has: none."),
     ("focal(2)", "'focal(2)' gives a value without its name; write focal(gamma=...)."),

@@ -26,7 +26,7 @@ _EXAMPLE = "Write e.g. 'cross_entropy + 1e-4 * z_loss' or 'focal(gamma=2)'."
 _FOREIGN = re.compile(r"[^A-Za-z0-9_ +\-*/().,='\"]")
 _Key = tuple[str, tuple[tuple[str, HyperValue], ...]]
 _Sum = dict[_Key | None, float]  # coefficients of terms; a number alone has the key None
-_PRESET = re.compile(r"(prompt-weight|think)=[\d.]+")
+_PRESET = re.compile(r"instruction-modelling|(prompt-weight|think)=[\d.]+")
 _QUOTED = r"""('[^']*'|"[^"]*")"""  # passed over where paths and brackets are looked for
 _PATH = re.compile(_QUOTED + r"|\b([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")
 _BRACKETED = re.compile(_QUOTED + r"|\[([\w.]+)\]")

@@ -28,7 +28,8 @@ KNOWN_AS = {
     "ntl": "number_token",
     "sce": "symmetric_ce",
     "slm": "rho_1",
-    **{name: f"--preset {name}, beside any loss" for name in ("wit", "instruction_modelling")},
+    "wit": "--preset wit, beside any loss",
+    "instruction_modelling": "--preset instruction-modelling, beside any loss",
 }
 """Other names under which objectives and weights are known, in lower case, and what to write."""
 
