@@ -62,6 +62,7 @@ def make_table(examples, *, objectives=("cross_entropy",), seed=0):
                 "source": example.get("source"),
                 "n_tokens": n + 1,
                 "truncated": example.get("truncated", 0),
+                "row_weight": example.get("row_weight", 1.0),
                 "prompts": example.get("prompts", [example.get("prompt", 1000 + i)]),
                 "digest": example.get("digest", 7_000 + i),
             }

@@ -12,12 +12,14 @@ from tests.analysis.tables import MemoryTable, make_table, random_examples
 
 from sftloss.analysis.signal.describe import describe_signal
 from sftloss.analysis.signal.frames import open_study
+from sftloss.analysis.signal.sections.answer import answer_section
 from sftloss.analysis.signal.sections.groups import SHOWN_GROUPS, group_shares
 from sftloss.analysis.signal.sections.length import appendix_section, length_section, tilt_section
 from sftloss.analysis.signal.sections.tokens import BAND_NAMES, confidence_section, positions_section, roles_section
 from sftloss.analysis.signal.views import AnalysisOptions
 from sftloss.errors import DataError
 from sftloss.report import render_markdown
+from sftloss.weights import EXAMPLE_MEAN, TOKEN_MEAN
 from sftloss.words import number, percent
 
 OBJECTIVES = ("cross_entropy", "focal(gamma=2)")
@@ -193,6 +195,26 @@ def test_intervals_of_a_decile_count_trained_examples_only():
     assert bars.label == "examples" and sum(bars.y) == pytest.approx(1.0)
     # an interval that counted the untrained half would lie around half of its bar
     assert all(low < y < high for low, y, high in zip(bars.low, bars.y, bars.high, strict=True))
+
+
+def test_correlations_with_length_leave_row_weights_out():
+    examples = [{"p": [0.5] * n, "weight": w, "row_weight": w} for n, w in ((2, 5.0), (4, 1.0), (7, 3.0), (9, 0.5))]
+    plain = [{"p": example["p"]} for example in examples]
+    notes = [appendix_section(open_study(make_table(rows), OPTIONS)).notes[0] for rows in (examples, plain)]
+    assert notes[0] == notes[1] and "length correlates 1.00 with the summed loss" in notes[0]
+
+
+def test_uneven_signal_is_a_cost_of_what_is_trained_now_and_of_what_is_more_uneven():
+    """One answer of 100 tokens among nine of one: the token mean counts 12 % of ten, the square root a third."""
+    table = make_table([{"p": [0.5] * n} for n in [1] * 9 + [100]])
+
+    def uneven(now):
+        section = answer_section(open_study(table, AnalysisOptions(normalization=now, level="S0", replicates=50)))
+        rows = section.tables[0].rows
+        return {str(row[0]).removeprefix("cross_entropy, "): "uneven signal" in str(row[3]) for row in rows}
+
+    assert uneven(EXAMPLE_MEAN) == {"example mean (now)": False, "token mean": True, "sqrt": True}
+    assert uneven(TOKEN_MEAN) == {"token mean (now)": True, "sqrt": False, "example mean": False}
 
 
 def test_tilt_section_predicts_the_harmonic_mean():

@@ -190,7 +190,7 @@ def _curves(study: SignalStudy, level: str) -> Chart:
 
 def _correlations(study: SignalStudy) -> str:
     trained = study.size > 0
-    size, total = study.example_lengths[trained], study.column(f"loss:{study.objective}")[trained]
+    size, total = study.example_lengths[trained], (study.column(f"loss:{study.objective}") / study.row_weights)[trained]
     summed, mean = numbers.pearson(size, total).r, numbers.pearson(size, total / size).r
     return (
         f"Over examples, length correlates {index(summed)} with the summed loss and {index(mean)} with the mean "
