@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -209,6 +209,7 @@ expressions = st.recursive(
 )
 
 
+@settings(deadline=None)  # it counts the time that other processes take
 @given(text=expressions)
 def test_expression_reads_back_from_its_own_text(text: str) -> None:
     try:
@@ -225,6 +226,7 @@ fragments = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(text=st.text() | st.lists(fragments, max_size=14).map("".join))
 @example(text="\ud800")
 @example(text="1or dft")
