@@ -64,6 +64,33 @@ def test_every_split_of_a_step_is_the_whole(loss: Loss) -> None:
         assert relative_error(gradient, truth) < 1e-10, name
 
 
+@pytest.mark.parametrize("normalization", ["token-mean", "example-mean"])
+def test_every_split_of_a_step_with_weighted_rows_is_the_whole(normalization: str) -> None:
+    """A row's weight multiplies its tokens' in the loss and in Z; the length of an example does not count it."""
+    rows = [{**row, "example_weights": weight} for row, weight in zip(ROWS, _ROW_WEIGHTS, strict=True)]
+    model = model_of()
+    attachment = attach(model, Loss(normalization=normalization))
+    truth = definition(model, rows, lambda row: row["example_weights"] * _shares(row, normalization))
+    truth.backward()
+    of_truth = gradients(model)
+    for micro_batches in ([rows], chunks(rows, 2), chunks(rows, 3), [[row] for row in rows]):
+        got, gradient = run(model, attachment, [collate_rows(part, pad_id=0) for part in micro_batches])
+        assert got == pytest.approx(float(truth.detach()), abs=1e-10)
+        # as above: float64, but for numbers that the model takes in float32 of equal inputs
+        assert relative_error(gradient, of_truth) < 1e-10
+    got, gradient = run(model, attachment, [collate_rows(part, pad_id=0, packed=True) for part in chunks(rows, 5)])
+    assert got == pytest.approx(float(truth.detach()), abs=1e-10) and relative_error(gradient, of_truth) < 1e-10
+
+
+_ROW_WEIGHTS = (3.0, 0.5, 1.0, 0.0, 2.0, 0.25, 1.0, 4.0)
+
+
+def _shares(row: dict[str, Any], normalization: str) -> torch.Tensor:
+    """The weights of a row's targets by its token weights; divided by their sum where every example counts alike."""
+    weights = row["token_weights"][1:].double() * (row["labels"][1:] != -100)
+    return weights / weights.sum() if normalization == "example-mean" else weights
+
+
 def test_mean_of_means_fails_this_law() -> None:
     """The negative control: without the step's total each micro-batch is its own mean."""
     model = model_of()
