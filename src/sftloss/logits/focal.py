@@ -35,7 +35,7 @@ class FocalLoss(nn.Module):
         tensor(0.0018)
 
     Source:
-        Lin et al., *Focal Loss for Dense Object Detection*, 2017, eq. 4 (arXiv:1708.02002).
+        Lin et al., *Focal Loss for Dense Object Detection*, 2017 (arXiv:1708.02002).
     """
 
     def __init__(

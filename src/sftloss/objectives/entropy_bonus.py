@@ -54,7 +54,7 @@ def entropy_bonus(stats: TokenStats) -> Float[Tensor, " tokens"]:
         tensor([-0.3653])
 
     Source:
-        Pereyra et al., *Regularizing Neural Networks by Penalizing Confident Output Distributions*, 2017, section 3:
-        the loss is :math:`-\sum \log p_\theta(y|x) - \beta H(p_\theta(y|x))` (arXiv:1701.06548).
+        Pereyra et al., *Regularizing Neural Networks by Penalizing Confident Output Distributions*, 2017: the loss
+        is :math:`-\sum \log p_\theta(y|x) - \beta H(p_\theta(y|x))` (arXiv:1701.06548).
     """
     return -stats.entropy

@@ -51,8 +51,8 @@ def focal(stats: TokenStats, *, gamma: float = 2.0, alpha: float = 1.0) -> Float
         tensor([0.0018])
 
     Source:
-        Lin et al., *Focal Loss for Dense Object Detection*, 2017, eq. 4, and eq. 5 for alpha (arXiv:1708.02002).
-        There one sigmoid; here one softmax target.
+        Lin et al., *Focal Loss for Dense Object Detection*, 2017 (arXiv:1708.02002). There one
+        sigmoid; here one softmax target.
     """
     check_range("focal", gamma=(gamma, ">= 0"), alpha=(alpha, "> 0"))
     # (1-p)^gamma from log(1-p), exact near p = 1; -inf (no other finite logit) times gamma = 0 would be NaN

@@ -37,8 +37,9 @@ def gem(stats: TokenStats, *, beta: float = 0.7, kind: str = "linear") -> Float[
             ``(tokens,)``, in nats.
         beta: Temperature, dimensionless, ``> 0``. ``1`` is cross-entropy.
         kind: The h of the paper: ``"linear"`` as above, or ``"log_sigmoid"`` of its scripts, with about half the
-            gradient. That one needs whole logits: ``weighted_loss``, ``sftloss train`` and ``sftloss compare`` compute
-            it in passes of its own, other commands refuse it.
+            gradient. Its weight of every logit also depends on the target's, which no statistic of the fused pass
+            covers. So it needs whole logits: ``weighted_loss``, ``sftloss train`` and ``sftloss compare`` compute it in
+            passes of its own, other commands refuse it.
 
     Returns:
         Loss of each token, shape ``(tokens,)``, in nats, ``>= 0``. Neither weighted nor reduced. With

@@ -60,8 +60,8 @@ def k3_anchor(stats: TokenStats) -> Float[Tensor, " tokens"]:
         tensor([0.2907])
 
     Source:
-        Shao et al., *DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models*, 2024, the
-        estimator in eq. 4 (arXiv:2402.03300), without the straight line; verl cuts it off instead. For fine-tuning
+        Shao et al., *DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models*, 2024, its
+        estimator of the KL (arXiv:2402.03300), without the straight line; verl cuts it off instead. For fine-tuning
         NeMo-RL (pull request 3302) adds such an estimate to ``dft`` as ASFT, whose code (arXiv:2509.23753) and
         LLaMA-Factory take the full KL from the reference to the model.
     """

@@ -50,8 +50,8 @@ def rho_1(stats: TokenStats, *, threshold: float = 0.0) -> Float[Tensor, " token
 
     Source:
         Lin et al., *Rho-1: Not All Tokens Are What You Need*, 2024, selective language modelling (arXiv:2404.07965). It
-        keeps the top share of a batch by this excess loss; a share mixes the tokens of a batch, so here a threshold
-        stands for it.
+        keeps the top share of a batch by this excess loss; here a threshold stands for the share. The share's threshold
+        is known only after the forward passes of all micro-batches on all ranks, so it would cost a second one.
     """
     check_range("rho_1", threshold=(threshold, "any number"))
     log_p = stats.target_logprob

@@ -56,8 +56,9 @@ def talr(stats: TokenStats, *, tau: float = 1.0, floor: float = 0.0) -> Float[Te
 
     Source:
         Lin et al., *SFT Doesn't Always Hurt General Capabilities: Revisiting Domain-Specific Fine-Tuning in LLMs*, 2025
-        (arXiv:2509.20758). There tau is the median of a batch's mean losses, which mixes tokens; here it is a number.
-        No official code was found.
+        (arXiv:2509.20758). There tau is the median of a batch's mean losses; here it is a fixed number.
+        The median of a step is known only after the forward passes of all its micro-batches on all ranks, so it would
+        cost a second forward pass. No official code was found.
     """
     check_range("talr", tau=(tau, "> 0"), floor=(floor, "in [0, 1]"))
     log_p = finite(stats.target_logprob)
