@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sftloss.analysis.shared.words import label_of
 from sftloss.document import Column, Section, Table
 from sftloss.experiments.experiment import Arm
 from sftloss.experiments.metrics import Ratio
@@ -58,7 +59,7 @@ def _group_table(results: Results, labels: np.ndarray, name: str, one: ShownMetr
     return tables.two_way_table(
         f"groups-{name}-{one.key}",
         f"{one.label[0].upper()}{one.label[1:]} by {name}",
-        Side(name, [f"{group} ({int(where.sum()):,})" for group, where in chosen.items()]),
+        Side(name, [f"{label_of(name, group)} ({int(where.sum()):,})" for group, where in chosen.items()]),
         Side("arm", [results.names[arm] for arm in results.arms]),
         [[tables.value_cells(results, arm, one, where) for arm in results.arms] for where in chosen.values()],
         one.kind,

@@ -7,8 +7,10 @@ is what it may hold (digits at its end tell two of a kind apart):
 - ``{NAME}``, in capitals: anything, taken over as it is: data, files, commands;
 - ``{name}``: a name, translated where it has an entry of its own (``token mean``), else as it is (``dft``);
 - ``{names}``: a list of such names; ``{list}``: a list of texts that all have entries;
+- ``{detail}``: a text that is taken over as it is where it has no entry;
 - any other, ``{what}``: a text that must have an entry itself, or is a number.
 
+A template fits better where each hole that takes text over holds one word, or a list of words.
 A text without an entry is split into sentences. Where one of them has none, the whole text stays English.
 """
 
@@ -30,7 +32,9 @@ _NUMBER_HOLE = rf"(?:less than )?-?{_FIGURE}|undefined|an undefined part|no"
 _ANY_HOLE = r"(?:(?!\. ).)+?"
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.) (?=\S)")
 _ITEM_END = re.compile(r"(?:, | and )(?![^(]*\))")
-_NAME = re.compile(r"\S+(?:(?: \S+){0,2}|(?: [+*] \S+)+)(?<![.:;,])")  # some words, or a sum of objectives
+_NAME = re.compile(r"\S+(?:(?<![:;,]) \S+){0,2}(?<![.:;,])")  # some words
+_WORD = r"(?:[^\s()]+\([^()]*\)|\S+)"  # with its arguments
+_ONE_NAME = re.compile(rf"{_WORD}(?: [+*] {_WORD})*(?<![.:;,])")  # a word, or a sum of objectives
 _IS_CHINESE = re.compile(r"^(?!.*[a-z]{2} [a-z]{2}).*[\u3400-\u9fff]", re.DOTALL)  # without an English phrase
 
 
@@ -83,7 +87,7 @@ class Catalogue:
     def templates(self) -> list[_Template]:
         """Entries with holes or alternatives, those with most text first."""
         templates = [_Template(*entry) for entry in self.entries.items() if _PART.search(entry[0])]
-        return sorted(templates, key=lambda template: -template.weight)
+        return sorted(templates, key=lambda template: (-template.weight, "NAME" in template.kinds.values()))
 
     def translated(self, text: str) -> str | None:
         """The translation of a text; None where it, or a part of it, has no entry."""
@@ -94,28 +98,32 @@ class Catalogue:
     def _of_entries(self, text: str) -> str | None:
         if _NUMBER.fullmatch(text) or not text.strip():
             return text
-        lower = text[0].lower() + text[1:]  # one entry serves the start and the middle of a sentence
-        known = (self.entries.get(text) or next(self._matches(text), None) for text in dict.fromkeys((text, lower)))
-        return next(filter(None, known), text if _IS_CHINESE.search(text) else None)
+        forms = dict.fromkeys((text, text[0].lower() + text[1:]))  # one entry serves all places of a sentence
+        known = [self.entries[form] for form in forms if form in self.entries]
+        fitting = (match for short in (True, False) for form in forms for match in self._matches(form, short))
+        return next(iter(known), None) or next(fitting, text if _IS_CHINESE.search(text) else None)
 
-    def _matches(self, text: str) -> Iterator[str]:
+    def _matches(self, text: str, short: bool) -> Iterator[str]:
+        """The text by each template that fits it; `short`: with one word in each hole that takes text over."""
         for template in self.templates:
             match = template.anchor in text and template.pattern.fullmatch(text)
             if match:
-                values = {hole: self._value(part, template.kinds[hole]) for hole, part in match.groupdict().items()}
+                holes = match.groupdict().items()
+                values = {hole: self._value(part, template.kinds[hole], short) for hole, part in holes}
                 if None not in values.values():
                     yield template.filled(values)
 
-    def _value(self, text: str, kind: str) -> str | None:
+    def _value(self, text: str, kind: str, short: bool) -> str | None:
         if kind == "NAME":
-            return text
+            return None if short and " " in text.replace(", ", "") else text
         if kind == "name":
-            return self.translated(text) or (text if _NAME.fullmatch(text) else None)
+            taken = _ONE_NAME.fullmatch(text) or (not short and _NAME.fullmatch(text))
+            return self.translated(text) or (text if taken else None)
         if kind in ("names", "list"):
             each = "name" if kind == "names" else "text"
-            items = [self._value(item, each) for item in _ITEM_END.split(text)]
+            items = [self._value(item, each, short) for item in _ITEM_END.split(text)]
             return None if None in items else "、".join(filter(None, items))
-        return self.translated(text)
+        return self.translated(text) or (text if kind == "detail" else None)
 
     def _of_sentences(self, text: str) -> str | None:
         sentences = _SENTENCE_END.split(text)

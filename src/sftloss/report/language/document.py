@@ -21,8 +21,8 @@ _CODES = {
     "TokenStrip": {"title", "tokens", "roles", "values"},
     "Interval": {"low", "high", "level"},
 }
-# columns that hold data, or the words of an error; columns and axes of groups, whose names are the data's but for ours
-_DATA = re.compile(r"answer|arm\d+|detail|first|origin|prompt|reference|rows|text")
+# columns that hold data; columns and axes of groups, whose names are the data's but for ours
+_DATA = re.compile(r"answer|arm\d+|first|origin|prompt|reference|rows|text")
 _GROUPS = re.compile(r"task|language|source|role")
 # facts whose values are the user's, but for the descriptions of our own models and data
 _OF_USER = {"run", "model", "data", "template", "command"}
@@ -116,6 +116,7 @@ def _row(row: tuple[Any, ...], columns: tuple[Column, ...], change: Callable[[Te
 
 
 def _named(value: Any, change: Callable[[Text], str]) -> Any:
-    """The name of a group: ours are "(none)" and "no letters", any other is the data's."""
-    is_ours = isinstance(value, str) and (" " in value or value.startswith("("))
+    """The name of a group, alone or before a count: ours are "(none)" and "no letters", any other is the data's."""
+    name = re.sub(r" \([\d,]+\)$", "", value) if isinstance(value, str) else ""
+    is_ours = " " in name or name.startswith("(")
     return change(Text("Group", value)) if is_ours else value
