@@ -20,6 +20,17 @@ _PREDICTED = (
     ),
     Column("whole", "predicted at the bound", "ratio", "If the prompt did not determine length at all."),
 )
+_CUT = "Lengths count the end of the answer; answers that were cut off count up to the cut."
+_FORECAST = (
+    "Predicted: at its optimum, cross-entropy with the weight T^-alpha on a sequence learns the data reweighted by it, "
+    "and only the variation of length within a prompt can change. This holds for cross-entropy, and for the end of a "
+    "long training. Both lengths are relative to the first arm: the predicted one is from the training rows; the "
+    "generated one is on the held-out prompts, paired, with 95 % intervals over examples and seeds. " + _CUT
+)
+_MEASURED = (
+    "Generated: on the held-out prompts, paired with the first arm, with 95 % intervals over examples and seeds. "
+    + _CUT
+)
 _GENERATED = triple_columns("generated", "generated", "ratio", "Mean tokens over those of the first arm, paired.")
 
 
@@ -37,24 +48,27 @@ def answer_lengths_section(results: Results) -> Section | None:
         f"Mean tokens of an answer: held-out references {number(reference)}; {drawn} answers: {values}.",
         charts=(_distribution(results),),
         tables=(_against_first(results), _tokens(results, reference), *_by_task(results)),
-        notes=(
-            "Predicted: at its optimum, cross-entropy with the weight T^-alpha on a sequence learns the data "
-            "reweighted by it, and only the variation of length within a prompt can change. This holds for "
-            "cross-entropy, and for the end of a long training. Both lengths are relative to the first arm: the "
-            "predicted one is from the training rows; the generated one is on the held-out prompts, paired, with 95 % "
-            "intervals over examples and seeds. Lengths count the end of the answer; answers that were cut off count "
-            "up to the cut.",
-        ),
+        notes=(_FORECAST if _has_forecast(results) else _MEASURED,),
     )
+
+
+def _has_forecast(results: Results) -> bool:
+    return any(value is not None for arm in results.arms[1:] for value in _predicted(results, arm))
 
 
 def _against_first(results: Results) -> Table:
+    has_forecast = _has_forecast(results)
     rows = tuple(
-        (results.names[arm], *_predicted(results, arm), *mean_cells(results.relative(arm, "length_ratio")))
+        (
+            results.names[arm],
+            *(_predicted(results, arm) if has_forecast else ()),
+            *mean_cells(results.relative(arm, "length_ratio")),
+        )
         for arm in results.arms[1:]
     )
-    columns = (Column("arm", "arm"), *_PREDICTED, *_GENERATED)
-    return Table("lengths", "Length relative to the first arm: predicted and generated", columns, rows)
+    columns = (Column("arm", "arm"), *(_PREDICTED if has_forecast else ()), *_GENERATED)
+    suffix = ": predicted and generated" if has_forecast else ""
+    return Table("lengths", f"Length relative to the first arm{suffix}", columns, rows)
 
 
 def _predicted(results: Results, arm: Arm, task: str = "") -> tuple[float | None, float | None]:
