@@ -25,7 +25,7 @@ from sftloss.logits import (
     demonstrate_multitask_loss,
     test_instruction_response_loss,
 )
-from sftloss.logits.words import Demonstration, Statement, translated
+from sftloss.logits.words import Demonstration, Statement, text_of
 
 ALL = [
     comprehensive_loss_analysis,
@@ -225,7 +225,7 @@ def test_every_statement_and_title_is_in_both_languages(runs):
 def test_other_languages_are_refused():
     with pytest.raises(ValueError, match="lang must be one of en, zh, got 'de'"):
         Demonstration("x", {}, (Statement("signal_anchors"),)).text("de")
-    assert translated("a name", "zh") == "a name"
+    assert text_of("a name", "zh") == "a name"
 
 
 def test_importing_the_room_needs_torch_and_jaxtyping_alone():

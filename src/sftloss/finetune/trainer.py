@@ -17,7 +17,7 @@ from sftloss.finetune.checkpoint import publish
 from sftloss.finetune.folder import RunFolder
 from sftloss.finetune.recipe import Recipe
 from sftloss.finetune.rows import DataSet, Order
-from sftloss.finetune.watch import Best, Groups, NotedSpikes, flat
+from sftloss.finetune.watch import Best, Groups, NotedSpikes, tracker_metrics
 from sftloss.ranks import reduce_over_ranks, world_size
 from sftloss.reference import References
 from sftloss.training import Loss, attachment_of, with_loss
@@ -137,7 +137,7 @@ class RunTrainer(_Trainer):
         output = super().evaluation_loop(*args, **kwargs)
         by_group = {group.of: group.read(self.args.device) for group in work.groups}
         for of, means in by_group.items():
-            output.metrics.update(flat(means, of, prefix))
+            output.metrics.update(tracker_metrics(means, of, prefix))
         named = {name: output.metrics[f"{prefix}_{name}"] for name in _NAMED if f"{prefix}_{name}" in output.metrics}
         work.metrics = {**named, **{f"{of}s": means for of, means in by_group.items()}}
         work.evaluated = self.state.global_step

@@ -76,7 +76,7 @@ class Groups:
         return means
 
 
-def flat(means: Mapping[str, Mapping[str, Any]], of: str, prefix: str = "eval") -> dict[str, float]:
+def tracker_metrics(means: Mapping[str, Mapping[str, Any]], of: str, prefix: str = "eval") -> dict[str, float]:
     """``{"add": {"loss": 1.0}}`` as ``{"eval_task_add_loss": 1.0}``, as trackers have it."""
     return {
         f"{prefix}_{of}_{name}_{key}": value

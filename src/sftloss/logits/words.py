@@ -38,9 +38,9 @@ class Demonstration:
 
     def text(self, lang: str = "en") -> str:
         """Return title, aligned tables and statements in English (``"en"``) or Chinese (``"zh"``)."""
-        parts = [f"=== {self.name}: {translated(self.name, lang)} ==="]
+        parts = [f"=== {self.name}: {text_of(self.name, lang)} ==="]
         for key, rows in self.tables.items():
-            parts.append("\n".join([translated(key, lang), *_aligned(rows, lang)]))
+            parts.append("\n".join([text_of(key, lang), *_aligned(rows, lang)]))
         parts.append("\n".join(_sentence(statement, lang) for statement in self.statements))
         return "\n\n".join(parts) + "\n"
 
@@ -55,7 +55,7 @@ def shown(result: Demonstration, verbose: bool, lang: str) -> Demonstration:
     return result
 
 
-def translated(key: Any, lang: str) -> str:
+def text_of(key: Any, lang: str) -> str:
     """Return the text of a key in a language; a key that ``texts.json`` does not have is its own text."""
     if lang not in LANGUAGES:
         raise ValueError(f"lang must be one of {', '.join(LANGUAGES)}, got {lang!r}.")
@@ -74,9 +74,9 @@ def _texts() -> dict[str, dict[str, str]]:
 
 def _sentence(statement: Statement, lang: str) -> str:
     values = {
-        name: translated(value, lang) if isinstance(value, str) else value for name, value in statement.values.items()
+        name: text_of(value, lang) if isinstance(value, str) else value for name, value in statement.values.items()
     }
-    return "- " + translated(statement.key, lang).format(**values)
+    return "- " + text_of(statement.key, lang).format(**values)
 
 
 def _aligned(rows: Sequence[TableRow], lang: str) -> list[str]:
@@ -86,8 +86,8 @@ def _aligned(rows: Sequence[TableRow], lang: str) -> list[str]:
         values = [row[key] for row in rows]
         # three digits where two would show a small number as 0.01
         digits = 3 if any(isinstance(v, float) and 0 < abs(v) < 0.1 for v in values) else 2
-        cells = [_number(v, digits) if isinstance(v, float) else translated(v, lang) for v in values]
-        cells = [translated(key, lang), *cells]
+        cells = [_number(v, digits) if isinstance(v, float) else text_of(v, lang) for v in values]
+        cells = [text_of(key, lang), *cells]
         width, is_text = max(map(_width, cells)), isinstance(values[0], str)
         padding = [" " * (width - _width(cell)) for cell in cells]
         columns.append([cell + pad if is_text else pad + cell for cell, pad in zip(cells, padding, strict=True)])

@@ -11,7 +11,7 @@ from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
-SCALES = {"paper": math.log(20), "llama_factory": 3.0, "axolotl": 1.0}
+_SCALES = {"paper": math.log(20), "llama_factory": 3.0, "axolotl": 1.0}
 
 
 @attach_record(
@@ -65,7 +65,7 @@ def eaft(stats: TokenStats, *, alpha: float = 1.0, scale: str = "paper") -> Floa
         large.
     """
     check_range("eaft", alpha=(alpha, ">= 0"))
-    if scale not in SCALES:
-        raise ValueError(f"eaft: scale must be {', '.join(map(repr, SCALES))}, got {scale!r}.")
-    weight = (stats.entropy.detach().clamp(min=0) / SCALES[scale]) ** alpha
+    if scale not in _SCALES:
+        raise ValueError(f"eaft: scale must be {', '.join(map(repr, _SCALES))}, got {scale!r}.")
+    weight = (stats.entropy.detach().clamp(min=0) / _SCALES[scale]) ** alpha
     return -weight * finite(stats.target_logprob)

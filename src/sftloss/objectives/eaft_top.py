@@ -11,7 +11,7 @@ from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
-SCALES = {"paper": None, "llama_factory": 3.0, "axolotl": 1.0}
+_SCALES = {"paper": None, "llama_factory": 3.0, "axolotl": 1.0}
 
 
 @attach_record(
@@ -64,7 +64,7 @@ def eaft_top(stats: TokenStats, *, k: int = 20, alpha: float = 1.0, scale: str =
         same learning rate then means a step three times as large.
     """
     check_range("eaft_top", k=(k, ">= 2"), alpha=(alpha, ">= 0"))
-    if scale not in SCALES:
-        raise ValueError(f"eaft_top: scale must be {', '.join(map(repr, SCALES))}, got {scale!r}.")
-    weight = (stats.top_entropy(k).clamp(min=0) / (SCALES[scale] or math.log(k))) ** alpha
+    if scale not in _SCALES:
+        raise ValueError(f"eaft_top: scale must be {', '.join(map(repr, _SCALES))}, got {scale!r}.")
+    weight = (stats.top_entropy(k).clamp(min=0) / (_SCALES[scale] or math.log(k))) ** alpha
     return -weight.detach() * finite(stats.target_logprob)

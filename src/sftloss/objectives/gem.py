@@ -12,7 +12,7 @@ from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
-KINDS = ("linear", "log_sigmoid")
+_KINDS = ("linear", "log_sigmoid")
 
 
 def _of_logits(*, beta: float = 0.7, kind: str = "linear") -> dict[str, Callable[..., Tensor]]:
@@ -74,7 +74,7 @@ def gem(stats: TokenStats, *, beta: float = 0.7, kind: str = "linear") -> Float[
         linear one, 2 to 3% apart on logits of standard deviation 2. So ``0.5 * gem`` is nearly the same, in one pass.
     """
     check_range("gem", beta=(beta, "> 0"))
-    if kind not in KINDS:
+    if kind not in _KINDS:
         raise ValueError(f"gem: kind must be 'linear' or 'log_sigmoid', got {kind!r}.")
     if kind == "log_sigmoid":
         return read_of_logits(stats, "gem(kind='log_sigmoid')", f"gem_log_sigmoid({beta})")

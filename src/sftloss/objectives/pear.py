@@ -11,7 +11,7 @@ from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
 
-LEVELS = ("token", "block", "sequence")
+_LEVELS = ("token", "block", "sequence")
 LOWEST, HIGHEST = -10.0, 5.0  # of the weight's logarithm
 
 
@@ -80,8 +80,8 @@ def pear(stats: TokenStats, *, gamma: float = 0.999, level: str = "token") -> Fl
         Algorithm 1 gives them (arXiv:2602.01058). No official code was found.
     """
     check_range("pear", gamma=(gamma, "> 0"))
-    if gamma > 1 or level not in LEVELS:
-        raise ValueError(f"pear: gamma must be at most 1 and level one of {LEVELS}, got {gamma} and {level!r}.")
+    if gamma > 1 or level not in _LEVELS:
+        raise ValueError(f"pear: gamma must be at most 1 and level one of {_LEVELS}, got {gamma} and {level!r}.")
     if level == "token":
         log_weight = read_extra(stats, "pear", "later_log_ratio")
         log_weight = log_weight + math.log(gamma) * read_extra(stats, "pear", "later_tokens")

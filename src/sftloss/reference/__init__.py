@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from sftloss.reference.divergence import reference_divergence
 from sftloss.reference.read import References, open_references
-from sftloss.reference.store import NAMES, Kept, ReferenceWriter, row_key, vocabulary_identity, writing
+from sftloss.reference.store import Kept, ReferenceWriter, row_key, vocabulary_identity, writing
 
 __all__ = [
-    "NAMES",
     "Kept",
     "ReferenceWriter",
     "References",

@@ -22,7 +22,7 @@ from sftloss.files import locked, put_folder, read_seal, seal, strangers, write_
 KIND = "reference"
 """The entry ``kind`` of the manifest."""
 
-NAMES = ("reference", "old")
+_NAMES = ("reference", "old")
 """Names under which objectives read values: ``reference_logprob``, or ``old_logprob`` of the model before training."""
 
 CANDIDATES, IS_TARGET = "candidate_ids", "candidate_is_target"
@@ -51,8 +51,8 @@ class Kept:
     def __post_init__(self) -> None:
         if self.top_k < 0:
             raise ConfigError(f"must be at least 0, got {self.top_k}", option="top_k")
-        if self.name not in NAMES:
-            raise ConfigError(f"must be {' or '.join(NAMES)}, got {self.name!r}", option="name")
+        if self.name not in _NAMES:
+            raise ConfigError(f"must be {' or '.join(_NAMES)}, got {self.name!r}", option="name")
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-NAMES = ("wit", "prompt-weight=W", "instruction-modelling", "think=W")
+_NAMES = ("wit", "prompt-weight=W", "instruction-modelling", "think=W")
 """How presets are written; W is a number."""
 
 
@@ -65,8 +65,8 @@ def preset(text: str) -> Preset:
     """
     name, has_number, number = text.partition("=")
     takes_number = name in ("prompt-weight", "think")
-    if f"{name}=W" not in NAMES and name not in NAMES or takes_number != bool(has_number):
-        raise ValueError(f"preset: there is none called {text!r}; choose from {', '.join(NAMES)}.")
+    if f"{name}=W" not in _NAMES and name not in _NAMES or takes_number != bool(has_number):
+        raise ValueError(f"preset: there is none called {text!r}; choose from {', '.join(_NAMES)}.")
     weight = _weight(text, number) if takes_number else 0.0
     return {
         "wit": Preset({"prompt": 0.2, "response": 0.8}, normalizer="tokens"),

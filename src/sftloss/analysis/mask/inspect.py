@@ -17,13 +17,13 @@ import numpy as np
 from sftloss.analysis.mask.audit import Audit, answer_text, audit
 from sftloss.analysis.mask.rules import INSPECT_RULES, NO_LANGUAGE, Inspection
 from sftloss.analysis.mask.sections import (
-    answer_section,
     languages_section,
     lengths_section,
     refused_section,
     strip,
     totals_section,
     trained_section,
+    verdict_section,
 )
 from sftloss.analysis.mask.tally import MaskTally
 from sftloss.data import Account, Example, Examples, Record, Records, account, script_of
@@ -159,7 +159,7 @@ def _document(collected: Inspected, rows: Account, options: InspectOptions, how:
     sections = [totals_section(tally, rows, batch_size=options.batch_size, grad_accum=options.grad_accum)]
     if tally.examples:
         strips = (*collected.shown, *collected.faulty)
-        answer = answer_section(tally, rows, findings)
+        answer = verdict_section(tally, rows, findings)
         sections = [answer, trained_section(tally, strips), *sections, lengths_section(tally)]
     optional = (languages_section(tally), refused_section(rows))
     return Document(

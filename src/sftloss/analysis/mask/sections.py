@@ -27,7 +27,7 @@ LONGEST_TRAINED, LONGEST_UNTRAINED = 60, 36
 _Piece = tuple[str, str, float]
 
 
-def answer_section(tally: MaskTally, account: Account, findings: Sequence[Finding]) -> Section:
+def verdict_section(tally: MaskTally, account: Account, findings: Sequence[Finding]) -> Section:
     """The verdict, what was checked with its number, what to do about it, and the next command."""
     cures = {finding.id: finding.fix for finding in findings if finding.severity != "info"}
     lead, command = "These rows can be trained on as they are: no finding asks for a change.", Command("analyze")

@@ -18,7 +18,7 @@ from sftloss.experiments.run.results import ArmResult
 from sftloss.numbers import Floats, t_quantile
 from sftloss.words import number
 
-LEVEL = 0.95
+_LEVEL = 0.95
 ENOUGH_SEEDS = 5
 """Seeds from which a clear difference is found even where seeds vary more than examples."""
 LEAST_TILT = 0.005
@@ -39,7 +39,7 @@ def least_seeds(arms: int) -> int:
         [3, 4, 5, 6]
     """
     seeds = 3  # two may always agree by chance
-    while 2.0 ** (1 - seeds) * (1.0 - (1.0 - 2.0**-seeds) ** (arms - 1)) > 1.0 - LEVEL:
+    while 2.0 ** (1 - seeds) * (1.0 - (1.0 - 2.0**-seeds) ** (arms - 1)) > 1.0 - _LEVEL:
         seeds += 1
     return seeds
 
@@ -330,7 +330,7 @@ def comparisons(results: Results, measures: Sequence[Measure] | None = None) -> 
         for arm in results.arms[1:]
         if (difference := results.difference(arm, measure.key, measure.chosen(results.tasks))) is not None
     ]
-    level = 1.0 - (1.0 - LEVEL) / max(1, len(differences))
+    level = 1.0 - (1.0 - _LEVEL) / max(1, len(differences))
     needed = least_seeds(len(results.arms))
     return tuple(
         Comparison(measure, arm, difference, level, needed, results.prompts(measure.key, measure.chosen(results.tasks)))
