@@ -122,6 +122,12 @@ def test_shares_of_an_update_by_adam() -> None:
     assert sum(shares["adam"]) == pytest.approx(1)
 
 
+def seal_again(folder: Path, optimizer: Any, name: str = "adamw_torch") -> None:
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    (folder / "sftloss.json").unlink(missing_ok=True)
+    seal(folder, {"recipe": {"lora": None, "optimizer": name, "max_grad_norm": 0.5}})
+
+
 def checkpoint(folder: Path) -> Any:
     """A model loaded from a checkpoint as `sftloss train` writes it, and its optimizer after two steps."""
     model = demo_model()
@@ -133,8 +139,7 @@ def checkpoint(folder: Path) -> Any:
         optimizer.step()
     optimizer.zero_grad()
     model.save_pretrained(folder)
-    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
-    seal(folder, {"recipe": {"lora": None, "optimizer": "adamw_torch", "max_grad_norm": 0.5}})
+    seal_again(folder, optimizer)
     return AutoModelForCausalLM.from_pretrained(folder), model, optimizer
 
 
@@ -165,6 +170,14 @@ def test_shares_of_the_next_step_of_a_checkpoint(tmp_path: Path) -> None:
     notes = next(one for one in report.document.sections if one.id == "gradient").notes
     assert "an update by the checkpoint's Adam under token mean" in notes[1]
 
+    for name, p in model.named_parameters():  # momentum against the gradient
+        optimizer.state[p]["exp_avg"].copy_(-gradient[name])
+    seal_again(tmp_path, optimizer)
+    with pytest.raises(ConfigError, match="the checkpoint's next step raises the loss"):
+        analyze(loaded, demo_tokenizer(), ROWS, question=question)
+    seal_again(tmp_path, optimizer, name="adafactor")
+    with pytest.raises(ConfigError, match="was trained with adapters or without AdamW"):
+        analyze(loaded, demo_tokenizer(), ROWS, question=question)
     (tmp_path / "optimizer.pt").unlink()
     with pytest.raises(ConfigError, match="is no checkpoint of sftloss train: it lacks optimizer.pt"):
         analyze(loaded, demo_tokenizer(), ROWS, question=question)
