@@ -11,7 +11,7 @@ from tests.experiments.made import PLAN, arm_result, said, with_recipe
 from sftloss.errors import ConfigError, DataError
 from sftloss.experiments.comparison import compare
 from sftloss.experiments.experiment import Experiment, arm_labels, scratch_recipe
-from sftloss.experiments.run.results import Answer, claim, load, read_answers, save, trial_folder
+from sftloss.experiments.run.results import Answer, claim, claimed, load, read_answers, save, trial_folder
 from sftloss.finetune import Lora, Recipe
 
 
@@ -112,6 +112,16 @@ def test_a_result_of_another_plan_is_refused(tmp_path):
     (trial_folder(tmp_path, run) / "result.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
         load(tmp_path, run, "d")
+
+
+@pytest.mark.parametrize("name, is_free", [("curve.json", True), ("checkpoint-2/state.json", False)])
+def test_a_new_folder_stays_free_where_the_first_arm_ends_without_a_checkpoint(tmp_path, name, is_free):
+    file = trial_folder(tmp_path, PLAN.trials()[0]) / "checkpoints" / name
+    with pytest.raises(DataError), claimed(tmp_path, PLAN):
+        file.parent.mkdir(parents=True)
+        file.write_text("[]")
+        raise DataError("the loss of a row is not finite")
+    assert [file.exists(), (tmp_path / "experiment.json").exists()] == [not is_free] * 2
 
 
 def test_two_comparisons_never_share_a_folder(tmp_path):

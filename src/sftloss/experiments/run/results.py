@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -176,13 +177,17 @@ def claim(folder: Path, experiment: Experiment) -> str:
 
 @contextmanager
 def claimed(folder: Path, experiment: Experiment) -> Iterator[str]:
-    """As :func:`claim`; a folder that is new stays free where an error comes before anything was trained."""
+    """As :func:`claim`; a folder that is new stays free where an error comes before a result or a checkpoint."""
     is_new = not (folder / SHARED).exists()
     digest = claim(folder, experiment)
     try:
         yield digest
     except SftlossError:
-        if is_new and not any(any(folder.glob(f"{part}/**/*.*")) for part in ("arms", RATES)):
+        files = [path for part in ("arms", RATES) for path in folder.glob(f"{part}/**/*.*") if path.is_file()]
+        unfinished = {trial_folder(folder, trial) / "checkpoints" for trial in experiment.trials()}
+        if is_new and all(unfinished & {*path.parents} and "checkpoint-" not in str(path) for path in files):
+            for place in unfinished:
+                shutil.rmtree(place, ignore_errors=True)
             (folder / SHARED).unlink(missing_ok=True)
         raise
 
