@@ -77,8 +77,11 @@ def test_what_does_not_fit_is_one_sentence(
 
 
 def test_an_earlier_folder_is_replaced_only_when_asked_to(data: Path, tmp_path: Path) -> None:
-    words = ("reference", "-m", MODEL, "-d", data, "-o", tmp_path / "ref", "--max-examples", 2)
-    assert run(*words).exit_code == 0
+    lines = [json.dumps({"prompt": "no answer"}), *data.read_text("utf-8").splitlines()]
+    (rows := tmp_path / "rows.jsonl").write_text("\n".join(lines), "utf-8")
+    words = ("reference", "-m", MODEL, "-d", rows, "-o", tmp_path / "ref", "--max-examples", 2)
+    first = run(*words)
+    assert first.exit_code == 0 and ": 1 refused, first at " in first.stderr
     refused = run(*words)
     assert refused.exit_code == 2 and "already exists; choose another --output, or add --overwrite" in refused.stderr
     assert run(*words, "--top-k", 2, "--entropy", "--name", "old", "--overwrite").exit_code == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from sftloss.pipeline.run import Run, records_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from sftloss.data import Account
     from sftloss.reference import Kept, References
 
 
@@ -22,6 +23,7 @@ def store_reference(
     *,
     kept: Kept | None = None,
     run: Run,
+    on_rows: Callable[[Account], None] | None = None,
 ) -> References:
     """Compute a model's log-probability of each token of each row once, and store it.
 
@@ -34,6 +36,7 @@ def store_reference(
         rows: A data file, a folder, a hub data set, or rows as mappings, in any of the usual formats.
         kept: What is stored beside the log-probability of each token.
         run: Which rows, how much at a time, and `output`, the folder. Its `resume` is not read.
+        on_rows: Called at the end with what became of the rows: how many were read, used and refused.
 
     Returns:
         The stored values, as training reads them.
@@ -77,4 +80,6 @@ def store_reference(
         compute_rows(decoder, groups, kept, writer, run.progress)
         if not writer.lengths:
             raise DataError("there is no row to compute", cure="give at least one")
+    if on_rows is not None:
+        on_rows(examples.account)
     return open_references([output], tokenizer, encoding_of(run))

@@ -49,6 +49,7 @@ def reference(options: ReferenceOptions, verbosity: Verbosity) -> None:
     Example: sftloss reference --model MODEL --data train.jsonl
     """
     from sftloss.cli.show import print_note, progress_bar
+    from sftloss.data import Account
     from sftloss.decoder import load_model
     from sftloss.pipeline import Run, store_reference
     from sftloss.reference import Kept
@@ -70,6 +71,9 @@ def reference(options: ReferenceOptions, verbosity: Verbosity) -> None:
         model, tokenizer = load_model(
             source.model, device=device.device, dtype=device.dtype, tokenizer=source.tokenizer, revision=source.revision
         )
-        stored = store_reference(model, tokenizer, options.data.data, kept=kept, run=run)
+        accounts: list[Account] = []
+        stored = store_reference(model, tokenizer, options.data.data, kept=kept, run=run, on_rows=accounts.append)
     counts = "{tokens:,} tokens in {rows:,} different rows".format(**stored.facts[0])
+    if accounts[0].unusable:
+        print_note(accounts[0].summary(), verbosity)
     print_note(f"wrote {output}: {', '.join(stored.names)} of {counts}", verbosity)
