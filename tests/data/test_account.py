@@ -127,7 +127,7 @@ def test_refused_rows_of_reading_and_of_encoding_are_judged_together():
     """Four of nine rows cannot be read, two more not encoded: neither is most of the rows, both are."""
     rows = [*GOOD[:3], *[{"nothing": 1}] * 4, *[{"input_ids": [5], "labels": [5]}] * 2]
     examples = Examples(read_records(rows), demo_tokenizer())
-    with pytest.raises(DataError, match=r"67% of the rows cannot be used, 50% are allowed.*DATA009.*DATA054"):
+    with pytest.raises(DataError, match=r"67 % of the rows cannot be used, 50 % are allowed.*DATA009.*DATA054"):
         list(examples)
     assert len(list(Examples(read_records(rows, on_error="skip"), demo_tokenizer()))) == 3
 

@@ -13,7 +13,7 @@ from sftloss.data.reasons import ROW_REASONS, Reason, excerpt, plain_detail
 from sftloss.document import Severity
 from sftloss.errors import DataError, mention
 from sftloss.rules import Evidence, Rule
-from sftloss.words import agreeing, part_of
+from sftloss.words import agreeing, part_of, percent
 
 MOST_ORIGINS = 10
 MOSTLY = 0.5
@@ -154,7 +154,7 @@ class Account:
             raise DataError(f"No usable row. {self._summary()}")
         if on_error == "report" and self.unusable > share * self.rows:
             raise DataError(
-                f"{self.unusable / self.rows:.0%} of the rows cannot be used, {share:.0%} are allowed; "
+                f"{percent(self.unusable / self.rows)} of the rows cannot be used, {percent(share)} are allowed; "
                 f"{mention('on_error', 'skip')} reads on regardless. {self._summary()}"
             )
 
@@ -286,7 +286,8 @@ NOTE_RULES: tuple[Rule[Account], ...] = (
         "warning",
         "Rows longer than the context of the model",
         "The model was never trained at these positions, or has none: it learns nothing there, or the run stops.",
-        "set --max-length to the context of the model, or split the rows",
+        "set --max-length to the context of the model: longer rows are then cut, or left out with --truncate drop; or "
+        "split the rows",
         partial(_noted, ("longer",), "are longer than the context of the model"),
     ),
     Rule(

@@ -125,7 +125,8 @@ _ALL = (
         "DATA057",
         "too-long",
         "are many times longer than the context of the model",
-        "set --max-length to the context of the model, or split the rows",
+        "set --max-length to the context of the model: longer rows are then cut, or left out with --truncate drop; or "
+        "split the rows",
         "encode",
     ),
     Reason(

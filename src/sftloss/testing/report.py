@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sftloss.words import percent
+
 
 @dataclass(frozen=True)
 class SplitResult:
@@ -90,7 +92,7 @@ class AccumulationReport:
         text = REASONS[self.reason].format(
             splits=len(self.splits),
             error=self.worst_error,
-            masked=self.masked or 0.0,
+            masked=percent(self.masked),
             named=_named(self.worst),
             wrong=_wrong(self.worst),
             how="summed over the window" if is_summed else "and the means are averaged",
@@ -108,7 +110,7 @@ class AccumulationReport:
 
 REASONS = {
     "exact": "Exact: {splits} splits have the gradient of the whole batch, to a relative error of {error:.1e}.",
-    "empty micro-batch": "A micro-batch without a single label changes the gradient by {masked:.0%}.",
+    "empty micro-batch": "A micro-batch without a single label changes the gradient by {masked}.",
     "not finite": "With {named} the gradient is not finite.",
     "mean of means": "Mean of means: each micro-batch is divided by its own count, {how}; {wrong}.",
     "divided twice": "Divided twice: {wrong}, in the right direction; it is divided by the number of micro-batches "
@@ -127,7 +129,9 @@ _SUM = "But the number of items changes nothing: the loss is a sum, and its grad
 
 
 def _wrong(split: SplitResult) -> str:
-    size = f"{split.error:.0%} wrong" if split.error >= 0.005 else f"wrong by a relative error of {split.error:.1e}"
+    size = (
+        f"{percent(split.error)} wrong" if split.error >= 0.005 else f"wrong by a relative error of {split.error:.1e}"
+    )
     wrong, factor = f"with {_named(split)} the gradient is {size}", split.factor
     if factor > 1.02:
         return f"{wrong} and {factor:.2g} times too large"
