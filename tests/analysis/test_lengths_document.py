@@ -52,6 +52,15 @@ def test_the_page_says_what_is_predicted_in_words_charts_and_tables():
         assert sum(line.y) == pytest.approx(1)
 
 
+def test_lengths_that_are_all_the_same_give_a_plain_answer_and_a_wanted_mean_comes_first():
+    document = describe_lengths(lengths_of(np.full(40, 4.0)), LengthOptions(target_mean=8.0))
+    assert (
+        document.headlines[0].endswith("all lengths are the same.")
+        and "this data cannot tell" not in section(document, "forecast").lead
+    )
+    assert document.answer.lead.startswith("For a mean of 8 tokens") and "To keep" not in document.answer.lead
+
+
 @pytest.mark.parametrize(
     "lengths, reason",
     [

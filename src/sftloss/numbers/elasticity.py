@@ -13,6 +13,7 @@ from sftloss.numbers.bootstrap import REPLICATES, by_unit
 from sftloss.numbers.estimate import Codes, Estimate, Floats
 from sftloss.numbers.inequality import quantile_bins
 from sftloss.numbers.studentized import studentized
+from sftloss.words import counted
 
 BAD_FIT = 0.1  # share of the signal in other lengths than the law says, from which on no exponent is advised
 _FEW = 30  # examples a group of lengths needs before its part of the signal says anything about the law
@@ -101,8 +102,10 @@ def cannot_tell(lengths: ArrayLike) -> str:
     lengths = np.asarray(lengths, dtype=np.float64)
     lengths = lengths[lengths > 0]
     if len(lengths) < 30:
-        return f"{len(lengths)} examples with trained tokens, fewer than 30"
+        return f"{counted(len(lengths), 'example')} with trained tokens, fewer than 30"
     distinct = len(np.unique(lengths))
+    if distinct == 1:
+        return "all lengths are the same"
     if distinct < 5:
         return f"{distinct} distinct lengths, fewer than 5"
     low, high = np.quantile(lengths, (0.1, 0.9))

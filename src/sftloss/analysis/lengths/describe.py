@@ -67,7 +67,10 @@ def describe_lengths(
     study = LengthStudy(kept, count, options, origins)
     forecasts = replace(forecast_section(study), charts=())  # the answer has its chart
     targets = [] if options.target_mean is None else [target_section(study)]
-    sections = (_answer(study), forecasts, *targets, evidence_section(study), distribution_section(study))
+    answer = _answer(study)
+    if targets:  # what was asked comes first
+        answer = replace(answer, lead=f"{targets[0].lead} {answer.lead}")
+    sections = (answer, *targets, forecasts, evidence_section(study), distribution_section(study))
     return Document(
         "Output lengths under each normalization",
         (_headline(study),),
@@ -85,8 +88,10 @@ def _answer(study: LengthStudy) -> Section:
     rule, far = max(ranges, key=lambda pair: abs(pair[1].largest_shift))
     lead = f"Every normalization keeps the data's mean answer length of {data} {unit}."
     if abs(far.largest_shift) >= 0.005:
-        lead = f"The data's mean answer length is {data} {unit}. Predicted under {rule.name}: {far.words()}."
-    lead += f" To keep the data's lengths, use {fixes.alpha(0)}: dividing by length favours short answers."
+        lead = (
+            f"The data's mean answer length is {data} {unit}. Predicted under {rule.name}: {far.words()}. To keep the "
+            f"data's lengths, use {fixes.alpha(0)}: dividing by length favours short answers."
+        )
     rows = tuple(
         (
             rule.name,

@@ -40,7 +40,7 @@ def forecast_section(study: LengthStudy) -> Section:
     table = without_empty(Table("length-forecast", title, _FORECAST_COLUMNS, tuple(rows)))
     ranges = [f"{rule.name} {study.range_of(rule).words()}" for rule in study.options.all_normalizations()]
     lead = f"The data's mean answer length is {number(data)} {unit}. Predicted: {'; '.join(ranges)}."
-    if study.reason:
+    if study.reason and np.ptp(study.answers.output):  # lengths that are all the same have no range
         lead += f" Where in its range a mean ends, this data cannot tell: {study.reason}."
     charts, notes = (means_chart(study),), (WHERE_IN_THE_RANGE,)
     return Section("forecast", "Predicted output length", lead, charts=charts, tables=(table,), notes=notes)

@@ -82,7 +82,7 @@ def target_section(study: LengthStudy) -> Section:
         if not math.isnan(alpha):
             verdict = "keep the token mean" if abs(alpha) < 0.005 else f"--normalization {alpha:.2f}"
         rows.append((name, cell(alpha), *map(cell, _reach(study, groups)), verdict))
-        answers.append(f"{name} " + ("no exponent reaches it" if math.isnan(alpha) else f"alpha {number(alpha)}"))
+        answers.append(f"{name} " + ("no exponent reaches it" if math.isnan(alpha) else verdict))
     columns = (
         Column("assumption", "assumption"),
         Column("alpha", "exponent alpha", "number", "divide by T^alpha; below 0 favours long answers"),

@@ -17,7 +17,7 @@ from sftloss.data.reasons import plain_detail
 from sftloss.data.tokenizer import characters
 from sftloss.document import Cell, Chart, Column, Command, Finding, Section, Series, Table, TokenStrip
 from sftloss.roles import ROLES
-from sftloss.words import counted, number, percent
+from sftloss.words import agreeing, counted, number, percent
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)
 _NAMES = ("least", "10 %", "median", "90 %", "99 %", "most")
@@ -30,7 +30,10 @@ _Piece = tuple[str, str, float]
 def verdict_section(tally: MaskTally, account: Account, findings: Sequence[Finding]) -> Section:
     """The verdict, what was checked with its number, what to do about it, and the next command."""
     cures = {finding.id: finding.fix for finding in findings if finding.severity != "info"}
-    lead, command = "These rows can be trained on as they are: no finding asks for a change.", Command("analyze")
+    lead, command = "These rows can be trained on as they are: there is no error and no warning.", Command("analyze")
+    advice = [finding.id for finding in findings if finding.severity == "info" and finding.fix]
+    if advice:
+        lead += f" {counted(len(advice), 'note')} {agreeing(len(advice), 'give')} advice: {', '.join(advice)}, below."
     if cures:
         asks = f"{counted(len(cures), 'finding')} {'asks' if len(cures) == 1 else 'ask'}"
         lead = f"Change the data or the options first: {asks} for it ({', '.join(cures)}, below)."
@@ -44,12 +47,12 @@ def verdict_section(tally: MaskTally, account: Account, findings: Sequence[Findi
     in_answers = percent(float(tally.by_role[ROLES.index("response"), 1] / tally.trained))
     with_end = percent(tally.with_end / tally.examples)
     rows = (
-        row("rows that can be trained on", f"{tally.examples:,} of {account.rows:,}", *sorted(refused)),
-        row("examples cut off", f"{cut:,} of {tally.examples:,}", "MASK007"),
-        row("examples that train their end", with_end, "MASK003", "MASK008"),
-        row("trained tokens in answers", in_answers, "MASK010", "MASK002", "MASK012"),
-        row("exact copies of earlier rows", f"{len(tally.copies):,} of {tally.examples:,}", "DATA102"),
-        ("next", "see what each loss trains" if not cures else "check again after the change", command),
+        row("usable rows", f"{tally.examples:,} of {account.rows:,}", *sorted(refused)),
+        row("examples that are cut off", f"{cut:,} of {tally.examples:,}", "MASK007"),
+        row("examples whose end is trained", with_end, "MASK003", "MASK008"),
+        row("trained tokens that are in answers", in_answers, "MASK010", "MASK002", "MASK012"),
+        row("rows that repeat an earlier row", f"{len(tally.copies):,} of {tally.examples:,}", "DATA102"),
+        ("next: see what each loss trains" if not cures else "next: check again after the change", "", command),
     )
     columns = (Column("checked", "checked"), Column("result", "result"), Column("do", "what to do"))
     table = Table("answer", "What was checked", columns, rows)

@@ -16,9 +16,13 @@ _SCRIPTS = {"script:none": "no letters", "script:Mixed": "mixed scripts"}
 
 _BATCHES = {"random": "sequences drawn at random", "by-length": "sequences of similar length", "packed": "packed rows"}
 
+TWO_ENDS = (
+    "The mean within prompts compares only answers to the same prompt. The mean at the bound compares all answers, as "
+    "if their length did not depend on the prompt."
+)
 WHERE_IN_THE_RANGE = (
-    "Long training on the same prompts ends at the mean within prompts. Short training, a small model and unseen "
-    "prompts stay nearer to the bound. Greedy decoding follows the most frequent length, which may lie outside."
+    f"{TWO_ENDS} Long training on the same prompts ends at the mean within prompts. Short training, a small model and "
+    "unseen prompts stay nearer to the bound. Greedy decoding follows the most frequent length, which may lie outside."
 )
 ALL_CUT = "The lengths of the answers are not known: all of them are cut off."
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sftloss.analysis.shared import fixes
 from sftloss.analysis.shared.shares import cell
-from sftloss.analysis.shared.words import ALL_CUT, alternative, as_subject, group_name, inside_sentence
+from sftloss.analysis.shared.words import ALL_CUT, TWO_ENDS, alternative, as_subject, group_name, inside_sentence
 from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.sections.groups import TITLES, group_codes, group_sentence, group_shares, moves
 from sftloss.analysis.signal.sections.length import is_bad_fit, length_law, length_misfit
@@ -76,9 +76,11 @@ def answer_section(study: SignalStudy) -> Section:
     if len(study.ways) > ANSWER_LINES:
         note += f" {len(study.ways) - ANSWER_LINES} more are in Losses compared."
     table = Table("answer", "Ways to train", columns, rows, note)
-    notes = ("This shows what each choice weighs. Only training shows which one is best: sftloss compare.",)
+    notes = ["This shows what each choice weighs. Only training shows which one is best: sftloss compare."]
+    if any("at the bound" in cell for row in rows for cell in row):
+        notes.insert(0, TWO_ENDS)
     lead, level = _lead(parts, ways), LEVELS[study.options.level]
-    return Section("answer", "Answer", lead, level, (_chart(parts, ways, lead),), (table,), notes=notes)
+    return Section("answer", "Answer", lead, level, (_chart(parts, ways, lead),), (table,), notes=tuple(notes))
 
 
 def _parts(study: SignalStudy) -> list[_Part]:
