@@ -1,6 +1,6 @@
 """How often 95 % intervals cover the truth, by simulation: the table of `docs/intervals.md`.
 
-    python -m benchmarks.coverage    # prints a Markdown table and the commit; takes about six minutes on one core
+    python -m benchmarks.coverage --json benchmarks/results/coverage.json    # about six minutes on one core
 
 Each simulated data set has prompts with 20 answers each. The mean length of a prompt is lognormal or Pareto, and its
 answers vary around it. The intervals come from the functions that make the intervals of the reports.
@@ -8,14 +8,16 @@ answers vary around it. The intervals come from the functions that make the inte
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common import provenance
+from benchmarks.common import provenance, write_json
 from sftloss.numbers import Estimate, GroupSums, by_unit, elasticity, ratio_estimates
 
 ANSWERS = 20
@@ -90,14 +92,20 @@ def _cell(one: Coverage, trials: int) -> str:
 
 def main() -> None:
     """Simulate every row and print the table."""
-    trials = 600
-    commit = provenance("coverage")["commit"]
-    rows = {}
+    parser = argparse.ArgumentParser(description="How often 95 % intervals cover the truth, by simulation.")
+    parser.add_argument("--trials", type=int, default=600, help="data sets a row")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    args = parser.parse_args()
+    origin, rows = provenance("coverage"), {}
     for kind in KINDS:
         for prompts in PROMPTS:
-            rows[f"{kind}, {prompts} prompts"] = coverage(kind, prompts, trials=trials)
+            rows[f"{kind}, {prompts} prompts"] = coverage(kind, prompts, trials=args.trials)
             print(f"{kind}, {prompts} prompts", file=sys.stderr)
-    print(f"{table(rows, trials)}\n\nMade at commit {commit}, {trials} data sets a row.")
+    print(f"{table(rows, args.trials)}\n\nMade at commit {origin['commit']}, {args.trials} data sets a row.")
+    cells = {
+        row: {name: asdict(one) for name, one in columns.items() if one.intervals} for row, columns in rows.items()
+    }
+    write_json(args.json, {**origin, "trials": args.trials, "coverage": cells})
 
 
 if __name__ == "__main__":
