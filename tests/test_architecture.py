@@ -104,6 +104,7 @@ def test_an_analysis_reaches_its_first_batch_without_what_only_other_work_needs(
     assert "transformers.models.llama.modeling_llama" in loaded
     others = {"peft", "datasets", "pandas", "sklearn", "matplotlib", "torchvision", "rich", "pyarrow"}
     assert not loaded & {*others, "scipy.stats", "transformers.trainer", "torch._inductor.compile_fx"}
+    assert not loaded & {"sftloss.finetune", "sftloss.training", "sftloss.tasks", "sftloss.experiments"}
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -82,7 +82,6 @@ def analyze(
     """
     from sftloss.analysis import AnalysisOptions, describe_signal_with_frames
     from sftloss.data.tokenizer import pieces
-    from sftloss.finetune.checkpoint import saved_adam
     from sftloss.report import Report
     from sftloss.report.language import in_language
 
@@ -93,7 +92,11 @@ def analyze(
         raise ConfigError(f"rank {rank} of {world} makes no report", option="shard", cure="call take_part there")
     if question.level == "S2":
         _check_hidden(model)
-    adam = saved_adam(model) if question.optimizer == "checkpoint" else None
+    adam = None
+    if question.optimizer == "checkpoint":
+        from sftloss.finetune.checkpoint import saved_adam
+
+        adam = saved_adam(model)
     if question.signal != "table":
         _check_gradients(run)
         rows = rows if isinstance(rows, str | Path) else list(rows)  # they are read twice
