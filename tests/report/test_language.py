@@ -257,6 +257,15 @@ def test_codes_keys_numbers_and_data_stay():
         ("Answers: Han script 94 %, mixed scripts 2.5 %, en 1 %.", "回答：汉字 94 %、混合文字 2.5 %、en 1 %。"),
         ("60 of the first 60", "60（前60行中）"),
         ("x.jinja, with generation tags", "x.jinja，含generation标记"),
+        (
+            "prompt weight 0.1 +0.002 nats; prompt weight 1 +0.088 nats",
+            "提示权重0.1 +0.002 nats；提示权重1 +0.088 nats",
+        ),
+        ("Answer length (generated over reference)", "回答长度（生成与参考之比）"),
+        (
+            "message 3 has the role 'x y'; use user, assistant, system or tool",
+            "第3条消息的角色为'x y'；请使用user、assistant、system或tool",
+        ),
     ],
 )
 def test_names_of_ours_in_a_sentence_are_chinese(english, chinese):

@@ -86,5 +86,5 @@ def render_markdown(document: Document) -> str:
     facts = document.facts + document.provenance
     if facts:
         lines += [f"## {translated('Provenance', language)}", ""]
-        lines += [f"- {escape(label)}: {escape(value)}" for label, value in facts]
+        lines += [f"- {escape(label)}{translated(': ', language)}{escape(value)}" for label, value in facts]
     return "\n".join(lines).rstrip() + "\n"
