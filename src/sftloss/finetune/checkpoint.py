@@ -80,7 +80,7 @@ class SavedAdam(NamedTuple):
 
 
 def saved_adam(model: Any) -> SavedAdam:
-    """Read AdamW with its moments from the checkpoint that a model was loaded from. Nothing is unpickled.
+    """Read AdamW with its moments from the checkpoint that a model was loaded from; `torch.load` reads tensors alone.
 
     Raises:
         ConfigError: If the model is from no checkpoint of `sftloss train`, or not every parameter was trained by AdamW.
