@@ -186,7 +186,7 @@ def test_a_warning_names_what_a_filter_did_to_the_gradients_where_it_was_too_muc
     usual = {"filter_kept": 0.1, "filter_dropped": 0.005, "filter_error": 2e-3}
     assert filter_warning(usual, 2.5e-3) is None and filter_warning({}, 0.0) is None
     assert "they err by 0.002" in (filter_warning(usual, 1e-3) or "")
-    assert "7.0% of their mass" in (filter_warning({**usual, "filter_dropped": 0.07}, 2.5e-3) or "")
+    assert "7.0 % of their mass" in (filter_warning({**usual, "filter_dropped": 0.07}, 2.5e-3) or "")
 
 
 @pytest.mark.parametrize("tolerance", [-1e-3, 1.0, float("nan")])

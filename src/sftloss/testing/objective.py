@@ -15,6 +15,7 @@ from sftloss.objectives import objective as objective_of
 from sftloss.objectives.terms import refuse_further_arguments
 from sftloss.statistics import Head, Objective, Plan, TokenStats, from_logits
 from sftloss.statistics.checks import read_objective
+from sftloss.words import percent
 
 Extras = Callable[[int], Mapping[str, Tensor]]
 LAWS = {
@@ -235,4 +236,4 @@ def _is_detached(function: Objective, made: Extras) -> bool:
 
 def _differs(got: Tensor, true: Tensor, what: str) -> str:
     error = (got - true).abs().max().item() / max(true.abs().max().item(), 1e-30)
-    return "" if error <= 1e-9 else f"broken, {what} is off by {error:.1%} of the largest value"
+    return "" if error <= 1e-9 else f"broken, {what} is off by {percent(error)} of the largest value"

@@ -30,7 +30,7 @@ from sftloss.config import command_line, option, part, to_yaml, values_of
 from sftloss.errors import as_flag, spelled
 from sftloss.files import write_atomic
 from sftloss.models import without_collecting
-from sftloss.words import counted
+from sftloss.words import counted, percent
 
 if TYPE_CHECKING:
     from sftloss.finetune import Recipe
@@ -166,13 +166,13 @@ def _print_outcome(outcome: Any, options: TrainOptions, lang: str, verbosity: Ve
         conflicts = tasks["conflicts"]
         if conflicts is not None and conflicts["steps"]:
             rate, cosine = conflicts["conflict_rate"], conflicts["mean_cosine"]
-            line = f"gradients of two tasks conflicted in {rate:.1%} of the pairs, mean cosine {cosine:+.3f}"
+            line = f"gradients of two tasks conflicted in {percent(rate)} of the pairs, mean cosine {cosine:+.3f}"
             typer.echo(translated(line, lang))
     if filtered := outcome.facts["filter"]:
         kept, dropped, error = filtered.values()
         line = (
-            f"the head's gradient products took {kept:.1%} of the vocabulary columns; {dropped:.2%} of their mass "
-            f"was replaced, and they err by {error:.2g} (measured)"
+            f"the head's gradient products took {percent(kept)} of the vocabulary columns; {percent(dropped)} of their "
+            f"mass was replaced, and they err by {error:.2g} (measured)"
         )
         typer.echo(translated(line, lang))
     best = outcome.facts["best"]
@@ -216,7 +216,7 @@ def _print_plan(plan: Any, options: TrainOptions) -> None:
     lines += [f"{name.replace('_', ' '):<16}{count:>16,}" for name, count in plan.counts.items()]
     for name, task in plan.tasks.items():
         share = task["trained_tokens"] / plan.counts["trained_tokens"]
-        lines.append(f"task {name:<11}{task['examples']:>16,}  rows, {share:.1%} of the trained tokens")
+        lines.append(f"task {name:<11}{task['examples']:>16,}  rows, {percent(share)} of the trained tokens")
     lines.append("\nMemory per process without sharding (activations are an estimate)")
     lines += [f"{name:<16}{_size(size):>16}" for name, size in memory.items() if name != "logits_not_held"]
     lines.append(f"{'logits':<16}{'none':>16}  ({_size(plan.memory['logits_not_held'])} for a loss from logits)")

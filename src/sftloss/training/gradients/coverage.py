@@ -11,6 +11,7 @@ from torch import nn
 
 from sftloss.decoder.head import acting_adapters, is_lora
 from sftloss.training.gradients.layers import is_embedding, is_linear, is_norm
+from sftloss.words import percent
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Coverage:
         return self.covered / self.trained if self.trained else 1.0
 
     def __str__(self) -> str:
-        text = f"{self.covered:,} of {self.trained:,} trained weights ({self.share:.2%})"
+        text = f"{self.covered:,} of {self.trained:,} trained weights ({percent(self.share)})"
         loop = f"{self.looped:,} of them by one backward pass an example, because {self.reason}"
         return f"{text}; {loop}" if self.reason else text
 

@@ -14,6 +14,7 @@ from sftloss.ranks import reduce_over_ranks
 from sftloss.roles import ROLES
 from sftloss.training.passes import Pass
 from sftloss.training.watch.signal import logit_signal
+from sftloss.words import percent
 
 LOGGED_TASKS = 64
 """Tasks that have a share of their own in the log. Fixed, so that every rank sums a vector of one size."""
@@ -156,8 +157,8 @@ def filter_warning(metrics: Mapping[str, float], tolerance: float) -> str | None
     if error <= tolerance and dropped <= _MUCH_DROPPED:
         return None
     return (
-        f"sftloss: the gradients were filtered too much: {dropped:.1%} of their mass was left out and replaced, and "
-        f"they err by {error:.2g}, measured, with a tolerance of {tolerance:g}. Give a smaller tolerance, or 0."
+        f"sftloss: the gradients were filtered too much: {percent(dropped)} of their mass was left out and replaced, "
+        f"and they err by {error:.2g}, measured, with a tolerance of {tolerance:g}. Give a smaller tolerance, or 0."
     )
 
 
