@@ -69,7 +69,7 @@ def test_more_bad_rows_than_allowed_are_an_error_with_the_summary(tmp_path):
     assert len(list(read_records(mixed(tmp_path / "half.jsonl", 2, 2)))) == 2
     with pytest.raises(DataError, match=r"60 % of the rows cannot be used, 50 % are allowed.*DATA015 empty-answer: 3"):
         list(read_records(mixed(tmp_path / "most.jsonl", 2, 3)))
-    with pytest.raises(DataError, match="20% are allowed"):
+    with pytest.raises(DataError, match="20 % are allowed"):
         list(read_records(tmp_path / "half.jsonl", bounds=ReadBounds(bad_share=0.2)))
 
 

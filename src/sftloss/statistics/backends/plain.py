@@ -18,7 +18,6 @@ from sftloss.statistics.head import Head
 from sftloss.statistics.plan import Buffers
 from sftloss.statistics.products.logits import compute_dtype, project, target_logits, vocabulary
 
-_LARGE = 60.0  # logits below it need no centre: the exponentials of a whole row sum to less than 1e38
 _CACHE_BYTES = 2 * 2**20  # of a block that one thread goes over several times while it is in the thread's cache
 
 
@@ -71,11 +70,11 @@ class PlainBackend:
         block = self._multiplied(chunk, columns, buffers, keep)
         z, out = block.value, block.out
         take_candidates(z, self.head.start + columns.start, sums)
-        hole, centre = self._take_target(block, sums.target), torch.empty_like(sums.m)
+        hole = self._take_target(block, sums.target)
         for rows in _cached(z):
             spare = None if out is None else out[rows]
-            centre[rows] = _add_rows(z[rows], sliced(sums, rows), hole[rows], self.in_vocab is not None, spare)
-        return replace(block, centre=centre)
+            _add_rows(z[rows], sliced(sums, rows), hole[rows], self.in_vocab is not None, spare)
+        return replace(block, centre=sums.m.clone())
 
     def recompute(self, chunk: Chunk, columns: slice, m: Tensor, buffers: Buffers, keep: Keep) -> LogitBlock:
         block = replace(self._multiplied(chunk, columns, buffers, keep), centre=m)
@@ -86,7 +85,7 @@ class PlainBackend:
         return block
 
     def write(self, block: LogitBlock, numbers: RowNumbers, grad: RowGradient) -> Tensor:
-        # the block is centred at its own m or at 0, and log S moves with m
+        # the block is centred at its own m, and log S moves with m
         moved = (numbers.m - block.centre).clamp(max=-FAR)
         tempered = None if numbers.tempered is None else numbers.tempered + moved * present(numbers.rate)
         numbers = replace(numbers, m=block.centre, log_sum=numbers.log_sum + moved, tempered=tempered)
@@ -156,20 +155,15 @@ def _cached(block: Tensor) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tensor | None) -> Tensor:
-    """Add some rows of a block to their sums, and return the centres of the rows, which are m or 0.
+def _add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tensor | None) -> None:
+    """Add some rows of a block to their sums. z becomes exp(z - m), or z - m where `spare` takes the exponentials.
 
-    z becomes exp(z - centre), or z - m where `spare` takes the exponentials. Where m is moderate and nothing else reads
-    z - m, the centre 0 saves a pass. `hole` is the column of the target, or any where the block does not hold it. With
-    `has_banned` the bias takes columns out of the vocabulary, so that z holds other -inf than the target's.
+    `hole` is the column of the target, or any where the block does not hold it. With `has_banned` the bias takes
+    columns out of the vocabulary, so that z holds other -inf than the target's.
     """
     m = torch.maximum(sums.m, z.amax(dim=1))
     drop = sums.m - m
     add_order(z, sums)
-    if spare is None and not sums.needs_shifted and z.device.type == "cpu" and bool(((m >= 0) & (m < _LARGE)).all()):
-        sums.exp.mul_(drop.exp()).add_(z.exp_().sum(dim=1) * torch.exp(-m))
-        sums.m.copy_(m)
-        return torch.zeros_like(m)
     z -= m[:, None]
     add_tempered(z, drop, sums)
     if sums.z is not None and sums.count is not None:
@@ -191,7 +185,6 @@ def _add_rows(z: Tensor, sums: Sums, hole: Tensor, has_banned: bool, spare: Tens
         sums.exp_sq.mul_(shrink.square()).add_(_dot(exp, exp))
     sums.exp.mul_(shrink).add_(exp.sum(dim=1))
     sums.m.copy_(m)
-    return m
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

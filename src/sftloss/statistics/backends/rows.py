@@ -129,11 +129,6 @@ class Sums:
             sums.ids, sums.candidates = ids.long(), full(float("-inf"), ids.shape[1])
         return sums
 
-    @property
-    def needs_shifted(self) -> bool:
-        """Whether a sum is made of z - m, or of a power of its exponential."""
-        return any(value is not None for value in (self.exp_z, self.exp_sq, self.z, self.tempered))
-
     def numbers(self, vocab_size: int | Tensor) -> RowNumbers:
         """Finish the sums. A row whose only finite logit is the target's is centred there, with S = tiny."""
         tiny = torch.finfo(self.exp.dtype).tiny
