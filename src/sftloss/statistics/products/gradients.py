@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,10 +48,10 @@ class Gradients:
         starts_at_zero: bool = False,
     ) -> None:
         self.head, self.dtype, self.is_wanted, self.starts_at_zero = head, dtype, any(wanted), starts_at_zero
-        new = _zeros if starts_at_zero else _empty
+        empty = like.new_zeros if starts_at_zero else like.new_empty
         self.hidden = like.new_empty((tokens, head.width), dtype=dtype) if wanted.hidden else None
         self.factors = [
-            new(like, factor.shape, factor.dtype if is_written_once else dtype) if is_wanted else None
+            empty(factor.shape, dtype=factor.dtype if is_written_once else dtype) if is_wanted else None
             for (_, factor), is_wanted in zip(head.factors, (wanted.weight, wanted.low_rank), strict=False)
         ]
         self.bias = like.new_zeros(head.weight.shape[0], dtype=dtype) if wanted.bias else None
@@ -80,17 +79,6 @@ class Gradients:
         d_hidden = None if self.hidden is None else counted.put(total(self.hidden, self.head.shard))
         d_weight, d_low_rank = (*self.factors, None)[:2]
         return d_hidden, d_weight, self.bias, d_low_rank
-
-
-def _empty(like: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    return like.new_empty(shape, dtype=dtype)
-
-
-def _zeros(like: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """Return zeros. On a processor the system clears each page when it is first touched, so nothing is written here."""
-    if like.device.type == "cpu" and dtype in (torch.float32, torch.float64):
-        return torch.from_numpy(np.zeros(shape, dtype=str(dtype).removeprefix("torch.")))
-    return like.new_zeros(shape, dtype=dtype)
 
 
 def in_dtypes(gradients: Iterable[Tensor | None], inputs: Iterable[Tensor]) -> Iterator[Tensor | None]:
