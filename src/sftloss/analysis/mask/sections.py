@@ -35,7 +35,7 @@ def verdict_section(tally: MaskTally, account: Account, findings: Sequence[Findi
     if advice:
         lead += f" {counted(len(advice), 'note')} {agreeing(len(advice), 'give')} advice: {', '.join(advice)}, below."
     if cures:
-        asks = f"{counted(len(cures), 'finding')} {'asks' if len(cures) == 1 else 'ask'}"
+        asks = f"{counted(len(cures), 'finding')} {agreeing(len(cures), 'ask')}"
         lead = f"Change the data or the options first: {asks} for it ({', '.join(cures)}, below)."
         command = Command("inspect")
     cut = int((tally.ledger.numbers("whole") > tally.ledger.numbers("tokens")).sum())
