@@ -119,7 +119,7 @@ def _estimate(bare: Estimate, scale: Scale, t: Floats, step: float, skewness: fl
     with np.errstate(over="ignore"):
         ends = scale.back(scale.to(np.array(bare.value)) - np.array([most, least]) * step)
     if not np.isfinite(ends).all():
-        return replace(bare, reason="one prompt or example decides the value")
+        return replace(bare, reason="a few prompts or examples decide the value")
     return replace(bare, interval=Interval(float(ends[0]), float(ends[1])))
 
 
