@@ -1,6 +1,6 @@
 """How often 95 % intervals cover the truth, by simulation: the tables of `docs/intervals.md`.
 
-    python -m benchmarks.coverage --json benchmarks/results/coverage.json    # about eight minutes on one core
+    python -m benchmarks.coverage --json benchmarks/results/coverage.json    # three minutes on one core
 
 Each simulated data set has prompts with 20 answers each. In the first table the mean length of a prompt is lognormal or
 Pareto, and its answers vary around it. In the second it is one of a few lengths. The intervals come from the functions
