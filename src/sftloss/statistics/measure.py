@@ -10,13 +10,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sftloss.statistics.backends.plain import Chunk, Keep, LogitBlock, PlainBackend
-from sftloss.statistics.backends.rows import RowGradient, RowNumbers, present, row_gradient, statistics_of
+from sftloss.statistics.backends.rows import FREE, RowGradient, RowNumbers, present, row_gradient, statistics_of
 from sftloss.statistics.checks import check_inputs, checked_plan, read_objective
 from sftloss.statistics.head import Head
 from sftloss.statistics.plan import Buffers, Plan, cuts
 from sftloss.statistics.products.chunks import read_chunk
 from sftloss.statistics.sharded import total
-from sftloss.statistics.tokens import CANDIDATE_IDS, FIELDS, IGNORED, Counted, Objective, TokenStats, check_type
+from sftloss.statistics.tokens import (
+    CANDIDATE_IDS,
+    DETACHED,
+    FIELDS,
+    IGNORED,
+    Counted,
+    Objective,
+    TokenStats,
+    check_type,
+)
+from sftloss.statistics.two_pass import Request, read_tiles
 
 
 @dataclass(frozen=True)
@@ -73,13 +83,18 @@ def measure_tokens(
     read = {name for objective in objectives.values() for name in read_objective(objective, extras).fields}
     fields = tuple(dict.fromkeys((*FIELDS, *sorted(read))))
     backend = PlainBackend.of(hidden, head)
-    buffers, pieces = Buffers(hidden, backend.dtype), []
+    # the gradient of what reads these alone is a multiple of r: its norms are numbers of the row, and no logits stay
+    is_tiled = read <= {*FREE, *DETACHED}
     step = plan.chunk(len(counted), head.common, backend.dtype.itemsize, is_device=backend.is_device)
-    for piece in cuts(len(counted), step):
+    buffers, pieces, blocks = Buffers(hidden, backend.dtype), [], list[LogitBlock]()
+    for piece in cuts(len(counted), max(len(counted), 1) if is_tiled else step):
         rows = {name: counted.take(value, piece) for name, value in extras.items()}
         states = counted.take(hidden, piece).to(backend.dtype)
         chunk = Chunk(states, counted.take(targets, piece), rows.get(CANDIDATE_IDS))
-        blocks, numbers = read_chunk(backend, chunk, fields, buffers, Keep(shifted=True, is_whole=True), plan)
+        if is_tiled:
+            numbers = read_tiles(chunk, Request(backend, targets, fields, plan, chunk.ids))[0]
+        else:
+            blocks, numbers = read_chunk(backend, chunk, fields, buffers, Keep(shifted=True, is_whole=True), plan)
         pieces.append(_measured(backend, blocks, numbers, objectives, fields, rows))
     columns = {name: counted.put(torch.cat([values[name] for values in pieces])) for name in pieces[0]}
     stats = TokenStats({name: columns[name] for name in fields}, backend.vocab_size, extras)

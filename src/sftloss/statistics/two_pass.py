@@ -73,15 +73,15 @@ def token_statistics(
     check_fields("token_statistics", fields)
     names = tuple(dict.fromkeys((*FREE, *fields)))
     plan, extras = checked_plan("token_statistics", plan), extras or {}
-    request = _Request(backend_of(hidden, head), targets, names, plan, extras.get(CANDIDATE_IDS))
+    request = Request(backend_of(hidden, head), targets, names, plan, extras.get(CANDIDATE_IDS))
     values = _TwoPass.apply(hidden, head.weight, head.bias, head.low_rank, request)
     fields = dict(zip(names, values, strict=True))
     return TokenStats(fields, request.backend.vocab_size, extras, request.filtered)
 
 
 @dataclass(frozen=True)
-class _Request:
-    """The arguments of one call that are not differentiated."""
+class Request:
+    """The arguments of one pass over tiles that are not differentiated."""
 
     backend: Backend
     targets: Tensor
@@ -102,14 +102,14 @@ class _TwoPass(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, low_rank: Tensor | None, request: _Request
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, low_rank: Tensor | None, request: Request
     ) -> tuple[Tensor, ...]:
         backend = request.backend
         ctx.counted = counted = Counted.of(request.targets != IGNORED, known=request.plan.counted)
         with torch.autocast(hidden.device.type, enabled=False):
             ids = None if request.ids is None else counted.take(request.ids)
             chunk = Chunk(counted.take(hidden).to(backend.product), counted.take(request.targets), ids)
-            numbers, block = _read(chunk, request)
+            numbers, block = read_tiles(chunk, request)
         # logits that are one tile stay for backward, which then needs no fourth product
         ctx.block = block if any(ctx.needs_input_grad[:4]) else None
         out = [counted.put(value) for value in statistics_of(numbers, request.fields).values()]
@@ -140,7 +140,7 @@ class _TwoPass(torch.autograd.Function):
             return *in_dtypes(gradients.finish(counted), inputs), None
 
 
-def _read(chunk: Chunk, request: _Request) -> tuple[RowNumbers, LogitBlock | None]:
+def read_tiles(chunk: Chunk, request: Request) -> tuple[RowNumbers, LogitBlock | None]:
     """Return the numbers of every row; and the block, where it is the only one and its gradient needs no more."""
     backend, tokens = request.backend, chunk.hidden.shape[0]
     buffers = Buffers(chunk.hidden, backend.dtype)
@@ -157,7 +157,7 @@ def _read(chunk: Chunk, request: _Request) -> tuple[RowNumbers, LogitBlock | Non
 
 def _write(
     chunk: Chunk,
-    request: _Request,
+    request: Request,
     numbers: RowNumbers,
     grad: RowGradient,
     wanted: Wanted,
@@ -178,7 +178,7 @@ def _write(
 
 def _write_filtered(
     chunk: Chunk,
-    request: _Request,
+    request: Request,
     formula: tuple[RowNumbers, RowGradient],
     wanted: Wanted,
     kept: LogitBlock | None,
