@@ -1,15 +1,16 @@
-"""Ratios and gaps: weights are repetitions, groups are subsets, files are exact."""
+"""Ratios and gaps: weights are repetitions, files are exact."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftloss.experiments.metrics import Gap, Ratio, by_group, read_metric
+from sftloss.experiments.metrics import Gap, Ratio, read_metric
 
 
 def metrics(seed: int, examples: int):
@@ -23,7 +24,8 @@ def metrics(seed: int, examples: int):
 @settings(max_examples=50, deadline=None)
 def test_a_weight_is_how_often_an_example_is_there(seed, counts):
     for metric in metrics(seed, len(counts)).values():
-        repeated = metric.pick(np.repeat(np.arange(len(counts)), counts)).value()
+        arrays = {name: np.repeat(part, counts, axis=0) for name, part in vars(metric).items() if name != "norm"}
+        repeated = replace(metric, **arrays).value()
         weighted = metric.value(np.array(counts, dtype=float))
         assert weighted == pytest.approx(repeated, rel=1e-12, abs=1e-12, nan_ok=True)  # sums in another order
         assert metric.value() == pytest.approx(metric.value(np.ones(len(counts))), rel=1e-12, abs=1e-12)
@@ -36,12 +38,6 @@ def test_ratio_of_nothing_is_no_number():
 def test_gap_sums_bins_or_takes_the_largest():
     gap, size = np.array([[1.0, -2.0], [1.0, 0.0]]), np.array([1.0, 1.0])
     assert Gap(gap, size).value() == 2.0 and Gap(gap[:1], size[:1], "max").value() == 2.0
-
-
-def test_groups_are_the_rows_with_the_label():
-    found = by_group(Ratio(np.array([1.0, 2.0, 4.0]), np.ones(3)), np.array(["b", "a", "b"]))
-    assert {name: metric.value() for name, metric in found.items()} == {"a": 2.0, "b": 2.5}
-    assert by_group(Ratio(np.ones(1), np.ones(1)), np.array([""])) == {}
 
 
 def test_metrics_come_back_from_json_bit_for_bit():

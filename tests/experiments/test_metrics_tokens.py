@@ -49,7 +49,7 @@ def test_every_column_is_what_whole_distributions_say(has_head):
         # float32 logits of size 10 in another batch: 1e-5 of a probability, and of a log-probability
         np.testing.assert_allclose(getattr(table, name), values, rtol=1e-4, atol=2e-5, err_msg=name)
     lengths = [int((encode(row, tokenizer).weights > 0).sum()) for row in rows]
-    assert table.lengths.tolist() == lengths and table.task.tolist() == [row.task for row in rows]
+    assert table.lengths.tolist() == lengths and table.examples == len(rows)
     assert table.position.tolist() == [i for length in lengths for i in range(length)]
     assert table.is_end.sum() == len(rows)
 
@@ -72,20 +72,23 @@ def made(confidence, is_right, example=None, **columns) -> TokenTable:
     """A table in which only what a test names matters."""
     confidence = np.asarray(confidence, dtype=float)
     example = np.arange(len(confidence)) if example is None else np.asarray(example)
-    zeros, names = np.zeros(len(confidence)), np.array([""] * (int(example.max()) + 1))
+    zeros = np.zeros(len(confidence))
     filled = {"position": zeros.astype(int), "nll": zeros, "entropy": zeros, "brier": zeros, "end_probability": zeros}
     filled["is_end"] = zeros.astype(bool)
     filled |= {name: np.asarray(values) for name, values in columns.items()}
     return TokenTable(
-        example=example, confidence=confidence, is_top1=np.asarray(is_right, dtype=bool), **filled, task=names,
-        language=names, source=names,
-    )  # fmt: skip
+        example=example,
+        confidence=confidence,
+        is_top1=np.asarray(is_right, dtype=bool),
+        **filled,
+        examples=int(example.max()) + 1,
+    )
 
 
 def test_means_over_tokens_and_over_examples_are_two_numbers():
     table = made([1.0] * 3, [True, True, False], [0, 0, 1], nll=[1.0, 2.0, 6.0])
     found = {name: metric.value() for name, metric in token_metrics(table).items()}
-    assert (found["token_nll"], found["example_nll"], found["sequence_nll"]) == (3.0, 3.75, 4.5)
+    assert (found["token_nll"], found["example_nll"]) == (3.0, 3.75)
     assert found["token_accuracy"] == pytest.approx(2 / 3)
 
 

@@ -26,7 +26,6 @@ _UNUSED = (
     "output", "overwrite", "resume", "resume_from", "save_every", "keep", "keep_best", "eval_every", "eval_batch_size",
     "device", "command",
 )  # fmt: skip
-_FROM_SCRATCH = {"batch_size": 16, "learning_rate": 3e-3, "schedule": "cosine", "warmup": 0.1}
 
 
 def scratch_recipe(**changes: Any) -> Recipe:
@@ -42,7 +41,8 @@ def scratch_recipe(**changes: Any) -> Recipe:
         >>> scratch_recipe(max_steps=200).learning_rate
         0.003
     """
-    return Recipe(**{"model": SCRATCH, "data": GENERATED, **_FROM_SCRATCH, **changes})
+    fitting = {"batch_size": 16, "learning_rate": 3e-3, "schedule": "cosine", "warmup": 0.1}
+    return Recipe(**{"model": SCRATCH, "data": GENERATED, **fitting, **changes})
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,10 @@ class Experiment:
         return tuple(Trial(arm, seed) for seed in self.seeds for arm in arms)
 
     def shared(self) -> dict[str, Any]:
-        """What all arms have in common: values of the recipe that are not its defaults, and digests of all files."""
+        """What all arms have in common: values of the recipe that are not its defaults, and digests of all files.
+
+        Seeds and arms are no part of it, so both may be added to a folder.
+        """
         default = Recipe().identity()
         recipe = {k: v for k, v in self.recipe.identity().items() if k not in _OF_AN_ARM and v != default[k]}
         own = {name: value for name, value in self.plain().items() if name not in (*_ARMS, "recipe", "also_judged")}
@@ -241,10 +244,6 @@ class Experiment:
         sources |= {"forget_data": self.forget_data}
         sources |= {f"reference_{i}": str(Path(v) / SEAL) for i, v in enumerate(self.recipe.reference)}
         return {**recipe, **own, **{f"{k}_content": _content(v) for k, v in sources.items()}, "result_format": _FORMAT}
-
-    def digest(self) -> str:
-        """A digest of :meth:`shared`. Seeds and arms do not change it, so both may be added to a folder."""
-        return digest_of(self.shared())
 
     def plain(self) -> dict[str, Any]:
         """Every field as JSON has it; :meth:`read` is the inverse."""

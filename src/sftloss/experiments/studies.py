@@ -67,7 +67,8 @@ class Study:
         measured = leads.get(STEPS) or leads.get("comparison-tasks")
         judged = claim_answer(document, self.claim) if self.claim or not measured else None
         outcome = " ".join(filter(None, (judged, measured)))
-        return f"{outcome} Learning rate: {_method(document)[LEARNING_RATE]}."
+        method = {row["what"]: row["value"] for row in table_rows(document, METHOD)}
+        return f"{outcome} Learning rate: {method[LEARNING_RATE]}."
 
 
 # fixed weights first (equal ones of task means, the plain mean over tokens, by size), then weights that follow losses,
@@ -281,8 +282,3 @@ def table_rows(document: Document, id: str) -> list[dict[str, Any]]:
         if table.id.startswith(id)
         for row in table.rows
     ]
-
-
-def _method(document: Document) -> dict[str, str]:
-    """The rows of the table of the method."""
-    return {row["what"]: row["value"] for row in table_rows(document, METHOD)}

@@ -9,8 +9,7 @@
 * :func:`crossed_mean`, :func:`paired_difference`: means and differences with their error over examples and seeds.
 
 Every metric is a :class:`Ratio` of sums over rows or a :class:`Gap` between two distributions. It can be evaluated on
-any resampling of the rows (:class:`Metric`), split into groups (:func:`by_group`) and read back from JSON
-(:func:`read_metric`).
+any resampling of the rows (:class:`Metric`) and read back from JSON (:func:`read_metric`).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from sftloss.experiments.metrics.differences import Mean, crossed_mean, linearis
 from sftloss.experiments.metrics.drift import forgetting
 from sftloss.experiments.metrics.generation import Generated, Sampling, generate
 from sftloss.experiments.metrics.outputs import output_metrics, pass_at, pass_counts
-from sftloss.experiments.metrics.shapes import Gap, Metric, Ratio, by_group, read_metric
+from sftloss.experiments.metrics.shapes import Gap, Metric, Ratio, read_metric
 from sftloss.experiments.metrics.tokens import (
     Bin,
     TokenTable,
@@ -38,7 +37,6 @@ __all__ = [
     "Ratio",
     "Sampling",
     "TokenTable",
-    "by_group",
     "crossed_mean",
     "end_reliability",
     "evaluate_tokens",

@@ -24,9 +24,6 @@ def forgetting(
     now: nn.Module | Decoder,
     tokenizer: Any,
     rows: Sequence[Record | Example],
-    *,
-    max_length: int | None = None,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> dict[str, Metric]:
     r"""Compare a model before and after training, token by token along the answers of other data.
 
@@ -43,8 +40,6 @@ def forgetting(
         now: The model after training, with the same vocabulary.
         tokenizer: The tokenizer of both.
         rows: The other data.
-        max_length: Tokens kept of a record.
-        tokens_per_batch: Rows times columns of a batch at most.
 
     Returns:
         Ratios over the rows.
@@ -54,11 +49,11 @@ def forgetting(
         ModelError: If the two vocabularies differ.
         RowError: If a row cannot be encoded.
     """
-    examples = as_examples(rows, tokenizer, max_length)
+    examples = as_examples(rows, tokenizer)
     before, after = (model if isinstance(model, Decoder) else open_decoder(model) for model in (start, now))
     sums = np.zeros((4, len(examples)))
     with before.evaluating(), after.evaluating():
-        for batch, rows_of in numbered_batches(examples, tokenizer, tokens_per_batch):
+        for batch, rows_of in numbered_batches(examples, tokenizer, TOKENS_PER_BATCH):
             columns = (*_drift(before, after, batch), torch.ones(len(rows_of)))
             for line, values in zip(sums, columns, strict=True):
                 line += np.bincount(rows_of, values.double().cpu().numpy(), len(examples))

@@ -79,8 +79,6 @@ def generate(
     tokenizer: Any,
     rows: Sequence[Record | Example],
     sampling: Sampling | None = None,
-    *,
-    max_length: int | None = None,
 ) -> tuple[Generated, ...]:
     """Generate answers for held-out rows with transformers' `generate`, in batches padded on the left.
 
@@ -94,7 +92,6 @@ def generate(
         tokenizer: A transformers tokenizer.
         rows: Records are encoded, examples are taken as they are.
         sampling: How answers are generated. None: one greedy answer per row.
-        max_length: Tokens kept of a record, as in training.
 
     Returns:
         ``len(rows) * samples`` answers, by row, then by sample.
@@ -108,7 +105,7 @@ def generate(
         'saw pin rake'
     """
     sampling = sampling or Sampling()
-    examples = as_examples(rows, tokenizer, max_length)
+    examples = as_examples(rows, tokenizer)
     prompts, references = zip(*(_prompt(example) for example in examples), strict=True)
     ends = end_ids(examples, tokenizer)
     decoder = model if isinstance(model, Decoder) else open_decoder(model)

@@ -9,7 +9,7 @@ from math import comb
 import numpy as np
 
 from sftloss.data.examples import Record
-from sftloss.data.tasks import abstains, check_answer, is_answerable, question, reference_answer
+from sftloss.data.tasks import abstains, check_answer, is_answerable, question
 from sftloss.experiments.metrics.generation import Generated
 from sftloss.experiments.metrics.shapes import Gap, Metric, Ratio
 
@@ -24,14 +24,13 @@ def output_metrics(outputs: Sequence[Generated], rows: Sequence[Record]) -> dict
     name                  definition
     ====================  =====================================================================================
     exact_match           the task checker's score, over the rows that have a checker
-    verbatim              share equal to the row's own answer, up to white space at the ends
     length                tokens of an output, the end included
     length_ratio          :math:`\sum_i \mathrm{length}_i / \sum_i T_i`: ratio of the means, generated to reference
     length_ks             :math:`\max_x |F_{generated}(x) - F_{reference}(x)|`, Kolmogorov-Smirnov distance
     truncated             share of outputs cut off at the limit; above 0, lengths are too small
     empty                 share of outputs without a word
-    repetition, _2        1 - distinct n-grams / n-grams in an output, n = 4 or 2, mean over rows with outputs that long
-                          (seq-rep-n: Welleck et al., 2020, arXiv:1908.04319)
+    repetition            1 - distinct 4-grams / 4-grams in an output, mean over rows with outputs that long
+                          (seq-rep-4: Welleck et al., 2020, arXiv:1908.04319)
     abstains_unknown      share of "unknown" among the questions that have no answer: higher is better
     abstains_known        share of "unknown" among those that have one: lower is better
     ====================  =====================================================================================
@@ -42,7 +41,6 @@ def output_metrics(outputs: Sequence[Generated], rows: Sequence[Record]) -> dict
     distinct_1, _2        distinct n-grams / n-grams over the samples of a row, sums over rows (Li et al., 2016,
                           arXiv:1510.03055, there over a corpus, which depends on its size)
     unique                different outputs / k
-    agreement             share of the most common output
     self_consistency      the checker's score of the most common output, ties shared (Wang et al., 2023,
                           arXiv:2203.11171)
     pass_at_n             :math:`1 - \binom{k-c}{n} / \binom{k}{n}` with c right of k, unbiased (Chen et al., 2021,
@@ -64,13 +62,10 @@ def output_metrics(outputs: Sequence[Generated], rows: Sequence[Record]) -> dict
     right = [None if None in row else [float(s or 0.0) for s in row] for row in scores]  # None: no checker
     unknown = [np.mean([abstains(output.text) for output in group]) for group in groups]
     answerable = [is_answerable(row, question(row)) for row in rows]
-    own = [reference_answer(row).strip() for row in rows]
     metrics: dict[str, Metric] = {
         "exact_match": _mean(None if row is None else np.mean(row) for row in right),
-        "verbatim": _mean(np.mean([o.text.strip() == text for o in g]) for g, text in zip(groups, own, strict=True)),
         **_length_metrics(groups),
-        "repetition": _mean(_repetition(group, 4) for group in groups),
-        "repetition_2": _mean(_repetition(group, 2) for group in groups),
+        "repetition": _mean(_repetition(group) for group in groups),
         "abstains_unknown": _mean(s if a is False else None for s, a in zip(unknown, answerable, strict=True)),
         "abstains_known": _mean(s if a is True else None for s, a in zip(unknown, answerable, strict=True)),
     }
@@ -116,8 +111,8 @@ def _ngrams(tokens: Sequence[int], n: int) -> list[tuple[int, ...]]:
     return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
 
 
-def _repetition(group: Outputs, n: int) -> float | None:
-    shares = [1 - len(set(grams)) / len(grams) for output in group if (grams := _ngrams(output.tokens, n))]
+def _repetition(group: Outputs) -> float | None:
+    shares = [1 - len(set(grams)) / len(grams) for output in group if (grams := _ngrams(output.tokens, 4))]
     return float(np.mean(shares)) if shares else None
 
 
@@ -130,7 +125,6 @@ def _sample_metrics(groups: Sequence[Outputs], right: Sequence[list[float] | Non
         metrics[f"distinct_{n}"] = Ratio(sizes[:, 0], sizes[:, 1])
     counts = [Counter(output.text.strip() for output in group) for group in groups]
     metrics["unique"] = _mean(len(count) / samples for count in counts)
-    metrics["agreement"] = _mean(max(count.values()) / samples for count in counts)
     scored = list(zip(groups, right, strict=True))
     metrics["self_consistency"] = _mean(None if row is None else _majority(group, row) for group, row in scored)
     for n in (2**k for k in range(samples.bit_length())):

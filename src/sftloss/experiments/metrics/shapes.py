@@ -1,7 +1,6 @@
 """The two shapes of a metric over examples.
 
-Both keep what each example contributes, so that a metric can be resampled (`value` with weights), restricted (`pick`)
-and stored.
+Both keep what each example contributes, so that a metric can be resampled (`value` with weights) and stored.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sftloss.numbers import Floats
 
@@ -48,10 +46,6 @@ class Ratio:
         top = self.top.sum() if weights is None else weights @ self.top
         return float(top / bottom) if bottom > 0 else float("nan")
 
-    def pick(self, chosen: NDArray[Any]) -> Ratio:
-        """The ratio over some of the examples, given as indices or booleans."""
-        return Ratio(self.top[chosen], self.bottom[chosen])
-
 
 @dataclass(frozen=True)
 class Gap:
@@ -87,17 +81,8 @@ class Gap:
             return float("nan")
         return float((bins.sum() if self.norm == "sum" else bins.max(initial=0.0)) / size)
 
-    def pick(self, chosen: NDArray[Any]) -> Gap:
-        """The distance over some of the examples, given as indices or booleans."""
-        return Gap(self.gap[chosen], self.size[chosen], self.norm)
-
 
 Metric = Ratio | Gap
-
-
-def by_group(metric: Metric, labels: NDArray[np.str_]) -> dict[str, Metric]:
-    """Split a metric by the group of each example, ``(examples,)``; an empty label is no group."""
-    return {str(name): metric.pick(labels == name) for name in np.unique(labels) if name}
 
 
 def read_metric(values: Mapping[str, Any]) -> Metric:

@@ -26,7 +26,7 @@ _POSITIONS = (0, 1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 51
 """First position of each bin of the end's calibration: single ones first, then growing by a factor of about 1.4."""
 
 
-def as_examples(rows: Sequence[Record | Example], tokenizer: Any, max_length: int | None = None) -> list[Example]:
+def as_examples(rows: Sequence[Record | Example], tokenizer: Any) -> list[Example]:
     """Rows as examples: records are encoded, examples are taken as they are.
 
     Raises:
@@ -35,7 +35,7 @@ def as_examples(rows: Sequence[Record | Example], tokenizer: Any, max_length: in
     """
     if not rows:
         raise DataError("there is no held-out row", cure="give a file with at least one")
-    return [row if isinstance(row, Example) else encode(row, tokenizer, max_length=max_length) for row in rows]
+    return [row if isinstance(row, Example) else encode(row, tokenizer) for row in rows]
 
 
 def numbered_batches(
@@ -58,7 +58,7 @@ def end_ids(examples: Sequence[Example], tokenizer: Any) -> list[int]:
 
 @dataclass(frozen=True)
 class TokenTable:
-    """Every scored token of a held-out set, in the order of the rows, and the groups of the rows.
+    """Every scored token of a held-out set, in the order of the rows.
 
     A token is scored where the data gives it a weight above 0: the answers and the tokens that end them.
 
@@ -72,7 +72,7 @@ class TokenTable:
         brier: :math:`\\sum_j (p_j - 1[j = y])^2`, from 0 to 2.
         end_probability: Total probability of the tokens that end an answer.
         is_end: Whether the target is one of them.
-        task, language, source: Group of each row, ``(examples,)``, empty where the data names none.
+        examples: Number of rows.
     """
 
     example: Codes
@@ -84,14 +84,7 @@ class TokenTable:
     brier: Floats
     end_probability: Floats
     is_end: NDArray[np.bool_]
-    task: NDArray[np.str_]
-    language: NDArray[np.str_]
-    source: NDArray[np.str_]
-
-    @property
-    def examples(self) -> int:
-        """Number of rows."""
-        return len(self.task)
+    examples: int
 
     @property
     def lengths(self) -> Floats:
@@ -109,7 +102,6 @@ def evaluate_tokens(
     tokenizer: Any,
     rows: Sequence[Record | Example],
     *,
-    max_length: int | None = None,
     tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> TokenTable:
     """Run the model over held-out rows once and tabulate its predictions of every scored token.
@@ -118,7 +110,6 @@ def evaluate_tokens(
         model: A causal language model, or one that `open_decoder` has opened.
         tokenizer: A transformers tokenizer.
         rows: The held-out set; records are encoded, examples are taken as they are.
-        max_length: Tokens kept of a record.
         tokens_per_batch: Rows times columns of a batch at most; it changes rounding only.
 
     Returns:
@@ -128,7 +119,7 @@ def evaluate_tokens(
         RowError: If a row cannot be encoded.
         DataError: If there is no row.
     """
-    examples = as_examples(rows, tokenizer, max_length)
+    examples = as_examples(rows, tokenizer)
     decoder = model if isinstance(model, Decoder) else open_decoder(model)
     ends = torch.tensor(end_ids(examples, tokenizer))
     parts: list[dict[str, NDArray[Any]]] = []
@@ -137,8 +128,7 @@ def evaluate_tokens(
             parts.append(_columns(decoder, batch, ends, rows_of))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.lexsort((columns["position"], columns["example"]))
-    groups = {name: np.array([getattr(e, name) or "" for e in examples]) for name in ("task", "language", "source")}
-    return TokenTable(**{name: values[order] for name, values in columns.items()}, **groups)
+    return TokenTable(**{name: values[order] for name, values in columns.items()}, examples=len(examples))
 
 
 def _columns(decoder: Decoder, batch: Batch, ends: torch.Tensor, rows_of: Codes) -> dict[str, NDArray[Any]]:
@@ -167,7 +157,6 @@ def token_metrics(table: TokenTable, *, bins: int = BINS) -> dict[str, Metric]:
     ================  =========================================================================================
     token_nll         :math:`\sum_i \sum_t -\log p_{it} / \sum_i T_i`, nats a token
     example_nll       mean over rows of a row's own mean over its tokens
-    sequence_nll      mean over rows of :math:`-\log p(y_i \mid x_i)`, nats a row
     token_accuracy    share of tokens that were a most probable one
     entropy           mean over tokens of :math:`-\sum_j p_j \log p_j`, nats
     brier             mean over tokens of :math:`\sum_j (p_j - 1[j = y])^2`, multiclass, 0 to 2 (Brier, 1950)
@@ -188,14 +177,13 @@ def token_metrics(table: TokenTable, *, bins: int = BINS) -> dict[str, Metric]:
         bins: Number of bins of ``ece``; equal confidences share one, so there may be fewer.
 
     Returns:
-        Metrics by name; `by_group` splits any of them by task or language.
+        Metrics by name.
     """
-    tokens, ones = table.lengths, np.ones(table.examples)
+    tokens = table.lengths
     nll, ends = table.sum(table.nll), table.sum(table.is_end)
     return {
         "token_nll": Ratio(nll, tokens),
         "example_nll": Ratio(nll / np.maximum(tokens, 1.0), (tokens > 0).astype(np.float64)),
-        "sequence_nll": Ratio(nll, ones),
         "token_accuracy": Ratio(table.sum(table.is_top1), tokens),
         "entropy": Ratio(table.sum(table.entropy), tokens),
         "brier": Ratio(table.sum(table.brier), tokens),
@@ -236,9 +224,9 @@ class Bin(NamedTuple):
     observed: float
 
 
-def reliability(table: TokenTable, *, bins: int = BINS) -> tuple[Bin, ...]:
+def reliability(table: TokenTable) -> tuple[Bin, ...]:
     """Confidence against accuracy, in the bins of ``ece``, lowest first."""
-    return _diagram(equal_mass(table.confidence, bins), table.confidence, table.confidence, table.is_top1)
+    return _diagram(equal_mass(table.confidence, BINS), table.confidence, table.confidence, table.is_top1)
 
 
 def end_reliability(table: TokenTable) -> tuple[Bin, ...]:

@@ -26,19 +26,21 @@ _NOTES = (
 
 def comparison_method(experiment: Experiment, results: Results) -> Section:
     """Model, data, optimizer, learning rate, schedule, batch, decoding, seeds, what was tuned, and the budget."""
-    recipe = experiment.recipe
+    recipe, norm = experiment.recipe, experiment.recipe.max_grad_norm
+    clipping = f"gradients clipped to a norm of {norm:g}" if norm else "gradients not clipped"
+    decided = "the order of the rows" + (" and the initial weights" if experiment.is_scratch else "")
     rows: tuple[tuple[str, str], ...] = (
         ("model", f"{model_words(experiment)}; {_parameters(results)}"),
         ("adapters", _adapters(experiment)),
         ("data", _data(experiment, results)),
         ("held-out data", _held_out(results)),
-        ("optimizer", f"{recipe.optimizer}, weight decay {recipe.weight_decay:g}, {_clipping(recipe.max_grad_norm)}"),
+        ("optimizer", f"{recipe.optimizer}, weight decay {recipe.weight_decay:g}, {clipping}"),
         (LEARNING_RATE, _rate(experiment, results)),
         ("schedule", f"{recipe.schedule}, warmup over {_warmup(recipe.warmup)}"),
         ("batch", _batch(experiment)),
         ("budget", _budget(experiment, results)),
         ("decoding", _decoding(experiment)),
-        ("seeds", f"{', '.join(map(str, results.seeds))}; each decides {_decided(experiment)}"),
+        ("seeds", f"{', '.join(map(str, results.seeds))}; each decides {decided}"),
         ("tuned", "the learning rate of each arm, nothing else" if experiment.learning_rates else "nothing"),
     )
     table = Table(METHOD, "Training and judging", (Column("what", "what"), Column("value", "value")), rows)
@@ -95,10 +97,6 @@ def _held_out(results: Results) -> str:
     groups = results.first.groups
     prompts = counted(len(set(groups.prompt)), "different prompt")
     return f"{counted(len(groups.task), 'row')} with {prompts}; they judge the arms and choose nothing"
-
-
-def _clipping(norm: float) -> str:
-    return f"gradients clipped to a norm of {norm:g}" if norm else "gradients not clipped"
 
 
 def _rate(experiment: Experiment, results: Results) -> str:
@@ -164,7 +162,3 @@ def _decoding(experiment: Experiment) -> str:
             "without top-k or top-p, and one greedy answer, which right answers are counted by"
         )
     return f"{answers}; at most {experiment.max_new_tokens} tokens"
-
-
-def _decided(experiment: Experiment) -> str:
-    return "the order of the rows" + (" and the initial weights" if experiment.is_scratch else "")

@@ -39,8 +39,8 @@ def _outcome(trainer: Any, trial: Trial) -> dict[str, Any]:
     except SftlossError as error:
         kind = next(base.__name__ for base in type(error).__mro__ if base.__module__ == SftlossError.__module__)
         about = {"option": error.option, "cure": error.cure, "where": error.where}
-        return {"trial": trial.name, "error": kind, "message": error.problem, "about": about}
-    return {"trial": trial.name}
+        return {"error": kind, "message": error.problem, "about": about}
+    return {}
 
 
 def _end_with(parent: int) -> None:
