@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -259,3 +260,40 @@ def test_real_chinese_answers_are_han():
         pytest.skip("the real data is not part of the project")
     languages = [record.language for record in read_records(REAL / "alpaca_zh_demo.json")]
     assert languages.count("script:Han") > 0.9 * len(languages)
+
+
+def test_a_folder_names_what_it_cannot_read(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "a", "response": "b"}))
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    with pytest.raises(DataError, match=r"b.jsonl: a link to a file that is not there; fetch the file"):
+        list(read_records(tmp_path))
+    (tmp_path / "b.jsonl").unlink()
+    (tmp_path / "c.jsonl.zst").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"c.jsonl.zst: compressed by what is not read here; unpack it"):
+        list(read_records(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["A.JSONL.GZ", "A.CSV.GZ"])
+def test_a_suffix_in_capitals_is_a_suffix(tmp_path, name):
+    text = "prompt,response\na,b\n" if "CSV" in name else json.dumps({"prompt": "a", "response": "b"}) + "\n"
+    (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+    assert len(list(read_records(tmp_path / name))) == 1
+
+
+def test_blanks_around_the_name_of_a_csv_column_are_no_part_of_it(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt, response\na,b\n")
+    assert len(list(read_records(tmp_path / "a.csv"))) == 1
+
+
+@pytest.mark.parametrize(("value", "task"), [(1.5, "1.5"), (2.0, "2.0"), (float("nan"), None), ("", None), (0, "0")])
+def test_a_task_is_a_text_or_a_number(value, task):
+    (record,) = read_records([{"prompt": "a", "response": "b", "kind": value}], columns={"task": "kind"})
+    assert record.task == task
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": 1}])
+def test_a_named_column_of_tasks_without_names_is_refused(value):
+    rows = [{"prompt": "a", "response": "b", "kind": value}]
+    with pytest.raises(DataError, match=r"the task is .*; write a text or a number"):
+        list(read_records(rows, columns={"task": "kind"}))
+    assert [record.task for record in read_records([{**rows[0], "type": value}])] == [None]

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 from sftloss.data.examples import Message, Origin, Record
@@ -124,9 +125,9 @@ def to_record(
         text=text,
         tokens=tokens,
         tools=tools(row.get("tools", row.get("functions"))) if messages else None,
-        task=_label(row, _TASKS),
-        language=_label(row, _LANGUAGES) or (script_of(answer) if answer else None),
-        source=_label(row, _SOURCES) or source,
+        task=_label(row, _TASKS, shape),
+        language=_label(row, _LANGUAGES, shape) or (script_of(answer) if answer else None),
+        source=_label(row, _SOURCES, shape) or source,
         weight=_weight(row, messages, is_tokens=tokens is not None),
         template_kwargs=_kwargs(row.get("chat_template_kwargs")) if messages else {},
     )
@@ -187,13 +188,16 @@ def _check_answers(messages: Sequence[Message]) -> None:
         raise BadRow("empty-answer", "an answer of the assistant is empty; remove the row or give the turn weight 0")
 
 
-def _label(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+def _label(row: Mapping[str, Any], names: tuple[str, ...], shape: Shape) -> str | None:
+    """The first of these columns that holds a text or a number; BadRow where one that the user named holds neither."""
     for name in names:
         value = row.get(name)
         if isinstance(value, str) and value.strip():
             return value.strip()
-        if isinstance(value, int):
+        if isinstance(value, Real) and str(value) != "nan":
             return str(value)
+        if name in shape.columns and value and not isinstance(value, str | Real):
+            raise BadRow("non-string-content", f"the {name} is {excerpt(value, 40)}; write a text or a number")
     return None
 
 

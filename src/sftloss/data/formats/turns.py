@@ -55,7 +55,7 @@ def turns(value: Any, name: str) -> list[Message]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            detail = f"{name} is a text, not a list of messages: {excerpt(value, 40)}"
+            detail = f"{name} is the text {excerpt(value, 40)}; write a list of messages, or its JSON text"
             raise BadRow("non-string-content", detail) from None
     if not isinstance(value, list | tuple):
         raise BadRow("non-string-content", f"{name} is {excerpt(value, 40)}, not a list of messages")

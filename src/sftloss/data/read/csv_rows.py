@@ -13,7 +13,7 @@ from typing import Any
 
 from sftloss.data.examples import Origin
 from sftloss.data.formats.weights import NEGATIVE, ROW_WEIGHTS, TOKEN_WEIGHTS
-from sftloss.data.reasons import BadRow
+from sftloss.data.reasons import BadRow, excerpt
 from sftloss.errors import DataError
 
 _SIGNS = {";": "a semicolon", "\t": "a tab", "|": "a bar", ",": "a comma"}
@@ -27,14 +27,15 @@ def read_csv(path: Path, delimiter: str) -> Iterator[tuple[Origin, dict[str, Any
         DataError: If the file cannot be read, is damaged, or holds no row.
     """
     csv.field_size_limit(sys.maxsize)
-    opener: Any = gzip.open if path.suffix == ".gz" else open
+    opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
     row, line = 0, 1
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, strict=True)
-            names = next(reader, [])
+            names = [name.strip() for name in next(reader, [])]
             if len(set(names)) < len(names):
-                raise DataError(f"{path}:1: a column is named twice; rename one.")
+                twice = next(name for name in names if names.count(name) > 1)
+                raise DataError(f"{path}:1: two columns have the name {excerpt(twice, 40)}; rename or remove one.")
             other = next((mark for mark in _SIGNS if len(names) == 1 and mark in names[0] and mark != delimiter), None)
             if other:
                 raise DataError(

@@ -92,7 +92,7 @@ def read_json(path: Path, *, line_bytes: int = MAX_LINE_BYTES) -> Iterator[JsonR
 
 
 def _opened(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
 def _is_lines(file: IO[bytes], path: Path, line_bytes: int) -> bool:
@@ -106,7 +106,7 @@ def _is_lines(file: IO[bytes], path: Path, line_bytes: int) -> bool:
         if not more:
             raise DataError(f"{path}: the file is empty.")
         first = more.strip()
-    if path.name.removesuffix(".gz").endswith((".jsonl", ".ndjson")):
+    if path.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson")):
         if not _OPENS_ARRAY.match(first):
             return True
         value = _parsed(first)  # an array may stand in a file that is named after lines: it goes on, or is one line

@@ -28,6 +28,7 @@ from sftloss.errors import ConfigError, DataError
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".csv.gz": ",", ".tsv.gz": "\t"}
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz", ".parquet", *_DELIMITERS)
+_PACKED = (".zst", ".xz", ".bz2", ".zip", ".lz4", ".7z")
 _NO_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 _PLACEHOLDER = re.compile(r"\{\{ ?[A-Za-z_]\w* ?\}\}")  # as in {{name}}, to be filled in before training
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(,.*)?")
@@ -189,11 +190,10 @@ def _suffix(path: Path) -> str:
 
 
 def _data_files(folder: Path) -> list[Path]:
-    files = sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file() and _suffix(path) and not path.name.startswith(".") and path.name not in _NO_DATA
-    )
+    places = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
+    if packed := next((p for p in places if p.suffix.lower() in _PACKED and _suffix(p.with_suffix(""))), None):
+        raise DataError(f"{packed}: compressed by what is not read here; unpack it, or compress it with gzip.")
+    files = [path for path in places if _suffix(path) and path.name not in _NO_DATA]
     if not files:
         raise DataError(
             f"{folder}: no data file in the folder; it looks for {', '.join(_SUFFIXES)}, not in sub-folders."
@@ -203,6 +203,8 @@ def _data_files(folder: Path) -> list[Path]:
 
 def _read_file(path: Path, line_bytes: int) -> Iterator[tuple[Origin, Any]]:
     suffix = _suffix(path)
+    if not path.exists():
+        raise DataError(f"{path}: a link to a file that is not there; fetch the file, or remove the link.")
     if not path.is_file():
         raise DataError(f"{path}: a pipe or a device, and data is read more than once; write it to a file first.")
     if not suffix:
