@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -125,23 +125,36 @@ def norms_by_loop(
         examples: The examples; by default all.
         names: The parameters whose gradients are formed; by default all that are trained.
     """
-    layout = question.layout
-    named = {n: p for n, p in attachment.model.named_parameters() if p.requires_grad and (names is None or n in names)}
+    layout, model = question.layout, attachment.model
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad and (names is None or n in names)}
+    starts = {id(p) for module in _graph_starts(model) for p in module.parameters() if p.requires_grad}
     device = layout.examples.device
     squares = {group_of(name): torch.zeros(layout.count, dtype=torch.float64, device=device) for name in named}
     losses = torch.zeros(layout.count, dtype=torch.float64, device=device)
-    for example in range(layout.count) if examples is None else examples:
-        row = int(layout.rows[example])
-        part = rows_of(question.batch, [row], layout.shape[0])
-        columns = slice(row * layout.shape[1], (row + 1) * layout.shape[1])
-        c = torch.where(layout.examples[columns] == example, question.coefficients[columns], 0.0)
-        scale = _scale(c)
-        value = loss_of_batch(attachment, question._replace(batch=part, coefficients=c * scale))
-        losses[example] = value.detach().double() / scale
-        gradients = torch.autograd.grad(value, [*named.values()], allow_unused=True)
-        for name, gradient in zip(named, gradients, strict=True):
-            if gradient is not None:
-                squares[group_of(name)][example] += (gradient.double() / scale).square().sum()
+    leaves: dict[str, Tensor] = {name: p.detach().requires_grad_() for name, p in named.items()}
+
+    def in_place_of(name: str, p: Tensor) -> Tensor:
+        if name in leaves or not p.requires_grad:
+            return leaves.get(name, p)
+        stand_in: Tensor = p.detach().requires_grad_(id(p) in starts)
+        return stand_in
+
+    # a reentrant checkpoint knows no torch.autograd.grad, and the gradients of the model's own weights stay as they are
+    with replaced(model, in_place_of):
+        for example in range(layout.count) if examples is None else examples:
+            row = int(layout.rows[example])
+            part = rows_of(question.batch, [row], layout.shape[0])
+            columns = slice(row * layout.shape[1], (row + 1) * layout.shape[1])
+            c = torch.where(layout.examples[columns] == example, question.coefficients[columns], 0.0)
+            scale = _scale(c)
+            value = loss_of_batch(attachment, question._replace(batch=part, coefficients=c * scale))
+            losses[example] = value.detach().double() / scale
+            if value.requires_grad:
+                value.backward()
+            for name, leaf in leaves.items():
+                if leaf.grad is not None:
+                    squares[group_of(name)][example] += (leaf.grad.double() / scale).square().sum()
+                    leaf.grad = None
     return Norms(squares, losses, [])
 
 
@@ -174,6 +187,25 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for p in trained:
             p.requires_grad_(True)
+
+
+@contextmanager
+def replaced(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
+    """Tensors in the place of the model's parameters; every layer that shares one gets the same tensor."""
+    made: dict[int, Tensor] = {}
+    for name, p in model.named_parameters():
+        made[id(p)] = make(name, p)
+    places = [(module, key, p) for module in model.modules() for key, p in module._parameters.items() if p is not None]
+    try:
+        for module, key, p in places:
+            del module._parameters[key]
+            setattr(module, key, made[id(p)])
+        yield
+    finally:
+        for module, key, p in places:
+            if key in vars(module):
+                delattr(module, key)
+            setattr(module, key, p)  # an RNN also keeps its parameters in a list
 
 
 def _with_positions(batch: Mapping[str, Any], layers: Followed) -> Mapping[str, Any]:
