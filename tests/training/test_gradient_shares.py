@@ -17,6 +17,7 @@ from sftloss.training import Loss, collate_rows
 from sftloss.training.gradients import shares as module
 from sftloss.training.gradients.cosines import cosines_between
 from sftloss.training.gradients.direction import Update, gradient_of, inner_product, update_of
+from sftloss.training.gradients.norms import replaced
 from sftloss.training.gradients.per_example import attached, example_gradients, per_example_gradients, question_of
 from sftloss.training.gradients.shares import AdditiveShares, additive_shares, as_one_step, finite_step
 
@@ -32,16 +33,16 @@ BATCHES = [collate_rows(ROWS[:3], pad_id=0), collate_rows(ROWS[3:], pad_id=0)]
 LOSS = Loss("focal(gamma=2)", normalization="sqrt")
 
 
-def gradients_of_examples(model: Any) -> list[dict[str, Tensor]]:
+def gradients_of_examples(model: Any, loss: Loss = LOSS) -> list[dict[str, Tensor]]:
     """Gradient of each example's part of the step's loss, by autograd."""
     out = []
-    with attached(model, LOSS) as attachment:
-        for batch in as_one_step(attachment, BATCHES, LOSS):
-            question, named = question_of(attachment, batch, LOSS), dict(model.named_parameters())
+    with attached(model, loss) as attachment:
+        for batch in as_one_step(attachment, BATCHES, loss):
+            question, named = question_of(attachment, batch, loss), dict(model.named_parameters())
             for example in range(question.layout.count):
-                opened = attachment.open(batch, LOSS)
+                opened = attachment.open(batch, loss)
                 c = torch.where(question.layout.examples == example, question.coefficients, 0.0)
-                value, _ = weighted_loss(opened.states, opened.head, opened.tokens.targets, c, LOSS.function)
+                value, _ = weighted_loss(opened.states, opened.head, opened.tokens.targets, c, loss.function)
                 out.append(dict(zip(named, torch.autograd.grad(value, [*named.values()]), strict=True)))
     return out
 
@@ -69,6 +70,27 @@ def test_shares_are_those_of_the_examples_gradients(method: str, optimizer: str,
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(p.grad is None for p in model.parameters())
     assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("objective", ["dft", "eaft"])
+def test_a_finite_difference_does_not_follow_what_an_objective_holds_fixed(objective: str, monkeypatch: Any) -> None:
+    """A difference of losses is the derivative of p log p for dft, and gave shares that were wrong by tenths."""
+    monkeypatch.setattr(module, "_forward_mode", refused)
+    model, loss = model_of("gpt2"), Loss(objective)
+    shares = additive_shares(model, BATCHES, loss)
+    parts = gradients_of_examples(model, loss)
+    whole = {name: sum(part[name] for part in parts) for name in parts[0]}
+    truth = torch.tensor([inner_product(part, whole) for part in parts], dtype=torch.float64)
+    assert torch.allclose(torch.cat([*shares.examples]), truth / truth.sum(), atol=1e-6)
+    assert shares.method == "finite difference" and shares.error < 1e-6
+
+
+def test_a_model_keeps_its_parameters_where_a_layer_also_lists_them() -> None:
+    """A GRU reads its weights from a list, which held the moved ones after a pass."""
+    layer = torch.nn.GRU(2, 3)
+    with replaced(layer, lambda name, p: p.detach() + 1):
+        assert all(not isinstance(p, torch.nn.Parameter) for p in layer._flat_weights)
+    assert all(a is b for a, b in zip(layer._flat_weights, layer.parameters(), strict=True))
 
 
 def test_a_finite_step_changes_the_loss_little_where_the_gradient_is_steep() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from sftloss.decoder.head import without_dropout
-from sftloss.statistics import IGNORED, Objective, TokenStats, from_logits, token_statistics
+from sftloss.statistics import Objective, from_logits
 from sftloss.statistics.checks import read_objective
-from sftloss.training.attachment import Attachment
+from sftloss.statistics.products.logits import compute_dtype, project
+from sftloss.training.attachment import Attachment, Opened
 from sftloss.training.gradients.direction import Update, gradient_of, inner_product, update_of
-from sftloss.training.gradients.norms import Question
+from sftloss.training.gradients.norms import Question, replaced
 from sftloss.training.gradients.per_example import attached, question_of, refuse_sharded
 from sftloss.training.loss import Loss, as_loss
 from sftloss.training.step import Step, local_total
@@ -189,58 +190,68 @@ def _eager_attention(model: Any) -> Iterator[None]:
 def _forward_mode(
     attachment: Attachment, question: Question, update: Mapping[str, Tensor], is_counted: Tensor
 ) -> Tensor:
-    with torch.no_grad(), forward_ad.dual_level(), _replaced(attachment.model, _dual(update)):
+    with torch.no_grad(), forward_ad.dual_level(), replaced(attachment.model, _dual(update)):
         opened = attachment.open(question.batch, question.loss)
-        at = is_counted.to(opened.states.device).nonzero()[:, 0]
-        targets = opened.tokens.targets.to(at.device)[at]
-        extras = {name: value.to(at.device)[at] for name, value in opened.tokens.extras.items()}
-        states, pieces = opened.states[at], []
-        step = max(1, _CHUNK_BYTES // (4 * opened.head.vocab))
-        for start in range(0, len(at), step):
-            piece = slice(start, start + step)
-            z, tangent = forward_ad.unpack_dual(opened.head.logits(states[piece]))
-            mine = {name: value[piece] for name, value in extras.items()}
-            pieces.append(_slopes(z, tangent, targets[piece], question.loss.function, mine))
-    out = question.coefficients.new_zeros(is_counted.shape, dtype=torch.float64)
-    return out.index_copy_(0, at.to(out.device), torch.cat(pieces).to(out.device)) if pieces else out
 
+        def of(at: Tensor) -> tuple[Tensor, Tensor | None]:
+            z, tangent = forward_ad.unpack_dual(opened.head.logits(opened.states[at]))
+            return z, tangent
 
-def _slopes(
-    z: Tensor, tangent: Tensor | None, targets: Tensor, objective: Objective, extras: Mapping[str, Tensor]
-) -> Tensor:
-    """<d f / d z, tangent> of each row."""
-    with torch.enable_grad():
-        leaf = z.detach().to(torch.promote_types(z.dtype, torch.float32)).requires_grad_()
-        losses = objective(from_logits(leaf, targets, extras=extras))
-        (dz,) = torch.autograd.grad(losses.sum(), leaf)
-    return losses.new_zeros(len(z)).double() if tangent is None else (dz * tangent).sum(1, dtype=torch.float64)
+        return _slopes(question, opened, is_counted, of)
 
 
 def _finite_difference(
     attachment: Attachment, question: Question, update: Mapping[str, Tensor], is_counted: Tensor, step: float
 ) -> Tensor:
-    """Central difference of the losses between two points on the line along `update`."""
+    """The same with the logits' central difference between two points on the line along `update`.
+
+    A difference of the losses themselves would follow what an objective holds fixed, such as the factor of `dft`.
+    """
     named = dict(attachment.model.named_parameters())
-    losses = []
+    ends = []
     for sign in (1.0, -1.0):
         moved = {name: (named[name].detach() + sign * step * u).to(named[name].dtype) for name, u in update.items()}
-        with torch.no_grad(), _replaced(attachment.model, lambda name, p, moved=moved: moved.get(name, p)):  # type: ignore[misc]
-            losses.append(_token_losses(attachment, question, is_counted))
-    slopes: Tensor = (losses[0] - losses[1]) / (2 * step)
-    return slopes
+        with torch.no_grad(), replaced(attachment.model, lambda name, p, moved=moved: moved.get(name, p)):  # type: ignore[misc]
+            ends.append(attachment.open(question.batch, question.loss))
+    pairs = {name: (value, ends[1].tokens.extras[name]) for name, value in ends[0].tokens.extras.items()}
+    extras = {name: (a + b) / 2 if a.is_floating_point() else a for name, (a, b) in pairs.items()}
+    middle = ends[0]._replace(tokens=replace(ends[0].tokens, extras=extras))  # values of sequences move too
+
+    def of(at: Tensor) -> tuple[Tensor, Tensor]:
+        ahead, behind = (_logits(end, at) for end in ends)
+        # a column outside the vocabulary is -inf at both ends
+        return (ahead + behind) / 2, torch.where(ahead == behind, 0.0, (ahead - behind) / (2 * step))
+
+    return _slopes(question, middle, is_counted, of)
 
 
-def _token_losses(attachment: Attachment, question: Question, is_counted: Tensor) -> Tensor:
-    opened, objective = attachment.open(question.batch, question.loss), question.loss.function
-    device = opened.head.weight.device
-    extras = {name: value.to(device) for name, value in opened.tokens.extras.items()}
-    counted = is_counted.to(device)
-    targets = torch.where(counted, opened.tokens.targets.to(device), IGNORED)
+def _logits(opened: Opened, at: Tensor) -> Tensor:
+    """Logits of some tokens in float32 or better."""
+    states = opened.states[at].to(compute_dtype(opened.states))
+    out = states.new_empty(len(at), opened.head.vocab)
+    project(states, opened.head, slice(0, opened.head.vocab), out)
+    return out
+
+
+def _slopes(
+    question: Question, opened: Opened, is_counted: Tensor, of: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+) -> Tensor:
+    """<d f / d z, tangent> of each token, where `of` gives logits z and their tangent of some tokens at a time."""
+    tokens, device, objective = opened.tokens, opened.states.device, question.loss.function
+    every = is_counted.to(device).nonzero()[:, 0]
+    extras = {name: value.to(device) for name, value in tokens.extras.items()}
     fields = tuple(sorted(read_objective(objective, extras).fields))
-    stats = token_statistics(opened.states, opened.head, targets, fields=fields)
-    losses = objective(TokenStats(stats.fields, stats.vocab_size, extras))
-    counted_losses: Tensor = torch.where(counted, losses, 0.0)
-    return counted_losses.double().to(is_counted.device)
+    pieces = []
+    for at in every.split(max(1, _CHUNK_BYTES // (4 * opened.head.vocab))):
+        z, tangent = of(at)
+        mine = {name: value[at] for name, value in extras.items()}
+        with torch.enable_grad():
+            leaf = z.detach().to(torch.promote_types(z.dtype, torch.float32)).requires_grad_()
+            losses = objective(from_logits(leaf, tokens.targets.to(device)[at], fields=fields, extras=mine))
+            (dz,) = torch.autograd.grad(losses.sum(), leaf)
+        pieces.append((dz * (0.0 if tangent is None else tangent)).sum(1, dtype=torch.float64))
+    out = question.coefficients.new_zeros(is_counted.shape, dtype=torch.float64)
+    return out.index_copy_(0, every.to(out.device), torch.cat(pieces).to(out.device)) if len(every) else out
 
 
 def _dual(update: Mapping[str, Tensor]) -> Callable[[str, Tensor], Tensor]:
@@ -248,22 +259,3 @@ def _dual(update: Mapping[str, Tensor]) -> Callable[[str, Tensor], Tensor]:
         return forward_ad.make_dual(p.detach(), update[name].to(p.dtype)) if name in update else p
 
     return make
-
-
-@contextmanager
-def _replaced(model: nn.Module, make: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
-    """Tensors in the place of the model's parameters; every layer that shares one gets the same tensor."""
-    made: dict[int, Tensor] = {}
-    for name, p in model.named_parameters():
-        made[id(p)] = make(name, p)
-    places = [(module, key, p) for module in model.modules() for key, p in module._parameters.items() if p is not None]
-    try:
-        for module, key, p in places:
-            del module._parameters[key]
-            setattr(module, key, made[id(p)])
-        yield
-    finally:
-        for module, key, p in places:
-            if key in vars(module):
-                delattr(module, key)
-            module._parameters[key] = p
