@@ -69,7 +69,8 @@ class Layout:
         segments, columns = tokens.segments.cpu(), tokens.columns
         mask = batch.get("attention_mask")
         if isinstance(mask, Tensor) and mask.dim() == 2:
-            segments = torch.where(mask.cpu().reshape(-1) != 0, segments, -1)
+            is_real = (mask.cpu().reshape(-1) != 0) | (tokens.weights.cpu() != 0)  # padding may be trained by mistake
+            segments = torch.where(is_real, segments, -1)
         real = (segments >= 0).nonzero()[:, 0]
         names, of_real, lengths = torch.unique_consecutive(segments[real], return_inverse=True, return_counts=True)
         if names.numel() != names.unique().numel():
