@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -18,7 +18,7 @@ class Following:
 
     Attributes:
         receive: Called in the backward pass, once for each call of a layer.
-        starts_graph: Whether an output without a gradient becomes a leaf that has one, because the weights are frozen.
+        starts_graph: Whether an output without a gradient gets one, because the weights are frozen.
         is_open: Whether hooks act now. Those on a graph that is kept stay closed after the pass.
         is_waiting: Whether there have been activations and none of their gradients.
         calls: By layer, how often the forward pass called it; what a checkpoint computes again is not counted.
@@ -32,7 +32,7 @@ class Following:
     @contextmanager
     def placed(self, modules: Iterable[nn.Module]) -> Iterator[None]:
         """Place the hooks, and remove them afterwards, whatever happens."""
-        handles = [module.register_forward_hook(self._after_forward) for module in modules]
+        handles = [module.register_forward_hook(self._after_forward, with_kwargs=True) for module in modules]
         try:
             yield
         finally:
@@ -49,16 +49,18 @@ class Following:
         finally:
             self.is_open = True
 
-    def _after_forward(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _after_forward(
+        self, module: nn.Module, inputs: tuple[Tensor, ...], named: Mapping[str, Tensor], output: Tensor
+    ) -> Tensor:
         if not self.is_open or output.numel() == 0:
-            return
+            return output
         self.calls[module] += not self._is_backward
         # no gradient in the first of two forwards of a reentrant checkpoint
         if self.starts_graph and torch.is_grad_enabled() and not output.requires_grad:
-            output.requires_grad_()
+            output = output.detach().requires_grad_().clone()  # no leaf: it may be changed in place
         if not output.requires_grad:
-            return
-        layer_input = inputs[0].detach()
+            return output
+        layer_input = (*inputs, *named.values())[0].detach()
         self.is_waiting = True
 
         def on_gradient(delta: Tensor) -> None:
@@ -67,3 +69,4 @@ class Following:
                 self.receive(module, layer_input, delta)
 
         output.register_hook(on_gradient)
+        return output
