@@ -81,10 +81,35 @@ def test_documents_of_a_packed_row_have_the_norms_they_have_as_rows(tied: bool) 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_gradient_checkpointing_changes_nothing(use_reentrant: bool) -> None:
-    model = model_of("gpt2", tie_word_embeddings=True)
+    model, again = (model_of("gpt2", tie_word_embeddings=True) for _ in range(2))
     plain = per_example_gradients(model, BATCH)
-    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+    again.activation_checkpointing_enable({"use_reentrant": use_reentrant})  # also in the first call's comparison
+    gradients = per_example_gradients(again, BATCH)
+    assert torch.allclose(gradients.norms, plain.norms, rtol=1e-12) and not gradients.coverage.reason
+
+
+def test_adapters_that_hooks_cannot_follow_under_reentrant_checkpoints() -> None:
+    """No layer is followed at all, and the first checkpoint's input needs a gradient."""
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(model_of(), peft.IA3Config(target_modules=["v_proj"], feedforward_modules=[])).double()
+    plain = per_example_gradients(model, BATCH)
+    assert plain.coverage.looped == plain.coverage.trained and bool((plain.norms > 0).all())
+    assert not per_example_gradients(model, BATCH, uncovered="leave_out").norms.any()
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    model.enable_input_require_grads()
     assert torch.allclose(per_example_gradients(model, BATCH).norms, plain.norms, rtol=1e-12)
+
+
+def test_a_head_that_an_adapter_trains_whole_needs_no_loop() -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights=False, modules_to_save=["lm_head"])
+    held_to_the_loop(peft.get_peft_model(model_of(), config).double(), BATCH)
+
+
+def test_labels_on_padding_belong_to_their_row() -> None:
+    """Who copies input_ids into labels trains the padding too, and its gradient is the row's."""
+    labels = BATCH["input_ids"].clone()
+    held_to_the_loop(model_of("gpt2"), {**BATCH, "labels": labels})
 
 
 @pytest.mark.parametrize("target", [["q_proj", "down_proj"], ["q_proj", "lm_head"]])
@@ -145,7 +170,9 @@ class Shared(nn.Module):
         self.raw = nn.Parameter(torch.ones(8)) if kind == "raw" else None
 
     def body(self, ids: Tensor) -> Tensor:
-        x = self.embedding(ids)
+        x = self.embedding(input=ids)
+        if self.kind == "in place":
+            x *= 2
         x = x + torch.tanh(self.twice(torch.tanh(self.twice(x)))).cumsum(1)
         if self.kind == "bypassed":
             return self.norm(x + torch.tanh(nn.functional.linear(x, self.first.weight)))
@@ -163,8 +190,10 @@ def shared(kind: str = "") -> Any:
     return model
 
 
-def test_a_layer_called_twice_and_two_layers_of_one_weight() -> None:
-    held_to_the_loop(shared(), BATCH)
+@pytest.mark.parametrize("kind", ["", "in place"])
+def test_a_layer_called_twice_and_two_layers_of_one_weight(kind: str) -> None:
+    """One is called by keyword, and what it gives may be changed in place."""
+    held_to_the_loop(shared(kind), BATCH)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +223,8 @@ def test_what_is_not_covered_falls_back_to_a_loop_and_is_named(kind: str, reason
 def test_uncovered_weights_may_be_left_out() -> None:
     coverage = per_example_gradients(shared("raw"), BATCH, uncovered="leave_out").coverage
     assert coverage.uncovered == ("raw",) and coverage.trained - coverage.covered == 8 and not coverage.reason
+    bypassed = per_example_gradients(shared("bypassed"), BATCH, uncovered="leave_out").coverage
+    assert bypassed.uncovered == ("first.weight",) and bypassed.trained - bypassed.covered == 64
     with pytest.raises(ValueError, match="uncovered must be 'loop' or 'leave_out'"):
         per_example_gradients(shared(), BATCH, uncovered="ignore")
 

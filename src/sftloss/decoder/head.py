@@ -64,7 +64,7 @@ def acting_adapters(layer: Any) -> list[str]:
     """Names of the low-rank adapters that act on the head now."""
     if not is_lora(layer):
         module = _trained_tokens(layer)
-        module = _active_copy(layer) if module is None else module.base_layer
+        module = active_copy(layer) if module is None else module.base_layer
         further = sorted({n.split(".")[0] for n, _ in module.named_parameters()} - {"weight", "bias"})
         if further:
             raise ModelError(
@@ -187,7 +187,7 @@ def _trained_tokens(layer: Any) -> Any:
     return adapter if type(adapter).__name__ == _TRAINED_TOKENS else None
 
 
-def _active_copy(layer: Any) -> nn.Module:
+def active_copy(layer: Any) -> nn.Module:
     """The copy that PEFT's modules_to_save trains, or the module itself."""
     copies = getattr(layer, "modules_to_save", None)
     active = getattr(layer, "active_adapter", None)

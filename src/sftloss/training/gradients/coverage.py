@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sftloss.decoder.head import acting_adapters, is_lora
+from sftloss.decoder.head import acting_adapters, active_copy, is_lora
 from sftloss.training.gradients.layers import is_embedding, is_linear, is_norm
 from sftloss.words import percent
 
@@ -139,7 +139,8 @@ def _head_tensors(layer: Any) -> Mapping[tuple[int, str], str]:
         base = layer.get_base_layer()
         low_rank = {(id(layer.lora_B[name]), "weight"): "low_rank" for name in adapters}
         return {(id(base), "weight"): "weight", (id(base), "bias"): "bias", **low_rank}
-    return {(id(layer), "weight"): "weight", (id(layer), "bias"): "bias"}
+    copy = active_copy(layer)
+    return {(id(copy), "weight"): "weight", (id(copy), "bias"): "bias"}
 
 
 def _is_known(module: nn.Module, key: str) -> bool:

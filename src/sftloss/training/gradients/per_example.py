@@ -121,15 +121,16 @@ def example_gradients(
     """The norms of a batch, and with `has_whole` the gradient of all its examples together, from the same pass."""
     layers = followed(attachment.model, attachment.port.head_layer(attachment.model))
     if not layers.sizes:
-        raise ValueError("per_example_gradients: no parameter of the model requires a gradient.")
+        raise ValueError(
+            "per_example_gradients: no parameter of the model requires a gradient; those of a wrapper around it, such "
+            "as the prompts of prompt tuning, cannot be followed."
+        )
     reason = _named(layers.uncovered)
-    if has_loop:
-        reason = _leave_out(layers, _verify(attachment, layers, question)) or reason
+    reason = _leave_out(layers, _verify(attachment, layers, question)) or reason
     norms = norms_by_hooks(attachment, layers, question, has_whole=has_whole)
     if norms.uncovered:
         wrong = dict.fromkeys(norms.uncovered, f"{norms.uncovered[0]} is not read token by token")
-        if has_loop:
-            _VERIFIED[attachment.model].setdefault(tuple(layers.sizes), {}).update(wrong)
+        _VERIFIED[attachment.model].setdefault(tuple(layers.sizes), {}).update(wrong)
         reason = _leave_out(layers, wrong)
         norms = norms_by_hooks(attachment, layers, question)._replace(whole=norms.whole)
     if not layers.uncovered or not has_loop:
@@ -215,12 +216,12 @@ def _verify(attachment: Attachment, layers: Followed, question: Question) -> _Wr
     sizes = layout.sum(torch.ones_like(question.coefficients))
     order = torch.where(trained > 0, sizes, float("inf")).argsort()
     chosen = [int(i) for i in order[:2] if trained[i] > 0]
-    if not chosen:
+    names = [name for name in layers.sizes if name not in layers.uncovered]
+    if not chosen or not names:
         return {}
     rows = sorted({int(layout.rows[i]) for i in chosen})
     part = _part(question, rows)
     examples = [i for i in range(part.layout.count) if trained[_in_rows(layout, rows)[i]] > 0][:2]
-    names = [name for name in layers.sizes if name not in layers.uncovered]
     with without_dropout(model, has_checkpoints=True):
         ours, theirs = norms_by_hooks(attachment, layers, part), norms_by_loop(attachment, part, examples, names)
     wrong = dict.fromkeys(ours.uncovered, f"{[*ours.uncovered, ''][0]} is not read token by token")
@@ -258,6 +259,6 @@ def _part(question: Question, rows: list[int]) -> Question:
 
 def _result(norms: Norms, question: Question, coverage: Coverage) -> ExampleGradients:
     squares = {name: value.clamp(min=0) for name, value in norms.squares.items()}
-    total = torch.stack([*squares.values()]).sum(0)
+    total = sum(squares.values(), torch.zeros_like(norms.losses, dtype=torch.float64))
     by_layer = {name: value.sqrt() for name, value in squares.items()}
     return ExampleGradients(total.sqrt(), by_layer, norms.losses, question.layout.rows, coverage)
