@@ -12,10 +12,13 @@ from tests.cli.tools import run
 from tests.experiments.made import PLAN, results, with_recipe
 from tests.paths import ROOT
 
+from sftloss.cli.show import print_report
 from sftloss.cli.verbs.compare import CompareOptions, experiment_of
 from sftloss.cli.verbs.train import TrainOptions
 from sftloss.config import command_line, options_of, resolve
+from sftloss.document import Document
 from sftloss.experiments import STUDIES, Experiment, pretrained_study, study_page
+from sftloss.experiments.experiment import digest_of
 from sftloss.experiments.pages.describe import experiment_document
 from sftloss.experiments.pages.groups import OUTPUTS
 from sftloss.experiments.pretrained import PRETRAINED
@@ -23,7 +26,7 @@ from sftloss.experiments.studies import DEMO
 from sftloss.experiments.verdicts.comparisons import least_seeds
 from sftloss.finetune import Lora, Recipe
 from sftloss.models import SMOLLM2
-from sftloss.report import from_json, to_json
+from sftloss.report import Report, from_json, to_json
 from sftloss.report.language import in_language
 
 SMALL = (
@@ -251,7 +254,7 @@ def test_the_result_of_a_study_is_what_its_command_makes(name):
     plan = STUDIES[name].experiment
     assert dict(document.facts)["seeds"] == ", ".join(map(str, plan.seeds))
     if plan.is_generated:  # the digest of files is of their contents
-        assert dict(document.provenance)["digest of the experiment"] == plan.digest()
+        assert dict(document.provenance)["digest of the experiment"] == digest_of(plan.shared())
 
 
 @pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.stem)
@@ -281,3 +284,11 @@ def test_the_yaml_of_the_docs_is_a_plan(tmp_path):
         file.write_text(block, encoding="utf-8")
         shown = run("compare", "-c", file, "--print-config")
         assert shown.exit_code == 0, shown.stderr
+
+
+def test_markdown_on_standard_output_is_the_whole_report(capsys):
+    whole, brief = (Document(title, (), (), ()) for title in ("Whole", "Brief"))
+    print_report(Report(whole), markdown="-", brief=brief)
+    assert capsys.readouterr().out.startswith("# Whole\n")
+    print_report(Report(whole), brief=brief)
+    assert "Brief" in capsys.readouterr().out

@@ -65,6 +65,10 @@ EVAL_DATA_FLAG = Flag(
     "File, folder or hub data set that is held out for evaluation.", panel=DATA, metavar="FILE|DIR|NAME", reads=True
 )
 EVAL_SHARE_FLAG = Flag("Share of --data to hold out; rows with equal prompts stay together.", panel=DATA, minimum=0)
+DTYPE_FLAG = Flag(
+    "Dtype of the parameters; auto is the checkpoint's, or float32 where all of them are trained and on a CPU that "
+    "computes faster in it.", panel=DEVICE, choices=("auto", "float32", "bfloat16", "float16", "float64"),
+)  # fmt: skip
 JSON_FLAG = Flag(
     "Write the results as JSON to this file; - prints JSON alone on standard output.", panel=OUTPUT, metavar="FILE|-",
     writes=("",),
@@ -250,10 +254,7 @@ class DeviceOptions:
     device: str = option(
         "auto", "Device that runs the model: auto, cpu, cuda (or gpu), cuda:1 or mps.", panel=DEVICE, is_device=True
     )
-    dtype: str = option(
-        "auto", "Dtype of the parameters; auto is the checkpoint's, or float32 where all of them are trained and on a "
-        "CPU that computes faster in it.", panel=DEVICE, choices=("auto", "float32", "bfloat16", "float16", "float64"),
-    )  # fmt: skip
+    dtype: str = option("auto", DTYPE_FLAG)
 
 
 @dataclass(frozen=True)

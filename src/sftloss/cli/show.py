@@ -18,6 +18,7 @@ from sftloss.words import duration
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sftloss.document import Document
     from sftloss.report import Report
 
 _WIDEST = 500  # columns; the environment may set COLUMNS to any number, and tables become as wide
@@ -50,20 +51,25 @@ def stdout_console() -> Console:
     return console
 
 
-def print_report(report: Report, *, json: str | None = None, markdown: str | None = None) -> None:
-    """The report in the form asked for. With ``json == "-"`` stdout is JSON and nothing else, likewise Markdown."""
-    text = report.to_json(None if json in (None, "-") else Path(json))
+def print_report(
+    report: Report, *, json: str | None = None, markdown: str | None = None, brief: Document | None = None
+) -> None:
+    """The report in the form asked for. With ``json == "-"`` stdout is JSON and nothing else, likewise Markdown.
+
+    A terminal shows `brief` in its place where there is one; with neither form on stdout.
+    """
+    if json is not None:
+        text = report.to_json(None if json == "-" else Path(json))
     if markdown is not None:
         page = report.to_markdown(None if markdown == "-" else Path(markdown))
-        if markdown == "-" and json != "-":
-            print_text(page)
-            return
     if json == "-":
         print_text(text)
-        return
-    from sftloss.report import render_terminal
+    elif markdown == "-":
+        print_text(page)
+    else:
+        from sftloss.report import render_terminal
 
-    render_terminal(report.document, stdout_console())
+        render_terminal(brief or report.document, stdout_console())
 
 
 def verdict(report: Report, fail_on: str) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftloss.cli.language import LANG_FLAG, language_of
 from sftloss.cli.options import (
     DATA,
+    DTYPE_FLAG,
     EVAL_DATA_FLAG,
     EVAL_SHARE_FLAG,
     JSON_FLAG,
@@ -109,11 +109,7 @@ class CompareOptions:
     )  # fmt: skip
     data_seed: int = option(0, "Seed of the generated examples.", panel=DATA, minimum=0)
     training: TrainingOptions = part(_OF_MODEL, help=_HELP)
-    dtype: str = option(
-        "auto", "Dtype of the parameters; auto is the checkpoint's, or float32 where all of them are trained and on a "
-        "CPU that computes faster in it.", panel=TRAINING,
-        choices=("auto", "float32", "bfloat16", "float16", "float64"),
-    )  # fmt: skip
+    dtype: str = option("auto", replace(DTYPE_FLAG, panel=TRAINING))
     points: int = option(6, "Number of points of each learning curve.", panel=EVALUATION, minimum=1)
     max_new_tokens: int = option(64, "Largest number of tokens of a generated answer.", panel=EVALUATION, minimum=1)
     samples: int = option(4, "Number of answers sampled for each held-out prompt.", panel=EVALUATION, minimum=0)
@@ -191,14 +187,7 @@ def execution_of(options: ExecutionOptions, verbosity: Verbosity, **rest: Any) -
 def print_brief(report: Report, *, json: str | None = None, markdown: str | None = None) -> None:
     """Headlines, findings and the first tables on the terminal; the page has everything."""
     from sftloss.cli.show import print_report
-    from sftloss.report import Report
 
-    if json == "-":
-        print_report(report, json="-", markdown=markdown)
-        return
-    report.to_json(None if json is None else Path(json))
     sections = tuple(s for s in report.document.sections if s.id in ("metrics", "lengths"))
     brief = tuple(replace(s, charts=(), tables=s.tables[:2] if s.id == "metrics" else s.tables[:1]) for s in sections)
-    print_report(Report(replace(report.document, sections=brief)))
-    if markdown is not None:
-        report.to_markdown(Path(markdown))
+    print_report(report, json=json, markdown=markdown, brief=replace(report.document, sections=brief))

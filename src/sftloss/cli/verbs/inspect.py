@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sftloss.cli.exit import DATA
 from sftloss.cli.options import (
@@ -18,9 +16,6 @@ from sftloss.cli.options import (
 )
 from sftloss.config import command_line, option, part, to_yaml
 from sftloss.errors import ConfigError, mention
-
-if TYPE_CHECKING:
-    from sftloss.report import Report
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ def inspect(options: InspectFlags, verbosity: Verbosity) -> int:
     Example: sftloss inspect --model MODEL --data train.jsonl
     """
     from sftloss.analysis.mask.inspect import InspectOptions
-    from sftloss.cli.show import print_note, print_report, progress_bar, verdict
+    from sftloss.cli.show import print_note, print_report, print_text, progress_bar, verdict
     from sftloss.data import load_tokenizer
     from sftloss.pipeline import Run, inspect
 
@@ -62,31 +57,15 @@ def inspect(options: InspectFlags, verbosity: Verbosity) -> int:
         run = Run(**options.data.reading, **folder.place, progress=progress, command=command)
         tokenizer = load_tokenizer(name, revision=options.model.revision, option=given)
         report = inspect(options.data.data, tokenizer, question=question, run=run)
-    if "-" in (show.json, show.markdown):
-        print_report(report, json=show.json, markdown=show.markdown)
-    else:
-        _print(report, options, show)
+    sections, brief = report.document.sections, report.document
+    if options.dry_run:
+        if "-" not in (show.json, show.markdown):
+            print_text(to_yaml(options))
+        strips = tuple(strip for section in sections for strip in section.strips)[: options.examples]
+        totals = (replace(section, strips=strips) for section in sections if section.id == "totals")
+        brief = replace(brief, sections=tuple(totals))
+    print_report(report, json=show.json, markdown=show.markdown, brief=brief)
     if folder.output is not None:
         print_note(f"wrote {folder.output}/report.html", verbosity)
-    has_examples = any(section.id == "trained" for section in report.document.sections)
+    has_examples = any(section.id == "trained" for section in sections)
     return verdict(report, options.show.fail_on) if has_examples else DATA
-
-
-def _print(report: Report, options: InspectFlags, show: ShowOptions) -> None:
-    """The report for a person, with its examples in colors at the end."""
-    from sftloss.cli.show import stdout_console
-    from sftloss.report import render_terminal
-    from sftloss.report.terminal import render_mask
-
-    if show.json is not None:
-        report.to_json(Path(show.json))
-    if show.markdown is not None:
-        report.to_markdown(Path(show.markdown))
-    console, document = stdout_console(), report.document
-    strips = [strip for section in document.sections for strip in section.strips]
-    sections = tuple(replace(section, strips=()) for section in document.sections)
-    if options.dry_run:
-        console.print(to_yaml(options), markup=False)
-        sections = tuple(section for section in sections if section.id == "totals")
-    render_terminal(replace(document, sections=sections), console)
-    render_mask(strips[: options.examples] if options.dry_run else strips, console, document.language)
