@@ -96,6 +96,11 @@ def test_reports_without_tables_of_rows_differ_with_intervals_of_independent_run
     assert "independent" in section.notes[0]
 
 
+def test_equal_runs_are_the_same_and_not_higher_by_nothing():
+    section = paired_section(make_table(rows(chances(count=40))), make_table(rows(chances(count=40))), LABELS)
+    assert "is the same in tuned as in base." in section.lead and "higher" not in section.lead
+
+
 def test_equal_reports_have_no_difference():
     one = report(0.2, 0.17, 0.23)
     (section,) = side_by_side([one, one], LABELS, [None, None]).sections

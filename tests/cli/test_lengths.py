@@ -127,7 +127,9 @@ def test_lengths_gives_the_same_bytes_again_and_other_intervals_for_another_seed
     "words, said",
     [
         (("--unit", "words", "--tokenizer", MODEL), "--unit: a tokenizer counts tokens"),
-        (("--max-length", 8), "--max-length counts tokens"),
+        (("--max-length", 8), "--max-length: only changes tokens; give a --tokenizer"),
+        (("--thinking", "drop"), "--thinking: only changes tokens; give a --tokenizer"),
+        (("--chat-template-kwargs", "a=b"), "--chat-template-kwargs: only changes tokens"),
         (("--ranks", 2), "need --batch-size"),
         (("--target-mean", -1), "--target-mean: must be a positive length"),
         (("--normalization", "mean"), "--normalization: 'mean' is none of"),
@@ -242,3 +244,9 @@ def test_a_report_in_chinese_has_the_keys_of_the_english_one(lengths, monkeypatc
     assert "检查结果" in lengths().stdout and "Findings" in lengths("--lang", "en").stdout
     monkeypatch.setenv("SFTLOSS_LANG", "fr")
     assert "SFTLOSS_LANG is 'fr'; set it to en or zh" in " ".join(lengths().stderr.split())
+
+
+def test_a_row_without_a_file_is_named_by_its_number():
+    rows = [{"prompt": "q", "response": "a" * n} for n in (1, 2, 3)]
+    findings = predict(rows).document.findings
+    assert [finding.rows for finding in findings if finding.id == "DATA103"] == [("row 0", "row 1", "row 2")]

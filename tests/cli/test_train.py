@@ -17,8 +17,9 @@ from tests.finetune.runs import PLANTED, write_planted
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
-from sftloss.cli.options import recipe_fields
-from sftloss.cli.verbs.train import TrainOptions
+from sftloss.cli.options import Verbosity, recipe_fields
+from sftloss.cli.show import print_note
+from sftloss.cli.verbs.train import TrainOptions, _print_table
 from sftloss.config import options_of
 from sftloss.errors import ConfigError
 from sftloss.finetune import Recipe
@@ -56,6 +57,29 @@ def test_tasks_are_weighted_logged_and_shown(tmp_path: Path) -> None:
     over_time = [line["task_weight/copy"] for line in lines if "task_weight/copy" in line]
     assert len(over_time) == 3 and over_time[-1] == told["by_task"]["copy"]["weight"]
     assert "effective" in done.stdout and f"{over_time[-1]:.3f}" in done.stdout
+
+
+def test_names_of_tasks_are_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("[/bold]", "[red]a", "b\x1b[31m\u202e")
+    _print_table("en", "task", {"loss": ("loss", ".2f")}, {name: {"loss": 1.0} for name in names})
+    print_note("\x1b[31mc", Verbosity())
+    shown = capsys.readouterr()
+    assert "[/bold]" in shown.out and "[red]a" in shown.out and "b " in shown.out
+    assert not {"\x1b", "\u202e"} & set(shown.out + shown.err)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--roles", "prompt=-1"), "--roles: has -1.0 for 'prompt', and a step cannot be divided by weights below 0"),
+        (("--roles", "user=1"), "--roles: takes a finite weight for prompt, response"),
+        (("--normalization", "nan"), "--normalization: 'nan' is none of"),
+        (("--normalizer", "0"), "--normalizer: "),
+    ],
+)
+def test_a_loss_that_cannot_be_is_refused_by_its_flag(words: tuple[str, ...], sentence: str) -> None:
+    done = run(*DEMO, *words)
+    assert done.exit_code == 2 and sentence in done.stderr
 
 
 def test_dry_run_shows_the_tasks_and_refuses_a_strategy_there_is_none_of(tmp_path: Path) -> None:

@@ -27,9 +27,11 @@ _LINE_EVERY = 10.0  # seconds
 
 
 def print_note(text: str, verbosity: Verbosity) -> None:
-    """One line for a person, on stderr."""
+    """Lines for a person, on stderr. They may quote a user's data, which is not to steer the terminal."""
+    from sftloss.report.text import clean_block
+
     if not verbosity.quiet:
-        typer.echo(text, err=True)
+        typer.echo(clean_block(text), err=True)
 
 
 def print_text(text: str) -> None:

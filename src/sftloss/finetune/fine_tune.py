@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -111,12 +112,15 @@ def loss_of(recipe: Recipe) -> Loss:
     """
     if recipe.tasks is not None:
         read_choice(recipe.tasks)  # its weights are made when the data has named the tasks
+    shared = {name: getattr(recipe, name) for name in ("normalization", "roles", "normalizer", "tolerance")}
     try:
         objective = with_known_extras(read_objective(recipe.loss), has_reference=bool(recipe.reference), trains=True)
-        shared = {name: getattr(recipe, name) for name in ("normalization", "roles", "normalizer", "tolerance")}
         loss = Loss(objective, **shared)
     except (TypeError, ValueError) as error:
-        raise ConfigError(str(error).removeprefix("objective: ").removeprefix("Loss: "), option="loss") from None
+        problem = str(error).removeprefix("objective: ").removeprefix("Loss: ")
+        named = re.match(r"(?:Loss: (?:a )?)?(\w+)", str(error))  # "Loss: roles takes ...", "normalization: ..."
+        option = named[1] if named and named[1] in shared else "loss"
+        raise ConfigError(re.sub(rf"^{option}:? ", "", problem), option=option) from None
     if recipe.watch_gradients and losses_of_logits(objective):
         problem = f"{objective} is computed of whole logits, and the gradient of each example is not"
         raise ConfigError(problem, option="watch_gradients", cure="leave it out")

@@ -68,8 +68,8 @@ def lengths(
     run, question = run or Run(), question or LengthOptions()
     if unit not in _UNITS:
         raise ConfigError(f"must be {' or '.join(_UNITS)}, got {unit!r}", option="unit")
-    if tokenizer is None and run.max_length is not None:
-        raise ConfigError(f"{mention('max_length')} counts tokens", cure=f"give a {mention('tokenizer')} with it")
+    if tokenizer is None and (option := next(_of_tokens_alone(run), None)):
+        raise ConfigError("only changes tokens", option=option, cure=f"give a {mention('tokenizer')} with it")
     records = records_of(rows, run)
     examples = Examples(records, tokenizer, **encoding_of(run))
     with folder(run, rows, resumes=False) as place:
@@ -88,6 +88,13 @@ def lengths(
         report = Report(in_language(document, run.lang))
         place.write(report)
     return report
+
+
+def _of_tokens_alone(run: Run) -> Iterator[str]:
+    """Options of how rows become tokens that are not at their defaults."""
+    from sftloss.data import encoding_of
+
+    return (name for name, value in encoding_of(run).items() if value != getattr(Run, name, {}))
 
 
 @dataclass
@@ -116,11 +123,10 @@ class _Measured:
         self.paths.append(self.files.setdefault(origin.path, len(self.files)))
 
     def origins(self, ids: np.ndarray) -> tuple[str, ...]:
-        files = list(self.files)
-        return tuple(self._origin(files[self.paths[i]], i) for i in ids.tolist())
+        from sftloss.data import Origin
 
-    def _origin(self, path: str, i: int) -> str:
-        return f"{path}:{self.lines[i]}" if self.lines[i] >= 0 else f"{path} row {self.rows[i]}"
+        files, lines = list(self.files), [line if line >= 0 else None for line in self.lines]
+        return tuple(str(Origin(files[self.paths[i]], self.rows[i], lines[i])) for i in ids.tolist())
 
 
 def _of_text(records: Records, unit: str) -> Iterator[tuple[RowLengths, Origin, str]]:

@@ -82,6 +82,9 @@ class Loss:
         for role, weight in (self.roles or {}).items():
             if role not in ROLES or not abs(weight) < float("inf"):
                 raise ValueError(f"Loss: roles takes a finite weight for {', '.join(ROLES)}, got {role!r}: {weight}.")
+            if weight < 0 and self.normalizer == "weights":
+                problem = f"roles has {weight} for {role!r}, and a step cannot be divided by weights below 0"
+                raise ValueError(f"Loss: {problem}; choose the normalizer tokens or sequences.")
 
     def _check_normalizer(self) -> None:
         names = [name for name in NORMALIZERS if name != "constant"]

@@ -104,10 +104,11 @@ def _losses(pairs: _Pairs, objective: str, labels: tuple[str, str]) -> tuple[Tab
     )
     change = estimates[0][1]
     direction, amount = "lower" if change.value < 0 else "higher", number(abs(change.value))
-    sentence = (
-        f"The mean {objective} of a trained token is {amount} nats {direction} in {labels[1]} than in {labels[0]}"
-        f"{_ends(change)}. It is lower in {percent(float(lower.mean()))} of the examples."
-    )
+    differs = f"{amount} nats {direction} in {labels[1]} than in {labels[0]}{_ends(change)}"
+    if amount == "0":
+        differs = f"the same in {labels[1]} as in {labels[0]}"
+    share = percent(float(lower.mean()))
+    sentence = f"The mean {objective} of a trained token is {differs}. It is lower in {share} of the examples."
     x_label = "difference of the mean loss in nats; below 0 the second run is lower"
     title = f"Difference of {objective}"
     chart = forest(estimates, id=f"paired-{objective}", title=title, x_label=x_label, description=sentence, kind="nats")

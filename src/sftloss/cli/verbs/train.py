@@ -186,14 +186,16 @@ def _print_table(
 ) -> None:
     """A table with a line for each row: its name, and for each column the value of a key in a format."""
     from rich.table import Table
+    from rich.text import Text
 
     from sftloss.cli.show import stdout_console
     from sftloss.report.language import translated
+    from sftloss.report.text import clean
 
     table = Table(*(translated(text, lang) for text in (head, *columns)))
     for name, row in rows.items():
         cells = ((row.get(key), spec) for key, spec in columns.values())
-        table.add_row(name, *("" if value is None else format(value, spec) for value, spec in cells))
+        table.add_row(Text(clean(name)), *("" if value is None else format(value, spec) for value, spec in cells))
     stdout_console().print(table)
 
 
@@ -203,6 +205,7 @@ def _print_plan(plan: Any, options: TrainOptions) -> None:
     from sftloss.finetune import strip_of
     from sftloss.finetune.rows import account_lines
     from sftloss.report.terminal import render_mask
+    from sftloss.report.text import clean, clean_block
 
     memory = {**plan.memory, "total": plan.total}
     if options.json == "-":
@@ -216,11 +219,11 @@ def _print_plan(plan: Any, options: TrainOptions) -> None:
     lines += [f"{name.replace('_', ' '):<16}{count:>16,}" for name, count in plan.counts.items()]
     for name, task in plan.tasks.items():
         share = task["trained_tokens"] / plan.counts["trained_tokens"]
-        lines.append(f"task {name:<11}{task['examples']:>16,}  rows, {percent(share)} of the trained tokens")
+        lines.append(f"task {clean(name):<11}{task['examples']:>16,}  rows, {percent(share)} of the trained tokens")
     lines.append("\nMemory per process without sharding (activations are an estimate)")
     lines += [f"{name:<16}{_size(size):>16}" for name, size in memory.items() if name != "logits_not_held"]
     lines.append(f"{'logits':<16}{'none':>16}  ({_size(plan.memory['logits_not_held'])} for a loss from logits)")
-    console.print("\n".join(lines), markup=False)
+    console.print(clean_block("\n".join(lines)), markup=False)
 
 
 def _size(count: float) -> str:
