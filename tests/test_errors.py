@@ -30,7 +30,7 @@ SCHEMAS = (
     TrainOptions,
 )  # fmt: skip
 # arguments of Python functions that no verb has as an option
-PYTHON_ONLY = {"learning_rates", "shard", "part_tokens", "bad_share", "line_bytes", "limit", "role_weights"}
+PYTHON_ONLY = {"learning_rates", "shard", "part_tokens", "limit", "role_weights"}
 
 
 def test_python_reads_arguments_and_the_command_line_flags() -> None:

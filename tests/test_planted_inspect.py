@@ -117,10 +117,7 @@ def test_inspect_finds_a_file_that_was_cut_off(inspect):
 
 def test_inspect_finds_a_line_that_is_too_long(inspect, monkeypatch):
     """Without writing one: the bound is lowered."""
-    from sftloss.data.read import read as _read
-
-    bounds = _read.ReadBounds
-    monkeypatch.setattr(bounds.__init__, "__defaults__", (*bounds.__init__.__defaults__[:-1], 500))
+    monkeypatch.setattr("sftloss.data.read.json_rows.LINE_BYTES", 500)
     finding = inspect(planted(pair(0, answer="a" * 600)))["DATA003"]
     assert finding["value"] == 0.1 and finding["rows"][0].endswith(f":{AT}")
 

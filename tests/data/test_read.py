@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.paths import REAL_DATA as REAL
 
-from sftloss.data import ROW_REASONS, Origin, ReadBounds, read_records
+from sftloss.data import ROW_REASONS, Origin, read_records
 from sftloss.errors import ConfigError, DataError
 
 GOOD = {"question": "2 + 2?", "answer": "4"}
@@ -38,7 +38,7 @@ def test_report_goes_on_past_bad_rows_and_counts_them_by_reason(tmp_path):
     records = read_records(path)
     assert [record.origin.line for record in records] == [1, 3, 6]
     account = records.account
-    assert (account.rows, account.used, account.unusable, account.complete) == (6, 3, 3, True)
+    assert (account.rows, account.used, account.unusable) == (6, 3, 3)
     assert account.reasons.counts == {"not-json": 2, "unknown-shape": 1}
     assert account.reasons.origins["not-json"] == [Origin(str(path), 1, 2), Origin(str(path), 4, 5)]
     assert account.formats == {"question/answer": 3}
@@ -70,8 +70,6 @@ def test_more_bad_rows_than_allowed_are_an_error_with_the_summary(tmp_path):
     assert len(list(read_records(mixed(tmp_path / "half.jsonl", 2, 2)))) == 2
     with pytest.raises(DataError, match=r"60 % of the rows cannot be used, 50 % are allowed.*DATA015 empty-answer: 3"):
         list(read_records(mixed(tmp_path / "most.jsonl", 2, 3)))
-    with pytest.raises(DataError, match="20 % are allowed"):
-        list(read_records(tmp_path / "half.jsonl", bounds=ReadBounds(bad_share=0.2)))
 
 
 def test_skip_goes_on_whatever_the_share_but_not_to_nothing(tmp_path):
@@ -108,7 +106,7 @@ def test_report_of_an_unfinished_pass_says_so(tmp_path):
     records = read_records(mixed(tmp_path / "rows.jsonl", 3, 1))
     assert records.account.rows == 0
     next(iter(records))
-    assert (records.account.used, records.account.complete) == (1, False)
+    assert (records.account.rows, records.account.used) == (1, 1)
 
 
 def test_limit_counts_records_and_reads_no_further(tmp_path):
@@ -116,7 +114,7 @@ def test_limit_counts_records_and_reads_no_further(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", GOOD, "nope", GOOD, GOOD)
     records = read_records(path, limit=2)
     assert [record.origin.line for record in records] == [1, 3]
-    assert records.account.rows == 3 and records.account.complete
+    assert records.account.rows == 3 and records.account.limited
 
 
 def test_trailing_question_is_a_warning_and_the_row_is_kept(tmp_path):
@@ -201,13 +199,6 @@ def test_wrong_argument_is_a_config_error_at_the_door(arguments, words):
     """Before any row is read."""
     with pytest.raises(ConfigError, match=words):
         read_records([GOOD], **arguments)
-
-
-@pytest.mark.parametrize("bounds", [{"bad_share": 1.5}, {"bad_share": float("nan")}, {"line_bytes": 0}], ids=str)
-def test_bounds_outside_of_reason_are_refused(bounds):
-    """A NaN share would compare false with everything."""
-    with pytest.raises(ConfigError, match=next(iter(bounds))):
-        ReadBounds(**bounds)
 
 
 @pytest.mark.parametrize("source", [3, None, GOOD, b"rows.jsonl"], ids=str)

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sftloss.data import ReadBounds, Records, read_records
+from sftloss.data import Records, read_records
+from sftloss.data.read import json_rows
 from sftloss.errors import DataError
 
 ROW = b'{"question": "2 + 2?", "answer": "4"}'
@@ -182,11 +183,12 @@ def test_damaged_compression_is_a_data_error(tmp_path, content):
     assert str(tmp_path / "rows.jsonl.gz") in failure(tmp_path / "rows.jsonl.gz", content)
 
 
-def test_line_over_the_bound_is_one_bad_row_in_bounded_memory(tmp_path):
+def test_line_over_the_bound_is_one_bad_row_in_bounded_memory(tmp_path, monkeypatch):
     """50 MB without a line break, then a good row; the bound here is 1 MiB."""
     path = tmp_path / "rows.jsonl"
     path.write_bytes(ROW + b"\n" + b'{"question": "' + b"x" * 50_000_000 + b'", "answer": "a"}\n' + ROW + b"\n")
-    records = read_records(path, bounds=ReadBounds(line_bytes=2**20))
+    monkeypatch.setattr(json_rows, "LINE_BYTES", 2**20)
+    records = read_records(path)
     tracemalloc.start()
     count = len(list(records))
     peak = tracemalloc.get_traced_memory()[1]

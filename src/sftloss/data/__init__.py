@@ -9,7 +9,7 @@ from sftloss.data.examples import Batch, Example, Message, Origin, Record, answe
 from sftloss.data.formats import FORMATS, Format, detect_format, register_format
 from sftloss.data.formats.language import script_of
 from sftloss.data.formats.record import COLUMN_ROLES
-from sftloss.data.read.read import ReadBounds, Records, read_records
+from sftloss.data.read.read import Records, read_records
 from sftloss.data.reasons import ROW_REASONS, BadRow, Reason, RowError
 from sftloss.data.tokenizer import load_tokenizer, pad_id_of
 from sftloss.roles import ROLES
@@ -30,7 +30,6 @@ __all__ = [
     "Message",
     "Origin",
     "Places",
-    "ReadBounds",
     "Reason",
     "Record",
     "Records",

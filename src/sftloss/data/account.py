@@ -65,7 +65,6 @@ class Account:
         cut_tokens: Tokens cut off.
         notes: Examples by the kind of note that `encode` has about them; `noted` counts the notes as they are.
         limited: Whether the pass stopped at the limit, so that there may be more rows.
-        complete: Whether the pass reached its end or its limit.
     """
 
     source: str
@@ -79,7 +78,6 @@ class Account:
     notes: Places = field(default_factory=Places)
     noted: Counter[str] = field(default_factory=Counter)
     limited: bool = False
-    complete: bool = False
 
     @property
     def refused(self) -> dict[str, int]:
@@ -142,19 +140,19 @@ class Account:
         # in a JSON array line and row differ, and both help
         return f"{first} (row {first.row})" if first.line is not None and first.line != first.row + 1 else str(first)
 
-    def judge(self, on_error: str, share: float = MOSTLY) -> None:
+    def judge(self, on_error: str) -> None:
         """Raise where the policy allows no more.
 
         Raises:
-            DataError: If no row is usable, or more than `share` are not; the summary is in the message.
+            DataError: If no row is usable, or more than half are not; the summary is in the message.
         """
         if on_error == "count" and self.rows:
             return
         if not self.used:
             raise DataError(f"No usable row. {self._summary()}")
-        if on_error == "report" and self.unusable > share * self.rows:
+        if on_error == "report" and self.unusable > MOSTLY * self.rows:
             raise DataError(
-                f"{percent(self.unusable / self.rows)} of the rows cannot be used, {percent(share)} are allowed; "
+                f"{percent(self.unusable / self.rows)} of the rows cannot be used, {percent(MOSTLY)} are allowed; "
                 f"{mention('on_error', 'skip')} reads on regardless. {self._summary()}"
             )
 

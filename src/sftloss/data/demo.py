@@ -19,6 +19,7 @@ from random import Random
 from typing import Any
 
 from sftloss.data.examples import Message, Origin, Record
+from sftloss.data.tasks.rows import tasks_of_rows
 from sftloss.data.tasks.tasks import WORD_KINDS, WORDS
 from sftloss.models import DEMO_FOLDER as MODEL_PATH
 
@@ -44,12 +45,7 @@ def demo_records(seed: int = 0, *, count: int = 1000) -> tuple[Record, ...]:
     """
     if count < 1:
         raise ValueError(f"demo_records: count must be at least 1, got {count}.")
-    random = Random(f"demo {seed}")
-    bounds = [0.0]
-    for share in DEMO_TASKS.values():
-        bounds.append(bounds[-1] + share)
-    cuts = [round(bound * count) for bound in bounds]
-    tasks = [task for i, task in enumerate(DEMO_TASKS) for _ in range(cuts[i + 1] - cuts[i])]
+    random, tasks = Random(f"demo {seed}"), tasks_of_rows(count, DEMO_TASKS)
     random.shuffle(tasks)
     return tuple(_record(task, row, seed, random) for row, task in enumerate(tasks))
 

@@ -14,7 +14,9 @@ from sftloss.data.examples import Origin
 from sftloss.data.reasons import BadRow, excerpt
 from sftloss.errors import DataError
 
-MAX_LINE_BYTES = 32 * 2**20
+LINE_BYTES = 32 * 2**20
+"""Longest line of a file of JSON lines."""
+
 JsonRow = tuple[Origin, "dict[str, Any] | BadRow"]
 
 _BOM = b"\xef\xbb\xbf"
@@ -72,7 +74,7 @@ class _Strict:
         self.fault = self.fault or BadRow(reason, detail)
 
 
-def read_json(path: Path, *, line_bytes: int = MAX_LINE_BYTES) -> Iterator[JsonRow]:
+def read_json(path: Path) -> Iterator[JsonRow]:
     """Rows of a `.json` or `.jsonl` file (`.gz` too), whichever of the two it really holds.
 
     JSON lines are read one line at a time: a bad line is a BadRow and reading goes on. An array, or one object with
@@ -83,8 +85,8 @@ def read_json(path: Path, *, line_bytes: int = MAX_LINE_BYTES) -> Iterator[JsonR
     """
     try:
         with _opened(path) as file:
-            is_lines = _is_lines(file, path, line_bytes)
-        yield from _lines(path, line_bytes) if is_lines else _whole(path)
+            is_lines = _is_lines(file, path)
+        yield from _lines(path) if is_lines else _whole(path)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: the compressed file is cut off or damaged ({error}); make it again.") from None
     except OSError as error:
@@ -95,14 +97,14 @@ def _opened(path: Path) -> IO[bytes]:
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
-def _is_lines(file: IO[bytes], path: Path, line_bytes: int) -> bool:
+def _is_lines(file: IO[bytes], path: Path) -> bool:
     """Whether the file is JSON lines: by its first line, and by its name where that leaves it open."""
-    first = file.readline(line_bytes + 1)
+    first = file.readline(LINE_BYTES + 1)
     if first.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{path}: the file is UTF-16; save it as UTF-8.")
     first = first.removeprefix(_BOM).strip()
     while not first:
-        more = file.readline(line_bytes + 1)
+        more = file.readline(LINE_BYTES + 1)
         if not more:
             raise DataError(f"{path}: the file is empty.")
         first = more.strip()
@@ -124,18 +126,18 @@ def _parsed(line: bytes) -> Any:
         return None
 
 
-def _lines(path: Path, line_bytes: int) -> Iterator[JsonRow]:
+def _lines(path: Path) -> Iterator[JsonRow]:
     strict, row, number = _Strict(), 0, 0
     with _opened(path) as file:
-        while raw := file.readline(line_bytes + 1):
+        while raw := file.readline(LINE_BYTES + 1):
             number += 1
             origin = Origin(str(path), row, number)
-            if len(raw) > line_bytes and not raw.endswith(b"\n"):
+            if len(raw) > LINE_BYTES and not raw.endswith(b"\n"):
                 del raw  # the line may be gigabytes: free its beginning before skipping the rest
                 while (part := file.readline(_SKIPPED_AT_ONCE)) and not part.endswith(b"\n"):
                     pass
-                limit = f"{line_bytes / 2**20:g} MiB"
-                yield origin, BadRow("line-too-long", f"the line is longer than {limit}; one row is one line")
+                detail = f"the line is longer than {LINE_BYTES / 2**20:g} MiB; one row is one line"
+                yield origin, BadRow("line-too-long", detail)
                 row += 1
                 continue
             text = raw.removeprefix(_BOM) if number == 1 else raw

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sftloss.data.account import MOSTLY, ON_ERROR, Account
+from sftloss.data.account import ON_ERROR, Account
 from sftloss.data.demo import demo_rows
 from sftloss.data.examples import Origin, Record
 from sftloss.data.formats.record import Shape, to_record
 from sftloss.data.read.csv_rows import read_csv
-from sftloss.data.read.json_rows import MAX_LINE_BYTES, read_json
+from sftloss.data.read.json_rows import read_json
 from sftloss.data.read.tables import (
     HubName,
     is_saved_dataset,
@@ -36,42 +35,20 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(,.*)?")
 _HOPELESS = 10_000
 
 
-@dataclass(frozen=True)
-class ReadBounds:
-    """What reading tolerates.
-
-    Attributes:
-        bad_share: Largest share of unusable rows that ``on_error="report"`` accepts, from 0 to 1.
-        line_bytes: Longest line of a JSON lines file, in bytes.
-    """
-
-    bad_share: float = MOSTLY
-    line_bytes: int = MAX_LINE_BYTES
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.bad_share <= 1:
-            raise ConfigError(f"must be from 0 to 1, got {self.bad_share}", option="bad_share")
-        if self.line_bytes < 1:
-            raise ConfigError(f"must be at least 1, got {self.line_bytes}", option="line_bytes")
-
-
 class Records:
     """The records of a source, as `read_records` returns them.
 
     Each `for` loop opens the source anew. `account` is that of the latest loop, of no rows before the first.
     """
 
-    def __init__(
-        self, name: str, source: Any, shape: Shape, *, on_error: str, limit: int | None, bounds: ReadBounds
-    ) -> None:
-        self.name, self.bounds = name, bounds
-        self._source, self._shape, self.on_error, self._limit = source, shape, on_error, limit
+    def __init__(self, name: str, source: Any, shape: Shape, *, on_error: str, limit: int | None) -> None:
+        self.name, self._source, self._shape, self.on_error, self._limit = name, source, shape, on_error, limit
         self.account = Account(name)
 
     def __iter__(self) -> Iterator[Record]:
         self.account = account = Account(self.name, unseen_columns=tuple(self._shape.columns.values()))
         count = 0
-        for origin, row, source in _open(self._source, self.bounds.line_bytes):
+        for origin, row, source in _open(self._source):
             account.rows += 1
             try:
                 record, name = _convert(row, origin, self._shape, source, account)
@@ -89,8 +66,7 @@ class Records:
             yield record
             if account.limited:
                 break
-        account.complete = True
-        account.judge(self.on_error, self.bounds.bad_share)
+        account.judge(self.on_error)
 
     def __repr__(self) -> str:
         return f"Records({self.name!r})"
@@ -103,7 +79,6 @@ def read_records(
     columns: Mapping[str, str] | None = None,
     on_error: str = "report",
     limit: int | None = None,
-    bounds: ReadBounds | None = None,
 ) -> Records:
     """Records of a file, a folder, a hub data set, or rows at hand.
 
@@ -116,11 +91,10 @@ def read_records(
         columns: Names of the data's columns by what they are: ``{"prompt": "q", "response": "a", "task": "kind"}``.
             A path such as ``"instances[0].output"`` names a value inside a column.
             Keys are those of `COLUMN_ROLES`.
-        on_error: What an unusable row does. ``"report"`` counts it and goes on, and too many of them are an error;
+        on_error: What an unusable row does. ``"report"`` counts it and goes on, and more than half are an error;
             ``"skip"`` counts and goes on whatever their share; ``"count"`` does so even if no row is usable;
             ``"raise"`` stops at the first.
         limit: Number of records after which to stop.
-        bounds: The share of bad rows and the line length that are accepted.
 
     Returns:
         An iterable of records that can be gone through several times; its ``account`` is filled on the way.
@@ -141,10 +115,10 @@ def read_records(
         raise ConfigError(f"must be one of {', '.join(ON_ERROR)}, got {on_error!r}", option="on_error")
     if limit is not None and limit < 1:
         raise ConfigError(f"must be at least 1, got {limit}", option="limit")
-    shape, bounds = Shape(format, dict(columns or {})), bounds or ReadBounds()
+    shape = Shape(format, dict(columns or {}))
     resolved = demo_rows(count=min(limit or 600, 600)) if source == "demo" else _resolve(source)
     name = str(source) if isinstance(resolved, Path | HubName) else "rows"
-    return Records(name, resolved, shape, on_error=on_error, limit=limit, bounds=bounds)
+    return Records(name, resolved, shape, on_error=on_error, limit=limit)
 
 
 def _resolve(source: Any) -> Any:
@@ -166,7 +140,7 @@ def _resolve(source: Any) -> Any:
     raise DataError(f"{excerpt(text)}: no such file or folder; a hub data set is named owner/name.")
 
 
-def _open(source: Any, line_bytes: int) -> Iterator[tuple[Origin, Any, str | None]]:
+def _open(source: Any) -> Iterator[tuple[Origin, Any, str | None]]:
     """Raw rows with their origin and the source they get where they name none."""
     if isinstance(source, HubName):
         parts: Iterable[Any] = [(None, read_hub(source))]
@@ -175,11 +149,11 @@ def _open(source: Any, line_bytes: int) -> Iterator[tuple[Origin, Any, str | Non
         rows_at_hand = map(without_nulls, source) if is_table else source
         parts = [(None, ((Origin("rows", number), row) for number, row in enumerate(rows_at_hand)))]
     elif not source.is_dir():
-        parts = [(None, _read_file(source, line_bytes))]
+        parts = [(None, _read_file(source))]
     elif is_saved_dataset(source):
         parts = [(None, read_saved_dataset(source))]
     else:
-        parts = ((path.name[: -len(_suffix(path))], _read_file(path, line_bytes)) for path in _data_files(source))
+        parts = ((path.name[: -len(_suffix(path))], _read_file(path)) for path in _data_files(source))
     for stem, rows in parts:
         for origin, row in rows:
             yield origin, row, stem
@@ -201,7 +175,7 @@ def _data_files(folder: Path) -> list[Path]:
     return files
 
 
-def _read_file(path: Path, line_bytes: int) -> Iterator[tuple[Origin, Any]]:
+def _read_file(path: Path) -> Iterator[tuple[Origin, Any]]:
     suffix = _suffix(path)
     if not path.exists():
         raise DataError(f"{path}: a link to a file that is not there; fetch the file, or remove the link.")
@@ -211,7 +185,7 @@ def _read_file(path: Path, line_bytes: int) -> Iterator[tuple[Origin, Any]]:
         raise DataError(f"{path}: not a known kind of file; use {', '.join(_SUFFIXES)}.")
     if suffix in _DELIMITERS:
         return read_csv(path, _DELIMITERS[suffix])
-    return read_parquet(path) if suffix == ".parquet" else read_json(path, line_bytes=line_bytes)
+    return read_parquet(path) if suffix == ".parquet" else read_json(path)
 
 
 def _convert(row: Any, origin: Origin, shape: Shape, source: str | None, account: Account) -> tuple[Record, str]:

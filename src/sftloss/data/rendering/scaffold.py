@@ -58,7 +58,8 @@ class Scaffold:
         openers: list[tuple[int, int, int]] = []
         at = 0
         for i, token in enumerate(ids):
-            if token in firsts and i >= at and (opener := self._opener_at(ids, i)) is not None:
+            fitting = (one for one in self.openers if tuple(ids[i : i + len(one.tokens)]) == one.tokens)
+            if token in firsts and i >= at and (opener := next(fitting, None)) is not None:
                 at = i + len(opener.tokens)
                 openers.append((opener.role, i, at))
         if RESPONSE not in {role for role, _, _ in openers}:
@@ -68,9 +69,6 @@ class Scaffold:
             Turn(role, opener, start, self._stop(ids, start, stop))
             for (role, opener, start), stop in zip(openers, stops, strict=True)
         )
-
-    def _opener_at(self, ids: Sequence[int], i: int) -> Opener | None:
-        return next((one for one in self.openers if tuple(ids[i : i + len(one.tokens)]) == one.tokens), None)
 
     def _stop(self, ids: Sequence[int], start: int, stop: int) -> int:
         """A turn stops after its end token: a turn whose opener was not recognised may follow."""

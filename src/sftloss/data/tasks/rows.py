@@ -52,7 +52,7 @@ def study_rows(
     """
     _check_arguments(count, split, noise)
     random = Random(f"study {split} {seed}")
-    names = _tasks_of_rows(count, _shares(tasks))
+    names = tasks_of_rows(count, _shares(tasks))
     random.shuffle(names)
     noisy = set(random.sample(range(count), k=round(noise * count)))
     return tuple(
@@ -83,7 +83,8 @@ def _shares(tasks: Mapping[str, float] | Sequence[str] | None) -> dict[str, floa
     return {name: share / total for name, share in shares.items()}
 
 
-def _tasks_of_rows(count: int, shares: Mapping[str, float]) -> list[str]:
+def tasks_of_rows(count: int, shares: Mapping[str, float]) -> list[str]:
+    """The name of a task for each row: each task has its share of them, exactly up to rounding."""
     names: list[str] = []
     bound = 0.0
     for name, share in shares.items():
