@@ -49,7 +49,8 @@ def comparison_section(study: SignalStudy) -> Section:
             if is_bad_fit(study, view, level):
                 law = Estimate(math.nan, reason="no power of length fits")
             laws.append((label, law))
-            times = (None if e is None else 2.0**e for e in (law.value, *bounds(law.interval)))
+            exponents = (law.value, *bounds(law.interval))  # of few examples an end may be beyond what a double holds
+            times = (None if e is None or e > 1000 else 2.0**e for e in exponents)
             shares = (kish_ess(signal) / max(len(signal), 1), top_share(signal, 0.01))
             is_known = objective == "cross_entropy" and len(study.lengths.answers.ids) > 0
             length = study.lengths.range_of(rule).words() if is_known else None
