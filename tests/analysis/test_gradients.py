@@ -58,6 +58,16 @@ def test_elasticity_of_the_norm_under_each_normalization() -> None:
     assert ids_of(study) == set()
 
 
+def test_text_marked_as_wrong_has_no_part_of_any_sum() -> None:
+    """Its weight is below 0, and the length of a row with a right and a wrong answer was their difference."""
+    marked, left_out = (
+        open_study(make_table([{"p": [0.5, 0.4, 0.3, 0.2], "weight": [1, 1, wrong, wrong]}] * 3), AnalysisOptions())
+        for wrong in (-1, 0)
+    )
+    assert marked.size.tolist() == [2, 2, 2]
+    assert marked.base.drop("content").equals(left_out.base.drop("content"))
+
+
 def token_shares(per_example: Any) -> pl.DataFrame:
     """Each example's share, all of it at its first trained token."""
     tokens = TABLE.tokens().filter(pl.col("weight") > 0).collect().group_by("example").agg(pl.col("position").min())

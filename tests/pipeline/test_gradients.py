@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -78,6 +79,17 @@ def test_a_killed_run_goes_on_with_what_it_has(signal: str, tmp_path: Path, monk
     for table in ("gradient-influential", "gradient-deciles"):
         assert again.frames[table].equals(first.frames[table])
     assert path.read_text(encoding="utf-8").count("\n") >= len(lines)
+
+
+def test_an_answer_marked_as_wrong_is_in_no_gradient() -> None:
+    turns = [{"role": "user", "content": "copy: a"}, {"role": "assistant", "content": "a"}]
+    wrong = {**turns[1], "content": "b", "is_negative": True}
+    (batch,) = batches(Examples([{"messages": [*turns, turns[0], wrong]}], demo_tokenizer()), pad_id=0, batch_size=1)
+    assert bool((batch.weights < 0).any())
+    for weights in (None, (("prompt", 0.5), ("response", 1.0))):
+        study: Any = SimpleNamespace(options=AnalysisOptions(role_weights=weights))
+        inputs = module.inputs_by_role(batch, study)["token_weights"]
+        assert bool((inputs[batch.weights < 0] == 0).all()) and bool((inputs[batch.weights > 0] == 1).all())
 
 
 def test_a_cut_off_line_spoils_no_other(tmp_path: Path) -> None:

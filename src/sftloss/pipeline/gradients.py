@@ -252,15 +252,15 @@ class GradientSource:
 
 
 def inputs_by_role(batch: Batch, study: SignalStudy) -> dict[str, Any]:
-    """A batch for the model; with weights by role, for these to multiply, all roles have weights."""
+    """A batch for the model, without text marked as wrong; with weights by role, all roles have weights to multiply."""
     from sftloss.roles import RESPONSE
     from sftloss.training import inputs_of
 
-    if study.options.role_weights is None:
-        return inputs_of(batch)
-    weights, largest = batch.weights, batch.weights.amax(dim=1, keepdim=True)
-    is_stated = (weights != 0) | (batch.roles == RESPONSE)
-    return inputs_of(replace(batch, weights=weights.where(is_stated, largest)))
+    weights = batch.weights.clamp(min=0)
+    if study.options.role_weights is not None:
+        is_stated = (batch.weights != 0) | (batch.roles == RESPONSE)
+        weights = weights.where(is_stated, weights.amax(dim=1, keepdim=True))
+    return inputs_of(replace(batch, weights=weights))
 
 
 def _subset(study: SignalStudy) -> list[int]:

@@ -72,8 +72,8 @@ def signal_expr(objective: str, level: str) -> pl.Expr:
 
 
 def _sums(objectives: tuple[str, ...], columns: frozenset[str]) -> list[pl.Expr]:
-    """Sums of u times each signal; an untrained token adds nothing, not even a NaN."""
-    parts = [pl.col("u").sum().alias("S0"), (pl.col("u") > 0).sum().alias("count")]
+    """Sums of u times each signal; a token that is untrained or marked as wrong adds nothing, not even a NaN."""
+    parts = [pl.col("u").clip(lower_bound=0).sum().alias("S0"), (pl.col("u") > 0).sum().alias("count")]
     for name in objectives:
         for level in ("loss", "S1", *(["S2"] if "hidden_norm" in columns else [])):
             product = pl.when(pl.col("u") > 0).then(signal_expr(name, level)).otherwise(0.0)
