@@ -255,6 +255,12 @@ def test_one_batch_or_one_without_labels_is_a_sentence() -> None:
         additive_shares(model_of(), BATCHES[0], LOSS)
     with pytest.raises(ValueError, match="the batch has no labels"):
         per_example_gradients(model_of(), {"input_ids": BATCHES[0]["input_ids"]}, LOSS)
+    for function in (per_example_gradients, additive_shares):
+        batch: Any = BATCHES[:1] if function is additive_shares else BATCHES[0]
+        with pytest.raises(ValueError, match=r"gem\(kind='log_sigmoid'\) is computed of whole logits"):
+            function(model_of(), batch, "gem(kind='log_sigmoid')")
+        with pytest.raises(ValueError, match="no parameter of the model requires a gradient"):
+            function(model_of().requires_grad_(False), batch, LOSS)
 
 
 def test_memory_that_runs_out_is_not_taken_for_a_missing_forward_mode(monkeypatch: Any) -> None:

@@ -83,6 +83,19 @@ def test_a_sharded_model_is_named_and_watched_no_longer(caplog: Any) -> None:
     assert "sharded (DeepSpeed ZeRO-3)" in record.getMessage() and watch.take() == {}
 
 
+def test_a_training_goes_on_whatever_a_look_raises(caplog: Any, monkeypatch: Any) -> None:
+    attachment, watch = attach(tiny_model("gpt2"), LOSS), GradientWatch(every=1)
+    for error in (KeyError("x"), RuntimeError("no kernel"), TypeError("argument")):
+        watch._is_off = False
+
+        def raises(*arguments: Any, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("sftloss.training.watch.gradients.per_example_gradients", raises)
+        watch.look(attachment, BATCH, watch._last + 1)
+        assert str(error) in caplog.text and watch._is_off and watch.take() == {}
+
+
 def trained(path: Path, is_rounded: bool = False, **watch: Any) -> tuple[Any, list[torch.Tensor]]:
     """Three steps of a model with dropout."""
     torch.manual_seed(0)

@@ -33,6 +33,8 @@ class Update(NamedTuple):
 def gradient_of(attachment: Attachment, batches: Iterable[Mapping[str, Any]], loss: Loss) -> dict[str, Tensor]:
     """Gradient of the batches' loss by name of the trained parameter. ``.grad`` stays as it is."""
     named = {name: p for name, p in attachment.model.named_parameters() if p.requires_grad}
+    if not named:
+        raise ValueError("additive_shares: no parameter of the model requires a gradient.")
     total: dict[str, Tensor] = {}
     for batch in batches:
         value = loss_of_batch(attachment, question_of(attachment, batch, loss))

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from sftloss.decoder.head import is_partitioned, without_dropout
 from sftloss.decoder.ports import unwrapped
 from sftloss.errors import ModelError
+from sftloss.objectives.terms import losses_of_logits
 from sftloss.statistics import Objective
 from sftloss.training.attach import attach, attachment_of
 from sftloss.training.attachment import Attachment
@@ -93,7 +94,8 @@ def per_example_gradients(
 
     Raises:
         ModelError: If the loss cannot be attached to the model, or its parameters are sharded.
-        ValueError: If `uncovered` is neither, nothing is trained, or the batch cannot be read.
+        ValueError: If `uncovered` is neither, nothing is trained, the loss is computed of whole logits, or the batch
+            cannot be read.
 
     Gradient:
         None flows through the result. What the model adds to its loss itself (a router loss) mixes examples and is
@@ -173,7 +175,16 @@ def attached(model: nn.Module, loss: Loss | str | Objective | None) -> Iterator[
 
 
 def question_of(attachment: Attachment, batch: Mapping[str, Any], loss: Loss) -> Question:
-    """Read coefficients and examples of a batch."""
+    """Read coefficients and examples of a batch.
+
+    Raises:
+        ValueError: If the loss is computed of whole logits, or the batch cannot be read.
+    """
+    if losses_of_logits(loss.function):
+        raise ValueError(
+            f"sftloss: {loss.objective} is computed of whole logits, and the gradient of each example is "
+            "not; use an objective of token statistics."
+        )
     tokens = read_tokens(loss, batch)
     step = attachment.step_of(batch, tokens, loss)
     device = attachment.port.input_device(attachment.model)

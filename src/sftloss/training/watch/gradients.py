@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sftloss.decoder.head import without_dropout
@@ -57,7 +56,7 @@ class GradientWatch:
         try:
             with without_dropout(attachment.model):  # which would draw numbers that the training would then not draw
                 gradients = per_example_gradients(attachment.model, batch)
-        except (ModelError, ValueError, torch.OutOfMemoryError) as error:  # to watch never ends a training
+        except (ModelError, LookupError, RuntimeError, TypeError, ValueError) as error:  # it never ends a training
             self._is_off = True
             _LOG.warning("sftloss: gradients are not watched any more: %s", error)
             return
