@@ -244,3 +244,14 @@ def test_other_adapters_on_the_head_are_refused(kind: str, is_attached_first: bo
     model = peft.get_peft_model(base, config)
     with pytest.raises(ModelError, match=message):
         model(**BATCH) if is_attached_first else attach(model, "cross_entropy")
+
+
+def test_wrapper_that_keeps_the_models_forward_pass_is_refused() -> None:
+    """PEFT's adaption prompts call what ``model.forward`` was when they were made."""
+    config = peft.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=3, adapter_layers=1)
+    with pytest.raises(ModelError, match="AdaptionPromptModel keeps the model's own forward pass"):
+        attach(peft.get_peft_model(model_of(), config), "cross_entropy")
+    base = model_of()
+    attachment = attach(base, "cross_entropy")
+    peft.get_peft_model(base, config)(**BATCH).loss.backward()
+    assert attachment.metrics()["trained_tokens"] > 0

@@ -45,6 +45,10 @@ def attach(model: nn.Module, loss: Loss | str | Objective, *, port: ModelPort | 
     if any(p.device.type == "mps" for p in base.parameters()):
         problem = "a loss cannot be attached on mps: weights and sums are float64, which it does not have"
         raise ModelError(problem, cure=f"train with {mention('device', 'cpu')}")
+    for module in model.modules():
+        if module is not base and getattr(vars(module).get("forward"), "__self__", None) is base:
+            problem = f"{type(module).__name__} keeps the model's own forward pass and would not call the loss"
+            raise ModelError(problem, cure="attach the loss to the model before it is wrapped")
     outside = [module for module in chain[:-1] if hasattr(module, "get_base_model")]
     attachment = Attachment(base, as_loss(loss), port or port_of(base), [*outside, base])
     try:
