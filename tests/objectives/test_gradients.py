@@ -316,3 +316,18 @@ def test_gem_with_log_sigmoid_is_written_as_every_objective(text: str) -> None:
         assert_close(weighted_loss(hidden, Head(weight), targets, c, text)[0], loss.detach(), rtol=1e-9, atol=0)
     with pytest.raises(KeyError, match="computed of whole logits, which weighted_loss and sftloss train do"):
         objective(text)(from_logits(logits, targets))
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["gce", "luffy(gamma=0.1)", "dice", "psft", "profit(q=0.7)", "jensen_shannon", "taylor_ce"],
+)
+def test_gradient_of_a_hopeless_target_keeps_its_digits(expression: str) -> None:
+    """The derivative of expm1, taken from its rounded value, would be 0 where p is below 1e-8."""
+    function, gradients = objective(expression), []
+    for dtype in (torch.float64, torch.float32):
+        logits = torch.tensor([[-5.0, 0.0, 1.0], [-19.0, 0.0, 1.0]], dtype=dtype, requires_grad=True)
+        extras = made_up_extras(function, logits[:, 0].detach())
+        losses = function(from_logits(logits, torch.tensor([0, 0]), extras=extras))
+        gradients.append(torch.autograd.grad(losses.sum(), logits)[0].double())
+    assert_close(gradients[1], gradients[0], rtol=2e-5, atol=0)

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sftloss.errors import check_range
+from sftloss.objectives.reading import complement
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -50,4 +50,4 @@ def dice(stats: TokenStats, *, gamma: float = 1.0) -> Float[Tensor, " tokens"]:
         / (1 + alpha), and targets there are unlearned. Its code has alpha = 0 by default too.
     """
     check_range("dice", gamma=(gamma, ">= 0"))
-    return -torch.expm1(stats.target_logprob) / (stats.target_logprob.exp() + 1 + gamma)
+    return complement(stats.target_logprob) / (stats.target_logprob.exp() + 1 + gamma)

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sftloss.errors import check_range
+from sftloss.objectives.reading import complement
 from sftloss.objectives.record import ObjectiveRecord, PublishedLoss
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -62,5 +62,5 @@ def gce(stats: TokenStats, *, q: float = 0.7) -> Float[Tensor, " tokens"]:
         probability, is ``profit`` with its own `q`.
     """
     check_range("gce", q=(q, ">= 0"))
-    # 1 - p^q as -expm1(q log p): exact near p = 1 and for a small q
-    return -torch.expm1(q * stats.target_logprob) / q if q else -stats.target_logprob
+    # exact near p = 1 and for a small q
+    return complement(q * stats.target_logprob) / q if q else -stats.target_logprob

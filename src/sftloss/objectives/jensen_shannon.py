@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sftloss.errors import check_range
+from sftloss.objectives.reading import complement
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -57,8 +58,8 @@ def jensen_shannon(stats: TokenStats, *, weight: float = 0.5) -> Float[Tensor, "
     """
     check_range("jensen_shannon", weight=(weight, "in (0, 1)"))
     log_p = stats.target_logprob
-    p, log_rest = log_p.exp(), math.log1p(-weight)
-    log_m = torch.log1p((1 - weight) * torch.expm1(log_p))  # of m at the target, 1 - (1 - weight) (1 - p)
+    p, rest, log_rest = log_p.exp(), complement(log_p), math.log1p(-weight)
+    log_m = torch.log1p(-(1 - weight) * rest)  # of m at the target, 1 - (1 - weight) (1 - p)
     of_target = -weight * log_m
-    of_prediction = (1 - weight) * (p * (log_p - log_m) + torch.expm1(log_p) * log_rest)
+    of_prediction = (1 - weight) * (p * (log_p - log_m) - rest * log_rest)
     return (of_target + of_prediction) / (-(1 - weight) * log_rest)

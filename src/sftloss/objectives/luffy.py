@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sftloss.errors import check_range
+from sftloss.objectives.reading import complement
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -51,4 +51,4 @@ def luffy(stats: TokenStats, *, gamma: float = 0.1) -> Float[Tensor, " tokens"]:
     """
     check_range("luffy", gamma=(gamma, "> 0"))
     p = stats.target_logprob.exp()
-    return -gamma * torch.expm1(stats.target_logprob) / ((1 + gamma) * (p + gamma))
+    return gamma * complement(stats.target_logprob) / ((1 + gamma) * (p + gamma))

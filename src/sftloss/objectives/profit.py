@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sftloss.errors import check_range
+from sftloss.objectives.reading import complement
 from sftloss.objectives.record import ObjectiveRecord, PublishedLoss
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -67,6 +68,6 @@ def profit(stats: TokenStats, *, low: float = 0.1, high: float = 1.0, q: float =
     """
     check_range("profit", low=(low, "in [0, 1]"), high=(high, f"in [{low:g}, 1]"), q=(q, ">= 0"))
     log_p = stats.target_logprob
-    losses = -torch.expm1(q * log_p) / q if q else -log_p
+    losses = complement(q * log_p) / q if q else -log_p
     is_trained = (log_p >= (math.log(low) if low else -math.inf)) & (log_p <= (math.log(high) if high else -math.inf))
     return torch.where(is_trained, losses, 0.0)

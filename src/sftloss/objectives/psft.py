@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import math
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sftloss.errors import check_range
-from sftloss.objectives.reading import read_extra
+from sftloss.objectives.reading import complement, read_extra
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -58,4 +57,4 @@ def psft(stats: TokenStats, *, high: float = 0.28) -> Float[Tensor, " tokens"]:
     check_range("psft", high=(high, "> 0"))
     log_ratio = stats.target_logprob - read_extra(stats, "psft", "old_logprob")
     # bounded as a logarithm: its exponential may be too large for a float
-    return -torch.expm1(log_ratio.clamp(max=math.log1p(high)))
+    return complement(log_ratio.clamp(max=math.log1p(high)))

@@ -69,6 +69,11 @@ def where_counted(stats: TokenStats, losses: Float[Tensor, " tokens"]) -> Float[
     return torch.where(is_ignored, 0.0, losses)
 
 
+def complement(logprob: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+    """Return 1 - exp(x), value and gradient exact at both ends; autograd takes that of expm1 from a rounded value."""
+    return torch.where(logprob > -0.5, -torch.expm1(logprob), 1 - logprob.exp())
+
+
 def log_of_rest(logprob: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
     """Return log(1 - p) from log p, exact at both ends; a large negative number, with no gradient, where p is 1.
 

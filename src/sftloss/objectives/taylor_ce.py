@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sftloss.errors import check_range
+from sftloss.objectives.reading import complement
 from sftloss.objectives.record import ObjectiveRecord
 from sftloss.registry import attach_record
 from sftloss.statistics import TokenStats
@@ -51,5 +51,5 @@ def taylor_ce(stats: TokenStats, *, terms: int = 2) -> Float[Tensor, " tokens"]:
         order t.
     """
     check_range("taylor_ce", terms=(terms, ">= 1"))
-    rest = -torch.expm1(stats.target_logprob)
+    rest = complement(stats.target_logprob)
     return sum((rest**k / k for k in range(2, terms + 1)), start=rest)
