@@ -301,10 +301,12 @@ def test_only_what_is_read_is_computed() -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "padded", "softcap", "low_rank_and_all"])
-def test_measured_norms_are_those_of_the_gradient_in_the_logits(kind: str) -> None:
+@pytest.mark.parametrize("names", [("ce",), ("ce", "everything")])
+def test_measured_norms_are_those_of_the_gradient_in_the_logits(names: tuple[str, ...], kind: str) -> None:
+    """By tiles, where the objectives read log p alone, and from the logits of a chunk."""
     head, (hidden, targets, _) = make_head(kind), make_tokens()
-    objectives = {"ce": lambda s: -s.target_logprob, "everything": everything}
-    stats, signals = measure_tokens(hidden, head, targets, objectives, plan=Plan(tokens=4))
+    objectives = {name: {"ce": lambda s: -s.target_logprob, "everything": everything}[name] for name in names}
+    stats, signals = measure_tokens(hidden, head, targets, objectives, plan=Plan(tokens=4, columns=5))
     logits = head.logits(hidden).detach().requires_grad_()
     true = from_logits(logits, targets)
     for name in FIELDS:
@@ -315,6 +317,12 @@ def test_measured_norms_are_those_of_the_gradient_in_the_logits(kind: str) -> No
         assert_close(signals[name].loss, losses.detach())
         assert_close(signals[name].l1, dz.abs().sum(dim=1))
         assert_close(signals[name].l2, dz.norm(dim=1))
+
+
+def test_norms_of_a_certain_target_do_not_underflow() -> None:
+    objectives, head = {"ce": lambda s: -s.target_logprob}, Head(torch.tensor([[60.0], [0.0], [0.0]]))
+    signal = measure_tokens(torch.ones(1, 1), head, torch.tensor([0]), objectives)[1]["ce"]
+    assert_close(signal.l2 / signal.l1, torch.tensor([6**0.5 / 4]))
 
 
 ERRORS = {

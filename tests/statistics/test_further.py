@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -58,6 +59,13 @@ def textbook(z: Tensor, targets: Tensor, ids: Tensor) -> dict[str, Tensor]:
         "tempered_logprob(0.7)": (z / 0.7).log_softmax(dim=1).gather(1, targets[:, None])[:, 0],
         "candidate_logprob": picked,
     }
+
+
+def test_entropy_of_the_likeliest_keeps_its_digits_where_one_has_nearly_all_the_mass() -> None:
+    z, targets = torch.tensor([[0.0, -20.0, -21.0]]), torch.tensor([1])
+    got, exact = (from_logits(z.to(dtype), targets).top_entropy(2) for dtype in (torch.float32, torch.float64))
+    assert_close(exact, torch.tensor([21 * math.exp(-20)], dtype=torch.float64), rtol=1e-8, atol=0)
+    assert_close(got.double(), exact, rtol=1e-5, atol=0)
 
 
 def rows(vocab: int = 90) -> tuple[Tensor, Tensor, Tensor]:

@@ -125,8 +125,9 @@ def _norms(
 ) -> tuple[Tensor, Tensor]:
     """Norms of the gradient in the (capped) logits: two numbers where it is a multiple of r, else from the gradient."""
     if grad.is_plain:
-        squares = grad.target.square() + grad.log_sum.square() * present(numbers.rest_collision)
-        return grad.target.abs() + grad.log_sum.abs(), squares.sqrt()
+        # not by squares, which underflow where the target is certain
+        l2 = torch.hypot(grad.target, grad.log_sum * present(numbers.rest_collision).sqrt())
+        return grad.target.abs() + grad.log_sum.abs(), l2
     l1, squares = torch.zeros_like(numbers.m), torch.zeros_like(numbers.m)
     for block in blocks:
         dz = backend.write(replace(block, value=block.value.clone()), numbers, grad)

@@ -259,12 +259,14 @@ def _further(numbers: RowNumbers, total: Tensor, field: str) -> Tensor:
         # near a tie the count may err by one, in no case about the first place
         return torch.where(numbers.target >= 0, 1.0, 1 + present(numbers.above).clamp(min=1))
     every = torch.cat([present(numbers.top), numbers.target[:, None]], dim=1).detach()
-    logprobs = every.topk(min(int(number), every.shape[1]), dim=1).values - total.detach()[:, None]
-    log_mass = logprobs.logsumexp(dim=1)
+    largest = every.topk(min(int(number), every.shape[1]), dim=1).values
     if name == "top_mass":
-        return log_mass.clamp(max=0).exp()
-    logs = logprobs - log_mass[:, None]
-    return -(logs.exp() * logs.clamp(min=FAR)).sum(dim=1)
+        return (largest - total.detach()[:, None]).logsumexp(dim=1).clamp(max=0).exp()
+    # measured from the largest, no sum has two signs: exact where one token has nearly all of the mass
+    logs = largest[:, 1:] - largest[:, :1]
+    exp = logs.exp()
+    mass = exp.sum(dim=1)
+    return mass.log1p() - (exp * logs.clamp(min=FAR)).sum(dim=1) / (1 + mass)
 
 
 def row_gradient(outputs: Iterable[Tensor], upstream: Iterable[Tensor | None], leaves: RowNumbers) -> RowGradient:
