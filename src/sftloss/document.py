@@ -51,7 +51,8 @@ class Command:
     def __str__(self) -> str:
         words = [word for pair in (*self.inputs, *self.flags) for word in pair if word]
         line = shlex.join(["sftloss", self.verb, *words])
-        return f"{self.lead}: {line}" if self.lead else line
+        colon = ": " if self.lead.isascii() else "："  # a lead that is translated
+        return f"{self.lead}{colon}{line}" if self.lead else line
 
 
 Cure = str | Command

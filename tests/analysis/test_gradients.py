@@ -44,7 +44,8 @@ def study_of(
     if shares is not None:
         frame = frame.with_columns(share=pl.Series(shares(len(norms))))
         wholes = dict.fromkeys(base.objectives, 0.02 if whole is None else whole)
-    return GradientStudy(base, MeasuredGradients(frame, "all", "by hand", wholes, cosines, tokens))
+    note = "Shares of an update by plain gradient descent under token mean, by forward mode."
+    return GradientStudy(base, MeasuredGradients(frame, "all", note, wholes, cosines, tokens))
 
 
 def ids_of(study: GradientStudy) -> set[str]:

@@ -226,7 +226,7 @@ def test_a_device_that_is_not_there_is_said_before_the_model_loads(analyze, monk
             ["--format", "xyz"],
             "--format: there is no 'xyz'; formats are tokens, sharegpt, messages, alpaca, prompt/response",
         ),
-        (["--columns", "prompt=zz"], "say which is which: --columns prompt=...,response=..."),
+        (["--columns", "prompt=zz"], "say with --columns prompt=...,response=... which is which"),
         (["--max-length", "3", "--on-error", "skip"], "give a larger --max-length"),
         (["--on-error", "report", "--columns", "response=absent"], "--columns prompt=...,response=..."),
         (["--tokenizer", "/none"], "--tokenizer: /none is missing; give a model's folder"),

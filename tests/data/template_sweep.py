@@ -227,7 +227,7 @@ def _ends(example: Any, tokenizer: Any, notes: str, messages: list[dict[str, Any
 def _refusal(error: RowError, record: Any, template: str, tokenizer: Any) -> Outcome:
     """A refusal is right if its cure, applied here as its words say, makes the row right."""
     cure = error.detail.rpartition("; ")[2]
-    if "no way to write it was found" in cure:  # what is left is said in plain words
+    if "no form of the row was found" in cure:  # what is left is said in plain words
         return Outcome("refused", error.detail)
     if error.detail.startswith("answer "):
         return Outcome("wrong", error.detail)

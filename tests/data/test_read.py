@@ -61,7 +61,7 @@ def test_summary_says_of_each_reason_how_many_where_and_what_to_do(tmp_path):
     records = read_records(path, on_error="skip")
     list(records)
     said = records.account.summary()
-    assert f"DATA009 unknown-shape: 1 refused, first at {path}:2: its columns are 'x'; say which is which" in said
+    assert f"DATA009 unknown-shape: 1 refused, first at {path}:2: its columns are 'x'; say with columns=dict(" in said
     assert f"DATA015 empty-answer: 1 refused, first at {path}:3" in said and "give the turn weight 0" in said
 
 

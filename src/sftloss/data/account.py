@@ -11,7 +11,7 @@ from functools import partial
 from sftloss.data.examples import Example, Origin
 from sftloss.data.reasons import ROW_REASONS, Reason, excerpt, plain_detail
 from sftloss.document import Severity
-from sftloss.errors import DataError, mention
+from sftloss.errors import DataError, as_flag, mention
 from sftloss.rules import Evidence, Rule
 from sftloss.words import agreeing, part_of, percent
 
@@ -173,7 +173,7 @@ def _reason(reason: Reason, account: Account) -> Evidence | None:
     if reason.stage == "kept":
         severity = "warning" if share > 0.01 else "info"
     else:
-        sentence += f". The first: {plain_detail(account.reasons.details[reason.name])}"
+        sentence += f". The first: {plain_detail(account.reasons.details[reason.name], as_flag)}"
         severity = "error" if reason.name == "content-lost" else None if reason.stage == "chosen" else severity
     return Evidence(f"{sentence}.", share, None, "share", account.reasons.rows(reason.name), severity)
 

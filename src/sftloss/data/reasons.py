@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from sftloss.data.examples import Origin
-from sftloss.errors import DataError
+from sftloss.errors import DataError, Spell, as_argument, spelled
 
 _SHOWN_LENGTH = 80
 _LEFT_OUT = "They are left out: training on the rest is training on other data than you meant."
@@ -207,9 +207,9 @@ class RowError(DataError):
         self.reason, self.origin, self.detail = reason, origin, detail
 
 
-def plain_detail(detail: str) -> str:
-    """A detail for a page: options in it are written as in Python."""
-    return str(DataError(detail)).removesuffix(".")
+def plain_detail(detail: str, spell: Spell = as_argument) -> str:
+    """A detail with its options written as in Python, or by `spell`."""
+    return spelled(detail, spell).removesuffix(".")
 
 
 def excerpt(value: object, length: int = _SHOWN_LENGTH) -> str:

@@ -62,7 +62,8 @@ def _findings(findings: tuple[Finding, ...], language: str) -> list[str]:
 
 
 def _section(section: Section, language: str) -> list[str]:
-    level = f" ({escape(section.level.partition(':')[0])})" if section.level else ""
+    level = escape(section.level.partition(":")[0])
+    level = f"（{level}）" if level and language == "zh" else level and f" ({level})"
     lines = [f"## {escape(section.title)}{level}", "", escape(section.lead), ""]
     for table in section.tables:
         lines += _table(table, language)

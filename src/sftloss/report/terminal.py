@@ -65,13 +65,8 @@ def render_terminal(document: Document, console: Console) -> None:
         console.print(_say(console, translated(line, language), "dim"))
     if document.facts:
         console.print()
-        console.print(
-            _say(
-                console,
-                ("；" if language == "zh" else "; ").join(f"{clean(k)} {clean(v)}" for k, v in document.facts),
-                "dim",
-            )
-        )
+        facts = translated("; ", language).join(f"{clean(k)} {clean(v)}" for k, v in document.facts)
+        console.print(_say(console, facts, "dim"))
 
 
 def _finding(console: Console, finding: Finding, language: str) -> None:
@@ -90,9 +85,9 @@ def _finding(console: Console, finding: Finding, language: str) -> None:
         if text:
             _indented(console, text, style)
     if finding.rows:
-        rows = ", ".join(clean(row) for row in finding.rows[:3])
+        rows = translated(", ", language).join(clean(row) for row in finding.rows[:3])
         label = "rows" if len(finding.rows) <= 3 else "rows, for example"  # a finding holds ten at most
-        _indented(console, translated(f"{label}: {rows}", language), "dim")
+        _indented(console, f"{translated(label, language)}{translated(': ', language)}{rows}", "dim")
 
 
 def _indented(console: Console, text: str, style: str) -> None:
@@ -124,7 +119,7 @@ def _answer(console: Console, section: Section, language: str) -> None:
             console.print(_say(console, f"\n{first}", "bold"))
             for column, cell in zip(shown.columns[1:], rest, strict=True):
                 if str(cell):
-                    _indented(console, f"{clean(column.label)}: {cell}", "")
+                    _indented(console, f"{clean(column.label)}{translated(': ', language)}{cell}", "")
         console.print(_say(console, clean(table.note), "dim"))
     for note in section.notes:
         console.print(_say(console, clean(note), "dim"))
@@ -136,8 +131,8 @@ def _advice(console: Console, table: Table, language: str) -> None:
     for row in table.rows:
         cell = {key: "" if value is None else clean(str(value)) for key, value in zip(keys, row, strict=True)}
         console.print()
-        sentence = f"For {cell['premise']}: {cell['advice']}; {cell['because']}."
-        console.print(_say(console, translated(sentence, language)))
+        sentence = translated("For {}: {}; {}.", language).format(cell["premise"], cell["advice"], cell["because"])
+        console.print(_say(console, sentence))
         if cell["fix"]:
             _indented(console, cell["fix"], "cyan")
 
@@ -228,11 +223,11 @@ def render_mask(strips: Sequence[TokenStrip], console: Console, language: str = 
         return
     is_plain = console.color_system is None or console.no_color
     roles = dict.fromkeys(role for strip in strips for role in strip.roles)
-    letters = ", ".join(f"{role[0].upper()} {translated(role, language)}" for role in roles)
+    letters = translated(", ", language).join(f"{role[0].upper()} {role}" for role in roles)
     legend = "[trained] not trained" if is_plain else "green is trained, dim is not"
     console.print()
     console.print(Text(translated("Examples token by token", language), style="bold underline"))
-    console.print(Text(f"{translated(legend, language)}{'；' if language == 'zh' else '; '}{letters}"))
+    console.print(Text(f"{translated(legend, language)}{translated('; ', language)}{letters}"))
     for strip in strips:
         console.print()
         console.print(_encodable(Text(clean(strip.title), style="bold"), console))

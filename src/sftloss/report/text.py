@@ -39,13 +39,13 @@ def ended(text: str) -> str:
     """A sentence of ours with a full stop, where it ends in no mark.
 
     Example:
-        >>> ended("Read it"), ended("Why?"), ended("阅读文档")
-        ('Read it.', 'Why?', '阅读文档。')
+        >>> ended("Read it"), ended("Why?"), ended("占比为24 %")
+        ('Read it.', 'Why?', '占比为24 %。')
     """
     text = text.rstrip()
     if not text or text[-1] in ".!?:;…。！？：；":
         return text
-    return text + ("。" if columns(text[-1]) == 2 else ".")
+    return text + ("。" if columns(text[0] + text[-1]) > 2 else ".")
 
 
 def clean_block(text: str) -> str:

@@ -16,6 +16,7 @@ from sftloss.data import ROW_REASONS, Account, Example
 from sftloss.data.reasons import plain_detail
 from sftloss.data.tokenizer import characters
 from sftloss.document import Cell, Chart, Column, Command, Finding, Section, Series, Table, TokenStrip
+from sftloss.errors import as_flag
 from sftloss.roles import ROLES
 from sftloss.words import agreeing, counted, number, percent
 
@@ -210,7 +211,7 @@ def refused_section(account: Account) -> Section | None:
             f"{ROW_REASONS[name].code} {name}",
             count,
             account.reasons.rows(name)[0],
-            plain_detail(account.reasons.details[name]),
+            plain_detail(account.reasons.details[name], as_flag),
         )
         for name, count in account.refused.items()
     )

@@ -140,4 +140,4 @@ def way_out(row: RawRow) -> str:
     names = excerpt(", ".join(map(str, row)), 60)
     if "chosen" in row:
         return f"a preference row with the columns {names}; train its good half: {mention('format', 'preference')}"
-    return f"its columns are {names}; say which is which: {mention('columns')} prompt=...,response=..."
+    return f"its columns are {names}; say with {mention('columns', 'prompt=...,response=...')} which is which"

@@ -110,7 +110,7 @@ def _refuse_packed(row: RawRow) -> None:
         # padding repeats position 0 or 1, a second sequence counts up from 0 again
         restarts = sum(a == 0 and b == 1 for a, b in zip(entries, entries[1:], strict=False))
         if (len(entries) if name == "seq_lengths" else restarts) > 1:
-            raise BadRow("bad-tokens", f"{name} says that several sequences are packed into the row; give one a row")
+            raise BadRow("bad-tokens", f"{name} shows that several sequences are packed into the row; give one a row")
 
 
 def _refuse_shifted(columns: Mapping[str, list[Any]]) -> None:

@@ -73,7 +73,8 @@ def cure_of(template: Template, messages: _Messages, tools: Tools, fault: BadRow
             return cure
         template.learned[kind] = template.learned.get(kind, 0) + 1
     return (
-        f"no way to write it was found that this template shows: remove the row, or give another {mention('template')}"
+        "no form of the row was found that this template shows whole: remove the row, or give another "
+        f"{mention('template')}"
     )
 
 

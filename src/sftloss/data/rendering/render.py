@@ -23,7 +23,7 @@ TAGS, POSITIONS = "generation tags", "positions"
 _NOUNS = {"reasoning": "reasoning", "call": "tool call", "argument": "tool call"}
 _THINK_BLOCK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 _CLOSE = re.compile(r"\s*(?:<[^<>]*>|\[/[A-Z_]+\])\s*")
-_TEXTS = {"assistant": "words", "tool": "result"}
+_TEXTS = {"tool": "result"}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ _CODES = {
     "Column": {"key", "kind"},
     "Table": {"id"},
     "Chart": {"id", "kind", "scale_x", "scale_y", "format_x", "format_y"},
-    "TokenStrip": {"title", "tokens", "roles", "values"},
+    "TokenStrip": {"tokens", "roles", "values"},
     "Interval": {"low", "high", "level"},
 }
 # columns that hold data; columns and axes of groups, whose names are the data's but for ours
