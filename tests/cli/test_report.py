@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sftloss.cli.app import app
-from sftloss.cli.verbs.report import ReportOptions
+from sftloss.cli.verbs.report import ReportOptions, _labels
 from sftloss.config import command_line
 from sftloss.document import Document, Finding
 from sftloss.report import to_json
@@ -41,7 +41,8 @@ def test_two_runs_stand_side_by_side_under_their_folders_names(tmp_path: Path) -
         (["before", "missing"], "does not exist"),
         (["before", "before", "--label", "x"], "--label: 1 labels for 2 runs; give one for each run"),
         (["before", "before", "-o", "before"], "which is read"),
-        (["before", "before", "-o", "earlier"], "--overwrite"),
+        (["before", "before", "--label", "x", "--label", "y", "-o", "earlier"], "--overwrite"),
+        (["before", "before"], "--label: two runs are called"),
     ],
 )
 def test_a_comparison_that_cannot_be_made_is_one_sentence(
@@ -53,6 +54,19 @@ def test_a_comparison_that_cannot_be_made_is_one_sentence(
     outcome = CliRunner().invoke(app, ["report", *arguments])
     assert outcome.exit_code == 2
     assert message in outcome.output and outcome.output.count("\n") == 1
+
+
+def test_runs_in_folders_of_one_name_are_called_by_the_folders_above(tmp_path: Path) -> None:
+    runs = [tmp_path / "a" / "out", tmp_path / "b" / "out", tmp_path / "b" / "out" / "report.json"]
+    assert _labels(runs[:2]) == ("a/out", "b/out")
+    assert len(set(_labels(runs))) == 3
+
+
+def test_a_report_of_another_kind_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text('{"schema_version": "1.0"}')
+    outcome = CliRunner().invoke(app, ["report", str(tmp_path / "report.json"), str(tmp_path)])
+    assert outcome.exit_code == 3 and outcome.output.count("\n") == 1
+    assert "has no 'title'; check it against the schema (sftloss schema).\n" in outcome.output
 
 
 def test_runs_in_two_languages_are_compared_in_chinese(tmp_path: Path) -> None:

@@ -193,6 +193,22 @@ def test_a_template_that_loops_without_a_word_is_stopped_and_not_tried_again(mon
     assert "9 of 9 rows" in sentence and "it takes more than" in sentence
 
 
+@pytest.mark.parametrize(("order", "is_lost"), [("reverse", True), ("sort(attribute='role')", True), ("list", False)])
+def test_an_answer_in_front_of_its_question_is_a_warning(order, is_lost):
+    text = f"{{% for m in messages|{order} %}}<{{{{ m.role }}}}>{{{{ m.content }}}}{{{{ eos_token }}}}{{% endfor %}}"
+    text += "{% if add_generation_prompt %}<assistant>{% endif %}"
+    findings = found([PAIR], tiny_tokenizer([], chat_template=text))
+    assert ("DATA109" in findings) == is_lost
+    assert not is_lost or "the text of the user, which stands behind its answer" in findings["DATA109"].sentence
+
+
+def test_words_to_write_are_those_of_the_message_at_fault():
+    text = "{% for m in messages %}<{{ m.role }}>{{ m.content|striptags }}{{ eos_token }}{% endfor %}"
+    rows = [{"prompt": "is <b>2</b> big", "response": "a <i>four</i>"}]
+    findings = found(rows, tiny_tokenizer([], chat_template=text))
+    assert "in message 2 'four' in place of '<i>four</i>'" in findings["DATA055"].sentence
+
+
 def test_work_after_one_that_ran_out_of_time_and_one_that_failed_is_done():
     def endless():
         while True:

@@ -87,6 +87,8 @@ def _answer(study: LengthStudy) -> Section:
     ranges = [(rule, study.range_of(rule)) for rule in study.options.all_normalizations()]
     rule, far = max(ranges, key=lambda pair: abs(pair[1].largest_shift))
     lead = f"Every normalization keeps the data's mean answer length of {data} {unit}."
+    if study.reason:  # the headline says that more data may differ
+        lead = f"In these answers alone, every normalization keeps the mean length of {data} {unit}."
     if abs(far.largest_shift) >= 0.005:
         lead = (
             f"The data's mean answer length is {data} {unit}. Predicted under {rule.name}: {far.words()}. To keep the "

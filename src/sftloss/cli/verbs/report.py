@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +61,9 @@ def report(options: ReportOptions, verbosity: Verbosity) -> None:
         raise ConfigError(problem, option="label", cure="give one for each run")
     folders = [Path(name) if Path(name).is_dir() else None for name in options.run]
     files = [Path(name) / "report.json" if Path(name).is_dir() else Path(name) for name in options.run]
-    labels = options.label or tuple(_label(Path(name)) for name in options.run)
+    labels = options.label or _labels([Path(name).resolve() for name in options.run])
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise ConfigError(f"two runs are called {twice!r}", option="label", cure="give each run its own name")
     place, documents = options.folder.place, [read_document(file) for file in files]
     if chinese := [label for label, document in zip(labels, documents, strict=True) if document.language == "zh"]:
         if options.folder.lang == "en":
@@ -85,8 +88,14 @@ def schema(options: SchemaOptions, verbosity: Verbosity) -> None:
     typer.echo(json.dumps(schema(), indent=2, sort_keys=True))
 
 
-def _label(run: Path) -> str:
-    return run.resolve().name if run.suffix != ".json" else run.resolve().parent.name
+def _labels(runs: Sequence[Path]) -> tuple[str, ...]:
+    """The folders' names, with as many of the folders above them as it takes to tell them apart."""
+    folders = [run.parent if run.suffix == ".json" else run for run in runs]
+    for size in range(1, max(len(folder.parts) for folder in folders)):
+        names = tuple("/".join(folder.parts[-size:]) for folder in folders)
+        if len(set(names)) == len(names):
+            return names
+    return tuple(map(str, runs))
 
 
 def read_document(file: Path) -> Document:
@@ -97,4 +106,5 @@ def read_document(file: Path) -> Document:
     except FileNotFoundError:
         raise ConfigError(f"{file} does not exist", cure="name a folder that sftloss analyze wrote") from None
     except (DataError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is not a report.json of this version ({error})") from None
+        problem, cure = getattr(error, "problem", error), getattr(error, "cure", None)
+        raise DataError(f"{file} is not a report.json of this version: {problem}", cure=cure) from None

@@ -68,7 +68,7 @@ def cure_of(template: Template, messages: _Messages, tools: Tools, fault: BadRow
         with suppress(BadRow):
             if (changed := as_shown(template, messages, tools)) != list(messages):
                 attempt(template, changed, tools)
-                return f"{AS_SHOWN}, {_first_difference(messages, changed)}"
+                return f"{AS_SHOWN}, {_first_difference(messages, changed, fault.message or 0)}"
         if cure := _untrained(template, messages, tools, fault, attempt):
             return cure
         template.learned[kind] = template.learned.get(kind, 0) + 1
@@ -133,13 +133,13 @@ def as_shown(template: Template, messages: _Messages, tools: Tools) -> list[Mess
     ]
 
 
-def _first_difference(before: _Messages, after: _Messages) -> str:
-    """The first words of a message that differ, from the beginning of a word."""
-    for number, (old, new) in enumerate(zip(before, after, strict=True), start=1):
+def _first_difference(before: _Messages, after: _Messages, start: int) -> str:
+    """The first words that differ from message `start` on, from the beginning of a word."""
+    for number, (old, new) in list(enumerate(zip(before, after, strict=True), start=1))[start:]:
         for own, shown in ((old.reasoning or "", new.reasoning or ""), (old.content, new.content)):
             if own != shown:
-                start = own.rfind(" ", 0, len(commonprefix([own, shown]))) + 1
-                words = (excerpt(text[start:], _EXCERPT) for text in (shown, own))
+                at = own.rfind(" ", 0, len(commonprefix([own, shown]))) + 1
+                words = (excerpt(text[at:], _EXCERPT) for text in (shown, own))
                 return f"in message {number} {' in place of '.join(words)}"
     return "in every message"
 

@@ -208,6 +208,10 @@ def _parts(
     numbers = [number for number, _ in groups]
     if numbers != sorted(set(numbers)):
         notes.append("moved")
+        spoken = [(i, n, messages[n]) for i, n in enumerate(numbers) if messages[n].role == "assistant"]
+        trained = [(i, n) for i, n, message in spoken if _is_trained(message)]
+        if any(later < n and messages[later].role == "user" for i, n in trained for later in numbers[i + 1 :]):
+            notes.append("lost: text of the user, which stands behind its answer")
     for i, number in enumerate(numbers):
         if number in numbers[:i] and _is_trained(messages[number]):
             raise BadRow(

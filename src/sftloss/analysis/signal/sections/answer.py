@@ -179,7 +179,7 @@ def _chart(parts: list[_Part], ways: tuple[View, ...], described: str) -> Chart:
 
 def signal_headlines(study: SignalStudy) -> tuple[str, ...]:
     """Three lines that are true and worth knowing: who gets the signal, what length is predicted, what is known."""
-    return (_group_line(study), _length_line(study), _confidence_line(study))
+    return tuple(filter(None, (_group_line(study), _length_line(study), _confidence_line(study))))
 
 
 def _group_line(study: SignalStudy) -> str:
@@ -191,6 +191,8 @@ def _group_line(study: SignalStudy) -> str:
     if line:
         return line
     half, views = _parts(study)[0].shares, [view for view in study.views if view in study.ways[:ANSWER_LINES]]
+    if not half[0]:  # one example has no shorter half
+        return ""
     signals = [float(half[1 + study.ways.index(view)]) for view in views]
     return (
         f"The shorter half of the examples has {percent(half[0])} of the tokens and {percent(signals[0])} of the "
@@ -203,8 +205,11 @@ def _length_line(study: SignalStudy) -> str:
         return ALL_CUT
     ranges = [(rule, study.lengths.range_of(rule)) for rule in study.rules]
     rule, far = max(ranges, key=lambda pair: abs(pair[1].largest_shift))
-    if not abs(far.largest_shift) >= 0.02:
+    if not abs(far.largest_shift) >= 0.005:
         return f"Every normalization compared keeps the data's mean answer length of {number(far.data)} tokens."
+    if not abs(far.largest_shift) >= 0.02:
+        mean = f"the data's mean answer length of {number(far.data)} tokens"
+        return f"No normalization compared moves {mean} by 2 % or more."
     direction = "shorter" if far.largest_shift < 0 else "longer"
     return (
         f"{as_subject(rule)} can make answers {direction}: the predicted mean is {far.words('tokens')}; the data's "
