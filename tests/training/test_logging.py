@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
+import re
+import statistics
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tests.paths import ROOT
 from tests.tiny_models import tiny_model
 from tests.training.cases import VOCAB, gradients, model_of, ragged_rows, relative_error, without
 
@@ -21,7 +26,7 @@ from sftloss.statistics import TokenStats, from_logits
 from sftloss.training import Loss, Pass, TaskFactors, attach, collate_rows, with_loss
 from sftloss.training.batch.tokens import read_tokens
 from sftloss.training.watch.signal import logit_signal
-from sftloss.training.watch.spikes import FEWEST, SpikeWatch
+from sftloss.training.watch.spikes import FEWEST, SpikeWatch, _History
 from sftloss.training.watch.sums import filter_warning
 
 pytest.importorskip("transformers")
@@ -305,6 +310,45 @@ def test_noise_is_no_spike(name: str, most: int) -> None:
     finally:
         logging.getLogger("sftloss.training").disabled = False
     assert told <= most
+
+
+def rows_of_the_docs() -> list[list[float]]:
+    """The numbers of the table of docs/training.md: noise, false spikes per 1,000, three shares in percent, steps."""
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = text.split("| noise | false spikes")[1].split("\n\n")[0].splitlines()[2:]
+    return [[float(number) for number in re.findall(r"[\d.]+", row)] for row in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", rows_of_the_docs())
+def test_spikes_and_growth_are_found_as_the_docs_say(row: list[float]) -> None:
+    """Lognormal losses of micro-batches of many tokens; `pytest -s` prints the row of the docs."""
+    noise, false, *shares, steps = row
+    draw, many = random.Random(5), 1e9
+
+    def history(length: int) -> _History:
+        one = _History()
+        for _ in range(length):
+            one.begins_rise(draw.lognormvariate(0.0, noise))
+        return one
+
+    def steps_to_report() -> int:
+        one = history(300)
+        return next(n for n in count(1) if one.begins_rise(draw.lognormvariate(0.02 * n, noise)))
+
+    calm, alarms = _History(), 0
+    for _ in range(20_000):
+        loss = draw.lognormvariate(0.0, noise)
+        alarms += calm.begins_spike(loss, many)
+        calm.begins_rise(loss)
+    bounds = [history(64)._bound(many) for _ in range(1000)]
+    spikes = [sum(times * draw.lognormvariate(0.0, noise) > bound for bound in bounds) / 10 for times in (3, 5, 10)]
+    growth = statistics.median(steps_to_report() for _ in range(200))
+    print(f"| {noise} | {alarms / 20} |", *(f"{share:.0f} % |" for share in spikes), f"{growth:.0f} steps |")
+    # three standard errors of a rate of 20,000 and of shares of 1,000; the median of 200 runs has a tenth
+    assert alarms / 20 == pytest.approx(false, abs=3 * math.sqrt((false + 0.05) / 20))
+    assert spikes == pytest.approx(shares, abs=300 * math.sqrt(0.25 / 1000))
+    assert growth == pytest.approx(steps, rel=0.1)
 
 
 def test_a_task_with_larger_losses_is_no_spike_among_others() -> None:
