@@ -90,7 +90,7 @@ def test_lengths_predicts_every_token_mean_a_step_may_take(lengths):
 def test_lengths_takes_exponents_and_solves_for_a_mean(lengths):
     wanted = table(lengths("--unit", "words", "--normalization", 0.3, "--json", "-"))["T^-0.3"]["bound"]
     solved = table(lengths("--unit", "words", "--target-mean", wanted, "--json", "-"), "length-target")
-    assert solved["ignoring prompts"]["alpha"] == pytest.approx(0.3, abs=1e-6)
+    assert solved["at the bound"]["alpha"] == pytest.approx(0.3, abs=1e-6)
     assert solved["within prompts"]["alpha"] == pytest.approx(0.3, abs=1e-6)
 
 

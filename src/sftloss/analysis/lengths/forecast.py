@@ -27,8 +27,8 @@ from sftloss.words import number
 Origins = Callable[[NDArray[np.int64]], tuple[str, ...]]
 LEAST_SHIFT = 0.05
 """A change of mean length below 5 % is not worth a finding."""
-IGNORING, WITHIN = "ignoring prompts", "within prompts"
-"""The two assumptions: all answers are one pool (the bound), or only answers to the same prompt are compared."""
+BOUND, WITHIN = "at the bound", "within prompts"
+"""The two assumptions: all answers are one pool, or only answers to the same prompt are compared."""
 STEEPEST = 20.0  # T^-20 of a million characters is 1e-120, its square still a double
 
 
@@ -191,7 +191,7 @@ class LengthRange:
         """The range in words: "14 tokens within prompts, 4.98 at the bound"."""
         first, last = number(self.within_prompt), number(self.whole)
         unit = f" {unit}" if unit else ""
-        return f"{first}{unit}" if first == last else f"{first}{unit} {WITHIN}, {last} at the bound"
+        return f"{first}{unit}" if first == last else f"{first}{unit} {WITHIN}, {last} {BOUND}"
 
 
 def _range(one: LengthForecast, data: float, cannot_tell: str = "") -> LengthRange:

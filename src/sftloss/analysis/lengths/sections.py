@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sftloss.analysis.lengths.forecast import IGNORING, WITHIN, LengthForecast, LengthStudy, bin_sums
+from sftloss.analysis.lengths.forecast import BOUND, WITHIN, LengthForecast, LengthStudy, bin_sums
 from sftloss.analysis.shared.shares import cell, estimate_cells, estimate_columns, estimate_series, without_empty
 from sftloss.analysis.shared.words import WHERE_IN_THE_RANGE
 from sftloss.document import Cell, Chart, Column, Section, Series, Table
@@ -18,8 +18,8 @@ from sftloss.words import counted, number, percent
 
 _FORECAST_COLUMNS = (
     Column("normalization", "normalization"),
-    *estimate_columns("bound", f"bound: mean length, {IGNORING}", help="as if prompts left the length open"),
-    Column("shift", "shift at the bound", "percent", "against the data's mean"),
+    *estimate_columns("bound", f"mean length, {BOUND}", help="as if prompts left the length open"),
+    Column("shift", f"shift {BOUND}", "percent", "against the data's mean"),
     *estimate_columns(
         "given_prompt", f"mean length, {WITHIN}", help="only answers to the same prompt are compared: understates"
     ),
@@ -61,7 +61,7 @@ def _forecast_row(one: LengthForecast, data: float, *, is_seen: bool) -> tuple[C
 def means_chart(study: LengthStudy) -> Chart:
     """The predicted means, at the bound and within prompts, beside the data's."""
     names = [one.normalization.name for one in study.forecasts]
-    estimates = {"at the bound": [one.unconditional for one in study.forecasts]}
+    estimates = {BOUND: [one.unconditional for one in study.forecasts]}
     within = [one.within_prompt for one in study.forecasts if one.within_prompt is not None]
     if not study.reason and len(within) == len(names):
         estimates[WITHIN] = within
@@ -107,7 +107,8 @@ def _evidence_notes(study: LengthStudy) -> tuple[str, ...]:
     answers = study.answers
     notes = [
         "A normalization can shift the length only where the prompt leaves it open. A prompt with one answer shows "
-        "nothing of that, and a few answers show a part: the number within prompts understates, the other overstates."
+        "nothing of that, and a few answers show a part: the mean within prompts understates the shift, and "
+        "the mean at the bound overstates it."
     ]
     if answers.cut:
         notes.append(cut_note(answers.cut))
@@ -123,7 +124,7 @@ def _evidence_notes(study: LengthStudy) -> tuple[str, ...]:
         without = counted(int((~answers.has_prompt).sum()), "answer")
         notes.append(f"Without a prompt (plain text): {without}. They show no variation within a prompt.")
     elif int(answers.prompts.max()) == 0 and len(answers.output) > 1:
-        notes.append("All answers have the same prompt, so both numbers are the same.")
+        notes.append("All answers have the same prompt, so the means within prompts and at the bound are the same.")
     return tuple(notes)
 
 
@@ -155,8 +156,8 @@ def distribution_section(study: LengthStudy) -> Section:
         lines[f"{EXAMPLE_MEAN.name}, {WITHIN}"] = bin_sums(code.ravel(), _within_prompt(study, EXAMPLE_MEAN))
     medians = ", ".join(f"{name} {number(float(of[1]))}" for name, of in quantiles.items())
     lead = f"At the bound, lengths are the data's, reweighted. Medians: {medians} {unit}."
-    chart = _distribution_chart(values, lines, unit, f"Median lengths, {IGNORING}: {medians} {unit}.")
-    table = Table("length-percentiles", f"Lengths, {IGNORING} ({unit})", columns, rows)
+    chart = _distribution_chart(values, lines, unit, f"Median lengths {BOUND}: {medians} {unit}.")
+    table = Table("length-percentiles", f"Lengths {BOUND} ({unit})", columns, rows)
     return Section("distribution", "Distribution of lengths", lead, charts=(chart,), tables=(table,))
 
 

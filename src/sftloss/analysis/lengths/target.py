@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from sftloss.analysis.lengths.answers import Answers, ready
-from sftloss.analysis.lengths.forecast import IGNORING, STEEPEST, WITHIN, LengthStudy, bin_sums
+from sftloss.analysis.lengths.forecast import BOUND, STEEPEST, WITHIN, LengthStudy, bin_sums
 from sftloss.analysis.lengths.tilt import Lengths, conflicting
 from sftloss.analysis.shared.shares import cell
 from sftloss.document import Cell, Column, Section, Table
@@ -71,7 +71,7 @@ def target_section(study: LengthStudy) -> Section:
     """Which exponent gives the wanted mean, under both assumptions."""
     target, unit = study.options.target_mean, study.options.unit
     assert target is not None
-    assumptions: dict[str, Codes | None] = {IGNORING: None}
+    assumptions: dict[str, Codes | None] = {BOUND: None}
     if study.answers.seen.any():
         assumptions[WITHIN] = study.answers.prompts
     rows: list[tuple[Cell, ...]] = []
@@ -82,7 +82,7 @@ def target_section(study: LengthStudy) -> Section:
         if not math.isnan(alpha):
             verdict = "keep the token mean" if abs(alpha) < 0.005 else f"--normalization {alpha:.2f}"
         rows.append((name, cell(alpha), *map(cell, _reach(study, groups)), verdict))
-        answers.append(f"{name} " + ("no exponent reaches it" if math.isnan(alpha) else verdict))
+        answers.append(f"{'no exponent reaches it' if math.isnan(alpha) else verdict} {name}")
     columns = (
         Column("assumption", "assumption"),
         Column("alpha", "exponent alpha", "number", "divide by T^alpha; below 0 favours long answers"),
