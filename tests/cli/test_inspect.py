@@ -44,6 +44,12 @@ def test_inspect_puts_trained_tokens_in_brackets_where_there_is_no_colour(inspec
     assert "\x1b" not in result.stdout and result.stderr == ""
 
 
+def test_in_brief_the_answer_and_the_findings_are_shown(inspect):
+    shown = inspect("--brief").stdout
+    assert "usable rows: " in shown and "Findings: " in shown
+    assert "By role" not in shown and "R> [" not in shown
+
+
 def test_inspect_takes_the_tokenizer_of_a_model(inspect):
     by_model, by_tokenizer = (json.loads(inspect("--json", "-", **where).stdout) for where in (
         {"tokenizer": None, "model": MODEL}, {},

@@ -25,6 +25,7 @@ app = typer.Typer(
     name="sftloss",
     cls=Verbs,
     help="Shows what a fine-tuning loss trains on, and which loss fits the data.",
+    epilog="First steps: sftloss demo, then sftloss inspect --model MODEL --data train.jsonl.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

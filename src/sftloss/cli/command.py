@@ -23,7 +23,11 @@ from sftloss.models import read_places
 
 
 class Sectioned(TyperCommand):
-    """A command whose help lists the options under headings."""
+    """A command whose help lists the options under headings, and whose line in a list of commands is a sentence."""
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """The first sentence of the help, whatever its length: a list of commands breaks its lines."""
+        return super().get_short_help_str(limit=10_000)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the parameters, grouped by their panel in the order of its first option."""

@@ -282,6 +282,7 @@ class ShowOptions:
 
     json: str | None = option(None, JSON_FLAG)
     markdown: str | None = option(None, MARKDOWN_FLAG)
+    brief: bool = option(False, "Print the answer and the findings, without the sections.", panel=OUTPUT)
     fail_on: str = option("never", "Exit with code 1 where a finding is at least this severe.", panel=OUTPUT,
                           choices=("error", "warning", "never"))  # fmt: skip
 

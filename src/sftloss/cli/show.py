@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,13 @@ def print_report(
         render_terminal(brief or report.document, stdout_console())
 
 
+def in_brief(report: Report) -> Document:
+    """The answer and the findings, without sections and without reasons."""
+    document = report.document
+    findings = tuple(replace(finding, why="") for finding in document.findings)
+    return replace(document, findings=findings, sections=tuple(filter(None, (document.answer,))))
+
+
 def verdict(report: Report, fail_on: str) -> int:
     """The exit code: 1 where a finding is at least as severe as `fail_on`, else 0."""
     if fail_on == "never":
@@ -84,7 +92,7 @@ def verdict(report: Report, fail_on: str) -> int:
 
 def conclude(report: Report, show: ShowOptions, output: str | None, verbosity: Verbosity) -> int:
     """Print the report in the forms asked for, name its page, and return the exit code."""
-    print_report(report, json=show.json, markdown=show.markdown)
+    print_report(report, json=show.json, markdown=show.markdown, brief=in_brief(report) if show.brief else None)
     if output is not None:
         print_note(f"wrote {output}/report.html", verbosity)
     return verdict(report, show.fail_on)

@@ -116,11 +116,15 @@ def _answer(console: Console, section: Section, language: str) -> None:
             _table(console, table, language)
             continue
         for first, *rest in shown.rows:
+            cells = [(column.label, cell) for column, cell in zip(shown.columns[1:], rest, strict=True) if str(cell)]
+            if len(cells) == 1:
+                console.print(_say(console, f"{first}{translated(': ', language)}{cells[0][1]}"))
+                continue
             console.print(_say(console, f"\n{first}", "bold"))
-            for column, cell in zip(shown.columns[1:], rest, strict=True):
-                if str(cell):
-                    _indented(console, f"{clean(column.label)}{translated(': ', language)}{cell}", "")
-        console.print(_say(console, clean(table.note), "dim"))
+            for label, cell in cells:
+                _indented(console, f"{clean(label)}{translated(': ', language)}{cell}", "")
+        if table.note:
+            console.print(_say(console, f"\n{clean(table.note)}", "dim"))
     for note in section.notes:
         console.print(_say(console, clean(note), "dim"))
 

@@ -44,13 +44,14 @@ def demo(options: DemoOptions, verbosity: Verbosity) -> int:
 
 
 def _analyze(options: DemoOptions, output: str, verbosity: Verbosity) -> Report:
-    from sftloss.cli.show import print_report, progress_bar
+    from sftloss.cli.show import in_brief, print_report, progress_bar
     from sftloss.pipeline import Run, demo
 
     with progress_bar("measuring", verbosity, "tokens") as progress:
         command = Command("demo", inputs=())
         report = demo(Run(**options.folder.place | {"output": output}, progress=progress, command=command))
-    print_report(report, json=options.show.json, markdown=options.show.markdown)
+    show = options.show
+    print_report(report, json=show.json, markdown=show.markdown, brief=in_brief(report) if show.brief else None)
     return report
 
 

@@ -37,7 +37,7 @@ def inspect(options: InspectFlags, verbosity: Verbosity) -> int:
     Example: sftloss inspect --model MODEL --data train.jsonl
     """
     from sftloss.analysis.mask.inspect import InspectOptions
-    from sftloss.cli.show import print_note, print_report, print_text, progress_bar, verdict
+    from sftloss.cli.show import in_brief, print_note, print_report, print_text, progress_bar, verdict
     from sftloss.data import load_tokenizer
     from sftloss.pipeline import Run, inspect
 
@@ -57,7 +57,7 @@ def inspect(options: InspectFlags, verbosity: Verbosity) -> int:
         run = Run(**options.data.reading, **folder.place, progress=progress, command=command)
         tokenizer = load_tokenizer(name, revision=options.model.revision, option=given)
         report = inspect(options.data.data, tokenizer, question=question, run=run)
-    sections, brief = report.document.sections, report.document
+    sections, brief = report.document.sections, in_brief(report) if show.brief else report.document
     if options.dry_run:
         if "-" not in (show.json, show.markdown):
             print_text(to_yaml(options))
