@@ -125,7 +125,7 @@ def folder_of(recipe: Recipe, rank: int) -> Iterator[RunFolder]:
     other = f"choose another {mention('output')}"
     taken = _taken(root)
     if taken and not (recipe.overwrite or recipe.resume or recipe.resume_from):
-        cure = f"{other}, {mention('overwrite')} or {mention('resume')}"
+        cure = f"{other}, or add {mention('overwrite', True)} or {mention('resume', True)}"
         raise ConfigError(f"{root} already has {', '.join(taken)}", cure=cure)
     _refuse_strangers(root / "model", *(checkpoints(root / "checkpoints") if recipe.overwrite else ()))
     is_next = bool(taken) if recipe.overwrite else (root / _NEXT / "checkpoints").is_dir()

@@ -184,9 +184,10 @@ class Recipe:
                     raise ConfigError(f"must be at least {least}, got {value}", option=name)
         if not 0 <= self.tolerance < 1:
             raise ConfigError(f"must be at least 0 and below 1, got {self.tolerance}", option="tolerance")
-        if not self.eval_share < 1 or (self.eval_share and self.eval_data is not None):
-            problem = f"must be a share of the data below 1, in place of {mention('eval_data')}"
-            raise ConfigError(problem, option="eval_share")
+        if not self.eval_share < 1:
+            raise ConfigError(f"must be a share of the data below 1, got {self.eval_share:g}", option="eval_share")
+        if self.eval_share and self.eval_data is not None:
+            raise ConfigError(f"{mention('eval_share')} and {mention('eval_data')} exclude each other", cure="give one")
         if self.packing and self.max_length is None:
             raise ConfigError(f"{mention('packing')} needs {mention('max_length')}, the tokens of a packed row")
         if self.keep_best and (self.eval_every is None or self.output is None):

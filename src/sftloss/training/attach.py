@@ -38,6 +38,8 @@ def attach(model: nn.Module, loss: Loss | str | Objective, *, port: ModelPort | 
         >>> for batch in micro_batches:                                        # doctest: +SKIP
         ...     model(**batch, num_items_in_batch=step).loss.backward()
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"attach: model must be a torch module, got {type(model).__name__}. Load it first.")
     chain = unwrapped(model)
     base = chain[-1]
     if vars(base).get(MARK) is not None:
