@@ -121,9 +121,7 @@ class DataOptions:
         "report", "What an unusable row does: report counts it and refuses data that is mostly unusable, skip counts "
         "it, raise stops at the first.", panel=DATA, choices=("report", "skip", "raise"),
     )  # fmt: skip
-    max_examples: int | None = option(
-        None, "Number of examples to read, from the start of the data.", panel=DATA, minimum=1
-    )
+    max_examples: int | None = option(None, "Number of examples to read, from the start.", panel=DATA, minimum=1)
     max_length: int | None = option(None, "Number of tokens to keep of each example.", panel=DATA, minimum=2)
     truncate: str = option(
         "end", "End of an example that is cut off where it is longer than --max-length; drop leaves the example out.",
