@@ -16,6 +16,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": ("GraniteConfig", {"logits_scaling": 0.25}),  # logits are divided by it
     "cohere": ("CohereConfig", {"logit_scale": 3.0}),  # logits are multiplied by it
     "mixtral": ("MixtralConfig", {"num_local_experts": 2, "num_experts_per_tok": 1}),
+    "llama4": (  # its decoder goes by a name that transformers does not look for
+        "Llama4TextConfig",
+        {"head_dim": 8, "moe_layers": [], "num_local_experts": 2, "intermediate_size_mlp": 48},
+    ),
     "phi": ("PhiConfig", {}),  # a bias in the head
 }
 

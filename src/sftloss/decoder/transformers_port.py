@@ -163,7 +163,9 @@ class TransformersPort:
 
 
 def _body(model: nn.Module) -> nn.Module:
-    return _layer(model, "get_decoder") or model
+    body = _layer(model, "get_decoder")
+    # where it finds none, transformers answers with the model itself, or with a head that is named decoder
+    return getattr(model, "model", model) if body in (None, model) or isinstance(body, nn.Linear) else body
 
 
 def _layer(model: nn.Module, getter: str) -> Any:
