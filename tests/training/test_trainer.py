@@ -88,6 +88,24 @@ def test_trainer_step_has_the_gradient_of_the_whole_batch(
         assert log[name] == pytest.approx(value[name], rel=1e-6)
 
 
+def test_weights_pass_through_a_flattening_collator_and_another_is_refused(tmp_path: Path) -> None:
+    rows = without(ROWS, "tasks", "roles", "row_ids")
+    model = model_of()
+    definition(model, ROWS, lambda row: row["token_weights"][1:].double()).backward()
+    truth = gradients(model)
+    trainer, args = with_loss(transformers.Trainer, Loss()), arguments(tmp_path, 3, 3)
+    flatten = transformers.DataCollatorWithFlattening()
+    lists = [{name: value.tolist() for name, value in row.items()} for row in rows]
+    _, steps = train(trainer, model, args, lists, data_collator=flatten)
+    assert relative_error(steps[0], truth) < 1e-6  # the lists' weights are float32 numbers
+
+    def collate(rows: Any) -> Any:
+        return collate_rows(without(rows, "token_weights"), pad_id=0)
+
+    with pytest.raises(ConfigError, match="rows have token_weights, which the batches of function do not hold; use"):
+        train(trainer, model_of(), args, rows, data_collator=collate)
+
+
 def test_trainer_without_our_class_is_wrong_for_a_mean_of_its_own(tmp_path: Path) -> None:
     """The negative control: a compute_loss_func that is its micro-batch's mean is four times too large."""
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sftloss.data import Batch
+from sftloss.errors import ConfigError
 from sftloss.statistics import IGNORED
 from sftloss.training.batch.tokens import read_tokens
 from sftloss.training.loss import Loss
@@ -71,12 +72,16 @@ def collate_rows(
 
 @dataclass(frozen=True)
 class CarryColumns:
-    """Makes batches as `collate` does, and lays out beside them the columns of the rows that `collate` leaves out.
+    """Makes batches as `collate` does, with the columns of the rows that TRL's and flattening collators leave out.
 
     Attributes:
-        collate: A collator that pads at the right, or lays all rows out in one (then it has a true `padding_free`).
+        collate: A collator. TRL's pad at the right, or lay all rows out in one (with a true `padding_free`), as does
+            transformers' `DataCollatorWithFlattening`.
         names: The columns.
         keeps_end: Whether rows were truncated at their start.
+
+    Raises:
+        ConfigError: If another collator leaves weights out, which would then be lost.
     """
 
     collate: Callable[[list[Any]], dict[str, Any]]
@@ -85,9 +90,18 @@ class CarryColumns:
 
     def __call__(self, rows: list[Any]) -> dict[str, Any]:
         batch = self.collate(rows)
-        names = [name for name in self.names if name not in batch]
-        is_flat = bool(getattr(self.collate, "padding_free", False))
-        return batch | lay_columns(rows, names, batch["labels"].shape[1], is_flat=is_flat, keeps_end=self.keeps_end)
+        columns = rows[0] if isinstance(rows[0], Mapping) and isinstance(batch, Mapping) else ()
+        names = [name for name in self.names if name in columns and name not in batch]
+        is_flattening = any(cls.__name__ == "DataCollatorWithFlattening" for cls in type(self.collate).__mro__)
+        is_flat = is_flattening or bool(getattr(self.collate, "padding_free", False))
+        is_trl = type(self.collate).__module__.startswith("trl.") and hasattr(self.collate, "padding_free")
+        if is_flat or is_trl:
+            return batch | lay_columns(rows, names, batch["labels"].shape[1], is_flat=is_flat, keeps_end=self.keeps_end)
+        lost = [name for name in names if name in ("token_weights", "example_weights")]
+        if lost and "loss_weights" not in batch:
+            problem = f"the rows have {lost[0]}, which the batches of {type(self.collate).__name__} do not hold"
+            raise ConfigError(problem, cure="use sftloss.training.collate_rows as data_collator, or remove the column")
+        return batch
 
 
 class CountTrained:

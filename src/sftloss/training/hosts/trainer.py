@@ -111,7 +111,7 @@ class LossTrainer(_Trainer):
         if not is_partitioned(self.model):  # else at the first step: only its engine can run the model
             self.attached()
         collator: Any = getattr(self, "data_collator", None)
-        if type(collator).__module__.startswith("trl.") and hasattr(collator, "padding_free"):
+        if collator is not None:
             keeps_end = getattr(self.args, "truncation_mode", "") == "keep_end"
             collator = CarryColumns(collator, self._columns(), keeps_end)
         if collator is not None and not self._sends_batches():
