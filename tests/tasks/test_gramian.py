@@ -282,6 +282,15 @@ def test_cagrad_near_a_stationary_point_amplifies_no_rounding(size, seed):
         assert torch.equal(w, torch.full((3,), 1 / 3, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("method", [upgrad, mgda, cagrad, nash_mtl])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounded_gramians_of_nearly_equal_gradients_are_solved_without_a_warning(method, dtype):
+    rows = torch.randn(20, 10, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    rows[10:] = rows[:10] + 1e-9 * rows[10:]
+    rows *= torch.logspace(0, 4, 20, dtype=torch.float64)[:, None]
+    assert method((rows @ rows.T).to(dtype)).isfinite().all()
+
+
 def test_no_solver_stops_at_its_limit_in_silence(monkeypatch):
     for module in ("sftloss.tasks.gramian", "sftloss.tasks.strategies.cagrad"):
         monkeypatch.setattr(sys.modules[module], "range", lambda limit: [0], raising=False)

@@ -29,7 +29,6 @@ from torch import Tensor
 Gramian = Float[Tensor, "tasks tasks"]
 Weights = Float[Tensor, " tasks"]
 
-_RIDGE = 1e-14
 _NEGLIGIBLE = 1e-12
 UNRESOLVED = 1e-6
 """Gradients that cancel to this share of their lengths or less have no direction: float64 Gramians hold squares."""
@@ -39,7 +38,8 @@ class Scaled(NamedTuple):
     """A Gramian as its cosines and norms, :math:`G_{ij} = n_i n_j C_{ij}`.
 
     Attributes:
-        cosines: ``(tasks, tasks)``, 1 on the diagonal; rows of gradients of zero are 0.
+        cosines: ``(tasks, tasks)``, 1 on the diagonal; rows of gradients of zero are 0. Of a Gramian below float64
+            the diagonal is larger by its rounding.
         norms: ``(tasks,)``.
     """
 
@@ -52,7 +52,9 @@ def scaled(name: str, gramian: Gramian) -> Scaled:
     g = checked(name, gramian)
     norms = g.diagonal().clamp(min=0).sqrt()
     lengths = torch.where(norms > 0, norms, 1)
-    return Scaled(g / lengths[:, None] / lengths, norms)
+    # a rounded Gramian may have negative eigenvalues of the size of its rounding
+    rounding = 0.0 if gramian.dtype == torch.float64 else len(g) * torch.finfo(gramian.dtype).eps
+    return Scaled(g / lengths[:, None] / lengths + rounding * torch.eye(len(g), dtype=g.dtype), norms)
 
 
 def checked(name: str, gramian: Gramian) -> Gramian:
@@ -96,7 +98,7 @@ def complementary(name: str, q: Tensor, b: Float[Tensor, "problems tasks"]) -> F
 
     Block principal pivoting: solve with a set of free variables, then exchange every variable of the wrong sign. Where
     their number has not fallen for a while, only the last is exchanged, a rule that ends after finitely many steps. A
-    ridge of 1e-14 makes the solution unique where Q is singular.
+    ridge of 1e-12, the square of `UNRESOLVED`, makes the solution unique where Q is singular or nearly so.
 
     Args:
         name: The method, for the warning.
@@ -109,7 +111,7 @@ def complementary(name: str, q: Tensor, b: Float[Tensor, "problems tasks"]) -> F
     """
     problems, count = b.shape
     identity = torch.eye(count, dtype=q.dtype)
-    regular, slack = q + _RIDGE * identity, _NEGLIGIBLE * b.abs().amax(1, keepdim=True)
+    regular, slack = q + UNRESOLVED**2 * identity, _NEGLIGIBLE * b.abs().amax(1, keepdim=True)
     free = b < 0
     fewest, patience = torch.full((problems,), count + 1), torch.full((problems,), 3)
     for _ in range(20 * count + 20):
