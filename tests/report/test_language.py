@@ -268,7 +268,7 @@ def test_codes_keys_numbers_and_data_stay():
     [
         ("Text in Han script", "汉字文本"),
         ("Answers: Han script 94 %, mixed scripts 2.5 %, en 1 %.", "回答：汉字 94 %、混合文字 2.5 %、en 1 %。"),
-        ("60 of the first 60", "60（前60行中）"),
+        ("60 of the first 60", "前60行中的60行"),
         ("x.jinja, with generation tags", "x.jinja，含generation标记"),
         (
             "prompt weight 0.1 +0.002 nats; prompt weight 1 +0.088 nats",

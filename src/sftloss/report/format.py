@@ -152,6 +152,17 @@ def count_line(findings: tuple[Finding, ...]) -> str:
     return ", ".join(parts) or "no findings"
 
 
+def level_parts(level: str) -> tuple[str, str]:
+    """The short name of a section's level, and what it means.
+
+    Example:
+        >>> level_parts("S0 nominal: c alone"), level_parts("S0标称：只有系数c")
+        (('S0 nominal', 'c alone'), ('S0标称', '只有系数c'))
+    """
+    name, *meaning = re.split(r": |：", clean(level), maxsplit=1)
+    return name, "".join(meaning)
+
+
 def explain_level(level: str) -> str:
     """The meaning of every signal level named in `level`, for people who do not know the codes."""
     return "; ".join(f"{code}: {_LEVELS[code]}" for code in re.findall(r"S[0-4]", level))

@@ -6,7 +6,7 @@ import re
 
 from sftloss.document import Document, Finding, Section, Table, by_severity
 from sftloss.report.cells import show
-from sftloss.report.format import SEVERITIES, finding_number
+from sftloss.report.format import SEVERITIES, finding_number, level_parts
 from sftloss.report.language import translated
 from sftloss.report.text import clean, clean_block, shorten
 
@@ -62,7 +62,7 @@ def _findings(findings: tuple[Finding, ...], language: str) -> list[str]:
 
 
 def _section(section: Section, language: str) -> list[str]:
-    level = escape(section.level.partition(":")[0])
+    level = escape(level_parts(section.level)[0])
     level = f"（{level}）" if level and language == "zh" else level and f" ({level})"
     lines = [f"## {escape(section.title)}{level}", "", escape(section.lead), ""]
     for table in section.tables:

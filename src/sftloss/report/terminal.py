@@ -9,7 +9,7 @@ from itertools import groupby
 
 from sftloss.document import Document, Finding, Section, Table, TokenStrip, by_severity
 from sftloss.report.cells import ShownTable, chart_table, show
-from sftloss.report.format import SEVERITIES, count_line, finding_number
+from sftloss.report.format import SEVERITIES, count_line, finding_number, level_parts
 from sftloss.report.language import translated
 from sftloss.report.text import clean, clean_block, columns, fold, shorten, visible, wrap
 from sftloss.words import counted
@@ -99,7 +99,7 @@ def _indented(console: Console, text: str, style: str) -> None:
 
 def _section(console: Console, section: Section, language: str) -> None:
     console.print()
-    level = f"  [{clean(section.level).partition(':')[0]}]" if section.level else ""
+    level = f"  [{level_parts(section.level)[0]}]" if section.level else ""
     console.print(_say(console, clean(section.title) + level, "bold underline"))
     console.print(_say(console, clean(section.lead)))
     # a chart stands in only where a section has no table: a terminal shows its numbers, not its picture

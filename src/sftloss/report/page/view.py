@@ -13,7 +13,7 @@ from sftloss.document import Chart, Document, Finding, Section, Table, TokenStri
 from sftloss.report.cells import ShownTable, chart_table, show
 from sftloss.report.charts.charts import COMPACT, DASHES, MARKERS, NARROW, WIDTH, draws_dots, render_chart
 from sftloss.report.charts.svg import SERIES
-from sftloss.report.format import SEVERITIES, bucket, explain_level, finding_number
+from sftloss.report.format import SEVERITIES, bucket, explain_level, finding_number, level_parts
 from sftloss.report.language import translated
 from sftloss.report.text import clean, clean_block, ended, prose, shorten, visible
 
@@ -200,7 +200,7 @@ def _strip_groups(strips: Sequence[TokenStrip], limits: PageLimits) -> list[Valu
 def _section(
     section: Section, prefix: str, limits: PageLimits, language: str, others: Sequence[Section] = ()
 ) -> Values:
-    name, _, meaning = clean(section.level).partition(":")  # the short name for the badge, and what it means
+    name, meaning = level_parts(section.level)  # the name is for the badge
     titles = {chart.title for chart in section.charts}
     folded = {table.title: table for table in section.tables if len(table.rows) > _FOLDED and table.title in titles}
     charts = []
@@ -215,7 +215,7 @@ def _section(
         "id": section.id,
         "title": clean(section.title),
         "lead": prose(section.lead),
-        "level": (name.strip(), meaning.strip() or translated(explain_level(name), language)),
+        "level": (name, meaning or translated(explain_level(name), language)),
         "charts": charts,
         "tables": [_table(table, limits, language) for table in section.tables if folded.get(table.title) is not table],
         "strip_groups": _strip_groups(section.strips, limits),
