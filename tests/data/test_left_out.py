@@ -209,6 +209,28 @@ def test_words_to_write_are_those_of_the_message_at_fault():
     assert "in message 2 'four' in place of '<i>four</i>'" in findings["DATA055"].sentence
 
 
+CALL = {"function": {"name": "find", "arguments": {"city": "Rome"}}}
+TOLD = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [CALL]}]
+
+
+def test_names_of_arguments_are_a_part_of_the_call():
+    calls = "{% for c in m.tool_calls or [] %}{{ c.function.name, c.function.arguments.values()|join }}{% endfor %}"
+    text = f"{{% for m in messages %}}<{{{{ m.role }}}}>{{{{ m.content }}}}{calls}{{{{ eos_token }}}}{{% endfor %}}"
+    text += "{% if add_generation_prompt %}<assistant>{% endif %}"
+    assert "DATA110" in found([{"messages": TOLD}], tiny_tokenizer([], chat_template=text))
+
+
+def test_openers_with_numbers_are_a_note():
+    text = "{% for m in messages %}<{{ m.role }} {{ loop.index }}>\n{{ m.content }}{{ eos_token }}{% endfor %}"
+    text += "{% if add_generation_prompt %}<assistant \n{% endif %}"
+    assert "MASK011" in found([PAIR], tiny_tokenizer([], chat_template=text))
+
+
+def test_half_a_character_in_a_variable_of_the_template_is_refused():
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    assert refused([{**row, "chat_template_kwargs": {"x": "\ud800"}}]) == {"lone-surrogate": 1}
+
+
 def test_work_after_one_that_ran_out_of_time_and_one_that_failed_is_done():
     def endless():
         while True:

@@ -133,7 +133,7 @@ class _Templates:
     def of(self, record: Record | None, how: Encoding) -> Template:
         kwargs = {**how.chat_template_kwargs, **(record.template_kwargs if record else {})}
         if taken := sorted(TAKEN & set(kwargs)):
-            raise BadRow("template-error", f"chat_template_kwargs has {taken[0]}, which is no variable of a template")
+            raise BadRow("template-error", f"chat_template_kwargs has {taken[0]}, no variable of a template; remove it")
         key = json.dumps(kwargs, sort_keys=True, default=str)
         if key not in self.by_kwargs:
             if len(self.by_kwargs) == _MOST_TEMPLATES:

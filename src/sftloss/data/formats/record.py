@@ -216,7 +216,8 @@ def _kwargs(value: Any) -> dict[str, Any]:
 def _refuse_surrogates(record: Record) -> None:
     """Half a surrogate pair is a str that no tokenizer, file or terminal can encode."""
     messages = [(one.content, one.reasoning, one.tool_calls, one.extra) for one in record.messages or ()]
-    texts = [record.text, record.task, record.language, record.source, messages, record.tools]
+    names = [record.task, record.language, record.source, record.template_kwargs]
+    texts = [record.text, *names, messages, record.tools]
     text = json.dumps(texts, ensure_ascii=False, default=str)
     try:
         text.encode()

@@ -48,7 +48,7 @@ def tools(value: Any) -> tuple[Mapping[str, Any], ...] | None:
     """The tools a row offers, each as ``{"type": "function", "function": {...}}``; None where it offers none."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    value = _parsed(value, "tools", nouns="tools")
+    value = _parsed(value, "the column tools", nouns="the text")
     offered = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(tool, Mapping) for tool in offered):
         raise BadRow("bad-tool-call", "tools is not a list of objects; write one object a tool")

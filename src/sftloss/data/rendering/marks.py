@@ -27,7 +27,7 @@ JOINER = "\n\n"
 
 @dataclass(frozen=True)
 class Piece:
-    """One text of a message; `is_marked` is False for numbers and the like, which can only be looked for."""
+    """One text of a message; `is_marked` is False for names, numbers and the like, which can only be looked for."""
 
     message: int
     kind: Kind
@@ -83,6 +83,7 @@ class Marks:
         if isinstance(value, str):
             return self.mark(message, "argument", value)
         if isinstance(value, Mapping):
+            self.pieces += [Piece(message, "argument", str(key), is_marked=False) for key in value]
             return {key: self.value(message, inner) for key, inner in value.items()}
         if isinstance(value, list | tuple):
             return [self.value(message, inner) for inner in value]

@@ -278,8 +278,8 @@ def _start(
             f"answer {number + 1} is opened by {excerpt(gap, 60)}, where a prompt ends with {excerpt(opens, 60)}",
             number,
         )
-    if begin[1].strip():
-        notes.append(f"opener_differs: {excerpt(begin[1].strip(), 40)}")
+    if begin[1].strip() or (begin[1] and gap[begin[0] :].strip()):
+        notes.append(f"opener_differs: {excerpt(begin[1].strip() or begin[1], 40)}")
     return begin[0]
 
 

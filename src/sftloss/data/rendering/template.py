@@ -81,8 +81,8 @@ class Shown:
                 continue
             if piece.is_marked:
                 is_there = place is not None and any(way in self.text[slice(*place)] for way in spellings(piece.text))
-            else:  # a number, a truth value or nothing: as JSON, as Python
-                is_there = any(way in self.text for way in (piece.text, piece.text.capitalize()))
+            else:  # a name, a number, a truth value or nothing: as JSON, as Python
+                is_there = any(way in self.text for way in (*spellings(piece.text), piece.text.capitalize()))
             if not is_there:
                 yield piece
 
