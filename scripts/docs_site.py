@@ -306,6 +306,8 @@ def on_page_markdown(text: str, page: Any, config: Any, files: Any) -> str:
     """Point links at the site, and remove the comments with sources and code for the tests."""
     if not page.parent:
         page.meta["hide"] = ["navigation"]  # a section of one page: its list would show itself alone
+    if page.file.src_uri.startswith(("studies/", "benchmarks/")):
+        page.meta["search"] = {"boost": 0.3}  # results repeat each term often, and are not where a reader begins
     if source_of(page.file.src_uri):
         text = with_links_of_the_site(text, page.file.src_uri)
     return re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
@@ -325,7 +327,9 @@ def with_mathml(content: str) -> str:
         latex = re.sub(
             r"\\[bB]ig[lrg]?[lr]?(?![a-zA-Z])", "", " ".join(latex.split())
         )  # sizes, which MathML sets itself
-        return convert(latex, display="block" if match[1] == "div" else "inline")
+        mathml = convert(latex, display="block" if match[1] == "div" else "inline")
+        # "log p", not "logp"
+        return re.sub(r"(?<!<msub>)(<mi>(?:log|exp)</mi>)(?!<mo|</)", r'\1<mspace width="0.167em" />', mathml)
 
     return re.sub(r'<(span|div) class="arithmatex">(.*?)</\1>', replace, content, flags=re.DOTALL)
 
