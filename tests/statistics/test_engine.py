@@ -319,6 +319,17 @@ def test_measured_norms_are_those_of_the_gradient_in_the_logits(names: tuple[str
         assert_close(signals[name].l2, dz.norm(dim=1))
 
 
+def test_norms_over_a_large_vocabulary_keep_their_digits() -> None:
+    weight = 1 + 1e-3 * torch.linspace(0, 1, 40_000, dtype=torch.float64)[:, None]
+    one = torch.ones(3, 1, dtype=torch.float64), weight, torch.tensor([5, 6, 7])
+    l1 = []
+    for dtype in (torch.float32, torch.float64):
+        objectives = {"entropy": lambda s: -s.entropy - s.target_logprob}
+        signals = measure_tokens(one[0].to(dtype), Head(one[1].to(dtype)), one[2], objectives)[1]
+        l1.append(signals["entropy"].l1.double())
+    assert_close(l1[0], l1[1], rtol=1e-6, atol=0)
+
+
 def test_norms_of_a_certain_target_do_not_underflow() -> None:
     objectives, head = {"ce": lambda s: -s.target_logprob}, Head(torch.tensor([[60.0], [0.0], [0.0]]))
     signal = measure_tokens(torch.ones(1, 1), head, torch.tensor([0]), objectives)[1]["ce"]
