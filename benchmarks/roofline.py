@@ -14,16 +14,16 @@ kernels and products that are too small for the device. No GPU has run the code,
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.common import print_table, provenance, write_json
+from benchmarks.common import print_table, provenance, timed, write_json
 from benchmarks.engine import Setting, contender, problem
 from benchmarks.floors import FLOORS, floor
 
@@ -85,7 +85,7 @@ class Phase(NamedTuple):
 def phases(step: Step) -> list[Phase]:
     """Return the parts of a step: products, passes over the logits, and the sums of dW over the chunks."""
     tokens = step.tokens * (step.counted if step.drops else 1.0)
-    chunks = max(1, round(tokens / min(step.chunk, tokens)))
+    chunks = math.ceil(tokens / step.chunk)
     logits, weight, hidden = tokens * step.vocab, step.vocab * step.width, tokens * step.width
     product = 2.0 * logits * step.width
     forward = step.products - 2
@@ -124,29 +124,27 @@ def on_paper(shape: tuple[int, int, int], device: Device) -> dict[str, dict[str,
         "one pass, 10 % of the columns kept": replace(base, kept=0.1, sweeps=5.0),
     }
     return {
-        name: {part: round(1e3 * value, 2) for part, value in seconds(step, device).items()}
+        name: {part: rounded(1e3 * value) for part, value in seconds(step, device).items()}
         for name, step in steps.items()
     }
 
 
-def measured(run: Callable[[], object], rounds: int) -> float:
-    """Return the median processor time of a run, after one to warm up. Work of others disturbs it least."""
-    run()
-    taken = []
-    for _ in range(rounds):
-        start = time.process_time()
-        run()
-        taken.append(time.process_time() - start)
-    return statistics.median(taken)
+def rounded(value: float) -> float:
+    """Return four digits of a time, however short it is."""
+    return float(f"{value:.4g}")
+
+
+def measured(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Return the median processor time of each run, which the work of others disturbs least, in a random order."""
+    return {name: statistics.median(clocks["processor"]) for name, clocks in timed(runs, rounds).items()}
 
 
 def this_processor(rounds: int) -> Device:
     """Measure the two rates of this CPU: a product of large matrices, and a copy larger than the caches."""
     a, b = torch.randn(512, 768), torch.randn(768, 8192)
-    rate = 2 * 512 * 768 * 8192 / measured(lambda: [a @ b for _ in range(4)], rounds) * 4
     x, y = torch.ones(2**26), torch.empty(2**26)
-    bandwidth = 2 * 4 * 2**26 / measured(lambda: y.copy_(x), rounds)
-    return Device(rate, bandwidth)
+    taken = measured({"products": lambda: [a @ b for _ in range(4)], "copy": lambda: y.copy_(x)}, rounds)
+    return Device(4 * 2 * 512 * 768 * 8192 / taken["products"], 2 * 4 * 2**26 / taken["copy"])
 
 
 def checked_here(shape: tuple[int, int, int], rounds: int) -> dict[str, Any]:
@@ -162,15 +160,15 @@ def checked_here(shape: tuple[int, int, int], rounds: int) -> dict[str, Any]:
     }
     tilings = FLOORS["cpu"]["floor of 3"]
     runs = {name: contender(name, inputs) for name in ("one_pass", "plain")}
-    truth = {name: measured(run, rounds) for name, run in runs.items()}
-    truth["floor"] = min(measured(floor(3, tiling, inputs, 1), rounds) for tiling in tilings)
+    truth = measured({**runs, **{str(tiling): floor(3, tiling, inputs, 1) for tiling in tilings}}, rounds)
+    truth["floor"] = min(truth[str(tiling)] for tiling in tilings)
     rows = {}
     for name, step in steps.items():
         predicted = seconds(step, device)
         rows[name] = {
-            "at least, s": round(predicted["at least"], 3),
-            "at most, s": round(predicted["at most"], 3),
-            "measured, s": round(truth[name], 3),
+            "at least, s": rounded(predicted["at least"]),
+            "at most, s": rounded(predicted["at most"]),
+            "measured, s": rounded(truth[name]),
             "measured over at least": round(truth[name] / predicted["at least"], 2),
         }
     rates = {"GFLOP/s": round(device.flops / 1e9, 1), "GB/s": round(device.bandwidth / 1e9, 1)}
@@ -183,14 +181,19 @@ def main() -> None:
     parser.add_argument("--device", choices=DEVICES, help="rates from the data sheet, bfloat16")
     parser.add_argument("--flops", type=float, help="TFLOP/s that large products reach, instead of --device")
     parser.add_argument("--bandwidth", type=float, help="TB/s of the memory, with --flops")
-    parser.add_argument("--tokens", type=int)
-    parser.add_argument("--width", type=int)
-    parser.add_argument("--vocab", type=int)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, help="default 8192 on paper, 512 on this processor")
+    parser.add_argument("--width", type=int, help="of the hidden states, default 4096 and 768")
+    parser.add_argument("--vocab", type=int, help="default 128256 and 50257")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements on this processor, whose median is taken")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     if (args.flops is None) != (args.bandwidth is None):
         parser.error("give --flops and --bandwidth together.")
+    if args.device and args.flops is not None:
+        parser.error("give --device, or --flops and --bandwidth, not both.")
+    for name in ("flops", "bandwidth", "tokens", "width", "vocab", "rounds"):
+        if (value := getattr(args, name)) is not None and value <= 0:
+            parser.error(f"--{name} must be greater than 0, got {value:g}.")
     device = DEVICES.get(args.device or "")
     if args.flops is not None:
         device = Device(args.flops * 1e12, args.bandwidth * 1e12)
