@@ -71,7 +71,7 @@ def test_terminal_breaks_no_word_of_a_table():
     labels = (
         "trained with",
         "signal at twice the length",
-        "examples that count",
+        "effective examples",
         "signal of the top 1 %",
         "learned length",
     )

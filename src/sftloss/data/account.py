@@ -311,17 +311,17 @@ NOTE_RULES: tuple[Rule[Account], ...] = (
         "MASK012",
         "warning",
         "Rows of token ids in which no turn of the chat template is found",
-        "Whose words are trained cannot be checked: their labels may train the user, or leave an answer out.",
+        "It cannot be checked which speaker is trained: the labels may train the user, or leave an answer out.",
         "name the model whose template the rows were made with: --template; or give the rows a column of roles",
         partial(_noted, ("roles_unknown",), "hold no opener that the chat template writes, so their roles are unknown"),
     ),
     Rule(
         "MASK011",
         "info",
-        "Answers that stand otherwise in training than in generation",
-        "What follows a prompt in generation differs from what the same place holds in training.",
+        "Answers that are written differently in training than in generation",
+        "In generation an answer follows other text than in training.",
         "a template made for training, where the family has one: --template",
-        partial(_noted, ("opener_differs", "join_differs", "moved"), "are rendered otherwise than in generation"),
+        partial(_noted, ("opener_differs", "join_differs", "moved"), "are rendered differently than in generation"),
     ),
 )
 """What an account reports about rows that are used."""

@@ -85,7 +85,7 @@ _ALL = (
     Reason(
         "DATA019",
         "preference-row",
-        "are preferences, and which half is to be trained is not said",
+        "are preference rows, and no option says which answer to train",
         "--format preference trains the chosen answers",
         "read",
         "An answer that the data calls bad would be trained like a good one.",
@@ -140,7 +140,7 @@ _ALL = (
     Reason(
         "MASK006",
         "prefix-broken",
-        "are refused: the chat template opens an answer otherwise than a prompt",
+        "are refused: the chat template begins an answer differently than a generation prompt",
         "another chat template: --template; or one whose generation prompt opens every answer",
         "encode",
         "Where the answer starts cannot be determined, so the mask would be wrong without a sign of it.",

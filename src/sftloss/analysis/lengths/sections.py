@@ -100,7 +100,7 @@ def evidence_section(study: LengthStudy) -> Section:
         ends = "" if share.interval is None else f" [{percent(share.interval.low)}, {percent(share.interval.high)}]"
         lead = f"{percent(share.value)}{ends} of the answers share their prompt with an answer of another length."
     table = Table("length-evidence", "What the data needs", columns, rows)
-    return Section("evidence", "Can this data show it?", lead, tables=(table,), notes=_evidence_notes(study))
+    return Section("evidence", "Is there enough data?", lead, tables=(table,), notes=_evidence_notes(study))
 
 
 def _evidence_notes(study: LengthStudy) -> tuple[str, ...]:

@@ -212,7 +212,7 @@ INSPECT_RULES: tuple[Rule[Inspection], ...] = (
         "DATA102",
         "warning",
         "Rows that repeat an earlier row exactly",
-        "Each copy weighs as much as another example would, and makes a held-out split leak.",
+        "Each copy counts as one more example. Where a random split holds out one of them, held-out loss is too low.",
         "remove the copies, unless they are there on purpose",
         _repeated,
     ),

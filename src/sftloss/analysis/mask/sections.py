@@ -130,7 +130,7 @@ def totals_section(tally: MaskTally, account: Account, *, batch_size: int | None
     share = percent(tally.trained / tally.tokens) if tally.tokens else "none"
     counts = f"{counted(tally.examples, 'example')}, {counted(tally.tokens, 'token')}"
     lead = f"{counts}, {tally.trained:,} of them trained ({share})."
-    return Section("totals", "What training would see", lead, tables=(table,))
+    return Section("totals", "What training would read", lead, tables=(table,))
 
 
 def lengths_section(tally: MaskTally) -> Section:

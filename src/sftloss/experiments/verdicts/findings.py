@@ -192,8 +192,8 @@ def _by_measure(compared: Sequence[Comparison]) -> dict[Any, list[Comparison]]:
 
 _PREMISES: tuple[Rule[Verdicts], ...] = (
     Rule("CMP001", "warning", "Too few seeds for a verdict",
-         "A training may work with one seed and fail with another. Of few seeds, all may agree by chance, the more "
-         "easily the more arms there are; no interval shows that.", f"use {ENOUGH_SEEDS} seeds", _few_seeds),
+         "A training may work with one seed and fail with another. A few seeds may all agree by chance, more often "
+         "with more arms; no interval shows this.", f"use {ENOUGH_SEEDS} seeds", _few_seeds),
     Rule("CMP004", "info", "3 or 4 seeds",
          "So few seeds may agree by chance, so the intervals are wide. Finished trainings are kept; only those of new "
          "seeds are added.", f"use {ENOUGH_SEEDS} seeds", _some_seeds),

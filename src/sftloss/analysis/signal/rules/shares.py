@@ -99,7 +99,7 @@ def _wasted(study: SignalStudy) -> Evidence | None:
     evidence = Evidence(sentence, signal.value, signal.interval, "share of signal", rows)
     if is_unlikely:
         return evidence
-    why = "The model knows these tokens already; the loss spends its strength on them."
+    why = "The model already predicts these tokens well, and the loss still gives them much of the signal."
     return replace(evidence, why=why, cure=fixes.FOCAL)
 
 
@@ -114,7 +114,7 @@ def _unfamiliar(of: Shares) -> Evidence:
         "share of tokens",
         severity="info",
         why="Shares by confidence are those of an untrained model, or of one that meets a new language or template. "
-        "Wrong labels cannot be told from what is merely new; look again after some training.",
+        "Wrong labels look the same as text that is only new to the model; look again after some training.",
         cure="",
     )
 

@@ -291,7 +291,7 @@ def _about_signal(study: SignalStudy) -> Iterator[Advice]:
         because = f"{part} are {percent(tokens)} of the tokens and get {percent(signal.value)} of the signal"
         then = "use a loss that gives known tokens less weight" if is_much else "keep the loss: these tokens get little"
         setting = fixes.FOCAL if is_much else ""
-        yield Advice("less effort on what is known", then, because, signal, percent, setting)
+        yield Advice("less signal for what is already learned", then, because, signal, percent, setting)
     ends = end_shares(study)
     if "end" in ends.labels:
         tokens, signal = ends.share("end", "tokens"), ends.estimate("end", study.current)

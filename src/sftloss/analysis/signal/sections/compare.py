@@ -30,7 +30,7 @@ _COMPARISON_COLUMNS = (
         "ratio",
         help="2^elasticity: 2 counts tokens alike, 1 examples; empty where no power of length fits",
     ),
-    Column("ess", "examples that count", "percent", "Kish's effective number of examples over their number"),
+    Column("ess", "effective examples", "percent", "Kish's effective number of examples over their number"),
     Column("top", "signal of the top 1 %", "percent", "of the examples"),
     Column("length", "predicted length", "text", "mean tokens of an answer: within prompts, at the bound"),
     Column("loss", "mean loss", "nats", "of a trained token, each loss in its own terms: not comparable"),
@@ -56,6 +56,7 @@ def comparison_section(study: SignalStudy) -> Section:
             length = study.lengths.range_of(rule).words() if is_known else None
             rows.append((label, *map(cell, (*times, *shares)), length, cell(mean_loss(study, objective))))
     note = "The length is predicted for cross-entropy at its optimum; for other losses it is not known."
+    note = note if any(row[-2] for row in rows) else ""
     table = without_empty(Table("comparison", "Losses and normalizations", _COMPARISON_COLUMNS, tuple(rows), note))
     losses = counted(len(study.objectives), "loss", "losses")
     lead = f"{losses} under {counted(len(study.rules), 'normalization')}, from the same forward pass."

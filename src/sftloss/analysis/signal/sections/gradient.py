@@ -116,7 +116,7 @@ def _numbers_table(study: GradientStudy) -> Table:
         Column("spearman", "Spearman", "index", "rank correlation of norm and length"),
         Column("partial", "Spearman given difficulty", "index", "after what the mean loss explains"),
         Column("concentration", "concentration index", "index", "above 0: long examples have more than their part"),
-        Column("ess", "examples that count", "percent", "Kish's effective number of examples over their number"),
+        Column("ess", "effective examples", "percent", "Kish's effective number of examples over their number"),
         Column("top", "norm of the top 10 %", "percent", "of the examples"),
         Column("noise", "noise scale", "number", "examples from which a larger step gains little; empty where unknown"),
     )

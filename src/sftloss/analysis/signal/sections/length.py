@@ -75,7 +75,7 @@ def length_section(study: SignalStudy) -> Section:
 def appendix_section(study: SignalStudy) -> Section:
     """Numbers on signal and length for readers who know these measures."""
     level = study.options.level
-    lead = "More measures of how signal depends on length. Nothing above needs them."
+    lead = "More measures of how signal depends on length. No section above uses them."
     notes = (
         _correlations(study),
         "Elasticity is the power of T that the mean signal follows (gamma quasi-likelihood with a log link); examples "
