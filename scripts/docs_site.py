@@ -329,7 +329,7 @@ def with_mathml(content: str) -> str:
         )  # sizes, which MathML sets itself
         mathml = convert(latex, display="block" if match[1] == "div" else "inline")
         # "log p", not "logp"
-        return re.sub(r"(?<!<msub>)(<mi>(?:log|exp)</mi>)(?!<mo|</)", r'\1<mspace width="0.167em" />', mathml)
+        return re.sub(r"(?<!<msu[bp]>)(<mi>(?:log|exp)</mi>)(?!<mo|</)", r'\1<mspace width="0.167em" />', mathml)
 
     return re.sub(r'<(span|div) class="arithmatex">(.*?)</\1>', replace, content, flags=re.DOTALL)
 

@@ -101,6 +101,8 @@ def test_formulas_become_mathml() -> None:
     pytest.importorskip("latex2mathml")
     html = docs_site.with_mathml(r'<span class="arithmatex">\(\bigl\vert p &lt; q \bigr\vert\)</span>')
     assert html.startswith("<math") and "\\" not in html
+    html = docs_site.with_mathml(r'<span class="arithmatex">\(\log p + \log^2 p\)</span>')
+    assert html.count("<mspace") == 1  # "log p", not "logp"
 
 
 @pytest.fixture(scope="module")
