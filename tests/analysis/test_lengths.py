@@ -156,6 +156,11 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     assert covered >= 51  # 60 draws at 95 %: fewer than 51 has a chance of 0.2 %
 
 
+def test_interval_of_a_mean_length_does_not_go_below_the_shortest_answer():
+    for one in length_forecasts(lengths_of(np.array([1.0, 5.0, 8.0, 13.0, 16.0]))):
+        assert one.unconditional.interval.low >= 1.0
+
+
 def test_intervals_of_many_rows_are_as_wide_as_theory_says():
     """Above 4096 units, sums of them are resampled; rows thrown together by their place would be alike here."""
     sizes = np.sort(np.random.default_rng(0).lognormal(3, 0.8, 60_000))

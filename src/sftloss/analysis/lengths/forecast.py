@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -147,7 +147,7 @@ def forecast(answers: Answers, rule: Normalization, spread: Resampling) -> Lengt
     if not len(answers.ids):  # every answer is cut off: no length is known
         return LengthForecast(rule, Estimate(math.nan), None, None, None, counted)
     weights = answers.weights(rule)
-    whole = spread.ratio(weights * answers.output, weights)
+    whole = _mean_length(spread.ratio(weights * answers.output, weights), answers)
     return LengthForecast(
         rule,
         whole,
@@ -296,7 +296,15 @@ def _within_prompt(answers: Answers, weights: Floats, whole: Estimate, spread: R
     if count == 1 and answers.has_prompt.all():  # the prompt says nothing indeed
         return whole
     means = group_means(answers.output, weights, answers.prompts)
-    return spread.ratio(means * answers.counts, answers.counts)
+    return _mean_length(spread.ratio(means * answers.counts, answers.counts), answers)
+
+
+def _mean_length(mean: Estimate, answers: Answers) -> Estimate:
+    """The estimate, whose interval does not go below 1: no answer is shorter. Five prompts may give an end of 1e-5."""
+    if mean.interval is None:
+        return mean
+    least = min(1.0, float(answers.output.min()))
+    return replace(mean, interval=replace(mean.interval, low=max(mean.interval.low, least)))
 
 
 def _within_task(answers: Answers, weights: Floats) -> float | None:
