@@ -347,7 +347,7 @@ def test_table_by_role_counts_every_token_once():
     whole = sum(len(row["input_ids"]) for row in rows)
     trained = sum(label != -100 for row in rows for label in row["labels"])
     assert by_role["response"][:3] == (trained, trained, 1.0)
-    assert by_role["all"][:2] == (whole, trained)
+    assert by_role["all roles"][:2] == (whole, trained)
 
 
 def test_steps_per_epoch_are_rounded_up():

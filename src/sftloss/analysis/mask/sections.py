@@ -76,7 +76,7 @@ def trained_section(tally: MaskTally, strips: tuple[TokenStrip, ...]) -> Section
         if n:
             shares = (t / n, t / trained if trained else None, w / weight if weight else None)
             rows.append((role, int(n), int(t), *(cell(share) for share in shares)))
-    rows.append(("all", int(tokens), int(trained), cell(trained / tokens if tokens else None), 1.0, 1.0))
+    rows.append(("all roles", int(tokens), int(trained), cell(trained / tokens if tokens else None), 1.0, 1.0))
     note = "The template's own words (openers, separators) count as prompt."
     how = ", ".join(f"{name} ({count:,})" for name, count in tally.methods.most_common())
     lead = f"{percent(trained / tokens)} of the tokens are trained. Found by: {how}."

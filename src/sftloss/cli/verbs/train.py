@@ -158,9 +158,8 @@ def _print_outcome(outcome: Any, options: TrainOptions, lang: str, verbosity: Ve
         write_atomic(options.json, text)
     metrics, tasks = outcome.metrics, outcome.facts["tasks"]
     if metrics:
-        _print_table(
-            lang, "held out", _METRICS, {"all": metrics, **metrics.get("tasks", {}), **metrics.get("languages", {})}
-        )
+        rows = {translated("all examples", lang): metrics, **metrics.get("tasks", {}), **metrics.get("languages", {})}
+        _print_table(lang, "held out", _METRICS, rows)
     if tasks is not None:
         _print_table(lang, "task", _TASKS, tasks["by_task"])
         conflicts = tasks["conflicts"]
@@ -194,8 +193,9 @@ def _print_table(
 
     table = Table(*(translated(text, lang) for text in (head, *columns)))
     for name, row in rows.items():
-        cells = ((row.get(key), spec) for key, spec in columns.values())
-        table.add_row(Text(clean(name)), *("" if value is None else format(value, spec) for value, spec in cells))
+        values = ((row.get(key), spec) for key, spec in columns.values())
+        cells = ("" if value is None else translated(format(value, spec), lang) for value, spec in values)
+        table.add_row(Text(clean(name)), *cells)
     stdout_console().print(table)
 
 
