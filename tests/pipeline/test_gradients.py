@@ -142,6 +142,7 @@ def seal_again(folder: Path, optimizer: Any, name: str = "adamw_torch") -> None:
 
 def checkpoint(folder: Path) -> Any:
     """A model loaded from a checkpoint as `sftloss train` writes it, and its optimizer after two steps."""
+    pytest.importorskip("accelerate")  # the Trainer needs it
     model = demo_model()
     trainer = Trainer(model, TrainingArguments(output_dir=str(folder / "out"), use_cpu=True, report_to="none"))
     optimizer, generator = trainer.create_optimizer(), torch.Generator().manual_seed(0)
