@@ -29,7 +29,8 @@ SOURCE = ROOT / "src" / "sftloss"
 WRITERS = ("analysis/shared/*", "analysis/signal/**/*", "analysis/lengths/*", "analysis/mask/*", "experiments/pages/*",
            "experiments/verdicts/*", "pipeline/curve", "pipeline/side_by_side", "data/account", "data/reasons",
            "data/overlap", "data/formats/*", "data/read/json_rows", "data/rendering/render",
-           "data/rendering/cures", "report/terminal", "report/markdown", "report/format")  # fmt: skip
+           "data/rendering/cures", "data/rendering/adaptations",
+           "report/terminal", "report/markdown", "report/format")  # fmt: skip
 RAISES = re.compile(r"Error$|^mention$")  # what is raised stays English, but for the refusal of a row
 SENTENCES = {"lead", "headlines", "sentence", "why", "fix", "title", "description", "help", "note", "notes"}
 A_NUMBER = r"[+-]?\d[\d.,]*(?: %)?"

@@ -277,7 +277,7 @@ NOTE_RULES: tuple[Rule[Account], ...] = (
         "Conversations that the chat template takes only in another shape",
         "An agent that runs this model has to write its conversations in the same way.",
         "write the data so; or use a template that has a form for it: --template",
-        partial(_noted, ("adapted",), "are refused by the chat template as they are and are written in another shape"),
+        partial(_noted, ("adapted",), "are rewritten, because the chat template refuses their form"),
     ),
     Rule(
         "DATA112",

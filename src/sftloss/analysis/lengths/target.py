@@ -95,7 +95,7 @@ def target_section(study: LengthStudy) -> Section:
         lead += f" Whether the exponent has this effect, this data cannot tell: {study.reason}."
     table = Table("length-target", f"Exponent for a mean of {number(target)} {unit}", columns, tuple(rows))
     notes = ("A large exponent leaves few effective examples. Check the generated lengths after training.",)
-    return Section("target", "A wanted length", lead, tables=(table,), notes=notes)
+    return Section("target", "A target length", lead, tables=(table,), notes=notes)
 
 
 def _reach(study: LengthStudy, groups: Codes | None) -> tuple[float, float]:
