@@ -150,7 +150,7 @@ def measure_logits(
         for name, loss in losses.items():
             (dz,) = torch.autograd.grad(loss, z, torch.ones_like(loss), retain_graph=True)
             part[f"loss:{name}"] = loss.detach()
-            part[f"l1:{name}"] = torch.linalg.vector_norm(dz, 1, dim=1)
+            part[f"l1:{name}"] = dz.abs().sum(dim=1)  # vector_norm adds up one by one, and loses digits
             part[f"l2:{name}"] = torch.linalg.vector_norm(dz, dim=1)
         parts.append(part)
     full = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
