@@ -205,6 +205,15 @@ def test_where_too_many_columns_matter_the_gradients_are_exact() -> None:
         assert_close(ours[name], exact[name], rtol=1e-11, atol=1e-15)
 
 
+@pytest.mark.parametrize("mode", ["one_pass", "two_pass"])
+def test_too_few_tokens_to_measure_an_error_are_not_filtered(mode: Any) -> None:
+    data = problem(tokens=31)
+    exact, (ours, filtered) = data.gradients(Plan(mode)), data.run(Plan(mode, tolerance=0.1))
+    assert filtered == Filtered(kept=1.0, dropped=0.0, error=0.0)
+    for name in exact:
+        assert_close(ours[name], exact[name], rtol=1e-11, atol=1e-15)
+
+
 def test_not_a_number_is_not_filtered_away() -> None:
     data = problem(tokens=40)
     with torch.no_grad():

@@ -90,7 +90,9 @@ class Walk:
         self.gradients = Gradients(
             backend.head, wanted, hidden, len(self.counted), backend.dtype, starts_at_zero=is_filtered
         )
-        self.filter = Filter(call.plan.tolerance, self.gradients, backend.product) if is_filtered else None
+        self.filter = None
+        if is_filtered:
+            self.filter = Filter(call.plan.tolerance, self.gradients, backend.product, len(self.counted))
         self.buffers = Buffers(hidden, backend.dtype)
         needs_shifted = needs_shifted_logits(call.fields)
         has_cap = backend.head.softcap is not None

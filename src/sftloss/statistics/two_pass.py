@@ -187,7 +187,7 @@ def _write_filtered(
     """Recompute a chunk of tokens at a time, whose filter reads all its columns, and sum the filtered gradients."""
     backend, plan, tokens = request.backend, request.plan, chunk.hidden.shape[0]
     gradients = Gradients(backend.head, wanted, chunk.hidden, tokens, backend.dtype, starts_at_zero=True)
-    state = Filter(plan.tolerance, gradients, backend.product)
+    state = Filter(plan.tolerance, gradients, backend.product, tokens)
     buffers, keep = Buffers(chunk.hidden, backend.dtype), _kept(backend, formula[1])._replace(is_whole=True)
     step = plan.chunk(tokens, backend.head.common, backend.dtype.itemsize, is_device=backend.is_device)
     for piece in cuts(tokens, step if kept is None else max(tokens, 1)):

@@ -20,6 +20,7 @@ from sftloss.statistics.sharded import total
 from sftloss.statistics.tokens import Filtered
 
 GROUP = 256  # tokens filtered together: more of them need more columns, fewer make slower products
+_FEWEST = 32  # tokens of a call; with fewer the measured error may be three times too low
 _PROBES = 6  # random directions in which the error of each gradient is measured
 _TERMS = 16  # corrections applied together: each time they read all of W, and read and write all of dW
 _GATHERED, _DEVICE_GATHERED = 1024, 16384  # columns multiplied at a time: on a CPU as many as stay in the caches
@@ -86,13 +87,13 @@ class _Attempt:
 class Filter:
     """The filter of one call: its probes, its threshold, and what it has left out."""
 
-    def __init__(self, tolerance: float, gradients: Gradients, product: torch.dtype) -> None:
+    def __init__(self, tolerance: float, gradients: Gradients, product: torch.dtype, tokens: int) -> None:
         head, self.dtype = gradients.head, gradients.dtype
         self.gradients, self.product, self.device = gradients, product, head.weight.device
         self.tolerance = tolerance
         self.gathered = _GATHERED if self.device.type == "cpu" else _DEVICE_GATHERED
         self.threshold: float | None = None  # of a column's score
-        self.is_on = True
+        self.is_on = tokens >= _FEWEST
         self.ranks = 1 if head.shard is None else torch.distributed.get_world_size(head.shard.group)
         generator = torch.Generator().manual_seed(0)
         self.probes = [(read, self._probe(factor.shape[1], generator)) for read, factor in head.factors]
