@@ -24,6 +24,7 @@ from sftloss.objectives import cross_entropy
 from sftloss.statistics import FIELDS, Head, Plan, TokenStats, checks, from_logits, token_statistics
 from sftloss.statistics.backends import backend
 from sftloss.statistics.checks import Reading
+from sftloss.statistics.products import filtering
 from sftloss.statistics.tokens import DIFFERENTIABLE
 
 pytest.importorskip("triton", reason="the kernels need Triton, which is built for Linux on x86-64")
@@ -221,7 +222,10 @@ def test_the_kernels_give_the_same_bits_each_time_and_change_no_input(plan: Plan
         ("two_pass", torch.bfloat16, None),
     ],
 )
-def test_filtered_gradients_come_from_the_kernels_too(mode: Any, dtype: torch.dtype, columns: int | None) -> None:
+def test_filtered_gradients_come_from_the_kernels_too(
+    mode: Any, dtype: torch.dtype, columns: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filtering, "_FEWEST", 1)
     hidden, weight, _, c = (t.to(DEVICE) for t in inputs(9, 5, 160))
     weight = 6 * weight
     targets = (hidden @ weight.t()).argmax(dim=1)
