@@ -177,7 +177,7 @@ def _print_outcome(outcome: Any, options: TrainOptions, lang: str, verbosity: Ve
     best = outcome.facts["best"]
     chosen = "" if best is None else f": step {best['step']}, which has the lowest held-out loss, {best['loss']:.4g}"
     steps = counted(outcome.steps, "step")
-    print_note(f"wrote {outcome.folder}/model and curve.html after {steps}{chosen}", verbosity)
+    print_note(f"wrote {outcome.folder}/model and {outcome.folder}/curve.html after {steps}{chosen}", verbosity)
 
 
 def _print_table(
