@@ -23,6 +23,7 @@ from sftloss.data.rendering.template import TAKEN, Template
 from sftloss.data.tokenizer import Limits, eos_ids, limits_of
 from sftloss.errors import ConfigError, mention
 from sftloss.roles import PROMPT, RESPONSE, UNKNOWN
+from sftloss.words import counted
 
 _ROLE_OF = {"user": 0, "assistant": 1, "system": 2, "developer": 2, "tool": 3, "function": 3, "ipython": 3}
 PLAIN_TEXT = "plain text"
@@ -295,7 +296,7 @@ def _without_double_bos(draft: _Draft, bos: int | None) -> _Draft:
 def _finish(record: Record, draft: _Draft, how: Encoding, context: int | None) -> Example:
     size = len(draft.input_ids)
     if size < 2:
-        raise BadRow("too-short", f"{size} tokens leave none to predict; remove the row")
+        raise BadRow("too-short", f"{counted(size, 'token')} and none to predict; remove the row")
     weights = torch.tensor(draft.weights, dtype=torch.float32) * record.weight
     weights[0] = 0.0  # nothing comes before the first token that could predict it
     if not torch.isfinite(weights).all() or not weights.any():

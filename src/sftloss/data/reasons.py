@@ -85,7 +85,7 @@ _ALL = (
     Reason(
         "DATA019",
         "preference-row",
-        "are preference rows, and no option says which answer to train",
+        "hold two answers, and no option says which one to train",
         "--format preference trains the chosen answers",
         "read",
         "An answer that the data calls bad would be trained like a good one.",
@@ -132,7 +132,7 @@ _ALL = (
     Reason(
         "MASK001",
         "nothing-trained",
-        "have no trained token and are left out",
+        "have no trained token (left out)",
         "drop these rows, or correct their labels or weights",
         "encode",
         "They cost compute and teach nothing; where a loss averages over examples they also dilute the others.",
@@ -148,7 +148,7 @@ _ALL = (
     Reason(
         "MASK007",
         "truncated-away",
-        "lose every trained token to truncation and are left out",
+        "lose every trained token to truncation (left out)",
         "give a larger --max-length, or leave out every row that is too long: --truncate drop",
         "encode",
         "A cut answer teaches to go on where the answer went on, and its end is never seen.",

@@ -149,8 +149,8 @@ def lengths_section(tally: MaskTally) -> Section:
     note = "With prompts untrained these are the lengths of responses and of prompts."
     table = Table("lengths", "In tokens", columns, tuple(rows), note)
     lead = (
-        f"An example trains {number(float(np.median(trained)))} tokens at the median, {int(trained.max()):,} at most; "
-        f"the longest has {int(whole.max()):,} tokens."
+        f"Trained tokens of an example: median {number(float(np.median(trained)))}, at most {int(trained.max()):,}. "
+        f"The longest example has {int(whole.max()):,} tokens in all."
     )
     return Section("lengths", "Lengths", lead, tables=(table,))
 

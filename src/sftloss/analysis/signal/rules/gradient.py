@@ -102,7 +102,7 @@ GRADIENT_RULES: tuple[Rule[GradientStudy], ...] = (
         "SIG005",
         "warning",
         "An example whose gradient is far larger than that of others of its length (--signal grad)",
-        "Each step with it follows this row, and gradient clipping then shrinks the parts of all others.",
+        "This row decides each step that holds it, and gradient clipping then shrinks the gradients of all other rows.",
         fixes.READ_ROWS,
         _outliers,
     ),

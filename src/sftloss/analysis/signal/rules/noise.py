@@ -97,8 +97,8 @@ SIG004 = Rule(
     "SIG004",
     "warning",
     "A task, language or source with random answers that has a large part of the signal",
-    "Random answers can only be memorized, and each step spent on them is lost for the rest. The test knows tokens and "
-    "pairs of tokens: answers by a rule that shows in neither, such as a checksum, look the same.",
+    "Random answers can only be memorized, and each step spent on them is lost for the rest. The test reads tokens and "
+    "pairs of tokens: answers by a rule that neither shows, such as a checksum, look random too.",
     f"{fixes.READ_ROWS}; if their answers do not follow from their prompts, leave them out or give them a small weight",
     _looks_random,
 )

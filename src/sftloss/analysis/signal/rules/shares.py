@@ -251,8 +251,8 @@ SHARES_RULES: tuple[Rule[SignalStudy], ...] = (
         "NORM005",
         "warning",
         "A task, language or source whose share of the signal is far from its share of the tokens",
-        "It is learned far faster or slower than its size suggests. That is right where it is hard or already known, "
-        "and wrong where it is only short, long or mislabelled.",
+        "It is learned far faster or slower than its size suggests. This is right for a group that is hard or already "
+        "learned, and wrong for one that is only short, long or mislabelled.",
         "read some of its rows; to change its share, give the group a weight of its own in the data",
         _group_off,
     ),

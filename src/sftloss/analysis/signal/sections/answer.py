@@ -252,7 +252,7 @@ def _about_length(study: SignalStudy) -> Iterator[Advice]:
             ("shorter output", EXAMPLE_MEAN, "average every example first"),
         ):
             of = study.lengths.range_of(normalization)
-            because = f"the predicted mean is {of.words('tokens')}, the data has {number(of.data)}"
+            because = f"the predicted mean is {of.words('tokens')}, and the data has {number(of.data)}"
             bound = Estimate(of.whole, of.interval)
             yield Advice(wish, then, because, bound, _at_the_bound, fixes.alpha(normalization.alpha))
     if not cannot_tell(study.example_lengths):
