@@ -89,10 +89,8 @@ class Inspected:
         whole = self.tally.ledger.numbers("whole")
         if len(whole):
             most, longest = int(np.quantile(whole, 0.99, method="inverted_cdf")), int(whole.max())
-            longer = (
-                f"--max-length {most} keeps 99 % of these examples whole, {longest} all; or leave out those that are "
-            )
-            longer += "too long: --truncate drop"
+            kept = f"99 % of these examples whole, {longest} all" if most < longest else "all of these examples whole"
+            longer = f"--max-length {most} keeps {kept}; or leave out those that are too long: --truncate drop"
             findings = [replace(one, fix=longer) if one.id == "MASK007" else one for one in findings]
             findings += findings_of(INSPECT_RULES, Inspection(self.tally, rows, self.scaffold, pads_with_end))
         return by_severity(findings)
