@@ -306,8 +306,9 @@ def on_page_markdown(text: str, page: Any, config: Any, files: Any) -> str:
     """Point links at the site, and remove the comments with sources and code for the tests."""
     if not page.parent:
         page.meta["hide"] = ["navigation"]  # a section of one page: its list would show itself alone
-    if page.file.src_uri.startswith(("studies/", "benchmarks/")):
-        page.meta["search"] = {"boost": 0.3}  # results repeat each term often, and are not where a reader begins
+    # results and docstrings repeat each term often, and are not where a reader begins
+    boosts = {"studies": 0.3, "benchmarks": 0.3, "reference": 0.6}
+    page.meta["search"] = {"boost": boosts.get(page.file.src_uri.split("/")[0], 1.0)}
     if source_of(page.file.src_uri):
         text = with_links_of_the_site(text, page.file.src_uri)
     return re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
