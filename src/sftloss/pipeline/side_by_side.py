@@ -85,14 +85,18 @@ def _from_tables(one: Document, other: Document, labels: tuple[str, str], at: in
             Column("difference_low", "difference, low", kind),
             Column("difference_high", "difference, high", kind),
         )
-        note = (
-            f"{len(rows) - LISTED_NUMBERS:,} smaller differences are in the two reports."
-            if len(rows) > LISTED_NUMBERS
-            else ""
-        )
+        notes = ["Differences of shares are in percentage points."] if kind == "percent" else []
+        if len(rows) > LISTED_NUMBERS:
+            notes.append(f"{len(rows) - LISTED_NUMBERS:,} smaller differences are in the two reports.")
         if rows:
             tables.append(
-                Table(f"differences-{kind}", f"{name} that differ most", heads, tuple(rows[:LISTED_NUMBERS]), note)
+                Table(
+                    f"differences-{kind}",
+                    f"{name} that differ most",
+                    heads,
+                    tuple(rows[:LISTED_NUMBERS]),
+                    " ".join(notes),
+                )
             )
     lead = "No table differs."
     if found:
@@ -101,10 +105,8 @@ def _from_tables(one: Document, other: Document, labels: tuple[str, str], at: in
         differ = f"{counted(len(found), 'number')} of tables that both reports have {agreeing(len(found), 'differ')}."
         changed = f"{format_cell(after, kind)} instead of {format_cell(before, kind)}"
         lead = f"{differ} The largest difference: {largest}, {changed}."
-    notes = (
-        () if is_paired else ("The intervals treat the runs as independent. Where rows are in both they are too wide.",)
-    )
-    return Section(f"tables-{at}", title, lead, tables=tuple(tables), notes=notes)
+    independent = "The intervals treat the runs as independent. Where rows are in both they are too wide."
+    return Section(f"tables-{at}", title, lead, tables=tuple(tables), notes=() if is_paired else (independent,))
 
 
 def _differences(one: Document, other: Document) -> Iterator[tuple[ColumnKind, tuple[Cell, ...]]]:
