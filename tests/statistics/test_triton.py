@@ -93,6 +93,22 @@ def test_rows_of_products_that_lie_apart_change_nothing(plan: Plan, dtype: torch
         assert (b.double() - a).norm() <= tolerance * a.norm()
 
 
+@both_modes
+def test_gradient_of_a_likely_candidate_is_rounded_once(plan: Plan) -> None:
+    """p - 1 with p rounded to bfloat16 would err by 4 % at p = 0.95."""
+    head = Head(torch.tensor([[3.1], [0.0]], dtype=torch.bfloat16))
+    hidden = torch.ones(1, 1, dtype=torch.bfloat16, requires_grad=True)
+    ids, one = torch.tensor([0]), torch.ones(1)
+
+    def likelihood(stats: TokenStats) -> torch.Tensor:
+        return -stats.candidate_logprob[:, 0]
+
+    loss, _ = weighted_loss(hidden, head, ids, one, likelihood, extras={"candidate_ids": ids[:, None]}, plan=plan)
+    (gradient,) = torch.autograd.grad(loss, hidden)
+    slope = float(head.weight[0])
+    assert float(gradient) == pytest.approx(-slope * torch.sigmoid(torch.tensor(-slope)).item(), rel=0.01)
+
+
 # the kernels see which statistics are read, no other difference of objectives
 KINDS_OF_READING = (*ENGINE_ROWS, "sum", "unlikelihood_context", "distillation")
 

@@ -75,13 +75,14 @@ class TritonBackend:
         )
         tokens, columns = out.shape
         further = self._further(block, numbers, grad, formula)  # before its place is written over
+        place = out if further is None else block.value  # a sum is rounded once
         if tokens:
             seven: list[Tensor | None] = [formula.m, formula.inverse, formula.scale, formula.target]
             seven += [formula.entropy, formula.squared, formula.constant]
             values = (None if value is None else value.contiguous() for value in seven)
             grid = (tokens, triton.cdiv(columns, _width(columns)))
-            _write[grid](*self._inputs(block), out, out.stride(0), *values, **self._options(block))
-        return out if further is None else out.add_(further)
+            _write[grid](*self._inputs(block), place, place.stride(0), *values, **self._options(block))
+        return out if further is None else torch.add(place, further, out=out)
 
     def _logits(self, block: LogitBlock) -> tuple[Tensor, Tensor | None]:
         """Return a copy of a block as logits, and their slope under a softcap."""
