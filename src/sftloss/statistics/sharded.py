@@ -69,7 +69,7 @@ def merge(sums: Sums, shard: Shard | None, targets: Tensor) -> Sums:
         return sums
     mine = {name: value for name, value in vars(sums).items() if value is not None and name not in _COMMON}
     # a float32 tells ids apart up to 16 million; a row of each number, several rows of those with several a token
-    rows = [value.reshape(len(value), -1).t() for value in mine.values()]
+    rows = [value.t() if value.ndim > 1 else value[None] for value in mine.values()]
     stacked = torch.cat([targets.to(sums.m.dtype)[None], *rows])
     every = stacked.new_empty(torch.distributed.get_world_size(shard.group), *stacked.shape)
     torch.distributed.all_gather(list(every.unbind()), stacked, group=shard.group)
