@@ -55,6 +55,7 @@ class Command:
         return f"{self.lead}{colon}{line}" if self.lead else line
 
 
+_COMPARE = Command("compare")
 Cure = str | Command
 Cell = str | int | float | bool | Command | None
 
@@ -207,14 +208,15 @@ class Document:
 
 
 def with_commands(document: Document, fill: Callable[[Command], Command]) -> Document:
-    """The document with every command in its findings and tables filled in."""
+    """The document with every command in its findings and tables, and `sftloss compare` in its notes, filled in."""
 
     def cell(value: Cell) -> Cell:
         return fill(value) if isinstance(value, Command) else value
 
     def section(one: Section) -> Section:
         tables = tuple(replace(table, rows=tuple(tuple(map(cell, row)) for row in table.rows)) for table in one.tables)
-        return replace(one, tables=tables)
+        notes = tuple(note.replace(str(_COMPARE), str(fill(_COMPARE))) for note in one.notes)
+        return replace(one, tables=tables, notes=notes)
 
     findings = tuple(
         replace(finding, fix=fill(finding.fix)) if isinstance(finding.fix, Command) else finding

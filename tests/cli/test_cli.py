@@ -263,6 +263,23 @@ def test_resume_goes_on_with_a_copy_of_the_data(analyze, data, monkeypatch, tmp_
     assert analyze("--resume", data=copy).exit_code == 2
 
 
+def test_the_answer_ends_with_the_comparison_that_trains_its_losses():
+    from sftloss.analysis.shared import fixes
+    from sftloss.document import Command, Document, Section
+    from sftloss.pipeline.analyze import with_run
+
+    assert str(fixes.training(["dft", "dft"], [0.0, 1.0])).endswith(
+        "--loss dft --normalization token-mean --normalization example-mean --eval-share 0.1"
+    )
+    note = str(fixes.training(["dft", "prift"], [1.0, 0.0], "response=1"))
+    document = Document("t", (), (), (Section("answer", "Answer", "", notes=(f"Best: {note}",)),))
+    flags = (("--model", "m"), ("--data", "d"), ("--reference", "r"), ("--level", "S2"))
+    assert with_run(document, Command("analyze", flags, inputs=())).sections[0].notes == (
+        "Best: sftloss compare --model m --data d --reference r --loss dft --loss prift --normalization example-mean "
+        "--roles response=1 --eval-share 0.1",
+    )
+
+
 def test_a_command_that_a_finding_advises_runs_as_it_stands(analyze, data, monkeypatch, tmp_path):
     write_rows(
         data, [{"messages": [{"role": "user", "content": "say"}, {"role": "assistant", "content": w}]} for w in "ab"]

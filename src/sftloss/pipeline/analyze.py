@@ -335,4 +335,6 @@ def with_run(document: Document, command: Command | None) -> Document:
     if "--output" in flags or command is not None and command.verb == "analyze":
         flags["--output"] = flags.get("--output", "sftloss-report") + "-next"
     inputs, own = (tuple((name, flags[name]) for name in names if name in flags) for names in (_INPUTS, _ANALYZE_ONLY))
-    return with_commands(document, lambda one: one.on(inputs, own if one.verb == "analyze" else ()))
+    reference = tuple(pair for pair in own if pair[0] == "--reference" and pair[1])
+    extra = {"analyze": own, "compare": reference}
+    return with_commands(document, lambda one: one.on(inputs, extra.get(one.verb, ())))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sftloss.document import Command
 
 INSPECT = Command("inspect")
@@ -27,5 +29,17 @@ _NAMES = {0.0: "token-mean", 0.5: "sqrt", 1.0: "example-mean"}
 
 def alpha(value: float) -> str:
     """The setting that divides by T^alpha."""
-    rounded = round(value, 2)
-    return f"--normalization {_NAMES.get(rounded, f'{rounded:.2f}')}"
+    return f"--normalization {_named(value)}"
+
+
+def _named(exponent: float) -> str:
+    rounded = round(exponent, 2)
+    return _NAMES.get(rounded, f"{rounded:.2f}")
+
+
+def training(losses: Iterable[str], exponents: Iterable[float], roles: str = "") -> Command:
+    """The comparison that trains each of some losses, or where there is one of them, each of some normalizations."""
+    losses, exponents = tuple(dict.fromkeys(losses)), tuple(dict.fromkeys(exponents))
+    arms = [("--loss", loss) for loss in losses]
+    arms += [("--normalization", _named(one)) for one in (exponents[:1] if len(losses) > 1 else exponents)]
+    return Command("compare", (*arms, *([("--roles", roles)] if roles else []), ("--eval-share", "0.1")))

@@ -76,7 +76,10 @@ def answer_section(study: SignalStudy) -> Section:
     if len(study.ways) > ANSWER_LINES:
         note += f" {len(study.ways) - ANSWER_LINES} more are in Losses compared."
     table = Table("answer", "Ways to train", columns, rows, note)
-    notes = ["This shows what each choice weighs. Only training shows which one is best: sftloss compare."]
+    exponents = (way.normalization.alpha for way in ways if way.normalization.micro_batch is None)
+    roles = ",".join(f"{role}={weight:g}" for role, weight in study.options.role_weights or ())
+    command = fixes.training((way.objective for way in ways), exponents, roles)
+    notes = [f"This shows what each choice weighs. Only training shows which one is best: {command}"]
     if any("at the bound" in cell for row in rows for cell in row):
         notes.insert(0, TWO_ENDS)
     lead, level = _lead(parts, ways), LEVELS[study.options.level]
