@@ -180,6 +180,9 @@ def test_packed_row_with_an_attention_mask_of_ones_is_refused() -> None:
         model(**batch, attention_mask=mask)
     with pytest.raises(ValueError, match="position_ids restart .* attention_mask"):
         attachment_of(model).step([{**batch, "attention_mask": mask}])
+    rows = {"input_ids": batch["input_ids"].expand(2, -1), "labels": batch["labels"].expand(2, -1)}
+    with pytest.raises(ValueError, match="position_ids restart .* attention_mask"):  # one row of positions for all
+        model(**rows, position_ids=batch["position_ids"], attention_mask=mask.expand(2, -1))
 
 
 def test_packed_row_whose_positions_restart_at_one_is_refused_too() -> None:

@@ -161,7 +161,7 @@ def _segments(batch: Mapping[str, Any], labels: Tensor) -> Int[Tensor, " tokens"
 def _refuse_packed_with_mask(loss: Loss, batch: Mapping[str, Any]) -> None:
     """Refuse packed rows whose sequences attend to each other. On a device only if `is_checked`: the check waits."""
     positions, mask = batch.get("position_ids"), batch.get("attention_mask")
-    if positions is None or mask is None or positions.dim() != 2 or mask.shape != positions.shape:
+    if positions is None or mask is None or positions.dim() != 2 or mask.shape[1:] != positions.shape[1:]:
         return
     if not loss.is_checked and positions.device.type != "cpu":
         return
