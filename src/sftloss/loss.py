@@ -108,11 +108,11 @@ def _of_logits(hidden: Tensor, head: Head, targets: Tensor, objective: Objective
 
 def _two_passes(hidden: Tensor, call: LossCall) -> tuple[Tensor, TokenStats]:
     # a coefficient that learns has the token's loss as its gradient, at 0 too
-    is_counted = call.targets != IGNORED if call.coefficients.requires_grad else call.is_counted
+    is_counted, plan = call.is_counted, call.plan
+    if call.coefficients.requires_grad:
+        is_counted, plan = call.targets != IGNORED, replace(plan, counted=None)
     targets = torch.where(is_counted, call.targets, IGNORED)
-    stats = token_statistics(
-        hidden, call.backend.head, targets, fields=call.returned, extras=call.extras, plan=call.plan
-    )
+    stats = token_statistics(hidden, call.backend.head, targets, fields=call.returned, extras=call.extras, plan=plan)
     losses = call.objective(stats)
     # a dropped token's loss and coefficient may be anything: where keeps them out of value and gradient
     coefficients = torch.where(is_counted, call.coefficients, 0.0)

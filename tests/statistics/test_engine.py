@@ -396,3 +396,12 @@ def test_a_known_number_of_tokens_changes_nothing_and_a_wrong_one_raises(plan: P
     for wrong in (number - 1, number + 1):
         with pytest.raises(RuntimeError, match=f"counted={wrong} is not the number"):
             weighted_loss(hidden, head, targets, c, plan=replace(plan, counted=wrong))
+
+
+def test_a_known_number_of_tokens_may_leave_out_coefficients_of_zero_that_learn() -> None:
+    head, (hidden, targets, c) = make_head("plain"), make_tokens()
+    c.requires_grad_()
+    plan = Plan(counted=int(((targets != -100) & (c != 0)).sum()))
+    (got,) = torch.autograd.grad(weighted_loss(hidden, head, targets, c, plan=plan)[0], c)
+    logprobs = from_logits(head.logits(hidden), targets).target_logprob
+    assert_close(got, torch.where(targets == -100, 0.0, -logprobs.detach()))
