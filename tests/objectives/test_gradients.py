@@ -331,3 +331,12 @@ def test_gradient_of_a_hopeless_target_keeps_its_digits(expression: str) -> None
         losses = function(from_logits(logits, torch.tensor([0, 0]), extras=extras))
         gradients.append(torch.autograd.grad(losses.sum(), logits)[0].double())
     assert_close(gradients[1], gradients[0], rtol=2e-5, atol=0)
+
+
+def test_dco_of_a_certain_target_keeps_its_digits() -> None:
+    results = []
+    for dtype in (torch.float64, torch.float32):
+        logits = torch.tensor([[5.0, 0.0, 1.0]], dtype=dtype, requires_grad=True)
+        losses = objective("dco(samples=8)")(from_logits(logits, torch.tensor([0])))
+        results.append(torch.cat([losses.detach()[:, None], *torch.autograd.grad(losses.sum(), logits)], 1).double())
+    assert_close(results[1], results[0], rtol=1e-5, atol=0)

@@ -45,7 +45,7 @@ def dco(stats: TokenStats, *, samples: int = 8) -> Float[Tensor, " tokens"]:
         >>> import torch
         >>> from sftloss.statistics import from_logits
         >>> dco(from_logits(torch.tensor([[2.0, 0.0]]), torch.tensor([0])), samples=8)
-        tensor([-0.])
+        tensor([4.0766e-08])
 
     Source:
         Chen et al., *Rethinking Fine-Tuning when Scaling Test-Time Compute: Limiting Confidence Improves Mathematical
@@ -55,5 +55,5 @@ def dco(stats: TokenStats, *, samples: int = 8) -> Float[Tensor, " tokens"]:
     check_range("dco", samples=(samples, ">= 1"))
     log_p = stats.target_logprob
     tiny = log_p < -60  # there the chance is N p to all digits, and p itself may have underflowed
-    chance = -torch.expm1(samples * log_of_rest(torch.where(tiny, -1.0, log_p)))
-    return torch.where(tiny, -log_p - math.log(samples), -chance.log())
+    log_chance = log_of_rest(samples * log_of_rest(torch.where(tiny, -1.0, log_p)))
+    return torch.where(tiny, -log_p - math.log(samples), -log_chance)
