@@ -235,6 +235,13 @@ def test_a_text_without_an_entry_stays_whole():
     assert rows.translated("x is what no entry has at all.") is None
 
 
+def test_a_quoted_text_may_hold_anything():
+    assert translated("the row is 'it's a. B'; write one object a row", "zh") == "该行为'it's a. B'；请每行写一个对象"
+    many = "-".join(40 * ["'a. B'"])  # in a time that does not double with each
+    unknown = f"the row is {many}. No entry has this"
+    assert translated(unknown, "zh") == unknown
+
+
 @pytest.mark.parametrize(
     ("english", "chinese"),
     [

@@ -29,7 +29,8 @@ _PART = re.compile(_HOLE + r"|\[([^\[\]{}]*\|[^\[\]{}]*)\]|\(s\)")
 _FIGURE = r"[<+-]?(?:\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?|∞)(?: ?%|×)?"
 _NUMBER = re.compile(rf"-?{_FIGURE}")
 _NUMBER_HOLE = rf"(?:less than )?-?{_FIGURE}|undefined|an undefined part|no"
-_ANY_HOLE = r"(?:'(?:[^']|'\w)*'|(?!\. ).)+?"  # one sentence, and whatever it quotes
+_QUOTED = r"'(?:[^']|'(?=\w))*'(?!\w)"
+_ANY_HOLE = rf"(?:{_QUOTED}|(?!{_QUOTED}|\. ).)+?"  # one sentence, and whatever it quotes; each character in one way
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.) (?=\S)")
 _ITEM_END = re.compile(r"(?:, | and )(?![^(]*\))")
 _NAME = re.compile(r"\S+(?:(?<![:;,]) \S+){0,2}(?<![.:;,])")  # some words
