@@ -29,7 +29,8 @@ SHORT = (*DEMO, "--max-examples", 60, "--max-steps", 3, "--logging-every", 1, "-
 
 
 def test_train_writes_a_model_a_history_and_where_they_came_from(tmp_path: Path) -> None:
-    done = run(*SHORT, "--loss", "dft", "--tolerance", 0.05, "-o", tmp_path / "out")
+    # 16 rows a step: calls of fewer than 32 tokens are not filtered
+    done = run(*SHORT, "--loss", "dft", "--tolerance", 0.05, "--batch-size", 16, "-o", tmp_path / "out")
     assert done.exit_code == 0, done.output
     told = json.loads((tmp_path / "out" / "train.json").read_text())
     assert told["steps"] == 3 and told["recipe"]["loss"] == "dft" and told["command"].startswith("sftloss train")
