@@ -20,7 +20,7 @@ from sftloss.cli.verbs.report import ReportOptions
 from sftloss.cli.verbs.study import StudyOptions
 from sftloss.cli.verbs.train import TrainOptions
 from sftloss.config import options_of
-from sftloss.errors import ConfigError, DataError, as_argument, as_flag, mention, spelled
+from sftloss.errors import ConfigError, DataError, as_argument, as_flag, machine_error, mention, spelled
 
 ERROR = ConfigError(
     "expected at least 2, got 1", option="max_length", cure=f"or leave {mention('packing')} out", where="x"
@@ -104,3 +104,9 @@ def test_no_error_of_a_user_begins_with_the_name_of_a_function() -> None:
         for match in pattern.finditer(path.read_text(encoding="utf-8"))
     ]
     assert not found
+
+
+def test_a_limit_of_the_size_of_files_is_the_machines():
+    errors = (OSError(27, "File too large"), RuntimeError("I/O error: File too large (os error 27)"))
+    for error in errors:
+        assert "a file is larger than allowed; raise the limit (ulimit -f)" in str(machine_error(error))

@@ -19,6 +19,7 @@ Spell = Callable[[str, str | None], str]
 _BARE = (LookupError, AttributeError, TypeError, AssertionError, ArithmeticError)
 _WORDS = 4
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_LIMIT = ("file too large", "os error 27")
 _MEMORY = ("cannot allocate memory", "can't allocate memory", "out of memory")
 # inline_container is how torch.save reports that a write came back short
 _DISK = ("no space left on device", "disk quota exceeded", "os error 28", "inline_container.cc")
@@ -175,6 +176,9 @@ def machine_error(error: BaseException) -> MachineError | None:
         if (isinstance(chain, OSError) and chain.errno in _FULL) or _has(text, _DISK):
             where = getattr(chain, "filename", None)
             return MachineError("No space left on device, or its quota is used up", where=where, cure="free some space")
+        if (isinstance(chain, OSError) and chain.errno == errno.EFBIG) or _has(text, _LIMIT):
+            cure = "raise the limit (ulimit -f), or choose another file system"
+            return MachineError("a file is larger than allowed", where=getattr(chain, "filename", None), cure=cure)
         if _has(text, _PEER):
             return MachineError(
                 "another rank ended, or cannot be reached",

@@ -13,8 +13,9 @@ from tests.finetune.runs import FIELDS, here, history, weights_digest
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 from sftloss.errors import ConfigError, DataError
-from sftloss.files import seal
+from sftloss.files import locked, seal
 from sftloss.finetune import Recipe, fine_tune
+from sftloss.finetune.checkpoint import checkpoints
 from sftloss.finetune.folder import RunFolder, folder_of
 from sftloss.models import DEMO_FOLDER
 
@@ -80,6 +81,23 @@ def test_a_run_that_was_killed_while_it_replaced_another_is_continued(tmp_path: 
     assert not (tmp_path / ".next").exists()
 
 
+def test_a_run_that_is_refused_leaves_nothing_that_a_later_one_would_continue(tmp_path: Path) -> None:
+    """The folder is another's: the checkpoint of that run is what --resume continues from."""
+    written(RunFolder(tmp_path, tmp_path), 7)
+    busy = pytest.raises(ConfigError, match="another run writes there now")
+    with locked(tmp_path / ".lock"), busy, folder_of(Recipe(output=str(tmp_path), overwrite=True), 0):
+        pass
+    (tmp_path / ".next" / "checkpoints").mkdir(parents=True)  # what is left where a run was killed before its first one
+    with folder_of(Recipe(output=str(tmp_path), resume=True), 0) as folder:
+        assert folder.work == tmp_path and [path.name for path in checkpoints(folder.checkpoints)] == ["checkpoint-7"]
+
+
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_no_folder_for_them(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), folder_of(Recipe(output=str(tmp_path / "new")), 0):
+        _ = 1 / 0
+    assert not any((tmp_path / "new").iterdir())
+
+
 @pytest.mark.parametrize("place", ["model", "checkpoints/checkpoint-3"])
 def test_a_folder_with_files_of_others_is_never_replaced(tmp_path: Path, place: str) -> None:
     finished(tmp_path, "old")
@@ -143,7 +161,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_nothing_behind(
     monkeypatch.setattr("transformers.Trainer._save_optimizer_and_scheduler", full)
     with pytest.raises(RuntimeError, match="unexpected pos"):
         here(tmp_path, **SHORT)
-    assert not list((tmp_path / "checkpoints").iterdir())
+    assert not list(tmp_path.glob("checkpoints/*"))
 
 
 def test_flags_and_runs_name_the_same_results() -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,19 +128,25 @@ def folder_of(recipe: Recipe, rank: int) -> Iterator[RunFolder]:
         cure = f"{other}, or add {mention('overwrite', True)} or {mention('resume', True)}"
         raise ConfigError(f"{root} already has {', '.join(taken)}", cure=cure)
     _refuse_strangers(root / "model", *(checkpoints(root / "checkpoints") if recipe.overwrite else ()))
-    is_next = bool(taken) if recipe.overwrite else (root / _NEXT / "checkpoints").is_dir()
+    is_next = bool(taken) if recipe.overwrite else _has_unfinished(root)
     folder = RunFolder(root, root / _NEXT if is_next else root)
-    try:
-        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    try:  # a run of an hour must not end in a folder that cannot be written
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
     except OSError as error:
         raise ConfigError(f"{root} cannot be written ({error.strerror})", cure=other) from None
     busy = ConfigError(f"{root}: another run writes there now", cure=other)
     with locked(root / ".lock", busy) if rank == 0 else nullcontext():
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)  # after the lock: a refused run leaves nothing
         try:
             yield folder
         except BaseException:
-            if rank == 0 and is_next and not checkpoints(folder.checkpoints):
-                shutil.rmtree(folder.work, ignore_errors=True)
+            if rank == 0 and not checkpoints(folder.checkpoints):
+                if is_next:
+                    shutil.rmtree(folder.work, ignore_errors=True)
+                with suppress(OSError):  # it is not empty, or gone
+                    folder.checkpoints.rmdir()
             raise
 
 
@@ -148,7 +154,12 @@ def _taken(root: Path) -> list[str]:
     """The results of an earlier run, by name."""
     names = [name for name in ("model", "history.jsonl", "train.json") if (root / name).exists()]
     names += [path.name for path in checkpoints(root / "checkpoints")[:1]]
-    return names + [f"{_NEXT} (an unfinished run)"] * (root / _NEXT / "checkpoints").is_dir()
+    return names + [f"{_NEXT} (an unfinished run)"] * _has_unfinished(root)
+
+
+def _has_unfinished(root: Path) -> bool:
+    """Whether a run that was to replace another has left something to continue from."""
+    return bool(checkpoints(root / _NEXT / "checkpoints"))
 
 
 def _refuse_strangers(*places: Path) -> None:
