@@ -38,9 +38,10 @@ class Plan:
             the head may have (Frobenius norm), such as 2.5e-3; rounding to bfloat16 errs by 1.7e-3.
             Vocabulary columns that matter little for a group of tokens take no part in their gradient products, and a
             matrix of rank one with the same row sums and column sums replaces them. Random probes measure the error
-            and so choose the columns; where too many matter, the gradients are exact. `TokenStats.filtered` reports
-            what was left out. Loss, statistics and the bias's gradient stay exact. In two passes, backward then holds
-            the logits of a chunk of tokens, as one pass does. `map_logits` refuses it.
+            and so choose the columns; where too many matter, and in calls of fewer than 32 tokens, the gradients are
+            exact. `TokenStats.filtered` reports what was left out. Loss, statistics and the bias's gradient stay
+            exact. In two passes, backward then holds the logits of a chunk of tokens, as one pass does. `map_logits`
+            refuses it.
         counted: Number of tokens with a target and a coefficient, where the host knows it. On a GPU it saves the one
             wait of a call, which finds the tokens that count. A wrong number raises.
 
