@@ -85,3 +85,12 @@ def test_a_trainer_counts_in_its_collator(tmp_path: Any, plans: list[tuple[Any, 
     assert isinstance(trainer.data_collator(ROWS[:2])["trained_tokens"], Trained)
     trainer.train()
     assert len(plans) == 2 and all(counted == number > 0 for counted, number in plans)
+
+
+def test_roles_below_zero_need_a_normalizer_that_is_no_sum_of_weights():
+    roles = {"prompt": -1.0, "response": 1.0}
+    with pytest.raises(ValueError, match="choose the normalizer tokens or sequences"):
+        Loss(roles=roles)
+    collate = CountTrained(partial(collate_rows, pad_id=0), Loss(roles=roles, normalizer="tokens"))
+    batch = collate([{"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "roles": [0, 0, 1]}])
+    assert batch["trained_tokens"].number == 2

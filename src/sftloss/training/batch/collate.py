@@ -125,7 +125,7 @@ class CountTrained:
     def __init__(self, collate: Callable[[list[Any]], Any], loss: Loss) -> None:
         self.collate, self.is_counting = collate, not loss.task_factor.is_weighting
         # all that decides which tokens have a weight; an objective need not be picklable, as a worker's collator must
-        self.loss = Loss(normalization=loss.normalization, roles=loss.roles)
+        self.loss = Loss(normalization=loss.normalization, normalizer=loss.normalizer, roles=loss.roles)
 
     def __call__(self, rows: list[Any]) -> Any:
         batch = self.collate(rows)
