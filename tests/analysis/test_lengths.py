@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from sftloss.analysis import LengthOptions, Lengths, alpha_for_length, length_forecasts
+from sftloss.analysis import LengthOptions, Lengths, length_forecasts
 from sftloss.analysis.lengths.answers import ready
+from sftloss.analysis.lengths.target import solve
 from sftloss.errors import ConfigError
 from sftloss.weights import EXAMPLE_MEAN, SQRT, TOKEN_MEAN, Normalization, micro_batch_mean
 
@@ -175,6 +177,11 @@ def test_answers_to_one_prompt_are_resampled_together():
     copies = means(lengths_of(np.repeat(sizes, 4), np.repeat(np.arange(100), 4)))["token mean"].unconditional.interval
     # four copies are no more evidence; without clusters the interval would be half as wide
     assert copies.high - copies.low == pytest.approx(alone.high - alone.low, rel=0.1)
+
+
+def alpha_for_length(lengths, target, groups=None):
+    answers = ready(replace(lengths, prompts=groups))
+    return solve(answers, target, answers.prompts)
 
 
 @pytest.mark.parametrize("alpha", [-1.5, 0.0, 0.4, 1.0, 5.0])

@@ -9,7 +9,7 @@ import torch
 from sftloss.analysis.lengths import tilt
 from sftloss.loss import weighted_loss
 from sftloss.statistics import Head
-from sftloss.weights import coefficients, length_weights, normalizer
+from sftloss.weights import Normalization, coefficients, length_weights, micro_batch_mean, normalizer
 
 SHORTEST, LONGEST, BATCH, STEPS = 2, 15, 32, 1500
 CONTINUE, END = 0, 1
@@ -62,7 +62,7 @@ SCHEMES = {
 def test_the_learned_mean_length_is_the_predicted_one(scheme: str) -> None:
     alpha, micro_batch = SCHEMES[scheme]
     lengths = np.arange(SHORTEST, LONGEST + 1)
-    rule = tilt.micro_batch_mean(micro_batch) if micro_batch else tilt.Normalization(scheme, alpha)
+    rule = micro_batch_mean(micro_batch) if micro_batch else Normalization(scheme, alpha)
     predicted = np.average(lengths, weights=tilt.sequence_weights(lengths, rule))
     learned = np.mean([learned_mean_length(alpha, micro_batch, seed) for seed in (0, 1)])
     print(f"{scheme}: predicted {predicted:.3f}, learned {learned:.3f}")

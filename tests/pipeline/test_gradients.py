@@ -62,14 +62,14 @@ def test_a_killed_run_goes_on_with_what_it_has(signal: str, tmp_path: Path, monk
     lines = path.read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join(lines[:kept]) + '\n{"exam', encoding="utf-8")
     measured: list[int] = []
-    before = module.GradientSource._counted
+    before = module.GradientSource._batches
 
-    def counted(source: Any, chosen: Any, cell_of: Any = None) -> Any:
+    def counted(source: Any, chosen: Any, cell_of: Any) -> Any:
         for batch, numbers in before(source, chosen, cell_of):
             measured.extend(numbers)
             yield batch, numbers
 
-    monkeypatch.setattr(module.GradientSource, "_counted", counted)
+    monkeypatch.setattr(module.GradientSource, "_batches", counted)
     again = analyze(
         model, tokenizer, ROWS, losses=["cross_entropy", "dft"], question=question, run=replace(run, resume=True)
     )

@@ -11,7 +11,6 @@ from sftloss.analysis.lengths.forecast import (
     forecasts_by_task,
     length_forecasts,
 )
-from sftloss.analysis.lengths.target import alpha_for_length
 from sftloss.analysis.lengths.tilt import Lengths, sequence_weights
 from sftloss.analysis.signal.describe import describe_signal, describe_signal_with_frames
 from sftloss.analysis.signal.pairs import paired_section
@@ -31,7 +30,6 @@ __all__ = [
     "RowLengths",
     "Settings",
     "View",
-    "alpha_for_length",
     "describe_lengths",
     "describe_signal",
     "describe_signal_with_frames",

@@ -84,7 +84,7 @@ class GradientSource:
         return Loss(self.objectives[name], roles=roles, normalizer=1.0, is_checked=False)
 
     def _batches(self, chosen: Iterable[int], cell_of: Mapping[int, Any]) -> Iterator[tuple[Batch, list[int]]]:
-        """Batches of examples of one cell and of similar length, with their numbers in the data."""
+        """Batches of examples of one cell and of similar length, with their numbers in the data and with progress."""
         from sftloss.data import batches
         from sftloss.data.tokenizer import pad_id_of
 
@@ -92,12 +92,15 @@ class GradientSource:
         if missing := set(numbers) - self._picked.keys():  # they are few, and reading all of the data takes time
             self._picked.update((n, example) for n, example in enumerate(self.examples) if n in missing)
         number_of = {id(self._picked[number]): number for number in numbers}
+        done, total = 0, sum(self._picked[number].input_ids.numel() for number in numbers)
+        pad_id, size = pad_id_of(self.tokenizer), self.run.tokens_per_batch
         for cell in dict.fromkeys(map(cell_of.get, numbers)):
             examples = [self._picked[number] for number in numbers if cell_of.get(number) == cell]
-            for batch in batches(
-                examples, pad_id=pad_id_of(self.tokenizer), tokens_per_batch=self.run.tokens_per_batch
-            ):
+            for batch in batches(examples, pad_id=pad_id, tokens_per_batch=size):
                 yield self.lay(batch), [number_of[id(example)] for example in batch.examples]
+                done += sum(example.input_ids.numel() for example in batch.examples)
+                if self.run.progress is not None:
+                    self.run.progress(done, total)
 
     def _norms(
         self, attachment: Attachment, study: SignalStudy, chosen: list[int], sums: Mapping[str, _Sums]
@@ -137,18 +140,6 @@ class GradientSource:
                 total.finish(is_held=name == study.objective)
         columns = {f"norm:{name}": [known[name, number]["norm"] for number in chosen] for name in study.objectives}
         return pl.DataFrame({"example": chosen, **columns}), known[study.objective, chosen[-1]]["coverage"]
-
-    def _counted(
-        self, chosen: Iterable[int], cell_of: Mapping[int, Any] | None = None
-    ) -> Iterator[tuple[Batch, list[int]]]:
-        """As :meth:`_batches`, with progress."""
-        done, total = 0, 0
-        for batch, numbers in self._batches(chosen, cell_of or {}):
-            total = total or sum(self._picked[number].input_ids.numel() for number in chosen)
-            yield batch, numbers
-            done += sum(example.input_ids.numel() for example in batch.examples)
-            if self.run.progress is not None:
-                self.run.progress(done, total)
 
     def _with_shares(self, attachment: Attachment, study: SignalStudy, chosen: list[int]) -> MeasuredGradients:
         """Norms, shares of the update under the trained normalization, and cosines between groups."""
@@ -244,7 +235,7 @@ class GradientSource:
         import torch
 
         factor = study.factor(study.options.normalization)
-        for batch, numbers in self._counted(chosen, cell_of):
+        for batch, numbers in self._batches(chosen, cell_of):
             weights = torch.from_numpy(factor[np.searchsorted(study.ids, numbers)])[:, None]
             inputs = inputs_by_role(batch, study)
             of_rows = inputs.get("example_weights", torch.ones_like(batch.weights))

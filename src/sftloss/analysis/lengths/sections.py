@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -67,14 +66,14 @@ def means_chart(study: LengthStudy) -> Chart:
         estimates[WITHIN] = within
     data = Series("the data's mean", tuple(names), (cell(study.data.value),) * len(names), is_reference=True)
     series = (data, *(estimate_series(label, names, values) for label, values in estimates.items()))
-    unit, parts = study.options.unit, "; ".join(f"{k}: {_named(names, values)}" for k, values in estimates.items())
+    parts = "; ".join(
+        f"{label}: {', '.join(f'{name} {number(one.value)}' for name, one in zip(names, values, strict=True))}"
+        for label, values in estimates.items()
+    )
+    unit = study.options.unit
     described = f"The data's mean is {number(study.data.value)} {unit}. Predicted {parts}."
     title = "Predicted mean output length"
     return Chart("length-means", "point", title, "", unit, series, described, "category", format_x="text")
-
-
-def _named(names: Sequence[str], values: Sequence[Estimate]) -> str:
-    return ", ".join(f"{name} {number(value.value)}" for name, value in zip(names, values, strict=True))
 
 
 def evidence_section(study: LengthStudy) -> Section:

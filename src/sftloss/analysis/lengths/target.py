@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
-from sftloss.analysis.lengths.answers import Answers, ready
+from sftloss.analysis.lengths.answers import Answers
 from sftloss.analysis.lengths.forecast import BOUND, STEEPEST, WITHIN, LengthStudy, bin_sums
-from sftloss.analysis.lengths.tilt import Lengths, conflicting
+from sftloss.analysis.lengths.tilt import conflicting, extremes
 from sftloss.analysis.shared.shares import cell
 from sftloss.document import Cell, Column, Section, Table
 from sftloss.numbers import Codes, Floats
 from sftloss.words import number
 
 
-def alpha_for_length(lengths: Lengths, target: float, groups: Codes | None = None) -> float:
+def solve(answers: Answers, target: float, groups: Codes | None) -> float:
     """The exponent alpha at which T^-alpha gives the mean length `target`; NaN where none within +-20 does.
 
-    Only the variation inside `groups` counts, all of it where there are none. The mean falls as alpha grows wherever
-    longer outputs have larger T, so there is one solution.
+    Only the variation inside `groups` (codes of the answers) counts, all of it where there are none. The mean falls as
+    alpha grows wherever longer outputs have larger T, so there is one solution.
 
     Example:
         >>> import numpy as np
+        >>> from sftloss.analysis.lengths.answers import ready
+        >>> from sftloss.analysis.lengths.tilt import Lengths
         >>> two = Lengths(np.arange(2), np.array([2.0, 8.0]), np.array([2.0, 8.0]))
-        >>> round(alpha_for_length(two, 3.2), 6)      # the harmonic mean
+        >>> round(solve(ready(two), 3.2, None), 6)      # the harmonic mean
         1.0
     """
-    answers = ready(replace(lengths, prompts=groups))
-    return solve(answers, target, answers.prompts)
-
-
-def solve(answers: Answers, target: float, groups: Codes | None) -> float:
-    """`alpha_for_length` of answers made ready; `groups` are codes of theirs."""
     if groups is None:
         size, output, count = _distinct(answers)
         codes, rest = np.zeros(len(size), dtype=np.int64), 0.0
@@ -44,8 +39,7 @@ def solve(answers: Answers, target: float, groups: Codes | None) -> float:
         codes = np.unique(groups[varied], return_inverse=True)[1].ravel()
     if not len(size):
         return math.nan
-    shortest = np.full(int(codes.max()) + 1, np.inf)
-    np.minimum.at(shortest, codes, size)
+    shortest, _ = extremes(size, codes)
     logs = np.log(size) - np.log(shortest)[codes]
     members, whole = np.bincount(codes, count), float(answers.counts.sum())
 
@@ -103,8 +97,5 @@ def _reach(study: LengthStudy, groups: Codes | None) -> tuple[float, float]:
     output = study.answers.output
     if groups is None:
         return float(output.min()), float(output.max())
-    low, high = np.full(int(groups.max()) + 1, np.inf), np.zeros(int(groups.max()) + 1)
-    np.minimum.at(low, groups, output)
-    np.maximum.at(high, groups, output)
-    counts = study.answers.counts
+    (low, high), counts = extremes(output, groups), study.answers.counts
     return float(np.average(low[groups], weights=counts)), float(np.average(high[groups], weights=counts))

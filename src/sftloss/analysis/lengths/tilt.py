@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sftloss.numbers import Floats
+from sftloss.numbers import Codes, Floats
 from sftloss.weights import Normalization
 
 _RUN, _DRAWN = 50, 200_000  # batches that transformers sorts together; sequences drawn for the mean weights
@@ -93,10 +93,16 @@ def conflicting(lengths: ArrayLike, groups: ArrayLike) -> NDArray[np.bool_]:
     """Which examples share their group with an example of another length: where the tilt can act."""
     lengths = np.asarray(lengths, dtype=np.float64)
     codes = np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
-    low, high = np.full(codes.max(initial=-1) + 1, np.inf), np.full(codes.max(initial=-1) + 1, -np.inf)
-    np.minimum.at(low, codes, lengths)
-    np.maximum.at(high, codes, lengths)
+    low, high = extremes(lengths, codes)
     return (high > low)[codes]
+
+
+def extremes(values: Floats, codes: Codes) -> tuple[Floats, Floats]:
+    """The least and the greatest value of each code, shape ``(codes,)``."""
+    low, high = np.full(codes.max(initial=-1) + 1, np.inf), np.full(codes.max(initial=-1) + 1, -np.inf)
+    np.minimum.at(low, codes, values)
+    np.maximum.at(high, codes, values)
+    return low, high
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def _weights_table(tally: MaskTally) -> tuple[Table, ...]:
     return (Table("by-weight", "By weight", columns, rows, note),)
 
 
-def totals_table(tally: MaskTally, account: Account, *, batch_size: int | None, grad_accum: int | None) -> Table:
+def totals_section(tally: MaskTally, account: Account, *, batch_size: int | None, grad_accum: int | None) -> Section:
     """Counts of rows, examples and tokens, and of the steps of an epoch."""
     left_out = account.reasons.counts["longer-than-kept"]
     rows: list[tuple[Cell, ...]] = [
@@ -122,11 +122,7 @@ def totals_table(tally: MaskTally, account: Account, *, batch_size: int | None, 
         rows.append(("micro-batches per epoch", math.ceil(tally.examples / batch_size)))
         rows.append((f"steps per epoch, {step} examples each", math.ceil(tally.examples / step)))
     columns = (Column("what", "what"), Column("count", "count", "integer"))
-    return Table("totals", "Counts", columns, tuple(rows))
-
-
-def totals_section(tally: MaskTally, account: Account, *, batch_size: int | None, grad_accum: int | None) -> Section:
-    table = totals_table(tally, account, batch_size=batch_size, grad_accum=grad_accum)
+    table = Table("totals", "Counts", columns, tuple(rows))
     share = percent(tally.trained / tally.tokens) if tally.tokens else "none"
     counts = f"{counted(tally.examples, 'example')}, {counted(tally.tokens, 'token')}"
     lead = f"{counts}, {tally.trained:,} of them trained ({share})."

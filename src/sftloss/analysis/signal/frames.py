@@ -131,6 +131,11 @@ class SignalStudy:
         """Every normalization that is compared, the trained one first."""
         return self.options.all_normalizations()
 
+    @property
+    def rule_names(self) -> tuple[str, ...]:
+        """Names of `rules`."""
+        return tuple(rule.name for rule in self.rules)
+
     @cached_property
     def views(self) -> tuple[View, ...]:
         """The trained objective under every normalization."""

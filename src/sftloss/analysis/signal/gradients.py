@@ -11,7 +11,7 @@ import polars as pl
 
 from sftloss import numbers
 from sftloss.analysis.signal.frames import SignalStudy
-from sftloss.analysis.signal.views import View
+from sftloss.analysis.signal.views import AnalysisOptions, View
 from sftloss.numbers import Codes, Estimate, Floats
 
 
@@ -52,6 +52,11 @@ class GradientStudy:
 
     study: SignalStudy
     measured: MeasuredGradients
+
+    @property
+    def options(self) -> AnalysisOptions:
+        """Those of the study."""
+        return self.study.options
 
     @cached_property
     def _joined(self) -> pl.DataFrame:
@@ -97,13 +102,12 @@ class GradientStudy:
         """Gradient noise scale in examples; infinite below the noise, NaN where the whole gradient is not known."""
         view = view or self.study.view
         whole = self.measured.wholes.get(view.objective, float("nan"))
-        is_trained = view.normalization == self.study.options.normalization
+        is_trained = view.normalization == self.options.normalization
         if len(self.rows) < 2 or not np.isfinite(whole) or not is_trained:
             return float("nan")
         return numbers.noise_scale(self.norms(view), whole).examples
 
     def law(self, view: View) -> Estimate:
         """Elasticity of the norm in T, with its interval."""
-        options = self.study.options
-        draws = {"replicates": options.replicates, "seed": options.seed}
+        draws = {"replicates": self.options.replicates, "seed": self.options.seed}
         return numbers.elasticity(self.size, self.norms(view), self.units, **draws)

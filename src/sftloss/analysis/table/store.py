@@ -149,11 +149,6 @@ def write_done(directory: Path, shard: tuple[int, int], examples: int) -> None:
     write_whole(directory / f"done-{rank:05d}-of-{world:05d}.json", {"examples": examples})
 
 
-def missing_ranks(directory: Path, world: int) -> tuple[int, ...]:
-    """Ranks of a run of `world` processes that have not come to their end."""
-    return tuple(r for r in range(world) if not (directory / f"done-{r:05d}-of-{world:05d}.json").exists())
-
-
 def write_whole(path: Path, content: pl.DataFrame | Mapping[str, Any]) -> None:
     """Write a frame (parquet) or a mapping (JSON) so that `path` is either absent or whole, also after a power cut.
 
@@ -295,7 +290,8 @@ class MeasuredTable:
 
     def missing(self, world: int) -> tuple[int, ...]:
         """Ranks of a run of `world` processes whose part is not all there."""
-        return missing_ranks(self.directory, world)
+        done = (self.directory / f"done-{rank:05d}-of-{world:05d}.json" for rank in range(world))
+        return tuple(rank for rank, path in enumerate(done) if not path.exists())
 
 
 def token_stats(tokens: pl.DataFrame) -> TokenStats:

@@ -6,8 +6,7 @@ import numpy as np
 
 from sftloss.analysis.shared import fixes
 from sftloss.analysis.signal.gradients import GradientStudy
-from sftloss.document import Interval
-from sftloss.numbers import by_unit, share_estimates
+from sftloss.analysis.signal.rules.mask import share_of
 from sftloss.rules import Evidence, Rule
 from sftloss.words import counted, number, percent
 
@@ -23,14 +22,10 @@ def _against(study: GradientStudy) -> Evidence | None:
     part = study.shares
     if part is None or len(part) < _LEAST or not (part < 0).mean() > _NEGATIVE:
         return None
-    units, sums = by_unit(study.units, np.stack([part < 0, np.ones(len(part))], axis=1))
-    options = study.study.options
-    draws = {"replicates": options.replicates, "seed": options.seed}
-    (share,) = share_estimates(sums[:, :1], sums[:, 1:], units, **draws)
+    share, interval = share_of(study, part < 0)
     rows = study.study.origins(study.rows[np.argsort(part, kind="stable")[:10]])
-    sentence = f"{percent(share.value)} of the examples have a gradient that points against the update of all of them."
-    interval: Interval | None = share.interval
-    return Evidence(sentence, share.value, interval, "share of examples", rows)
+    sentence = f"{percent(share)} of the examples have a gradient that points against the update of all of them."
+    return Evidence(sentence, share, interval, "share of examples", rows)
 
 
 def _outliers(study: GradientStudy) -> Evidence | None:

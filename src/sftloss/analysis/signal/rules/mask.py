@@ -9,6 +9,7 @@ import numpy as np
 from sftloss.analysis.mask.rules import INSPECT_RULES
 from sftloss.analysis.shared import fixes
 from sftloss.analysis.signal.frames import SignalStudy
+from sftloss.analysis.signal.gradients import GradientStudy
 from sftloss.data.account import ROW_RULES
 from sftloss.document import Interval, Severity
 from sftloss.numbers import Estimate, by_unit, share_estimates
@@ -19,9 +20,13 @@ MOST_ROWS = 10
 
 
 def share_of(
-    study: SignalStudy, part: np.ndarray, whole: np.ndarray, method: Callable[..., list[Estimate]] = share_estimates
+    study: SignalStudy | GradientStudy,
+    part: np.ndarray,
+    whole: np.ndarray | None = None,
+    method: Callable[..., list[Estimate]] = share_estimates,
 ) -> tuple[float, Interval | None]:
-    """Share of examples, or of what they hold, with its interval."""
+    """Share of the examples, or of what they hold in `whole`, with its interval."""
+    whole = np.ones(len(part)) if whole is None else whole
     units, sums = by_unit(study.units, np.stack([part, whole], axis=1))
     draws = {"replicates": study.options.replicates, "seed": study.options.seed}
     (share,) = method(sums[:, :1], sums[:, 1:], units, **draws)
@@ -37,7 +42,7 @@ def _nothing_trained(study: SignalStudy) -> Evidence | None:
     empty = (study.size <= 0) & (study.column("nonfinite") == 0)
     if not empty.any():
         return None
-    share, spread = share_of(study, empty, np.ones(len(empty)))
+    share, spread = share_of(study, empty)
     sentence = f"{part_of(int(empty.sum()), len(empty), 'examples', 'train no token at all')}."
     severity: Severity | None = "error" if share > 0.5 else None
     rows = rows_where(study, empty)
@@ -83,7 +88,7 @@ def _truncated(study: SignalStudy) -> Evidence | None:
     cut = study.cut
     if not cut.any():
         return None
-    share, spread = share_of(study, cut, np.ones(len(cut)))
+    share, spread = share_of(study, cut)
     lost = int((cut & (study.column("ends") == 0)).sum())
     cut_off = part_of(int(cut.sum()), len(cut), "examples", "are cut off")
     sentence = f"{cut_off}; {lost:,} of them {agreeing(lost, 'train')} no end."
@@ -113,7 +118,7 @@ def _repeated(study: SignalStudy) -> Evidence | None:
         return None
     signal, level = study.signal(study.view, study.options.level), study.options.level
     is_again = np.isin(np.arange(len(signal)), again)
-    share, spread = share_of(study, is_again, np.ones(len(signal)))
+    share, spread = share_of(study, is_again)
     sentence = (
         f"{part_of(len(again), len(signal), 'examples', 'repeat an earlier one exactly')}. Their part of the training "
         f"signal is {percent(float(signal[again].sum() / (signal.sum() or 1.0)))} (level {level})."

@@ -17,7 +17,7 @@ from sftloss.analysis.signal.frames import SignalStudy, signal_expr
 from sftloss.analysis.signal.rules.mask import share_of
 from sftloss.analysis.signal.sections.groups import group_codes, group_shares
 from sftloss.analysis.signal.sections.length import is_bad_fit, length_law, length_misfit
-from sftloss.analysis.signal.sections.tokens import band_shares
+from sftloss.analysis.signal.sections.tokens import token_shares
 from sftloss.analysis.signal.token_groups import BAND_NAMES, band_key
 from sftloss.document import Cure
 from sftloss.numbers import Estimate, cannot_tell, data_to_decide, decide, ratio_estimates
@@ -83,7 +83,7 @@ def _off_groups(study: SignalStudy) -> Iterator[_OffGroup]:
 
 def _wasted(study: SignalStudy) -> Evidence | None:
     """Much signal on tokens the model finds certain, or impossible."""
-    of, known, unlikely = band_shares(study), BAND_NAMES[-1], BAND_NAMES[0]
+    of, known, unlikely = token_shares(study, "band"), BAND_NAMES[-1], BAND_NAMES[0]
     is_unlikely = of.share(unlikely, study.current) > 0.25
     if not (is_unlikely or of.share(known, study.current) > 0.2):
         return None
@@ -145,7 +145,7 @@ def _end_calibration(study: SignalStudy) -> Evidence | None:
         return None
     runs_on = ratio < 1
     # a tenth of the ends, or text that the model hardly knows: it has not met this way of ending answers yet
-    is_new = ratio < 0.1 or band_shares(study).share(BAND_NAMES[0], "tokens") > 0.2
+    is_new = ratio < 0.1 or token_shares(study, "band").share(BAND_NAMES[0], "tokens") > 0.2
     if is_new:
         why = "It has not learned yet where these answers end: training must teach it, so their ends must be trained."
     else:

@@ -14,7 +14,7 @@ from sftloss.analysis.shared.words import ALL_CUT, TWO_ENDS, alternative, as_sub
 from sftloss.analysis.signal.frames import SignalStudy
 from sftloss.analysis.signal.sections.groups import TITLES, group_codes, group_sentence, group_shares, moves
 from sftloss.analysis.signal.sections.length import is_bad_fit, length_law, length_misfit
-from sftloss.analysis.signal.sections.tokens import band_shares, end_shares
+from sftloss.analysis.signal.sections.tokens import token_shares
 from sftloss.analysis.signal.token_groups import BAND_NAMES, token_sums
 from sftloss.analysis.signal.views import LEVELS, View
 from sftloss.document import Chart, Column, Cure, Section, Series, Table
@@ -287,7 +287,7 @@ def _equal_signal(study: SignalStudy) -> Iterator[Advice]:
 
 
 def _about_signal(study: SignalStudy) -> Iterator[Advice]:
-    bands, known = band_shares(study), BAND_NAMES[-1]
+    bands, known = token_shares(study, "band"), BAND_NAMES[-1]
     tokens, signal = bands.share(known, "tokens"), bands.estimate(known, study.current)
     if tokens > 0:
         part, is_much = f"tokens with {known}", signal.value > 0.05
@@ -295,7 +295,7 @@ def _about_signal(study: SignalStudy) -> Iterator[Advice]:
         then = "use a loss that gives known tokens less weight" if is_much else "keep the loss: these tokens get little"
         setting = fixes.FOCAL if is_much else ""
         yield Advice("less signal for what is already learned", then, because, signal, percent, setting)
-    ends = end_shares(study)
+    ends = token_shares(study, "end")
     if "end" in ends.labels:
         tokens, signal = ends.share("end", "tokens"), ends.estimate("end", study.current)
         because = f"end tokens are {percent(tokens)} of the tokens and get {percent(signal.value)} of the signal"

@@ -40,7 +40,7 @@ def group_shares(study: SignalStudy, column: str) -> Shares | None:
     if groups is None:
         return None
     codes, names = groups
-    heads = ["examples", "tokens", *(rule.name for rule in study.rules)]
+    heads = ["examples", "tokens", *study.rule_names]
     return shares(study.example_sums(codes, len(names), study.views, study.options.level), names, heads)
 
 
@@ -49,7 +49,7 @@ def group_section(study: SignalStudy, column: str) -> Section | None:
     of = group_shares(study, column)
     if of is None:
         return None
-    signals = tuple(rule.name for rule in study.rules)
+    signals = study.rule_names
     title = TITLES[column]
     table = share_table(of, id=column, title=title, first=column, signals=signals)
     chart = share_chart(of, id=f"{column}-shares", title=f"Shares by {column}", x_label=column, signals=signals)
@@ -66,5 +66,5 @@ def group_sentence(study: SignalStudy, of: Shares, column: str) -> str:
 
 def moves(study: SignalStudy, of: Shares) -> Floats:
     """How far apart each group's shares of tokens and of signal lie."""
-    columns = np.stack([of.column(name) for name in ("tokens", *(rule.name for rule in study.rules))], axis=1)
+    columns = np.stack([of.column(name) for name in ("tokens", *study.rule_names)], axis=1)
     return np.asarray(np.nan_to_num(columns.max(axis=1) - columns.min(axis=1)), np.float64)

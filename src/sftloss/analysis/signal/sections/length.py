@@ -150,7 +150,7 @@ def _deciles(study: SignalStudy, level: str) -> tuple[Table, Chart]:
     every = np.full(len(trained), len(bins))
     every[trained] = codes
     names = [number(a) if a == b else f"{number(a)} to {number(b)}" for a, b in bins] + ["untrained"]
-    signals = tuple(rule.name for rule in study.rules)
+    signals = study.rule_names
     sums = study.example_sums(every, len(names), study.views, level).keep(np.arange(len(bins)))  # the trained ones
     of = shares(sums, names, ["examples", "tokens", *signals])
     table = share_table(of, id="length-deciles", title="Deciles of length", first="length T", signals=signals)

@@ -19,28 +19,14 @@ from sftloss.words import number, percent
 
 
 def token_shares(study: SignalStudy, grouping: str) -> Shares:
-    """Shares of tokens, of loss, and of signal under each normalization."""
+    """Shares of tokens, of loss, and of signal under each normalization, in the groups of one of `groupings()`."""
 
     def make() -> Shares:
-        heads = ["tokens", "loss", *_signals(study)]
+        heads = ["tokens", "loss", *study.rule_names]
         columns = ["tokens", "loss", *(f"signal {view.label}" for view in study.views)]
         return shares(token_sums(study, grouping, columns), groupings()[grouping].names, heads)
 
     return study.once(("token shares", grouping), make)
-
-
-def _signals(study: SignalStudy) -> tuple[str, ...]:
-    return tuple(rule.name for rule in study.rules)
-
-
-def band_shares(study: SignalStudy) -> Shares:
-    """Shares by confidence."""
-    return token_shares(study, "band")
-
-
-def end_shares(study: SignalStudy) -> Shares:
-    """Shares of the tokens that end an answer, and of the others."""
-    return token_shares(study, "end")
 
 
 def roles_section(study: SignalStudy) -> Section:
@@ -52,13 +38,13 @@ def roles_section(study: SignalStudy) -> Section:
         rest = " and ".join(f"{k} {percent(v)}" for k, v in everything.items() if k != "response" and v > 0)
         lead = f"Only answers are trained: {percent(everything['response'])} of all tokens."
         lead += f" The rest is read and not trained: {rest}." if rest else ""
-    table = share_table(of, id="roles", title="Roles", first="role", signals=_signals(study))
+    table = share_table(of, id="roles", title="Roles", first="role", signals=study.rule_names)
     heads = (table.columns[0], Column("all", "all tokens", "percent", "trained or not"), *table.columns[1:])
     rows = [(row[0], everything[str(row[0])], *row[1:]) for row in table.rows]
     zeros = tuple(None if column.key.endswith(("_low", "_high")) else 0.0 for column in table.columns[1:])
     rows += [(role, share, *zeros) for role, share in everything.items() if share > 0 and role not in of.labels]
     table = replace(table, columns=heads, rows=tuple(rows))
-    chart = share_chart(of, id="role-shares", title="Shares by role", x_label="role", signals=_signals(study))
+    chart = share_chart(of, id="role-shares", title="Shares by role", x_label="role", signals=study.rule_names)
     names = tuple(str(row[0]) for row in rows)
     trained = chart.series if len(of.labels) > 1 else ()  # one role alone has everything
     bars = (Series("all tokens", names, tuple(everything[name] for name in names)), *trained)
@@ -85,7 +71,7 @@ def _all_tokens(study: SignalStudy) -> dict[str, float]:
 
 def confidence_section(study: SignalStudy) -> Section:
     """Shares by confidence, and how strongly each loss pushes at each confidence."""
-    of, level = band_shares(study), LEVELS[study.options.level]
+    of, level = token_shares(study, "band"), LEVELS[study.options.level]
     parts = [
         f"{percent(of.share(band, 'tokens'))} of the tokens have {band} and get "
         f"{percent(of.share(band, study.current))} of the signal"
@@ -94,9 +80,9 @@ def confidence_section(study: SignalStudy) -> Section:
     ]
     lead = f"{'; '.join(parts)}." if parts else "No token has p < 0.01 or p \u2265 0.99."
     first = "p of the target"
-    table = share_table(of, id="confidence", title="Confidence", first=first, signals=_signals(study))
+    table = share_table(of, id="confidence", title="Confidence", first=first, signals=study.rule_names)
     title = "Shares by confidence"
-    chart = share_chart(of, id="confidence-shares", title=title, x_label=first, signals=_signals(study))
+    chart = share_chart(of, id="confidence-shares", title=title, x_label=first, signals=study.rule_names)
     if study.objectives == ("cross_entropy",):  # its factor is 1 everywhere, by definition
         notes = ("Add a second loss, for example --loss 'focal(gamma=2)', to compare the losses at each confidence.",)
         return Section("confidence", "Confidence", lead, level, (chart,), (table,), notes=notes)
@@ -139,11 +125,11 @@ def positions_section(study: SignalStudy) -> Section:
         ("position-first", "The first tokens", first),
         ("position-tenths", "Along the answer", tenth),
     ):
-        tables.append(share_table(of, id=key, title=title, first="trained tokens", signals=_signals(study)))
+        tables.append(share_table(of, id=key, title=title, first="trained tokens", signals=study.rule_names))
         x_label = "from the first trained token"
         # all later tokens together have nearly everything: beside them the first ones would be flat
         charts.append(
-            share_chart(of.without("later"), id=f"{key}-shares", title=title, x_label=x_label, signals=_signals(study))
+            share_chart(of.without("later"), id=f"{key}-shares", title=title, x_label=x_label, signals=study.rule_names)
         )
     notes = ("Positions count from an example's first trained token to its last.", _calibration(study))
     tables.append(_ends_table(study))
@@ -162,7 +148,7 @@ def _calibration(study: SignalStudy) -> str:
 
 
 def _end_sentence(study: SignalStudy) -> str:
-    of = end_shares(study)
+    of = token_shares(study, "end")
     if "end" not in of.labels:
         return "No end of a turn or sequence is trained."
     signal = [of.share("end", rule.name) for rule in study.rules]
